@@ -1,0 +1,98 @@
+"""Hookline: a training framework made of plugins.
+
+The public door. Everything here is loaded on first use, so importing the package imports neither torch nor click.
+
+>>> import hookline
+>>> result = hookline.train({"train": {"epochs": 1}})
+>>> result.outcome
+'completed'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hookline.catalog import KINDS, Catalog, Entry
+    from hookline.config import PluginChoice, RunConfig, TrainOptions, load_config
+    from hookline.data import DataSource
+    from hookline.errors import (
+        ConfigError,
+        ContractError,
+        DataError,
+        Fault,
+        HooklineError,
+        Location,
+        NonFiniteError,
+        PluginError,
+        TrainingError,
+        did_you_mean,
+        nearest,
+        printable,
+    )
+    from hookline.hookspecs import Metric, hookimpl
+    from hookline.run import Outcome, Run, RunResult, Step, train
+
+_HOME = {
+    "catalog": ("KINDS", "Catalog", "Entry"),
+    "config": ("PluginChoice", "RunConfig", "TrainOptions", "load_config"),
+    "data": ("DataSource",),
+    "errors": (
+        "ConfigError",
+        "ContractError",
+        "DataError",
+        "Fault",
+        "HooklineError",
+        "Location",
+        "NonFiniteError",
+        "PluginError",
+        "TrainingError",
+        "did_you_mean",
+        "nearest",
+        "printable",
+    ),
+    "hookspecs": ("Metric", "hookimpl"),
+    "run": ("Outcome", "Run", "RunResult", "Step", "train"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "KINDS",
+    "Catalog",
+    "ConfigError",
+    "ContractError",
+    "DataError",
+    "DataSource",
+    "Entry",
+    "Fault",
+    "HooklineError",
+    "Location",
+    "Metric",
+    "NonFiniteError",
+    "Outcome",
+    "PluginChoice",
+    "PluginError",
+    "Run",
+    "RunConfig",
+    "RunResult",
+    "Step",
+    "TrainOptions",
+    "TrainingError",
+    "did_you_mean",
+    "hookimpl",
+    "load_config",
+    "nearest",
+    "printable",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'hookline' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hookline.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,161 @@
+"""What is installed: (kind, name) -> entry point, distribution, version.
+
+Read from the metadata of the installed distributions alone. No plugin is imported, so a broken one cannot hurt a
+command that does not name it, and a thousand of them cost tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import Distribution, EntryPoint, distributions
+from typing import Any
+
+from hookline.errors import PluginError, did_you_mean
+
+KINDS = ("data", "model", "loss", "optimizer", "callback")
+"""The kinds of plugin, in the order in which a run asks them."""
+
+OWN_DISTRIBUTION = "hookline"
+_GROUP_OF_KIND = {f"hookline.{kind}": kind for kind in KINDS}
+_DEFAULTS_GROUP = "hookline.defaults"
+
+
+class AmbiguousNameError(PluginError):
+    """Two distributions offer a plugin of the same kind under the same name."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One installed plugin, as its distribution's metadata declares it.
+
+    Attributes:
+        kind: One of ``KINDS``.
+        name: The entry point's name, which is the plugin's name.
+        value: The object reference, ``module:attribute``.
+        distribution: Name of the distribution that declares it.
+        version: That distribution's version; empty when its metadata does not say.
+    """
+
+    kind: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+    @property
+    def qualified_name(self) -> str:
+        """The name with its distribution, ``acme-plugins/mlp``, which is never ambiguous."""
+        return f"{self.distribution}/{self.name}"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} ({self.distribution} {self.version})".replace(" )", ")")
+
+    def load(self) -> Any:
+        """Import the plugin's module and return the object that the entry point names."""
+        return EntryPoint(self.name, self.value, f"hookline.{self.kind}").load()
+
+
+class Catalog:
+    """The plugins that are installed, found by kind and name.
+
+    Attributes:
+        entries: Every plugin, sorted by kind, name and distribution.
+        problems: One sentence for each distribution whose entry points cannot be read.
+
+    Example:
+        >>> Catalog.installed().find("optimizer", "sgd").qualified_name
+        'hookline/sgd'
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        *,
+        defaults: Iterable[EntryPoint] = (),
+        problems: Sequence[str] = (),
+    ) -> None:
+        self.entries = tuple(sorted(entries, key=lambda e: (KINDS.index(e.kind), e.name, e.distribution)))
+        self.problems = tuple(problems)
+        self._defaults = {entry_point.name: entry_point for entry_point in defaults}
+
+    @classmethod
+    def installed(cls) -> Catalog:
+        """Read what is installed where Python looks for modules (``sys.path``)."""
+        entries: list[Entry] = []
+        defaults: list[EntryPoint] = []
+        problems: list[str] = []
+        seen: set[str] = set()
+        for distribution in distributions():
+            try:
+                if "hookline." not in (distribution.read_text("entry_points.txt") or ""):
+                    continue
+                name, version = _name_and_version(distribution)
+                declared = list(distribution.entry_points)
+            except Exception as error:  # noqa: BLE001 - whatever is damaged there, the other distributions still count
+                problems.append(f"the metadata at {_place(distribution)} cannot be read: {error}")
+                continue
+            # The first on sys.path is the one that is imported, so a second copy further on does not count.
+            if (normalized := _normalize(name)) in seen:
+                continue
+            seen.add(normalized)
+            for point in declared:
+                if kind := _GROUP_OF_KIND.get(point.group):
+                    entries.append(Entry(kind, point.name, point.value, name, version))
+                elif point.group == _DEFAULTS_GROUP and normalized == OWN_DISTRIBUTION:
+                    defaults.append(point)
+        return cls(entries, defaults=defaults, problems=problems)
+
+    def of_kind(self, kind: str) -> tuple[Entry, ...]:
+        """Return the plugins of a kind, sorted by name."""
+        return tuple(entry for entry in self.entries if entry.kind == kind)
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names under which a config can call the plugins of a kind; ambiguous ones qualified."""
+        entries = self.of_kind(kind)
+        plain = [entry.name for entry in entries]
+        return [e.name if plain.count(e.name) == 1 else e.qualified_name for e in entries]
+
+    def find(self, kind: str, name: str) -> Entry:
+        """Return the plugin of a kind that ``name``, plain or qualified, means.
+
+        Raises:
+            AmbiguousNameError: When several distributions offer the plain name.
+            LookupError: When none does; the text is a hint.
+        """
+        found = [entry for entry in self.of_kind(kind) if name in (entry.name, entry.qualified_name)]
+        if not found:
+            raise LookupError(did_you_mean(name, self.names(kind)))
+        if len(found) > 1:
+            offers = " and ".join(f"{e.distribution} {e.version}" for e in found)
+            raise AmbiguousNameError(
+                f"{kind} {name!r} is offered by {offers}",
+                plugin=f"{kind} {name!r}",
+                hint="name one of them in full: " + ", ".join(repr(e.qualified_name) for e in found),
+            )
+        return found[0]
+
+    def default(self, part: str) -> Any:
+        """Return what hookline's own distribution declares as default ``part``.
+
+        The parts are ``run``, ``terminal`` and ``json`` (tables of a config) and ``starter`` (a function that suggests
+        a config for a data file). Other distributions cannot declare any: what is installed never changes a run.
+        """
+        return self._defaults[part].load()
+
+
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    metadata = distribution.metadata
+    if not (name := metadata["Name"]):
+        raise ValueError("it has no Name")
+    return name, metadata["Version"] or ""
+
+
+def _normalize(name: str) -> str:
+    # https://packaging.python.org/en/latest/specifications/name-normalization/
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _place(distribution: Distribution) -> str:
+    return str(getattr(distribution, "_path", "an unknown place"))

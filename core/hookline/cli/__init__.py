@@ -1,0 +1,38 @@
+"""The command line: parse, call the public door, print, and map errors to exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+
+def main() -> None:
+    """Run the command ``hookline`` and leave the program with its exit code."""
+    import click
+
+    from hookline.cli.commands import hookline
+    from hookline.cli.output import Output
+    from hookline.errors import HooklineError
+
+    for stream in (sys.stdout, sys.stderr):
+        # Names from data can hold characters that a terminal's encoding has not.
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # the program's own streams can
+    output = Output()
+    try:
+        code = hookline.main(prog_name="hookline", standalone_mode=False, obj=output)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        output.note("interrupted")
+        code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - whatever it is, a user gets one message and an exit code
+        output.error(error)
+        code = error.exit_code if isinstance(error, HooklineError) else 1
+        if output.traceback:
+            traceback.print_exception(error)
+    sys.exit(code)

@@ -1,0 +1,81 @@
+"""What the command line prints, and where: results on standard output, notes and errors on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import msgspec
+
+from hookline.errors import HooklineError, printable
+
+
+@dataclass
+class Output:
+    """How a command is to print.
+
+    Attributes:
+        quiet: Only what was asked for, without heads, notes and advice.
+        json: For programs.
+        traceback: Show where in the code an error was raised.
+    """
+
+    quiet: bool = False
+    json: bool = False
+    traceback: bool = False
+
+    def line(self, text: str = "") -> None:
+        """Print a line of a result."""
+        click.echo(text)
+
+    def prose(self, text: str = "") -> None:
+        """Print a line that ``--quiet`` and ``--json`` leave out."""
+        if not (self.quiet or self.json):
+            click.echo(text)
+
+    def note(self, text: str) -> None:
+        """Print a line on standard error."""
+        click.echo(text, err=True)
+
+    def document(self, value: Any) -> None:
+        """Print a JSON document."""
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def event(self, event: str, **values: Any) -> None:
+        """Print one JSON object on a line; numbers that are not finite are null."""
+        click.echo(msgspec.json.encode({"event": event, **values}, enc_hook=str).decode())
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print aligned columns, with a head unless ``--quiet``."""
+        lines = [*([] if self.quiet else [head]), *rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(head))] if lines else []
+        for line in lines:
+            click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+    def error(self, error: Exception) -> None:
+        """Print an error: what, where, what to do, and the notes of those who passed it on."""
+        kind = "" if isinstance(error, HooklineError) else f"{type(error).__name__}: "
+        text = f"{kind}{error}"
+        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
+        self.note(click.style("error: ", fg="red", bold=True) + _safe(text))
+        for note in notes:
+            self.note(f"  ({_safe(note)})")
+        if not isinstance(error, HooklineError) and not self.traceback:
+            self.note("  = --traceback shows where in the code")
+        if self.json:
+            self.event("error", type=type(error).__name__, message=text, notes=notes, faults=_faults(error))
+
+
+def _faults(error: Exception) -> list[dict[str, Any]]:
+    return [
+        {"message": fault.message, "where": str(fault.location) if fault.location else None, "hint": fault.hint}
+        for fault in getattr(error, "faults", ())
+    ]
+
+
+def _safe(text: str) -> str:
+    """Return ``text`` with control characters escaped, line by line."""
+    return "\n".join(printable(line) for line in text.split("\n"))

@@ -1,0 +1,99 @@
+"""A config in words: the plan of a run, the story of one value, and what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hookline.config import PluginChoice, RunConfig, Setting, TrainOptions
+from hookline.config_text import to_toml
+from hookline.errors import printable
+from hookline.options import Option, options_of, plain
+
+_ALWAYS_SHOWN = ("train.epochs", "train.batch_size", "train.seed")
+
+
+def plan_lines(config: RunConfig) -> Iterator[str]:
+    """Give the plan of a run: what was chosen, and from where; options only where somebody set them."""
+    width = max(len(label) for label in ("train", *(choice.label for choice in config.plugins)))
+    yield "plan"
+    shown = [s for key, s in config.settings.items() if key in _ALWAYS_SHOWN or _is_set("train", key, s)]
+    yield f"  {'train'.ljust(width)}  " + ", ".join(_setting(s, "train") for s in shown)
+    for choice in config.plugins:
+        use = config.settings[f"{choice.label}.use"]
+        options = [s for key, s in config.settings.items() if s is not use and _is_set(choice.label, key, s)]
+        details = "".join(f"\n  {' ' * width}    {_setting(s, choice.label)}" for s in options)
+        yield f"  {printable(choice.label).ljust(width)}  {_plugin(choice)}, {_source(use)}{details}"
+
+
+def plan_events(config: RunConfig) -> dict[str, Any]:
+    """Return the plan of a run as plain values: plugins by table, settings by key."""
+    plugins = {
+        choice.label: {
+            "name": choice.plugin.name,
+            "distribution": choice.plugin.entry.distribution if choice.plugin.entry else None,
+            "version": choice.plugin.entry.version if choice.plugin.entry else None,
+        }
+        for choice in config.plugins
+    }
+    return {"plugins": plugins, "settings": {key: setting_values(s) for key, s in config.settings.items()}}
+
+
+def setting_values(setting: Setting) -> dict[str, Any]:
+    """Return a setting as plain values."""
+    overrode = setting_values(setting.overrode) if setting.overrode else None
+    return {"key": setting.key, "value": plain(setting.value), "origin": str(setting.origin), "overrode": overrode}
+
+
+def explanation_lines(setting: Setting, config: RunConfig, *, is_brief: bool) -> Iterator[str]:
+    """Give the story of one value: what it is, where from, what it overrode, what it means."""
+    if is_brief:
+        yield to_toml(setting.value)
+        return
+    yield f"{setting.key} = {to_toml(setting.value)}"
+    yield f"  from {_source(setting)}"
+    earlier = setting.overrode
+    while earlier:
+        yield f"  overrode {to_toml(earlier.value)} from {_source(earlier)}"
+        earlier = earlier.overrode
+    option, owner = _option(setting.key, config)
+    if option and setting.origin.layer != "default" and not option.is_required:
+        yield f"  the default of {owner} is {to_toml(option.default)}"
+    if option and option.description:
+        yield f"  {option.description}: {option.expected}"
+
+
+def next_steps(words: Sequence[str], config: RunConfig) -> Iterator[str]:
+    """Give what to try after a run."""
+    words_so_far = " ".join(["hookline train", *words])
+    yield "\ntry next"
+    yield f"  {words_so_far} train.epochs={2 * max(config.train.epochs, 1)}".ljust(52) + "train for longer"
+    yield "  hookline plugins".ljust(52) + "see what can be exchanged"
+    if not words:
+        yield "  hookline init DATA.csv".ljust(52) + "write a config for a table of your own"
+
+
+def _is_set(label: str, key: str, setting: Setting) -> bool:
+    return key.rpartition(".")[0] == label and setting.origin.layer != "default"
+
+
+def _setting(setting: Setting, label: str) -> str:
+    text = f"{setting.key.removeprefix(f'{label}.')} = {to_toml(setting.value)}"
+    return text if setting.origin.layer == "default" else f"{text} ({_source(setting)})"
+
+
+def _plugin(choice: PluginChoice) -> str:
+    entry = choice.plugin.entry
+    return f"{entry.name} ({entry.distribution} {entry.version})" if entry else choice.plugin.name
+
+
+def _source(setting: Setting) -> str:
+    return printable(str(setting.origin))
+
+
+def _option(key: str, config: RunConfig) -> tuple[Option | None, str]:
+    label, _, name = key.rpartition(".")
+    known: dict[str, tuple[tuple[Option, ...], str]] = {"train": (options_of(TrainOptions), "the loop")}
+    known |= {choice.label: (choice.plugin.options, str(choice.plugin)) for choice in config.plugins}
+    options, owner = known[label]
+    return next((option for option in options if option.name == name), None), owner

@@ -1,0 +1,70 @@
+"""A config -> TOML text for a person: what is set, and in comments what else can be, with its meaning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hookline.config import PluginChoice, RunConfig, TrainOptions
+from hookline.options import Option, options_of, plain
+
+_KEY_WIDTH = 28
+
+
+def to_toml(value: Any) -> str:
+    """Return a plain value as TOML text on one line.
+
+    >>> to_toml({"a": [1, 2.0], "b": "x"})
+    '{a = [1, 2.0], b = "x"}'
+    """
+    value = plain(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # JSON's escapes are all TOML's, but for the one of DEL, which JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(name)} = {to_toml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    return str(value)
+
+
+def commented_toml(config: RunConfig) -> str:
+    """Return ``config`` as TOML: values that differ in origin from a default as settings, the others as comments."""
+    parts = [_section("train", None, options_of(TrainOptions), config)]
+    parts += [_section(choice.label, choice, choice.plugin.options, config) for choice in config.plugins]
+    return "\n".join(parts)
+
+
+def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
+    """Return the lines that put a plugin into a config: required options to fill in, the others as comments."""
+    lines = [f"[{label}]", f"use = {to_toml(name)}"]
+    for option in options:
+        if option.is_required:
+            lines.append(_line(option, "...", is_comment=True))
+        else:
+            lines.append(_line(option, to_toml(option.default), is_comment=True))
+    return lines
+
+
+def _section(label: str, choice: PluginChoice | None, options: Iterable[Option], config: RunConfig) -> str:
+    lines = [f"[{label}]"]
+    if choice:
+        lines.append(f"use = {to_toml(choice.plugin.name)}")
+    for option in options:
+        setting = config.settings[f"{label}.{option.name}"]
+        lines.append(_line(option, to_toml(setting.value), is_comment=setting.origin.layer == "default"))
+    return "\n".join(lines) + "\n"
+
+
+def _line(option: Option, value: str, *, is_comment: bool) -> str:
+    setting = f"{'# ' if is_comment else ''}{_key(option.name)} = {value}"
+    meaning = f"{option.description} ({option.expected})" if option.description else option.expected
+    return f"{setting.ljust(_KEY_WIDTH)}  # {meaning}"
+
+
+def _key(name: str) -> str:
+    is_bare = name and all(c.isascii() and (c.isalnum() or c in "-_") for c in name)
+    return name if is_bare else to_toml(name)

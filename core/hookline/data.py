@@ -1,0 +1,50 @@
+"""``DataSource``: the datasets that a run reads, and what a model may know of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Datasets whose items are ``(input, target)`` pairs of tensors.
+
+    Shapes: an input is ``[I]`` and a target ``[O]`` (regression) or ``[]`` (a class index, int64); a batch puts ``[B]``
+    in front. Floating-point tensors may have any floating dtype: the run casts them to its own.
+
+    Attributes:
+        train: What the model learns from.
+        validation: What it is judged by while it learns.
+        test: What it is judged by in the end.
+        in_features: ``I``, the number of input features, at least 1; None where that means nothing.
+        out_features: ``O``, the number of values that the model predicts for an example; for a classification the
+            number of classes.
+        feature_names: A name for each input feature, or empty.
+        target_names: A name for each target, or empty.
+        class_names: A name for each class in the order of the class indices, or empty.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> data = DataSource(TensorDataset(torch.zeros(8, 2), torch.zeros(8, 1)), in_features=2, out_features=1)
+        >>> list(data.splits())
+        ['train']
+    """
+
+    train: Dataset[Any]
+    validation: Dataset[Any] | None = None
+    test: Dataset[Any] | None = None
+    in_features: int | None = None
+    out_features: int | None = None
+    feature_names: tuple[str, ...] = ()
+    target_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+    def splits(self) -> dict[str, Dataset[Any]]:
+        """Return the datasets that there are, by name, in the order train, validation, test."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: dataset for name, dataset in named.items() if dataset is not None}

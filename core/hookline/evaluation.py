@@ -1,0 +1,75 @@
+"""Batches -> numbers: the mean loss and the metrics of a split, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hookline.batches import count_examples
+from hookline.hookspecs import Metric
+from hookline.rng import preserved_rng
+from hookline.step import LossFunction, evaluation_mode
+
+_FOLD = 1024
+"""Values kept before they are summed up: one sum for many steps instead of one for each."""
+
+
+class WeightedMean:
+    """The mean of scalar tensors, each weighted by a number of examples.
+
+    Adding does not wait for the device: the values are kept and summed many at a time, in float64.
+
+    Example:
+        >>> mean = WeightedMean()
+        >>> mean.add(torch.tensor(1.0), 3)
+        >>> mean.add(torch.tensor(5.0), 1)
+        >>> mean.compute()
+        2.0
+    """
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []
+        self._weights: list[int] = []
+        self._sum: Tensor | float = 0.0
+        self._weight = 0
+
+    def add(self, value: Tensor, weight: int) -> None:
+        """Take in one value, a scalar of any floating dtype."""
+        self._values.append(value)
+        self._weights.append(weight)
+        if len(self._values) == _FOLD:
+            self._fold()
+
+    def compute(self) -> float:
+        """Return the mean, NaN if nothing was added; waits for the device."""
+        self._fold()
+        return float(self._sum / self._weight) if self._weight else float("nan")
+
+    def _fold(self) -> None:
+        if self._values:
+            values = torch.stack(self._values).double()
+            self._sum = self._sum + (values * values.new_tensor(self._weights)).sum()
+            self._weight += sum(self._weights)
+            self._values, self._weights = [], []
+
+
+def evaluate(
+    batches: Iterable[Any], model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric]
+) -> dict[str, float]:
+    """Return ``loss``, the mean over all examples, and each metric.
+
+    The model is in eval mode meanwhile; its modes and torch's global random generator are as before afterwards.
+    """
+    mean = WeightedMean()
+    for metric in metrics.values():
+        metric.reset()
+    with torch.no_grad(), preserved_rng(), evaluation_mode(model):
+        for inputs, target in batches:
+            prediction = model(inputs)
+            mean.add(loss(prediction, target), count_examples(target))
+            for metric in metrics.values():
+                metric.update(prediction, target)
+    return {"loss": mean.compute()} | {name: float(metric.compute()) for name, metric in metrics.items()}

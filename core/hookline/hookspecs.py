@@ -1,0 +1,260 @@
+"""The hooks: everything that a plugin can do, and the marks that say so.
+
+A plugin is an object with some methods named like the functions below and marked ``@hookimpl``. Such a method takes
+``self`` and any of the arguments listed here, by name; those it does not need it leaves out.
+
+Shapes, throughout: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
+
+Build hooks are called once for each run, in the order in which they stand here. The plugins are asked in the order in
+which the config lists them (data, model, loss, optimizer, then the callbacks), and the first result that is not None
+wins. Wrappers (``@hookimpl(wrapper=True)``, a generator that yields once and returns the result) compose in that same
+order: the first listed is the innermost.
+
+Event hooks are called on every plugin that has them, in the order in which the config lists them. What they return is
+ignored. An error raised in one ends the run as failed, with a note that names the plugin; ``on_run_end`` alone is
+called on every plugin whatever the others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from hookline.data import DataSource
+    from hookline.run import Outcome, Run
+
+PROJECT = "hookline"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class Metric(Protocol):
+    """Something that is measured over the batches of an evaluation; every ``torchmetrics.Metric`` is one."""
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Take in one batch: predictions ``[B, O]`` and targets ``[B, O]`` or ``[B]``, without gradients."""
+
+    def compute(self) -> Tensor | float:
+        """Return the metric over all batches since the last ``reset``: one number."""
+
+    def reset(self) -> None:
+        """Forget all batches."""
+
+
+# ---- build hooks ----------------------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def build_data(run: Run) -> DataSource:
+    """Make or open the datasets.
+
+    Called first, before there is a model. ``run.generator("data")`` gives random numbers that depend on the run's seed
+    and on nothing else.
+
+    Args:
+        run: The run that is being built; its ``config`` and ``seed`` are set, nothing else yet.
+
+    Returns:
+        The datasets, which from then on belong to the run.
+
+    Raises:
+        DataError: When the data cannot be read or used; carries every fault that could be found.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_model(run: Run, data: DataSource) -> nn.Module:
+    """Make the model.
+
+    Called after ``build_data``, with torch's global random generator seeded from the run's seed; the generator is as
+    before when the hook returns. The model is then moved to the run's dtype.
+
+    Args:
+        run: The run that is being built; it has ``data``.
+        data: The data source, for its sizes and names.
+
+    Returns:
+        A module that maps inputs ``[B, I]`` to predictions ``[B, O]``. Its initial weights are part of the result.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_loss(run: Run, data: DataSource) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make the loss.
+
+    Called after ``build_model``.
+
+    Args:
+        run: The run that is being built; it has ``data`` and ``model``.
+        data: The data source.
+
+    Returns:
+        A callable ``(prediction, target) -> loss``: a scalar of a floating dtype, connected to the prediction's graph,
+        the mean over the batch.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def build_metrics(run: Run, data: DataSource) -> Mapping[str, Metric]:
+    """Make what is measured in each evaluation beside the loss.
+
+    Called after ``build_loss`` on every plugin that has it; the results are put together. A name given twice is an
+    error.
+
+    Args:
+        run: The run that is being built; it has ``data``, ``model`` and ``loss``.
+        data: The data source.
+
+    Returns:
+        Metrics by name. The run reports ``accuracy`` of the split ``validation`` as ``validation/accuracy``.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_optimizer(run: Run, model: nn.Module) -> Optimizer:
+    """Make the optimizer.
+
+    Called after all wrappers of ``build_model``, and after a first batch went through model and loss.
+
+    Args:
+        run: The run that is being built; it has ``data``, ``model`` and ``loss``.
+        model: The model, as the last wrapper returned it.
+
+    Returns:
+        An optimizer over parameters of that model.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_step(run: Run) -> Callable[[Any], Tensor]:
+    """Make the training step: what is done with one batch.
+
+    Called last. Without an implementation the run takes its own step: ``zero_grad``, forward, loss, ``backward``,
+    ``step``; an optimizer whose ``step`` needs a closure gets one. A plugin with a step of its own answers for
+    its batches, so the run does not try one before.
+
+    Args:
+        run: The run that is being built; it has ``data``, ``model``, ``loss`` and ``optimizer``.
+
+    Returns:
+        A callable ``(batch) -> loss`` that updates the weights and returns the detached loss, a scalar.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+# ---- event hooks ----------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def on_run_start(run: Run) -> None:
+    """Everything is built; no step was taken.
+
+    Args:
+        run: The run. ``run.epoch`` and ``run.step`` are 0.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_epoch_start(run: Run) -> None:
+    """An epoch begins.
+
+    Args:
+        run: The run. ``run.epoch`` counts from 1 and names the epoch that begins.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_step_end(run: Run, loss: Tensor) -> None:
+    """The weights were updated with one batch.
+
+    Called for every batch. Keep it short; ``loss.item()`` waits for an accelerator to finish, so do it seldom.
+
+    Args:
+        run: The run. ``run.step`` counts from 1 and includes this step.
+        loss: Loss of the batch before the update: a scalar, detached, on the run's device, not synchronised.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_evaluation_end(run: Run, metrics: Mapping[str, float]) -> None:
+    """An evaluation ended.
+
+    Called at the end of each epoch in which some split was evaluated, before ``on_epoch_end``.
+
+    Args:
+        run: The run.
+        metrics: The evaluation's numbers, such as ``validation/loss``; read only.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_epoch_end(run: Run, metrics: Mapping[str, float]) -> None:
+    """An epoch ended and was evaluated.
+
+    Args:
+        run: The run. ``run.epoch`` names the epoch that ended. ``run.request_stop(reason)`` makes it the last.
+        metrics: All numbers of the epoch: ``train/running_loss``, the mean loss of its steps weighted by batch size,
+            and those of the evaluation; read only.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_run_error(run: Run, error: BaseException) -> None:
+    """The run failed or was interrupted.
+
+    Called on every plugin, each guarded from the others, before ``on_run_end``.
+
+    Args:
+        run: The run, as the error left it.
+        error: What was raised. It is raised again when all plugins have seen it.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_run_end(run: Run, outcome: Outcome) -> None:
+    """The run is over, in whatever way: close what was opened.
+
+    Called once on every plugin, each guarded from the others: the first error is raised when all were called, later
+    ones are attached to it as notes.
+
+    Args:
+        run: The run. ``run.report(title, rows)`` adds to its summary.
+        outcome: ``completed``, ``stopped``, ``interrupted`` or ``failed``.
+
+    Since 0.1.
+    """

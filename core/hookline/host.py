@@ -1,0 +1,189 @@
+"""The plugins of one run: a pluggy manager of its own, in which only what the run names is registered.
+
+Order is the config's. pluggy calls what was registered last first, and makes the wrapper registered last the outermost;
+so each plugin is registered in two halves: its plain hooks from the last plugin to the first, its wrappers from the
+first to the last.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from hookline import hookspecs
+from hookline.config import PluginChoice, RunConfig
+from hookline.errors import ConfigError, Fault, TrainingError
+from hookline.plugin import HOOKS, Plugin
+
+_MARK = f"{hookspecs.PROJECT}_impl"
+_ENDINGS = (SystemExit, GeneratorExit, StopIteration)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A plugin at work in a run.
+
+    Attributes:
+        label: Its table in the config: ``model``, ``callbacks.best``.
+        plugin: What was imported, and from where.
+        instance: The object with the hooks.
+    """
+
+    label: str
+    plugin: Plugin
+    instance: object
+
+
+class _Half:
+    """Some hooks of one plugin. pluggy compares what it registers, and objects of this class are never equal."""
+
+
+class Host:
+    """The plugins of one run, ready to be called.
+
+    Args:
+        members: The plugins in the order of the config.
+        base: The core's own hooks, asked after all plugins.
+    """
+
+    def __init__(self, members: Sequence[Member], base: object) -> None:
+        self.members = tuple(members)
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._manager.register(base)
+        self._started: list[Member] = []
+        self._hooks = {member.label: _guarded_hooks(member) for member in members}
+        for member in reversed(self.members):
+            self._register(member.label, wrappers=False)
+        for member in self.members:
+            self._register(member.label, wrappers=True)
+        self._manager.check_pending()
+
+    @classmethod
+    def open(cls, config: RunConfig, base: object) -> Host:
+        """Make every plugin that ``config`` chose.
+
+        Raises:
+            ConfigError: When plugins refuse the values of their options; carries every refusal.
+            PluginError: When a plugin cannot be made or does not keep to the hooks.
+        """
+        members: list[Member] = []
+        faults: list[Fault] = []
+        for choice in config.plugins:
+            try:
+                members.append(Member(choice.label, choice.plugin, choice.plugin.make(choice.options)))
+            except ValueError as error:
+                faults.append(_refusal(choice, error))
+        if faults:
+            raise ConfigError("the plugins refuse some options", faults=faults)
+        return cls(members, base)
+
+    def caller(self, hook: str) -> Callable[..., Any] | None:
+        """Return what calls ``hook`` on every plugin that has it; None when none has."""
+        relay = getattr(self._manager.hook, hook)
+        return relay if relay.get_hookimpls() else None
+
+    def call(self, hook: str, **arguments: Any) -> Any:
+        """Call ``hook`` on every plugin that has it; return the first result of a build hook."""
+        return getattr(self._manager.hook, hook)(**arguments)
+
+    def has_plain(self, hook: str) -> bool:
+        """Whether some plugin implements ``hook`` itself, not as a wrapper."""
+        methods = [hooks[hook] for hooks in self._hooks.values() if hook in hooks]
+        return any(not _is_wrapper(method) for method in methods)
+
+    def owner(self, kind: str) -> Plugin:
+        """Return the plugin that the config names for ``kind``, which must be a kind with one plugin."""
+        return next(member.plugin for member in self.members if member.label == kind)
+
+    def collect(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
+        """Call ``hook`` on one plugin after the other; give each plugin with its result."""
+        for member in self.members:
+            if method := self._hooks[member.label].get(hook):
+                yield member.plugin, _call(method, arguments)
+
+    def start(self, **arguments: Any) -> None:
+        """Call ``on_run_start`` on one plugin after the other, and remember who was started."""
+        for member in self.members:
+            if method := self._hooks[member.label].get("on_run_start"):
+                _call(method, arguments)
+            self._started.append(member)
+
+    def close(self, hook: str, **arguments: Any) -> list[BaseException]:
+        """Call ``hook`` on every plugin that was started, whatever the others do; return what they raised."""
+        errors: list[BaseException] = []
+        for member in self._started:
+            if method := self._hooks[member.label].get(hook):
+                try:
+                    _call(method, arguments)
+                except BaseException as error:  # noqa: BLE001 - an interrupt, too, must not keep others from closing
+                    errors.append(error)
+        return errors
+
+    def _register(self, label: str, *, wrappers: bool) -> None:
+        half = _Half()
+        for name, method in self._hooks[label].items():
+            if _is_wrapper(method) == wrappers:
+                setattr(half, name, method)
+        self._manager.register(half, f"{label} ({'wrappers' if wrappers else 'hooks'})")
+
+
+def _guarded_hooks(member: Member) -> dict[str, Callable[..., Any]]:
+    # An instance switches one of its hooks off by setting it to None.
+    found = {name: getattr(member.instance, name, None) for name in HOOKS}
+    return {name: _guard(method, member.plugin, name) for name, method in found.items() if callable(method)}
+
+
+def _is_wrapper(method: Callable[..., Any]) -> bool:
+    options = getattr(method, _MARK)
+    return bool(options.get("wrapper") or options.get("hookwrapper"))
+
+
+def _call(method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    return method(*(arguments[name] for name in inspect.signature(method).parameters))
+
+
+def _guard(method: Callable[..., Any], plugin: Plugin, hook: str) -> Callable[..., Any]:
+    """Return ``method`` such that what it raises says where it comes from."""
+
+    @functools.wraps(method)
+    def call(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except _ENDINGS as error:
+            raise _attempt(error, plugin, hook) from error
+        except Exception as error:
+            _attribute(error, plugin, hook)
+            raise
+
+    @functools.wraps(method)
+    def wrap(*arguments: Any) -> Any:
+        try:
+            return (yield from method(*arguments))
+        except Exception as error:
+            _attribute(error, plugin, hook)
+            raise
+
+    return wrap if _is_wrapper(method) else call
+
+
+def _attribute(error: Exception, plugin: Plugin, hook: str) -> None:
+    """Note on an error which plugin raised it; what a wrapper lets through has its note already."""
+    if not any(note.startswith("raised in hook ") for note in getattr(error, "__notes__", ())):
+        error.add_note(f"raised in hook {hook!r} of {plugin}")
+
+
+def _attempt(error: BaseException, plugin: Plugin, hook: str) -> TrainingError:
+    """Return the error for a plugin that tried to end the program, or a loop that is not its own."""
+    message = f"{plugin} raised {type(error).__name__}({error}) in hook {hook!r}"
+    hint = "to end a run early, call run.request_stop(reason)"
+    return TrainingError(message, plugin=str(plugin), hook=hook, hint=hint)
+
+
+def _refusal(choice: PluginChoice, error: ValueError) -> Fault:
+    return Fault(f"{choice.plugin}: {error}", choice.location)

@@ -1,0 +1,203 @@
+"""One plugin that a run names: imported, checked against the hooks, and made into an object with hooks.
+
+Three things can stand behind a name:
+
+- a **plugin class**, which has methods marked ``@hookimpl``: its instance is the plugin;
+- a **plain class or function** that builds the component of its kind, such as an ``nn.Module`` subclass. Parameters
+  named like the arguments of the kind's build hook (``run``, ``data``, ``model``, and ``params``, which is
+  ``model.parameters()``) are supplied; the others are options;
+- from Python only, an **object**: an instance of a plugin class, or the finished component itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hookline import hookspecs
+from hookline.catalog import Entry
+from hookline.errors import Fault, PluginError, did_you_mean
+from hookline.options import Option, options_of
+
+HOOKS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(inspect.signature(spec).parameters)
+    for name, spec in vars(hookspecs).items()
+    if hasattr(spec, f"{hookspecs.PROJECT}_spec")
+}
+"""Every hook with the names of its arguments."""
+
+_MARK = f"{hookspecs.PROJECT}_impl"
+_SUPPLIED = {
+    "data": ("run",),
+    "model": ("run", "data"),
+    "loss": ("run", "data"),
+    "optimizer": ("run", "model", "params"),
+    "callback": (),
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What stands behind a name that a run uses.
+
+    Attributes:
+        kind: One of ``KINDS``.
+        name: Its name in the config.
+        target: The class or function to call, or the object itself.
+        entry: Where it was found; None for an object given from Python.
+    """
+
+    kind: str
+    name: str
+    target: Any
+    entry: Entry | None = None
+
+    def __str__(self) -> str:
+        return str(self.entry) if self.entry else f"{self.kind} {self.name!r} (given from Python)"
+
+    @cached_property
+    def options(self) -> tuple[Option, ...]:
+        """The options that a config can set; none for an object.
+
+        Raises:
+            PluginError: When its annotations or parameters do not make options.
+        """
+        if not _is_callable_plugin(self.target):
+            return ()
+        try:
+            return options_of(self.target, () if has_hooks(self.target) else _SUPPLIED[self.kind])
+        except (TypeError, ValueError) as error:
+            raise self.error(f"{self} has options that cannot be read: {error}") from error
+
+    def make(self, values: Mapping[str, Any]) -> object:
+        """Return an object with hooks, made with the option ``values``.
+
+        Raises:
+            ValueError: When the plugin refuses the values.
+            PluginError: When it cannot be made, or does not keep to the hooks.
+        """
+        if not has_hooks(self.target):
+            return self._component_builder(values)
+        self._check_hooks()
+        return self._construct(values)
+
+    def error(self, message: str, *, hint: str | None = None, faults: tuple[Fault, ...] = ()) -> PluginError:
+        """Return a ``PluginError`` that names this plugin and its distribution."""
+        distribution, version = (self.entry.distribution, self.entry.version) if self.entry else (None, None)
+        return PluginError(
+            message,
+            plugin=f"{self.kind} {self.name!r}",
+            distribution=distribution,
+            version=version,
+            hint=hint,
+            faults=faults,
+        )
+
+    def _construct(self, values: Mapping[str, Any]) -> object:
+        if not inspect.isclass(self.target):
+            return self.target
+        try:
+            return self.target(**values)
+        except (ValueError, PluginError):
+            raise
+        except Exception as error:
+            raise self.error(f"{self} cannot be made: {_summary(error)}") from error
+
+    def _component_builder(self, values: Mapping[str, Any]) -> object:
+        """Return an object whose only hook builds the component, by calling the target or by handing it over."""
+        if self.kind == "callback":
+            hint = "a callback is a class whose methods are marked @hookimpl and named like hooks"
+            raise self.error(f"{self} has no hooks", hint=hint)
+        if not _is_callable_plugin(self.target):
+            return _Builder(self.kind, lambda **_: self.target)
+        wanted = inspect.signature(self.target).parameters
+        return _Builder(self.kind, lambda **given: self.target(**{k: given[k] for k in given if k in wanted}, **values))
+
+    def _check_hooks(self) -> None:
+        members = _members(self.target)
+        faults = [fault for name, member in members.items() if (fault := _hook_fault(name, member))]
+        build_hook = f"build_{self.kind}"
+        if not faults and self.kind != "callback" and build_hook not in members:
+            hint = f"give it a method {_signature(build_hook)} marked @hookimpl"
+            faults.append(Fault(f"it has no hook {build_hook!r}, which a {self.kind} plugin must have", hint=hint))
+        if faults:
+            raise self.error(f"{self} does not keep to the hooks", faults=tuple(faults))
+
+
+class _Builder:
+    """The plugin around a plain class, function or component: an object with the one hook that builds its kind."""
+
+    def __init__(self, kind: str, make: Callable[..., Any]) -> None:
+        hook = f"build_{kind}"
+
+        def build(*arguments: Any) -> Any:
+            given = dict(zip(HOOKS[hook], arguments, strict=True))
+            if "model" in given:
+                given["params"] = given["model"].parameters()
+            return make(**given)
+
+        # pluggy passes what the signature names.
+        build.__signature__ = inspect.signature(getattr(hookspecs, hook))  # type: ignore[attr-defined] # PEP 362
+        setattr(self, hook, hookspecs.hookimpl(build))
+
+
+def load_plugin(entry: Entry) -> Plugin:
+    """Import the plugin that ``entry`` declares.
+
+    Raises:
+        PluginError: When its import fails, with the original error as its cause.
+    """
+    try:
+        return Plugin(entry.kind, entry.name, entry.load(), entry)
+    except (Exception, SystemExit) as error:
+        plugin = Plugin(entry.kind, entry.name, None, entry)
+        hint = f"mend or uninstall {entry.distribution}, or name another {entry.kind} plugin"
+        raise plugin.error(f"{plugin} cannot be imported: {_summary(error)}", hint=hint) from error
+
+
+def has_hooks(target: Any) -> bool:
+    """Whether a class or an object has methods that are, or look like, hooks."""
+    return any(name in HOOKS or hasattr(member, _MARK) for name, member in _members(target).items())
+
+
+def _members(target: Any) -> dict[str, Any]:
+    # From the classes' own dictionaries: looking at an object must not run its properties.
+    owner = target if inspect.isclass(target) else type(target)
+    return {name: member for base in reversed(owner.__mro__) for name, member in vars(base).items()}
+
+
+def _is_callable_plugin(target: Any) -> bool:
+    """Whether a target is to be called with options; any other object is the plugin or the component itself."""
+    return inspect.isclass(target) or inspect.isroutine(target)
+
+
+def _hook_fault(name: str, member: Any) -> Fault | None:
+    if not hasattr(member, _MARK):
+        if name in HOOKS:
+            return Fault(f"its method {name!r} is named like a hook but not marked", hint="mark it with @hookimpl")
+        return None
+    if name not in HOOKS:
+        hint = did_you_mean(name, HOOKS)
+        return Fault(f"its method {name!r} is marked @hookimpl, but there is no such hook", hint=hint)
+    strange = [argument for argument in list(inspect.signature(member).parameters)[1:] if argument not in HOOKS[name]]
+    if strange:
+        message = f"its hook {name!r} takes {', '.join(map(repr, strange))}, which the hook does not give"
+        return Fault(message, hint=f"the hook is {_signature(name)}; leave out what you do not need")
+    return None
+
+
+def _signature(hook: str) -> str:
+    return f"{hook}({', '.join(('self', *HOOKS[hook]))})"
+
+
+def _summary(error: BaseException) -> str:
+    """Return type, text and place of an error that a plugin's own code raised."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):
+        where = f" ({error.filename}:{error.lineno})"
+    return f"{type(error).__name__}: {error}{where}"

@@ -1,0 +1,379 @@
+"""``Run``: built components, where the run stands, and the loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hookline.batches import Batches, count_examples
+from hookline.config import RunConfig, Source, load_config
+from hookline.data import DataSource
+from hookline.errors import ContractError, NonFiniteError, TrainingError
+from hookline.evaluation import WeightedMean, evaluate
+from hookline.hookspecs import Metric
+from hookline.host import Host
+from hookline.rng import RandomState, make_generator
+from hookline.step import DefaultStep, LossFunction, StepFunction, try_batch
+
+Outcome = Literal["completed", "stopped", "interrupted", "failed"]
+Row = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One training step.
+
+    Attributes:
+        epoch: The epoch that it belongs to, from 1.
+        step: Its number in the run, from 1.
+        loss: The loss of its batch before the update: a scalar, detached, not synchronised.
+    """
+
+    epoch: int
+    step: int
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of a run.
+
+    Attributes:
+        outcome: ``completed``; ``stopped`` before its last epoch by a plugin or by whoever iterates over its steps;
+            ``interrupted`` from the keyboard; ``failed``.
+        stop_reason: Why it was stopped, if it was by a plugin.
+        epochs: Number of epochs that were begun.
+        steps: Number of steps taken.
+        metrics: The numbers of the last epoch, such as ``train/loss``.
+        history: The numbers of each epoch, in order.
+        summary: What plugins reported: tables of plain values by title.
+        model: The trained model.
+    """
+
+    outcome: Outcome
+    stop_reason: str | None
+    epochs: int
+    steps: int
+    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, float]]
+    summary: Mapping[str, Sequence[Row]]
+    model: nn.Module = field(repr=False)
+
+
+class Run:
+    """A run: its components, built when it is made, and where it stands.
+
+    Args:
+        config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
+        overrides: Values by dotted key that win over the config's; not with a ``RunConfig``.
+        plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
+
+    Attributes:
+        config: The complete config.
+        seed: Where its random numbers come from.
+        data: The data source.
+        model: The model, with all wrappers around it.
+        loss: The loss.
+        metrics: What is measured beside the loss, by name.
+        optimizer: The optimizer.
+        epoch: The epoch at work, from 1; 0 before the first.
+        step: Number of steps taken.
+        history: The numbers of each epoch that ended.
+        summary: What plugins reported.
+        outcome: How it ended; None until then.
+        stop_reason: Why it is to stop early; None if it is not.
+
+    Raises:
+        HooklineError: Of the class that says what is wrong: config, plugin, data or contract.
+
+    Example:
+        >>> run = Run({"train": {"epochs": 1}})
+        >>> for step in run.steps():
+        ...     pass
+        >>> run.outcome, step.step
+        ('completed', 100)
+    """
+
+    def __init__(
+        self,
+        config: RunConfig | Source = None,
+        overrides: Mapping[str, Any] | Sequence[str] = (),
+        *,
+        plugins: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(config, RunConfig):
+            config = load_config(config, overrides, plugins=plugins)
+        elif overrides or plugins:
+            raise TypeError("a RunConfig is complete: give overrides and plugins to load_config")
+        self.config = config
+        self.seed = config.train.seed
+        self.epoch = 0
+        self.step = 0
+        self.history: list[Mapping[str, float]] = []
+        self.summary: dict[str, Sequence[Row]] = {}
+        self.outcome: Outcome | None = None
+        self.stop_reason: str | None = None
+        self._is_begun = False
+        self._dtype: torch.dtype = getattr(torch, config.train.dtype)
+        self._random = RandomState(self.seed, "train")
+        self._host = Host.open(config, DefaultStep())
+        self._build()
+
+    # ---- what plugins and host programs may ask for ------------------------------------------------------------------
+
+    @property
+    def num_epochs(self) -> int:
+        """Number of epochs that the run is to have."""
+        return self.config.train.epochs
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Number of steps in an epoch; None for a stream of unknown length."""
+        return self._batches.num_batches
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the numbers that each epoch will have."""
+        evaluated = [f"{split}/{name}" for split in self._evaluation_batches for name in ("loss", *self.metrics)]
+        return ("train/running_loss", *evaluated)
+
+    def generator(self, name: str) -> torch.Generator:
+        """Return a new CPU generator whose numbers depend on the run's seed and on ``name`` alone."""
+        return make_generator(self.seed, "plugin", name)
+
+    def request_stop(self, reason: str) -> None:
+        """End the run after this step: its epoch is evaluated and ended as usual, and no other begins."""
+        self.stop_reason = self.stop_reason or reason
+
+    def report(self, title: str, rows: Sequence[Row]) -> None:
+        """Put a table of plain values into the run's summary, which is shown when it ends."""
+        self.summary[title] = [dict(row) for row in rows]
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    def fit(self) -> RunResult:
+        """Take all steps, and return what became of the run.
+
+        Raises:
+            NonFiniteError: When the loss of an epoch is not finite.
+            TrainingError: When the run was begun before.
+            Exception: Whatever a plugin or a component raises, with notes that say where.
+        """
+        with self._random.active():
+            for _ in self._loop():
+                pass
+        return self.result()
+
+    def steps(self) -> Iterator[Step]:
+        """Take one step after the other, each when it is asked for.
+
+        Between the steps torch's global random generator is the caller's. Leaving the iteration stops the run.
+        """
+        loop = self._loop()
+        try:
+            while True:
+                with self._random.active():
+                    loss = next(loop, None)
+                if loss is None:
+                    return
+                yield Step(self.epoch, self.step, loss)
+        finally:
+            with self._random.active():
+                loop.close()
+
+    def result(self) -> RunResult:
+        """Return what became of the run.
+
+        Raises:
+            TrainingError: When it is not over.
+        """
+        if self.outcome is None:
+            raise TrainingError("the run is not over", hint="take all its steps, or call fit()")
+        return RunResult(
+            outcome=self.outcome,
+            stop_reason=self.stop_reason,
+            epochs=self.epoch,
+            steps=self.step,
+            metrics=self.history[-1] if self.history else {},
+            history=tuple(self.history),
+            summary=self.summary,
+            model=self.model,
+        )
+
+    def try_step(self) -> float:
+        """Take one step with the first batch, outside the loop and without events, and return its loss.
+
+        For checking a run before it is started: the step changes the weights, so make a new run to train.
+        """
+        self._begin()
+        with self._random.active():
+            self.model.train()
+            return self._step(next(self._batches.epoch(1))).item()
+
+    def _loop(self) -> Generator[Tensor]:
+        """The loop: every event is a call in it; it gives the loss of each step."""
+        self._begin()
+        host, step, running = self._host, self._step, WeightedMean()
+        on_step_end = host.caller("on_step_end")
+        outcome: Outcome = "failed"
+        error: BaseException | None = None
+        try:
+            host.start(run=self)
+            while self.epoch < self.num_epochs and self.stop_reason is None:
+                self.epoch += 1
+                host.call("on_epoch_start", run=self)
+                self.model.train()
+                for batch in self._batches.epoch(self.epoch):
+                    loss = step(batch)
+                    self.step += 1
+                    running.add(loss, count_examples(batch))
+                    if on_step_end:
+                        on_step_end(run=self, loss=loss)
+                    yield loss
+                    if self.stop_reason is not None:
+                        break
+                evaluated = self._evaluate()
+                if evaluated:
+                    host.call("on_evaluation_end", run=self, metrics=evaluated)
+                host.call("on_epoch_end", run=self, metrics=self._end_epoch(running, evaluated))
+                running = WeightedMean()
+            outcome = "completed" if self.stop_reason is None else "stopped"
+        except GeneratorExit:
+            outcome = "stopped"
+            raise
+        except KeyboardInterrupt as interrupt:
+            outcome, error = "interrupted", interrupt
+            raise
+        except BaseException as raised:
+            error = raised
+            raised.add_note(f"in epoch {self.epoch} of {self.num_epochs}, after {self.step} steps")
+            raise
+        finally:
+            self._end(outcome, error)
+
+    # ---- the parts of the loop ---------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self._is_begun:
+            raise TrainingError("the run was begun before", hint="make a new Run for a new run")
+        self._is_begun = True
+
+    def _evaluate(self) -> Mapping[str, float]:
+        values = {
+            f"{split}/{name}": value
+            for split, batches in self._evaluation_batches.items()
+            for name, value in evaluate(batches.epoch(1), self.model, self.loss, self.metrics).items()
+        }
+        return MappingProxyType(values)
+
+    def _end_epoch(self, running: WeightedMean, evaluated: Mapping[str, float]) -> Mapping[str, float]:
+        metrics = MappingProxyType({"train/running_loss": running.compute(), **evaluated})
+        self.history.append(metrics)
+        for name, value in metrics.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise NonFiniteError(
+                    f"{name} is {value} in epoch {self.epoch}",
+                    hint="try a smaller learning rate, and look for extreme values in the data",
+                )
+        return metrics
+
+    def _end(self, outcome: Outcome, error: BaseException | None) -> None:
+        """Tell every plugin that the run is over; what they raise never hides what ended it."""
+        self.outcome = outcome
+        failures = self._host.close("on_run_error", run=self, error=error) if error else []
+        failures += self._host.close("on_run_end", run=self, outcome=outcome)
+        if not failures:
+            return
+        first = error or failures.pop(0)
+        for failure in failures:
+            first.add_note(
+                "and then " + "; ".join([f"{type(failure).__name__}: {failure}", *getattr(failure, "__notes__", ())])
+            )
+        if error is None:
+            self.outcome = "failed"
+            raise first
+
+    # ---- building ----------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        """Build the components, each from those before it, and try a batch on them before there is an optimizer."""
+        self.data: DataSource = self._component("data", DataSource, run=self)
+        self._build_batches()
+        with RandomState(self.seed, "model").active():
+            model: nn.Module = self._component("model", nn.Module, run=self, data=self.data)
+            self.model = model.to(self._dtype)
+            self.loss: LossFunction = self._component("loss", object, run=self, data=self.data)
+            self.metrics = self._build_metrics()
+            if not self._host.has_plain("build_step"):
+                self._try_first_batch()
+            self.optimizer: Optimizer = self._component("optimizer", Optimizer, run=self, model=self.model)
+            self._step: StepFunction = self._host.call("build_step", run=self)
+
+    def _component(self, kind: str, expected: type, **arguments: Any) -> Any:
+        built = self._host.call(f"build_{kind}", **arguments)
+        if built is None:
+            hint = "does the hook end without a return?"
+            raise ContractError(f"build_{kind} of {self._host.owner(kind)} returned nothing", hint=hint)
+        if not isinstance(built, expected):
+            message = f"build_{kind} of {self._host.owner(kind)} returned a {type(built).__name__}"
+            raise ContractError(f"{message}, but must return a {expected.__name__}")
+        return built
+
+    def _build_batches(self) -> None:
+        train = self.config.train
+        size = None if train.batch_size == "all" else train.batch_size
+        seed = self.seed if train.shuffle else None
+        splits = self.data.splits()
+        self._batches = Batches(self.data.train, size, dtype=self._dtype, seed=seed, name="train split")
+        self._evaluation_batches = {
+            split: Batches(splits[split], train.eval_batch_size, dtype=self._dtype, seed=None, name=f"{split} split")
+            for split in dict.fromkeys(train.evaluate)
+            if split in splits
+        }
+
+    def _try_first_batch(self) -> None:
+        batch = next(self._batches.epoch(1), None)
+        names = tuple(str(self._host.owner(kind)) for kind in ("data", "model", "loss"))
+        try_batch(batch, self.model, self.loss, cast(tuple[str, str, str], names))
+
+    def _build_metrics(self) -> Mapping[str, Metric]:
+        metrics: dict[str, Metric] = {}
+        for plugin, built in self._host.collect("build_metrics", run=self, data=self.data):
+            for name, metric in built.items():
+                if name in metrics:
+                    raise ContractError(f"{plugin} brings the metric {name!r}, which is there already")
+                metrics[name] = metric
+        return MappingProxyType(metrics)
+
+
+def train(
+    config: RunConfig | Source = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    plugins: Mapping[str, Any] | None = None,
+) -> RunResult:
+    """Make a run, take all its steps, and return what became of it.
+
+    Silent: nothing is printed or written, and nothing global is changed.
+
+    Args:
+        config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
+        overrides: Values by dotted key that win over the config's; not with a ``RunConfig``.
+        plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
+
+    Raises:
+        HooklineError: Of the class that says what is wrong.
+        Exception: Whatever a plugin or a component raises, with notes that say where.
+
+    Example:
+        >>> train({"optimizer": {"lr": 0.1}}, {"train.epochs": 1}).outcome
+        'completed'
+    """
+    return Run(config, overrides, plugins=plugins).fit()

@@ -1,0 +1,84 @@
+"""The installed plugins -> a JSON Schema of a config, by which editors complete and check it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hookline.catalog import Catalog
+from hookline.config import OFF, SINGLE_KINDS, TrainOptions
+from hookline.errors import PluginError
+from hookline.options import Option, options_of
+from hookline.plugin import load_plugin
+
+
+def config_schema(catalog: Catalog) -> tuple[dict[str, Any], list[PluginError]]:
+    """Return a JSON Schema, draft-07, of a config in which every installed plugin may be named.
+
+    All installed plugins are imported. One that cannot be is left out of the schema.
+
+    Returns:
+        The schema, and an error for each plugin that was left out.
+    """
+    errors: list[PluginError] = []
+    plugins = {kind: _plugin_options(catalog, kind, errors) for kind in (*SINGLE_KINDS, "callback")}
+    default = catalog.default("run")
+    properties: dict[str, Any] = {"train": _table(options_of(TrainOptions))}
+    for kind in SINGLE_KINDS:
+        properties[kind] = _plugin_table(plugins[kind], default[kind]["use"])
+    properties["callbacks"] = _callbacks(plugins["callback"])
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Hookline run",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+    return schema, errors
+
+
+def _plugin_options(catalog: Catalog, kind: str, errors: list[PluginError]) -> dict[str, tuple[Option, ...]]:
+    found: dict[str, tuple[Option, ...]] = {}
+    for name in catalog.names(kind):
+        try:
+            found[name] = load_plugin(catalog.find(kind, name)).options
+        except PluginError as error:
+            errors.append(error)
+    return found
+
+
+def _table(options: Iterable[Option], **extra: Any) -> dict[str, Any]:
+    options = tuple(options)
+    table: dict[str, Any] = {
+        "type": "object",
+        "properties": {**extra, **{option.name: option.schema() for option in options}},
+        "additionalProperties": False,
+    }
+    if required := [option.name for option in options if option.is_required]:
+        table["required"] = required
+    return table
+
+
+def _plugin_table(plugins: dict[str, tuple[Option, ...]], default: str) -> dict[str, Any]:
+    """Return the schema of a table whose ``use`` decides what its other keys may be; or of the bare name."""
+    use = {"enum": sorted(plugins), "default": default, "description": "name of the plugin"}
+    branches = [_branch(name, options, use, is_default=name == default) for name, options in plugins.items()]
+    table = {"type": "object", "properties": {"use": use}, "allOf": branches}
+    return {"anyOf": [{"enum": sorted(plugins)}, table]}
+
+
+def _branch(name: str, options: tuple[Option, ...], use: dict[str, Any], *, is_default: bool) -> dict[str, Any]:
+    condition: dict[str, Any] = {"properties": {"use": {"const": name}}}
+    if not is_default:
+        condition["required"] = ["use"]
+    return {"if": condition, "then": _table(options, use=use)}
+
+
+def _callbacks(plugins: dict[str, tuple[Option, ...]]) -> dict[str, Any]:
+    """Return the schema of ``[callbacks]``: a table's own name is its plugin's unless ``use`` says otherwise."""
+    named = {name: _plugin_table(plugins, name) for name in plugins}
+    other = _plugin_table(plugins, "")
+    other["anyOf"][1]["required"] = ["use"]
+    for table in (*named.values(), other):
+        table["anyOf"].append({"const": OFF})
+    return {"type": "object", "properties": named, "additionalProperties": other}

@@ -1,0 +1,166 @@
+"""The training step of a run that brings none of its own, and the trial that a first batch goes through before it.
+
+Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hookline.errors import ContractError, DataError, NonFiniteError
+from hookline.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from hookline.run import Run
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+StepFunction = Callable[[Any], Tensor]
+
+_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+"""torch's losses that compare element by element, and so broadcast silently when the shapes differ."""
+
+
+class DefaultStep:
+    """The core's own implementation of ``build_step``, asked when no plugin has one."""
+
+    @hookimpl(trylast=True)
+    def build_step(self, run: Run) -> StepFunction:
+        """Return the step that is made of the run's model, loss and optimizer."""
+        return _build_step(run.model, run.loss, run.optimizer)
+
+
+def _build_step(model: nn.Module, loss: LossFunction, optimizer: Optimizer) -> StepFunction:
+    """Return a step ``(input, target) -> loss``: zero_grad, forward, loss, backward, update.
+
+    An optimizer whose ``step`` needs a closure (``torch.optim.LBFGS``) gets one that does all but the update.
+    """
+
+    def step(batch: Any) -> Tensor:
+        inputs, target = batch
+        optimizer.zero_grad()
+        value = loss(model(inputs), target)
+        value.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+        optimizer.step()
+        return value.detach()
+
+    def step_with_closure(batch: Any) -> Tensor:
+        inputs, target = batch
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = loss(model(inputs), target)
+            value.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+            return value
+
+        value: Any = optimizer.step(closure)  # type: ignore[arg-type] # torch says that the closure gives a float
+        return cast(Tensor, value).detach()
+
+    return step_with_closure if _needs_closure(optimizer) else step
+
+
+def try_batch(batch: Any, model: nn.Module, loss: LossFunction, names: tuple[str, str, str]) -> None:
+    """Put one batch through model and loss, in eval mode and without an update, and check what comes out.
+
+    Args:
+        batch: The first batch.
+        model: The model.
+        loss: The loss.
+        names: Data, model and loss plugin in words, for the messages.
+
+    Raises:
+        DataError: When the batch is no pair of tensors, or not finite.
+        ContractError: When model or loss fail on it, shapes do not fit, or the loss is no differentiable scalar.
+        NonFiniteError: When the first loss is not finite.
+    """
+    data_name, model_name, loss_name = names
+    inputs, target = _pair(batch, data_name)
+    with evaluation_mode(model):
+        prediction = _forward(model, inputs, model_name)
+        _check_shapes(prediction, target, loss, loss_name)
+        value = _loss_value(loss, prediction, target, loss_name)
+    if not (isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point() and value.requires_grad):
+        expected = "a scalar tensor of a floating dtype that depends on the prediction"
+        raise ContractError(f"{loss_name} returned {_brief(value)}, but must return {expected}")
+    if not torch.isfinite(value):
+        hint = "look at the scale of the inputs and at the model's initial weights"
+        raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
+
+
+class evaluation_mode:  # noqa: N801 - a context manager, named like torch.no_grad
+    """Put a model and its parts into eval mode; afterwards each part is in the mode that it was in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._training = [module for module in model.modules() if module.training]
+
+    def __enter__(self) -> None:
+        self._model.eval()
+
+    def __exit__(self, *exception: object) -> None:
+        for module in self._training:
+            module.training = True
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def _pair(batch: Any, data_name: str) -> tuple[Tensor, Tensor]:
+    if batch is None:
+        raise DataError(f"{data_name} gives no batch at all", hint="give it at least one example")
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        hint = "a dataset whose batches are something else needs a plugin with a build_step of its own"
+        raise DataError(f"{data_name} gives {_brief(batch)}, but must give pairs (input, target) of tensors", hint=hint)
+    for name, tensor in zip(("input", "target"), batch, strict=True):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            hint = "remove or replace the values that are NaN or infinite"
+            raise DataError(f"{data_name} gives a first batch whose {name} is not finite", hint=hint)
+    return batch[0], batch[1]
+
+
+def _forward(model: nn.Module, inputs: Tensor, model_name: str) -> Tensor:
+    try:
+        prediction = model(inputs)
+    except Exception as error:
+        message = f"{model_name} fails on the first batch, {_brief(inputs)}: {_first_line(error)}"
+        raise ContractError(message, hint="make its sizes those of the data") from error
+    if not isinstance(prediction, Tensor):
+        raise ContractError(f"{model_name} returned {_brief(prediction)}, but must return a tensor [B, O]")
+    return prediction
+
+
+def _check_shapes(prediction: Tensor, target: Tensor, loss: LossFunction, loss_name: str) -> None:
+    if isinstance(loss, _ELEMENTWISE) and prediction.shape != target.shape:
+        raise ContractError(
+            f"{loss_name} compares element by element, but the prediction is {_brief(prediction)} and the target is "
+            f"{_brief(target)}: they would be broadcast, and the wrong thing fitted",
+            hint="give both the same shape, usually [B, 1] or [B, O]; for class indices use cross-entropy",
+        )
+
+
+def _loss_value(loss: LossFunction, prediction: Tensor, target: Tensor, loss_name: str) -> Any:
+    try:
+        return loss(prediction, target)
+    except Exception as error:
+        message = f"{loss_name} fails on prediction {_brief(prediction)} and target {_brief(target)}"
+        hint = "choose a loss for this kind of target, or a data source that gives the target this loss takes"
+        raise ContractError(f"{message}: {_first_line(error)}", hint=hint) from error
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}: " + ", ".join(map(_brief, value[:3]))
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,1 @@
+"""The default plugins of Hookline. They use nothing but the framework's public door."""

@@ -1,0 +1,78 @@
+"""Models ``linear`` and ``mlp``; both take their sizes from the data.
+
+Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from hookline import ContractError, DataSource, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_Activation = Literal["relu", "gelu", "silu", "tanh"]
+_Width = Annotated[int, Meta(ge=1)]
+
+
+@dataclass
+class Linear:
+    """A linear layer, ``nn.Linear``: ``y = x W^T + b`` from ``[B, I]`` to ``[B, O]``.
+
+    The weights begin as ``N(0, init_std)`` and the bias as 0. The default of ``init_std`` is that of Zhang et al.,
+    *Dive into Deep Learning*, section 3.5.
+    """
+
+    bias: Annotated[bool, Meta(description="whether a bias is learned")] = True
+    init_std: Annotated[float, Meta(ge=0, description="standard deviation of the initial weights")] = 0.01
+
+    @hookimpl
+    def build_model(self, data: DataSource) -> nn.Module:
+        """Make the layer."""
+        from torch import nn
+
+        layer = nn.Linear(*_sizes(data), bias=self.bias)
+        nn.init.normal_(layer.weight, std=self.init_std)
+        if self.bias:
+            nn.init.zeros_(layer.bias)
+        return layer
+
+
+@dataclass
+class MLP:
+    """A multilayer perceptron, from ``[B, I]`` to ``[B, O]``: linear layers with an activation after each but the last.
+
+    Weights begin as ``nn.Linear`` makes them: uniform in ``+-1/sqrt(fan_in)``.
+    """
+
+    hidden: Annotated[tuple[_Width, ...], Meta(description="width of each hidden layer")] = (64, 64)
+    activation: Annotated[_Activation, Meta(description="function after each hidden layer")] = "relu"
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="probability of dropping a hidden value")] = 0.0
+
+    @hookimpl
+    def build_model(self, data: DataSource) -> nn.Module:
+        """Make the layers."""
+        from torch import nn
+
+        activation = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}[self.activation]
+        in_features, out_features = _sizes(data)
+        widths = (in_features, *self.hidden)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(widths, self.hidden, strict=False):
+            layers += [nn.Linear(fan_in, fan_out), activation()]
+            if self.dropout:
+                layers.append(nn.Dropout(self.dropout))
+        return nn.Sequential(*layers, nn.Linear(widths[-1], out_features))
+
+
+def _sizes(data: DataSource) -> tuple[int, int]:
+    if data.in_features is None or data.out_features is None:
+        raise ContractError(
+            "the data source does not say its in_features and out_features, which the model needs",
+            hint="have build_data return them in its DataSource",
+        )
+    return data.in_features, data.out_features

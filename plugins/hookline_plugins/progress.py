@@ -1,0 +1,138 @@
+"""Callback ``progress``: a row for each epoch on standard output, and a live line in a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta
+
+from hookline import hookimpl, printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as LiveProgress
+    from torch import Tensor
+
+    from hookline import Outcome, Run
+
+_REDRAW_S = 0.1
+"""Least time between two drawings of the live line: ten a second are as many as an eye needs."""
+_EPOCH_WIDTH = 9
+
+
+@dataclass
+class Progress:
+    """Shows how a run goes: a row for each epoch, what plugins reported, and how the run ended.
+
+    In a terminal there is a live line as well, with rate and time left, redrawn at most ten times a second. Elsewhere
+    (a pipe, a log, CI) only plain lines are written, without control characters.
+    """
+
+    live: Annotated[
+        Literal["auto", "on", "off"], Meta(description="live line; 'auto' is on in a terminal that can redraw")
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        self._is_live = self.live == "on" or (self.live == "auto" and _is_terminal())
+        self._display: LiveProgress | None = None
+        self._next_redraw = 0.0
+        if not self._is_live:
+            # Nothing is to be done in a step without a live line: an instance switches a hook off with None.
+            self.on_step_end = None  # type: ignore[assignment, method-assign] # see above
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        """Write the head of the table, and start the live line."""
+        self._start = time.perf_counter()
+        self._widths = {name: max(len(name), 12) for name in run.metric_names}
+        names = [name.rjust(width) for name, width in self._widths.items()]
+        self._write("  ".join(["epoch".rjust(_EPOCH_WIDTH), *names, "seconds"]))
+        if self._is_live:
+            self._display = _live_display(run)
+            self._display.start()
+
+    @hookimpl
+    def on_epoch_start(self) -> None:
+        """Note when the epoch began."""
+        self._epoch_start = time.perf_counter()
+
+    @hookimpl
+    def on_step_end(self, run: Run, loss: Tensor) -> None:
+        """Redraw the live line if it is time."""
+        now = time.perf_counter()
+        if now >= self._next_redraw and self._display:
+            self._next_redraw = now + _REDRAW_S
+            rate = f"{run.step / (now - self._start):.0f} steps/s"
+            task = self._display.task_ids[0]
+            shown = f"{loss.item():.4g}"
+            self._display.update(task, completed=run.step, epoch=run.epoch, loss=shown, rate=rate, refresh=True)
+
+    @hookimpl
+    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Write the epoch's row."""
+        epoch = f"{run.epoch}/{run.num_epochs}".rjust(_EPOCH_WIDTH)
+        values = [f"{metrics[name]:.6g}".rjust(width) for name, width in self._widths.items()]
+        self._write("  ".join([epoch, *values, f"{time.perf_counter() - self._epoch_start:7.2f}"]))
+
+    @hookimpl
+    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+        """Take the live line away, write what was reported, and say how the run ended."""
+        if self._display:
+            self._display.stop()
+            self._display = None
+        for title, rows in run.summary.items():
+            self._write("\n".join(["", printable(title), *(f"  {line}" for line in _table(rows))]))
+        reason = f": {printable(run.stop_reason)}" if run.stop_reason else ""
+        self._write(f"\n{outcome} after {run.step} steps in {time.perf_counter() - self._start:.2f} s{reason}")
+
+    def _write(self, text: str) -> None:
+        if self._display:
+            self._display.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+
+def _is_terminal() -> bool:
+    can_redraw = os.environ.get("TERM", "dumb") != "dumb" and "CI" not in os.environ
+    return can_redraw and sys.stdout.isatty()
+
+
+def _live_display(run: Run) -> LiveProgress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(f"epoch {{task.fields[epoch]}}/{run.num_epochs}"),
+        BarColumn(bar_width=24),
+        TextColumn("step {task.completed}" + ("/{task.total}" if run.steps_per_epoch else "")),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    display = Progress(*columns, auto_refresh=False, transient=True)
+    total = run.steps_per_epoch * run.num_epochs if run.steps_per_epoch else None
+    display.add_task("steps", total=total, epoch=0, loss="-", rate="-")
+    return display
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return rows of plain values as aligned lines under their keys; numbers to the right."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [keys, *([_cell(row.get(key)) for key in keys] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
+    is_number = [all(isinstance(row.get(key), int | float) for row in rows) for key in keys]
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, is_number, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))

@@ -1,0 +1,266 @@
+"""The columns of a table as numbers, categories and class labels, with every faulty cell found."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hookline import did_you_mean, nearest
+from hookline_plugins.table_file import LISTED, Cell, Faults, Sheet, polars
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Missing = Literal["error", "drop", "mean"]
+
+MAX_CATEGORIES = 1000
+"""The most categories that a one-hot column may have: with more it is an identifier, and would fill the memory."""
+
+_FILL_HINT = "fill it in, or set `missing` to 'drop' or 'mean'"
+_WORDS_FOR_MISSING = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "missing", "-", "--", "?", "."}
+_DECIMAL_COMMA = re.compile(r"[+-]?[\d.]*,\d+")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads columns of a sheet; what is wrong goes to ``faults``, and stands as null in what is returned.
+
+    Attributes:
+        sheet: The table.
+        faults: Where faults go.
+        missing: What is done about missing cells; with ``error`` they are faults.
+    """
+
+    sheet: Sheet
+    faults: Faults
+    missing: Missing
+
+    def feature(self, name: str) -> pl.Series:
+        """Return a column of numbers, float64."""
+        column = self.sheet.column(name)
+        if self._is_present(column, _FILL_HINT, refuse=self.missing == "error"):
+            return self._numbers(column, "name it in `one_hot`, or leave it out of `features`")
+        return _nothing(column)
+
+    def target(self, name: str) -> pl.Series:
+        """Return a column of numbers to be predicted, float64."""
+        column = self.sheet.column(name)
+        if self._is_target_present(column):
+            return self._numbers(column, "a target of words needs task = 'classification' or 'binary'")
+        return _nothing(column)
+
+    def one_hot(self, name: str) -> list[pl.Series]:
+        """Return a column for each category: 1.0 where the row has it, 0.0 where it has another.
+
+        The categories are those of the whole file: if they were those of the training part, the number of features
+        would hang on the split, and a model trained with one seed would not fit the data of another.
+        """
+        pl = polars()
+        column = self.sheet.column(name)
+        if not self._is_present(column, _FILL_HINT, refuse=self.missing == "error"):
+            return []
+        labels = self._labels(column, "leave it out of `one_hot`: numbers are features as they are")
+        categories = _distinct(labels)
+        if len(categories) > MAX_CATEGORIES:
+            message = f"column {name!r} has {len(categories):,} different values; one-hot takes {MAX_CATEGORIES:,}"
+            self.faults.add(message, hint="leave it out of `features`")
+            return []
+        return [(labels == category).cast(pl.Float64).alias(f"{name}={category}") for category in categories]
+
+    def classes(self, name: str, *, is_binary: bool) -> tuple[pl.Series, tuple[str, ...]]:
+        """Return the class index of each row, int64, and the names of the classes: all values of the file, sorted."""
+        pl = polars()
+        column = self.sheet.column(name)
+        if not self._is_target_present(column):
+            return _nothing(column), ()
+        labels = self._labels(column, "to predict a number, set task = 'regression'")
+        if labels.null_count() == len(labels):
+            return labels, ()
+        names = _distinct(labels)
+        if is_binary and len(names) != 2:
+            hint = "task = 'classification' takes any number of classes"
+            self.faults.add(f"the target {name!r} must have two different values, it has {_count(names)}", hint=hint)
+        elif len(names) < 2:
+            hint = "a classification needs two classes or more"
+            self.faults.add(f"the target {name!r} has only one value, {_show(names[0])}", hint=hint)
+        return labels.cast(pl.Enum(names)).to_physical().cast(pl.Int64), tuple(names)
+
+    def _is_target_present(self, column: pl.Series) -> bool:
+        hint = "set `missing` to 'drop' to leave such rows out"
+        if self.missing == "mean":
+            hint = f"a target is never filled in with a mean: {hint}"
+        return self._is_present(column, hint, refuse=self.missing != "drop")
+
+    def _is_present(self, column: pl.Series, hint: str, *, refuse: bool) -> bool:
+        """Whether a column has any value; ``refuse`` makes each missing cell a fault."""
+        if column.null_count() == len(column):
+            self.faults.add(f"column {column.name!r} has no value in any row", hint="leave it out")
+            return False
+        if refuse:
+            self._add_cells(column, column.is_null(), hint)
+        return True
+
+    def _numbers(self, column: pl.Series, text_hint: str) -> pl.Series:
+        pl = polars()
+        if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean)):
+            if column.dtype in (pl.Categorical, pl.Enum):
+                self._add_text(column, text_hint)
+            else:
+                message = f"column {column.name!r} holds values of type {column.dtype}, not numbers"
+                self.faults.add(message, hint="leave it out of `features`, or write it as numbers")
+            return _nothing(column)
+        numbers = column.cast(pl.Float64, strict=False)
+        if column.dtype == pl.String and _is_text(column, numbers):
+            self._add_text(column, text_hint)
+            return _nothing(column)
+        self._add_cells(column, (column.is_not_null() & numbers.is_null()) | ~numbers.is_finite().fill_null(value=True))
+        return numbers
+
+    def _labels(self, column: pl.Series, hint: str) -> pl.Series:
+        """Return a column's values as text; nothing, and a fault with ``hint``, when they are no names."""
+        pl = polars()
+        if column.dtype.is_nested() or column.dtype == pl.Binary:
+            self.faults.add(f"column {column.name!r} holds values of type {column.dtype}, not text or whole numbers")
+            return _nothing(column).cast(pl.String)
+        fraction = _first_fraction(column)
+        if fraction is not None:
+            message = f"column {column.name!r} holds numbers such as {fraction}, not text or whole numbers"
+            self.faults.add(message, hint=hint)
+            return _nothing(column).cast(pl.String)
+        if column.dtype.is_float() or column.dtype.is_decimal():
+            column = column.cast(pl.Int64)
+        return column.cast(pl.String)
+
+    def _add_text(self, column: pl.Series, hint: str) -> None:
+        examples = ", ".join(_show(value) for value in column.drop_nulls().unique(maintain_order=True).head(3))
+        self.faults.add(f"column {column.name!r} holds text, not numbers: {examples}", hint=hint)
+
+    def _add_cells(self, column: pl.Series, mask: pl.Series, missing_hint: str | None = None) -> None:
+        """Take in the cells under ``mask``; ``missing_hint`` says that it is for missing ones."""
+        if not (count := int(mask.sum())):
+            return
+        rows, values = self.sheet.rows.filter(mask).head(LISTED), column.filter(mask).head(LISTED)
+        cells = []
+        for row, value in zip(rows, values, strict=True):
+            message, hint = ("the cell is empty", missing_hint) if missing_hint else _not_a_number(value)
+            cells.append(Cell(row, column.name, message, hint))
+        self.faults.add_cells(cells, count)
+
+
+def choose_columns(
+    sheet: Sheet, target: tuple[str, ...], features: tuple[str, ...], one_hot: tuple[str, ...], faults: Faults
+) -> tuple[list[str], list[str]]:
+    """Return the names of the feature columns and of the target columns that the file has.
+
+    No ``features`` means all columns that are not targets.
+
+    Raises:
+        DataError: When a target is not there: nobody knows then what the features are.
+    """
+    for option, names in (("target", target), ("features", features), ("one_hot", one_hot)):
+        _check_listed(sheet, option, names, faults)
+    if not all(name in sheet.names for name in target):
+        faults.check()
+    for name in dict.fromkeys(target):
+        if name in features or name in one_hot:
+            faults.add(f"the target {name!r} is also a feature", hint="a model that is given the answer learns nothing")
+    for name in dict.fromkeys(one_hot):
+        if features and name not in (*features, *target):
+            faults.add(f"`one_hot` names {name!r}, which is not a feature", hint="name it in `features` too")
+    if not features:
+        features = tuple(name for name in sheet.names if name not in target)
+        _check_default_features(sheet, features, faults)
+    return _present(sheet, features), _present(sheet, target)
+
+
+def _present(sheet: Sheet, names: tuple[str, ...]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name and name in sheet.names]
+
+
+def _check_listed(sheet: Sheet, option: str, names: tuple[str, ...], faults: Faults) -> None:
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            faults.add(f"`{option}` names the column {name!r} {names.count(name)} times", hint="name it once")
+        if name not in sheet.names:
+            faults.add(f"there is no column {name!r}, which `{option}` names", hint=_absent_hint(sheet, name))
+
+
+def _check_default_features(sheet: Sheet, features: tuple[str, ...], faults: Faults) -> None:
+    if not features:
+        faults.add("there is no column but the target", hint="a model needs at least one feature")
+    if "" in features:
+        message = f"column {sheet.names.index('') + 1} has no name in the header"
+        faults.add(message, hint="give it one; or, if it only numbers the rows, list the others in `features`")
+
+
+def _absent_hint(sheet: Sheet, name: str) -> str:
+    if sheet.delimiter and len(sheet.names) == 1:
+        for other in ";\t|,":
+            if other in sheet.names[0]:
+                return f"the whole header is one column, {_show(sheet.names[0])}: set `delimiter` to {other!r}"
+    if all(re.fullmatch(r"[\d.eE+-]+", known) for known in sheet.names):
+        return "the first line must hold the names of the columns; here it holds numbers"
+    known = [name for name in dict.fromkeys(sheet.names) if name]
+    return did_you_mean(name, known if nearest(name, known) else known[:LISTED])
+
+
+def _nothing(column: pl.Series) -> pl.Series:
+    return column.clear(len(column)).cast(polars().Float64)
+
+
+def _first_fraction(column: pl.Series) -> float | None:
+    """Return the first value that is not whole, of a column in which every value is a number."""
+    pl = polars()
+    if not (column.dtype.is_float() or column.dtype.is_decimal() or column.dtype == pl.String):
+        return None
+    numbers = column.cast(pl.Float64, strict=False)
+    if numbers.null_count() > column.null_count():
+        return None
+    fractions = numbers.filter((numbers != numbers.floor()) | ~numbers.is_finite())
+    return None if fractions.is_empty() else float(fractions[0])
+
+
+def _is_text(column: pl.Series, numbers: pl.Series) -> bool:
+    """Whether most of a column's cells are words, other than those that people write for a missing value."""
+    words = column.filter(column.is_not_null() & numbers.is_null())
+    num_words = int((~words.str.to_lowercase().is_in(list(_WORDS_FOR_MISSING))).sum())
+    return num_words > len(numbers) - numbers.null_count()
+
+
+def _distinct(labels: pl.Series) -> list[str]:
+    """Return the different values, sorted: as numbers when all are whole numbers."""
+    values: list[str] = labels.drop_nulls().unique().to_list()
+    are_whole = all(re.fullmatch(r"[+-]?[0-9]+", value) for value in values)
+    return sorted(values, key=lambda value: (int(value), value)) if are_whole else sorted(values)
+
+
+def _not_a_number(value: object) -> tuple[str, str | None]:
+    """Return what is wrong with a cell that should be a number, and what to do."""
+    if not isinstance(value, str):
+        return f"{value} is not a finite number", None
+    message = f"{_show(value)} is not a number"
+    if value.lower() in _WORDS_FOR_MISSING:
+        return message, "a missing value is an empty cell: empty it, and set `missing` to 'drop' or 'mean'"
+    if _DECIMAL_COMMA.fullmatch(value):
+        return message, "write a decimal point, and nothing between thousands"
+    if value.lower().lstrip("+-") in ("inf", "infinity") or _is_too_large(value):
+        return f"{_show(value)} is not a finite number", "the largest that can be held is about 1.8e308"
+    return message, None
+
+
+def _is_too_large(value: str) -> bool:
+    try:
+        return float(value) in (float("inf"), float("-inf"))
+    except ValueError:
+        return False
+
+
+def _count(names: list[str]) -> str:
+    shown = ", ".join(_show(name) for name in names[:5])
+    return f"{len(names):,}: {shown}{', ...' if len(names) > 5 else ''}"
+
+
+def _show(value: object) -> str:
+    text = repr(str(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,228 @@
+"""Data source ``csv``: a table in a CSV or Parquet file, split into parts, cleaned and scaled.
+
+Shapes: ``N`` rows, ``I`` input features, ``O`` targets.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from hookline import DataSource, hookimpl
+from hookline_plugins.table_columns import Missing, Reader, choose_columns
+from hookline_plugins.table_file import Faults, polars, read_table
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor, nn
+
+    from hookline import Outcome, Run
+
+_PARTS = ("train", "validation", "test")
+_Names = tuple[str, ...]
+_Fraction = Annotated[float, Meta(gt=0, le=1)]
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """How the columns became what the model sees: ``(value - mean) / scale``."""
+
+    feature_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    feature_mean: Tensor
+    feature_scale: Tensor
+    target_mean: Tensor
+    target_scale: Tensor
+
+
+@dataclass
+class Table:
+    """A table in a CSV file, or in a Parquet file when its name ends in ``.parquet``.
+
+    Inputs are float64 ``[N, I]``. Targets are float64 ``[N, O]`` (regression), int64 ``[N]`` with class indices
+    (classification), or float64 ``[N, 1]`` of 0 and 1 (binary). Numbers are read to the nearest float64. An empty cell
+    is a missing value, and blanks around a cell are no part of it.
+
+    Rows are split at random; each part keeps the order of the file. Means and standard deviations are those of the
+    training part, with ``N`` in the denominator; a column that is constant there is only centred. One-hot columns are
+    standardized like all others.
+
+    When a regression with a linear model ends, its coefficients are reported in the units of the file.
+    """
+
+    path: Annotated[Path, Meta(description="the file")]
+    target: Annotated[
+        str | Annotated[_Names, Meta(min_length=1)], Meta(description="column to be predicted, or a list of columns")
+    ]
+    features: Annotated[_Names, Meta(description="columns to predict from; all others if empty")] = ()
+    task: Annotated[
+        Literal["regression", "classification", "binary"], Meta(description="what the target is taken for")
+    ] = "regression"
+    split: Annotated[
+        tuple[_Fraction, ...],
+        Meta(min_length=1, max_length=3, description="fractions of the rows for train, validation and test"),
+    ] = (1.0,)
+    split_seed: Annotated[int, Meta(ge=0, lt=2**63, description="seed of the random split")] = 0
+    standardize: Annotated[bool, Meta(description="whether features are scaled to mean 0 and deviation 1")] = False
+    standardize_target: Annotated[bool, Meta(description="whether the targets of a regression are scaled so")] = False
+    delimiter: Annotated[
+        str, Meta(min_length=1, max_length=1, description="the character between the cells of a CSV file")
+    ] = ","
+    missing: Annotated[
+        Missing, Meta(description="missing cells: a fault, drop the row, or the feature's mean over the training part")
+    ] = "error"
+    one_hot: Annotated[_Names, Meta(description="features to turn into a 0/1 feature for each of their values")] = ()
+    _scaling: _Scaling | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not math.isclose(math.fsum(self.split), 1, rel_tol=0, abs_tol=1e-9):
+            raise ValueError(f"the fractions of `split` must have the sum 1, not {math.fsum(self.split):.12g}")
+        if not self.delimiter.isascii() or self.delimiter in '"\r\n':
+            raise ValueError(f"`delimiter` must be ASCII, and no quote mark or line end, not {self.delimiter!r}")
+        if self.standardize_target and self.task != "regression":
+            raise ValueError(f"`standardize_target` is for task = 'regression', not {self.task!r}")
+        if self.task != "regression" and len(self._targets) > 1:
+            raise ValueError(f"task = {self.task!r} takes one target, not {len(self._targets)}")
+
+    @property
+    def _targets(self) -> tuple[str, ...]:
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @hookimpl
+    def build_data(self) -> DataSource:
+        """Read the file."""
+        from torch.utils.data import TensorDataset
+
+        faults = Faults(self.path)
+        features, targets, class_names = self._read(faults)
+        x, y = _tensor(features), _tensor(targets)
+        parts = self._split(len(x), faults)
+        faults.check()
+        names = tuple(column.name for column in features), tuple(column.name for column in targets)
+        self._scaling = _Scaling(
+            *names,
+            *_prepare(x, parts[0], names[0], faults, is_scaled=self.standardize),
+            *_prepare(y, parts[0], names[1], faults, is_scaled=self.standardize_target),
+        )
+        faults.check()
+        y = y.squeeze(1).long() if self.task == "classification" else y
+        datasets = (TensorDataset(x[part], y[part]) for part in parts)
+        return DataSource(
+            **dict(zip(_PARTS, datasets, strict=False)),
+            in_features=len(names[0]),
+            out_features=len(class_names) if self.task == "classification" else len(names[1]),
+            feature_names=names[0],
+            target_names=names[1],
+            class_names=class_names,
+        )
+
+    @hookimpl
+    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+        """Report the coefficients of a linear regression in the units of the file."""
+        from torch import nn
+
+        layer, is_over = run.model, outcome in ("completed", "stopped")
+        if is_over and self.task == "regression" and isinstance(layer, nn.Linear) and self._scaling:
+            run.report("coefficients", _coefficients(layer, self._scaling))
+
+    def _read(self, faults: Faults) -> tuple[list[pl.Series], list[pl.Series], tuple[str, ...]]:
+        """Return the columns of the features and of the targets, without rows to be dropped, and the classes' names."""
+        sheet = read_table(self.path, self.delimiter, faults)
+        feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, self.one_hot, faults)
+        reader = Reader(sheet, faults, self.missing)
+        features: list[pl.Series] = []
+        for name in feature_columns:
+            features += reader.one_hot(name) if name in self.one_hot else [reader.feature(name)]
+        class_names: tuple[str, ...] = ()
+        if self.task == "regression":
+            targets = [reader.target(name) for name in target_columns]
+        else:
+            labels, class_names = reader.classes(target_columns[0], is_binary=self.task == "binary")
+            targets = [labels]
+        faults.check(sheet)
+        if self.missing == "drop":
+            features, targets = _drop_missing(features, targets, faults)
+        return features, targets, class_names
+
+    def _split(self, num_rows: int, faults: Faults) -> list[Tensor]:
+        """Return the rows of each part, in the order of the file."""
+        import torch
+
+        generator = torch.Generator().manual_seed(self.split_seed)
+        order = torch.randperm(num_rows, generator=generator)
+        ends = [round(num_rows * share) for share in accumulate(self.split)]
+        ends[-1] = num_rows
+        parts = [order[begin:end].sort().values for begin, end in zip([0, *ends], ends, strict=False)]
+        for name, fraction, part in zip(_PARTS, self.split, parts, strict=False):
+            if not len(part):
+                message = f"the {name} part is empty: {fraction:g} of {num_rows:,} row{'s' * (num_rows != 1)}"
+                faults.add(message, hint="change `split`, or add rows")
+        return parts
+
+
+def _drop_missing(
+    features: list[pl.Series], targets: list[pl.Series], faults: Faults
+) -> tuple[list[pl.Series], list[pl.Series]]:
+    keep = ~functools.reduce(operator.or_, (column.is_null() for column in (*features, *targets)))
+    if not keep.any():
+        faults.stop("every row has a missing cell, so that dropping them leaves none", hint="list fewer `features`")
+    if keep.all():
+        return features, targets
+    return [column.filter(keep) for column in features], [column.filter(keep) for column in targets]
+
+
+def _tensor(columns: list[pl.Series]) -> Tensor:
+    """Return the columns side by side, float64; a missing cell is NaN."""
+    import torch
+
+    result = torch.empty(len(columns[0]), len(columns), dtype=torch.float64)
+    for number, column in enumerate(columns):
+        result[:, number] = torch.from_numpy(column.cast(polars().Float64).fill_null(math.nan).to_numpy(writable=True))
+    return result
+
+
+def _prepare(
+    table: Tensor, train: Tensor, names: tuple[str, ...], faults: Faults, *, is_scaled: bool
+) -> tuple[Tensor, Tensor]:
+    """Fill in what is missing and scale, in place, by the training rows; return the mean and the scale."""
+    import torch
+
+    for number in table.isnan().any(dim=0).nonzero().flatten().tolist():
+        column = table[:, number]
+        mean = column[train].nanmean()
+        if mean.isnan():
+            faults.add(f"column {names[number]!r} has no value in the training part, and so no mean")
+        column[column.isnan()] = mean
+    if not is_scaled:
+        return torch.zeros(len(names), dtype=table.dtype), torch.ones(len(names), dtype=table.dtype)
+    rows = table[train]
+    low = rows.amin(dim=0)
+    is_constant = low == rows.amax(dim=0)
+    mean = rows.mean(dim=0).where(~is_constant, low)
+    scale = rows.std(dim=0, correction=0).where(~is_constant, 1)
+    for number in (~(mean.isfinite() & scale.isfinite() & (scale > 0))).nonzero().flatten().tolist():
+        faults.add(f"column {names[number]!r} cannot be standardized: its numbers are too large or too close together")
+    table.sub_(mean).div_(scale)
+    return mean, scale
+
+
+def _coefficients(layer: nn.Linear, scaling: _Scaling) -> list[dict[str, str | float]]:
+    """Return the coefficients of a linear model as they are for columns that were not scaled."""
+    s = scaling
+    weight = layer.weight.detach().double().cpu() * s.target_scale.unsqueeze(1) / s.feature_scale
+    intercept = s.target_mean - weight @ s.feature_mean
+    if layer.bias is not None:
+        intercept += layer.bias.detach().double().cpu() * s.target_scale
+    rows: list[dict[str, str | float]] = []
+    for target, coefficients, constant in zip(s.target_names, weight.tolist(), intercept.tolist(), strict=True):
+        label: dict[str, str | float] = {"target": target} if len(s.target_names) > 1 else {}
+        named = zip((*s.feature_names, "(intercept)"), (*coefficients, constant), strict=True)
+        rows += [{**label, "feature": feature, "coefficient": value} for feature, value in named]
+    return rows
