@@ -136,7 +136,7 @@ class _Table:
 
     label: str
     settings: dict[str, Setting] = field(default_factory=dict)
-    origin: Origin = Origin("default")
+    origin: Origin = field(default_factory=lambda: Origin("default"))
     header: Location | None = None
 
 
@@ -173,7 +173,7 @@ def load_config(
     """
     catalog = catalog or Catalog.installed()
     build = _Assembly(catalog)
-    build.add(_walk_mapping(catalog.default("run"), Origin("default", detail="hookline")))
+    build.add(_walk_mapping(catalog.default("run"), Origin("default")))
     build.add(_walk_mapping(defaults or {}, Origin("default", detail="this command")))
     build.add(_read_source(source))
     build.add(_read_overrides(overrides, build.faults))
@@ -258,8 +258,8 @@ class _Assembly:
     def add(self, items: Iterable[_Item]) -> None:
         """Put one layer over the tables."""
         placed = [(split, item) for item in items if (split := self._split(item))]
-        for (label, _), _ in placed:
-            self._tables.setdefault(label, _Table(label))
+        for (label, _), item in placed:
+            self._tables.setdefault(label, _Table(label, origin=item[2], header=item[3]))
         # The plugin's name first: a new one drops the options of the one before.
         for (label, key), item in sorted(placed, key=lambda pair: pair[0][1] != "use"):
             self._set(label, key, item)

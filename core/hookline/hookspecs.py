@@ -10,9 +10,10 @@ which the config lists them (data, model, loss, optimizer, then the callbacks), 
 wins. Wrappers (``@hookimpl(wrapper=True)``, a generator that yields once and returns the result) compose in that same
 order: the first listed is the innermost.
 
-Event hooks are called on every plugin that has them, in the order in which the config lists them. What they return is
-ignored. An error raised in one ends the run as failed, with a note that names the plugin; ``on_run_end`` alone is
-called on every plugin whatever the others do.
+Event hooks are called on every plugin that has them, in the order in which the config lists them; what they return is
+ignored. ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move an implementation to the front or to the end, for
+example to see in ``on_run_end`` what the others report. An error raised in one ends the run as failed, with a note that
+names the plugin; ``on_run_error`` and ``on_run_end`` alone are called on every plugin whatever the others do.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ first to the last.
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ _MARK = f"{hookspecs.PROJECT}_impl"
 _ENDINGS = (SystemExit, GeneratorExit, StopIteration)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """A plugin at work in a run.
 
@@ -42,6 +41,10 @@ class Member:
 class _Half:
     """Some hooks of one plugin. pluggy compares what it registers, and objects of this class are never equal."""
 
+    def __init__(self, member: Member, hooks: Mapping[str, Callable[..., Any]]) -> None:
+        self.member = member
+        vars(self).update(hooks)
+
 
 class Host:
     """The plugins of one run, ready to be called.
@@ -56,13 +59,16 @@ class Host:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._manager.register(base)
-        self._started: list[Member] = []
-        self._hooks = {member.label: _guarded_hooks(member) for member in members}
+        hooks = {member.label: _guarded_hooks(member) for member in members}
         for member in reversed(self.members):
-            self._register(member.label, wrappers=False)
+            plain = {name: method for name, method in hooks[member.label].items() if not _is_wrapper(method)}
+            self._manager.register(_Half(member, plain), f"{member.label} (hooks)")
         for member in self.members:
-            self._register(member.label, wrappers=True)
+            wrappers = {name: method for name, method in hooks[member.label].items() if _is_wrapper(method)}
+            self._manager.register(_Half(member, wrappers), f"{member.label} (wrappers)")
         self._manager.check_pending()
+        starters = [half.member for half, _ in self._each("on_run_start", {})]
+        self._started = [member for member in members if member not in starters]
 
     @classmethod
     def open(cls, config: RunConfig, base: object) -> Host:
@@ -92,10 +98,9 @@ class Host:
         """Call ``hook`` on every plugin that has it; return the first result of a build hook."""
         return getattr(self._manager.hook, hook)(**arguments)
 
-    def has_plain(self, hook: str) -> bool:
+    def is_implemented(self, hook: str) -> bool:
         """Whether some plugin implements ``hook`` itself, not as a wrapper."""
-        methods = [hooks[hook] for hooks in self._hooks.values() if hook in hooks]
-        return any(not _is_wrapper(method) for method in methods)
+        return any(True for _ in self._each(hook, {}))
 
     def owner(self, kind: str) -> Plugin:
         """Return the plugin that the config names for ``kind``, which must be a kind with one plugin."""
@@ -103,34 +108,32 @@ class Host:
 
     def collect(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
         """Call ``hook`` on one plugin after the other; give each plugin with its result."""
-        for member in self.members:
-            if method := self._hooks[member.label].get(hook):
-                yield member.plugin, _call(method, arguments)
+        for half, call in self._each(hook, arguments):
+            yield half.member.plugin, call()
 
     def start(self, **arguments: Any) -> None:
         """Call ``on_run_start`` on one plugin after the other, and remember who was started."""
-        for member in self.members:
-            if method := self._hooks[member.label].get("on_run_start"):
-                _call(method, arguments)
-            self._started.append(member)
+        for half, call in self._each("on_run_start", arguments):
+            call()
+            self._started.append(half.member)
 
     def close(self, hook: str, **arguments: Any) -> list[BaseException]:
         """Call ``hook`` on every plugin that was started, whatever the others do; return what they raised."""
         errors: list[BaseException] = []
-        for member in self._started:
-            if method := self._hooks[member.label].get(hook):
+        for half, call in self._each(hook, arguments):
+            if half.member in self._started:
                 try:
-                    _call(method, arguments)
+                    call()
                 except BaseException as error:  # noqa: BLE001 - an interrupt, too, must not keep others from closing
                     errors.append(error)
         return errors
 
-    def _register(self, label: str, *, wrappers: bool) -> None:
-        half = _Half()
-        for name, method in self._hooks[label].items():
-            if _is_wrapper(method) == wrappers:
-                setattr(half, name, method)
-        self._manager.register(half, f"{label} ({'wrappers' if wrappers else 'hooks'})")
+    def _each(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[_Half, Callable[[], Any]]]:
+        """Give every implementation of ``hook`` that is no wrapper, in pluggy's order, ready to be called."""
+        for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            if isinstance(impl.plugin, _Half) and not (impl.wrapper or impl.hookwrapper):
+                values = [arguments.get(name) for name in impl.argnames]
+                yield impl.plugin, functools.partial(impl.function, *values)
 
 
 def _guarded_hooks(member: Member) -> dict[str, Callable[..., Any]]:
@@ -142,10 +145,6 @@ def _guarded_hooks(member: Member) -> dict[str, Callable[..., Any]]:
 def _is_wrapper(method: Callable[..., Any]) -> bool:
     options = getattr(method, _MARK)
     return bool(options.get("wrapper") or options.get("hookwrapper"))
-
-
-def _call(method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    return method(*(arguments[name] for name in inspect.signature(method).parameters))
 
 
 def _guard(method: Callable[..., Any], plugin: Plugin, hook: str) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -80,7 +81,7 @@ class Option:
 
     def schema(self) -> dict[str, Any]:
         """Return the option's JSON Schema (draft-07 keywords), with description and default."""
-        schema = msgspec.json.schema(self.type, schema_hook=_schema_of_path)
+        schema: dict[str, Any] = _draft_7(msgspec.json.schema(self.type, schema_hook=_schema_of_path))
         if self.description:
             schema["description"] = self.description
         if not self.is_required and self.default is not None:
@@ -95,17 +96,14 @@ def options_of(target: Callable[..., Any], supplied: Collection[str] = ()) -> tu
         TypeError: When an annotation cannot be resolved, or a parameter cannot be given by name.
     """
     if dataclasses.is_dataclass(target):
-        parameters = {field.name: _field_default(field) for field in dataclasses.fields(target) if field.init}
-        hints = _type_hints(target)
+        defaults = {field.name: _field_default(field) for field in dataclasses.fields(target) if field.init}
+        hints = _field_types(target, [name for name in defaults if name not in supplied])
     else:
-        signature = inspect.signature(target)
-        parameters = {p.name: p.default for p in signature.parameters.values() if _is_settable(p)}
-        hints = _type_hints(target.__init__ if inspect.isclass(target) else target)
-    return tuple(
-        Option(name, _supported(hints.get(name, Any)), default)
-        for name, default in parameters.items()
-        if name not in supplied
-    )
+        parameters = [p for p in inspect.signature(target).parameters.values() if _is_settable(p)]
+        defaults = {parameter.name: parameter.default for parameter in parameters}
+        function = target.__init__ if inspect.isclass(target) else target
+        hints = _parameter_types(function, [name for name in defaults if name not in supplied])
+    return tuple(Option(name, _supported(hint), defaults[name]) for name, hint in hints.items())
 
 
 def plain(value: Any) -> Any:
@@ -211,6 +209,18 @@ def _schema_of_path(kind: type) -> dict[str, Any]:
     raise NotImplementedError
 
 
+def _draft_7(schema: Any) -> Any:
+    """Return a schema with tuples as draft-07 writes them; msgspec writes them as draft 2020-12 does."""
+    if isinstance(schema, list):
+        return [_draft_7(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    converted = {key: _draft_7(value) for key, value in schema.items()}
+    if "prefixItems" in converted:
+        converted |= {"items": converted.pop("prefixItems"), "additionalItems": False}
+    return converted
+
+
 def _supported(annotation: Any) -> Any:
     """Return the part of a type that a config can express: of ``float | Tensor`` the ``float``; ``Any`` if nothing."""
     try:
@@ -236,8 +246,22 @@ def _is_settable(parameter: inspect.Parameter) -> bool:
     return parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def _type_hints(target: Any) -> dict[str, Any]:
+def _field_types(target: Any, names: Sequence[str]) -> dict[str, Any]:
+    # A field's annotation means what it means in the module of the class that declares it.
+    owners = {name: next(c for c in target.__mro__ if name in inspect.get_annotations(c)) for name in names}
+    annotations = {name: inspect.get_annotations(owner)[name] for name, owner in owners.items()}
+    return {name: _resolved(annotations[name], vars(sys.modules[owners[name].__module__])) for name in names}
+
+
+def _parameter_types(function: Any, names: Sequence[str]) -> dict[str, Any]:
+    annotations = inspect.get_annotations(function) if inspect.isfunction(function) else {}
+    return {name: _resolved(annotations.get(name, Any), getattr(function, "__globals__", {})) for name in names}
+
+
+def _resolved(annotation: Any, scope: dict[str, Any]) -> Any:
+    # Each by itself: what other parameters and the result are annotated with need not exist at run time.
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
-        return typing.get_type_hints(target, include_extras=True)
+        return typing.get_type_hints(holder, scope, include_extras=True)["it"]
     except (NameError, AttributeError) as error:
         raise TypeError(f"an annotation cannot be resolved: {error}") from error

@@ -11,6 +11,7 @@ Three things can stand behind a name:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import traceback
 from collections.abc import Callable, Mapping
@@ -134,14 +135,14 @@ class _Builder:
     def __init__(self, kind: str, make: Callable[..., Any]) -> None:
         hook = f"build_{kind}"
 
+        # pluggy passes what the wrapped function names.
+        @functools.wraps(getattr(hookspecs, hook))
         def build(*arguments: Any) -> Any:
             given = dict(zip(HOOKS[hook], arguments, strict=True))
             if "model" in given:
                 given["params"] = given["model"].parameters()
             return make(**given)
 
-        # pluggy passes what the signature names.
-        build.__signature__ = inspect.signature(getattr(hookspecs, hook))  # type: ignore[attr-defined] # PEP 362
         setattr(self, hook, hookspecs.hookimpl(build))
 
 
@@ -183,10 +184,13 @@ def _hook_fault(name: str, member: Any) -> Fault | None:
     if name not in HOOKS:
         hint = did_you_mean(name, HOOKS)
         return Fault(f"its method {name!r} is marked @hookimpl, but there is no such hook", hint=hint)
-    strange = [argument for argument in list(inspect.signature(member).parameters)[1:] if argument not in HOOKS[name]]
-    if strange:
+    parameters = list(inspect.signature(member).parameters.values())[1:]
+    if strange := [p.name for p in parameters if p.name not in HOOKS[name]]:
         message = f"its hook {name!r} takes {', '.join(map(repr, strange))}, which the hook does not give"
         return Fault(message, hint=f"the hook is {_signature(name)}; leave out what you do not need")
+    if optional := [p.name for p in parameters if p.default is not inspect.Parameter.empty]:
+        message = f"its hook {name!r} has a default for {', '.join(map(repr, optional))}, so it would never be given"
+        return Fault(message, hint="take the default away")
     return None
 
 

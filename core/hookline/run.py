@@ -144,6 +144,10 @@ class Run:
         evaluated = [f"{split}/{name}" for split in self._evaluation_batches for name in ("loss", *self.metrics)]
         return ("train/running_loss", *evaluated)
 
+    def batch_order(self, epoch: int) -> Tensor:
+        """Return the indices of the training examples in the order of an epoch (from 1): int64 ``[num_examples]``."""
+        return self._batches.order(epoch)
+
     def generator(self, name: str) -> torch.Generator:
         """Return a new CPU generator whose numbers depend on the run's seed and on ``name`` alone."""
         return make_generator(self.seed, "plugin", name)
@@ -253,7 +257,7 @@ class Run:
             raise
         except BaseException as raised:
             error = raised
-            raised.add_note(f"in epoch {self.epoch} of {self.num_epochs}, after {self.step} steps")
+            raised.add_note(self._position())
             raise
         finally:
             self._end(outcome, error)
@@ -264,6 +268,11 @@ class Run:
         if self._is_begun:
             raise TrainingError("the run was begun before", hint="make a new Run for a new run")
         self._is_begun = True
+
+    def _position(self) -> str:
+        if self.epoch == 0:
+            return "before the first epoch"
+        return f"in epoch {self.epoch} of {self.num_epochs}, after {self.step} steps"
 
     def _evaluate(self) -> Mapping[str, float]:
         values = {
@@ -311,7 +320,7 @@ class Run:
             self.model = model.to(self._dtype)
             self.loss: LossFunction = self._component("loss", object, run=self, data=self.data)
             self.metrics = self._build_metrics()
-            if not self._host.has_plain("build_step"):
+            if not self._host.is_implemented("build_step"):
                 self._try_first_batch()
             self.optimizer: Optimizer = self._component("optimizer", Optimizer, run=self, model=self.model)
             self._step: StepFunction = self._host.call("build_step", run=self)

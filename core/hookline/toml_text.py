@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 32  # levels of keys, and of brackets
-MAX_ITEMS = 50_000  # parts of keys, and values
+MAX_DEPTH = 32  # levels of keys, and of brackets; tomli's time grows with keys times levels
+MAX_ITEMS = 20_000  # parts of keys, and values
 MAX_FAULTS = 50
 MAX_LINE = 1000  # characters; of a longer line only the number is shown
 
@@ -54,7 +54,11 @@ _SCALAR = re.compile(rf"{_LONG_QUOTED}|{_QUOTED}|(?![\"']){_WORD}(?:[ \t]++{_WOR
 _HARMLESS = re.compile(rf"[+-]?[0-9._]{{1,18}}|true|false|[\"'][^\\{_HIDDEN}]*+")
 
 # What tomli's message begins with -> what is wrong, and what to do.
+_ESCAPE = ("Unescaped", "Invalid hex", "Escaped")
+_UNCLOSED = ("Unterminated", "Expected '\"", "Expected \"'", "Illegal character '\\n'", "Found invalid character '\\n'")
 _SYNTAX = {
+    _ESCAPE: ("TOML has no such escape", "in single quotes, \\ is plain: 'C:\\data'"),
+    _UNCLOSED: ("this text in quotes is not closed", "it ends like it began, on the same line unless that is tripled"),
     ("Expected newline",): ("this cannot stand after a value or a header", "each setting has a line of its own"),
     ("Expected '='",): ("the key is not followed by '='", "a setting is: key = value, a key with blanks is quoted"),
     ("Expected ']",): ("the header is not closed", "a header is written: [table]"),
@@ -62,10 +66,8 @@ _SYNTAX = {
     ("Invalid statement",): ("a line cannot begin like this", "a line is: key = value, [table], or # comment"),
     ("Unclosed array",): ("',' or ']' is missing in this array", "an array is written: [1, 2, 3]"),
     ("Unclosed inline",): ("',' or '}' is missing in this inline table", "it is written: {a = 1, b = 2}"),
-    ("Unescaped", "Invalid hex", "Escaped"): ("TOML has no such escape", "in single quotes, \\ is plain: 'C:\\data'"),
     ("Illegal", "Found invalid"): ("this character cannot stand here", "take it out"),
 }
-_UNCLOSED = ("Unterminated", "Expected '\"", "Expected \"'", "Illegal character '\\n'", "Found invalid character '\\n'")
 _INSTEAD = {"true": "write true", "false": "write false"} | dict.fromkeys(("none", "null"), "leave the key out")
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -111,7 +113,7 @@ def parse(text: str, source: str) -> Document:
         source: What to call it in messages, such as its path.
 
     Raises:
-        ConfigError: It is not TOML, goes deeper than 32 levels or beyond 50,000 keys and values, or holds what no
+        ConfigError: It is not TOML, goes deeper than 32 levels or beyond 20,000 keys and values, or holds what no
             option takes: a number that is not finite, an integer beyond 64 bits, a date or time, a hidden character.
 
     >>> document = parse("[optimizer]\nlr = 0.1", "run.toml")
@@ -177,7 +179,7 @@ def read_file(path: Path) -> Document:
     source = str(path)
     try:
         _check_regular(path.stat().st_mode, source)
-        # A pipe put there after this check would keep open() waiting for a writer, were it not for O_NONBLOCK.
+        # Without O_NONBLOCK, which Windows lacks, a pipe put there after this check would make open() wait.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             status = os.fstat(file.fileno())
             _check_regular(status.st_mode, source)
@@ -201,9 +203,9 @@ def _check_regular(mode: int, source: str) -> None:
 def _similar_file(path: Path) -> str | None:
     known: list[str] = []
     with contextlib.suppress(OSError):
-        known = [entry.name for entry in path.parent.iterdir() if entry.suffix == ".toml"]
-    match = nearest(path.name, known)
-    return match and f"did you mean {str(path.with_name(match))!r}?"
+        known = [entry.stem for entry in path.parent.iterdir() if entry.suffix == ".toml"]
+    match = nearest(path.stem, known)
+    return match and f"did you mean {str(path.with_name(match + '.toml'))!r}?"
 
 
 def _decode(data: bytes, source: str) -> str:
@@ -251,6 +253,7 @@ class _Scan:
         self.faults: list[Fault] = []
         self.stopped_at = len(self.text)
         self._source = source
+        self._original = text
         self._num_items = 0
         self._lines = [0, *(newline.end() for newline in re.finditer("\n", self.text))]
 
@@ -259,11 +262,11 @@ class _Scan:
         with contextlib.suppress(_NotTOML):
             self._document()
         try:
-            return tomli.loads(self.text)
+            return tomli.loads(self._original)
         except tomli.TOMLDecodeError:
             raise
         except (ValueError, RecursionError):
-            # Python converts no integer of more than 4,300 digits; the walk has noted it already.
+            # Python converts no decimal integer of more than 4,300 digits; the walk has noted it already.
             raise _invalid(self._source, *self.faults or [Fault("tomli cannot read this text")]) from None
 
     def locate(self, start: int, end: int) -> Location:
@@ -382,7 +385,7 @@ def _objection(raw: str) -> tuple[str, str | None] | None:
     except tomli.TOMLDecodeError:
         return None  # tomli will say so of the whole text
     except ValueError:  # Python converts no more than 4,300 digits
-        value = 10**4300
+        value = 2**64
     if isinstance(value, str):
         hidden = _hidden(_HIDDEN_IN_TEXT, value)
         return (hidden, None) if hidden else None
@@ -409,14 +412,14 @@ def _syntax_fault(scan: _Scan, error: tomli.TOMLDecodeError) -> Fault:
     if error.msg.startswith("Expected newline") and scan.text[error.pos - 1].isalnum():
         # tomli took the 5 of 5,000 or the 3 of 3layers for the whole value.
         return _bad_value(scan, max(scan.text.rfind(c, 0, error.pos) for c in "= \t\n") + 1, r"[#\n]")
-    if error.msg.startswith(_UNCLOSED):
-        hint = "it ends with the quote that it began with, on the same line unless that is tripled"
-        return Fault("this text in quotes is not closed", scan.locate(scan.stopped_at, scan.stopped_at + 1), hint)
-    here = scan.locate(error.pos, error.pos + 1)
-    for beginnings, (message, hint) in _SYNTAX.items():
-        if error.msg.startswith(beginnings):
-            return Fault(message, here, hint)
-    return Fault(error.msg, here)
+    start, end = error.pos, error.pos + 1
+    if error.msg.startswith(_ESCAPE):  # tomli points behind it
+        start, end = scan.text.rfind("\\", 0, error.pos), error.pos
+    elif error.msg.startswith(_UNCLOSED):  # tomli points where the text cannot go on, perhaps the end of the file
+        start, end = scan.stopped_at, scan.stopped_at + 1
+    known = (ours for beginnings, ours in _SYNTAX.items() if error.msg.startswith(beginnings))
+    message, hint = next(known, (error.msg, None))
+    return Fault(message, scan.locate(start, end), hint)
 
 
 def _bad_value(scan: _Scan, pos: int, stops: str) -> Fault:
@@ -434,7 +437,7 @@ def _bad_value(scan: _Scan, pos: int, stops: str) -> Fault:
 
 def _set_twice(scan: _Scan, path: KeyPath, key: Span) -> Fault:
     for known in (path[:length] for length in range(len(path), 0, -1)):
-        first, _ = scan.spans[known]
+        first, _ = scan.spans.get(known, (key, key))
         if first[0] != key[0]:
             what = "is set twice" if known == path else f"cannot be added: {_dotted(known)} is already set"
             return Fault(f"{_dotted(path)} {what}", scan.locate(*key), f"first set at {scan.locate(*first)}")

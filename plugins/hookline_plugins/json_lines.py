@@ -44,7 +44,8 @@ class JSONLines:
         """Write what was raised."""
         _write("run_error", epoch=run.epoch, step=run.step, type=type(error).__name__, message=str(error))
 
-    @hookimpl
+    # Last, to tell what the other plugins report.
+    @hookimpl(trylast=True)
     def on_run_end(self, run: Run, outcome: Outcome) -> None:
         """Write how it ended and what was reported."""
         _write("run_end", outcome=outcome, stop_reason=run.stop_reason, steps=run.step, summary=dict(run.summary))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from hookline import hookimpl
+from hookline import ContractError, DataSource, hookimpl
 from hookline_plugins.accuracy import Accuracy
 
 if TYPE_CHECKING:
@@ -73,10 +73,13 @@ class CrossEntropy:
     ] = 0.0
 
     @hookimpl
-    def build_loss(self) -> nn.Module:
-        """Make the loss."""
+    def build_loss(self, data: DataSource) -> nn.Module:
+        """Make the loss; refuse data with a single output, for which it would always be 0."""
         from torch import nn
 
+        if data.out_features == 1:
+            hint = "for yes or no in one output choose loss=bce-with-logits, for numbers loss=mse"
+            raise ContractError("cross-entropy needs data with two classes or more, but out_features is 1", hint=hint)
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
     @hookimpl

@@ -78,7 +78,8 @@ class Progress:
         values = [f"{metrics[name]:.6g}".rjust(width) for name, width in self._widths.items()]
         self._write("  ".join([epoch, *values, f"{time.perf_counter() - self._epoch_start:7.2f}"]))
 
-    @hookimpl
+    # Last, to show what the other plugins report.
+    @hookimpl(trylast=True)
     def on_run_end(self, run: Run, outcome: Outcome) -> None:
         """Take the live line away, write what was reported, and say how the run ended."""
         if self._display:

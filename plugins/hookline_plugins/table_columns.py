@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -61,7 +63,7 @@ class Reader:
         if not self._is_present(column, _FILL_HINT, refuse=self.missing == "error"):
             return []
         labels = self._labels(column, "leave it out of `one_hot`: numbers are features as they are")
-        categories = _distinct(labels)
+        categories = distinct(labels)
         if len(categories) > MAX_CATEGORIES:
             message = f"column {name!r} has {len(categories):,} different values; one-hot takes {MAX_CATEGORIES:,}"
             self.faults.add(message, hint="leave it out of `features`")
@@ -77,7 +79,7 @@ class Reader:
         labels = self._labels(column, "to predict a number, set task = 'regression'")
         if labels.null_count() == len(labels):
             return labels, ()
-        names = _distinct(labels)
+        names = distinct(labels)
         if is_binary and len(names) != 2:
             hint = "task = 'classification' takes any number of classes"
             self.faults.add(f"the target {name!r} must have two different values, it has {_count(names)}", hint=hint)
@@ -97,24 +99,24 @@ class Reader:
         if column.null_count() == len(column):
             self.faults.add(f"column {column.name!r} has no value in any row", hint="leave it out")
             return False
-        if refuse:
+        if refuse and column.null_count():
             self._add_cells(column, column.is_null(), hint)
         return True
 
     def _numbers(self, column: pl.Series, text_hint: str) -> pl.Series:
-        pl = polars()
-        if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean)):
-            if column.dtype in (pl.Categorical, pl.Enum):
-                self._add_text(column, text_hint)
-            else:
-                message = f"column {column.name!r} holds values of type {column.dtype}, not numbers"
-                self.faults.add(message, hint="leave it out of `features`, or write it as numbers")
+        kind = kind_of(column)
+        if kind == "other":
+            message = f"column {column.name!r} holds values of type {column.dtype}, not numbers"
+            self.faults.add(message, hint="leave it out, or write it as numbers")
+        if kind == "text":
+            examples = ", ".join(_show(value) for value in column.drop_nulls().unique(maintain_order=True).head(3))
+            self.faults.add(f"column {column.name!r} holds text, not numbers: {examples}", hint=text_hint)
+        if kind != "numbers":
             return _nothing(column)
-        numbers = column.cast(pl.Float64, strict=False)
-        if column.dtype == pl.String and _is_text(column, numbers):
-            self._add_text(column, text_hint)
-            return _nothing(column)
-        self._add_cells(column, (column.is_not_null() & numbers.is_null()) | ~numbers.is_finite().fill_null(value=True))
+        numbers = column.cast(polars().Float64, strict=False)
+        if numbers.null_count() > column.null_count() or not math.isfinite(numbers.sum()):
+            is_word = numbers.is_null() & column.is_not_null()
+            self._add_cells(column, is_word | ~numbers.is_finite().fill_null(value=True))
         return numbers
 
     def _labels(self, column: pl.Series, hint: str) -> pl.Series:
@@ -132,10 +134,6 @@ class Reader:
             column = column.cast(pl.Int64)
         return column.cast(pl.String)
 
-    def _add_text(self, column: pl.Series, hint: str) -> None:
-        examples = ", ".join(_show(value) for value in column.drop_nulls().unique(maintain_order=True).head(3))
-        self.faults.add(f"column {column.name!r} holds text, not numbers: {examples}", hint=hint)
-
     def _add_cells(self, column: pl.Series, mask: pl.Series, missing_hint: str | None = None) -> None:
         """Take in the cells under ``mask``; ``missing_hint`` says that it is for missing ones."""
         if not (count := int(mask.sum())):
@@ -146,6 +144,26 @@ class Reader:
             message, hint = ("the cell is empty", missing_hint) if missing_hint else _not_a_number(value)
             cells.append(Cell(row, column.name, message, hint))
         self.faults.add_cells(cells, count)
+
+
+def kind_of(column: pl.Series) -> Literal["numbers", "text", "other"]:
+    """Return what a column is to be taken for; text in a CSV file is numbers when most of its cells are.
+
+    Words that people write for a missing value count neither way.
+    """
+    pl = polars()
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        return "numbers"
+    if column.dtype in (pl.Categorical, pl.Enum):
+        return "text"
+    if column.dtype != pl.String:
+        return "other"
+    numbers = column.cast(pl.Float64, strict=False)
+    if numbers.null_count() == column.null_count():
+        return "numbers"
+    is_number = numbers.is_not_null()
+    words = column.filter(~is_number).drop_nulls().str.to_lowercase()
+    return "text" if (~words.is_in(list(_WORDS_FOR_MISSING))).sum() > is_number.sum() else "numbers"
 
 
 def choose_columns(
@@ -160,7 +178,7 @@ def choose_columns(
     """
     for option, names in (("target", target), ("features", features), ("one_hot", one_hot)):
         _check_listed(sheet, option, names, faults)
-    if not all(name in sheet.names for name in target):
+    if not set(target) <= set(_present(sheet, target)):
         faults.check()
     for name in dict.fromkeys(target):
         if name in features or name in one_hot:
@@ -175,14 +193,16 @@ def choose_columns(
 
 
 def _present(sheet: Sheet, names: tuple[str, ...]) -> list[str]:
-    return [name for name in dict.fromkeys(names) if name and name in sheet.names]
+    known = set(sheet.names) - {""}
+    return [name for name in dict.fromkeys(names) if name in known]
 
 
 def _check_listed(sheet: Sheet, option: str, names: tuple[str, ...], faults: Faults) -> None:
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
-            faults.add(f"`{option}` names the column {name!r} {names.count(name)} times", hint="name it once")
-        if name not in sheet.names:
+    present = set(_present(sheet, names))
+    for name, count in Counter(names).items():
+        if count > 1:
+            faults.add(f"`{option}` names the column {name!r} {count} times", hint="name it once")
+        if name not in present:
             faults.add(f"there is no column {name!r}, which `{option}` names", hint=_absent_hint(sheet, name))
 
 
@@ -199,14 +219,15 @@ def _absent_hint(sheet: Sheet, name: str) -> str:
         for other in ";\t|,":
             if other in sheet.names[0]:
                 return f"the whole header is one column, {_show(sheet.names[0])}: set `delimiter` to {other!r}"
-    if all(re.fullmatch(r"[\d.eE+-]+", known) for known in sheet.names):
+    if all(re.fullmatch(r"[+-]?\d[\d.]*([eE][+-]?\d+)?", known) for known in sheet.names):
         return "the first line must hold the names of the columns; here it holds numbers"
     known = [name for name in dict.fromkeys(sheet.names) if name]
     return did_you_mean(name, known if nearest(name, known) else known[:LISTED])
 
 
 def _nothing(column: pl.Series) -> pl.Series:
-    return column.clear(len(column)).cast(polars().Float64)
+    """Return a column of nulls, to stand for one that cannot be read."""
+    return column.is_null().clear(len(column)).cast(polars().Float64)
 
 
 def _first_fraction(column: pl.Series) -> float | None:
@@ -221,16 +242,9 @@ def _first_fraction(column: pl.Series) -> float | None:
     return None if fractions.is_empty() else float(fractions[0])
 
 
-def _is_text(column: pl.Series, numbers: pl.Series) -> bool:
-    """Whether most of a column's cells are words, other than those that people write for a missing value."""
-    words = column.filter(column.is_not_null() & numbers.is_null())
-    num_words = int((~words.str.to_lowercase().is_in(list(_WORDS_FOR_MISSING))).sum())
-    return num_words > len(numbers) - numbers.null_count()
-
-
-def _distinct(labels: pl.Series) -> list[str]:
-    """Return the different values, sorted: as numbers when all are whole numbers."""
-    values: list[str] = labels.drop_nulls().unique().to_list()
+def distinct(column: pl.Series) -> list[str]:
+    """Return a column's different values as text, sorted: as numbers when all are whole numbers."""
+    values: list[str] = column.cast(polars().String).drop_nulls().unique().to_list()
     are_whole = all(re.fullmatch(r"[+-]?[0-9]+", value) for value in values)
     return sorted(values, key=lambda value: (int(value), value)) if are_whole else sorted(values)
 

@@ -69,10 +69,15 @@ class Faults:
         self._cells: list[Cell] = []
         self._count = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether more faults are counted only, so that nobody need find their place."""
+        return len(self._faults) == LISTED
+
     def add(self, message: str, *, location: Location | None = None, hint: str | None = None) -> None:
         """Take in a fault of the file or of a whole row or column."""
         self._count += 1
-        if len(self._faults) < LISTED:
+        if not self.is_full:
             self._faults.append(Fault(message, location or Location(str(self._path)), hint))
 
     def add_cells(self, cells: Sequence[Cell], count: int) -> None:
@@ -128,7 +133,7 @@ class Sheet:
         if column.dtype != pl.String:
             return column
         text = pl.col(name).str.strip_chars()
-        return self.frame.select(pl.when(text != "").then(text)).to_series().alias(name)
+        return column.to_frame().select(pl.when(text != "").then(text)).to_series().alias(name)
 
     def cell_faults(self, cells: Sequence[Cell]) -> list[Fault]:
         """Return a fault for each cell, with its place in the file."""
@@ -159,11 +164,11 @@ def read_table(path: Path, delimiter: str, faults: Faults) -> Sheet:
         DataError: When nothing of the file can be used, with all faults.
         PluginError: When polars is not installed.
     """
-    _check_file(path, faults)
+    check_file(path, faults)
     sheet = _read_parquet(path, faults) if path.suffix.lower() == ".parquet" else _read_csv(path, delimiter, faults)
     if sheet.frame.is_empty():
         faults.check()
-        faults.stop("the file has no rows below its header")
+        faults.stop("the file has no rows" if sheet.delimiter is None else "the file has no rows below its header")
     return sheet
 
 
@@ -187,8 +192,12 @@ def read_header(path: Path, delimiter: str, faults: Faults) -> tuple[Record, tup
     return header, tuple(name.strip() for name in header.fields or header.text.split(delimiter))
 
 
-def _check_file(path: Path, faults: Faults) -> None:
-    """Refuse what cannot be read as a table, before anything that could block opens it."""
+def check_file(path: Path, faults: Faults) -> None:
+    """Refuse what cannot be read as a table, before anything that could block opens it.
+
+    Raises:
+        DataError: When it is missing, not a regular file, not readable, empty, or of another format.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -262,7 +271,8 @@ def _read_csv(path: Path, delimiter: str, faults: Faults) -> Sheet:
         if frame is None or frame.height != num_rows:
             faults.check()
             faults.stop("the quote marks of the file are not balanced", hint=_QUOTE_HINT)
-    frame.columns = [name if names.index(name) == i else f"\0{i}" for i, name in enumerate(names)]
+    first = {name: i for i, name in reversed(list(enumerate(names)))}
+    frame.columns = [name if first[name] == i else f"\0{i}" for i, name in enumerate(names)]
     rows = pl.int_range(frame.height, eager=True)
     if skipped:
         keep = ~rows.is_in(skipped)
@@ -308,7 +318,7 @@ def _add_ragged(path: Path, record: Record, width: int, delimiter: str, faults: 
     got = f"{record.num_fields} field{'s' * (record.num_fields != 1)}"
     if record.num_fields > width:
         hint = f"put a cell that holds the delimiter {delimiter!r} in quote marks"
-        location = record.location(path, width, delimiter)
+        location = None if faults.is_full else record.location(path, width, delimiter)
     else:
         hint = "an empty cell still needs its delimiter"
         location = Location(str(path), record.line, len(record.text) + 1, excerpt(record.text))

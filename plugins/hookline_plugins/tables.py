@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -69,7 +69,7 @@ class Table:
         tuple[_Fraction, ...],
         Meta(min_length=1, max_length=3, description="fractions of the rows for train, validation and test"),
     ] = (1.0,)
-    split_seed: Annotated[int, Meta(ge=0, lt=2**63, description="seed of the random split")] = 0
+    split_seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the random split")] = 0
     standardize: Annotated[bool, Meta(description="whether features are scaled to mean 0 and deviation 1")] = False
     standardize_target: Annotated[bool, Meta(description="whether the targets of a regression are scaled so")] = False
     delimiter: Annotated[
@@ -79,9 +79,9 @@ class Table:
         Missing, Meta(description="missing cells: a fault, drop the row, or the feature's mean over the training part")
     ] = "error"
     one_hot: Annotated[_Names, Meta(description="features to turn into a 0/1 feature for each of their values")] = ()
-    _scaling: _Scaling | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        self._scaling: _Scaling | None = None
         if not math.isclose(math.fsum(self.split), 1, rel_tol=0, abs_tol=1e-9):
             raise ValueError(f"the fractions of `split` must have the sum 1, not {math.fsum(self.split):.12g}")
         if not self.delimiter.isascii() or self.delimiter in '"\r\n':
@@ -98,10 +98,11 @@ class Table:
     @hookimpl
     def build_data(self) -> DataSource:
         """Read the file."""
-        from torch.utils.data import TensorDataset
-
         faults = Faults(self.path)
         features, targets, class_names = self._read(faults)
+
+        from torch.utils.data import TensorDataset  # not before: a bad file is told without waiting for torch
+
         x, y = _tensor(features), _tensor(targets)
         parts = self._split(len(x), faults)
         faults.check()
@@ -184,7 +185,9 @@ def _tensor(columns: list[pl.Series]) -> Tensor:
 
     result = torch.empty(len(columns[0]), len(columns), dtype=torch.float64)
     for number, column in enumerate(columns):
-        result[:, number] = torch.from_numpy(column.cast(polars().Float64).fill_null(math.nan).to_numpy(writable=True))
+        values = column.cast(polars().Float64)
+        values = values.fill_null(math.nan) if values.null_count() else values
+        result[:, number] = torch.from_numpy(values.to_numpy(writable=True))
     return result
 
 

@@ -65,12 +65,15 @@ def explanation_lines(setting: Setting, config: RunConfig, *, is_brief: bool) ->
 
 def next_steps(words: Sequence[str], config: RunConfig) -> Iterator[str]:
     """Give what to try after a run."""
-    words_so_far = " ".join(["hookline train", *words])
+    words_so_far = " ".join(["hookline train", *(word for word in words if not word.startswith("train.epochs="))])
     yield "\ntry next"
-    yield f"  {words_so_far} train.epochs={2 * max(config.train.epochs, 1)}".ljust(52) + "train for longer"
-    yield "  hookline plugins".ljust(52) + "see what can be exchanged"
+    steps = {f"{words_so_far} train.epochs={2 * max(config.train.epochs, 1)}": "train for longer"}
+    steps["hookline plugins"] = "see what can be exchanged"
     if not words:
-        yield "  hookline init DATA.csv".ljust(52) + "write a config for a table of your own"
+        steps["hookline init DATA.csv"] = "write a config for a table of your own"
+    width = min(max(map(len, steps)), 60)
+    for command, purpose in steps.items():
+        yield f"  {command.ljust(width)}  # {purpose}"
 
 
 def _is_set(label: str, key: str, setting: Setting) -> bool:

@@ -1,0 +1,31 @@
+"""Fixtures for tests that install distributions and start processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import FIXTURES, Environment, make_environment, run
+
+
+@pytest.fixture(scope="session")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Hookline, a distribution with a plugin of each kind, a broken one, and one with a name that is taken."""
+    environment = make_environment(tmp_path_factory.mktemp("extended"))
+    environment.install(FIXTURES / "acme_plugins", FIXTURES / "acme_broken", FIXTURES / "acme_rival")
+    return environment
+
+
+@pytest.fixture
+def hookline(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command ``hookline``, run in an empty folder."""
+    program = str(Path(sys.executable).parent / "hookline")
+
+    def call(*words: str, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return run([program, *words], cwd=cwd, **environment)
+
+    return call

@@ -1,0 +1,397 @@
+"""The command line as its users meet it: real processes in empty folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import hookline as door
+from support import run
+
+Hookline = Callable[..., subprocess.CompletedProcess[str]]
+PROGRAM = str(Path(sys.executable).parent / "hookline")
+QUICK = ("train.epochs=1", "data.num_examples=20")
+
+
+def assert_clean(done: subprocess.CompletedProcess[str], code: int) -> None:
+    """One error on standard error, no traceback, and that exit code."""
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+# ---- train ----------------------------------------------------------------------------------------------------------
+
+
+def test_train_in_an_empty_folder_fits_the_linear_regression(hookline: Hookline, tmp_path: Path) -> None:
+    done = hookline("train")
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ["synthetic-linear (hookline 0.1.0), default", "learned and true parameters", "try next"]:
+        assert words in done.stdout
+    rows = re.findall(r"^ +(\d)/3 +([\d.e-]+) +([\d.e-]+) +[\d.]+$", done.stdout, re.MULTILINE)
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert [float(row[2]) for row in rows][1:] == pytest.approx([1e-4, 1e-4], rel=0.1)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout), "a pipe gets no control characters"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_file_and_overrides_make_a_run(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('[train]\nepochs = 2\n[optimizer]\nuse = "adam"\nlr = 0.5\n')
+    done = hookline("train", "run.toml", "optimizer.lr=0.1", "data.num_examples=20")
+    assert done.returncode == 0, done.stderr
+    assert "epochs = 2 (run.toml:2)" in done.stdout
+    assert "adam (hookline 0.1.0), run.toml:4" in done.stdout
+    assert "lr = 0.1 (command line)" in done.stdout
+
+
+def test_quiet_prints_nothing(hookline: Hookline) -> None:
+    done = hookline("train", "--quiet", *QUICK)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_json_prints_one_object_for_each_event(hookline: Hookline) -> None:
+    done = hookline("train", "--json", "train.epochs=2", "data.num_examples=20")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    epoch = ["epoch_start", "evaluation_end", "epoch_end"]
+    assert [event["event"] for event in events] == ["plan", "run_start", *epoch, *epoch, "run_end"]
+    assert events[0]["settings"]["train.epochs"] == {
+        "key": "train.epochs",
+        "value": 2,
+        "origin": "command line",
+        "overrode": None,
+    }
+    assert events[-1]["outcome"] == "completed"
+    assert {row["parameter"] for row in events[-1]["summary"]["learned and true parameters"]} == {"w1", "w2", "b"}
+
+
+def test_json_tells_an_error_too_and_writes_no_nan(hookline: Hookline) -> None:
+    done = hookline("train", "--json", "optimizer.lr=1e6", "train.epochs=2")
+    events = [json.loads(line, parse_constant=pytest.fail) for line in done.stdout.splitlines()]
+    assert done.returncode == 6
+    assert [event["event"] for event in events[-3:]] == ["run_error", "run_end", "error"]
+    assert events[-1]["type"] == "NonFiniteError"
+
+
+def test_traceback_is_shown_only_when_asked_for(hookline: Hookline, tmp_path: Path) -> None:
+    words = ("train", "optimizer.lr=1e6")
+    assert_clean(hookline(*words), 6)
+    done = hookline(*words, "--traceback")
+    assert done.returncode == 6
+    assert "Traceback (most recent call last)" in done.stderr
+
+
+def test_the_module_is_the_same_program() -> None:
+    words = ["version", "--quiet"]
+    assert run([sys.executable, "-m", "hookline", *words]).stdout == run([PROGRAM, *words]).stdout != ""
+
+
+def test_ctrl_c_ends_the_run_with_130_and_closes_it(tmp_path: Path) -> None:
+    command = [PROGRAM, "train", "--json", "train.epochs=1000000"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if json.loads(line)["event"] == "epoch_end":
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    events = [json.loads(line) for line in out.splitlines()]
+    assert process.returncode == 130
+    assert (events[-1]["event"], events[-1]["outcome"]) == ("run_end", "interrupted")
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+def read_terminal(command: list[str], **environment: str) -> tuple[str, float]:
+    """Run a program in a terminal; return what it wrote, and the seconds between the first and the last writing."""
+    main, side = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **environment}
+    env.pop("CI", None) if "CI" not in environment else None
+    times: list[float] = []
+    text = b""
+    with subprocess.Popen(command, stdout=side, stderr=side, stdin=side, env=env) as process:
+        os.close(side)
+        while True:
+            try:
+                piece = os.read(main, 65536)
+            except OSError as error:
+                assert error.errno == errno.EIO  # noqa: PT017 - how Linux says that the other side is closed
+                break
+            times.append(time.perf_counter())
+            text += piece
+    os.close(main)
+    assert process.returncode == 0, text
+    return text.decode(), times[-1] - times[0]
+
+
+def test_a_terminal_has_a_live_line_redrawn_at_most_ten_times_a_second() -> None:
+    text, _ = read_terminal([PROGRAM, "train", "train.epochs=40"])
+    drawn = re.findall(r"step (\d+)/4000", text)
+    seconds = float(re.findall(r"completed after 4000 steps in ([\d.]+) s", text)[0])
+    assert "steps/s" in text
+    assert 2 <= len(drawn) <= 10 * seconds + 45, "a drawing each 0.1 s, and one below each row"
+
+
+def test_a_terminal_of_a_ci_machine_gets_plain_lines() -> None:
+    text, _ = read_terminal([PROGRAM, "train", *QUICK], CI="true")
+    assert "\x1b" not in text
+
+
+# ---- faults of the words and of the config --------------------------------------------------------------------------
+
+
+def test_every_fault_of_a_config_is_told_at_once_with_its_place(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        '[train]\nepoch = 3\nbatch_size = "10"\n\n[optimizer]\nuse = "sgd"\nlr = -1\n\n'
+        '[model]\nuse = "linaer"\n\n[lost]\na = 1\n'
+    )
+    done = hookline("train", "run.toml", "train.seed=x", "data.noise=1")
+    assert_clean(done, 2)
+    for words in [
+        "run.toml:2:1",
+        "2 | epoch = 3",
+        "did you mean 'epochs'?",
+        "run.toml:3:14",
+        "expected an integer >= 1 or 'all', got '10'",
+        "run.toml:7:6",
+        "expected a number >= 0, got -1",
+        "run.toml:10:7",
+        "did you mean 'linear'?",
+        "run.toml:12:2",
+        "did you mean 'loss'?",
+        "train.seed=x",
+        "unknown key 'data.noise'",
+        "did you mean 'noise_std'?",
+    ]:
+        assert words in done.stderr, words
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("missing.toml",), ["missing.toml"]),
+        (("train.epochs",), ["train.epochs"]),
+        (("=3",), ["'=3' is not an override", "KEY=VALUE"]),
+        (("train.epochs=[1",), ["train.epochs=[1"]),
+        (("train.epochs=1e400",), ["train.epochs=1e400"]),
+        (("train.epochs=9" + "9" * 5000,), ["train.epochs"]),
+        (("model=os.system",), ["no model plugin named 'os.system'"]),
+        (("model=../x",), ["no model plugin named '../x'"]),
+        (("model=a:b",), ["no model plugin named 'a:b'"]),
+        (("model=\x1b[31m",), ["model="]),
+        (("run.toml", "other.toml"), ["run.toml"]),
+        (("optimizer.nesterov=true",), ["nesterov = true needs momentum > 0"]),
+        (("callbacks.x=off", "callbacks.y.monitor=1"), ["no callback plugin named 'y'"]),
+    ],
+    ids=lambda value: value[0][:30] if isinstance(value, tuple) else "",
+)
+def test_a_fault_of_the_words_is_told_cleanly(hookline: Hookline, words: tuple[str, ...], expected: list[str]) -> None:
+    done = hookline("check", *words)
+    assert_clean(done, 2)
+    for text in expected:
+        assert text in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("trian",), ("train", "--nope"), ("show", "model"), ("plugins", "modle")])
+def test_a_wrong_command_or_option_is_a_usage_error(hookline: Hookline, words: tuple[str, ...]) -> None:
+    done = hookline(*words)
+    assert done.returncode == 2
+    assert "Error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_options_that_exclude_each_other_are_told_at_their_place(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('[optimizer]\nuse = "sgd"\nnesterov = true\n')
+    done = hookline("check", "run.toml")
+    assert_clean(done, 2)
+    assert "run.toml:2:7" in done.stderr
+
+
+# ---- the other commands ---------------------------------------------------------------------------------------------
+
+
+def test_check_says_sizes_and_writes_nothing(hookline: Hookline, tmp_path: Path) -> None:
+    done = hookline("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 parameters, 100 steps in an epoch, first loss " in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_as_json_is_one_document(hookline: Hookline) -> None:
+    answer = json.loads(hookline("check", "--json").stdout)
+    assert (answer["ok"], answer["num_parameters"], answer["steps_per_epoch"]) == (True, 3, 100)
+    assert answer["plan"]["plugins"]["model"]["name"] == "linear"
+
+
+def test_plugins_lists_every_installed_plugin(hookline: Hookline) -> None:
+    listed = json.loads(hookline("plugins", "--json").stdout)
+    catalog = door.Catalog.installed()
+    assert [(e["kind"], e["object"]) for e in listed] == [(e.kind, e.value) for e in catalog.entries]
+    lines = hookline("plugins", "optimizer", "--quiet").stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["adam", "adamw", "lbfgs", "rmsprop", "sgd"]
+
+
+def test_show_tells_options_and_the_lines_to_paste(hookline: Hookline, tmp_path: Path) -> None:
+    done = hookline("show", "callback", "early-stopping")
+    for words in ["early-stopping' (hookline 0.1.0)", "patience", "an integer >= 1", "[callbacks.early-stopping]"]:
+        assert words in done.stdout
+    pasted = hookline("show", "callback", "early-stopping", "--quiet").stdout
+    (tmp_path / "run.toml").write_text(pasted)
+    assert hookline("explain", "callbacks.early-stopping", "run.toml").returncode == 0
+
+
+def test_show_as_json_has_a_schema_of_each_option(hookline: Hookline) -> None:
+    answer = json.loads(hookline("show", "model", "mlp", "--json").stdout)
+    assert {option["name"]: option["schema"]["default"] for option in answer["options"]} == {
+        "hidden": [64, 64],
+        "activation": "relu",
+        "dropout": 0.0,
+    }
+
+
+def test_show_of_an_unknown_name_offers_the_nearest(hookline: Hookline) -> None:
+    done = hookline("show", "model", "mlb")
+    assert_clean(done, 2)
+    assert "did you mean 'mlp'?" in done.stderr
+
+
+def test_explain_tells_the_value_its_origin_and_what_it_overrode(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[optimizer]\nlr = 0.5\n")
+    done = hookline("explain", "optimizer.lr", "run.toml", "optimizer.lr=0.25")
+    assert done.stdout.splitlines()[:4] == [
+        "optimizer.lr = 0.25",
+        "  from command line",
+        "  overrode 0.5 from run.toml:2",
+        "  the default of optimizer 'sgd' (hookline 0.1.0) is 0.03",
+    ]
+    assert hookline("explain", "optimizer.lr", "run.toml", "--quiet").stdout == "0.5\n"
+    story = json.loads(hookline("explain", "optimizer.lr", "run.toml", "optimizer.lr=0.25", "--json").stdout)
+    assert story[0]["overrode"] == {"key": "optimizer.lr", "value": 0.5, "origin": "run.toml:2", "overrode": None}
+
+
+def test_explain_of_an_unknown_key_offers_the_nearest(hookline: Hookline) -> None:
+    done = hookline("explain", "optimizer.rate")
+    assert_clean(done, 2)
+    assert "optimizer." in done.stderr
+
+
+def test_init_writes_a_config_that_is_the_default_run(hookline: Hookline, tmp_path: Path) -> None:
+    assert hookline("init").returncode == 0
+    text = (tmp_path / "run.toml").read_text()
+    uncommented = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
+    (tmp_path / "full.toml").write_text(uncommented)
+    plain = door.load_config()
+    for name in ("run.toml", "full.toml"):
+        config = door.load_config(tmp_path / name)
+        assert config.train == plain.train
+        assert [choice.options for choice in config.plugins] == [choice.options for choice in plain.plugins]
+
+
+def test_init_overwrites_nothing_unless_forced(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("mine")
+    assert_clean(hookline("init"), 2)
+    assert (tmp_path / "run.toml").read_text() == "mine"
+    assert hookline("init", "--force").returncode == 0
+    assert (tmp_path / "run.toml").read_text() != "mine"
+
+
+def test_schema_is_draft_7_and_tells_right_from_wrong(hookline: Hookline) -> None:
+    schema = json.loads(hookline("schema").stdout)
+    jsonschema.Draft7Validator.check_schema(schema)
+    validator = jsonschema.Draft7Validator(schema)
+    right = [
+        {},
+        {"optimizer": "adam"},
+        {"optimizer": {"lr": 0.1}},
+        {"optimizer": {"use": "adam", "betas": [0.9, 0.99]}},
+        {"callbacks": {"early-stopping": {"patience": 2}, "second": {"use": "early-stopping"}, "progress": "off"}},
+        {"train": {"batch_size": "all", "epochs": 0}},
+    ]
+    wrong = [
+        {"optimiser": {}},
+        {"optimizer": "adan"},
+        {"optimizer": {"betas": [0.9, 0.99]}},
+        {"optimizer": {"use": "adam", "momentum": 0.1}},
+        {"optimizer": {"lr": -1}},
+        {"callbacks": {"second": {"patience": 2}}},
+        {"train": {"batch_size": "most"}},
+    ]
+    assert [document for document in right if not validator.is_valid(document)] == []
+    assert [document for document in wrong if validator.is_valid(document)] == []
+
+
+def test_version_tells_what_it_runs_on(hookline: Hookline) -> None:
+    assert re.fullmatch(r"hookline \S+ torch \S+ pluggy \S+ python \S+\n", hookline("version").stdout)
+    assert set(json.loads(hookline("version", "--json").stdout)) == {"hookline", "torch", "pluggy", "python"}
+    assert hookline("--version").stdout == f"hookline {hookline('version', '--quiet').stdout}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(hookline: Hookline, shell: str) -> None:
+    assert "_HOOKLINE_COMPLETE" in hookline("completion", shell).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("hookline tr", "train"),
+        ("hookline train optim", "optimizer.lr="),
+        ("hookline train optimizer=ada", "optimizer=adamw"),
+        ("hookline train optimizer=adam optimizer.", "optimizer.betas="),
+        ("hookline show model m", "mlp"),
+        ("hookline plugins l", "loss"),
+    ],
+)
+def test_tab_offers_keys_and_names(hookline: Hookline, words: str, offered: str) -> None:
+    number = str(len(words.split()) - 1)
+    done = hookline(_HOOKLINE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=number)
+    assert f"plain,{offered}" in done.stdout.splitlines()
+
+
+# ---- odd surroundings -----------------------------------------------------------------------------------------------
+
+
+def test_a_closed_standard_output_is_no_traceback() -> None:
+    done = run(["sh", "-c", f"{PROGRAM} train {' '.join(QUICK)} >&-; echo $? >&2"])
+    assert done.stderr.strip() == "0"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    done = run(["sh", "-c", f"{PROGRAM} plugins | head -1"])
+    assert done.stdout.startswith("kind")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_ascii_locale_is_no_traceback(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('[model]\nuse = "größe"\n')
+    done = hookline("check", "run.toml", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0")
+    assert_clean(done, 2)
+    assert "Unicode" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["torch.py", "pluggy.py", "click.py", "hookline_plugins.py"])
+def test_a_file_in_the_folder_shadows_nothing(hookline: Hookline, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("raise RuntimeError('shadowed')\n")
+    assert hookline("explain", "model").returncode == 0
+
+
+@pytest.mark.parametrize("flags", [("-O",), ("-I",), ("-X", "dev", "-W", "error")], ids="".join)
+def test_python_in_another_mode_gives_the_same_answers(flags: tuple[str, ...], tmp_path: Path) -> None:
+    command = [sys.executable, *flags, "-m", "hookline", "explain", "optimizer.lr"]
+    done = run(command, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("optimizer.lr = 0.03")

@@ -1,0 +1,92 @@
+"""What a command imports: nothing that it was not asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import run
+
+PROGRAM = """
+import atexit, json, sys
+sys.argv = ["hookline", *{words!r}]
+atexit.register(lambda: print("MODULES" + json.dumps(sorted(sys.modules)), file=sys.stderr))
+from hookline.cli import main
+main()
+"""
+
+
+def modules_after(*words: str, cwd: Path) -> tuple[int, set[str]]:
+    """Run a command in a process of its own; return its exit code and the modules that it imported."""
+    done = run([sys.executable, "-c", PROGRAM.format(words=words)], cwd=cwd)
+    line = next(line for line in done.stderr.splitlines() if line.startswith("MODULES"))
+    return done.returncode, set(json.loads(line.removeprefix("MODULES")))
+
+
+def plugin_modules(modules: set[str]) -> set[str]:
+    return {name for name in modules if name.startswith("hookline_plugins.")}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "plugins"),
+    [
+        (("--help",), 0, set()),
+        (("--version",), 0, set()),
+        (("version",), 0, set()),
+        (("plugins",), 0, set()),
+        (("plugins", "--json"), 0, set()),
+        (("train", "--help"), 0, set()),
+        (("completion", "bash"), 0, set()),
+        (("show", "model", "mlp"), 0, {"hookline_plugins.models"}),
+        (("show", "model", "mlb"), 2, set()),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_command_that_trains_nothing_imports_no_torch_and_no_other_plugin(
+    words: tuple[str, ...], code: int, plugins: set[str], tmp_path: Path
+) -> None:
+    got, modules = modules_after(*words, cwd=tmp_path)
+    assert got == code
+    assert not {"torch", "numpy", "rich", "polars"} & modules
+    assert plugin_modules(modules) == plugins
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("explain", "optimizer.lr"), 0),
+        (("check", "optimizer.rate=1"), 2),
+        (("train", "train.epochs=x"), 2),
+        (("check", "data=csv"), 2),
+        (("train", "no-such-file.toml"), 2),
+        (("init",), 0),
+        (("schema",), 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_config_is_read_and_judged_without_torch(words: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    got, modules = modules_after(*words, cwd=tmp_path)
+    assert got == code
+    assert not {"torch", "numpy", "rich", "polars"} & modules
+
+
+def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
+    _, modules = modules_after("explain", "model", "model=mlp", cwd=tmp_path)
+    expected = {"synthetic", "models", "losses", "accuracy", "optimizers", "defaults"}
+    assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
+
+
+def test_importing_the_door_imports_neither_torch_nor_click_nor_a_plugin() -> None:
+    program = "import sys, hookline; print(sorted(sys.modules))"
+    done = run([sys.executable, "-c", program])
+    for name in ("torch", "click", "pluggy", "msgspec", "rich", "hookline_plugins", "tomli"):
+        assert repr(name) not in done.stdout
+
+
+def test_the_folders_of_the_repository_are_no_packages(tmp_path: Path) -> None:
+    _, modules = modules_after("check", "train.epochs=1", cwd=Path(__file__).parents[2])
+    assert not [name for name in modules if name.partition(".")[0] in ("core", "plugins")]
+    assert "torch" in modules, "this command does build a run"

@@ -1,0 +1,56 @@
+"""Environments with really installed distributions, and the command line as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FIXTURES = ROOT / "tests" / "fixtures"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment of its own.
+
+    Torch and the other dependencies come from the environment that runs the tests, through a path file; hookline and
+    the plugins are installed in it by pip.
+    """
+
+    python: Path
+
+    def install(self, *sources: Path) -> None:
+        words = ["install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", *map(str, sources)]
+        subprocess.run([sys.executable, "-m", "pip", "--python", str(self.python), *words], check=True)
+
+    def hookline(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return run([str(self.python.parent / "hookline"), *words], cwd=cwd)
+
+
+def run(command: Sequence[str], cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as a user would: no terminal, no standard input."""
+    env = {**os.environ, "PYTHONWARNINGS": "error", **environment}
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False
+    )
+
+
+def make_environment(folder: Path) -> Environment:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    purelib = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    # A plain path: path files within that folder, such as those of editable installs, are not followed.
+    Path(purelib, "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    environment = Environment(python)
+    environment.install(ROOT)
+    return environment

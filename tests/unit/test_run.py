@@ -1,0 +1,635 @@
+"""The run: the loop, its events under each ending, its random numbers, its silence."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from hookline import (
+    ConfigError,
+    ContractError,
+    DataError,
+    DataSource,
+    NonFiniteError,
+    Outcome,
+    Run,
+    RunResult,
+    TrainingError,
+    hookimpl,
+    load_config,
+    train,
+)
+
+SMALL = {"train": {"epochs": 2, "batch_size": 4}, "data": {"num_examples": 8}}
+
+
+@dataclass
+class Recorder:
+    """Writes down every event, and can raise in one of them."""
+
+    name: str = ""
+    events: list[str] = field(default_factory=list)
+    raise_in: str = ""
+    error: BaseException = field(default_factory=lambda: RuntimeError("out of paper"))
+
+    def _note(self, event: str) -> None:
+        self.events.append(f"{self.name}{event}")
+        if event.partition(" ")[0] == self.raise_in:
+            raise self.error
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        self._note("run_start")
+
+    @hookimpl
+    def on_epoch_start(self, run: Run) -> None:
+        self._note(f"epoch_start {run.epoch}")
+
+    @hookimpl
+    def on_step_end(self, run: Run, loss: Tensor) -> None:
+        self._note(f"step_end {run.step}")
+
+    @hookimpl
+    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        self._note("evaluation_end " + " ".join(metrics))
+
+    @hookimpl
+    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        self._note(f"epoch_end {run.epoch} " + " ".join(metrics))
+
+    @hookimpl
+    def on_run_error(self, run: Run, error: BaseException) -> None:
+        self._note(f"run_error {type(error).__name__}")
+
+    @hookimpl
+    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+        self._note(f"run_end {outcome}")
+
+
+def transcript(recorder: Recorder, *overrides: str, **plugins: Any) -> list[str]:
+    train(load_config(SMALL, overrides, plugins={"callbacks.recorder": recorder, **plugins}))
+    return recorder.events
+
+
+EPOCH_1 = [
+    "epoch_start 1",
+    "step_end 1",
+    "step_end 2",
+    "evaluation_end train/loss",
+    "epoch_end 1 train/running_loss train/loss",
+]
+EPOCH_2 = [
+    "epoch_start 2",
+    "step_end 3",
+    "step_end 4",
+    "evaluation_end train/loss",
+    "epoch_end 2 train/running_loss train/loss",
+]
+
+
+# ---- the weights ----------------------------------------------------------------------------------------------------
+
+
+def test_final_weights_are_bit_identical_to_those_of_a_hand_written_loop() -> None:
+    run = Run()
+    dataset = run.data.train
+    assert isinstance(dataset, TensorDataset)
+    features, targets = dataset.tensors
+    model = nn.Linear(2, 1)
+    model.load_state_dict(run.model.state_dict())
+    orders = [run.batch_order(epoch) for epoch in (1, 2, 3)]
+
+    loss_function = nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
+    for order in orders:
+        for rows in torch.split(order, 10):
+            optimizer.zero_grad()
+            loss = loss_function(model(features[rows]), targets[rows])
+            loss.backward()
+            optimizer.step()
+
+    result = run.fit()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(result.model.state_dict()[name], weight), name
+
+
+def test_the_default_run_learns_the_true_weights() -> None:
+    result = train()
+    assert [row["true"] for row in result.summary["learned and true parameters"]] == [2.0, -3.4, 4.2]
+    assert all(abs(float(row["error"] or 0)) < 0.01 for row in result.summary["learned and true parameters"])
+    # The noise floor: the variance of the noise, 0.01 squared.
+    assert result.metrics["train/loss"] == pytest.approx(1e-4, rel=0.1)
+    assert [sorted(row) for row in result.history] == [["train/loss", "train/running_loss"]] * 3
+
+
+@pytest.mark.parametrize("weights", [[1.5], [0.5, -1.0, 2.0, 3.0, -0.25]])
+def test_any_number_of_features_is_learned(weights: list[float]) -> None:
+    result = train({"data": {"true_w": weights}, "train": {"epochs": 6}})
+    learned = [float(row["learned"] or 0) for row in result.summary["learned and true parameters"]]
+    assert learned == pytest.approx([*weights, 4.2], abs=0.01)
+
+
+def test_running_loss_is_the_mean_over_examples_also_with_a_ragged_last_batch() -> None:
+    run = Run({"train": {"epochs": 1, "batch_size": 3}, "data": {"num_examples": 8}, "optimizer": {"lr": 0.0}})
+    result = run.fit()
+    assert result.metrics["train/running_loss"] == pytest.approx(result.metrics["train/loss"], rel=1e-6)
+
+
+def test_the_seed_decides_everything_and_each_part_of_it() -> None:
+    first, again, other = (train(SMALL, {"train.seed": seed}) for seed in (7, 7, 8))
+    assert weights_of(first) == weights_of(again)
+    assert weights_of(first) != weights_of(other)
+
+
+def test_float64_runs_in_float64() -> None:
+    result = train(SMALL, {"train.dtype": "float64"})
+    assert {p.dtype for p in result.model.parameters()} == {torch.float64}
+
+
+def test_a_full_batch_is_one_step() -> None:
+    assert train(SMALL, {"train.batch_size": "all"}).steps == 2
+
+
+def test_no_epochs_is_a_run_that_takes_no_step() -> None:
+    result = train(SMALL, {"train.epochs": 0})
+    assert (result.outcome, result.steps, result.history, result.metrics) == ("completed", 0, (), {})
+
+
+# ---- the events under each ending -----------------------------------------------------------------------------------
+
+
+def test_transcript_of_a_completed_run() -> None:
+    assert transcript(Recorder()) == ["run_start", *EPOCH_1, *EPOCH_2, "run_end completed"]
+
+
+def test_transcript_of_a_run_without_evaluation() -> None:
+    events = transcript(Recorder(), "train.evaluate=[]", "train.epochs=1")
+    expected = ["run_start", "epoch_start 1", "step_end 1", "step_end 2", "epoch_end 1 train/running_loss"]
+    assert events == [*expected, "run_end completed"]
+
+
+class StopIn:
+    """Asks for a stop in one event."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+
+    @hookimpl
+    def on_step_end(self, run: Run) -> None:
+        if self._event == "step":
+            run.request_stop("enough")
+
+    @hookimpl
+    def on_epoch_end(self, run: Run) -> None:
+        if self._event == "epoch":
+            run.request_stop("enough")
+
+
+def test_transcript_of_a_run_that_a_plugin_stops_at_the_end_of_an_epoch() -> None:
+    recorder = Recorder()
+    events = transcript(recorder, **{"callbacks.stop": StopIn("epoch")})
+    assert events == ["run_start", *EPOCH_1, "run_end stopped"]
+
+
+def test_transcript_of_a_run_that_a_plugin_stops_in_a_step() -> None:
+    recorder = Recorder()
+    run = Run(SMALL, plugins={"callbacks.recorder": recorder, "callbacks.stop": StopIn("step")})
+    result = run.fit()
+    assert (result.outcome, result.stop_reason, result.steps) == ("stopped", "enough", 1)
+    step_2 = EPOCH_1.index("step_end 2")
+    assert recorder.events == ["run_start", *EPOCH_1[:step_2], *EPOCH_1[step_2 + 1 :], "run_end stopped"]
+
+
+def test_transcript_of_a_run_whose_steps_the_host_leaves() -> None:
+    recorder = Recorder()
+    run = Run(SMALL, plugins={"callbacks.recorder": recorder})
+    steps = run.steps()
+    assert next(steps).step == 1
+    steps.close()  # type: ignore[attr-defined] # a generator
+    assert recorder.events == ["run_start", "epoch_start 1", "step_end 1", "run_end stopped"]
+    assert run.result().outcome == "stopped"
+
+
+def test_transcript_of_an_interrupted_run() -> None:
+    recorder = Recorder(raise_in="step_end", error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        transcript(recorder)
+    expected = ["run_start", "epoch_start 1", "step_end 1", "run_error KeyboardInterrupt", "run_end interrupted"]
+    assert recorder.events == expected
+
+
+@pytest.mark.parametrize("event", ["epoch_start", "step_end", "evaluation_end", "epoch_end"])
+def test_transcript_of_a_run_that_fails_in_an_event(event: str) -> None:
+    recorder = Recorder(raise_in=event)
+    with pytest.raises(RuntimeError, match="out of paper") as caught:
+        transcript(recorder)
+    until = next(number for number, entry in enumerate(EPOCH_1) if entry.startswith(event))
+    expected = ["run_start", *EPOCH_1[: until + 1], "run_error RuntimeError", "run_end failed"]
+    assert recorder.events == expected
+    assert f"raised in hook 'on_{event}' of callback 'Recorder' (given from Python)" in caught.value.__notes__
+    assert any(note.startswith("in epoch 1 of 2, after ") for note in caught.value.__notes__)
+
+
+def test_a_run_that_fails_while_it_starts_ends_only_the_plugins_that_were_started() -> None:
+    plugins = {
+        "callbacks.first": Recorder("first "),
+        "callbacks.second": Recorder("second ", raise_in="run_start"),
+        "callbacks.third": Recorder("third "),
+    }
+    with pytest.raises(RuntimeError, match="out of paper") as caught:
+        train(SMALL, plugins=plugins)
+    assert plugins["callbacks.first"].events == [
+        "first run_start",
+        "first run_error RuntimeError",
+        "first run_end failed",
+    ]
+    assert plugins["callbacks.second"].events == ["second run_start"]
+    assert plugins["callbacks.third"].events == []
+    assert "before the first epoch" in caught.value.__notes__
+
+
+def test_a_failing_callback_keeps_no_other_from_closing_and_hides_no_earlier_error() -> None:
+    first = Recorder("first ", raise_in="step_end", error=ValueError("the first error"))
+    second = Recorder("second ", raise_in="run_end", error=OSError("disk gone"))
+    third = Recorder("third ", raise_in="run_error", error=KeyError("k"))
+    with pytest.raises(ValueError, match="the first error") as caught:
+        train(SMALL, plugins={"callbacks.a": first, "callbacks.b": second, "callbacks.c": third})
+    for recorder in (first, second, third):
+        assert recorder.events[-2:] == [f"{recorder.name}run_error ValueError", f"{recorder.name}run_end failed"]
+    notes = "\n".join(caught.value.__notes__)
+    assert "and then OSError: disk gone" in notes
+    assert "and then KeyError: 'k'" in notes
+
+
+def test_an_error_in_closing_is_raised_when_nothing_else_was() -> None:
+    recorder = Recorder(raise_in="run_end", error=OSError("disk gone"))
+    other = Recorder("other ")
+    run = Run(SMALL, plugins={"callbacks.a": recorder, "callbacks.b": other})
+    with pytest.raises(OSError, match="disk gone"):
+        run.fit()
+    assert other.events[-1] == "other run_end completed"
+    assert run.outcome == "failed"
+
+
+@pytest.mark.parametrize("ending", [SystemExit(0), StopIteration(), GeneratorExit()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("event", ["run_start", "step_end", "epoch_end"])
+def test_a_plugin_cannot_end_the_program_or_the_loop(ending: BaseException, event: str) -> None:
+    run = Run(SMALL, plugins={"callbacks.recorder": Recorder(raise_in=event, error=ending)})
+    with pytest.raises(TrainingError, match=type(ending).__name__) as caught:
+        run.fit()
+    assert run.outcome == "failed"
+    assert caught.value.hook == f"on_{event}"
+    assert "request_stop" in str(caught.value)
+
+
+def test_events_come_in_the_order_of_the_config() -> None:
+    events: list[str] = []
+    plugins = {f"callbacks.{name}": Recorder(f"{name} ", events) for name in ("b", "a", "c")}
+    train(SMALL, {"train.epochs": 0}, plugins=plugins)
+    assert events == [f"{name} {event}" for event in ("run_start", "run_end completed") for name in ("b", "a", "c")]
+
+
+# ---- the host owns the loop -----------------------------------------------------------------------------------------
+
+
+def test_steps_are_those_of_fit() -> None:
+    stepped, fitted = Run(SMALL), Run(SMALL)
+    steps = list(stepped.steps())
+    assert [(step.epoch, step.step) for step in steps] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    assert all(step.loss.dim() == 0 and not step.loss.requires_grad for step in steps)
+    assert weights_of(stepped.result()) == weights_of(fitted.fit())
+
+
+def test_a_run_is_begun_only_once() -> None:
+    run = Run(SMALL)
+    run.fit()
+    with pytest.raises(TrainingError, match="begun before"):
+        run.fit()
+
+
+def test_a_run_that_is_not_over_has_no_result() -> None:
+    with pytest.raises(TrainingError, match="not over"):
+        Run(SMALL).result()
+
+
+def test_a_complete_config_takes_no_overrides() -> None:
+    with pytest.raises(TypeError, match="load_config"):
+        Run(load_config(SMALL), ["train.epochs=1"])
+
+
+# ---- nothing global -------------------------------------------------------------------------------------------------
+
+
+def dropout_model(data: DataSource) -> nn.Module:
+    return nn.Sequential(nn.Linear(data.in_features or 0, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+def weights_of(result: RunResult) -> list[list[float]]:
+    return [weight.flatten().tolist() for weight in result.model.state_dict().values()]
+
+
+def dropout_run(seed: int) -> Run:
+    return Run(SMALL, {"train.seed": seed, "data.num_examples": 40}, plugins={"model": dropout_model})
+
+
+def test_two_runs_interleaved_equal_the_same_two_run_apart() -> None:
+    apart = [weights_of(dropout_run(seed).fit()) for seed in (1, 2)]
+    runs = [dropout_run(seed) for seed in (1, 2)]
+    loops = [run.steps() for run in runs]
+    for pair in zip(*loops, strict=True):
+        torch.rand(5)
+        assert len(pair) == 2
+    for loop in loops:
+        assert next(loop, None) is None
+    assert [weights_of(run.result()) for run in runs] == apart
+
+
+def test_a_run_inside_another_changes_neither() -> None:
+    apart = [weights_of(dropout_run(seed).fit()) for seed in (1, 2)]
+    inner: list[list[list[float]]] = []
+
+    class Nested:
+        @hookimpl
+        def on_epoch_start(self, run: Run) -> None:
+            inner.append(weights_of(dropout_run(2).fit()))
+
+    config = load_config(SMALL, {"train.seed": 1, "data.num_examples": 40}, plugins={"model": dropout_model})
+    assert weights_of(train(config)) == apart[0]
+    outer = Run(
+        SMALL,
+        {"train.seed": 1, "data.num_examples": 40},
+        plugins={"model": dropout_model, "callbacks.nested": Nested()},
+    )
+    assert weights_of(outer.fit()) == apart[0]
+    assert inner == [apart[1]] * 2
+
+
+def test_what_the_program_draws_does_not_change_the_run() -> None:
+    torch.manual_seed(1)
+    first = weights_of(dropout_run(0).fit())
+    torch.manual_seed(2)
+    torch.rand(17)
+    assert weights_of(dropout_run(0).fit()) == first
+
+
+def snapshot() -> dict[str, Any]:
+    import logging
+
+    return {
+        "torch rng": torch.get_rng_state().tolist(),
+        "python rng": random.getstate(),
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "grad": torch.is_grad_enabled(),
+        "cwd": os.getcwd(),  # noqa: PTH109 - the very thing that must not change
+        "environment": dict(os.environ),
+        "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "logging": (logging.root.level, list(logging.root.handlers)),
+        "warnings": list(warnings.filters),
+        "hooks": (sys.excepthook, sys.unraisablehook, threading.excepthook),
+        "path": list(sys.path),
+    }
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_is_silent_and_changes_nothing_global(fails: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    Run(SMALL)  # what torch itself sets up on first use is not the run's
+    before = snapshot()
+    run = dropout_run(3)
+    if fails:
+        run = Run(SMALL, plugins={"callbacks.recorder": Recorder(raise_in="step_end")})
+        with pytest.raises(RuntimeError):
+            run.fit()
+    else:
+        for _ in run.steps():
+            assert snapshot() == before
+    assert snapshot() == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_works_in_a_thread() -> None:
+    expected = weights_of(train(SMALL))
+    results: list[RunResult] = []
+    thread = threading.Thread(target=lambda: results.append(train(SMALL)))
+    thread.start()
+    thread.join()
+    assert weights_of(results[0]) == expected
+
+
+# ---- broken promises, told before the first step --------------------------------------------------------------------
+
+
+def pairs(features: Tensor, targets: Tensor) -> DataSource:
+    return DataSource(TensorDataset(features, targets), in_features=2, out_features=1)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber", "bce-with-logits"])
+def test_a_target_that_would_be_broadcast_is_refused_by_name(loss: str) -> None:
+    with pytest.raises(ContractError) as caught:
+        Run({"loss": {"use": loss}}, plugins={"data": pairs(torch.zeros(8, 2), torch.zeros(8))})
+    for words in [f"loss {loss!r}", "prediction is [8, 1] float32", "target is [8] float32", "broadcast"]:
+        assert words in str(caught.value)
+
+
+def no_targets() -> DataSource:
+    return DataSource(TensorDataset(torch.zeros(4, 2)), in_features=2, out_features=1)
+
+
+def returns_text(data: DataSource) -> Any:
+    return "net"
+
+
+def forgot_to_return(data: DataSource) -> Any:
+    nn.Linear(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "error", "words"),
+    [
+        ({"model": forgot_to_return}, ContractError, ["build_model", "returned nothing", "without a return"]),
+        ({"model": returns_text}, ContractError, ["build_model", "returned a str", "must return a Module"]),
+        ({"data": lambda run: [1, 2]}, ContractError, ["build_data", "returned a list", "DataSource"]),
+        ({"optimizer": lambda params: (params,)}, ContractError, ["build_optimizer", "returned a tuple", "Optimizer"]),
+        ({"model": lambda data: nn.Linear(5, 1)}, ContractError, ["fails on the first batch", "[10, 2] float32"]),
+        ({"loss": lambda run: lambda p, t: (p - t) ** 2}, ContractError, ["[10, 1] float32", "scalar"]),
+        ({"loss": lambda run: lambda p, t: (p - t).detach().mean()}, ContractError, ["depends on the prediction"]),
+        ({"loss": lambda run: lambda p, t: (p - t).mean() * math.nan}, NonFiniteError, ["first batch is nan"]),
+        ({"loss": lambda run: nn.NLLLoss()}, ContractError, ["given from Python", "target [10, 1] float32"]),
+        ({"data": pairs(torch.zeros(0, 2), torch.zeros(0, 1))}, DataError, ["train split", "empty"]),
+        ({"data": pairs(torch.full((4, 2), math.inf), torch.zeros(4, 1))}, DataError, ["input is not finite"]),
+        (
+            {"data": DataSource(TensorDataset(torch.zeros(4, 2)), in_features=2, out_features=1)},
+            DataError,
+            ["pairs (input, target)"],
+        ),
+        ({"data": DataSource(TensorDataset(torch.zeros(4, 2), torch.zeros(4, 1)))}, ContractError, ["in_features"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_a_component_that_breaks_its_promise_is_told_at_once(
+    plugins: dict[str, Any], error: type[Exception], words: list[str]
+) -> None:
+    with pytest.raises(error) as caught:
+        Run({}, {"train.batch_size": 10}, plugins=plugins)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_loss_that_grows_beyond_all_bounds_ends_the_run() -> None:
+    recorder = Recorder()
+    with pytest.raises(NonFiniteError, match=r"train/running_loss is (nan|inf) in epoch 1") as caught:
+        train({"optimizer": {"lr": 1e6}}, plugins={"callbacks.recorder": recorder})
+    assert caught.value.exit_code == 6
+    assert recorder.events[-2:] == ["run_error NonFiniteError", "run_end failed"]
+
+
+def test_a_metric_given_twice_is_an_error() -> None:
+    class Twice:
+        @hookimpl
+        def build_metrics(self) -> dict[str, Any]:
+            return {"accuracy": None}
+
+    labels = DataSource(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), None, None, 2, 3)
+    with pytest.raises(ContractError, match="'accuracy', which is there already"):
+        Run({"loss": {"use": "cross-entropy"}}, plugins={"data": labels, "callbacks.twice": Twice()})
+
+
+# ---- other kinds of data, steps and models --------------------------------------------------------------------------
+
+
+class Squares(Dataset[tuple[Tensor, Tensor]]):
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= 10:
+            raise IndexError(index)
+        x = torch.tensor([index / 10.0, 1.0])
+        return x, x[:1] ** 2
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (Squares()[index] for index in range(10))
+
+
+def test_a_map_style_dataset_gives_the_same_run_as_its_tensors() -> None:
+    columns = zip(*(Squares()[index] for index in range(10)), strict=True)
+    tensors = TensorDataset(*(torch.stack(column) for column in columns))
+    results = [
+        train(SMALL, plugins={"data": DataSource(dataset, in_features=2, out_features=1)})
+        for dataset in (Squares(), tensors)
+    ]
+    assert weights_of(results[0]) == weights_of(results[1])
+
+
+def test_a_stream_is_read_from_its_beginning_in_every_epoch() -> None:
+    run = Run(SMALL, plugins={"data": DataSource(Stream(), in_features=2, out_features=1)})
+    assert run.steps_per_epoch is None
+    assert run.fit().steps == 2 * 3
+
+
+class OwnStep:
+    """A step of its own, over batches that are mappings."""
+
+    @hookimpl
+    def build_step(self, run: Run) -> Callable[[Any], Tensor]:
+        def step(batch: dict[str, Tensor]) -> Tensor:
+            run.optimizer.zero_grad()
+            loss: Tensor = (run.model(batch["x"]) - batch["y"]).square().mean()
+            loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+            run.optimizer.step()
+            return loss.detach()
+
+        return step
+
+
+class Mappings(Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"x": torch.ones(2), "y": torch.ones(1)}
+
+
+def test_a_plugin_with_a_step_of_its_own_may_have_batches_of_its_own() -> None:
+    plugins = {"data": DataSource(Mappings(), in_features=2, out_features=1), "callbacks.step": OwnStep()}
+    result = train(SMALL, {"train.evaluate": []}, plugins=plugins)
+    assert result.steps == 4
+
+
+class Doubled:
+    """A wrapper around the step: every batch is used twice."""
+
+    @hookimpl(wrapper=True)
+    def build_step(self, run: Run) -> Any:
+        step = yield
+        return lambda batch: (step(batch), step(batch))[1]
+
+
+def test_a_wrapper_of_the_default_step_gets_the_default_step() -> None:
+    plain, doubled = train(SMALL), train(SMALL, plugins={"callbacks.doubled": Doubled()})
+    assert doubled.metrics["train/loss"] < plain.metrics["train/loss"]
+
+
+def test_a_lazy_module_gets_its_sizes_from_the_first_batch() -> None:
+    result = train(SMALL, plugins={"model": lambda run: nn.LazyLinear(1)})
+    assert result.outcome == "completed"
+
+
+def test_batch_normalization_is_not_touched_by_the_trial_of_the_first_batch() -> None:
+    run = Run(SMALL, plugins={"model": lambda data: nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))})
+    assert run.model.state_dict()["0.num_batches_tracked"].item() == 0
+
+
+@pytest.mark.parametrize(
+    "target",
+    [nn.Linear(2, 1), lambda data: nn.Linear(data.in_features, 1), lambda: nn.Linear(2, 1)],
+    ids=["a module", "a function of the data", "a function of nothing"],
+)
+def test_a_model_may_be_a_module_or_a_function(target: Any) -> None:
+    assert train(SMALL, plugins={"model": target}).outcome == "completed"
+
+
+def test_a_plain_torch_optimizer_is_a_plugin() -> None:
+    run = Run(SMALL, plugins={"optimizer": torch.optim.Adagrad})
+    assert isinstance(run.optimizer, torch.optim.Adagrad)
+
+
+def test_early_stopping_refuses_a_metric_that_the_run_does_not_measure() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'train/loss'"):
+        train(SMALL, ["callbacks.early-stopping.monitor=train/los"])
+
+
+def test_early_stopping_stops() -> None:
+    result = train(
+        SMALL,
+        {
+            "train.epochs": 50,
+            "optimizer.lr": 0.0,
+            "callbacks.early-stopping.monitor": "train/loss",
+            "callbacks.early-stopping.patience": 2,
+        },
+    )
+    assert (result.outcome, result.epochs) == ("stopped", 3)
+    assert result.stop_reason == "train/loss did not improve for 2 epochs"
+
+
+def test_try_step_leaves_no_events_behind() -> None:
+    recorder = Recorder()
+    assert math.isfinite(Run(SMALL, plugins={"callbacks.recorder": recorder}).try_step())
+    assert recorder.events == []
