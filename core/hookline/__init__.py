@@ -32,7 +32,8 @@ if TYPE_CHECKING:
         printable,
     )
     from hookline.hookspecs import Metric, hookimpl
-    from hookline.run import Outcome, Run, RunResult, Step, train
+    from hookline.result import Outcome, RunResult, Step
+    from hookline.run import Run, train
 
 _HOME = {
     "catalog": ("KINDS", "Catalog", "Entry"),
@@ -53,7 +54,8 @@ _HOME = {
         "printable",
     ),
     "hookspecs": ("Metric", "hookimpl"),
-    "run": ("Outcome", "Run", "RunResult", "Step", "train"),
+    "result": ("Outcome", "RunResult", "Step"),
+    "run": ("Run", "train"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

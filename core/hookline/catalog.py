@@ -22,10 +22,6 @@ _GROUP_OF_KIND = {f"hookline.{kind}": kind for kind in KINDS}
 _DEFAULTS_GROUP = "hookline.defaults"
 
 
-class AmbiguousNameError(PluginError):
-    """Two distributions offer a plugin of the same kind under the same name."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """One installed plugin, as its distribution's metadata declares it.
@@ -54,6 +50,8 @@ class Entry:
 
     def load(self) -> Any:
         """Import the plugin's module and return the object that the entry point names."""
+        if not EntryPoint.pattern.match(self.value):
+            raise ValueError(f"{self.value!r} is no object reference 'module:attribute'")
         return EntryPoint(self.name, self.value, f"hookline.{self.kind}").load()
 
 
@@ -121,15 +119,15 @@ class Catalog:
         """Return the plugin of a kind that ``name``, plain or qualified, means.
 
         Raises:
-            AmbiguousNameError: When several distributions offer the plain name.
-            LookupError: When none does; the text is a hint.
+            LookupError: When none is; the text is a hint.
+            PluginError: When several distributions offer the plain name.
         """
         found = [entry for entry in self.of_kind(kind) if name in (entry.name, entry.qualified_name)]
         if not found:
             raise LookupError(did_you_mean(name, self.names(kind)))
         if len(found) > 1:
             offers = " and ".join(f"{e.distribution} {e.version}" for e in found)
-            raise AmbiguousNameError(
+            raise PluginError(
                 f"{kind} {name!r} is offered by {offers}",
                 plugin=f"{kind} {name!r}",
                 hint="name one of them in full: " + ", ".join(repr(e.qualified_name) for e in found),

@@ -6,25 +6,24 @@ that names another plugin for a table drops the options that earlier layers gave
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hookline import toml_text
-from hookline.catalog import KINDS, AmbiguousNameError, Catalog
+from hookline.catalog import KINDS, Catalog
 from hookline.errors import ConfigError, Fault, HooklineError, Location, PluginError, did_you_mean
-from hookline.options import Option, options_of, plain
+from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_mapping
+from hookline.options import Option, options_of
 from hookline.plugin import Plugin, load_plugin
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
 """The kinds of which a run has exactly one plugin; each has a table of its own name."""
 
 TABLES = ("train", *SINGLE_KINDS, "callbacks")
+_PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 OFF = "off"
 """What switches a callback off: ``callbacks.best=off``."""
 
@@ -55,28 +54,6 @@ class TrainOptions:
     eval_batch_size: Annotated[
         int, Meta(ge=1, description="examples in a batch of an evaluation; bounds the memory that it takes")
     ] = 1024
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a value comes from.
-
-    Attributes:
-        layer: ``default``, ``file``, ``command line`` or ``python``.
-        location: The place in the text, if there is one.
-        detail: For a default, what has it as its default.
-        folder: What relative paths in the value start at.
-    """
-
-    layer: str
-    location: Location | None = None
-    detail: str = ""
-    folder: Path = Path()
-
-    def __str__(self) -> str:
-        if self.layer == "file" and self.location:
-            return f"{self.location.source}:{self.location.line}"
-        return f"{self.layer} of {self.detail}" if self.detail else self.layer
 
 
 @dataclass(frozen=True)
@@ -140,9 +117,6 @@ class _Table:
     header: Location | None = None
 
 
-Source = Mapping[str, Any] | str | os.PathLike[str] | None
-
-
 def load_config(
     source: Source = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
@@ -173,73 +147,12 @@ def load_config(
     """
     catalog = catalog or Catalog.installed()
     build = _Assembly(catalog)
-    build.add(_walk_mapping(catalog.default("run"), Origin("default")))
-    build.add(_walk_mapping(defaults or {}, Origin("default", detail="this command")))
-    build.add(_read_source(source))
-    build.add(_read_overrides(overrides, build.faults))
+    build.add(walk_mapping(catalog.default("run"), Origin("default")))
+    build.add(walk_mapping(defaults or {}, Origin("default", detail="this command")))
+    build.add(read_source(source))
+    build.add(read_overrides(overrides, build.faults))
     build.add_objects(plugins or {})
     return build.finish()
-
-
-# ---- layers: (key path, value, origin, place of the key) -------------------------------------------------------------
-
-_Item = tuple[tuple[str, ...], Any, Origin, Location | None]
-
-
-def _read_source(source: Source) -> list[_Item]:
-    if source is None:
-        return []
-    if isinstance(source, Mapping):
-        return _walk_mapping(source, Origin("python"))
-    path = Path(source)
-    document = toml_text.read_file(path)
-    return list(_walk_document(document, path.parent))
-
-
-def _walk_mapping(values: Mapping[str, Any], origin: Origin) -> list[_Item]:
-    return [(path, value, origin, None) for path, value in _leaves(values, ())]
-
-
-def _walk_document(document: toml_text.Document, folder: Path) -> Iterator[_Item]:
-    for path, value in _leaves(document.values, ()):
-        place = document.places.get(path)
-        location = place.value if place else None
-        yield path, value, Origin("file", location, folder=folder), place.key if place else None
-
-
-def _leaves(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Give every value that is an option's, and every table that is empty; tables within options stay whole."""
-    for name, value in values.items():
-        here = (*path, str(name))
-        depth = 3 if here[0] == "callbacks" else 2
-        if isinstance(value, Mapping) and len(here) < depth:
-            yield here, {}
-            yield from _leaves(value, here)
-        else:
-            yield here, plain(value)
-
-
-def _read_overrides(overrides: Mapping[str, Any] | Sequence[str], faults: list[Fault]) -> list[_Item]:
-    if isinstance(overrides, Mapping):
-        items = [(tuple(key.split(".")), value) for key, value in overrides.items()]
-        return [(path, value, Origin("python"), None) for path, value in items]
-    return [item for word in overrides if (item := _read_override(word, faults))]
-
-
-def _read_override(word: str, faults: list[Fault]) -> _Item | None:
-    key, equals, text = word.partition("=")
-    whole = Location("command line", text=word, width=len(word))
-    if not equals or not all(key.split(".")):
-        hint = "write KEY=VALUE, for example train.epochs=5"
-        faults.append(Fault(f"{word!r} is not an override", whole, hint))
-        return None
-    location = Location("command line", column=len(key) + 2, text=word, width=max(len(text), 1))
-    try:
-        value = toml_text.parse_value(text)
-    except ValueError as error:
-        faults.append(Fault(f"the value of {key!r} cannot be read: {error}", location, "quote text: key='\"...\"'"))
-        return None
-    return tuple(key.split(".")), value, Origin("command line", location), replace(whole, width=len(key))
 
 
 # ---- putting the layers together -------------------------------------------------------------------------------------
@@ -255,11 +168,11 @@ class _Assembly:
         self._tables = {name: _Table(name) for name in ("train", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
 
-    def add(self, items: Iterable[_Item]) -> None:
+    def add(self, items: Iterable[Item]) -> None:
         """Put one layer over the tables."""
         placed = [(split, item) for item in items if (split := self._split(item))]
         for (label, _), item in placed:
-            self._tables.setdefault(label, _Table(label, origin=item[2], header=item[3]))
+            self._tables.setdefault(label, _Table(label, origin=item.origin, header=item.key_location))
         # The plugin's name first: a new one drops the options of the one before.
         for (label, key), item in sorted(placed, key=lambda pair: pair[0][1] != "use"):
             self._set(label, key, item)
@@ -272,7 +185,7 @@ class _Assembly:
                 self.faults.append(Fault(f"{label!r} is no table that takes a plugin", hint=did_you_mean(label, known)))
                 continue
             self._tables.setdefault(label, _Table(label))
-            self._set(label, "use", ((label, "use"), target, Origin("python"), None))
+            self._set(label, "use", Item((label, "use"), target, Origin("python")))
 
     def finish(self) -> RunConfig:
         """Check every table, and return the whole.
@@ -291,9 +204,9 @@ class _Assembly:
             raise _combined(self._plugin_errors)
         return RunConfig(train, tuple(choices), MappingProxyType(self._settings))
 
-    def _split(self, item: _Item) -> tuple[str, str] | None:
-        """Return table and key of an item; None, with a fault, if there can be no such table."""
-        path, value, _, _ = item
+    def _split(self, item: Item) -> tuple[str, str | None] | None:
+        """Return table and key of an item, no key for a header; None, with a fault, if there is no such table."""
+        path, value = item.path, item.value
         if path[0] not in TABLES:
             self._fault(f"there is no table {path[0]!r}", item, did_you_mean(path[0], TABLES))
         elif path[0] == "callbacks":
@@ -303,14 +216,14 @@ class _Assembly:
         elif path[0] in SINGLE_KINDS and isinstance(value, str) and value:
             return path[0], "use"
         elif value == {}:
-            return path[0], ""
+            return path[0], None
         else:
             expected = "a table" if path[0] == "train" else "a plugin's name or a table"
             self._fault(f"{path[0]!r} is {value!r}, but must be {expected}", item, f"write [{path[0]}] above its keys")
         return None
 
-    def _split_callback(self, item: _Item) -> tuple[str, str] | None:
-        path, value, _, _ = item
+    def _split_callback(self, item: Item) -> tuple[str, str | None] | None:
+        path, value = item.path, item.value
         if len(path) == 1:
             if value != {}:
                 self._fault(f"'callbacks' is {value!r}, but must be a table of tables", item, "write [callbacks.NAME]")
@@ -321,14 +234,14 @@ class _Assembly:
         if isinstance(value, str) and value:
             return label, "use"
         if value == {}:
-            return label, ""
+            return label, None
         self._fault(f"{label!r} is {value!r}, but must be a table, a plugin's name or {OFF!r}", item)
         return None
 
-    def _set(self, label: str, key: str, item: _Item) -> None:
-        _, value, origin, key_location = item
+    def _set(self, label: str, key: str | None, item: Item) -> None:
+        value, origin, key_location = item.value, item.origin, item.key_location
         table = self._tables[label]
-        if key == "":
+        if key is None:
             table.origin, table.header = origin, key_location or table.header
             return
         before = table.settings.get(key)
@@ -347,12 +260,14 @@ class _Assembly:
 
     def _finish_plugin(self, table: _Table) -> PluginChoice | None:
         use = table.settings.pop("use", None) or self._implied_use(table)
+        if use is not None and use.value == OFF and table.label in SINGLE_KINDS:
+            self._fault_at(f"{table.label!r} cannot be {OFF!r}: a run needs one", use.origin.location)
         if use is None or use.value == OFF:
             return None
         plugin = self._find(table, use)
         if plugin is None:
             return None
-        self._settings[use.key] = replace(use, value=plugin.name)
+        self._settings[use.key] = use if isinstance(use.value, str) else replace(use, value=plugin.name)
         location = use.origin.location or table.header
         return PluginChoice(table.label, plugin, self._plugin_options(table, plugin, location), location)
 
@@ -375,21 +290,25 @@ class _Assembly:
     def _find(self, table: _Table, use: Setting) -> Plugin | None:
         kind = table.label if table.label in SINGLE_KINDS else "callback"
         if not isinstance(use.value, str):
-            if use.origin.layer == "python" and not isinstance(use.value, int | float | list):
-                return Plugin(kind, type(use.value).__name__, use.value)
+            if use.origin.layer == "python" and not isinstance(use.value, _PLAIN):
+                return Plugin(kind, getattr(use.value, "__name__", type(use.value).__name__), use.value)
             self._fault_at(f"'{use.key}' is {use.value!r}, but must be a plugin's name", use.origin.location)
             return None
+        location = use.origin.location or use.key_location
         try:
-            return load_plugin(self._catalog.find(kind, use.value))
+            entry = self._catalog.find(kind, use.value)
         except LookupError as error:
-            location = use.origin.location or use.key_location
             self._fault_at(f"no {kind} plugin named {use.value!r} is installed", location, str(error))
-        except AmbiguousNameError as error:
-            fault = Fault(error.message, use.origin.location, error.hint)
+            return None
+        except PluginError as error:
+            fault = Fault(error.message, location, error.hint)
             self._plugin_errors.append(PluginError("a plugin's name is ambiguous", plugin=error.plugin, faults=[fault]))
+            return None
+        try:
+            return load_plugin(entry)
         except PluginError as error:
             self._plugin_errors.append(error)
-        return None
+            return None
 
     def _convert(
         self, table: _Table, options: Sequence[Option], owner: str, location: Location | None = None
@@ -422,8 +341,8 @@ class _Assembly:
         except ValueError as error:
             self._fault_at(f"{setting.key!r}: {error}", setting.origin.location)
 
-    def _fault(self, message: str, item: _Item, hint: str | None = None) -> None:
-        self._fault_at(message, item[3] or item[2].location, hint)
+    def _fault(self, message: str, item: Item, hint: str | None = None) -> None:
+        self._fault_at(message, item.key_location or item.origin.location, hint)
 
     def _fault_at(self, message: str, location: Location | None, hint: str | None = None) -> None:
         self.faults.append(Fault(message, location, hint))

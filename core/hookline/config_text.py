@@ -40,7 +40,7 @@ def commented_toml(config: RunConfig) -> str:
 
 def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
     """Return the lines that put a plugin into a config: required options to fill in, the others as comments."""
-    lines = [f"[{label}]", f"use = {to_toml(name)}"]
+    lines = [_header(label), f"use = {to_toml(name)}"]
     for option in options:
         if option.is_required:
             lines.append(_line(option, "...", is_comment=True))
@@ -50,9 +50,9 @@ def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
 
 
 def _section(label: str, choice: PluginChoice | None, options: Iterable[Option], config: RunConfig) -> str:
-    lines = [f"[{label}]"]
+    lines = [_header(label)]
     if choice:
-        lines.append(f"use = {to_toml(choice.plugin.name)}")
+        lines.append(f"use = {to_toml(config.settings[f'{label}.use'].value)}")
     for option in options:
         setting = config.settings[f"{label}.{option.name}"]
         lines.append(_line(option, to_toml(setting.value), is_comment=setting.origin.layer == "default"))
@@ -63,6 +63,11 @@ def _line(option: Option, value: str, *, is_comment: bool) -> str:
     setting = f"{'# ' if is_comment else ''}{_key(option.name)} = {value}"
     meaning = f"{option.description} ({option.expected})" if option.description else option.expected
     return f"{setting.ljust(_KEY_WIDTH)}  # {meaning}"
+
+
+def _header(label: str) -> str:
+    table, dot, name = label.partition(".")
+    return f"[{table}{dot}{_key(name) if dot else ''}]"
 
 
 def _key(name: str) -> str:

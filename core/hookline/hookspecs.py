@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from hookline.data import DataSource
-    from hookline.run import Outcome, Run
+    from hookline.result import Outcome
+    from hookline.run import Run
 
 PROJECT = "hookline"
 hookspec = pluggy.HookspecMarker(PROJECT)

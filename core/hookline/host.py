@@ -164,6 +164,8 @@ def _guard(method: Callable[..., Any], plugin: Plugin, hook: str) -> Callable[..
     def wrap(*arguments: Any) -> Any:
         try:
             return (yield from method(*arguments))
+        except SystemExit as error:
+            raise _attempt(error, plugin, hook) from error
         except Exception as error:
             _attribute(error, plugin, hook)
             raise

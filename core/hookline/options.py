@@ -7,6 +7,7 @@ The one conversion is a ``pathlib.Path``, which is taken relative to the folder 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import sys
@@ -73,7 +74,7 @@ class Option:
             ValueError: When it is not of that type, with what was expected and got.
         """
         try:
-            return msgspec.convert(value, self.type, dec_hook=lambda kind, raw: _decode(kind, raw, folder))
+            return _convert(value, self.type, folder)
         except msgspec.ValidationError as error:
             where = str(error).partition(" - at `$")[2].rstrip("`")
             at = f" (at {self.name}{where})" if where else ""
@@ -129,7 +130,7 @@ def describe(annotation: Any) -> str:
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return " ".join([describe(arguments[0]), *filter(None, map(_limits, _metas(annotation)[:1]))])
+        return describe(arguments[0]) + "".join(map(_limits, _metas(annotation)[:1]))
     if origin is typing.Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(map(repr, arguments))
     if origin in (typing.Union, types.UnionType):
@@ -154,11 +155,13 @@ def _describe_list(arguments: tuple[Any, ...]) -> str:
 
 
 def _limits(meta: Meta) -> str:
-    numbers = [
+    bounds = [
         text.format(_number(bound)) for name, text in _BOUNDS.items() if (bound := getattr(meta, name)) is not None
     ]
     lengths = [text.format(bound) for name, text in _LENGTHS.items() if (bound := getattr(meta, name)) is not None]
-    return " and ".join([*numbers, *lengths])
+    if meta.min_length is not None and meta.min_length == meta.max_length:
+        lengths[:2] = [f"of length {meta.min_length}"]
+    return (" " + " and ".join(bounds) if bounds else "") + (", " + " and ".join(lengths) if lengths else "")
 
 
 def _number(bound: Any) -> str:
@@ -195,6 +198,17 @@ def _show(value: Any) -> str:
         return str(value).lower()
     shown = repr(plain(value)) if isinstance(value, Mapping | Sequence) else repr(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _convert(value: Any, annotation: Any, folder: Path) -> Any:
+    try:
+        return msgspec.convert(value, annotation, dec_hook=lambda kind, raw: _decode(kind, raw, folder))
+    except TypeError:
+        # msgspec takes no union of a path and other types, so each is tried by itself.
+        for part in typing.get_args(annotation):
+            with contextlib.suppress(msgspec.ValidationError):
+                return _convert(value, part, folder)
+        raise msgspec.ValidationError(f"Expected `{annotation}`") from None
 
 
 def _decode(kind: type, raw: Any, folder: Path) -> Any:

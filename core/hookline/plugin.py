@@ -105,7 +105,7 @@ class Plugin:
             return self.target(**values)
         except (ValueError, PluginError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.error(f"{self} cannot be made: {_summary(error)}") from error
 
     def _component_builder(self, values: Mapping[str, Any]) -> object:

@@ -4,67 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.batches import Batches, count_examples
-from hookline.config import RunConfig, Source, load_config
+from hookline.config import RunConfig, load_config
 from hookline.data import DataSource
 from hookline.errors import ContractError, NonFiniteError, TrainingError
 from hookline.evaluation import WeightedMean, evaluate
 from hookline.hookspecs import Metric
 from hookline.host import Host
+from hookline.layers import Source
+from hookline.result import Outcome, Row, RunResult, Step
 from hookline.rng import RandomState, make_generator
 from hookline.step import DefaultStep, LossFunction, StepFunction, try_batch
-
-Outcome = Literal["completed", "stopped", "interrupted", "failed"]
-Row = Mapping[str, str | int | float | bool | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One training step.
-
-    Attributes:
-        epoch: The epoch that it belongs to, from 1.
-        step: Its number in the run, from 1.
-        loss: The loss of its batch before the update: a scalar, detached, not synchronised.
-    """
-
-    epoch: int
-    step: int
-    loss: Tensor
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What became of a run.
-
-    Attributes:
-        outcome: ``completed``; ``stopped`` before its last epoch by a plugin or by whoever iterates over its steps;
-            ``interrupted`` from the keyboard; ``failed``.
-        stop_reason: Why it was stopped, if it was by a plugin.
-        epochs: Number of epochs that were begun.
-        steps: Number of steps taken.
-        metrics: The numbers of the last epoch, such as ``train/loss``.
-        history: The numbers of each epoch, in order.
-        summary: What plugins reported: tables of plain values by title.
-        model: The trained model.
-    """
-
-    outcome: Outcome
-    stop_reason: str | None
-    epochs: int
-    steps: int
-    metrics: Mapping[str, float]
-    history: Sequence[Mapping[str, float]]
-    summary: Mapping[str, Sequence[Row]]
-    model: nn.Module = field(repr=False)
 
 
 class Run:

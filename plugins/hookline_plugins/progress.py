@@ -49,7 +49,7 @@ class Progress:
         """Write the head of the table, and start the live line."""
         self._start = time.perf_counter()
         self._widths = {name: max(len(name), 12) for name in run.metric_names}
-        names = [name.rjust(width) for name, width in self._widths.items()]
+        names = [printable(name).rjust(width) for name, width in self._widths.items()]
         self._write("  ".join(["epoch".rjust(_EPOCH_WIDTH), *names, "seconds"]))
         if self._is_live:
             self._display = _live_display(run)

@@ -29,7 +29,7 @@ def from_table(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
     a small perceptron; other numbers make a linear regression.
 
     Raises:
-        DataError: When the file cannot be read as such a table; carries every fault found.
+        DataError: When the file cannot be read so; carries every fault found.
         PluginError: When polars is not installed.
     """
     faults = Faults(path)
@@ -39,7 +39,7 @@ def from_table(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
     columns = _usable_columns(sheet, faults)
     if len(columns) < 2:
         hint = "a run needs a target and at least one feature: numbers, or text with few different values"
-        faults.add(f"the table has {len(columns)} columns that can be used", hint=hint)
+        faults.add(f"the file has {len(columns)} columns that can be used", hint=hint)
     faults.check(sheet)
     *features, target = columns
     is_classification = kind_of(target) == "text" or distinct(target) in (["0", "1"], ["false", "true"])

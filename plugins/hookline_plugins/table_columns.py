@@ -55,7 +55,7 @@ class Reader:
     def one_hot(self, name: str) -> list[pl.Series]:
         """Return a column for each category: 1.0 where the row has it, 0.0 where it has another.
 
-        The categories are those of the whole file: if they were those of the training part, the number of features
+        The categories are those of the whole file: if they were those of the training split, the number of features
         would hang on the split, and a model trained with one seed would not fit the data of another.
         """
         pl = polars()

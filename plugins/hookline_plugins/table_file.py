@@ -105,7 +105,7 @@ class Faults:
         if more := self._count - len(faults):
             faults.append(Fault(f"and {more:,} more"))
         number = "one fault" if self._count == 1 else f"{self._count:,} faults"
-        return DataError(f"the table {self._path.name!r} cannot be used: {number}", faults=faults)
+        return DataError(f"the data file {self._path.name!r} cannot be used: {number}", faults=faults)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Data source ``csv``: a table in a CSV or Parquet file, split into parts, cleaned and scaled.
+"""Data source ``csv``: a table in a CSV or Parquet file, split, cleaned and scaled.
 
 Shapes: ``N`` rows, ``I`` input features, ``O`` targets.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from hookline import Outcome, Run
 
-_PARTS = ("train", "validation", "test")
+_SPLITS = ("train", "validation", "test")
 _Names = tuple[str, ...]
 _Fraction = Annotated[float, Meta(gt=0, le=1)]
 
@@ -48,10 +48,10 @@ class Table:
 
     Inputs are float64 ``[N, I]``. Targets are float64 ``[N, O]`` (regression), int64 ``[N]`` with class indices
     (classification), or float64 ``[N, 1]`` of 0 and 1 (binary). Numbers are read to the nearest float64. An empty cell
-    is a missing value, and blanks around a cell are no part of it.
+    is a missing value, and blanks around a cell do not count.
 
-    Rows are split at random; each part keeps the order of the file. Means and standard deviations are those of the
-    training part, with ``N`` in the denominator; a column that is constant there is only centred. One-hot columns are
+    Rows are split at random; each split keeps the order of the file. Means and standard deviations are those of the
+    training split, with ``N`` in the denominator; a column that is constant there is only centred. One-hot columns are
     standardized like all others.
 
     When a regression with a linear model ends, its coefficients are reported in the units of the file.
@@ -76,7 +76,7 @@ class Table:
         str, Meta(min_length=1, max_length=1, description="the character between the cells of a CSV file")
     ] = ","
     missing: Annotated[
-        Missing, Meta(description="missing cells: a fault, drop the row, or the feature's mean over the training part")
+        Missing, Meta(description="missing cells: a fault, drop the row, or the feature's mean over the training split")
     ] = "error"
     one_hot: Annotated[_Names, Meta(description="features to turn into a 0/1 feature for each of their values")] = ()
 
@@ -104,19 +104,19 @@ class Table:
         from torch.utils.data import TensorDataset  # not before: a bad file is told without waiting for torch
 
         x, y = _tensor(features), _tensor(targets)
-        parts = self._split(len(x), faults)
+        splits = self._split(len(x), faults)
         faults.check()
         names = tuple(column.name for column in features), tuple(column.name for column in targets)
         self._scaling = _Scaling(
             *names,
-            *_prepare(x, parts[0], names[0], faults, is_scaled=self.standardize),
-            *_prepare(y, parts[0], names[1], faults, is_scaled=self.standardize_target),
+            *_prepare(x, splits[0], names[0], faults, is_scaled=self.standardize),
+            *_prepare(y, splits[0], names[1], faults, is_scaled=self.standardize_target),
         )
         faults.check()
         y = y.squeeze(1).long() if self.task == "classification" else y
-        datasets = (TensorDataset(x[part], y[part]) for part in parts)
+        datasets = (TensorDataset(x[rows], y[rows]) for rows in splits)
         return DataSource(
-            **dict(zip(_PARTS, datasets, strict=False)),
+            **dict(zip(_SPLITS, datasets, strict=False)),
             in_features=len(names[0]),
             out_features=len(class_names) if self.task == "classification" else len(names[1]),
             feature_names=names[0],
@@ -153,19 +153,19 @@ class Table:
         return features, targets, class_names
 
     def _split(self, num_rows: int, faults: Faults) -> list[Tensor]:
-        """Return the rows of each part, in the order of the file."""
+        """Return the rows of each split, in the order of the file."""
         import torch
 
         generator = torch.Generator().manual_seed(self.split_seed)
         order = torch.randperm(num_rows, generator=generator)
         ends = [round(num_rows * share) for share in accumulate(self.split)]
         ends[-1] = num_rows
-        parts = [order[begin:end].sort().values for begin, end in zip([0, *ends], ends, strict=False)]
-        for name, fraction, part in zip(_PARTS, self.split, parts, strict=False):
-            if not len(part):
-                message = f"the {name} part is empty: {fraction:g} of {num_rows:,} row{'s' * (num_rows != 1)}"
+        splits = [order[begin:end].sort().values for begin, end in zip([0, *ends], ends, strict=False)]
+        for name, fraction, rows in zip(_SPLITS, self.split, splits, strict=False):
+            if not len(rows):
+                message = f"the {name} split is empty: {fraction:g} of {num_rows:,} row{'s' * (num_rows != 1)}"
                 faults.add(message, hint="change `split`, or add rows")
-        return parts
+        return splits
 
 
 def _drop_missing(
@@ -201,7 +201,7 @@ def _prepare(
         column = table[:, number]
         mean = column[train].nanmean()
         if mean.isnan():
-            faults.add(f"column {names[number]!r} has no value in the training part, and so no mean")
+            faults.add(f"column {names[number]!r} has no value in the training split, and so no mean")
         column[column.isnan()] = mean
     if not is_scaled:
         return torch.zeros(len(names), dtype=table.dtype), torch.ones(len(names), dtype=table.dtype)

@@ -1,0 +1,127 @@
+"""Time for a step of the default job, and of start-up, as ratios measured in one run.
+
+Run it with ``python tests/benchmarks/step_time.py`` on a machine that does nothing else. The contenders take turns, so
+that a machine that changes its speed changes it for all of them; medians are what to quote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import hookline
+
+EPOCHS, BATCH_SIZE = 3, 10
+PROGRAM = str(Path(sys.executable).parent / "hookline")
+
+
+def examples() -> TensorDataset:
+    """Return the data of the default job."""
+    dataset = hookline.Run().data.train
+    assert isinstance(dataset, TensorDataset)
+    return dataset
+
+
+def time_loop(batches: Callable[[], Any]) -> float:
+    """Return the seconds that a step of the hand-written loop takes over ``batches``."""
+    model, loss_function = nn.Linear(2, 1), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
+    num_steps, start = 0, time.perf_counter()
+    for _ in range(EPOCHS):
+        for features, target in batches():
+            optimizer.zero_grad()
+            loss = loss_function(model(features), target)
+            loss.backward()
+            optimizer.step()
+            num_steps += 1
+    return (time.perf_counter() - start) / num_steps
+
+
+def time_hookline(evaluate: list[str]) -> float:
+    """Return the seconds that a step of a run takes, epochs' ends included."""
+    run = hookline.Run({"train": {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "evaluate": evaluate}})
+    start = time.perf_counter()
+    steps = run.fit().steps
+    return (time.perf_counter() - start) / steps
+
+
+def time_process(command: list[str], code: int = 0) -> float:
+    """Return the seconds that a program takes from start to end."""
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == code, done.stderr
+    return time.perf_counter() - start
+
+
+def gathered(dataset: TensorDataset) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Give shuffled batches of tensors in memory, without a framework."""
+    order = torch.randperm(len(dataset))
+    return zip(*(torch.split(tensor[order], BATCH_SIZE) for tensor in dataset.tensors), strict=True)
+
+
+def measure(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Return the median of each contender; they take turns, after one round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, contender in contenders.items():
+            seconds = contender()
+            if number:
+                times[name].append(seconds)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def show(title: str, medians: dict[str, float], unit: tuple[str, float]) -> dict[str, Any]:
+    """Print a table of medians and of ratios to the first contender; return it."""
+    name, factor = unit
+    first = next(iter(medians.values()))
+    print(f"\n{title}\n{'':44}{name:>12}{'ratio':>8}")
+    for contender, seconds in medians.items():
+        print(f"{contender:44}{seconds * factor:12.1f}{seconds / first:8.3f}")
+    return {contender: {"seconds": seconds, "ratio": seconds / first} for contender, seconds in medians.items()}
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    dataset = examples()
+    loader = DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    steps = measure(
+        {
+            "tutorial's loop over a DataLoader": lambda: time_loop(lambda: loader),
+            "bare loop over tensors in memory": lambda: time_loop(lambda: gathered(dataset)),
+            "hookline, default job": lambda: time_hookline(["train", "validation"]),
+            "hookline, no evaluation": lambda: time_hookline([]),
+        },
+        arguments.rounds,
+    )
+    starts = measure(
+        {
+            "python -c 'import torch'": lambda: time_process([sys.executable, "-c", "import torch"]),
+            "hookline --help": lambda: time_process([PROGRAM, "--help"]),
+            "hookline plugins": lambda: time_process([PROGRAM, "plugins"]),
+            "hookline check, faulty config": lambda: time_process([PROGRAM, "check", "train.epoch=1"], code=2),
+        },
+        arguments.rounds,
+    )
+    figures = {"step": show("time per step", steps, ("us", 1e6)), "start-up": show("start-up", starts, ("ms", 1e3))}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

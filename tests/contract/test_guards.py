@@ -1,0 +1,147 @@
+"""Guards: what is public is tested, documented and in its place."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import zipfile
+from pathlib import Path
+
+import click
+import pytest
+
+import hookline as door
+from hookline import Catalog, errors
+from hookline.cli.commands import hookline as command
+from hookline.config import TrainOptions
+from hookline.options import options_of
+from hookline.plugin import HOOKS, load_plugin
+from support import ROOT
+
+CORE = ROOT / "core" / "hookline"
+REFERENCE = ROOT / "docs" / "reference"
+TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py")) if path != Path(__file__))
+OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "hookline"]
+ERRORS = [e for e in vars(errors).values() if inspect.isclass(e) and issubclass(e, errors.HooklineError)]
+
+
+def reference(name: str) -> str:
+    return (REFERENCE / name).read_text()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_is_documented_with_its_signature_and_tested(hook: str) -> None:
+    assert f"### `{hook}({', '.join(HOOKS[hook])})`" in reference("hooks.md")
+    assert hook in TESTS
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_every_error_is_documented_drawn_exported_and_tested(error: type[errors.HooklineError]) -> None:
+    assert error.__name__ in door.__all__
+    assert re.search(rf"`{error.__name__}`.*\b{error.exit_code}\b", reference("errors.md"))
+    assert re.search(rf"{error.__name__} +{error.exit_code} ", errors.__doc__ or "")
+    assert error.__name__ in TESTS
+
+
+@pytest.mark.parametrize("name", sorted(command.commands))
+def test_every_command_and_each_of_its_options_is_documented_and_tested(name: str) -> None:
+    text = reference("commands.md")
+    assert f"hookline {name}" in text
+    for parameter in command.commands[name].params:
+        if isinstance(parameter, click.Option):
+            assert all(f"`{flag}`" in text for flag in parameter.opts if flag.startswith("--")), parameter.opts
+            assert any(f'"{flag}"' in TESTS for flag in parameter.opts), parameter.opts
+    assert f'"{name}"' in TESTS
+
+
+def test_every_option_of_the_loop_is_documented_and_tested() -> None:
+    for option in options_of(TrainOptions):
+        assert f"`{option.name}`" in reference("config.md"), option.name
+        assert re.search(rf"\b{option.name}\b", TESTS), option.name
+
+
+@pytest.mark.parametrize("entry", OWN, ids=lambda entry: f"{entry.kind}-{entry.name}")
+def test_every_plugin_and_each_of_its_options_is_documented(entry: door.Entry) -> None:
+    text = reference("config.md")
+    section = text.partition(f"### {entry.kind} `{entry.name}`")[2].partition("\n### ")[0]
+    assert section, "it has no section"
+    for option in load_plugin(entry).options:
+        assert f"`{option.name}`" in section, option.name
+
+
+def test_the_door_offers_what_it_says() -> None:
+    assert dir(door) == sorted(door.__all__)
+    for name in door.__all__:
+        assert getattr(door, name) is not None
+        assert f"`{name}" in reference("python.md") or f"`hookline.{name}" in reference("python.md"), name
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = door.trian
+
+
+def test_the_types_that_checkers_see_are_those_that_programs_get() -> None:
+    tree = ast.parse((CORE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imported = {a.name for node in block.body if isinstance(node, ast.ImportFrom) for a in node.names}
+    assert imported == set(door.__all__)
+
+
+def strings(path: Path) -> list[str]:
+    return [
+        n.value
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
+def test_the_core_names_no_plugin(path: Path) -> None:
+    # Whole strings: prose and examples may speak of "sgd", code that looks one up may not.
+    own_words = {"hookline", "json", *door.KINDS}
+    names = {entry.name for entry in OWN} - own_words
+    assert not names & set(strings(path))
+    assert not [text for text in strings(path) if text.startswith("hookline_plugins")]
+
+
+FORBIDDEN = {
+    "print(": "the core is silent",
+    "torch.load": "no pickle is ever loaded",
+    "pickle": "no pickle is ever loaded",
+    "os.environ": "the core reads no environment",
+    "signal.signal": "the core installs no handler",
+    "logging.": "the core sets up no logging",
+    "global ": "the core keeps no global",
+    "manual_seed_all": "the core seeds nothing global",
+    "torch.manual_seed": "the core seeds nothing global",
+    "eval(": "no text chooses code",
+    "exec(": "no text chooses code",
+}
+
+
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
+def test_the_core_is_silent_and_keeps_its_hands_off(path: Path) -> None:
+    code = "\n".join(line.partition("#")[0] for line in path.read_text().splitlines())
+    code = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
+    found = {word: why for word, why in FORBIDDEN.items() if re.search(rf"(?<![\w.]){re.escape(word)}", code)}
+    assert not found
+
+
+def test_the_top_level_holds_what_was_agreed() -> None:
+    expected = {"pyproject.toml", "README.md", "LICENSE", "core", "plugins", "tests", "docs"}
+    built = {"dist", "build"}
+    assert {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} - built == expected
+    assert not list(ROOT.glob("core/__init__.py")) + list(ROOT.glob("plugins/__init__.py"))
+
+
+def test_the_wheel_holds_two_packages_and_their_marks(tmp_path: Path, wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"hookline", "hookline_plugins"}
+    assert {"hookline/py.typed", "hookline_plugins/py.typed"} <= set(names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_readme_is_short_and_has_its_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert 100 <= len(lines) <= 150
+    assert len([line for line in lines if line.startswith("python3 -m venv ")]) == 2

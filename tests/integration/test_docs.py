@@ -1,0 +1,104 @@
+"""The code blocks of the README and of the docs do what they say."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import hookline as door
+from support import ROOT, Environment, make_environment, run
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+TUTORIAL = ROOT / "docs" / "tutorials" / "first-plugin.md"
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file that the block is, from its first line ``# file: NAME``."""
+        found = re.match(r"# file: (\S+)\n", self.text)
+        return found[1] if found else None
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2]) for m in FENCE.finditer(text)]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python" and not b.file], ids=str)
+def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # In this process: a hundred starts of torch would take minutes. A dataclass looks its module up by name.
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    exec(compile(block.text, str(block), "exec"), vars(module))
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python" and b.file], ids=str)
+def test_a_python_file_compiles(block: Block) -> None:
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml" and not b.file], ids=str)
+def test_a_config_block_is_a_config(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(block.text)
+    assert door.load_config(tmp_path / "run.toml").plugins
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#\s]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_first_plugin_goes_from_an_empty_folder_to_an_installed_one(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("first-plugin")
+    environment = make_environment(tmp_path_factory.mktemp("environment"))
+    files = [block for block in blocks(TUTORIAL) if block.file]
+    assert {Path(str(block.file)).name for block in files} >= {"pyproject.toml"}
+    for block in files:
+        path = folder / str(block.file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text)
+    environment.install(folder)
+    commands = re.findall(r"^\$ hookline (.*)$", TUTORIAL.read_text(), re.MULTILINE)
+    assert commands
+    for command in commands:
+        done = environment.hookline(*command.split(), cwd=folder)
+        assert done.returncode == 0, (command, done.stderr)
+
+
+def test_the_readme_shows_the_real_output() -> None:
+    done = run([str(Path(sys.executable).parent / "hookline"), "train"])
+    shown = next(block.text for block in blocks(ROOT / "README.md") if block.text.startswith("plan\n"))
+    assert without_times(done.stdout).startswith(without_times(shown).rstrip())
+
+
+def without_times(text: str) -> str:
+    return re.sub(r"(\d\.\d\d)$|in \d+\.\d\d s$", "TIME", text, flags=re.MULTILINE)
+
+
+def test_an_environment_is_one_of_its_own(extended: Environment) -> None:
+    program = "import hookline, sys; print(hookline.__file__)"
+    done = run([str(extended.python), "-c", program])
+    assert str(extended.python.parents[1]) in done.stdout

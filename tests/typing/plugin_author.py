@@ -1,0 +1,173 @@
+"""What a plugin author writes: one plugin of each kind, and wrappers; mypy in strict mode has nothing to say to it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import TensorDataset
+
+from hookline import DataSource, Metric, Outcome, Run, hookimpl
+
+
+@dataclass
+class Circles:
+    """A data source."""
+
+    num_examples: Annotated[int, Meta(ge=1, description="number of examples")] = 64
+
+    @hookimpl
+    def build_data(self, run: Run) -> DataSource:
+        inputs = torch.randn(self.num_examples, 2, generator=run.generator("circles"))
+        targets = (inputs.norm(dim=1, keepdim=True) < 1).float()
+        return DataSource(TensorDataset(inputs, targets), in_features=2, out_features=1)
+
+
+@dataclass
+class Perceptron:
+    """A model."""
+
+    hidden: Annotated[int, Meta(ge=1, description="width of the hidden layer")] = 8
+
+    @hookimpl
+    def build_model(self, data: DataSource) -> nn.Module:
+        assert data.in_features is not None
+        return nn.Sequential(nn.Linear(data.in_features, self.hidden), nn.Tanh(), nn.Linear(self.hidden, 1))
+
+
+class PlainNet(nn.Module):
+    """A model that is no plugin class: it asks for the data by name, and its other parameters are options."""
+
+    def __init__(self, data: DataSource, bias: bool = True) -> None:
+        super().__init__()
+        self.layer = nn.Linear(data.in_features or 1, data.out_features or 1, bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        prediction: Tensor = self.layer(inputs)
+        return prediction
+
+
+@dataclass
+class Hinge:
+    """A loss with a metric."""
+
+    margin: Annotated[float, Meta(gt=0, description="distance from the border that costs nothing")] = 1.0
+
+    @hookimpl
+    def build_loss(self, run: Run, data: DataSource) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda prediction, target: (self.margin - prediction * (2 * target - 1)).clamp_min(0).mean()
+
+    @hookimpl
+    def build_metrics(self) -> Mapping[str, Metric]:
+        return {"largest": Largest()}
+
+
+class Largest:
+    """A metric."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        self.value = max(self.value, float(prediction.max()))
+
+    def compute(self) -> float:
+        return self.value
+
+    def reset(self) -> None:
+        self.value = 0.0
+
+
+@dataclass
+class SignSGD:
+    """An optimizer."""
+
+    lr: Annotated[float, Meta(gt=0, description="size of a step")] = 0.01
+
+    @hookimpl
+    def build_optimizer(self, model: nn.Module) -> Optimizer:
+        return torch.optim.Rprop(model.parameters(), lr=self.lr)
+
+
+@dataclass
+class Diary:
+    """A callback with every event."""
+
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.lines: list[str] = []
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        self.lines.append(f"{run.num_epochs} epochs of {run.steps_per_epoch} steps")
+
+    @hookimpl
+    def on_epoch_start(self, run: Run) -> None:
+        self.lines.append(f"epoch {run.epoch}")
+
+    @hookimpl
+    def on_step_end(self, run: Run, loss: Tensor) -> None:
+        if run.step == 1:
+            self.lines.append(f"first loss {loss.item():.1f}")
+
+    @hookimpl
+    def on_evaluation_end(self, metrics: Mapping[str, float]) -> None:
+        self.lines.append(", ".join(metrics))
+
+    @hookimpl
+    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        if metrics["train/running_loss"] < 1e-6:
+            run.request_stop("it cannot get better")
+
+    @hookimpl
+    def on_run_error(self, error: BaseException) -> None:
+        self.lines.append(f"failed: {error}")
+
+    @hookimpl
+    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+        self.lines.append(outcome)
+        run.report("diary", [{"line": number, "text": text} for number, text in enumerate(self.lines, 1)])
+
+
+@dataclass
+class Averaged:
+    """A wrapper of build_model: the run trains what it returns."""
+
+    decay: Annotated[float, Meta(ge=0, lt=1, description="share of the old average that is kept")] = 0.9
+
+    @hookimpl(wrapper=True)
+    def build_model(self) -> Generator[None, nn.Module, nn.Module]:
+        model = yield
+        self.average = copy.deepcopy(model)
+        return model
+
+    @hookimpl
+    @torch.no_grad()
+    def on_step_end(self, run: Run) -> None:
+        for mean, value in zip(self.average.parameters(), run.model.parameters(), strict=True):
+            mean.lerp_(value, 1 - self.decay)
+
+
+@dataclass
+class Scaled:
+    """A wrapper of build_step: a callable around the step, made once for each run."""
+
+    factor: float = 0.5
+
+    @hookimpl(wrapper=True)
+    def build_step(self, run: Run) -> Generator[None, Callable[[Any], Tensor], Callable[[Any], Tensor]]:
+        step = yield
+
+        def scaled(batch: Any) -> Tensor:
+            inputs, target = batch
+            return step((inputs * self.factor, target))
+
+        return scaled
