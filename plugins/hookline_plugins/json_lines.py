@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,5 +52,5 @@ class JSONLines:
 
 def _write(event: str, **values: Any) -> None:
     # msgspec writes NaN and infinity as null.
-    sys.stdout.write(msgspec.json.encode({"event": event, **values}).decode() + "\n")
-    sys.stdout.flush()
+    line = msgspec.json.encode({"event": event, **values}).decode()
+    print(line, flush=True)  # noqa: T201 - standard output is what this plugin is for

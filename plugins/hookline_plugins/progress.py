@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from msgspec import Meta
 
@@ -39,6 +39,7 @@ class Progress:
     def __post_init__(self) -> None:
         self._is_live = self.live == "on" or (self.live == "auto" and _is_terminal())
         self._display: LiveProgress | None = None
+        self._waiting: list[str] = []
         self._next_redraw = 0.0
         if not self._is_live:
             # Nothing is to be done in a step without a live line: an instance switches a hook off with None.
@@ -64,12 +65,8 @@ class Progress:
     def on_step_end(self, run: Run, loss: Tensor) -> None:
         """Redraw the live line if it is time."""
         now = time.perf_counter()
-        if now >= self._next_redraw and self._display:
-            self._next_redraw = now + _REDRAW_S
-            rate = f"{run.step / (now - self._start):.0f} steps/s"
-            task = self._display.task_ids[0]
-            shown = f"{loss.item():.4g}"
-            self._display.update(task, completed=run.step, epoch=run.epoch, loss=shown, rate=rate, refresh=True)
+        if now >= self._next_redraw:
+            self._redraw(run, now, f"{loss.item():.4g}")
 
     @hookimpl
     def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
@@ -85,22 +82,39 @@ class Progress:
         if self._display:
             self._display.stop()
             self._display = None
+            self._write(*self._waiting)
         for title, rows in run.summary.items():
-            self._write("\n".join(["", printable(title), *(f"  {line}" for line in _table(rows))]))
+            self._write("", printable(title), *(f"  {line}" for line in _table(rows)))
         reason = f": {printable(run.stop_reason)}" if run.stop_reason else ""
-        self._write(f"\n{outcome} after {run.step} steps in {time.perf_counter() - self._start:.2f} s{reason}")
+        seconds = time.perf_counter() - self._start
+        self._write("", f"{outcome} after {run.step} steps in {seconds:.2f} s{reason}")
 
-    def _write(self, text: str) -> None:
+    def _write(self, *lines: str) -> None:
+        """Write lines, or keep them for the next redrawing of the live line, since each writing redraws it."""
         if self._display:
-            self._display.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._waiting += lines
         else:
-            sys.stdout.write(f"{text}\n")
-            sys.stdout.flush()
+            for line in lines:
+                print(line, flush=True)  # noqa: T201 - standard output is what this plugin is for
+
+    def _redraw(self, run: Run, now: float, loss: str) -> None:
+        assert self._display is not None, "the hook is off without a live line"
+        self._next_redraw = now + _REDRAW_S
+        rate = f"{run.step / (now - self._start):.0f} steps/s"
+        task = self._display.task_ids[0]
+        self._display.update(task, completed=run.step, epoch=run.epoch, loss=loss, rate=rate)
+        if self._waiting:
+            text = "\n".join(self._waiting)
+            self._display.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._waiting.clear()
+        else:
+            self._display.refresh()
 
 
 def _is_terminal() -> bool:
+    stream: TextIO | None = sys.stdout  # None when the program was started with a closed one
     can_redraw = os.environ.get("TERM", "dumb") != "dumb" and "CI" not in os.environ
-    return can_redraw and sys.stdout.isatty()
+    return can_redraw and stream is not None and stream.isatty()
 
 
 def _live_display(run: Run) -> LiveProgress:

@@ -47,7 +47,7 @@ class Needy:
 class Net(nn.Module):
     """A plain module."""
 
-    def __init__(self, width: int = 3) -> None:
+    def __init__(self, width: int = 3, depth: int = None) -> None:  # type: ignore[assignment] # plugins do so
         super().__init__()
 
 
@@ -207,6 +207,29 @@ def test_options_beside_a_new_name_belong_to_it_whichever_comes_first(
     assert options_of(config, "optimizer")["lr"] == 0.5
 
 
+def test_a_default_is_taken_as_it_is_even_where_a_config_could_not_give_it(catalog_with: MakeCatalog) -> None:
+    config = load_config({"model": "net"}, catalog=catalog_with(NET))
+    assert options_of(config, "model") == {"width": 3, "depth": None}
+    (fault,) = faults_of({"model": {"use": "net", "depth": None}}, catalog=catalog_with(NET))
+    assert fault == "'model.depth': expected an integer, got None"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer={use = 'adam', lr = 0.5}", "callbacks={early-stopping = {patience = 7}}"],
+        {"optimizer": {"use": "adam", "lr": 0.5}, "callbacks": {"early-stopping": {"patience": 7}}},
+        {"optimizer": {"use": "adam", "lr": 0.5}, "callbacks.early-stopping": {"patience": 7}},
+    ],
+    ids=["words", "mapping", "keys"],
+)
+def test_a_whole_table_may_be_an_override(overrides: Any, catalog_with: MakeCatalog) -> None:
+    config = load_config({"optimizer": {"lr": 0.1}}, overrides, catalog=catalog_with())
+    assert config.plugins[3].plugin.name == "adam"
+    assert options_of(config, "optimizer")["lr"] == 0.5
+    assert options_of(config, "callbacks.early-stopping")["patience"] == 7
+
+
 def test_options_may_stand_before_use_in_a_table(write: WriteConfig, catalog_with: MakeCatalog) -> None:
     config = load_config(write("[optimizer]\nlr = 0.5\nuse = 'adam'\n"), catalog=catalog_with())
     assert options_of(config, "optimizer")["lr"] == 0.5
@@ -339,9 +362,11 @@ def test_a_table_within_an_option_is_changed_key_by_key(write: WriteConfig, cata
         "deep": {"blue": 5, "green": 3},
         "new": {"one": "x"},
     }
-    overrode = config.settings["callbacks.chatty.colors"].overrode
-    assert overrode is not None
-    assert overrode.origin.layer == "command line"
+    before = {"red": 1, "deep": {"blue": 2, "green": 3}}
+    assert origins(config.settings["callbacks.chatty.colors"])[1:] == [
+        ({**before, "deep": {"blue": 5, "green": 3}}, "command line"),
+        (before, f"{path}:1"),
+    ]
 
 
 def test_changing_a_table_within_an_option_leaves_the_given_mapping_alone(catalog_with: MakeCatalog) -> None:
@@ -370,7 +395,7 @@ def test_objects_stand_in_the_place_of_named_plugins(catalog_with: MakeCatalog) 
 def test_a_class_given_from_python_is_called_by_its_own_name(catalog_with: MakeCatalog) -> None:
     config = load_config(plugins={"model": Net}, catalog=catalog_with())
     assert str(config.plugins[1].plugin) == "model 'Net' (given from Python)"
-    assert options_of(config, "model") == {"width": 3}
+    assert options_of(config, "model") == {"width": 3, "depth": None}
 
 
 def test_a_name_may_be_given_in_the_place_of_an_object(catalog_with: MakeCatalog) -> None:
