@@ -90,10 +90,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'hookline' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"hookline.{_MODULE_OF[name]}"), name)
+if not TYPE_CHECKING:
+    # A type checker that saw it would take any name for one of ours.
+    def __getattr__(name: str) -> object:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'hookline' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"hookline.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline.catalog import KINDS, Catalog
-from hookline.errors import ConfigError, Fault, HooklineError, Location, PluginError, did_you_mean
-from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_mapping
+from hookline.errors import ConfigError, Fault, Location, PluginError, did_you_mean
+from hookline.layers import Item, KeyPath, Origin, Source, read_overrides, read_source, walk_mapping
 from hookline.options import Option, options_of
-from hookline.plugin import Plugin, load_plugin
+from hookline.plugin import Plugin, as_faults, combined, load_plugin
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
 """The kinds of which a run has exactly one plugin; each has a table of its own name."""
@@ -150,8 +150,8 @@ def load_config(
     build.add(walk_mapping(catalog.default("run"), Origin("default")))
     build.add(walk_mapping(defaults or {}, Origin("default", detail="this command")))
     build.add(read_source(source))
-    build.add(read_overrides(overrides, build.faults))
     build.add_objects(plugins or {})
+    build.add(read_overrides(overrides, build.faults))
     return build.finish()
 
 
@@ -167,6 +167,7 @@ class _Assembly:
         self._plugin_errors: list[PluginError] = []
         self._tables = {name: _Table(name) for name in ("train", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
+        self._unknown: set[str] = set()
 
     def add(self, items: Iterable[Item]) -> None:
         """Put one layer over the tables."""
@@ -174,7 +175,7 @@ class _Assembly:
         for (label, _), item in placed:
             self._tables.setdefault(label, _Table(label, origin=item.origin, header=item.key_location))
         # The plugin's name first: a new one drops the options of the one before.
-        for (label, key), item in sorted(placed, key=lambda pair: pair[0][1] != "use"):
+        for (label, key), item in sorted(placed, key=lambda pair: pair[0][1] != ("use",)):
             self._set(label, key, item)
 
     def add_objects(self, plugins: Mapping[str, Any]) -> None:
@@ -185,7 +186,7 @@ class _Assembly:
                 self.faults.append(Fault(f"{label!r} is no table that takes a plugin", hint=did_you_mean(label, known)))
                 continue
             self._tables.setdefault(label, _Table(label))
-            self._set(label, "use", Item((label, "use"), target, Origin("python")))
+            self._set(label, ("use",), Item((label, "use"), target, Origin("python")))
 
     def finish(self) -> RunConfig:
         """Check every table, and return the whole.
@@ -197,32 +198,34 @@ class _Assembly:
         train = self._finish_train(self._tables.pop("train"))
         choices = [choice for table in self._tables.values() if (choice := self._finish_plugin(table))]
         if self.faults:
-            self.faults += [_as_fault(error) for error in self._plugin_errors]
+            self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
             count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
             raise ConfigError(f"the configuration has {count}", faults=self.faults)
         if self._plugin_errors:
-            raise _combined(self._plugin_errors)
+            raise combined(self._plugin_errors)
         return RunConfig(train, tuple(choices), MappingProxyType(self._settings))
 
-    def _split(self, item: Item) -> tuple[str, str | None] | None:
-        """Return table and key of an item, no key for a header; None, with a fault, if there is no such table."""
+    def _split(self, item: Item) -> tuple[str, KeyPath] | None:
+        """Return table and key of an item, () for a header; None, with a fault, if there is no such table."""
         path, value = item.path, item.value
         if path[0] not in TABLES:
-            self._fault(f"there is no table {path[0]!r}", item, did_you_mean(path[0], TABLES))
+            if path[0] not in self._unknown:
+                self._unknown.add(path[0])
+                self._fault(f"there is no table {path[0]!r}", item, did_you_mean(path[0], TABLES))
         elif path[0] == "callbacks":
             return self._split_callback(item)
         elif len(path) > 1:
-            return path[0], ".".join(path[1:])
+            return path[0], path[1:]
         elif path[0] in SINGLE_KINDS and isinstance(value, str) and value:
-            return path[0], "use"
+            return path[0], ("use",)
         elif value == {}:
-            return path[0], None
+            return path[0], ()
         else:
             expected = "a table" if path[0] == "train" else "a plugin's name or a table"
             self._fault(f"{path[0]!r} is {value!r}, but must be {expected}", item, f"write [{path[0]}] above its keys")
         return None
 
-    def _split_callback(self, item: Item) -> tuple[str, str | None] | None:
+    def _split_callback(self, item: Item) -> tuple[str, KeyPath] | None:
         path, value = item.path, item.value
         if len(path) == 1:
             if value != {}:
@@ -230,28 +233,26 @@ class _Assembly:
             return None
         label = f"callbacks.{path[1]}"
         if len(path) > 2:
-            return label, ".".join(path[2:])
+            return label, path[2:]
         if isinstance(value, str) and value:
-            return label, "use"
+            return label, ("use",)
         if value == {}:
-            return label, None
+            return label, ()
         self._fault(f"{label!r} is {value!r}, but must be a table, a plugin's name or {OFF!r}", item)
         return None
 
-    def _set(self, label: str, key: str | None, item: Item) -> None:
+    def _set(self, label: str, key: KeyPath, item: Item) -> None:
         value, origin, key_location = item.value, item.origin, item.key_location
         table = self._tables[label]
-        if key is None:
+        if not key:
             table.origin, table.header = origin, key_location or table.header
             return
-        before = table.settings.get(key)
-        if key == "use" and label != "train" and (before.value if before else _own_name(label)) != value:
+        name, *rest = key
+        before = table.settings.get(name)
+        if name == "use" and (before.value if before else _own_name(label)) != value:
             table.settings.clear()
-        name, dot, rest = key.partition(".")
-        if dot:
-            # A key within an option that is a table changes that table.
-            before = table.settings.get(name)
-            value = _merged(before.value if before else {}, rest.split("."), value)
+        # A key within an option that is a table changes that table.
+        value = _merged(before.value if before else {}, rest, value)
         table.settings[name] = Setting(f"{label}.{name}", value, origin, before, key_location)
 
     def _finish_train(self, table: _Table) -> TrainOptions:
@@ -269,7 +270,8 @@ class _Assembly:
             return None
         self._settings[use.key] = use if isinstance(use.value, str) else replace(use, value=plugin.name)
         location = use.origin.location or table.header
-        return PluginChoice(table.label, plugin, self._plugin_options(table, plugin, location), location)
+        options = MappingProxyType(self._plugin_options(table, plugin, location))
+        return PluginChoice(table.label, plugin, options, location)
 
     def _plugin_options(self, table: _Table, plugin: Plugin, location: Location | None) -> dict[str, Any]:
         try:
@@ -359,20 +361,3 @@ def _merged(table: Any, path: Sequence[str], value: Any) -> Any:
         return value
     inner = table if isinstance(table, Mapping) else {}
     return {**inner, path[0]: _merged(inner.get(path[0], {}), path[1:], value)}
-
-
-def _as_fault(error: HooklineError) -> Fault:
-    return error.faults[0] if error.faults else Fault(error.message, hint=error.hint)
-
-
-def _combined(errors: Sequence[PluginError]) -> PluginError:
-    if len(errors) == 1:
-        return errors[0]
-    first = errors[0]
-    return PluginError(
-        f"{len(errors)} plugins cannot be used",
-        plugin=first.plugin,
-        distribution=first.distribution,
-        version=first.version,
-        faults=[_as_fault(error) for error in errors],
-    )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hookline.config import PluginChoice, RunConfig, TrainOptions
-from hookline.options import Option, options_of, plain
+from hookline.options import Option, is_plain, options_of, plain
 
 _KEY_WIDTH = 28
 
@@ -40,13 +40,8 @@ def commented_toml(config: RunConfig) -> str:
 
 def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
     """Return the lines that put a plugin into a config: required options to fill in, the others as comments."""
-    lines = [_header(label), f"use = {to_toml(name)}"]
-    for option in options:
-        if option.is_required:
-            lines.append(_line(option, "...", is_comment=True))
-        else:
-            lines.append(_line(option, to_toml(option.default), is_comment=True))
-    return lines
+    settings = [_line(option, option.default, is_comment=True) for option in options]
+    return [_header(label), f"use = {to_toml(name)}", *settings]
 
 
 def _section(label: str, choice: PluginChoice | None, options: Iterable[Option], config: RunConfig) -> str:
@@ -55,12 +50,14 @@ def _section(label: str, choice: PluginChoice | None, options: Iterable[Option],
         lines.append(f"use = {to_toml(config.settings[f'{label}.use'].value)}")
     for option in options:
         setting = config.settings[f"{label}.{option.name}"]
-        lines.append(_line(option, to_toml(setting.value), is_comment=setting.origin.layer == "default"))
+        lines.append(_line(option, setting.value, is_comment=setting.origin.layer == "default"))
     return "\n".join(lines) + "\n"
 
 
-def _line(option: Option, value: str, *, is_comment: bool) -> str:
-    setting = f"{'# ' if is_comment else ''}{_key(option.name)} = {value}"
+def _line(option: Option, value: Any, *, is_comment: bool) -> str:
+    # What TOML cannot hold (no value yet, None, an object given from Python) is left to the reader.
+    text, is_comment = (to_toml(value), is_comment) if is_plain(value) else ("...", True)
+    setting = f"{'# ' if is_comment else ''}{_key(option.name)} = {text}"
     meaning = f"{option.description} ({option.expected})" if option.description else option.expected
     return f"{setting.ljust(_KEY_WIDTH)}  # {meaning}"
 

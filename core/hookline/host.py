@@ -7,6 +7,7 @@ first to the last.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from typing import Any
 import pluggy
 
 from hookline import hookspecs
-from hookline.config import PluginChoice, RunConfig
-from hookline.errors import ConfigError, Fault, TrainingError
-from hookline.plugin import HOOKS, Plugin
+from hookline.config import RunConfig
+from hookline.errors import ConfigError, Fault, PluginError, TrainingError
+from hookline.plugin import HOOKS, Plugin, as_faults, combined
 
 _MARK = f"{hookspecs.PROJECT}_impl"
 _ENDINGS = (SystemExit, GeneratorExit, StopIteration)
@@ -79,14 +80,22 @@ class Host:
             PluginError: When a plugin cannot be made or does not keep to the hooks.
         """
         members: list[Member] = []
-        faults: list[Fault] = []
+        refusals: list[Fault] = []
+        broken: list[PluginError] = []
         for choice in config.plugins:
             try:
-                members.append(Member(choice.label, choice.plugin, choice.plugin.make(choice.options)))
+                # A copy, so that what a plugin does to its options stays in this run.
+                instance = choice.plugin.make(copy.deepcopy(dict(choice.options)))
+                members.append(Member(choice.label, choice.plugin, instance))
             except ValueError as error:
-                faults.append(_refusal(choice, error))
-        if faults:
-            raise ConfigError("the plugins refuse some options", faults=faults)
+                refusals.append(Fault(f"{choice.plugin}: {error}", choice.location))
+            except PluginError as error:
+                broken.append(error)
+        if refusals:
+            refusals += [fault for error in broken for fault in as_faults(error)]
+            raise ConfigError("the plugins refuse some options", faults=refusals)
+        if broken:
+            raise combined(broken)
         return cls(members, base)
 
     def caller(self, hook: str) -> Callable[..., Any] | None:
@@ -138,8 +147,9 @@ class Host:
 
 def _guarded_hooks(member: Member) -> dict[str, Callable[..., Any]]:
     # An instance switches one of its hooks off by setting it to None.
-    found = {name: getattr(member.instance, name, None) for name in HOOKS}
-    return {name: _guard(method, member.plugin, name) for name, method in found.items() if callable(method)}
+    found: dict[str, Any] = {name: getattr(member.instance, name, None) for name in HOOKS}
+    marked = {name: method for name, method in found.items() if hasattr(method, _MARK)}
+    return {name: _guard(method, member.plugin, name) for name, method in marked.items()}
 
 
 def _is_wrapper(method: Callable[..., Any]) -> bool:
@@ -184,7 +194,3 @@ def _attempt(error: BaseException, plugin: Plugin, hook: str) -> TrainingError:
     message = f"{plugin} raised {type(error).__name__}({error}) in hook {hook!r}"
     hint = "to end a run early, call run.request_stop(reason)"
     return TrainingError(message, plugin=str(plugin), hook=hook, hint=hint)
-
-
-def _refusal(choice: PluginChoice, error: ValueError) -> Fault:
-    return Fault(f"{choice.plugin}: {error}", choice.location)

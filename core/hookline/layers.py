@@ -12,6 +12,7 @@ from hookline import toml_text
 from hookline.errors import Fault, Location
 from hookline.options import plain
 
+KeyPath = tuple[str, ...]
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
 
 
@@ -48,7 +49,7 @@ class Item:
         key_location: Where the key stands.
     """
 
-    path: tuple[str, ...]
+    path: KeyPath
     value: Any
     origin: Origin
     key_location: Location | None = None
@@ -81,7 +82,7 @@ def _walk_document(document: toml_text.Document, folder: Path) -> Iterator[Item]
         yield Item(path, value, Origin("file", location, folder=folder), place.key if place else None)
 
 
-def _leaves(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(values: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
     """Give every value that is an option's, and every table that is empty; tables within options stay whole."""
     for name, value in values.items():
         here = (*path, str(name))
@@ -118,5 +119,5 @@ def _read_override(word: str, faults: list[Fault]) -> Iterator[Item]:
         yield Item(path, leaf, Origin("command line", location), key_location)
 
 
-def _leaves_at(key: Sequence[str], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves_at(key: Sequence[str], value: Any) -> Iterator[tuple[KeyPath, Any]]:
     return _leaves({key[-1]: value}, tuple(key[:-1]))

@@ -33,6 +33,8 @@ _PLAIN_NAMES: dict[Any, str] = {
     float: "a number",
     str: "text",
     Path: "a path",
+    list: "a list",
+    dict: "a table",
     type(None): "nothing",
     Any: "any value",
 }
@@ -82,10 +84,11 @@ class Option:
 
     def schema(self) -> dict[str, Any]:
         """Return the option's JSON Schema (draft-07 keywords), with description and default."""
-        schema: dict[str, Any] = _draft_7(msgspec.json.schema(self.type, schema_hook=_schema_of_path))
+        raw = msgspec.json.schema(self.type, schema_hook=_schema_of_path)
+        schema: dict[str, Any] = _draft_7(raw, raw.pop("$defs", {}))
         if self.description:
             schema["description"] = self.description
-        if not self.is_required and self.default is not None:
+        if not self.is_required and is_plain(self.default):
             schema["default"] = plain(self.default)
         return schema
 
@@ -120,6 +123,15 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def is_plain(value: Any) -> bool:
+    """Whether TOML and JSON can hold ``value``, as ``plain`` writes it."""
+    if isinstance(value, Mapping):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return isinstance(value, str | int | float | Path)
+
+
 def describe(annotation: Any) -> str:
     """Return the values that a type takes, in words.
 
@@ -130,22 +142,22 @@ def describe(annotation: Any) -> str:
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return describe(arguments[0]) + "".join(map(_limits, _metas(annotation)[:1]))
+        return describe(arguments[0]) + "".join(map(_limits, annotation.__metadata__))
     if origin is typing.Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(map(repr, arguments))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(part) for part in arguments if part is not type(None))
     if origin in (list, tuple, set, frozenset, Sequence):
-        return _describe_list(arguments)
+        return _describe_list(arguments, is_tuple=origin is tuple)
     if origin in (dict, Mapping):
         return "a table"
     return _PLAIN_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def _describe_list(arguments: tuple[Any, ...]) -> str:
+def _describe_list(arguments: tuple[Any, ...], *, is_tuple: bool) -> str:
     if not arguments:
         return "a list"
-    if len(arguments) > 1 and arguments[-1] is not Ellipsis:
+    if is_tuple and arguments[-1] is not Ellipsis:
         return f"a list of {len(arguments)}: " + ", ".join(map(describe, arguments))
     article, _, rest = describe(arguments[0]).partition(" ")
     if article in ("a", "an"):
@@ -154,7 +166,9 @@ def _describe_list(arguments: tuple[Any, ...]) -> str:
     return f"a list of {article} {rest}".rstrip()
 
 
-def _limits(meta: Meta) -> str:
+def _limits(meta: Any) -> str:
+    if not isinstance(meta, Meta):
+        return ""
     bounds = [
         text.format(_number(bound)) for name, text in _BOUNDS.items() if (bound := getattr(meta, name)) is not None
     ]
@@ -223,13 +237,15 @@ def _schema_of_path(kind: type) -> dict[str, Any]:
     raise NotImplementedError
 
 
-def _draft_7(schema: Any) -> Any:
-    """Return a schema with tuples as draft-07 writes them; msgspec writes them as draft 2020-12 does."""
+def _draft_7(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """Return a schema as draft-07 writes it, with definitions in place; msgspec writes tuples as draft 2020-12 does."""
     if isinstance(schema, list):
-        return [_draft_7(part) for part in schema]
+        return [_draft_7(part, definitions) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    converted = {key: _draft_7(value) for key, value in schema.items()}
+    if "$ref" in schema:
+        return _draft_7(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
+    converted = {key: _draft_7(value, definitions) for key, value in schema.items()}
     if "prefixItems" in converted:
         converted |= {"items": converted.pop("prefixItems"), "additionalItems": False}
     return converted

@@ -6,7 +6,8 @@ Three things can stand behind a name:
 - a **plain class or function** that builds the component of its kind, such as an ``nn.Module`` subclass. Parameters
   named like the arguments of the kind's build hook (``run``, ``data``, ``model``, and ``params``, which is
   ``model.parameters()``) are supplied; the others are options;
-- from Python only, an **object**: an instance of a plugin class, or the finished component itself.
+- the **component itself**: a loss written as a function of ``prediction`` and ``target``; and from Python any finished
+  component, such as a module, or an instance of a plugin class.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,9 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     if hasattr(spec, f"{hookspecs.PROJECT}_spec")
 }
 """Every hook with the names of its arguments."""
+
+WRAPPABLE = tuple(name for name in HOOKS if name.startswith("build_") and name != "build_metrics")
+"""The hooks that a wrapper can go around: those with one result."""
 
 _MARK = f"{hookspecs.PROJECT}_impl"
 _SUPPLIED = {
@@ -67,7 +71,7 @@ class Plugin:
         Raises:
             PluginError: When its annotations or parameters do not make options.
         """
-        if not _is_callable_plugin(self.target):
+        if not _is_called(self.kind, self.target):
             return ()
         try:
             return options_of(self.target, () if has_hooks(self.target) else _SUPPLIED[self.kind])
@@ -113,7 +117,7 @@ class Plugin:
         if self.kind == "callback":
             hint = "a callback is a class whose methods are marked @hookimpl and named like hooks"
             raise self.error(f"{self} has no hooks", hint=hint)
-        if not _is_callable_plugin(self.target):
+        if not _is_called(self.kind, self.target):
             return _Builder(self.kind, lambda **_: self.target)
         wanted = inspect.signature(self.target).parameters
         return _Builder(self.kind, lambda **given: self.target(**{k: given[k] for k in given if k in wanted}, **values))
@@ -171,21 +175,66 @@ def _members(target: Any) -> dict[str, Any]:
     return {name: member for base in reversed(owner.__mro__) for name, member in vars(base).items()}
 
 
-def _is_callable_plugin(target: Any) -> bool:
-    """Whether a target is to be called with options; any other object is the plugin or the component itself."""
-    return inspect.isclass(target) or inspect.isroutine(target)
+def combined(errors: Sequence[PluginError]) -> PluginError:
+    """Return one error that tells all of ``errors``, of which there is at least one."""
+    first, *others = errors
+    if not others:
+        return first
+    return PluginError(
+        f"{len(errors)} plugins cannot be used",
+        plugin=first.plugin,
+        distribution=first.distribution,
+        version=first.version,
+        faults=[fault for error in errors for fault in as_faults(error)],
+    )
+
+
+def as_faults(error: PluginError) -> tuple[Fault, ...]:
+    """Return what an error tells as faults, to be told beside others."""
+    return (Fault(error.message, hint=error.hint), *error.faults)
+
+
+def _is_called(kind: str, target: Any) -> bool:
+    """Whether a target is to be called with options; any other is the plugin or the component itself."""
+    if inspect.isclass(target):
+        return True
+    # A function of a target is a loss, not a function that builds one.
+    is_loss = kind == "loss" and inspect.isroutine(target) and "target" in inspect.signature(target).parameters
+    return inspect.isroutine(target) and not is_loss
 
 
 def _hook_fault(name: str, member: Any) -> Fault | None:
-    if not hasattr(member, _MARK):
-        if name in HOOKS:
+    """Return what is wrong with a member of a plugin class, if anything is."""
+    # A static or class method bears the mark itself, or its function does.
+    mark = getattr(member, _MARK, None) or getattr(getattr(member, "__func__", None), _MARK, None)
+    if mark is None:
+        # None switches off a hook of a base class.
+        if name in HOOKS and member is not None:
             return Fault(f"its method {name!r} is named like a hook but not marked", hint="mark it with @hookimpl")
         return None
     if name not in HOOKS:
         hint = did_you_mean(name, HOOKS)
         return Fault(f"its method {name!r} is marked @hookimpl, but there is no such hook", hint=hint)
+    return _kind_fault(name, member, is_wrapper=mark["wrapper"]) or _argument_fault(name, member)
+
+
+def _kind_fault(name: str, member: Any, *, is_wrapper: bool) -> Fault | None:
+    if not inspect.isfunction(member):
+        return Fault(f"its hook {name!r} is no plain method", hint="write it as def, with self")
+    if inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member):
+        return Fault(f"its hook {name!r} is async, so nothing would run it", hint="write it as def")
+    if is_wrapper and name not in WRAPPABLE:
+        return Fault(f"its hook {name!r} cannot be a wrapper", hint=f"wrappers are for {', '.join(WRAPPABLE)}")
+    if is_wrapper and not inspect.isgeneratorfunction(member):
+        return Fault(f"its wrapper {name!r} has no yield", hint="result = yield, then return the result or another")
+    if not is_wrapper and inspect.isgeneratorfunction(member):
+        return Fault(f"its hook {name!r} has a yield, so nothing would run it", hint="is it @hookimpl(wrapper=True)?")
+    return None
+
+
+def _argument_fault(name: str, member: Any) -> Fault | None:
     parameters = list(inspect.signature(member).parameters.values())[1:]
-    if strange := [p.name for p in parameters if p.name not in HOOKS[name]]:
+    if strange := [p.name for p in parameters if p.name not in HOOKS[name] or p.kind is not p.POSITIONAL_OR_KEYWORD]:
         message = f"its hook {name!r} takes {', '.join(map(repr, strange))}, which the hook does not give"
         return Fault(message, hint=f"the hook is {_signature(name)}; leave out what you do not need")
     if optional := [p.name for p in parameters if p.default is not inspect.Parameter.empty]:

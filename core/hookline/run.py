@@ -21,7 +21,7 @@ from hookline.host import Host
 from hookline.layers import Source
 from hookline.result import Outcome, Row, RunResult, Step
 from hookline.rng import RandomState, make_generator
-from hookline.step import DefaultStep, LossFunction, StepFunction, try_batch
+from hookline.step import DefaultStep, LossFunction, StepFunction, check_parameters, try_batch
 
 
 class Run:
@@ -280,6 +280,8 @@ class Run:
             if not self._host.is_implemented("build_step"):
                 self._try_first_batch()
             self.optimizer: Optimizer = self._component("optimizer", Optimizer, run=self, model=self.model)
+            if not self._host.is_implemented("build_step"):
+                check_parameters(self.optimizer, self.model, self.loss, str(self._host.owner("optimizer")))
             self._step: StepFunction = self._host.call("build_step", run=self)
 
     def _component(self, kind: str, expected: type, **arguments: Any) -> Any:

@@ -64,7 +64,8 @@ def _plugin_table(plugins: dict[str, tuple[Option, ...]], default: str) -> dict[
     use = {"enum": sorted(plugins), "default": default, "description": "name of the plugin"}
     branches = [_branch(name, options, use, is_default=name == default) for name, options in plugins.items()]
     table = {"type": "object", "properties": {"use": use}, "allOf": branches}
-    return {"anyOf": [{"enum": sorted(plugins)}, table]}
+    bare = sorted(name for name, options in plugins.items() if not any(option.is_required for option in options))
+    return {"anyOf": [{"enum": bare}, table]}
 
 
 def _branch(name: str, options: tuple[Option, ...], use: dict[str, Any], *, is_default: bool) -> dict[str, Any]:

@@ -92,6 +92,23 @@ def try_batch(batch: Any, model: nn.Module, loss: LossFunction, names: tuple[str
         raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
 
 
+def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction, optimizer_name: str) -> None:
+    """Check that an optimizer has the parameters of the model that are to be trained, and no strange ones.
+
+    Raises:
+        ContractError: When it has parameters of neither model nor loss, or lacks some of the model's.
+    """
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    named = dict(model.named_parameters())
+    of_loss = loss.parameters() if isinstance(loss, nn.Module) else ()
+    if strange := held - {id(parameter) for parameter in (*named.values(), *of_loss)}:
+        hint = "make it over model.parameters(), of the model that the hook is given"
+        raise ContractError(f"{optimizer_name} has {len(strange)} parameters of another model", hint=hint)
+    if missing := [name for name, parameter in named.items() if parameter.requires_grad and id(parameter) not in held]:
+        hint = "give it all of model.parameters(), or freeze the others with requires_grad_(False)"
+        raise ContractError(f"{optimizer_name} lacks parameters of the model: {', '.join(missing)}", hint=hint)
+
+
 class evaluation_mode:  # noqa: N801 - a context manager, named like torch.no_grad
     """Put a model and its parts into eval mode; afterwards each part is in the mode that it was in."""
 
@@ -130,7 +147,7 @@ def _forward(model: nn.Module, inputs: Tensor, model_name: str) -> Tensor:
         prediction = model(inputs)
     except Exception as error:
         message = f"{model_name} fails on the first batch, {_brief(inputs)}: {_first_line(error)}"
-        raise ContractError(message, hint="make its sizes those of the data") from error
+        raise ContractError(message, hint="make its sizes and dtypes those of the data") from error
     if not isinstance(prediction, Tensor):
         raise ContractError(f"{model_name} returned {_brief(prediction)}, but must return a tensor [B, O]")
     return prediction

@@ -258,14 +258,14 @@ def _not_a_number(value: object) -> tuple[str, str | None]:
         return message, "a missing value is an empty cell: empty it, and set `missing` to 'drop' or 'mean'"
     if _DECIMAL_COMMA.fullmatch(value):
         return message, "write a decimal point, and nothing between thousands"
-    if value.lower().lstrip("+-") in ("inf", "infinity") or _is_too_large(value):
+    if _is_infinite(value):
         return f"{_show(value)} is not a finite number", "the largest that can be held is about 1.8e308"
     return message, None
 
 
-def _is_too_large(value: str) -> bool:
+def _is_infinite(value: str) -> bool:
     try:
-        return float(value) in (float("inf"), float("-inf"))
+        return math.isinf(float(value))
     except ValueError:
         return False
 

@@ -419,6 +419,11 @@ IN_PARQUET: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "NaN": ({"x": [1.0, math.nan], "y": [1, 2]}, {}, ["row 2, column 'x': nan is not a finite number"]),
     "infinite target": ({"x": [1, 2], "y": [1.0, math.inf]}, {}, ["row 2, column 'y': inf is not a finite number"]),
     "text": ({"x": ["a", "b"], "y": [1, 2]}, {}, ["column 'x' holds text", "one_hot"]),
+    "categories": (
+        {"x": pl.Series(["a", "b"], dtype=pl.Categorical), "y": [1, 2]},
+        {},
+        ["column 'x' holds text, not numbers: 'a', 'b'"],
+    ),
     "list": ({"x": [[1], [2]], "y": [1, 2]}, {}, ["column 'x' holds values of type List(Int64), not numbers"]),
     "list as category": ({"x": [[1], [2]], "y": [1, 2]}, {"one_hot": ("x",)}, ["type List(Int64), not text"]),
     "fractions as categories": ({"x": [1.5, 2.0], "y": [1, 2]}, {"one_hot": ("x",)}, ["such as 1.5", "`one_hot`"]),

@@ -47,7 +47,12 @@ class Needy:
 class Net(nn.Module):
     """A plain module."""
 
-    def __init__(self, width: int = 3, depth: int = None) -> None:  # type: ignore[assignment] # plugins do so
+    def __init__(
+        self,
+        width: int = 3,
+        depth: int = None,  # type: ignore[assignment] # noqa: RUF013 - as some plugins have it
+        sizes: dict[str, int] | None = None,
+    ) -> None:
         super().__init__()
 
 
@@ -209,7 +214,7 @@ def test_options_beside_a_new_name_belong_to_it_whichever_comes_first(
 
 def test_a_default_is_taken_as_it_is_even_where_a_config_could_not_give_it(catalog_with: MakeCatalog) -> None:
     config = load_config({"model": "net"}, catalog=catalog_with(NET))
-    assert options_of(config, "model") == {"width": 3, "depth": None}
+    assert options_of(config, "model") == {"width": 3, "depth": None, "sizes": None}
     (fault,) = faults_of({"model": {"use": "net", "depth": None}}, catalog=catalog_with(NET))
     assert fault == "'model.depth': expected an integer, got None"
 
@@ -369,6 +374,16 @@ def test_a_table_within_an_option_is_changed_key_by_key(write: WriteConfig, cata
     ]
 
 
+def test_a_table_within_an_option_given_whole_takes_the_place_of_the_one_before(catalog_with: MakeCatalog) -> None:
+    config = load_config(
+        {"model": {"sizes": {"b": 2}}, "callbacks": {"chatty": {"colors": {"blue": 2}}}},
+        defaults={"model": {"use": "net", "sizes": {"a": 1}}, "callbacks": {"chatty": {"colors": {"red": 1}}}},
+        catalog=catalog_with(CHATTY, NET),
+    )
+    assert options_of(config, "model")["sizes"] == {"b": 2}
+    assert options_of(config, "callbacks.chatty")["colors"] == {"blue": 2}
+
+
 def test_changing_a_table_within_an_option_leaves_the_given_mapping_alone(catalog_with: MakeCatalog) -> None:
     source = {"callbacks": {"chatty": {"colors": {"deep": {"blue": 2}}}}}
     load_config(source, {"callbacks.chatty.colors.deep.blue": 5}, catalog=catalog_with(CHATTY))
@@ -395,7 +410,7 @@ def test_objects_stand_in_the_place_of_named_plugins(catalog_with: MakeCatalog) 
 def test_a_class_given_from_python_is_called_by_its_own_name(catalog_with: MakeCatalog) -> None:
     config = load_config(plugins={"model": Net}, catalog=catalog_with())
     assert str(config.plugins[1].plugin) == "model 'Net' (given from Python)"
-    assert options_of(config, "model") == {"width": 3, "depth": None}
+    assert options_of(config, "model") == {"width": 3, "depth": None, "sizes": None}
 
 
 def test_a_name_may_be_given_in_the_place_of_an_object(catalog_with: MakeCatalog) -> None:
@@ -574,6 +589,17 @@ def test_every_missing_option_is_a_fault_that_says_what_it_takes(write: WriteCon
         (f"'callbacks.needy.room' is missing: callback 'needy' (acme 1.2) needs it\n{place}\n  = it takes text"),
         (f"'callbacks.needy.times' is missing: callback 'needy' (acme 1.2) needs it\n{place}\n  = it takes an integer"),
     ]
+
+
+def test_a_missing_option_points_at_the_latest_mention_of_its_table(
+    write: WriteConfig, catalog_with: MakeCatalog
+) -> None:
+    defaults = {"callbacks": {"needy": {"room": "lab"}}}
+    path = write("\n[callbacks.needy]\n")
+    (fault,) = faults_of(path, defaults=defaults, catalog=catalog_with(NEEDY))
+    assert f"\n  --> {path}:2:2\n" in fault
+    (fault,) = faults_of(None, ["callbacks.needy.room=lab"], catalog=catalog_with(NEEDY))
+    assert "\n  --> command line\n   | callbacks.needy.room=lab\n" in fault
 
 
 @pytest.mark.parametrize(

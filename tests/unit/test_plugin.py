@@ -370,3 +370,62 @@ def test_an_entry_that_is_no_object_reference_says_so() -> None:
     with pytest.raises(PluginError) as caught:
         load_plugin(Entry("model", "boom", "not an object", "acme", "1.2"))
     assert "'not an object'" in str(caught.value)
+
+
+class StaticHook:
+    @hookimpl
+    @staticmethod
+    def on_epoch_end(run: Any) -> None: ...
+
+
+class AsyncHook:
+    @hookimpl
+    async def on_epoch_end(self, run: Any) -> None: ...
+
+
+class GeneratorHook:
+    @hookimpl
+    def on_epoch_end(self, run: Any) -> Any:
+        yield
+
+
+class WrappedEvent:
+    @hookimpl(wrapper=True)
+    def on_run_end(self) -> Any:
+        return (yield)
+
+
+class WrapperWithoutYield:
+    @hookimpl(wrapper=True)
+    def build_model(self) -> Any:
+        return None
+
+
+class KeywordOnly:
+    @hookimpl
+    def on_epoch_end(self, *, run: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (StaticHook, "'on_epoch_end' is no plain method"),
+        (AsyncHook, "is async, so nothing would run it"),
+        (GeneratorHook, "has a yield, so nothing would run it"),
+        (WrappedEvent, "'on_run_end' cannot be a wrapper"),
+        (WrapperWithoutYield, "'build_model' has no yield"),
+        (KeywordOnly, "takes 'run', which the hook does not give"),
+    ],
+)
+def test_a_hook_of_a_form_that_would_never_run_is_refused(target: type, words: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        Plugin("callback", "it", target).make({})
+    assert words in str(caught.value)
+
+
+class SwitchedOff(WrappedEvent):
+    on_run_end = None  # type: ignore[assignment] # switched off in a subclass
+
+
+def test_a_subclass_switches_a_hook_off_with_none() -> None:
+    Plugin("callback", "it", SwitchedOff).make({})

@@ -633,3 +633,61 @@ def test_try_step_leaves_no_events_behind() -> None:
     recorder = Recorder()
     assert math.isfinite(Run(SMALL, plugins={"callbacks.recorder": recorder}).try_step())
     assert recorder.events == []
+
+
+def other_models_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+
+
+def optimizer_of_the_bias(model: nn.Linear) -> torch.optim.Optimizer:
+    return torch.optim.SGD([model.bias], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        (other_models_optimizer, "2 parameters of another model"),
+        (optimizer_of_the_bias, "lacks parameters of the model: weight"),
+    ],
+)
+def test_an_optimizer_without_the_models_parameters_is_refused(optimizer: Any, words: str) -> None:
+    with pytest.raises(ContractError, match=words):
+        Run(SMALL, plugins={"optimizer": optimizer})
+
+
+def test_frozen_parameters_need_no_optimizer() -> None:
+    model = nn.Linear(2, 1)
+    model.weight.requires_grad_(False)
+    before = model.weight.clone()
+    train(SMALL, plugins={"model": model, "optimizer": optimizer_of_the_bias})
+    assert torch.equal(model.weight, before)
+
+
+def test_a_loss_may_be_a_function_of_prediction_and_target() -> None:
+    result = train(SMALL, plugins={"loss": nn.functional.mse_loss})
+    assert weights_of(result) == weights_of(train(SMALL))
+
+
+@dataclass
+class Collects:
+    """Keeps words in a list that is an option."""
+
+    words: list[str] = field(default_factory=list)
+
+    @hookimpl
+    def on_epoch_end(self, run: Run) -> None:
+        self.words.append("again")
+
+
+def test_what_a_plugin_does_to_its_options_stays_in_its_run() -> None:
+    config = load_config(SMALL, plugins={"callbacks.c": Collects})
+    for _ in range(2):
+        train(config)
+        assert config.plugins[-1].options["words"] == config.settings["callbacks.c.words"].value == []
+
+
+def test_options_of_a_class_given_from_python_can_be_set() -> None:
+    config = load_config(SMALL, {"callbacks.c.words": ["a"]}, plugins={"callbacks.c": Collects})
+    assert config.plugins[-1].options == {"words": ["a"]}
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.width'"):
+        load_config(SMALL, {"model.width": 3}, plugins={"model": nn.Linear(2, 1)})

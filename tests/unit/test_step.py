@@ -193,7 +193,7 @@ def test_a_model_that_fails_is_refused_with_its_own_words_and_the_shape_of_the_b
     assert text == (
         "model 'm' fails on the first batch, [8, 3] float32: "
         "RuntimeError: mat1 and mat2 shapes cannot be multiplied (8x3 and 5x1)\n"
-        "  = make its sizes those of the data"
+        "  = make its sizes and dtypes those of the data"
     )
 
 

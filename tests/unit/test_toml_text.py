@@ -26,7 +26,9 @@ def marked(text: str, location: Location) -> str:
     assert location.column is not None
     line = text.replace("\r\n", "\n").split("\n")[location.line - 1]
     assert location.text in {line, None}
-    return line[location.column - 1 : location.column - 1 + location.width]
+    found = line[location.column - 1 : location.column - 1 + location.width]
+    assert len(found) == location.width
+    return found
 
 
 def places_in(text: str) -> dict[Path, tuple[str, str]]:
