@@ -49,7 +49,7 @@ class Batches:
         name: str = "dataset",
     ) -> None:
         self._is_stream = isinstance(dataset, IterableDataset)
-        self.num_examples = None if self._is_stream else len(cast(Sized, dataset))
+        self.num_examples = None if self._is_stream else _length(dataset, name)
         if self.num_examples == 0:
             raise DataError(f"the {name} is empty", hint="give it at least one example")
         if batch_size is None and self.num_examples is None:
@@ -108,15 +108,29 @@ class Batches:
         return (_cast(batch, self._dtype) for batch in loader)
 
 
-def count_examples(batch: Any) -> int:
-    """Return the number of examples in a batch: the length of the first tensor in it, however it is nested.
+def _length(dataset: Dataset[Any], name: str) -> int:
+    try:
+        return len(cast(Sized, dataset))
+    except Exception as error:
+        hint = "a dataset has __len__ and __getitem__, or is an IterableDataset"
+        raise DataError(f"the {name}, a {type(dataset).__name__}, has no length: {error}", hint=hint) from error
 
-    >>> count_examples({"image": torch.zeros(4, 3), "label": torch.zeros(4)})
-    4
+
+def count_examples(batch: Any) -> int:
+    """Return the number of examples in a batch: the length of the first tensor in it; 1 if there is none.
+
+    >>> count_examples({"name": ["a", "b"], "image": torch.zeros(2, 3)})
+    2
     """
-    while not isinstance(batch, Tensor):
-        batch = next(iter(batch.values() if isinstance(batch, dict) else batch))
-    return len(batch)
+    return next((len(tensor) for tensor in _tensors(batch) if tensor.dim()), 1)
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, dict | tuple | list):
+        for part in batch.values() if isinstance(batch, dict) else batch:
+            yield from _tensors(part)
 
 
 def _cast_tensors(dataset: TensorDataset, dtype: torch.dtype) -> TensorDataset:

@@ -263,7 +263,10 @@ class _Assembly:
         use = table.settings.pop("use", None) or self._implied_use(table)
         if use is not None and use.value == OFF and table.label in SINGLE_KINDS:
             self._fault_at(f"{table.label!r} cannot be {OFF!r}: a run needs one", use.origin.location)
-        if use is None or use.value == OFF:
+        if use is None:
+            return None
+        if use.value == OFF:
+            self._settings[use.key] = use
             return None
         plugin = self._find(table, use)
         if plugin is None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hookline.batches import count_examples
+from hookline.errors import ContractError, DataError
 from hookline.hookspecs import Metric
 from hookline.rng import preserved_rng
-from hookline.step import LossFunction, evaluation_mode
+from hookline.step import LossFunction, brief, evaluation_mode
 
 _FOLD = 1024
 """Values kept before they are summed up: one sum for many steps instead of one for each."""
@@ -35,6 +36,11 @@ class WeightedMean:
         self._weights: list[int] = []
         self._sum: Tensor | float = 0.0
         self._weight = 0
+
+    @property
+    def weight(self) -> int:
+        """The sum of all weights."""
+        return self._weight + sum(self._weights)
 
     def add(self, value: Tensor, weight: int) -> None:
         """Take in one value, a scalar of any floating dtype."""
@@ -62,6 +68,10 @@ def evaluate(
     """Return ``loss``, the mean over all examples, and each metric.
 
     The model is in eval mode meanwhile; its modes and torch's global random generator are as before afterwards.
+
+    Raises:
+        DataError: When there is no batch.
+        ContractError: When a metric gives no number.
     """
     mean = WeightedMean()
     for metric in metrics.values():
@@ -72,4 +82,13 @@ def evaluate(
             mean.add(loss(prediction, target), count_examples(target))
             for metric in metrics.values():
                 metric.update(prediction, target)
-    return {"loss": mean.compute()} | {name: float(metric.compute()) for name, metric in metrics.items()}
+    if not mean.weight:
+        raise DataError("there was no batch to evaluate", hint="a stream must start anew each time it is iterated over")
+    return {"loss": mean.compute()} | {name: _number(name, metric.compute()) for name, metric in metrics.items()}
+
+
+def _number(name: str, value: Tensor | float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(f"the metric {name!r} gave {brief(value)}, but must give one number") from error

@@ -7,9 +7,8 @@ first to the last.
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import pluggy
 from hookline import hookspecs
 from hookline.config import RunConfig
 from hookline.errors import ConfigError, Fault, PluginError, TrainingError
+from hookline.options import copied
 from hookline.plugin import HOOKS, Plugin, as_faults, combined
 
 _MARK = f"{hookspecs.PROJECT}_impl"
@@ -85,7 +85,7 @@ class Host:
         for choice in config.plugins:
             try:
                 # A copy, so that what a plugin does to its options stays in this run.
-                instance = choice.plugin.make(copy.deepcopy(dict(choice.options)))
+                instance = choice.plugin.make(copied(choice.options))
                 members.append(Member(choice.label, choice.plugin, instance))
             except ValueError as error:
                 refusals.append(Fault(f"{choice.plugin}: {error}", choice.location))
@@ -173,7 +173,7 @@ def _guard(method: Callable[..., Any], plugin: Plugin, hook: str) -> Callable[..
     @functools.wraps(method)
     def wrap(*arguments: Any) -> Any:
         try:
-            return (yield from method(*arguments))
+            return (yield from _driven(method(*arguments), plugin, hook))
         except SystemExit as error:
             raise _attempt(error, plugin, hook) from error
         except Exception as error:
@@ -181,6 +181,29 @@ def _guard(method: Callable[..., Any], plugin: Plugin, hook: str) -> Callable[..
             raise
 
     return wrap if _is_wrapper(method) else call
+
+
+def _driven(wrapper: Generator[Any, Any, Any], plugin: Plugin, hook: str) -> Generator[Any, Any, Any]:
+    """Drive a wrapper's generator as pluggy would, but say whose it is when it does not keep to the form."""
+    form = "result = yield, then return the result or another"
+    try:
+        next(wrapper)
+    except StopIteration:
+        raise plugin.error(f"wrapper {hook!r} of {plugin} did not yield", hint=form) from None
+    advance: Callable[[], Any]
+    try:
+        inner = yield
+        advance = functools.partial(wrapper.send, inner)
+    except BaseException as error:  # noqa: BLE001 - whatever went wrong inside is the wrapper's to see
+        inner = None
+        advance = functools.partial(wrapper.throw, error)
+    try:
+        advance()
+    except StopIteration as end:
+        if end.value is None and inner is not None:
+            raise plugin.error(f"wrapper {hook!r} of {plugin} returned nothing", hint=form) from None
+        return end.value
+    raise plugin.error(f"wrapper {hook!r} of {plugin} yielded twice", hint=form)
 
 
 def _attribute(error: Exception, plugin: Plugin, hook: str) -> None:

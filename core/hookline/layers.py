@@ -96,6 +96,8 @@ def _leaves(values: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath,
 
 def read_overrides(overrides: Mapping[str, Any] | Sequence[str], faults: list[Fault]) -> list[Item]:
     """Return the layer of values by dotted key, or of ``key=value`` words; faulty words go to ``faults``."""
+    if isinstance(overrides, str):
+        raise TypeError("overrides are a mapping or a sequence of words, not one text")
     if isinstance(overrides, Mapping):
         pairs = [(key.split("."), value) for key, value in overrides.items()]
         return [Item(path, v, Origin("python")) for key, value in pairs for path, v in _leaves_at(key, value)]
@@ -106,7 +108,7 @@ def _read_override(word: str, faults: list[Fault]) -> Iterator[Item]:
     key, equals, text = word.partition("=")
     key_location = Location("command line", text=word, width=len(key) if equals else len(word))
     location = Location("command line", column=len(key) + 2, text=word, width=max(len(text), 1))
-    if not equals or not all(key.split(".")):
+    if not equals or not all(key.split(".")) or not key.isprintable():
         hint = "write KEY=VALUE, for example train.epochs=5"
         faults.append(Fault(f"{word!r} is not an override", key_location, hint))
         return

@@ -123,6 +123,15 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def copied(value: Any) -> Any:
+    """Return ``value`` with its dicts, lists and sets copied; other objects stay what they are."""
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | set | frozenset) or type(value) is tuple:
+        return type(value)(copied(item) for item in value)
+    return value
+
+
 def is_plain(value: Any) -> bool:
     """Whether TOML and JSON can hold ``value``, as ``plain`` writes it."""
     if isinstance(value, Mapping):
@@ -219,7 +228,7 @@ def _convert(value: Any, annotation: Any, folder: Path) -> Any:
         return msgspec.convert(value, annotation, dec_hook=lambda kind, raw: _decode(kind, raw, folder))
     except TypeError:
         # msgspec takes no union of a path and other types, so each is tried by itself.
-        for part in typing.get_args(annotation):
+        for part in sorted(typing.get_args(annotation), key=lambda part: part is Path):
             with contextlib.suppress(msgspec.ValidationError):
                 return _convert(value, part, folder)
         raise msgspec.ValidationError(f"Expected `{annotation}`") from None

@@ -199,7 +199,8 @@ def _is_called(kind: str, target: Any) -> bool:
     if inspect.isclass(target):
         return True
     # A function of a target is a loss, not a function that builds one.
-    is_loss = kind == "loss" and inspect.isroutine(target) and "target" in inspect.signature(target).parameters
+    code = getattr(target, "__code__", None)
+    is_loss = kind == "loss" and code is not None and "target" in code.co_varnames[: code.co_argcount]
     return inspect.isroutine(target) and not is_loss
 
 

@@ -33,7 +33,7 @@ class RunResult:
     """What became of a run.
 
     Attributes:
-        outcome: ``completed``; ``stopped`` before its last epoch by a plugin or by whoever iterates over its steps;
+        outcome: ``completed``; ``stopped`` by a plugin, or by whoever iterates over its steps;
             ``interrupted`` from the keyboard; ``failed``.
         stop_reason: Why it was stopped, if it was by a plugin.
         epochs: Number of epochs that were begun.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +16,14 @@ from torch.optim import Optimizer
 from hookline.batches import Batches, count_examples
 from hookline.config import RunConfig, load_config
 from hookline.data import DataSource
-from hookline.errors import ContractError, NonFiniteError, TrainingError
+from hookline.errors import ContractError, DataError, HooklineError, NonFiniteError, TrainingError
 from hookline.evaluation import WeightedMean, evaluate
 from hookline.hookspecs import Metric
 from hookline.host import Host
 from hookline.layers import Source
 from hookline.result import Outcome, Row, RunResult, Step
 from hookline.rng import RandomState, make_generator
-from hookline.step import DefaultStep, LossFunction, StepFunction, check_parameters, try_batch
+from hookline.step import DefaultStep, LossFunction, StepFunction, brief, check_parameters, try_batch
 
 
 class Run:
@@ -78,10 +80,15 @@ class Run:
         self.outcome: Outcome | None = None
         self.stop_reason: str | None = None
         self._is_begun = False
+        self._is_left = False
         self._dtype: torch.dtype = getattr(torch, config.train.dtype)
         self._random = RandomState(self.seed, "train")
-        self._host = Host.open(config, DefaultStep())
-        self._build()
+        try:
+            with self._working(RandomState(self.seed, "build")):
+                self._host = Host.open(config, DefaultStep())
+                self._build()
+        except SystemExit as ending:
+            raise TrainingError("a component tried to end the program while the run was built") from ending
 
     # ---- what plugins and host programs may ask for ------------------------------------------------------------------
 
@@ -127,9 +134,9 @@ class Run:
             TrainingError: When the run was begun before.
             Exception: Whatever a plugin or a component raises, with notes that say where.
         """
-        with self._random.active():
-            for _ in self._loop():
-                pass
+        with self._working(self._random):
+            # Drained without a line of Python between the steps, so that an interrupt is always raised inside the loop.
+            collections.deque(self._loop(), maxlen=0)
         return self.result()
 
     def steps(self) -> Iterator[Step]:
@@ -140,13 +147,15 @@ class Run:
         loop = self._loop()
         try:
             while True:
-                with self._random.active():
-                    loss = next(loop, None)
-                if loss is None:
-                    return
+                with self._working(self._random):
+                    try:
+                        loss = next(loop)
+                    except StopIteration:
+                        return
                 yield Step(self.epoch, self.step, loss)
         finally:
-            with self._random.active():
+            self._is_left = True
+            with self._working(self._random):
                 loop.close()
 
     def result(self) -> RunResult:
@@ -174,9 +183,11 @@ class Run:
         For checking a run before it is started: the step changes the weights, so make a new run to train.
         """
         self._begin()
-        with self._random.active():
+        with self._working(self._random):
             self.model.train()
-            return self._step(next(self._batches.epoch(1))).item()
+            loss = self._step(next(self._read("train", self._batches, epoch=1)))
+            self._check_loss(loss)
+            return loss.item()
 
     def _loop(self) -> Generator[Tensor]:
         """The loop: every event is a call in it; it gives the loss of each step."""
@@ -191,9 +202,11 @@ class Run:
                 self.epoch += 1
                 host.call("on_epoch_start", run=self)
                 self.model.train()
-                for batch in self._batches.epoch(self.epoch):
+                for batch in self._read("train", self._batches, self.epoch):
                     loss = step(batch)
                     self.step += 1
+                    if self.step == 1:
+                        self._check_loss(loss)
                     running.add(loss, count_examples(batch))
                     if on_step_end:
                         on_step_end(run=self, loss=loss)
@@ -206,16 +219,11 @@ class Run:
                 host.call("on_epoch_end", run=self, metrics=self._end_epoch(running, evaluated))
                 running = WeightedMean()
             outcome = "completed" if self.stop_reason is None else "stopped"
-        except GeneratorExit:
-            outcome = "stopped"
-            raise
-        except KeyboardInterrupt as interrupt:
-            outcome, error = "interrupted", interrupt
-            raise
         except BaseException as raised:
-            error = raised
-            raised.add_note(self._position())
-            raise
+            outcome, error = self._early_end(raised)
+            if error is None or error is raised:
+                raise
+            raise error from raised
         finally:
             self._end(outcome, error)
 
@@ -226,6 +234,40 @@ class Run:
             raise TrainingError("the run was begun before", hint="make a new Run for a new run")
         self._is_begun = True
 
+    @contextmanager
+    def _working(self, random: RandomState) -> Iterator[None]:
+        """Work with random numbers of the run's own and with gradients, whatever the program around it has set."""
+        with random.active(), torch.enable_grad():
+            yield
+
+    def _read(self, split: str, batches: Batches, epoch: int) -> Iterator[Any]:
+        """Give the batches of an epoch; what reading them raises is a fault of the data."""
+        try:
+            yield from batches.epoch(epoch)
+        except HooklineError:
+            raise
+        except Exception as error:
+            message = f"{self._host.owner('data')} fails while its {split} split is read"
+            raise DataError(f"{message}: {type(error).__name__}: {error}") from error
+
+    def _check_loss(self, loss: Any) -> None:
+        if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
+            message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
+            raise ContractError(message, hint="end the step with: return loss.detach()")
+
+    def _early_end(self, raised: BaseException) -> tuple[Outcome, BaseException | None]:
+        """Return the outcome, and the error to raise if there is one, for what ended the loop before its time."""
+        if isinstance(raised, GeneratorExit) and self._is_left:
+            return "stopped", None
+        if isinstance(raised, KeyboardInterrupt):
+            return "interrupted", raised
+        if isinstance(raised, SystemExit | StopIteration | GeneratorExit):
+            message = f"a component raised {type(raised).__name__}, {self._position()}"
+            hint = "to end a run early, a plugin calls run.request_stop(reason)"
+            return "failed", TrainingError(message, epoch=self.epoch, step=self.step, hint=hint)
+        raised.add_note(self._position())
+        return "failed", raised
+
     def _position(self) -> str:
         if self.epoch == 0:
             return "before the first epoch"
@@ -235,7 +277,7 @@ class Run:
         values = {
             f"{split}/{name}": value
             for split, batches in self._evaluation_batches.items()
-            for name, value in evaluate(batches.epoch(1), self.model, self.loss, self.metrics).items()
+            for name, value in evaluate(self._read(split, batches, 1), self.model, self.loss, self.metrics).items()
         }
         return MappingProxyType(values)
 
@@ -276,9 +318,10 @@ class Run:
             model: nn.Module = self._component("model", nn.Module, run=self, data=self.data)
             self.model = model.to(self._dtype)
             self.loss: LossFunction = self._component("loss", object, run=self, data=self.data)
+            if isinstance(self.loss, nn.Module):
+                self.loss.to(self._dtype)
             self.metrics = self._build_metrics()
-            if not self._host.is_implemented("build_step"):
-                self._try_first_batch()
+            self._try_first_batches()
             self.optimizer: Optimizer = self._component("optimizer", Optimizer, run=self, model=self.model)
             if not self._host.is_implemented("build_step"):
                 check_parameters(self.optimizer, self.model, self.loss, str(self._host.owner("optimizer")))
@@ -303,19 +346,29 @@ class Run:
         self._evaluation_batches = {
             split: Batches(splits[split], train.eval_batch_size, dtype=self._dtype, seed=None, name=f"{split} split")
             for split in dict.fromkeys(train.evaluate)
-            if split in splits
+            if split in splits and not (split == "train" and self._batches.num_batches is None)
         }
 
-    def _try_first_batch(self) -> None:
-        batch = next(self._batches.epoch(1), None)
-        names = tuple(str(self._host.owner(kind)) for kind in ("data", "model", "loss"))
-        try_batch(batch, self.model, self.loss, cast(tuple[str, str, str], names))
+    def _try_first_batches(self) -> None:
+        """Try the first batch of each split, as far as the run itself is to use it."""
+        tried = dict(self._evaluation_batches)
+        if not self._host.is_implemented("build_step"):
+            tried["train"] = self._batches
+        names = {kind: str(self._host.owner(kind)) for kind in ("data", "model", "loss")}
+        for split, batches in tried.items():
+            batch = next(self._read(split, batches, epoch=1), None)
+            names["data"] = f"the {split} split of {self._host.owner('data')}"
+            try_batch(batch, self.model, self.loss, names)
 
     def _build_metrics(self) -> Mapping[str, Metric]:
         metrics: dict[str, Metric] = {}
         for plugin, built in self._host.collect("build_metrics", run=self, data=self.data):
+            if not isinstance(built, Mapping):
+                raise ContractError(
+                    f"build_metrics of {plugin} returned {brief(built)}, but must return metrics by name"
+                )
             for name, metric in built.items():
-                if name in metrics:
+                if name in metrics or name in ("loss", "running_loss"):
                     raise ContractError(f"{plugin} brings the metric {name!r}, which is there already")
                 metrics[name] = metric
         return MappingProxyType(metrics)

@@ -6,7 +6,7 @@ Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -64,29 +64,34 @@ def _build_step(model: nn.Module, loss: LossFunction, optimizer: Optimizer) -> S
     return step_with_closure if _needs_closure(optimizer) else step
 
 
-def try_batch(batch: Any, model: nn.Module, loss: LossFunction, names: tuple[str, str, str]) -> None:
+def try_batch(batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str]) -> None:
     """Put one batch through model and loss, in eval mode and without an update, and check what comes out.
 
     Args:
-        batch: The first batch.
+        batch: The first batch; None if there is none.
         model: The model.
         loss: The loss.
-        names: Data, model and loss plugin in words, for the messages.
+        names: What ``data``, ``model`` and ``loss`` are called in messages.
 
     Raises:
         DataError: When the batch is no pair of tensors, or not finite.
         ContractError: When model or loss fail on it, shapes do not fit, or the loss is no differentiable scalar.
         NonFiniteError: When the first loss is not finite.
     """
-    data_name, model_name, loss_name = names
-    inputs, target = _pair(batch, data_name)
+    inputs, target = _pair(batch, names["data"])
+    loss_name = names["loss"]
     with evaluation_mode(model):
-        prediction = _forward(model, inputs, model_name)
-        _check_shapes(prediction, target, loss, loss_name)
+        prediction = _forward(model, inputs, names["model"])
+        if isinstance(loss, _ELEMENTWISE) and prediction.shape != target.shape:
+            raise _shape_error(prediction, target, loss_name)
         value = _loss_value(loss, prediction, target, loss_name)
+    if not prediction.requires_grad:
+        raise ContractError(f"{names['model']} has nothing to train: no parameter requires a gradient")
     if not (isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point() and value.requires_grad):
         expected = "a scalar tensor of a floating dtype that depends on the prediction"
-        raise ContractError(f"{loss_name} returned {_brief(value)}, but must return {expected}")
+        raise ContractError(f"{loss_name} returned {brief(value)}, but must return {expected}")
+    if _is_broadcast(prediction, target, loss):
+        raise _shape_error(prediction, target, loss_name)
     if not torch.isfinite(value):
         hint = "look at the scale of the inputs and at the model's initial weights"
         raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
@@ -133,8 +138,8 @@ def _pair(batch: Any, data_name: str) -> tuple[Tensor, Tensor]:
     if batch is None:
         raise DataError(f"{data_name} gives no batch at all", hint="give it at least one example")
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
-        hint = "a dataset whose batches are something else needs a plugin with a build_step of its own"
-        raise DataError(f"{data_name} gives {_brief(batch)}, but must give pairs (input, target) of tensors", hint=hint)
+        hint = "other batches need a plugin with a build_step of its own, and train.evaluate = []"
+        raise DataError(f"{data_name} gives {brief(batch)}, but must give pairs (input, target) of tensors", hint=hint)
     for name, tensor in zip(("input", "target"), batch, strict=True):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             hint = "remove or replace the values that are NaN or infinite"
@@ -146,36 +151,53 @@ def _forward(model: nn.Module, inputs: Tensor, model_name: str) -> Tensor:
     try:
         prediction = model(inputs)
     except Exception as error:
-        message = f"{model_name} fails on the first batch, {_brief(inputs)}: {_first_line(error)}"
+        message = f"{model_name} fails on the first batch, {brief(inputs)}: {_first_line(error)}"
         raise ContractError(message, hint="make its sizes and dtypes those of the data") from error
     if not isinstance(prediction, Tensor):
-        raise ContractError(f"{model_name} returned {_brief(prediction)}, but must return a tensor [B, O]")
+        raise ContractError(f"{model_name} returned {brief(prediction)}, but must return a tensor [B, O]")
     return prediction
 
 
-def _check_shapes(prediction: Tensor, target: Tensor, loss: LossFunction, loss_name: str) -> None:
-    if isinstance(loss, _ELEMENTWISE) and prediction.shape != target.shape:
-        raise ContractError(
-            f"{loss_name} compares element by element, but the prediction is {_brief(prediction)} and the target is "
-            f"{_brief(target)}: they would be broadcast, and the wrong thing fitted",
-            hint="give both the same shape, usually [B, 1] or [B, O]; for class indices use cross-entropy",
-        )
+def _shape_error(prediction: Tensor, target: Tensor, loss_name: str) -> ContractError:
+    return ContractError(
+        f"{loss_name} compares element by element, but the prediction is {brief(prediction)} and the target is "
+        f"{brief(target)}: they would be broadcast, and the wrong thing fitted",
+        hint="give both the same shape, usually [B, 1] or [B, O]; for class indices use cross-entropy",
+    )
+
+
+def _is_broadcast(prediction: Tensor, target: Tensor, loss: LossFunction) -> bool:
+    """Whether a loss compares each prediction with every target, as it does with ``[B, 1]`` against ``[B]``.
+
+    Such a loss is the same whatever target belongs to which prediction. Losses that bring the two into one shape
+    themselves are not.
+    """
+    try:
+        together, _ = torch.broadcast_tensors(prediction, target)  # type: ignore[no-untyped-call] # torch leaves it so
+    except RuntimeError:
+        return False
+    if not target.is_floating_point() or together.numel() <= max(prediction.numel(), target.numel()):
+        return False
+    is_telling = prediction.min() < prediction.max() and target.min() < target.max()
+    first, rolled = loss(prediction, target), loss(prediction, target.roll(1, 0))
+    return bool(is_telling and torch.isclose(first, rolled, rtol=1e-6, atol=0))
 
 
 def _loss_value(loss: LossFunction, prediction: Tensor, target: Tensor, loss_name: str) -> Any:
     try:
         return loss(prediction, target)
     except Exception as error:
-        message = f"{loss_name} fails on prediction {_brief(prediction)} and target {_brief(target)}"
+        message = f"{loss_name} fails on prediction {brief(prediction)} and target {brief(target)}"
         hint = "choose a loss for this kind of target, or a data source that gives the target this loss takes"
         raise ContractError(f"{message}: {_first_line(error)}", hint=hint) from error
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """Return what a value is, for a message: shape and dtype of a tensor, the type of anything else."""
     if isinstance(value, Tensor):
         return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}: " + ", ".join(map(_brief, value[:3]))
+        return f"a {type(value).__name__} of {len(value)}: " + ", ".join(map(brief, value[:3]))
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -24,16 +24,19 @@ class EarlyStopping:
     patience: Annotated[int, Meta(ge=1, description="epochs without improvement after which the run ends")] = 3
     min_delta: Annotated[float, Meta(ge=0, description="least change that counts as an improvement")] = 0.0
 
-    def __post_init__(self) -> None:
-        self._best = math.inf
-        self._num_bad_epochs = 0
-
-    @hookimpl
-    def on_run_start(self, run: Run) -> None:
-        """Refuse a metric that the run will not have."""
+    @hookimpl(wrapper=True)
+    def build_step(self, run: Run) -> Generator[None, Any, Any]:
+        """Refuse a metric that the run will not have, as soon as it is built."""
         if self.monitor not in run.metric_names:
             hint = did_you_mean(self.monitor, run.metric_names)
             raise ConfigError(f"early-stopping monitors {self.monitor!r}, which this run does not measure", hint=hint)
+        return (yield)
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        """Forget the epochs of an earlier run."""
+        self._best = math.inf
+        self._num_bad_epochs = 0
 
     @hookimpl
     def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:

@@ -43,12 +43,13 @@ def from_table(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
     faults.check(sheet)
     *features, target = columns
     is_classification = kind_of(target) == "text" or distinct(target) in (["0", "1"], ["false", "true"])
-    data = {"use": "csv", "path": _seen_from(folder, path), "target": target.name}
+    data: dict[str, Any] = {"use": "csv", "path": _seen_from(folder, path), "target": target.name}
     if delimiter != ",":
         data["delimiter"] = delimiter
+    data |= _data_options(sheet, features, target, is_classification=is_classification)
     return {
-        "train": _train_options(sheet.frame.height),
-        "data": data | _data_options(sheet, features, target, is_classification=is_classification),
+        "train": _train_options(round(sheet.frame.height * data.get("split", [1.0])[0])),
+        "data": data,
         "model": {"use": "mlp", "hidden": [32]} if is_classification else {"use": "linear"},
         "loss": {"use": "cross-entropy" if is_classification else "mse"},
         "optimizer": {"use": "adam", "lr": 0.01},

@@ -396,3 +396,64 @@ def test_python_in_another_mode_gives_the_same_answers(flags: tuple[str, ...], t
     done = run(command, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("optimizer.lr = 0.03")
+
+
+def test_a_full_device_is_no_traceback() -> None:
+    done = run(["sh", "-c", f"{PROGRAM} plugins --json > /dev/full"])
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_that_click_has_a_meaning_of_its_own_for_is_told_like_any_other(tmp_path: Path) -> None:
+    program = (
+        "import sys, hookline_plugins.models as m\n"
+        "m.Linear.__init__ = lambda self, **options: (_ for _ in ()).throw(EOFError('truncated file'))\n"
+        "sys.argv = ['hookline', 'check']\n"
+        "from hookline.cli import main; main()"
+    )
+    done = run([sys.executable, "-c", program], cwd=tmp_path)
+    assert_clean(done, 3)
+    assert "truncated file" in done.stderr
+
+
+def test_check_finds_what_only_the_built_run_can_tell(hookline: Hookline) -> None:
+    done = hookline("check", "callbacks.early-stopping.patience=3")
+    assert_clean(done, 2)
+    assert "early-stopping monitors 'validation/loss', which this run does not measure" in done.stderr
+
+
+def test_explain_knows_the_callbacks_that_train_adds_and_those_that_are_off(hookline: Hookline) -> None:
+    assert "from default of this command" in hookline("explain", "callbacks.progress").stdout
+    done = hookline("explain", "callbacks.progress", "callbacks.progress=off")
+    assert done.stdout.startswith('callbacks.progress.use = "off"\n  from command line\n')
+
+
+def test_a_path_may_stand_in_an_override_and_an_equals_sign_in_a_path(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "a=b.toml").write_text("[train]\nepochs = 7\n")
+    assert hookline("explain", "train.epochs", "a=b.toml", "--quiet").stdout == "7\n"
+    assert "data.path" in hookline("check", "data=csv", "data.path=x.toml").stderr
+
+
+def test_control_characters_in_keys_never_reach_the_terminal(hookline: Hookline) -> None:
+    done = hookline("explain", "callbacks.a\x9b31m", "callbacks.a\x9b31m.use=early-stopping")
+    assert done.returncode == 2
+    assert "\x9b" not in done.stdout + done.stderr
+
+
+def test_init_into_a_folder_that_is_not_there_is_told_cleanly(hookline: Hookline) -> None:
+    assert_clean(hookline("init", "-o", "nowhere/run.toml"), 2)
+
+
+def test_bash_completes_what_follows_the_equals_sign(hookline: Hookline, tmp_path: Path) -> None:
+    script = hookline("completion", "bash").stdout
+    program = f"""
+PATH={Path(PROGRAM).parent}:$PATH
+{script}
+COMP_WORDS=(hookline train model = ml); COMP_CWORD=4
+_hookline_completion hookline; echo "${{COMPREPLY[@]}}"
+COMP_WORDS=(hookline train model =); COMP_CWORD=3
+_hookline_completion hookline; echo "${{COMPREPLY[@]}}"
+"""
+    done = run(["bash", "-c", program], cwd=tmp_path)
+    assert done.stdout.splitlines() == ["mlp", "linear mlp"]

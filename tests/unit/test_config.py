@@ -302,7 +302,8 @@ def test_a_callback_is_switched_off_by_its_name_and_its_options_do_not_matter(
     path = write("[callbacks.chatty]\nlevel = 'wrong'\n[callbacks.early-stopping]\n")
     config = load_config(path, ["callbacks.chatty=off"], catalog=catalog_with(CHATTY))
     assert labels(config)[4:] == ["callbacks.early-stopping"]
-    assert not [key for key in config.settings if key.startswith("callbacks.chatty")]
+    assert [key for key in config.settings if key.startswith("callbacks.chatty")] == ["callbacks.chatty.use"]
+    assert config.settings["callbacks.chatty.use"].value == "off"
 
 
 def test_a_default_callback_can_be_switched_off_in_a_file_and_on_again(

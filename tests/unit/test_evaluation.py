@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from hookline.batches import Batches
+from hookline.errors import ContractError, DataError
 from hookline.evaluation import WeightedMean, evaluate
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -71,8 +72,25 @@ def test_metrics_see_every_batch_after_a_reset_and_stand_behind_the_loss() -> No
         assert all(isinstance(value, float) for value in values.values())
 
 
-def test_no_batches_give_a_loss_that_is_not_a_number() -> None:
-    assert math.isnan(evaluate([], model(), nn.MSELoss(), {})["loss"])
+def test_no_batch_to_evaluate_is_a_fault_of_the_data() -> None:
+    with pytest.raises(DataError, match="there was no batch to evaluate"):
+        evaluate([], model(), nn.MSELoss(), {})
+
+
+class Vector:
+    """A metric that gives more than one number."""
+
+    def update(self, prediction: Tensor, target: Tensor) -> None: ...
+
+    def compute(self) -> Tensor:
+        return torch.zeros(2)
+
+    def reset(self) -> None: ...
+
+
+def test_a_metric_that_gives_no_number_is_named() -> None:
+    with pytest.raises(ContractError, match=r"the metric 'spread' gave \[2\] float32"):
+        evaluate([(INPUTS.double(), TARGETS.double())], model(), nn.MSELoss(), {"spread": Vector()})
 
 
 class Noisy(nn.Module):

@@ -25,6 +25,7 @@ from hookline import (
     DataSource,
     NonFiniteError,
     Outcome,
+    PluginError,
     Run,
     RunResult,
     TrainingError,
@@ -32,6 +33,7 @@ from hookline import (
     load_config,
     train,
 )
+from hookline_plugins.early_stopping import EarlyStopping
 
 SMALL = {"train": {"epochs": 2, "batch_size": 4}, "data": {"num_examples": 8}}
 
@@ -691,3 +693,190 @@ def test_options_of_a_class_given_from_python_can_be_set() -> None:
     assert config.plugins[-1].options == {"words": ["a"]}
     with pytest.raises(ConfigError, match=r"unknown key 'model\.width'"):
         load_config(SMALL, {"model.width": 3}, plugins={"model": nn.Linear(2, 1)})
+
+
+# ---- what the data, the model and the step can do wrong --------------------------------------------------------------
+
+
+class Quits(nn.Module):
+    """Tries to end the program in training."""
+
+    def __init__(self, ending: BaseException) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.ending = ending
+
+    def forward(self, inputs: Tensor) -> Any:
+        if self.training:
+            raise self.ending
+        return self.layer(inputs)
+
+
+@pytest.mark.parametrize("ending", [SystemExit(0), StopIteration(), GeneratorExit()], ids=lambda e: type(e).__name__)
+def test_a_component_cannot_end_the_program_or_the_loop(ending: BaseException) -> None:
+    run = Run(SMALL, plugins={"model": Quits(ending)})
+    with pytest.raises(TrainingError, match=type(ending).__name__) as caught:
+        run.fit()
+    assert (caught.value.epoch, caught.value.step, run.outcome) == (1, 0, "failed")
+
+
+class Truncated(Squares):
+    """Raises at one index."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index == 7:
+            raise EOFError("truncated file")
+        return super().__getitem__(index)
+
+
+class WithoutLength(Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        (Truncated(), ["data 'DataSource'", "train split is read", "EOFError: truncated file"]),
+        (WithoutLength(), ["the train split, a WithoutLength, has no length"]),
+        (None, ["a NoneType, has no length"]),
+    ],
+)
+def test_a_dataset_that_fails_is_a_data_error_that_names_it(dataset: Any, words: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        train(SMALL, plugins={"data": DataSource(dataset, in_features=2, out_features=1)})
+    for word in words:
+        assert word in str(caught.value)
+
+
+class StepThatGives:
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    @hookimpl
+    def build_step(self) -> Any:
+        return lambda batch: self._value
+
+
+@pytest.mark.parametrize("value", [None, 0.5, torch.zeros(2), torch.zeros((), requires_grad=True)], ids=str)
+def test_a_step_must_return_a_detached_scalar(value: Any) -> None:
+    with pytest.raises(ContractError, match="the step returned"):
+        list(Run(SMALL, plugins={"callbacks.step": StepThatGives(value)}).steps())
+
+
+def test_a_validation_split_of_another_shape_is_refused_before_the_first_step() -> None:
+    data = pairs(torch.zeros(8, 2), torch.zeros(8, 1))
+    wrong = DataSource(data.train, TensorDataset(torch.zeros(8, 2), torch.zeros(8)), in_features=2, out_features=1)
+    with pytest.raises(ContractError, match="would be broadcast"):
+        Run(SMALL, plugins={"data": wrong})
+
+
+def test_a_loss_of_ones_own_is_kept_from_comparing_each_with_every_other() -> None:
+    def squares(prediction: Tensor, target: Tensor) -> Tensor:
+        return ((prediction - target) ** 2).mean()
+
+    with pytest.raises(ContractError, match="would be broadcast"):
+        Run(SMALL, plugins={"loss": squares, "data": pairs(torch.randn(8, 2), torch.randn(8))})
+
+
+def test_a_loss_that_brings_both_into_one_shape_itself_is_fine() -> None:
+    def squares(prediction: Tensor, target: Tensor) -> Tensor:
+        return ((prediction.squeeze(1) - target) ** 2).mean()
+
+    assert Run(SMALL, plugins={"loss": squares, "data": pairs(torch.randn(8, 2), torch.randn(8))}).fit().steps == 4
+
+
+def test_evaluation_of_batches_that_are_no_pairs_is_refused_at_once() -> None:
+    plugins = {"data": DataSource(Mappings(), in_features=2, out_features=1), "callbacks.step": OwnStep()}
+    with pytest.raises(DataError, match=r"train\.evaluate = \[\]"):
+        Run(SMALL, plugins=plugins)
+
+
+class Measures:
+    def __init__(self, metrics: Any) -> None:
+        self._metrics = metrics
+
+    @hookimpl
+    def build_metrics(self) -> Any:
+        return self._metrics
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"), [({"loss": None}, "'loss', which is there already"), (None, "returned nothing")]
+)
+def test_metrics_must_have_names_of_their_own(metrics: Any, words: str) -> None:
+    with pytest.raises(ContractError, match=words):
+        Run(SMALL, plugins={"callbacks.metrics": Measures(metrics)})
+
+
+def test_data_and_plugins_that_draw_random_numbers_draw_the_runs() -> None:
+    def noise() -> DataSource:
+        inputs = torch.randn(8, 2)
+        return pairs(inputs, inputs.sum(1, keepdim=True))
+
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        results.append(weights_of(train(SMALL, plugins={"data": noise})))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert results[0] == results[1]
+
+
+def test_a_program_that_has_switched_gradients_off_can_train() -> None:
+    with torch.no_grad():
+        assert weights_of(train(SMALL)) == weights_of(Run(SMALL).fit())
+        assert not torch.is_grad_enabled()
+
+
+def test_a_model_without_anything_to_train_is_named() -> None:
+    frozen = nn.Linear(2, 1).requires_grad_(False)
+    with pytest.raises(ContractError, match=r"model 'Linear' .* no parameter requires a gradient"):
+        Run(SMALL, plugins={"model": frozen})
+
+
+def test_a_loss_with_weights_has_the_runs_dtype() -> None:
+    loss = nn.CrossEntropyLoss(weight=torch.ones(3))
+    labels = DataSource(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), None, None, 2, 3)
+    assert train(SMALL, {"train.dtype": "float64"}, plugins={"data": labels, "loss": loss}).outcome == "completed"
+
+
+def test_an_object_given_as_an_option_is_the_object_that_the_plugin_gets() -> None:
+    lock = threading.Lock()
+
+    @dataclass
+    class Holds:
+        lock: Any = None
+
+        @hookimpl
+        def on_run_end(self, run: Run) -> None:
+            run.report("lock", [{"same": self.lock is lock}])
+
+    config = load_config({**SMALL, "callbacks": {"h": {"use": Holds, "lock": lock}}})
+    assert train(config).summary["lock"] == [{"same": True}]
+
+
+def test_one_callback_object_serves_two_runs() -> None:
+    stopping = EarlyStopping(monitor="train/loss", patience=1)
+    overrides = {"train.epochs": 50, "optimizer.lr": 0.0}
+    assert [train(SMALL, overrides, plugins={"callbacks.s": stopping}).epochs for _ in range(2)] == [2, 2]
+
+
+class WrapsWrongly:
+    def __init__(self, how: str) -> None:
+        self._how = how
+
+    @hookimpl(wrapper=True)
+    def build_model(self) -> Any:
+        if self._how == "did not yield":
+            return None
+        model = yield
+        if self._how == "yielded twice":
+            yield
+        return model if self._how != "returned nothing" else None
+
+
+@pytest.mark.parametrize("how", ["did not yield", "yielded twice", "returned nothing"])
+def test_a_wrapper_that_breaks_the_form_is_named(how: str) -> None:
+    with pytest.raises(PluginError, match=rf"wrapper 'build_model' of callback 'WrapsWrongly' .* {how}"):
+        Run(SMALL, plugins={"callbacks.w": WrapsWrongly(how)})

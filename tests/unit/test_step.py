@@ -15,7 +15,7 @@ from hookline import Catalog, ContractError, DataError, DataSource, NonFiniteErr
 from hookline.step import DefaultStep, evaluation_mode, try_batch
 
 MakeCatalog = Callable[..., Catalog]
-NAMES = ("data 'd'", "model 'm'", "loss 'l'")
+NAMES = {"data": "data 'd'", "model": "model 'm'", "loss": "loss 'l'"}
 
 
 def some_data() -> tuple[Tensor, Tensor]:
@@ -170,7 +170,7 @@ def test_no_batch_at_all_is_refused() -> None:
 def test_a_batch_that_is_no_pair_of_tensors_is_refused(batch: Any, what: str) -> None:
     assert refusal(DataError, batch) == (
         f"data 'd' gives {what}, but must give pairs (input, target) of tensors\n"
-        "  = a dataset whose batches are something else needs a plugin with a build_step of its own"
+        "  = other batches need a plugin with a build_step of its own, and train.evaluate = []"
     )
 
 

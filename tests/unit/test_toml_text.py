@@ -518,8 +518,11 @@ def test_very_many_keys_and_values_are_refused(text: str) -> None:
 
 
 def test_keys_and_values_up_to_the_limit_are_taken() -> None:
-    text = "\n".join(f"{i} = 1" for i in range(MAX_ITEMS // 2))
-    assert len(parse(text, "x").places) == MAX_ITEMS // 2
+    text = "\n".join(f"{i} = 1" for i in range(10_000))
+    assert len(parse(text, "x").places) == 10_000
+    (fault,) = faults_of(text + "\nx = 1")
+    assert fault.location
+    assert str(fault.location) == "run.toml:10001:1"
 
 
 def padded(unit: str) -> str:

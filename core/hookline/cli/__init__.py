@@ -13,7 +13,7 @@ def main() -> None:
     """Run the command ``hookline`` and leave the program with its exit code."""
     import click
 
-    from hookline.cli.commands import hookline
+    from hookline.cli.commands import CarriedError, hookline
     from hookline.cli.output import Output
     from hookline.errors import HooklineError
 
@@ -24,13 +24,14 @@ def main() -> None:
     output = Output()
     try:
         code = hookline.main(prog_name="hookline", standalone_mode=False, obj=output)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+    except click.ClickException as usage:
+        usage.show()
+        code = usage.exit_code
     except (click.Abort, KeyboardInterrupt):
         output.note("interrupted")
         code = INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - whatever it is, a user gets one message and an exit code
+    except Exception as caught:  # noqa: BLE001 - whatever it is, a user gets one message and an exit code
+        error = caught.error if isinstance(caught, CarriedError) else caught
         output.error(error)
         code = error.exit_code if isinstance(error, HooklineError) else 1
         if output.traceback:

@@ -11,11 +11,20 @@ from typing import Any, TypeVar
 import click
 
 from hookline.catalog import KINDS, Catalog, Entry
-from hookline.cli.completion import complete_name, complete_words, script
+from hookline.cli.completion import complete_name, complete_words, script, split_words
 from hookline.cli.output import Output
 from hookline.cli.plan import next_steps, plan_events, plan_lines
 from hookline.config import RunConfig, load_config
 from hookline.errors import ConfigError, did_you_mean
+
+
+class CarriedError(Exception):
+    """Carries an error of a command past click, which has a meaning of its own for it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -30,7 +39,11 @@ def _printing(command: _Command) -> _Command:
     @functools.wraps(command)
     def wrapped(output: Output, /, *, quiet: bool, as_json: bool, traceback: bool, **arguments: Any) -> None:
         output.quiet, output.json, output.traceback = quiet, as_json, traceback
-        command(output, **arguments)
+        try:
+            command(output, **arguments)
+        except EOFError as error:
+            # click would take it for the end of its own input.
+            raise CarriedError(error) from error
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
@@ -160,7 +173,8 @@ def explain(output: Output, key: str, words: Sequence[str]) -> None:
     """
     from hookline.cli.plan import explanation_lines, setting_values
 
-    config = _load(words, Catalog.installed())
+    catalog = Catalog.installed()
+    config = _load(words, catalog, catalog.default("terminal"))
     settings = [s for name, s in config.settings.items() if name == key or name.startswith(f"{key}.")]
     if not settings:
         raise ConfigError(f"this run has no key {key!r}", hint=did_you_mean(key, config.settings))
@@ -188,7 +202,11 @@ def init(output: Output, datafile: Path | None, target: Path, force: bool) -> No
     config = load_config(tables, catalog=catalog)
     head = f"# Train with: hookline train {target}\n# A line that begins with # shows a default.\n"
     text = f"{head}\n{commented_toml(config)}"
-    target.write_text(text, encoding="utf-8")
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        hint = "choose another name with -o"
+        raise ConfigError(f"{target} cannot be written: {error.strerror}", hint=hint) from error
     if output.json:
         output.document({"path": str(target)})
     output.prose(f"wrote {target}; next: hookline check {target}, then hookline train {target}")
@@ -236,9 +254,8 @@ def completion(output: Output, shell: str) -> None:
 
 
 def _load(words: Sequence[str], catalog: Catalog, defaults: dict[str, Any] | None = None) -> RunConfig:
-    """Return the config that the words of a command mean: a file first, if the first word is no override."""
-    path = words[0] if words and ("=" not in words[0] or words[0].endswith(".toml")) else None
-    overrides = words[1:] if path else words
+    """Return the config that the words of a command mean."""
+    path, overrides = split_words(words)
     return load_config(path, overrides, defaults=defaults, catalog=catalog)
 
 

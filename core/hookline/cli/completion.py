@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -19,16 +20,31 @@ def script(command: click.Command, shell: str) -> str:
     return completion_class(command, {}, "hookline", "_HOOKLINE_COMPLETE").source()
 
 
+def split_words(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Return the config file that the words of a command name, if they do, and the overrides."""
+    is_file = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
+    return (words[0], words[1:]) if is_file else (None, words)
+
+
 def complete_words(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer ``key=`` for the keys of the run so far, plugin names after ``kind=``, and files."""
+    words = list(context.params.get("words") or ())
+    # bash takes the = for a word of its own, and completes only what follows it.
+    if incomplete == "=" and words:
+        return _starting("", _values(words[-1]))
+    if len(words) > 1 and words[-1] == "=":
+        return _starting(incomplete, _values(words[-2]))
     key, equals, _ = incomplete.partition("=")
     if equals:
-        kind = key.removesuffix(".use")
-        names = Catalog.installed().names(kind) if kind in SINGLE_KINDS else []
-        return _starting(incomplete, (f"{key}={name}" for name in names))
-    keys = [f"{key}=" for key in (*SINGLE_KINDS, *_keys(context.params.get("words") or ()))]
-    files = [CompletionItem(incomplete, type="file")] if not context.params.get("words") else []
+        return _starting(incomplete, (f"{key}={value}" for value in _values(key)))
+    keys = [f"{key}=" for key in (*SINGLE_KINDS, *_keys(words))]
+    files = [] if words else [CompletionItem(incomplete, type="file")]
     return [*_starting(incomplete, keys), *files]
+
+
+def _values(key: str) -> list[str]:
+    kind = key.removesuffix(".use")
+    return Catalog.installed().names(kind) if kind in SINGLE_KINDS else []
 
 
 def complete_name(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -37,9 +53,9 @@ def complete_name(context: click.Context, _parameter: click.Parameter, incomplet
 
 
 def _keys(words: Sequence[str]) -> Iterable[str]:
-    path = words[0] if words and "=" not in words[0] else None
+    path, overrides = split_words(words)
     try:
-        return load_config(path, words[1:] if path else words).settings
+        return load_config(path, overrides).settings
     except HooklineError:
         return load_config().settings
 

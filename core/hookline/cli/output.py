@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,21 +28,21 @@ class Output:
     traceback: bool = False
 
     def line(self, text: str = "") -> None:
-        """Print a line of a result."""
-        click.echo(text)
+        """Print lines of a result, with control characters escaped."""
+        click.echo(_safe(text))
 
     def prose(self, text: str = "") -> None:
         """Print a line that ``--quiet`` and ``--json`` leave out."""
         if not (self.quiet or self.json):
-            click.echo(text)
+            self.line(text)
 
-    def note(self, text: str) -> None:
-        """Print a line on standard error."""
-        click.echo(text, err=True)
+    def note(self, text: str, mark: str = "") -> None:
+        """Print lines on standard error, with control characters escaped, after a red ``mark``."""
+        click.echo(click.style(mark, fg="red", bold=True) + _safe(text), err=True)
 
     def document(self, value: Any) -> None:
-        """Print a JSON document."""
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        """Print a JSON document; numbers that are not finite are null."""
+        click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
 
     def event(self, event: str, **values: Any) -> None:
         """Print one JSON object on a line; numbers that are not finite are null."""
@@ -53,20 +53,22 @@ class Output:
         lines = [*([] if self.quiet else [head]), *rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))] if lines else []
         for line in lines:
-            click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+            self.line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
     def error(self, error: Exception) -> None:
         """Print an error: what, where, what to do, and the notes of those who passed it on."""
         kind = "" if isinstance(error, HooklineError) else f"{type(error).__name__}: "
         text = f"{kind}{error}"
         notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
-        self.note(click.style("error: ", fg="red", bold=True) + _safe(text))
+        self.note(text, mark="error: ")
         for note in notes:
-            self.note(f"  ({_safe(note)})")
+            self.note(f"  ({note})")
         if not isinstance(error, HooklineError) and not self.traceback:
             self.note("  = --traceback shows where in the code")
-        if self.json:
-            self.event("error", type=type(error).__name__, message=text, notes=notes, faults=_faults(error))
+        # Standard output itself may be what is broken.
+        with contextlib.suppress(OSError):
+            if self.json:
+                self.event("error", type=type(error).__name__, message=text, notes=notes, faults=_faults(error))
 
 
 def _faults(error: Exception) -> list[dict[str, Any]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hookline.config import PluginChoice, RunConfig, Setting, TrainOptions
 from hookline.config_text import to_toml
-from hookline.errors import printable
 from hookline.options import Option, options_of, plain
 
 _ALWAYS_SHOWN = ("train.epochs", "train.batch_size", "train.seed")
@@ -23,7 +23,7 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
         use = config.settings[f"{choice.label}.use"]
         options = [s for key, s in config.settings.items() if s is not use and _is_set(choice.label, key, s)]
         details = "".join(f"\n  {' ' * width}    {_setting(s, choice.label)}" for s in options)
-        yield f"  {printable(choice.label).ljust(width)}  {_plugin(choice)}, {_source(use)}{details}"
+        yield f"  {choice.label.ljust(width)}  {_plugin(choice)}, {use.origin}{details}"
 
 
 def plan_events(config: RunConfig) -> dict[str, Any]:
@@ -51,10 +51,10 @@ def explanation_lines(setting: Setting, config: RunConfig, *, is_brief: bool) ->
         yield to_toml(setting.value)
         return
     yield f"{setting.key} = {to_toml(setting.value)}"
-    yield f"  from {_source(setting)}"
+    yield f"  from {setting.origin}"
     earlier = setting.overrode
     while earlier:
-        yield f"  overrode {to_toml(earlier.value)} from {_source(earlier)}"
+        yield f"  overrode {to_toml(earlier.value)} from {earlier.origin}"
         earlier = earlier.overrode
     option, owner = _option(setting.key, config)
     if option and setting.origin.layer != "default" and not option.is_required:
@@ -65,7 +65,8 @@ def explanation_lines(setting: Setting, config: RunConfig, *, is_brief: bool) ->
 
 def next_steps(words: Sequence[str], config: RunConfig) -> Iterator[str]:
     """Give what to try after a run."""
-    words_so_far = " ".join(["hookline train", *(word for word in words if not word.startswith("train.epochs="))])
+    kept = [word for word in words if not word.startswith("train.epochs=")]
+    words_so_far = shlex.join(["hookline", "train", *kept])
     yield "\ntry next"
     steps = {f"{words_so_far} train.epochs={2 * max(config.train.epochs, 1)}": "train for longer"}
     steps["hookline plugins"] = "see what can be exchanged"
@@ -82,16 +83,12 @@ def _is_set(label: str, key: str, setting: Setting) -> bool:
 
 def _setting(setting: Setting, label: str) -> str:
     text = f"{setting.key.removeprefix(f'{label}.')} = {to_toml(setting.value)}"
-    return text if setting.origin.layer == "default" else f"{text} ({_source(setting)})"
+    return text if setting.origin.layer == "default" else f"{text} ({setting.origin})"
 
 
 def _plugin(choice: PluginChoice) -> str:
     entry = choice.plugin.entry
     return f"{entry.name} ({entry.distribution} {entry.version})" if entry else choice.plugin.name
-
-
-def _source(setting: Setting) -> str:
-    return printable(str(setting.origin))
 
 
 def _option(key: str, config: RunConfig) -> tuple[Option | None, str]:
