@@ -15,9 +15,10 @@ from msgspec import Meta
 
 from hookline.catalog import KINDS, Catalog
 from hookline.errors import ConfigError, Fault, Location, PluginError, did_you_mean
-from hookline.layers import Item, KeyPath, Origin, Source, read_overrides, read_source, walk_mapping
+from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_mapping
 from hookline.options import Option, options_of
 from hookline.plugin import Plugin, as_faults, combined, load_plugin
+from hookline.toml_scan import KeyPath
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
 """The kinds of which a run has exactly one plugin; each has a table of its own name."""

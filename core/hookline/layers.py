@@ -11,8 +11,8 @@ from typing import Any
 from hookline import toml_text
 from hookline.errors import Fault, Location
 from hookline.options import plain
+from hookline.toml_scan import KeyPath
 
-KeyPath = tuple[str, ...]
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
 
 

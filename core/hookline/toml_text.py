@@ -1,58 +1,28 @@
 """TOML text -> values, and where each key and each value stands.
 
-``tomli`` reads the values but keeps no positions. So a small scanner walks over the text first and notes them. It also
-notes what no option can hold, and refuses a text so deep or so long that reading it would crash or take minutes.
+``tomli`` reads the values; the walk in ``toml_scan`` gives the places, and what is to be refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import os
 import re
 import stat
-from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import tomli
 
 from hookline.errors import ConfigError, Fault, Location, nearest, printable
+from hookline.toml_scan import HIDDEN_IN_TEXT, KeyPath, Scan, Span, dotted, hidden_character, invalid, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 32  # levels of keys, and of brackets; tomli's time grows with keys times levels
-MAX_ITEMS = 20_000  # parts of keys, and values
-MAX_FAULTS = 50
-MAX_LINE = 1000  # characters; of a longer line only the number is shown
-
-KeyPath = tuple[str, ...]
-Span = tuple[int, int]
-
-# C0, C1, line and paragraph separators, lone surrogates, and what turns the direction of writing.
-_HIDDEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-_HIDDEN_IN_TEXT = re.compile(f"[{_HIDDEN}]")
-_HIDDEN_IN_KEY = re.compile(rf"[{_HIDDEN}\t\n]")
-
-# A second + after a quantifier keeps it from giving back what it took, so that no text can make a match slow.
-_BARE = r"[A-Za-z0-9_-]++"
-_QUOTED = r"""(?:"(?!"")(?:[^"\\\n]|\\.)*+"|'(?!'')[^'\n]*+')"""
-_LONG_QUOTED = r"""(?:"{3}(?:[^"\\]|\\[\s\S]|"(?!""))*+"{3,5}+|'{3}(?:[^']|'(?!''))*+'{3,5}+)"""
-_WORD = r"[^ \t\n,\]}#]++"
-_SPACE = re.compile(r"(?:[ \t\n]++|#[^\n]*+)*+")
-_PART = re.compile(rf"(?:{_BARE}|{_QUOTED})")
-_KEY = re.compile(rf"{_PART.pattern}(?:[ \t]*+\.[ \t]*+{_PART.pattern})*+")
-_EQUALS = re.compile(r"[ \t]*+=[ \t]*+")
-_HEADER_START = re.compile(r"\[\[?+[ \t]*+")
-_HEADER_END = re.compile(r"[ \t]*+\]\]?+")
-_SCALAR = re.compile(rf"{_LONG_QUOTED}|{_QUOTED}|(?![\"']){_WORD}(?:[ \t]++{_WORD})*+")
-# Short numbers, booleans, and text without escapes and hidden characters: these need no closer look.
-_HARMLESS = re.compile(rf"[+-]?[0-9._]{{1,18}}|true|false|[\"'][^\\{_HIDDEN}]*+")
-
 # What tomli's message begins with -> what is wrong, and what to do.
 _ESCAPE = ("Unescaped", "Invalid hex", "Escaped")
 _UNCLOSED = ("Unterminated", "Expected '\"", "Expected \"'", "Illegal character '\\n'", "Found invalid character '\\n'")
@@ -122,13 +92,13 @@ def parse(text: str, source: str) -> Document:
     >>> print(document.places["optimizer", "lr"].value)
     run.toml:2:6
     """
-    scan = _Scan(text, source)
+    scan = Scan(text, source)
     try:
         values = scan.load()
     except tomli.TOMLDecodeError as error:
-        raise _invalid(source, _syntax_fault(scan, error)) from None
+        raise invalid(source, _syntax_fault(scan, error)) from None
     if scan.faults:
-        raise _invalid(source, *scan.faults)
+        raise invalid(source, *scan.faults)
     places = {path: Place(scan.locate(*key), scan.locate(*value)) for path, (key, value) in scan.spans.items()}
     return Document(values, places)
 
@@ -145,7 +115,7 @@ def parse_value(text: str) -> Any:
     """
     if "\n" in text:
         raise ValueError("a value must stand on one line")
-    scan = _Scan(f"value = {text}", "value")
+    scan = Scan(f"value = {text}", "value")
     problem = None
     try:
         value = scan.load()["value"]
@@ -159,7 +129,7 @@ def parse_value(text: str) -> Any:
     if problem or isinstance(value, datetime.date | datetime.time):
         if text.lstrip(" \t").startswith(("[", "{", '"', "'")):
             raise ValueError(problem)
-        hidden = _hidden(_HIDDEN_IN_TEXT, text)
+        hidden = hidden_character(HIDDEN_IN_TEXT, text)
         scan.faults, value = [Fault(f"value {hidden}")] if hidden else [], text
     if scan.faults:
         raise _refused(scan.faults)
@@ -219,191 +189,14 @@ def _decode(data: bytes, source: str) -> str:
         column = len(data[start : error.start].decode("utf-8-sig")) + 1
         location = Location(source, data.count(b"\n", 0, start) + 1, column)
         message = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
-        raise _invalid(source, Fault(message, location, "save the file as UTF-8")) from None
+        raise invalid(source, Fault(message, location, "save the file as UTF-8")) from None
 
 
 def _unreadable(source: str, why: str, hint: str | None = None) -> ConfigError:
     return ConfigError(f"cannot read {printable(source)}: {why}", hint=hint)
 
 
-def _invalid(source: str, *faults: Fault) -> ConfigError:
-    more = f"; its first {MAX_FAULTS} faults" if len(faults) >= MAX_FAULTS else ""
-    return ConfigError(f"{printable(source)} is not a valid config{more}", faults=faults)
-
-
-class _NotTOML(Exception):  # noqa: N818 - a signal within this module: tomli then says what is wrong
-    """The scanner does not understand the text from here on."""
-
-
-class _Scan:
-    """One walk over a text that notes where keys and values stand, and what no option can hold.
-
-    Attributes:
-        text: The text with CRLF turned to LF, as tomli does.
-        spans: Full path of a key -> start and end of the key, start and end of the value.
-        ends: End of a setting or of the name in a header -> its path and the span of its key.
-        faults: What was refused.
-        stopped_at: Where the walk met something that it does not understand, or the end.
-    """
-
-    def __init__(self, text: str, source: str) -> None:
-        self.text = text.replace("\r\n", "\n")
-        self.spans: dict[KeyPath, tuple[Span, Span]] = {}
-        self.ends: dict[int, tuple[KeyPath, Span]] = {}
-        self.faults: list[Fault] = []
-        self.stopped_at = len(self.text)
-        self._source = source
-        self._original = text
-        self._num_items = 0
-        self._lines = [0, *(newline.end() for newline in re.finditer("\n", self.text))]
-
-    def load(self) -> dict[str, Any]:
-        """Walk over the text, then have tomli read it; ``tomli.TOMLDecodeError`` when it is not TOML."""
-        with contextlib.suppress(_NotTOML):
-            self._document()
-        try:
-            return tomli.loads(self._original)
-        except tomli.TOMLDecodeError:
-            raise
-        except (ValueError, RecursionError):
-            # Python converts no decimal integer of more than 4,300 digits; the walk has noted it already.
-            raise _invalid(self._source, *self.faults or [Fault("tomli cannot read this text")]) from None
-
-    def locate(self, start: int, end: int) -> Location:
-        """Return the place of ``text[start:end]``, cut at the end of its first line."""
-        line = bisect_right(self._lines, start)
-        first = self._lines[line - 1]
-        last = self._lines[line] - 1 if line < len(self._lines) else len(self.text)
-        shown = self.text[first:last] if last - first <= MAX_LINE else None
-        return Location(self._source, line, start - first + 1, shown, max(min(end, last) - start, 1))
-
-    def _document(self) -> None:
-        table: KeyPath = ()
-        pos = self._skip(0)
-        while pos < len(self.text):
-            if self.text[pos] == "[":
-                table, pos = self._header(pos)
-            else:
-                pos = self._setting(table, 0, pos)
-            pos = self._skip(pos)
-
-    def _header(self, pos: int) -> tuple[KeyPath, int]:
-        start = self._match(_HEADER_START, pos).end()
-        path, end = self._key((), start)
-        self.spans.setdefault(path, ((start, end), (start, end)))
-        self.ends[end] = path, (start, end)
-        return path, self._match(_HEADER_END, end).end()
-
-    def _setting(self, table: KeyPath, depth: int, pos: int) -> int:
-        path, key_end = self._key(table, pos)
-        start = self._match(_EQUALS, key_end).end()
-        end = self._value(path, depth, start)
-        self.spans.setdefault(path, ((pos, key_end), (start, end)))
-        self.ends[end] = path, (pos, key_end)
-        return end
-
-    def _key(self, table: KeyPath, pos: int) -> tuple[KeyPath, int]:
-        """Return the full path of the key at ``pos``, and the key's end."""
-        path, end = table, self._match(_KEY, pos).end()
-        for part in _PART.finditer(self.text, pos, end):
-            path = (*path, self._name(part))
-            self._check_size(len(path), pos, part.end())
-            if part.end() < end:
-                self.spans.setdefault(path, ((pos, part.end()), (pos, part.end())))
-        return path, end
-
-    def _name(self, part: re.Match[str]) -> str:
-        if part.group()[0] not in "\"'":
-            return part.group()
-        try:
-            name = str(_scalar(part.group()))
-        except tomli.TOMLDecodeError:
-            raise _NotTOML from None
-        if hidden := _hidden(_HIDDEN_IN_KEY, name):
-            self._refuse(f"the key {_dotted((name,))} {hidden}", None, part.span())
-        return name
-
-    def _value(self, path: KeyPath, depth: int, pos: int) -> int:
-        """Walk over the value at ``pos`` and return its end. The elements of an array have the array's path."""
-        self._check_size(depth, pos, pos + 1)
-        element: Callable[[KeyPath, int, int], int]
-        if self.text.startswith("[", pos):
-            element, closing = self._value, "]"
-        elif self.text.startswith("{", pos):
-            element, closing = self._setting, "}"
-        else:
-            return self._single(path, pos)
-        pos = self._skip(pos + 1)
-        while not self.text.startswith(closing, pos):
-            pos = self._skip(element(path, depth + 1, pos))
-            if self.text.startswith(",", pos):
-                pos = self._skip(pos + 1)
-            elif not self.text.startswith(closing, pos):
-                raise _NotTOML
-        return pos + 1
-
-    def _single(self, path: KeyPath, pos: int) -> int:
-        match = self._match(_SCALAR, pos)
-        if not _HARMLESS.fullmatch(match.group()) and (objection := _objection(match.group())):
-            what, hint = objection
-            self._refuse(f"{_dotted(path)} {what}", hint, match.span())
-        return match.end()
-
-    def _skip(self, pos: int) -> int:
-        return self._match(_SPACE, pos).end()
-
-    def _match(self, pattern: re.Pattern[str], pos: int) -> re.Match[str]:
-        found = pattern.match(self.text, pos)
-        if found is None:
-            self.stopped_at = pos
-            raise _NotTOML
-        return found
-
-    def _check_size(self, depth: int, start: int, end: int) -> None:
-        self._num_items += 1
-        if depth > MAX_DEPTH:
-            too_much = f"this is nested more than {MAX_DEPTH} levels deep"
-        elif self._num_items > MAX_ITEMS:
-            too_much = f"from here on, there are more than {MAX_ITEMS:,} keys and values"
-        else:
-            return
-        raise _invalid(self._source, Fault(too_much, self.locate(start, end)))
-
-    def _refuse(self, message: str, hint: str | None, span: Span) -> None:
-        if len(self.faults) < MAX_FAULTS:
-            self.faults.append(Fault(message, self.locate(*span), hint))
-
-
-def _scalar(raw: str) -> Any:
-    return tomli.loads(f"v = {raw}")["v"]
-
-
-def _objection(raw: str) -> tuple[str, str | None] | None:
-    """Return why no option takes the string, number or date written ``raw``, and what to do; None if one may."""
-    try:
-        value = _scalar(raw)
-    except tomli.TOMLDecodeError:
-        return None  # tomli will say so of the whole text
-    except ValueError:  # Python converts no more than 4,300 digits
-        value = 2**64
-    if isinstance(value, str):
-        hidden = _hidden(_HIDDEN_IN_TEXT, value)
-        return (hidden, None) if hidden else None
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"is {_shortened(raw)}, and no option takes a number that is not finite", None
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return "is an integer that does not fit into 64 bits", None
-    if isinstance(value, datetime.date | datetime.time):
-        return "is a date or time, which no option takes", f'in quotes it is text: "{_shortened(raw)}"'
-    return None
-
-
-def _hidden(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.search(text)
-    return found and f"holds U+{ord(found.group()):04X}, a character that does not show or that steers a terminal"
-
-
-def _syntax_fault(scan: _Scan, error: tomli.TOMLDecodeError) -> Fault:
+def _syntax_fault(scan: Scan, error: tomli.TOMLDecodeError) -> Fault:
     """Return tomli's ``error`` in plain words."""
     if error.msg.startswith(("Cannot", "Duplicate")) and error.pos in scan.ends:
         return _set_twice(scan, *scan.ends[error.pos])
@@ -422,31 +215,23 @@ def _syntax_fault(scan: _Scan, error: tomli.TOMLDecodeError) -> Fault:
     return Fault(message, scan.locate(start, end), hint)
 
 
-def _bad_value(scan: _Scan, pos: int, stops: str) -> Fault:
+def _bad_value(scan: Scan, pos: int, stops: str) -> Fault:
     word = re.split(stops, scan.text[pos:], maxsplit=1)[0].strip(" \t")
     location = scan.locate(pos, pos + len(word))
     if not word:
         return Fault("the value is missing", location, "a setting is written: key = value")
     quote = "'" if '"' in word or "\\" in word else '"'
-    hint = f"text is written in quotes: {quote}{_shortened(word)}{quote}"
+    hint = f"text is written in quotes: {quote}{shortened(word)}{quote}"
     if word[0] in "+-.0123456789":
         hint = f"a number is written like 5000, 0.5 or 1e-3; {hint}"
     hint = _INSTEAD.get(word.lower(), hint)
-    return Fault(f"{_shortened(word)} is no number, not true or false, and not text in quotes", location, hint)
+    return Fault(f"{shortened(word)} is no number, not true or false, and not text in quotes", location, hint)
 
 
-def _set_twice(scan: _Scan, path: KeyPath, key: Span) -> Fault:
+def _set_twice(scan: Scan, path: KeyPath, key: Span) -> Fault:
     for known in (path[:length] for length in range(len(path), 0, -1)):
         first, _ = scan.spans.get(known, (key, key))
         if first[0] != key[0]:
-            what = "is set twice" if known == path else f"cannot be added: {_dotted(known)} is already set"
-            return Fault(f"{_dotted(path)} {what}", scan.locate(*key), f"first set at {scan.locate(*first)}")
-    return Fault(f"{_dotted(path)} cannot be set here", scan.locate(*key))
-
-
-def _dotted(path: KeyPath) -> str:
-    return _shortened(".".join(part if re.fullmatch(_BARE, part) else repr(part) for part in path))
-
-
-def _shortened(text: str) -> str:
-    return printable(text if len(text) <= 60 else f"{text[:57]}...")
+            what = "is set twice" if known == path else f"cannot be added: {dotted(known)} is already set"
+            return Fault(f"{dotted(path)} {what}", scan.locate(*key), f"first set at {scan.locate(*first)}")
+    return Fault(f"{dotted(path)} cannot be set here", scan.locate(*key))

@@ -432,7 +432,8 @@ def test_explain_knows_the_callbacks_that_train_adds_and_those_that_are_off(hook
 def test_a_path_may_stand_in_an_override_and_an_equals_sign_in_a_path(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "a=b.toml").write_text("[train]\nepochs = 7\n")
     assert hookline("explain", "train.epochs", "a=b.toml", "--quiet").stdout == "7\n"
-    assert "data.path" in hookline("check", "data=csv", "data.path=x.toml").stderr
+    done = hookline("explain", "data.path", "data.path=x.toml", "data=csv", "data.target=y", "--quiet")
+    assert done.stdout == '"x.toml"\n', done.stderr
 
 
 def test_control_characters_in_keys_never_reach_the_terminal(hookline: Hookline) -> None:
@@ -452,7 +453,7 @@ PATH={Path(PROGRAM).parent}:$PATH
 {script}
 COMP_WORDS=(hookline train model = ml); COMP_CWORD=4
 _hookline_completion hookline; echo "${{COMPREPLY[@]}}"
-COMP_WORDS=(hookline train model =); COMP_CWORD=3
+COMPREPLY=(); COMP_WORDS=(hookline train model =); COMP_CWORD=3
 _hookline_completion hookline; echo "${{COMPREPLY[@]}}"
 """
     done = run(["bash", "-c", program], cwd=tmp_path)

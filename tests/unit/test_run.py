@@ -880,3 +880,25 @@ class WrapsWrongly:
 def test_a_wrapper_that_breaks_the_form_is_named(how: str) -> None:
     with pytest.raises(PluginError, match=rf"wrapper 'build_model' of callback 'WrapsWrongly' .* {how}"):
         Run(SMALL, plugins={"callbacks.w": WrapsWrongly(how)})
+
+
+def test_evaluation_goes_through_the_data_in_batches_of_their_own_size() -> None:
+    sizes: list[int] = []
+
+    class Sizes:
+        def update(self, prediction: Tensor, target: Tensor) -> None:
+            sizes.append(len(target))
+
+        def compute(self) -> float:
+            return 0.0
+
+        def reset(self) -> None: ...
+
+    results = [
+        train(
+            SMALL, {"train.epochs": 1, "train.eval_batch_size": size}, plugins={"callbacks.m": Measures({"n": Sizes()})}
+        )
+        for size in (3, 1024)
+    ]
+    assert sizes == [3, 3, 2, 8]
+    assert results[0].metrics["train/loss"] == pytest.approx(results[1].metrics["train/loss"])

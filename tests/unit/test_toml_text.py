@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hookline.errors import ConfigError, Fault, Location
-from hookline.toml_text import MAX_BYTES, MAX_DEPTH, MAX_FAULTS, MAX_ITEMS, Document, parse, parse_value
+from hookline.toml_scan import MAX_DEPTH, MAX_FAULTS, MAX_ITEMS
+from hookline.toml_text import MAX_BYTES, Document, parse, parse_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,11 +29,10 @@ def split_words(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
 def complete_words(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer ``key=`` for the keys of the run so far, plugin names after ``kind=``, and files."""
     words = list(context.params.get("words") or ())
-    # bash takes the = for a word of its own, and completes only what follows it.
-    if incomplete == "=" and words:
-        return _starting("", _values(words[-1]))
-    if len(words) > 1 and words[-1] == "=":
-        return _starting(incomplete, _values(words[-2]))
+    # bash takes the = for a word of its own and completes only what follows it; click hides a = that is the last word.
+    before = words[-2] if len(words) > 1 and words[-1] == "=" else words[-1] if words else ""
+    if values := _values(before):
+        return _starting(incomplete, values)
     key, equals, _ = incomplete.partition("=")
     if equals:
         return _starting(incomplete, (f"{key}={value}" for value in _values(key)))
