@@ -894,11 +894,7 @@ def test_evaluation_goes_through_the_data_in_batches_of_their_own_size() -> None
 
         def reset(self) -> None: ...
 
-    results = [
-        train(
-            SMALL, {"train.epochs": 1, "train.eval_batch_size": size}, plugins={"callbacks.m": Measures({"n": Sizes()})}
-        )
-        for size in (3, 1024)
-    ]
+    plugins = {"callbacks.m": Measures({"n": Sizes()})}
+    results = [train(SMALL, {"train.epochs": 1, "train.eval_batch_size": size}, plugins=plugins) for size in (3, 1024)]
     assert sizes == [3, 3, 2, 8]
     assert results[0].metrics["train/loss"] == pytest.approx(results[1].metrics["train/loss"])
