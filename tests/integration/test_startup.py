@@ -75,7 +75,8 @@ def test_a_config_is_read_and_judged_without_torch(words: tuple[str, ...], code:
 
 def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
     _, modules = modules_after("explain", "model", "model=mlp", cwd=tmp_path)
-    expected = {"synthetic", "models", "losses", "accuracy", "optimizers", "defaults"}
+    # The run that train would make, with the progress that it shows.
+    expected = {"synthetic", "models", "losses", "accuracy", "optimizers", "defaults", "progress"}
     assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
 
 

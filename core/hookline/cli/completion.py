@@ -22,8 +22,15 @@ def script(command: click.Command, shell: str) -> str:
 
 def split_words(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
     """Return the config file that the words of a command name, if they do, and the overrides."""
-    is_file = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
-    return (words[0], words[1:]) if is_file else (None, words)
+    is_config = bool(words) and ("=" not in words[0] or _is_file(words[0]))
+    return (words[0], words[1:]) if is_config else (None, words)
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # no file can have this name
+        return False
 
 
 def complete_words(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
