@@ -122,6 +122,8 @@ def count_examples(batch: Any) -> int:
     >>> count_examples({"name": ["a", "b"], "image": torch.zeros(2, 3)})
     2
     """
+    if type(batch) is tuple and type(batch[0]) is Tensor and batch[0].dim():
+        return len(batch[0])  # what most batches are; this is asked in every step
     return next((len(tensor) for tensor in _tensors(batch) if tensor.dim()), 1)
 
 

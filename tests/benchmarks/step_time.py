@@ -33,8 +33,11 @@ def examples() -> TensorDataset:
     return dataset
 
 
-def time_loop(batches: Callable[[], Any]) -> float:
-    """Return the seconds that a step of the hand-written loop takes over ``batches``."""
+def time_loop(batches: Callable[[], Any], dataset: TensorDataset | None = None) -> float:
+    """Return the seconds that a step of the hand-written loop takes over ``batches``.
+
+    With a ``dataset`` the loop ends each epoch with the loss over all of it, as the tutorial's does.
+    """
     model, loss_function = nn.Linear(2, 1), nn.MSELoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
     num_steps, start = 0, time.perf_counter()
@@ -45,6 +48,10 @@ def time_loop(batches: Callable[[], Any]) -> float:
             loss.backward()
             optimizer.step()
             num_steps += 1
+        if dataset is not None:
+            with torch.no_grad():
+                features, target = dataset.tensors
+                loss_function(model(features), target).item()
     return (time.perf_counter() - start) / num_steps
 
 
@@ -70,25 +77,29 @@ def gathered(dataset: TensorDataset) -> Iterator[tuple[torch.Tensor, ...]]:
     return zip(*(torch.split(tensor[order], BATCH_SIZE) for tensor in dataset.tensors), strict=True)
 
 
-def measure(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Return the median of each contender; they take turns, after one round that does not count."""
+def measure(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each contender in each round; they take turns, after one round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
             seconds = contender()
             if number:
                 times[name].append(seconds)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
-def show(title: str, medians: dict[str, float], unit: tuple[str, float]) -> dict[str, Any]:
-    """Print a table of medians and of ratios to the first contender; return it."""
+def show(title: str, times: dict[str, list[float]], unit: tuple[str, float]) -> dict[str, Any]:
+    """Print the medians, and those of the ratios to the first contender round by round; return both."""
     name, factor = unit
-    first = next(iter(medians.values()))
+    first = next(iter(times.values()))
     print(f"\n{title}\n{'':44}{name:>12}{'ratio':>8}")
-    for contender, seconds in medians.items():
-        print(f"{contender:44}{seconds * factor:12.1f}{seconds / first:8.3f}")
-    return {contender: {"seconds": seconds, "ratio": seconds / first} for contender, seconds in medians.items()}
+    figures = {}
+    for contender, values in times.items():
+        seconds = statistics.median(values)
+        ratio = statistics.median(value / base for value, base in zip(values, first, strict=True))
+        print(f"{contender:44}{seconds * factor:12.1f}{ratio:8.3f}")
+        figures[contender] = {"seconds": seconds, "ratio": ratio}
+    return figures
 
 
 def main() -> None:
@@ -102,10 +113,11 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
     steps = measure(
         {
-            "tutorial's loop over a DataLoader": lambda: time_loop(lambda: loader),
-            "bare loop over tensors in memory": lambda: time_loop(lambda: gathered(dataset)),
+            "tutorial's loop over a DataLoader": lambda: time_loop(lambda: loader, dataset),
             "hookline, default job": lambda: time_hookline(["train", "validation"]),
+            "bare loop over tensors in memory": lambda: time_loop(lambda: gathered(dataset), dataset),
             "hookline, no evaluation": lambda: time_hookline([]),
+            "bare loop, no evaluation": lambda: time_loop(lambda: gathered(dataset)),
         },
         arguments.rounds,
     )
