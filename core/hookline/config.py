@@ -16,7 +16,7 @@ from msgspec import Meta
 from hookline.catalog import KINDS, Catalog
 from hookline.errors import ConfigError, Fault, Location, PluginError, did_you_mean
 from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_mapping
-from hookline.options import Option, options_of
+from hookline.options import Option, options_of, shown
 from hookline.plugin import Plugin, as_faults, combined, load_plugin
 from hookline.toml_scan import KeyPath
 
@@ -212,7 +212,9 @@ class _Assembly:
         if path[0] not in TABLES:
             if path[0] not in self._unknown:
                 self._unknown.add(path[0])
-                self._fault(f"there is no table {path[0]!r}", item, did_you_mean(path[0], TABLES))
+                is_option = path[0] in TrainOptions.__dataclass_fields__
+                hint = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
+                self._fault(f"there is no table {path[0]!r}", item, hint)
         elif path[0] == "callbacks":
             return self._split_callback(item)
         elif len(path) > 1:
@@ -223,14 +225,18 @@ class _Assembly:
             return path[0], ()
         else:
             expected = "a table" if path[0] == "train" else "a plugin's name or a table"
-            self._fault(f"{path[0]!r} is {value!r}, but must be {expected}", item, f"write [{path[0]}] above its keys")
+            self._fault(
+                f"{path[0]!r} is {shown(value)}, but must be {expected}", item, f"write [{path[0]}] above its keys"
+            )
         return None
 
     def _split_callback(self, item: Item) -> tuple[str, KeyPath] | None:
         path, value = item.path, item.value
         if len(path) == 1:
             if value != {}:
-                self._fault(f"'callbacks' is {value!r}, but must be a table of tables", item, "write [callbacks.NAME]")
+                self._fault(
+                    f"'callbacks' is {shown(value)}, but must be a table of tables", item, "write [callbacks.NAME]"
+                )
             return None
         label = f"callbacks.{path[1]}"
         if len(path) > 2:
@@ -239,7 +245,7 @@ class _Assembly:
             return label, ("use",)
         if value == {}:
             return label, ()
-        self._fault(f"{label!r} is {value!r}, but must be a table, a plugin's name or {OFF!r}", item)
+        self._fault(f"{label!r} is {shown(value)}, but must be a table, a plugin's name or {OFF!r}", item)
         return None
 
     def _set(self, label: str, key: KeyPath, item: Item) -> None:
@@ -250,7 +256,9 @@ class _Assembly:
             return
         name, *rest = key
         before = table.settings.get(name)
-        if name == "use" and (before.value if before else _own_name(label)) != value:
+        former = before.value if before else _own_name(label)
+        # Two names can be the same; objects are never compared.
+        if name == "use" and not (isinstance(value, str) and isinstance(former, str) and value == former):
             table.settings.clear()
         # A key within an option that is a table changes that table.
         value = _merged(before.value if before else {}, rest, value)
@@ -298,7 +306,7 @@ class _Assembly:
         if not isinstance(use.value, str):
             if use.origin.layer == "python" and not isinstance(use.value, _PLAIN):
                 return Plugin(kind, getattr(use.value, "__name__", type(use.value).__name__), use.value)
-            self._fault_at(f"'{use.key}' is {use.value!r}, but must be a plugin's name", use.origin.location)
+            self._fault_at(f"'{use.key}' is {shown(use.value)}, but must be a plugin's name", use.origin.location)
             return None
         location = use.origin.location or use.key_location
         try:

@@ -80,7 +80,7 @@ class Option:
         except msgspec.ValidationError as error:
             where = str(error).partition(" - at `$")[2].rstrip("`")
             at = f" (at {self.name}{where})" if where else ""
-            raise ValueError(f"expected {self.expected}, got {_show(value)}{at}{_near(self.type, value)}") from None
+            raise ValueError(f"expected {self.expected}, got {shown(value)}{at}{_near(self.type, value)}") from None
 
     def schema(self) -> dict[str, Any]:
         """Return the option's JSON Schema (draft-07 keywords), with description and default."""
@@ -216,7 +216,8 @@ def _near(annotation: Any, value: Any) -> str:
     return f"; did you mean {', '.join(map(repr, matches))}?" if matches else ""
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value for a message, cut to 80 characters."""
     if isinstance(value, bool):
         return str(value).lower()
     shown = repr(plain(value)) if isinstance(value, Mapping | Sequence) else repr(value)

@@ -334,7 +334,9 @@ class Run:
             raise ContractError(f"build_{kind} of {self._host.owner(kind)} returned nothing", hint=hint)
         if not isinstance(built, expected):
             message = f"build_{kind} of {self._host.owner(kind)} returned a {type(built).__name__}"
-            raise ContractError(f"{message}, but must return a {expected.__name__}")
+            wrap = "wrap a dataset: hookline.DataSource(train=dataset, in_features=..., out_features=...)"
+            advice = wrap if expected is DataSource else None
+            raise ContractError(f"{message}, but must return a {expected.__name__}", hint=advice)
         return built
 
     def _build_batches(self) -> None:

@@ -196,6 +196,7 @@ def test_every_fault_of_a_config_is_told_at_once_with_its_place(hookline: Hookli
         (("model=\x1b[31m",), ["model="]),
         (("run.toml", "other.toml"), ["run.toml"]),
         (("optimizer.nesterov=true",), ["nesterov = true needs momentum > 0"]),
+        (("epochs=5",), ["did you mean 'train.epochs'?"]),
         (("callbacks.x=off", "callbacks.y.monitor=1"), ["no callback plugin named 'y'"]),
     ],
     ids=lambda value: value[0][:30] if isinstance(value, tuple) else "",
@@ -457,6 +458,8 @@ COMP_WORDS=(hookline train model = ml); COMP_CWORD=4
 _hookline_completion hookline; echo "${{COMPREPLY[@]}}"
 COMPREPLY=(); COMP_WORDS=(hookline train model =); COMP_CWORD=3
 _hookline_completion hookline; echo "${{COMPREPLY[@]}}"
+COMPREPLY=(); COMP_WORDS=(hookline train model = mlp model.h); COMP_CWORD=5
+_hookline_completion hookline; echo "${{COMPREPLY[@]}}"
 """
     done = run(["bash", "-c", program], cwd=tmp_path)
-    assert done.stdout.splitlines() == ["mlp", "linear mlp"]
+    assert done.stdout.splitlines() == ["mlp", "linear mlp", "model.hidden="]

@@ -616,7 +616,7 @@ def test_a_missing_option_points_at_the_latest_mention_of_its_table(
         ({"model": ["linear"]}, "'model' is ['linear'], but must be a plugin's name or a table"),
         ({"callbacks": ["chatty"]}, "'callbacks' is ['chatty'], but must be a table of tables"),
         ({"callbacks": "off"}, "'callbacks' is 'off', but must be a table of tables"),
-        ({"callbacks": {"chatty": True}}, "'callbacks.chatty' is True, but must be a table, a plugin's name or 'off'"),
+        ({"callbacks": {"chatty": True}}, "'callbacks.chatty' is true, but must be a table, a plugin's name or 'off'"),
         ({"model": {"use": ""}}, "no model plugin named '' is installed"),
         ({"model": {"": 5}}, "unknown key 'model.'"),
         ({"train": {"use": "fast"}}, "unknown key 'train.use': the loop has no such option"),

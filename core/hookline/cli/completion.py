@@ -43,9 +43,20 @@ def complete_words(context: click.Context, _parameter: click.Parameter, incomple
     key, equals, _ = incomplete.partition("=")
     if equals:
         return _starting(incomplete, (f"{key}={value}" for value in _values(key)))
-    keys = [f"{key}=" for key in (*SINGLE_KINDS, *_keys(words))]
+    keys = [f"{key}=" for key in (*SINGLE_KINDS, *_keys(_joined(words)))]
     files = [] if words else [CompletionItem(incomplete, type="file")]
     return [*_starting(incomplete, keys), *files]
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Return the words with ``key``, ``=``, ``value`` as one."""
+    joined: list[str] = []
+    for word in words:
+        if joined and (word == "=" or joined[-1].endswith("=")):
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined
 
 
 def _values(key: str) -> list[str]:
