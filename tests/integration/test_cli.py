@@ -429,6 +429,7 @@ def test_check_finds_what_only_the_built_run_can_tell(hookline: Hookline) -> Non
 def test_explain_knows_the_callbacks_that_train_adds_and_those_that_are_off(hookline: Hookline) -> None:
     assert "from default of this command" in hookline("explain", "callbacks.progress").stdout
     done = hookline("explain", "callbacks.progress", "callbacks.progress=off")
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith('callbacks.progress.use = "off"\n  from command line\n')
 
 

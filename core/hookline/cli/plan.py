@@ -95,5 +95,5 @@ def _option(key: str, config: RunConfig) -> tuple[Option | None, str]:
     label, _, name = key.rpartition(".")
     known: dict[str, tuple[tuple[Option, ...], str]] = {"train": (options_of(TrainOptions), "the loop")}
     known |= {choice.label: (choice.plugin.options, str(choice.plugin)) for choice in config.plugins}
-    options, owner = known[label]
+    options, owner = known.get(label, ((), ""))  # a callback that is switched off has no options
     return next((option for option in options if option.name == name), None), owner
