@@ -18,9 +18,8 @@ from hookline import hookspecs
 from hookline.config import RunConfig
 from hookline.errors import ConfigError, Fault, PluginError, TrainingError
 from hookline.options import copied
-from hookline.plugin import HOOKS, Plugin, as_faults, combined
+from hookline.plugin import HOOKS, MARK, Plugin, as_faults, combined
 
-_MARK = f"{hookspecs.PROJECT}_impl"
 _ENDINGS = (SystemExit, GeneratorExit, StopIteration)
 
 
@@ -140,7 +139,7 @@ class Host:
     def _each(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[_Half, Callable[[], Any]]]:
         """Give every implementation of ``hook`` that is no wrapper, in pluggy's order, ready to be called."""
         for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            if isinstance(impl.plugin, _Half) and not (impl.wrapper or impl.hookwrapper):
+            if isinstance(impl.plugin, _Half) and not impl.wrapper:
                 values = [arguments.get(name) for name in impl.argnames]
                 yield impl.plugin, functools.partial(impl.function, *values)
 
@@ -148,13 +147,13 @@ class Host:
 def _guarded_hooks(member: Member) -> dict[str, Callable[..., Any]]:
     # An instance switches one of its hooks off by setting it to None.
     found: dict[str, Any] = {name: getattr(member.instance, name, None) for name in HOOKS}
-    marked = {name: method for name, method in found.items() if hasattr(method, _MARK)}
+    marked = {name: method for name, method in found.items() if hasattr(method, MARK)}
     return {name: _guard(method, member.plugin, name) for name, method in marked.items()}
 
 
 def _is_wrapper(method: Callable[..., Any]) -> bool:
-    options = getattr(method, _MARK)
-    return bool(options.get("wrapper") or options.get("hookwrapper"))
+    # The other form, hookwrapper=True, is refused when the plugin is made.
+    return bool(getattr(method, MARK)["wrapper"])
 
 
 def _guard(method: Callable[..., Any], plugin: Plugin, hook: str) -> Callable[..., Any]:

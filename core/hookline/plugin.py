@@ -35,7 +35,9 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
 WRAPPABLE = tuple(name for name in HOOKS if name.startswith("build_") and name != "build_metrics")
 """The hooks that a wrapper can go around: those with one result."""
 
-_MARK = f"{hookspecs.PROJECT}_impl"
+MARK = f"{hookspecs.PROJECT}_impl"
+"""The attribute by which pluggy's ``@hookimpl`` marks a method."""
+
 _SUPPLIED = {
     "data": ("run",),
     "model": ("run", "data"),
@@ -166,7 +168,7 @@ def load_plugin(entry: Entry) -> Plugin:
 
 def has_hooks(target: Any) -> bool:
     """Whether a class or an object has methods that are, or look like, hooks."""
-    return any(name in HOOKS or hasattr(member, _MARK) for name, member in _members(target).items())
+    return any(name in HOOKS or hasattr(member, MARK) for name, member in _members(target).items())
 
 
 def _members(target: Any) -> dict[str, Any]:
@@ -207,7 +209,7 @@ def _is_called(kind: str, target: Any) -> bool:
 def _hook_fault(name: str, member: Any) -> Fault | None:
     """Return what is wrong with a member of a plugin class, if anything is."""
     # A static or class method bears the mark itself, or its function does.
-    mark = getattr(member, _MARK, None) or getattr(getattr(member, "__func__", None), _MARK, None)
+    mark = getattr(member, MARK, None) or getattr(getattr(member, "__func__", None), MARK, None)
     if mark is None:
         # None switches off a hook of a base class.
         if name in HOOKS and member is not None:
