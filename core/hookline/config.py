@@ -16,8 +16,8 @@ from msgspec import Meta
 from hookline.catalog import KINDS, Catalog
 from hookline.errors import ConfigError, Fault, Location, PluginError, did_you_mean
 from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_mapping
+from hookline.loader import Plugin, as_faults, combined, load_plugin
 from hookline.options import Option, options_of, shown
-from hookline.plugin import Plugin, as_faults, combined, load_plugin
 from hookline.toml_scan import KeyPath
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")

@@ -17,8 +17,8 @@ import pluggy
 from hookline import hookspecs
 from hookline.config import RunConfig
 from hookline.errors import ConfigError, Fault, PluginError, TrainingError
+from hookline.loader import HOOKS, MARK, Plugin, as_faults, combined
 from hookline.options import copied
-from hookline.plugin import HOOKS, MARK, Plugin, as_faults, combined
 
 _ENDINGS = (SystemExit, GeneratorExit, StopIteration)
 

@@ -8,8 +8,8 @@ from typing import Any
 from hookline.catalog import Catalog
 from hookline.config import OFF, SINGLE_KINDS, TrainOptions
 from hookline.errors import PluginError
+from hookline.loader import load_plugin
 from hookline.options import Option, options_of
-from hookline.plugin import load_plugin
 
 
 def config_schema(catalog: Catalog) -> tuple[dict[str, Any], list[PluginError]]:

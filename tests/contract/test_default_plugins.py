@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from hookline import Catalog, DataSource, Entry, Run, load_config
 from hookline.config_text import commented_toml, option_lines
-from hookline.plugin import load_plugin
+from hookline.loader import load_plugin
 from support import FIXTURES
 
 CATALOG = Catalog.installed()

@@ -15,8 +15,8 @@ import hookline as door
 from hookline import Catalog, errors
 from hookline.cli.commands import hookline as command
 from hookline.config import TrainOptions
+from hookline.loader import HOOKS, load_plugin
 from hookline.options import options_of
-from hookline.plugin import HOOKS, load_plugin
 from support import ROOT
 
 CORE = ROOT / "core" / "hookline"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hookline import Run, hookimpl
-from hookline.plugin import HOOKS
+from hookline.loader import HOOKS
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".mypy_cache" / "typing"

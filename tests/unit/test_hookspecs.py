@@ -10,7 +10,7 @@ import pluggy
 import pytest
 
 from hookline import KINDS, hookspecs
-from hookline.plugin import HOOKS
+from hookline.loader import HOOKS
 
 BUILD_HOOKS = ["build_data", "build_model", "build_loss", "build_metrics", "build_optimizer", "build_step"]
 EVENTS = {

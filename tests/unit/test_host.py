@@ -11,7 +11,7 @@ import pytest
 
 from hookline import Catalog, ConfigError, Entry, TrainingError, hookimpl, load_config
 from hookline.host import Host, Member
-from hookline.plugin import Plugin
+from hookline.loader import Plugin
 
 Log = list[str]
 

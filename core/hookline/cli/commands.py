@@ -132,7 +132,7 @@ def plugins(output: Output, kind: str | None) -> None:
 def show(output: Output, kind: str, name: str) -> None:
     """Show a plugin: what it is, its options, and the lines to paste into a config."""
     from hookline.config_text import option_lines, to_toml
-    from hookline.plugin import load_plugin
+    from hookline.loader import load_plugin
 
     catalog = Catalog.installed()
     try:

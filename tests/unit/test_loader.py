@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource, Entry, PluginError, hookimpl
+from hookline.loader import HOOKS, Plugin, has_hooks, load_plugin
 from hookline.options import Option
-from hookline.plugin import HOOKS, Plugin, has_hooks, load_plugin
 
 DATA = DataSource(TensorDataset(torch.zeros(4, 3), torch.zeros(4, 1)), in_features=3, out_features=1)
 RUN = object()
