@@ -24,7 +24,7 @@ class Environment:
 
     python: Path
 
-    def install(self, *sources: Path) -> None:
+    def install(self, *sources: Path | str) -> None:
         words = ["install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", *map(str, sources)]
         subprocess.run([sys.executable, "-m", "pip", "--python", str(self.python), *words], check=True)
 

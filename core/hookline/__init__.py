@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hookline.catalog import KINDS, Catalog, Entry
-    from hookline.config import PluginChoice, RunConfig, TrainOptions, load_config
+    from hookline.config import PluginChoice, PluginRules, RunConfig, TrainOptions, load_config
     from hookline.data import DataSource
     from hookline.errors import (
         ConfigError,
@@ -32,12 +32,15 @@ if TYPE_CHECKING:
         printable,
     )
     from hookline.hookspecs import Metric, hookimpl
+    from hookline.local import entries_of_file, plugin
+    from hookline.lock import Lock, make_lock, read_lock
     from hookline.result import Outcome, RunResult, Step
     from hookline.run import Run, train
+    from hookline.watch import HookCall, HookTrace, Ledger, Watch
 
 _HOME = {
     "catalog": ("KINDS", "Catalog", "Entry"),
-    "config": ("PluginChoice", "RunConfig", "TrainOptions", "load_config"),
+    "config": ("PluginChoice", "PluginRules", "RunConfig", "TrainOptions", "load_config"),
     "data": ("DataSource",),
     "errors": (
         "ConfigError",
@@ -54,8 +57,11 @@ _HOME = {
         "printable",
     ),
     "hookspecs": ("Metric", "hookimpl"),
+    "local": ("entries_of_file", "plugin"),
+    "lock": ("Lock", "make_lock", "read_lock"),
     "result": ("Outcome", "RunResult", "Step"),
     "run": ("Run", "train"),
+    "watch": ("HookCall", "HookTrace", "Ledger", "Watch"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -68,24 +74,34 @@ __all__ = [
     "DataSource",
     "Entry",
     "Fault",
+    "HookCall",
+    "HookTrace",
     "HooklineError",
+    "Ledger",
     "Location",
+    "Lock",
     "Metric",
     "NonFiniteError",
     "Outcome",
     "PluginChoice",
     "PluginError",
+    "PluginRules",
     "Run",
     "RunConfig",
     "RunResult",
     "Step",
     "TrainOptions",
     "TrainingError",
+    "Watch",
     "did_you_mean",
+    "entries_of_file",
     "hookimpl",
     "load_config",
+    "make_lock",
     "nearest",
+    "plugin",
     "printable",
+    "read_lock",
     "train",
 ]
 

@@ -7,12 +7,12 @@ command that does not name it, and a thousand of them cost tens of milliseconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any
 
-from hookline.errors import PluginError, did_you_mean
+from hookline.errors import Fault, PluginError, did_you_mean
 
 KINDS = ("data", "model", "loss", "optimizer", "callback")
 """The kinds of plugin, in the order in which a run asks them."""
@@ -32,6 +32,7 @@ class Entry:
         value: The object reference, ``module:attribute``.
         distribution: Name of the distribution that declares it.
         version: That distribution's version; empty when its metadata does not say.
+        blocked_by: What forbids its use, such as ``plugins.deny``; empty when nothing does.
     """
 
     kind: str
@@ -39,14 +40,36 @@ class Entry:
     value: str
     distribution: str
     version: str
+    blocked_by: str = ""
 
     @property
     def qualified_name(self) -> str:
         """The name with its distribution, ``acme-plugins/mlp``, which is never ambiguous."""
         return f"{self.distribution}/{self.name}"
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether a distribution provides it, and not a file."""
+        return True
+
     def __str__(self) -> str:
-        return f"{self.kind} {self.name!r} ({self.distribution} {self.version})".replace(" )", ")")
+        return f"{self.kind} {self.name!r} ({self.source})"
+
+    @property
+    def source(self) -> str:
+        """Distribution and version, ``acme-plugins 1.2.0``, or a file."""
+        return f"{self.distribution} {self.version}".rstrip()
+
+    def error(self, message: str, *, hint: str | None = None, faults: Sequence[Fault] = ()) -> PluginError:
+        """Return an error that names this plugin and its distribution."""
+        return PluginError(
+            message,
+            plugin=f"{self.kind} {self.name!r}",
+            distribution=self.distribution,
+            version=self.version,
+            hint=hint,
+            faults=faults,
+        )
 
     def load(self) -> Any:
         """Import the plugin's module and return the object that the entry point names."""
@@ -95,7 +118,7 @@ class Catalog:
                 problems.append(f"the metadata at {_place(distribution)} cannot be read: {error}")
                 continue
             # The first on sys.path is the one that is imported, so a second copy further on does not count.
-            if (normalized := _normalize(name)) in seen:
+            if (normalized := normalized_name(name)) in seen:
                 continue
             seen.add(normalized)
             for point in declared:
@@ -105,13 +128,42 @@ class Catalog:
                     defaults.append(point)
         return cls(entries, defaults=defaults, problems=problems)
 
+    def with_entries(self, entries: Iterable[Entry]) -> Catalog:
+        """Return a catalog with more plugins, such as those of a file."""
+        return self._changed((*self.entries, *entries))
+
+    def restricted(self, *, allow: Collection[str] | None = None, deny: Collection[str] = (), by: str) -> Catalog:
+        """Return a catalog in which the plugins of some distributions may not be used.
+
+        Args:
+            allow: The only distributions whose plugins may be used; None for all. Hookline's own always may be, and
+                so may those of files.
+            deny: Distributions whose plugins may not be used.
+            by: What says so, for messages: ``{}`` in it becomes ``allow`` or ``deny``.
+        """
+        allowed = None if allow is None else {*map(normalized_name, allow), OWN_DISTRIBUTION}
+        denied = set(map(normalized_name, deny))
+
+        def checked(entry: Entry) -> Entry:
+            name = normalized_name(entry.distribution)
+            if name in denied:
+                return replace(entry, blocked_by=by.format("deny"))
+            if allowed is not None and name not in allowed and entry.is_installed:
+                return replace(entry, blocked_by=by.format("allow"))
+            return entry
+
+        return self._changed(map(checked, self.entries))
+
+    def _changed(self, entries: Iterable[Entry]) -> Catalog:
+        return Catalog(entries, defaults=self._defaults.values(), problems=self.problems)
+
     def of_kind(self, kind: str) -> tuple[Entry, ...]:
         """Return the plugins of a kind, sorted by name."""
         return tuple(entry for entry in self.entries if entry.kind == kind)
 
     def names(self, kind: str) -> list[str]:
         """Return the names under which a config can call the plugins of a kind; ambiguous ones qualified."""
-        entries = self.of_kind(kind)
+        entries = [entry for entry in self.of_kind(kind) if not entry.blocked_by]
         plain = [entry.name for entry in entries]
         return [e.name if plain.count(e.name) == 1 else e.qualified_name for e in entries]
 
@@ -120,13 +172,19 @@ class Catalog:
 
         Raises:
             LookupError: When none is; the text is a hint.
-            PluginError: When several distributions offer the plain name.
+            PluginError: When several distributions offer the plain name, or the plugin may not be used.
         """
-        found = [entry for entry in self.of_kind(kind) if name in (entry.name, entry.qualified_name)]
-        if not found:
+        meant = [entry for entry in self.of_kind(kind) if name in (entry.name, entry.qualified_name)]
+        found = [entry for entry in meant if not entry.blocked_by]
+        if not meant:
             raise LookupError(did_you_mean(name, self.names(kind)))
+        if not found:
+            entry = meant[0]
+            way = "take it out of" if entry.blocked_by.endswith("deny") else "add it to"
+            hint = f"if you trust {entry.distribution}, {way} {entry.blocked_by}"
+            raise entry.error(f"{entry} may not be used: {entry.blocked_by} forbids {entry.distribution}", hint=hint)
         if len(found) > 1:
-            offers = " and ".join(f"{e.distribution} {e.version}" for e in found)
+            offers = " and ".join(entry.source for entry in found)
             raise PluginError(
                 f"{kind} {name!r} is offered by {offers}",
                 plugin=f"{kind} {name!r}",
@@ -150,7 +208,8 @@ def _name_and_version(distribution: Distribution) -> tuple[str, str]:
     return name, metadata["Version"] or ""
 
 
-def _normalize(name: str) -> str:
+def normalized_name(name: str) -> str:
+    """Return a distribution's name in the form in which two spellings of it are the same."""
     # https://packaging.python.org/en/latest/specifications/name-normalization/
     return re.sub(r"[-_.]+", "-", name).lower()
 

@@ -13,22 +13,25 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hookline.catalog import KINDS, Catalog
+from hookline.catalog import KINDS, OWN_DISTRIBUTION, Catalog, Entry
 from hookline.errors import ConfigError, Fault, Location, PluginError, did_you_mean
 from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_mapping
 from hookline.loader import Plugin, as_faults, combined, load_plugin
+from hookline.lock import Lock
 from hookline.options import Option, options_of, shown
+from hookline.requirements import unmet
 from hookline.toml_scan import KeyPath
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
 """The kinds of which a run has exactly one plugin; each has a table of its own name."""
 
-TABLES = ("train", *SINGLE_KINDS, "callbacks")
+TABLES = ("train", "plugins", *SINGLE_KINDS, "callbacks")
 _PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 OFF = "off"
 """What switches a callback off: ``callbacks.best=off``."""
 
 Split = Literal["train", "validation", "test"]
+OnError = Literal["fail", "warn"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,23 @@ class TrainOptions:
     eval_batch_size: Annotated[
         int, Meta(ge=1, description="examples in a batch of an evaluation; bounds the memory that it takes")
     ] = 1024
+
+
+@dataclass(frozen=True)
+class PluginRules:
+    """Which plugins a run may use: the table ``[plugins]``."""
+
+    require: Annotated[
+        tuple[str, ...],
+        Meta(description="distributions that must be installed, with versions, such as 'acme-plugins>=1.2,<2'"),
+    ] = ()
+    allow: (
+        Annotated[
+            tuple[str, ...], Meta(description="the only distributions whose plugins may be used, beside Hookline's own")
+        ]
+        | Literal["all"]
+    ) = "all"
+    deny: Annotated[tuple[str, ...], Meta(description="distributions whose plugins may not be used")] = ()
 
 
 @dataclass(frozen=True)
@@ -85,12 +105,14 @@ class PluginChoice:
         plugin: The plugin.
         options: The value of each option, of the option's type.
         location: Where the choice was made, to point at.
+        on_error: What an error of a callback does: ``fail`` ends the run, ``warn`` switches the callback off.
     """
 
     label: str
     plugin: Plugin
     options: Mapping[str, Any]
     location: Location | None = None
+    on_error: OnError = "fail"
 
 
 @dataclass(frozen=True)
@@ -99,11 +121,13 @@ class RunConfig:
 
     Attributes:
         train: The loop's own options.
+        rules: Which plugins it may use.
         plugins: Data, model, loss, optimizer, then the callbacks in their order.
         settings: Every value by its full key, with its origin, in the order of the tables.
     """
 
     train: TrainOptions
+    rules: PluginRules
     plugins: tuple[PluginChoice, ...]
     settings: Mapping[str, Setting] = field(repr=False)
 
@@ -125,6 +149,7 @@ def load_config(
     plugins: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     catalog: Catalog | None = None,
+    lock: Lock | None = None,
 ) -> RunConfig:
     """Return the complete config of a run.
 
@@ -136,24 +161,40 @@ def load_config(
         plugins: Objects instead of names, by table: ``{"model": net, "callbacks.mine": callback}``.
         defaults: More defaults, beneath the source and over hookline's own.
         catalog: The plugins that may be named; default: those installed.
+        lock: What the code of the plugins must be; one that is not is not imported.
 
     Raises:
         ConfigError: With every fault of the config.
-        PluginError: When the config is right but a plugin that it names is not.
+        PluginError: When the config is right but a plugin that it names is not, or differs from the lock.
 
     Example:
         >>> config = load_config({"optimizer": {"lr": 0.1}}, ["train.epochs=5"])
         >>> config.train.epochs, str(config.settings["optimizer.lr"].origin)
         (5, 'python')
     """
-    catalog = catalog or Catalog.installed()
-    build = _Assembly(catalog)
-    build.add(walk_mapping(catalog.default("run"), Origin("default")))
-    build.add(walk_mapping(defaults or {}, Origin("default", detail="this command")))
-    build.add(read_source(source))
-    build.add_objects(plugins or {})
-    build.add(read_overrides(overrides, build.faults))
+    build = _Assembly(catalog or Catalog.installed(), lock)
+    build.add_layers(source, overrides, plugins or {}, defaults or {})
     return build.finish()
+
+
+def named_entries(
+    source: Source = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    catalog: Catalog | None = None,
+) -> tuple[Catalog, dict[str, Entry]]:
+    """Return the plugins that a config names, by table, and the catalog with its rules applied. None is imported.
+
+    A name that cannot be found, or may not be used, is left out.
+
+    Raises:
+        ConfigError: When the config cannot be read, or its table ``[plugins]`` is wrong.
+        PluginError: When what the config requires is not installed.
+    """
+    build = _Assembly(catalog or Catalog.installed(), None)
+    build.add_layers(source, overrides, {}, defaults or {})
+    return build.named()
 
 
 # ---- putting the layers together -------------------------------------------------------------------------------------
@@ -162,15 +203,30 @@ def load_config(
 class _Assembly:
     """The tables of a config while layers are added, and the faults found on the way."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, lock: Lock | None) -> None:
         self.faults: list[Fault] = []
         self._catalog = catalog
+        self._lock = lock
         self._plugin_errors: list[PluginError] = []
-        self._tables = {name: _Table(name) for name in ("train", *SINGLE_KINDS)}
+        self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
         self._unknown: set[str] = set()
 
-    def add(self, items: Iterable[Item]) -> None:
+    def add_layers(
+        self,
+        source: Source,
+        overrides: Mapping[str, Any] | Sequence[str],
+        plugins: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+    ) -> None:
+        """Put all layers over the tables, each over the one before."""
+        self._add(walk_mapping(self._catalog.default("run"), Origin("default")))
+        self._add(walk_mapping(defaults, Origin("default", detail="this command")))
+        self._add(read_source(source))
+        self._add_objects(plugins)
+        self._add(read_overrides(overrides, self.faults))
+
+    def _add(self, items: Iterable[Item]) -> None:
         """Put one layer over the tables."""
         placed = [(split, item) for item in items if (split := self._split(item))]
         for (label, _), item in placed:
@@ -179,7 +235,7 @@ class _Assembly:
         for (label, key), item in sorted(placed, key=lambda pair: pair[0][1] != ("use",)):
             self._set(label, key, item)
 
-    def add_objects(self, plugins: Mapping[str, Any]) -> None:
+    def _add_objects(self, plugins: Mapping[str, Any]) -> None:
         """Put objects in the place of named plugins."""
         for label, target in plugins.items():
             if label not in SINGLE_KINDS and not label.startswith("callbacks."):
@@ -196,15 +252,27 @@ class _Assembly:
             ConfigError: With every fault found since the beginning.
             PluginError: When plugins are the only fault.
         """
+        rules = self._finish_rules(self._tables.pop("plugins"))
         train = self._finish_train(self._tables.pop("train"))
         choices = [choice for table in self._tables.values() if (choice := self._finish_plugin(table))]
+        self._raise_faults()
+        if self._plugin_errors:
+            raise combined(self._plugin_errors)
+        return RunConfig(train, rules, tuple(choices), MappingProxyType(self._settings))
+
+    def named(self) -> tuple[Catalog, dict[str, Entry]]:
+        """Return the catalog as the rules have it, and the plugin of each table that can be found."""
+        self._finish_rules(self._tables.pop("plugins"))
+        del self._tables["train"]
+        uses = {label: table.settings.get("use") or self._implied_use(table) for label, table in self._tables.items()}
+        found = {label: self._entry(label, use) for label, use in uses.items() if use and use.value != OFF}
+        return self._catalog, {label: entry for label, entry in found.items() if entry}
+
+    def _raise_faults(self) -> None:
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
             count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
             raise ConfigError(f"the configuration has {count}", faults=self.faults)
-        if self._plugin_errors:
-            raise combined(self._plugin_errors)
-        return RunConfig(train, tuple(choices), MappingProxyType(self._settings))
 
     def _split(self, item: Item) -> tuple[str, KeyPath] | None:
         """Return table and key of an item, () for a header; None, with a fault, if there is no such table."""
@@ -224,7 +292,7 @@ class _Assembly:
         elif value == {}:
             return path[0], ()
         else:
-            expected = "a table" if path[0] == "train" else "a plugin's name or a table"
+            expected = "a plugin's name or a table" if path[0] in SINGLE_KINDS else "a table"
             self._fault(
                 f"{path[0]!r} is {shown(value)}, but must be {expected}", item, f"write [{path[0]}] above its keys"
             )
@@ -259,10 +327,32 @@ class _Assembly:
         former = before.value if before else _own_name(label)
         # Two names can be the same; objects are never compared.
         if name == "use" and not (isinstance(value, str) and isinstance(former, str) and value == former):
-            table.settings.clear()
+            table.settings = _kept(table.settings, before, value)
         # A key within an option that is a table changes that table.
         value = _merged(before.value if before else {}, rest, value)
         table.settings[name] = Setting(f"{label}.{name}", value, origin, before, key_location)
+
+    def _finish_rules(self, table: _Table) -> PluginRules:
+        """Apply the rules to the catalog. Where they are wrong or not met nothing else is looked at, nor imported."""
+        num_before = len(self.faults)
+        values = self._convert(table, options_of(PluginRules), "[plugins]")
+        location = table.settings["require"].origin.location if "require" in table.settings else None
+        missing: list[Fault] = []
+        for requirement in values.get("require", ()):
+            try:
+                if found := unmet(requirement):
+                    hint = f"pip install {requirement!r}"
+                    missing.append(Fault(f"plugins.require has {requirement!r}, but {found}", location, hint))
+            except ValueError as error:
+                self._fault_at(f"'plugins.require': {error}", location)
+        if len(self.faults) > num_before:
+            self._raise_faults()
+        if missing:
+            raise PluginError("what the config requires is not installed", faults=missing)
+        rules = PluginRules(**values)
+        allow = None if rules.allow == "all" else rules.allow
+        self._catalog = self._catalog.restricted(allow=allow, deny=rules.deny, by="plugins.{}")
+        return rules
 
     def _finish_train(self, table: _Table) -> TrainOptions:
         values = self._convert(table, options_of(TrainOptions), "the loop")
@@ -282,8 +372,25 @@ class _Assembly:
             return None
         self._settings[use.key] = use if isinstance(use.value, str) else replace(use, value=plugin.name)
         location = use.origin.location or table.header
+        on_error = self._finish_on_error(table, plugin) if plugin.kind == "callback" else "fail"
         options = MappingProxyType(self._plugin_options(table, plugin, location))
-        return PluginChoice(table.label, plugin, options, location)
+        return PluginChoice(table.label, plugin, options, location, on_error)
+
+    def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
+        setting = table.settings.pop("on_error", None)
+        key = f"{table.label}.on_error"
+        self._settings[key] = setting or Setting(key, "fail", Origin("default", detail="the loop"))
+        if setting is None or setting.value == "fail":
+            return "fail"
+        build_hooks = [hook for hook in plugin.hooks if hook.startswith("build_")]
+        if setting.value != "warn":
+            self._fault_at(
+                f"{key!r} is {shown(setting.value)}, but must be one of 'fail', 'warn'", setting.origin.location
+            )
+        elif build_hooks:
+            message = f"{key!r} is 'warn', which is for callbacks that only observe; {plugin} has {build_hooks[0]!r}"
+            self._fault_at(message, setting.origin.location, "take the key away, or set it to 'fail'")
+        return "warn"
 
     def _plugin_options(self, table: _Table, plugin: Plugin, location: Location | None) -> dict[str, Any]:
         try:
@@ -308,21 +415,34 @@ class _Assembly:
                 return Plugin(kind, getattr(use.value, "__name__", type(use.value).__name__), use.value)
             self._fault_at(f"'{use.key}' is {shown(use.value)}, but must be a plugin's name", use.origin.location)
             return None
-        location = use.origin.location or use.key_location
+        entry = self._entry(table.label, use)
         try:
-            entry = self._catalog.find(kind, use.value)
-        except LookupError as error:
-            self._fault_at(f"no {kind} plugin named {use.value!r} is installed", location, str(error))
-            return None
-        except PluginError as error:
-            fault = Fault(error.message, location, error.hint)
-            self._plugin_errors.append(PluginError("a plugin's name is ambiguous", plugin=error.plugin, faults=[fault]))
-            return None
-        try:
-            return load_plugin(entry)
+            return self._load(entry) if entry else None
         except PluginError as error:
             self._plugin_errors.append(error)
             return None
+
+    def _entry(self, label: str, use: Setting) -> Entry | None:
+        """Return the plugin that a name means; None, with a fault, if there is none."""
+        kind, name = label if label in SINGLE_KINDS else "callback", str(use.value)
+        location = use.origin.location or use.key_location
+        own_name = f"{OWN_DISTRIBUTION}/{name}"
+        if use.origin.layer == "default" and any(own_name == e.qualified_name for e in self._catalog.of_kind(kind)):
+            name = own_name  # whatever else is installed under this name, a default stays what it is
+        try:
+            return self._catalog.find(kind, name)
+        except LookupError as error:
+            self._fault_at(f"no {kind} plugin named {name!r} is installed", location, str(error))
+        except PluginError as error:
+            error.faults = (Fault("named here", location),) if location else ()
+            self._plugin_errors.append(error)
+        return None
+
+    def _load(self, entry: Entry) -> Plugin:
+        if self._lock and (drift := self._lock.drift_of(entry)):
+            hint = "if that is as it should be, make the lock again: hookline lock"
+            raise entry.error(f"{entry} is not what was locked", hint=hint, faults=[Fault(text) for text in drift])
+        return load_plugin(entry)
 
     def _convert(
         self, table: _Table, options: Sequence[Option], owner: str, location: Location | None = None
@@ -360,6 +480,13 @@ class _Assembly:
 
     def _fault_at(self, message: str, location: Location | None, hint: str | None = None) -> None:
         self.faults.append(Fault(message, location, hint))
+
+
+def _kept(settings: dict[str, Setting], before: Setting | None, plugin: Any) -> dict[str, Setting]:
+    """Return the options that stay when a table gets another plugin: those meant for a class given from Python."""
+    if not callable(plugin) or isinstance(plugin, str) or (before and before.origin.layer != "default"):
+        return {}
+    return {name: setting for name, setting in settings.items() if setting.origin.layer != "default"}
 
 
 def _own_name(label: str) -> str | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hookline.config import PluginChoice, RunConfig, TrainOptions
+from hookline.config import PluginChoice, PluginRules, RunConfig, TrainOptions
 from hookline.options import Option, is_plain, options_of, plain
 
 _KEY_WIDTH = 28
@@ -35,6 +35,7 @@ def commented_toml(config: RunConfig) -> str:
     """Return ``config`` as TOML: values that differ in origin from a default as settings, the others as comments."""
     parts = [_section("train", None, options_of(TrainOptions), config)]
     parts += [_section(choice.label, choice, choice.plugin.options, config) for choice in config.plugins]
+    parts.append(_section("plugins", None, options_of(PluginRules), config))
     return "\n".join(parts)
 
 
@@ -48,6 +49,8 @@ def _section(label: str, choice: PluginChoice | None, options: Iterable[Option],
     lines = [_header(label)]
     if choice:
         lines.append(f"use = {to_toml(config.settings[f'{label}.use'].value)}")
+    if choice and choice.on_error != "fail":
+        lines.append(f"on_error = {to_toml(choice.on_error)}")
     for option in options:
         setting = config.settings[f"{label}.{option.name}"]
         lines.append(_line(option, setting.value, is_comment=setting.origin.layer == "default"))

@@ -17,6 +17,7 @@ it gains a note that names plugin, hook and distribution.
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -56,6 +57,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if match := nearest(name, known):
         return f"did you mean {match!r}?"
     return f"known: {', '.join(map(repr, known))}" if known else "none are known here"
+
+
+def summary(error: BaseException) -> str:
+    """Return type, text and place of an error that somebody else's code raised.
+
+    >>> try:
+    ...     {}["gpu"]
+    ... except KeyError as error:
+    ...     print(summary(error).partition(" (")[0])
+    KeyError: 'gpu'
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):
+        where = f" ({error.filename}:{error.lineno})"
+    return f"{type(error).__name__}: {error}{where}"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ class WeightedMean:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all values."""
         self._values: list[Tensor] = []
         self._weights: list[int] = []
         self._sum: Tensor | float = 0.0
@@ -48,6 +52,17 @@ class WeightedMean:
         self._weights.append(weight)
         if len(self._values) == _FOLD:
             self._fold()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was added, such that the same comes out whenever it is taken up again."""
+        values = torch.stack(self._values) if self._values else None
+        return {"values": values, "weights": list(self._weights), "sum": float(self._sum), "weight": self._weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self._values = [] if state["values"] is None else list(state["values"].clone().unbind())
+        self._weights = list(state["weights"])
+        self._sum, self._weight = state["sum"], state["weight"]
 
     def compute(self) -> float:
         """Return the mean, NaN if nothing was added; waits for the device."""

@@ -19,7 +19,7 @@ names the plugin; ``on_run_error`` and ``on_run_end`` alone are called on every 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pluggy
 
@@ -32,6 +32,21 @@ if TYPE_CHECKING:
     from hookline.run import Run
 
 PROJECT = "hookline"
+API_VERSION = "0.1"
+"""Version of the hooks: the latest in which one was added or changed. Each hook says since which it is there."""
+
+
+class Renamed(NamedTuple):
+    """The new name of an argument of a hook, with the versions since which it is new and the old one is refused."""
+
+    new: str
+    since: str
+    removed_in: str
+
+
+RENAMED: dict[str, dict[str, Renamed]] = {}
+"""For each hook, the old names of its arguments, which plugins may still take for one minor release."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -228,6 +243,21 @@ def on_epoch_end(run: Run, metrics: Mapping[str, float]) -> None:
         run: The run. ``run.epoch`` names the epoch that ended. ``run.request_stop(reason)`` makes it the last.
         metrics: All numbers of the epoch: ``train/running_loss``, the mean loss of its steps weighted by batch size,
             and those of the evaluation; read only.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_warning(run: Run, message: str) -> None:
+    """Something is wrong without ending the run.
+
+    Called on every plugin that was started, when the run itself warns or a plugin calls ``run.warn(message)``. What
+    was wrong before a plugin was started stands in ``run.warnings``.
+
+    Args:
+        run: The run. ``run.warnings`` has the message already.
+        message: What is wrong, and what was done about it.
 
     Since 0.1.
     """

@@ -8,34 +8,20 @@ first to the last.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pluggy
 
 from hookline import hookspecs
 from hookline.config import RunConfig
-from hookline.errors import ConfigError, Fault, PluginError, TrainingError
+from hookline.errors import ConfigError, ContractError, Fault, PluginError
+from hookline.guard import Member, guarded, is_wrapper, old_arguments
 from hookline.loader import HOOKS, MARK, Plugin, as_faults, combined
 from hookline.options import copied
+from hookline.watch import Watch
 
-_ENDINGS = (SystemExit, GeneratorExit, StopIteration)
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A plugin at work in a run.
-
-    Attributes:
-        label: Its table in the config: ``model``, ``callbacks.best``.
-        plugin: What was imported, and from where.
-        instance: The object with the hooks.
-    """
-
-    label: str
-    plugin: Plugin
-    instance: object
+_CLOSING = ("on_run_error", "on_run_end")
 
 
 class _Half:
@@ -52,27 +38,46 @@ class Host:
     Args:
         members: The plugins in the order of the config.
         base: The core's own hooks, asked after all plugins.
+        warn: Called with what is wrong without ending the run.
+        watches: Who looks on at every call.
+
+    Attributes:
+        members: The plugins.
     """
 
-    def __init__(self, members: Sequence[Member], base: object) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        base: object,
+        *,
+        warn: Callable[[str], None] | None = None,
+        watches: Sequence[Watch] = (),
+    ) -> None:
         self.members = tuple(members)
+        self._warn = warn or (lambda _: None)
+        self._watches = watches
+        self._failed: set[Member] = set()
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        self._manager.register(base)
-        hooks = {member.label: _guarded_hooks(member) for member in members}
-        for member in reversed(self.members):
-            plain = {name: method for name, method in hooks[member.label].items() if not _is_wrapper(method)}
-            self._manager.register(_Half(member, plain), f"{member.label} (hooks)")
+        loop = Member("the loop", Plugin("callback", "the loop", base), base)
+        for member in (loop, *reversed(self.members)):
+            self._register(member, "hooks", lambda method: not is_wrapper(method))
         for member in self.members:
-            wrappers = {name: method for name, method in hooks[member.label].items() if _is_wrapper(method)}
-            self._manager.register(_Half(member, wrappers), f"{member.label} (wrappers)")
+            self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
         starters = [half.member for half, _ in self._each("on_run_start", {})]
         self._started = [member for member in members if member not in starters]
 
     @classmethod
-    def open(cls, config: RunConfig, base: object) -> Host:
-        """Make every plugin that ``config`` chose.
+    def open(
+        cls,
+        config: RunConfig,
+        base: object,
+        *,
+        warn: Callable[[str], None] | None = None,
+        watches: Sequence[Watch] = (),
+    ) -> Host:
+        """Make every plugin that ``config`` chose; the other arguments are the constructor's.
 
         Raises:
             ConfigError: When plugins refuse the values of their options; carries every refusal.
@@ -85,7 +90,7 @@ class Host:
             try:
                 # A copy, so that what a plugin does to its options stays in this run.
                 instance = choice.plugin.make(copied(choice.options))
-                members.append(Member(choice.label, choice.plugin, instance))
+                members.append(Member(choice.label, choice.plugin, instance, choice.on_error == "warn"))
             except ValueError as error:
                 refusals.append(Fault(f"{choice.plugin}: {error}", choice.location))
             except PluginError as error:
@@ -95,7 +100,35 @@ class Host:
             raise ConfigError("the plugins refuse some options", faults=refusals)
         if broken:
             raise combined(broken)
-        return cls(members, base)
+        return cls(members, base, warn=warn, watches=watches)
+
+    def _register(self, member: Member, part: str, is_wanted: Callable[[Callable[..., Any]], bool]) -> None:
+        wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
+        for name, method in wanted.items():
+            for warning in old_arguments(method, member.plugin, name):
+                self._warn(warning)
+        hooks = {name: self._guarded(method, member, name) for name, method in wanted.items()}
+        self._manager.register(_Half(member, hooks), f"{member.label} ({part})")
+
+    def _guarded(self, method: Callable[..., Any], member: Member, hook: str) -> Callable[..., Any]:
+        call = guarded(method, member, hook, self._watches)
+        if not member.is_tolerated:
+            return call
+
+        @functools.wraps(call)
+        def tolerated(*arguments: Any) -> Any:
+            if member in self._failed and hook not in _CLOSING:
+                return
+            try:
+                call(*arguments)
+            except Exception as error:  # noqa: BLE001 - the config says that the run goes on whatever it is
+                self._failed.add(member)
+                notes = " ".join(f"({note})" for note in getattr(error, "__notes__", ()))
+                self._warn(
+                    f"{member.label} failed and is left out from here on: {type(error).__name__}: {error} {notes}"
+                )
+
+        return tolerated
 
     def caller(self, hook: str) -> Callable[..., Any] | None:
         """Return what calls ``hook`` on every plugin that has it; None when none has."""
@@ -105,6 +138,11 @@ class Host:
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call ``hook`` on every plugin that has it; return the first result of a build hook."""
         return getattr(self._manager.hook, hook)(**arguments)
+
+    def order(self, hook: str) -> list[tuple[Member, bool]]:
+        """Return who is called for ``hook``, in that order, each with whether it is a wrapper (the outermost first)."""
+        impls = reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        return [(impl.plugin.member, impl.wrapper) for impl in impls if impl.plugin.member in self.members]
 
     def is_implemented(self, hook: str) -> bool:
         """Whether some plugin implements ``hook`` itself, not as a wrapper."""
@@ -119,11 +157,41 @@ class Host:
         for half, call in self._each(hook, arguments):
             yield half.member.plugin, call()
 
-    def start(self, **arguments: Any) -> None:
-        """Call ``on_run_start`` on one plugin after the other, and remember who was started."""
+    def tell(self, hook: str, **arguments: Any) -> None:
+        """Call ``hook`` on every plugin that was started."""
+        for half, call in self._each(hook, arguments):
+            if half.member in self._started:
+                call()
+
+    def start(self, state: Mapping[str, Any] | None, **arguments: Any) -> None:
+        """Call ``on_run_start`` on one plugin after the other, and remember who was started; then hand out states.
+
+        Raises:
+            ContractError: When ``state`` is of other plugins than those of this run.
+        """
         for half, call in self._each("on_run_start", arguments):
             call()
-            self._started.append(half.member)
+            if half.member not in self._failed:
+                self._started.append(half.member)
+        if state is not None:
+            self._load_state_dict(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each plugin that has ``state_dict``, by table."""
+        return {member.label: member.instance.state_dict() for member in self._with_state()}
+
+    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
+        members = {member.label: member for member in self._with_state()}
+        if strange := sorted(state.keys() ^ members.keys()):
+            lacks = [f"the run has no {label!r} with a state" for label in strange if label in state]
+            lacks += [f"there is no state for {label!r}" for label in strange if label not in state]
+            hint = "resume with the config with which the state was taken"
+            raise ContractError(f"the state is that of another run: {'; '.join(lacks)}", hint=hint)
+        for label, member in members.items():
+            member.instance.load_state_dict(state[label])
+
+    def _with_state(self) -> list[Any]:
+        return [member for member in self.members if hasattr(member.instance, "state_dict")]
 
     def close(self, hook: str, **arguments: Any) -> list[BaseException]:
         """Call ``hook`` on every plugin that was started, whatever the others do; return what they raised."""
@@ -139,80 +207,12 @@ class Host:
     def _each(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[_Half, Callable[[], Any]]]:
         """Give every implementation of ``hook`` that is no wrapper, in pluggy's order, ready to be called."""
         for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            if isinstance(impl.plugin, _Half) and not impl.wrapper:
+            if impl.plugin.member in self.members and not impl.wrapper:
                 values = [arguments.get(name) for name in impl.argnames]
                 yield impl.plugin, functools.partial(impl.function, *values)
 
 
-def _guarded_hooks(member: Member) -> dict[str, Callable[..., Any]]:
+def _hooks_of(member: Member) -> dict[str, Callable[..., Any]]:
     # An instance switches one of its hooks off by setting it to None.
     found: dict[str, Any] = {name: getattr(member.instance, name, None) for name in HOOKS}
-    marked = {name: method for name, method in found.items() if hasattr(method, MARK)}
-    return {name: _guard(method, member.plugin, name) for name, method in marked.items()}
-
-
-def _is_wrapper(method: Callable[..., Any]) -> bool:
-    # The other form, hookwrapper=True, is refused when the plugin is made.
-    return bool(getattr(method, MARK)["wrapper"])
-
-
-def _guard(method: Callable[..., Any], plugin: Plugin, hook: str) -> Callable[..., Any]:
-    """Return ``method`` such that what it raises says where it comes from."""
-
-    @functools.wraps(method)
-    def call(*arguments: Any) -> Any:
-        try:
-            return method(*arguments)
-        except _ENDINGS as error:
-            raise _attempt(error, plugin, hook) from error
-        except Exception as error:
-            _attribute(error, plugin, hook)
-            raise
-
-    @functools.wraps(method)
-    def wrap(*arguments: Any) -> Any:
-        try:
-            return (yield from _driven(method(*arguments), plugin, hook))
-        except SystemExit as error:
-            raise _attempt(error, plugin, hook) from error
-        except Exception as error:
-            _attribute(error, plugin, hook)
-            raise
-
-    return wrap if _is_wrapper(method) else call
-
-
-def _driven(wrapper: Generator[Any, Any, Any], plugin: Plugin, hook: str) -> Generator[Any, Any, Any]:
-    """Drive a wrapper's generator as pluggy would, but say whose it is when it does not keep to the form."""
-    form = "result = yield, then return the result or another"
-    try:
-        next(wrapper)
-    except StopIteration:
-        raise plugin.error(f"wrapper {hook!r} of {plugin} did not yield", hint=form) from None
-    advance: Callable[[], Any]
-    try:
-        inner = yield
-        advance = functools.partial(wrapper.send, inner)
-    except BaseException as error:  # noqa: BLE001 - whatever went wrong inside is the wrapper's to see
-        inner = None
-        advance = functools.partial(wrapper.throw, error)
-    try:
-        advance()
-    except StopIteration as end:
-        if end.value is None and inner is not None:
-            raise plugin.error(f"wrapper {hook!r} of {plugin} returned nothing", hint=form) from None
-        return end.value
-    raise plugin.error(f"wrapper {hook!r} of {plugin} yielded twice", hint=form)
-
-
-def _attribute(error: Exception, plugin: Plugin, hook: str) -> None:
-    """Note on an error which plugin raised it; what a wrapper lets through has its note already."""
-    if not any(note.startswith("raised in hook ") for note in getattr(error, "__notes__", ())):
-        error.add_note(f"raised in hook {hook!r} of {plugin}")
-
-
-def _attempt(error: BaseException, plugin: Plugin, hook: str) -> TrainingError:
-    """Return the error for a plugin that tried to end the program, or a loop that is not its own."""
-    message = f"{plugin} raised {type(error).__name__}({error}) in hook {hook!r}"
-    hint = "to end a run early, call run.request_stop(reason)"
-    return TrainingError(message, plugin=str(plugin), hook=hook, hint=hint)
+    return {name: method for name, method in found.items() if hasattr(method, MARK)}

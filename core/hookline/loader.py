@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import traceback
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from hookline import hookspecs
 from hookline.catalog import Entry
-from hookline.errors import Fault, PluginError, did_you_mean
+from hookline.errors import Fault, PluginError, did_you_mean, summary
 from hookline.options import Option, options_of
+from hookline.requirements import check_fits
 
 HOOKS: Mapping[str, tuple[str, ...]] = {
     name: tuple(inspect.signature(spec).parameters)
@@ -37,6 +38,9 @@ WRAPPABLE = tuple(name for name in HOOKS if name.startswith("build_") and name !
 
 MARK = f"{hookspecs.PROJECT}_impl"
 """The attribute by which pluggy's ``@hookimpl`` marks a method."""
+
+RESERVED = ("use", "on_error")
+"""Keys of a plugin's table that are no options of the plugin."""
 
 _SUPPLIED = {
     "data": ("run",),
@@ -56,15 +60,23 @@ class Plugin:
         name: Its name in the config.
         target: The class or function to call, or the object itself.
         entry: Where it was found; None for an object given from Python.
+        import_s: Seconds that its import took; what other plugins had imported before is not counted again.
     """
 
     kind: str
     name: str
     target: Any
     entry: Entry | None = None
+    import_s: float = field(default=0.0, compare=False)
 
     def __str__(self) -> str:
         return str(self.entry) if self.entry else f"{self.kind} {self.name!r} (given from Python)"
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The hooks that it has, wrappers included; for a plain class or function, the one that builds its kind."""
+        members = _members(self.target)
+        return tuple(hook for hook in HOOKS if hook in members) or (f"build_{self.kind}",)
 
     @cached_property
     def options(self) -> tuple[Option, ...]:
@@ -76,9 +88,12 @@ class Plugin:
         if not _is_called(self.kind, self.target):
             return ()
         try:
-            return options_of(self.target, () if has_hooks(self.target) else _SUPPLIED[self.kind])
+            options = options_of(self.target, () if has_hooks(self.target) else _SUPPLIED[self.kind])
         except (TypeError, ValueError) as error:
             raise self.error(f"{self} has options that cannot be read: {error}") from error
+        if taken := [option.name for option in options if option.name in RESERVED]:
+            raise self.error(f"{self} has an option {taken[0]!r}, which every plugin's table has", hint="rename it")
+        return options
 
     def make(self, values: Mapping[str, Any]) -> object:
         """Return an object with hooks, made with the option ``values``.
@@ -94,15 +109,9 @@ class Plugin:
 
     def error(self, message: str, *, hint: str | None = None, faults: tuple[Fault, ...] = ()) -> PluginError:
         """Return a ``PluginError`` that names this plugin and its distribution."""
-        distribution, version = (self.entry.distribution, self.entry.version) if self.entry else (None, None)
-        return PluginError(
-            message,
-            plugin=f"{self.kind} {self.name!r}",
-            distribution=distribution,
-            version=version,
-            hint=hint,
-            faults=faults,
-        )
+        if self.entry:
+            return self.entry.error(message, hint=hint, faults=faults)
+        return PluginError(message, plugin=f"{self.kind} {self.name!r}", hint=hint, faults=faults)
 
     def _construct(self, values: Mapping[str, Any]) -> object:
         if not inspect.isclass(self.target):
@@ -112,7 +121,7 @@ class Plugin:
         except (ValueError, PluginError):
             raise
         except (Exception, SystemExit) as error:
-            raise self.error(f"{self} cannot be made: {_summary(error)}") from error
+            raise self.error(f"{self} cannot be made: {summary(error)}") from error
 
     def _component_builder(self, values: Mapping[str, Any]) -> object:
         """Return an object whose only hook builds the component, by calling the target or by handing it over."""
@@ -156,14 +165,18 @@ def load_plugin(entry: Entry) -> Plugin:
     """Import the plugin that ``entry`` declares.
 
     Raises:
-        PluginError: When its import fails, with the original error as its cause.
+        PluginError: When its distribution is not made for this Hookline, before the import; when the import fails,
+            with the original error as its cause.
     """
+    check_fits(entry)
+    start = time.perf_counter()
     try:
-        return Plugin(entry.kind, entry.name, entry.load(), entry)
+        target = entry.load()
+        return Plugin(entry.kind, entry.name, target, entry, time.perf_counter() - start)
     except (Exception, SystemExit) as error:
         plugin = Plugin(entry.kind, entry.name, None, entry)
         hint = f"mend or uninstall {entry.distribution}, or name another {entry.kind} plugin"
-        raise plugin.error(f"{plugin} cannot be imported: {_summary(error)}", hint=hint) from error
+        raise plugin.error(f"{plugin} cannot be imported: {summary(error)}", hint=hint) from error
 
 
 def has_hooks(target: Any) -> bool:
@@ -237,7 +250,8 @@ def _kind_fault(name: str, member: Any, *, is_wrapper: bool) -> Fault | None:
 
 def _argument_fault(name: str, member: Any) -> Fault | None:
     parameters = list(inspect.signature(member).parameters.values())[1:]
-    if strange := [p.name for p in parameters if p.name not in HOOKS[name] or p.kind is not p.POSITIONAL_OR_KEYWORD]:
+    known = (*HOOKS[name], *hookspecs.RENAMED.get(name, ()))
+    if strange := [p.name for p in parameters if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
         message = f"its hook {name!r} takes {', '.join(map(repr, strange))}, which the hook does not give"
         return Fault(message, hint=f"the hook is {_signature(name)}; leave out what you do not need")
     if optional := [p.name for p in parameters if p.default is not inspect.Parameter.empty]:
@@ -248,12 +262,3 @@ def _argument_fault(name: str, member: Any) -> Fault | None:
 
 def _signature(hook: str) -> str:
     return f"{hook}({', '.join(('self', *HOOKS[hook]))})"
-
-
-def _summary(error: BaseException) -> str:
-    """Return type, text and place of an error that a plugin's own code raised."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    if isinstance(error, SyntaxError):
-        where = f" ({error.filename}:{error.lineno})"
-    return f"{type(error).__name__}: {error}{where}"

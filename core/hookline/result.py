@@ -41,6 +41,7 @@ class RunResult:
         metrics: The numbers of the last epoch, such as ``train/loss``.
         history: The numbers of each epoch, in order.
         summary: What plugins reported: tables of plain values by title.
+        warnings: What was wrong without ending the run.
         model: The trained model.
     """
 
@@ -51,4 +52,5 @@ class RunResult:
     metrics: Mapping[str, float]
     history: Sequence[Mapping[str, float]]
     summary: Mapping[str, Sequence[Row]]
+    warnings: Sequence[str]
     model: nn.Module = field(repr=False)

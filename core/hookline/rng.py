@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -46,6 +46,14 @@ class RandomState:
 
     def __init__(self, seed: int, *names: str | int) -> None:
         self._state = make_generator(seed, *names).get_state()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the state of the generator: uint8, as torch gives it."""
+        return {"torch": self._state.clone()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self._state = state["torch"].clone()
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from hookline.layers import Source
 from hookline.result import Outcome, Row, RunResult, Step
 from hookline.rng import RandomState, make_generator
 from hookline.step import DefaultStep, LossFunction, StepFunction, brief, check_parameters, try_batch
+from hookline.watch import Watch
 
 
 class Run:
@@ -33,6 +35,7 @@ class Run:
         config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
         overrides: Values by dotted key that win over the config's; not with a ``RunConfig``.
         plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
+        watches: Who looks on at every call of a hook, such as a ``Ledger``.
 
     Attributes:
         config: The complete config.
@@ -46,6 +49,7 @@ class Run:
         step: Number of steps taken.
         history: The numbers of each epoch that ended.
         summary: What plugins reported.
+        warnings: What is wrong without ending the run.
         outcome: How it ended; None until then.
         stop_reason: Why it is to stop early; None if it is not.
 
@@ -66,6 +70,7 @@ class Run:
         overrides: Mapping[str, Any] | Sequence[str] = (),
         *,
         plugins: Mapping[str, Any] | None = None,
+        watches: Sequence[Watch] = (),
     ) -> None:
         if not isinstance(config, RunConfig):
             config = load_config(config, overrides, plugins=plugins)
@@ -77,15 +82,21 @@ class Run:
         self.step = 0
         self.history: list[Mapping[str, float]] = []
         self.summary: dict[str, Sequence[Row]] = {}
+        self.warnings: list[str] = []
         self.outcome: Outcome | None = None
         self.stop_reason: str | None = None
+        self._watches = watches
         self._is_begun = False
+        self._is_working = False
+        self._num_done = 0  # batches of the epoch at work; 0 between two epochs
+        self._running = WeightedMean()
+        self._plugin_states: Mapping[str, Any] | None = None
         self._is_left = False
         self._dtype: torch.dtype = getattr(torch, config.train.dtype)
         self._random = RandomState(self.seed, "train")
         try:
             with self._working(RandomState(self.seed, "build")):
-                self._host = Host.open(config, DefaultStep())
+                self._host = Host.open(config, DefaultStep(), warn=self.warn, watches=watches)
                 self._build()
         except SystemExit as ending:
             raise TrainingError("a component tried to end the program while the run was built") from ending
@@ -123,6 +134,71 @@ class Run:
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Put a table of plain values into the run's summary, which is shown when it ends."""
         self.summary[title] = [dict(row) for row in rows]
+
+    def warn(self, message: str) -> None:
+        """Tell every plugin that something is wrong, and go on."""
+        self.warnings.append(message)
+        if self._is_begun:
+            self._host.tell("on_warning", run=self, message=message)
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of all that is needed to go on from here: tensors and plain values.
+
+        Between two steps (of ``steps()``), before the first, or when the run is over. A run of the same config that
+        takes it up ends with the same numbers, to the last bit, as if it had not been interrupted.
+
+        Raises:
+            TrainingError: When it is called from within a step or an event.
+        """
+        if self._is_working:
+            hint = "iterate over run.steps(), and ask between two of them"
+            raise TrainingError("a run has no state to keep while it is in a step or an event", hint=hint)
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "position": self._num_done,
+            "stop_reason": self.stop_reason,
+            "history": [dict(metrics) for metrics in self.history],
+            "summary": self.summary,
+            "warnings": self.warnings,
+            "random": self._random.state_dict(),
+            "running": self._running.state_dict(),
+            "model": self.model.state_dict(),
+            "loss": self.loss.state_dict() if isinstance(self.loss, nn.Module) else {},
+            "optimizer": self.optimizer.state_dict(),
+            "plugins": self._host.state_dict(),
+        }
+        return copy.deepcopy(state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` of a run of the same config gave, before the first step.
+
+        The state of a plugin is handed to its ``load_state_dict`` when its ``on_run_start`` has returned.
+
+        Raises:
+            TrainingError: When the run was begun.
+            ContractError: When the state is of another model or optimizer; and, as the run begins, of other plugins.
+        """
+        if self._is_begun:
+            raise TrainingError("the run was begun before", hint="make a new Run, and load the state first")
+        state = copy.deepcopy(dict(state))
+        try:
+            self.model.load_state_dict(state["model"])
+            if isinstance(self.loss, nn.Module):
+                self.loss.load_state_dict(state["loss"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            hint = "resume with the config with which the state was taken"
+            raise ContractError(f"the state is that of another run: {error}", hint=hint) from error
+        self.epoch, self.step, self._num_done = state["epoch"], state["step"], state["position"]
+        self.stop_reason = state["stop_reason"]
+        self.history = [MappingProxyType(metrics) for metrics in state["history"]]
+        self.summary, self.warnings = state["summary"], state["warnings"]
+        self._random.load_state_dict(state["random"])
+        self._running.load_state_dict(state["running"])
+        self._plugin_states = state["plugins"]
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -174,6 +250,7 @@ class Run:
             metrics=self.history[-1] if self.history else {},
             history=tuple(self.history),
             summary=self.summary,
+            warnings=tuple(self.warnings),
             model=self.model,
         )
 
@@ -192,19 +269,21 @@ class Run:
     def _loop(self) -> Generator[Tensor]:
         """The loop: every event is a call in it; it gives the loss of each step."""
         self._begin()
-        host, step, running = self._host, self._step, WeightedMean()
+        host, step, running = self._host, self._step, self._running
         on_step_end = host.caller("on_step_end")
         outcome: Outcome = "failed"
         error: BaseException | None = None
         try:
-            host.start(run=self)
-            while self.epoch < self.num_epochs and self.stop_reason is None:
-                self.epoch += 1
-                host.call("on_epoch_start", run=self)
+            host.start(self._plugin_states, run=self)
+            while self._num_done or (self.epoch < self.num_epochs and self.stop_reason is None):
+                if not self._num_done:
+                    self.epoch += 1
+                    host.call("on_epoch_start", run=self)
                 self.model.train()
-                for batch in self._read("train", self._batches, self.epoch):
+                for batch in self._read("train", self._batches, self.epoch, self._num_done):
                     loss = step(batch)
                     self.step += 1
+                    self._num_done += 1
                     if self.step == 1:
                         self._check_loss(loss)
                     running.add(loss, count_examples(batch))
@@ -216,8 +295,8 @@ class Run:
                 evaluated = self._evaluate()
                 if evaluated:
                     host.call("on_evaluation_end", run=self, metrics=evaluated)
-                host.call("on_epoch_end", run=self, metrics=self._end_epoch(running, evaluated))
-                running = WeightedMean()
+                host.call("on_epoch_end", run=self, metrics=self._end_epoch(evaluated))
+                self._num_done = 0
             outcome = "completed" if self.stop_reason is None else "stopped"
         except BaseException as raised:
             outcome, error = self._early_end(raised)
@@ -233,17 +312,25 @@ class Run:
         if self._is_begun:
             raise TrainingError("the run was begun before", hint="make a new Run for a new run")
         self._is_begun = True
+        for watch in self._watches:
+            watch.begin()
 
     @contextmanager
     def _working(self, random: RandomState) -> Iterator[None]:
         """Work with random numbers of the run's own and with gradients, whatever the program around it has set."""
-        with random.active(), torch.enable_grad():
-            yield
-
-    def _read(self, split: str, batches: Batches, epoch: int) -> Iterator[Any]:
-        """Give the batches of an epoch; what reading them raises is a fault of the data."""
+        was_working, self._is_working = self._is_working, True
         try:
-            yield from batches.epoch(epoch)
+            with random.active(), torch.enable_grad():
+                yield
+        finally:
+            self._is_working = was_working
+
+    def _read(self, split: str, batches: Batches, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Give the batches of an epoch from ``start`` on; what reading them raises is a fault of the data."""
+        if start and self.stop_reason is not None:
+            return
+        try:
+            yield from batches.epoch(epoch, start)
         except HooklineError:
             raise
         except Exception as error:
@@ -281,8 +368,9 @@ class Run:
         }
         return MappingProxyType(values)
 
-    def _end_epoch(self, running: WeightedMean, evaluated: Mapping[str, float]) -> Mapping[str, float]:
-        metrics = MappingProxyType({"train/running_loss": running.compute(), **evaluated})
+    def _end_epoch(self, evaluated: Mapping[str, float]) -> Mapping[str, float]:
+        metrics = MappingProxyType({"train/running_loss": self._running.compute(), **evaluated})
+        self._running.reset()
         self.history.append(metrics)
         for name, value in metrics.items():
             if name.endswith("loss") and not math.isfinite(value):
@@ -297,6 +385,8 @@ class Run:
         self.outcome = outcome
         failures = self._host.close("on_run_error", run=self, error=error) if error else []
         failures += self._host.close("on_run_end", run=self, outcome=outcome)
+        for watch in self._watches:
+            watch.end()
         if not failures:
             return
         first = error or failures.pop(0)
@@ -381,6 +471,7 @@ def train(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
     plugins: Mapping[str, Any] | None = None,
+    watches: Sequence[Watch] = (),
 ) -> RunResult:
     """Make a run, take all its steps, and return what became of it.
 
@@ -390,6 +481,7 @@ def train(
         config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
         overrides: Values by dotted key that win over the config's; not with a ``RunConfig``.
         plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
+        watches: Who looks on at every call of a hook, such as a ``Ledger``.
 
     Raises:
         HooklineError: Of the class that says what is wrong.
@@ -399,4 +491,4 @@ def train(
         >>> train({"optimizer": {"lr": 0.1}}, {"train.epochs": 1}).outcome
         'completed'
     """
-    return Run(config, overrides, plugins=plugins).fit()
+    return Run(config, overrides, plugins=plugins, watches=watches).fit()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from hookline.catalog import Catalog
-from hookline.config import OFF, SINGLE_KINDS, TrainOptions
+from hookline.config import OFF, SINGLE_KINDS, OnError, PluginRules, TrainOptions
 from hookline.errors import PluginError
 from hookline.loader import load_plugin
 from hookline.options import Option, options_of
@@ -23,7 +23,10 @@ def config_schema(catalog: Catalog) -> tuple[dict[str, Any], list[PluginError]]:
     errors: list[PluginError] = []
     plugins = {kind: _plugin_options(catalog, kind, errors) for kind in (*SINGLE_KINDS, "callback")}
     default = catalog.default("run")
-    properties: dict[str, Any] = {"train": _table(options_of(TrainOptions))}
+    properties: dict[str, Any] = {
+        "train": _table(options_of(TrainOptions)),
+        "plugins": _table(options_of(PluginRules)),
+    }
     for kind in SINGLE_KINDS:
         properties[kind] = _plugin_table(plugins[kind], default[kind]["use"])
     properties["callbacks"] = _callbacks(plugins["callback"])
@@ -59,26 +62,28 @@ def _table(options: Iterable[Option], **extra: Any) -> dict[str, Any]:
     return table
 
 
-def _plugin_table(plugins: dict[str, tuple[Option, ...]], default: str) -> dict[str, Any]:
+def _plugin_table(plugins: dict[str, tuple[Option, ...]], default: str, **more: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a table whose ``use`` decides what its other keys may be; or of the bare name."""
     use = {"enum": sorted(plugins), "default": default, "description": "name of the plugin"}
-    branches = [_branch(name, options, use, is_default=name == default) for name, options in plugins.items()]
-    table = {"type": "object", "properties": {"use": use}, "allOf": branches}
+    keys = {"use": use, **more}
+    branches = [_branch(name, options, keys, is_default=name == default) for name, options in plugins.items()]
+    table = {"type": "object", "properties": keys, "allOf": branches}
     bare = sorted(name for name, options in plugins.items() if not any(option.is_required for option in options))
     return {"anyOf": [{"enum": bare}, table]}
 
 
-def _branch(name: str, options: tuple[Option, ...], use: dict[str, Any], *, is_default: bool) -> dict[str, Any]:
+def _branch(name: str, options: tuple[Option, ...], keys: dict[str, Any], *, is_default: bool) -> dict[str, Any]:
     condition: dict[str, Any] = {"properties": {"use": {"const": name}}}
     if not is_default:
         condition["required"] = ["use"]
-    return {"if": condition, "then": _table(options, use=use)}
+    return {"if": condition, "then": _table(options, **keys)}
 
 
 def _callbacks(plugins: dict[str, tuple[Option, ...]]) -> dict[str, Any]:
     """Return the schema of ``[callbacks]``: a table's own name is its plugin's unless ``use`` says otherwise."""
-    named = {name: _plugin_table(plugins, name) for name in plugins}
-    other = _plugin_table(plugins, "")
+    on_error = {"enum": list(get_args(OnError)), "default": "fail", "description": "what an error of it does"}
+    named = {name: _plugin_table(plugins, name, on_error=on_error) for name in plugins}
+    other = _plugin_table(plugins, "", on_error=on_error)
     other["anyOf"][1]["required"] = ["use"]
     for table in (*named.values(), other):
         table["anyOf"].append({"const": OFF})

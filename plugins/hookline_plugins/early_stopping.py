@@ -24,6 +24,10 @@ class EarlyStopping:
     patience: Annotated[int, Meta(ge=1, description="epochs without improvement after which the run ends")] = 3
     min_delta: Annotated[float, Meta(ge=0, description="least change that counts as an improvement")] = 0.0
 
+    def __post_init__(self) -> None:
+        self._best = math.inf
+        self._num_bad_epochs = 0
+
     @hookimpl(wrapper=True)
     def build_step(self, run: Run) -> Generator[None, Any, Any]:
         """Refuse a metric that the run will not have, as soon as it is built."""
@@ -35,8 +39,17 @@ class EarlyStopping:
     @hookimpl
     def on_run_start(self) -> None:
         """Forget the epochs of an earlier run."""
-        self._best = math.inf
-        self._num_bad_epochs = 0
+        self.__post_init__()
+
+    def state_dict(self) -> dict[str, float | int | None]:
+        """Return the best metric so far, None before the first, and for how long there was none better."""
+        best = self._best if math.isfinite(self._best) else None
+        return {"best": best, "num_bad_epochs": self._num_bad_epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self._best = math.inf if state["best"] is None else state["best"]
+        self._num_bad_epochs = state["num_bad_epochs"]
 
     @hookimpl
     def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:

@@ -22,6 +22,8 @@ class JSONLines:
     def on_run_start(self, run: Run) -> None:
         """Write the size of the run."""
         _write("run_start", epochs=run.num_epochs, steps_per_epoch=run.steps_per_epoch, seed=run.seed)
+        for message in run.warnings:
+            self.on_warning(message)
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:
@@ -37,6 +39,11 @@ class JSONLines:
     def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Write the epoch's numbers."""
         _write("epoch_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
+
+    @hookimpl
+    def on_warning(self, message: str) -> None:
+        """Write what is wrong."""
+        _write("warning", message=message)
 
     @hookimpl
     def on_run_error(self, run: Run, error: BaseException) -> None:

@@ -48,7 +48,9 @@ class Progress:
     @hookimpl
     def on_run_start(self, run: Run) -> None:
         """Write the head of the table, and start the live line."""
-        self._start = time.perf_counter()
+        self._start = self._epoch_start = time.perf_counter()
+        for message in run.warnings:
+            self.on_warning(message)
         self._widths = {name: max(len(name), 12) for name in run.metric_names}
         names = [printable(name).rjust(width) for name, width in self._widths.items()]
         self._write("  ".join(["epoch".rjust(_EPOCH_WIDTH), *names, "seconds"]))
@@ -74,6 +76,11 @@ class Progress:
         epoch = f"{run.epoch}/{run.num_epochs}".rjust(_EPOCH_WIDTH)
         values = [f"{metrics[name]:.6g}".rjust(width) for name, width in self._widths.items()]
         self._write("  ".join([epoch, *values, f"{time.perf_counter() - self._epoch_start:7.2f}"]))
+
+    @hookimpl
+    def on_warning(self, message: str) -> None:
+        """Write what is wrong."""
+        self._write(f"warning: {printable(message)}")
 
     # Last, to show what the other plugins report.
     @hookimpl(trylast=True)

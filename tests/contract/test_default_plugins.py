@@ -1,4 +1,4 @@
-"""What every plugin of a kind must do, over all the default plugins."""
+"""What the default plugins do beyond the contract of their kinds, which test_conformance.py tries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import torch
 from torch import nn
@@ -55,22 +54,6 @@ def classes(num_classes: int) -> DataSource:
 
 
 @ALL
-def test_every_option_has_a_meaning_and_a_default_that_its_own_type_takes(entry: Entry) -> None:
-    for option in load_plugin(entry).options:
-        assert option.description, option.name
-        if not option.is_required:
-            schema = option.schema()
-            jsonschema.Draft7Validator.check_schema(schema)
-            jsonschema.Draft7Validator(schema).validate(schema["default"])
-            assert option.convert(schema["default"], Path()) == option.default
-
-
-@ALL
-def test_every_plugin_says_what_it_is(entry: Entry) -> None:
-    assert len((load_plugin(entry).target.__doc__ or "").split()) > 4
-
-
-@ALL
 def test_the_lines_to_paste_are_a_config(entry: Entry, tmp_path: Path) -> None:
     label = "callbacks.it" if entry.kind == "callback" else entry.kind
     lines = option_lines(label, entry.name, load_plugin(entry).options)
@@ -89,69 +72,24 @@ def test_a_config_written_as_text_is_the_same_config(entry: Entry, tmp_path: Pat
     assert [choice.options for choice in again.plugins] == [choice.options for choice in config.plugins]
 
 
-# ---- data -----------------------------------------------------------------------------------------------------------
-
-
-@of_kind("data")
-def test_data_are_the_same_for_the_same_seed_and_leave_the_global_generator_alone(entry: Entry) -> None:
-    before = torch.get_rng_state()
-    first, second = (Run(config_naming(entry)).data for _ in range(2))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert first.splits().keys() == second.splits().keys()
-    for name, dataset in first.splits().items():
-        other = second.splits()[name]
-        assert isinstance(dataset, TensorDataset)
-        assert isinstance(other, TensorDataset)
-        assert all(torch.equal(a, b) for a, b in zip(dataset.tensors, other.tensors, strict=True))
-
-
-@of_kind("data")
-def test_data_say_their_sizes(entry: Entry) -> None:
-    data = Run(config_naming(entry)).data
-    inputs, target = data.train[0]
-    assert inputs.shape == (data.in_features,)
-    assert target.shape == (data.out_features,)
-    assert len(data.feature_names) == data.in_features
-    assert len(data.target_names) == data.out_features
-
-
 # ---- models ---------------------------------------------------------------------------------------------------------
 
 
-def model_of(entry: Entry, seed: int = 0) -> nn.Module:
+def model_of(entry: Entry, seed: int) -> nn.Module:
     return Run(config_naming(entry), {"train.seed": seed}, plugins={"data": regression()}).model
 
 
 @of_kind("model")
-def test_a_model_maps_inputs_to_outputs_and_gives_every_parameter_a_finite_gradient(entry: Entry) -> None:
-    model = model_of(entry)
-    prediction = model(torch.ones(5, 3))
-    assert prediction.shape == (5, 1)
-    prediction.sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-
-
-@of_kind("model")
-def test_a_model_has_the_same_weights_for_the_same_seed_and_others_for_another(entry: Entry) -> None:
-    first, again, other = (torch.cat([p.flatten() for p in model_of(entry, s).parameters()]) for s in (0, 0, 1))
-    assert torch.equal(first, again)
+def test_a_model_has_other_weights_for_another_seed(entry: Entry) -> None:
+    first, other = (torch.cat([p.flatten() for p in model_of(entry, seed).parameters()]) for seed in (0, 1))
     assert not torch.equal(first, other)
-
-
-@of_kind("model")
-def test_a_model_takes_up_the_state_of_another(entry: Entry) -> None:
-    first, second = model_of(entry, 0), model_of(entry, 1)
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first.eval()(torch.ones(2, 3)), second.eval()(torch.ones(2, 3)))
 
 
 # ---- losses ---------------------------------------------------------------------------------------------------------
 
 
 @of_kind("loss")
-def test_a_loss_is_a_differentiable_mean_that_is_least_at_the_target(entry: Entry) -> None:
+def test_a_loss_is_least_at_the_target(entry: Entry) -> None:
     data = classes(4) if entry.name == "cross-entropy" else regression()
     run = Run(config_naming(entry), plugins={"data": data})
     generator = torch.Generator().manual_seed(0)
@@ -163,26 +101,11 @@ def test_a_loss_is_a_differentiable_mean_that_is_least_at_the_target(entry: Entr
         best = (target - 0.5) * 40
     else:
         target = best = torch.randn(8, 1, generator=generator)
-    prediction = torch.randn(best.shape, generator=generator, requires_grad=True)
-    loss = run.loss(prediction, target)
-    loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
-    assert loss.dim() == 0
-    assert prediction.grad is not None
-    assert torch.isfinite(prediction.grad).all()
-    assert 0 <= run.loss(best, target).item() < 1e-6 < loss.item()
-    halves = [run.loss(prediction[part], target[part]).item() for part in (slice(0, 4), slice(4, 8))]
-    assert loss.item() == pytest.approx(sum(halves) / 2, rel=1e-5)
+    prediction = torch.randn(best.shape, generator=generator)
+    assert 0 <= run.loss(best, target).item() < 1e-6 < run.loss(prediction, target).item()
 
 
 # ---- optimizers -----------------------------------------------------------------------------------------------------
-
-
-@of_kind("optimizer")
-def test_an_optimizer_lowers_a_quadratic(entry: Entry) -> None:
-    config = {**config_naming(entry), "train": {"epochs": 20, "batch_size": "all"}}
-    first_loss = Run(config, plugins={"data": regression()}).try_step()
-    last_loss = Run(config, plugins={"data": regression()}).fit().metrics["train/loss"]
-    assert last_loss < first_loss
 
 
 @of_kind("optimizer")
@@ -192,21 +115,3 @@ def test_every_option_of_an_optimizer_reaches_torch(entry: Entry) -> None:
     assert type(optimizer) is getattr(torch.optim, load_plugin(entry).target.__name__)
     for name, value in options.items():
         assert optimizer.param_groups[0][name] == value
-
-
-# ---- callbacks ------------------------------------------------------------------------------------------------------
-
-
-@of_kind("callback")
-def test_a_callback_changes_neither_the_weights_nor_the_random_numbers(entry: Entry) -> None:
-    plugins = {"data": regression(), "model": nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))}
-    start = {name: value.clone() for name, value in plugins["model"].state_dict().items()}  # type: ignore[attr-defined]
-
-    def final(config: dict[str, Any]) -> list[float]:
-        plugins["model"].load_state_dict(start)  # type: ignore[attr-defined] # a module
-        result = Run(config, {"train.evaluate": ["train"]}, plugins=plugins).fit()
-        return torch.cat([p.detach().flatten() for p in result.model.parameters()]).tolist()
-
-    monitor = {"monitor": "train/loss"} if entry.name == "early-stopping" else {}
-    table = {"use": entry.name, **monitor}
-    assert final({"callbacks": {"it": table}}) == final({})

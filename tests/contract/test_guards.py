@@ -44,15 +44,28 @@ def test_every_error_is_documented_drawn_exported_and_tested(error: type[errors.
     assert error.__name__ in TESTS
 
 
-@pytest.mark.parametrize("name", sorted(command.commands))
-def test_every_command_and_each_of_its_options_is_documented_and_tested(name: str) -> None:
+def commands_of(group: click.Group, path: str = "") -> dict[str, click.Command]:
+    """Return every command by the words that call it, those of groups within included."""
+    found: dict[str, click.Command] = {}
+    for name, one in group.commands.items():
+        found[f"{path}{name}"] = one
+        if isinstance(one, click.Group):
+            found |= commands_of(one, f"{path}{name} ")
+    return found
+
+
+COMMANDS = commands_of(command)
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_every_command_and_each_of_its_options_is_documented_and_tested(words: str) -> None:
     text = reference("commands.md")
-    assert f"hookline {name}" in text
-    for parameter in command.commands[name].params:
+    assert f"hookline {words}" in text
+    for parameter in COMMANDS[words].params:
         if isinstance(parameter, click.Option):
             assert all(f"`{flag}`" in text for flag in parameter.opts if flag.startswith("--")), parameter.opts
             assert any(f'"{flag}"' in TESTS for flag in parameter.opts), parameter.opts
-    assert f'"{name}"' in TESTS
+    assert all(f'"{name}"' in TESTS for name in words.split())
 
 
 def test_every_option_of_the_loop_is_documented_and_tested() -> None:

@@ -171,3 +171,58 @@ def test_a_distribution_without_a_version_is_offered_without_one(
     write_distribution(tmp_path, "acme-new", "[hookline.model]\nx = a:b\n", metadata="Metadata-Version: 2.1\nName: n\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert found(Catalog.installed(), "n") == ["model 'x' (n)"]
+
+
+# ---- which may be used -----------------------------------------------------------------------------------------------
+
+
+def test_denied_distributions_are_found_by_any_spelling_and_say_what_denies_them() -> None:
+    catalog = Catalog([ACME, ZETA, ADAM]).restricted(deny=["ACME_plugins"], by="plugins.{}")
+    assert [entry.blocked_by for entry in catalog.entries] == ["plugins.deny", "", "plugins.deny"]
+    with pytest.raises(PluginError) as caught:
+        catalog.find("optimizer", "adam")
+    assert str(caught.value) == (
+        "optimizer 'adam' (acme-plugins 1.2) may not be used: plugins.deny forbids acme-plugins\n"
+        "  = if you trust acme-plugins, take it out of plugins.deny"
+    )
+    assert (caught.value.plugin, caught.value.distribution, caught.value.version) == (
+        "optimizer 'adam'",
+        "acme-plugins",
+        "1.2",
+    )
+
+
+def test_only_what_is_allowed_may_be_used_and_hooklines_own() -> None:
+    own = Entry("loss", "mse", "hookline_plugins.losses:MSE", "hookline", "0.1.0")
+    catalog = Catalog([ACME, ZETA, own]).restricted(allow=["zeta"], by="--{}")
+    assert catalog.find("model", "mlp").distribution == "zeta"
+    assert catalog.find("loss", "mse") == own
+    with pytest.raises(PluginError, match="--allow forbids acme-plugins") as caught:
+        catalog.find("model", "acme-plugins/mlp")
+    assert caught.value.hint == "if you trust acme-plugins, add it to --allow"
+    nothing_allowed = Catalog([ZETA]).restricted(allow=[], by="plugins.{}")
+    assert nothing_allowed.entries[0].blocked_by == "plugins.allow"
+
+
+def test_denying_one_of_two_that_offer_a_name_leaves_the_other() -> None:
+    catalog = Catalog([ACME, ZETA]).restricted(deny=["zeta"], by="plugins.{}")
+    assert catalog.find("model", "mlp") == ACME
+    assert catalog.names("model") == ["mlp"]
+
+
+def test_of_two_rules_both_hold() -> None:
+    catalog = Catalog([ACME, ZETA]).restricted(allow=["acme-plugins"], by="--{}")
+    catalog = catalog.restricted(allow=["zeta"], by="plugins.{}")
+    assert [entry.blocked_by for entry in catalog.entries] == ["plugins.allow", "--allow"]
+
+
+def test_a_catalog_with_more_entries_leaves_the_first_as_it_was() -> None:
+    first = Catalog([ACME])
+    assert first.with_entries([ADAM]).entries == (ACME, ADAM)
+    assert first.entries == (ACME,)
+
+
+def test_an_entry_makes_errors_that_name_it() -> None:
+    error = ACME.error("it is broken", hint="mend it")
+    assert (error.message, error.hint) == ("it is broken", "mend it")
+    assert (error.plugin, error.distribution, error.version) == ("model 'mlp'", "acme-plugins", "1.2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hookline import Catalog, ConfigError, Entry, PluginError, RunConfig, TrainOptions, hookimpl, load_config
-from hookline.config import Setting
+from hookline import (
+    Catalog,
+    ConfigError,
+    Entry,
+    PluginError,
+    PluginRules,
+    RunConfig,
+    TrainOptions,
+    hookimpl,
+    load_config,
+)
+from hookline.config import Setting, named_entries
 
 MakeCatalog = Callable[..., Catalog]
 WriteConfig = Callable[[str], Path]
@@ -39,6 +49,16 @@ class Needy:
 
     room: str
     times: int
+
+    @hookimpl
+    def on_run_end(self) -> None: ...
+
+
+@dataclass
+class Greedy:
+    """A callback with an option of a name that is taken."""
+
+    use: str = ""
 
     @hookimpl
     def on_run_end(self) -> None: ...
@@ -675,8 +695,8 @@ def test_an_ambiguous_name_is_a_plugin_error_naming_both_distributions_and_the_p
     with pytest.raises(PluginError) as caught:
         load_config(path, catalog=catalog_with(NET, other))
     assert str(caught.value) == (
-        "a plugin's name is ambiguous\n\n"
-        "model 'net' is offered by acme 1.2 and zeta 0.1\n"
+        "model 'net' is offered by acme 1.2 and zeta 0.1\n\n"
+        "named here\n"
         f"  --> {path}:1:9\n"
         "  1 | model = 'net'\n"
         "    |         ^^^^^\n"
@@ -709,6 +729,119 @@ def test_faults_of_the_config_and_of_plugins_are_told_together(catalog_with: Mak
 def test_options_of_a_plugin_that_cannot_be_imported_are_no_further_faults(catalog_with: MakeCatalog) -> None:
     with pytest.raises(PluginError):
         load_config({"model": {"use": "broken", "anything": 1}}, catalog=catalog_with(BROKEN))
+
+
+# ---- which plugins may be used ---------------------------------------------------------------------------------------
+
+ZETA_NET = Entry("model", "net", f"{__name__}:Net", "zeta", "0.1")
+
+
+def test_rules_have_values_and_origins_like_any_others(catalog_with: MakeCatalog) -> None:
+    config = load_config({"plugins": {"deny": ["zeta"]}}, ["plugins.allow=['acme']"], catalog=catalog_with())
+    assert config.rules == PluginRules(allow=("acme",), deny=("zeta",))
+    assert str(config.settings["plugins.deny"].origin) == "python"
+    assert str(config.settings["plugins.require"].origin) == "default of [plugins]"
+
+
+def test_a_plugin_that_the_rules_forbid_is_refused_with_the_place_of_its_name(
+    write: WriteConfig, catalog_with: MakeCatalog
+) -> None:
+    path = write("model = 'net'\n[plugins]\ndeny = ['Acme']\n")
+    with pytest.raises(PluginError) as caught:
+        load_config(path, catalog=catalog_with(NET))
+    assert str(caught.value).startswith(
+        f"model 'net' (acme 1.2) may not be used: plugins.deny forbids acme\n\nnamed here\n  --> {path}:1:9\n"
+    )
+
+
+def test_a_denied_distribution_no_longer_makes_a_name_ambiguous(catalog_with: MakeCatalog) -> None:
+    source = {"model": "net", "plugins": {"deny": ["zeta"]}}
+    config = load_config(source, catalog=catalog_with(NET, ZETA_NET))
+    assert config.plugins[1].plugin.entry == NET
+
+
+@pytest.mark.parametrize("rules", [{"deny": "acme"}, {"alow": []}, {"require": ["acme>>1"]}, {"allow": ["a", 3]}])
+def test_where_the_rules_are_wrong_nothing_is_imported(catalog_with: MakeCatalog, rules: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({"model": "broken", "plugins": rules}, catalog=catalog_with(BROKEN))
+    assert "plugins." in str(caught.value)
+    assert "no_such_module" not in str(caught.value)
+
+
+def test_what_is_required_and_not_installed_is_told_at_once_before_any_import(
+    write: WriteConfig, catalog_with: MakeCatalog
+) -> None:
+    path = write("model = 'broken'\n[plugins]\nrequire = ['pytest<2', 'no-such-distribution', 'torch']\n")
+    with pytest.raises(PluginError, match="what the config requires is not installed") as caught:
+        load_config(path, catalog=catalog_with(BROKEN))
+    messages = [fault.message for fault in caught.value.faults]
+    assert messages[0].startswith("plugins.require has 'pytest<2', but pytest ")
+    assert messages[1] == "plugins.require has 'no-such-distribution', but no-such-distribution is not installed"
+    assert len(messages) == 2
+    assert caught.value.faults[1].hint == "pip install 'no-such-distribution'"
+    assert str(caught.value.faults[0].location) == f"{path}:3:11"
+
+
+def test_another_distribution_with_the_name_of_a_default_changes_no_run_that_does_not_name_it(
+    catalog_with: MakeCatalog,
+) -> None:
+    rival = Entry("model", "linear", f"{__name__}:Net", "zeta", "0.1")
+    assert load_config(catalog=catalog_with(rival)).plugins[1].plugin.entry != rival
+    with pytest.raises(PluginError, match=r"model 'linear' is offered by hookline .* and zeta"):
+        load_config({"model": "linear"}, catalog=catalog_with(rival))
+
+
+def test_the_plugins_that_a_config_names_are_found_without_an_import(catalog_with: MakeCatalog) -> None:
+    source = {"model": "broken", "plugins": {"deny": ["zeta"]}, "callbacks": {"off": "off", "nothing": {}}}
+    catalog, named = named_entries(source, ["callbacks.gone={}"], catalog=catalog_with(BROKEN, GONE))
+    assert {label: entry.name for label, entry in named.items()} == {
+        "data": "synthetic-linear",
+        "model": "broken",
+        "loss": "mse",
+        "optimizer": "sgd",
+    }
+    assert [entry for entry in catalog.entries if entry.blocked_by] == [replace(GONE, blocked_by="plugins.deny")]
+
+
+# ---- what an error of a callback does --------------------------------------------------------------------------------
+
+
+def test_what_an_error_of_a_callback_does_is_a_choice_with_an_origin(catalog_with: MakeCatalog) -> None:
+    config = load_config({"callbacks": {"chatty": {"on_error": "warn"}}}, catalog=catalog_with(CHATTY))
+    assert [choice.on_error for choice in config.plugins] == ["fail", "fail", "fail", "fail", "warn"]
+    assert str(config.settings["callbacks.chatty.on_error"].origin) == "python"
+    default = load_config({"callbacks": {"chatty": {}}}, catalog=catalog_with(CHATTY))
+    assert default.settings["callbacks.chatty.on_error"].value == "fail"
+
+
+def test_a_callback_that_does_more_than_observe_cannot_be_tolerated(catalog_with: MakeCatalog) -> None:
+    words = ["callbacks.early-stopping.on_error=warn", "callbacks.chatty.on_error=ignore", "model.on_error=warn"]
+    (stopping, chatty, model) = sorted(faults_of(None, words, catalog=catalog_with(CHATTY)))[:3]
+    told = "\n".join([stopping, chatty, model])
+    assert "'callbacks.chatty.on_error' is 'ignore', but must be one of 'fail', 'warn'" in told
+    assert "is for callbacks that only observe; callback 'early-stopping' (hookline 0.1.0) has 'build_step'" in told
+    assert "unknown key 'model.on_error'" in told
+
+
+def test_a_plugin_cannot_have_an_option_with_a_name_that_every_table_has(catalog_with: MakeCatalog) -> None:
+    entry = Entry("callback", "greedy", f"{__name__}:Greedy", "acme", "1.2")
+    with pytest.raises(PluginError, match="has an option 'use', which every plugin's table has"):
+        load_config({"callbacks": {"greedy": {}}}, catalog=catalog_with(entry))
+
+
+# ---- options of classes given from Python ----------------------------------------------------------------------------
+
+
+def test_options_reach_a_class_given_from_python_unless_they_were_meant_for_another(catalog_with: MakeCatalog) -> None:
+    catalog = catalog_with(CHATTY)
+    given = load_config({"model": {"width": 7}}, plugins={"model": Net}, catalog=catalog)
+    assert given.plugins[1].options["width"] == 7
+    meant_for_mlp = {"model": {"use": "mlp", "hidden": [8]}}
+    assert load_config(meant_for_mlp, plugins={"model": Net}, catalog=catalog).plugins[1].options["width"] == 3
+
+
+def test_an_option_that_a_class_given_from_python_does_not_have_is_a_fault(catalog_with: MakeCatalog) -> None:
+    assert "unknown key 'model.hidden'" in told({"model": {"hidden": [8]}}, plugins={"model": Net})
 
 
 # ---- whatever is thrown at it ----------------------------------------------------------------------------------------

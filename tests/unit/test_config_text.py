@@ -111,6 +111,13 @@ room = "lab"                  # where it talks (text)
 # times = 3                   # how often (an integer >= 1)
 # where = "log.txt"           # a path
 # colors = {red = 1}          # a table
+
+[plugins]
+# require = []                # distributions that must be installed, with versions, such as 'acme-plugins>=1.2,<2' \
+(a list of text)
+# allow = "all"               # the only distributions whose plugins may be used, beside Hookline's own \
+(a list of text or 'all')
+# deny = []                   # distributions whose plugins may not be used (a list of text)
 """
     )
 

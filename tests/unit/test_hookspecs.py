@@ -19,6 +19,7 @@ EVENTS = {
     "on_step_end": ("run", "loss"),
     "on_evaluation_end": ("run", "metrics"),
     "on_epoch_end": ("run", "metrics"),
+    "on_warning": ("run", "message"),
     "on_run_error": ("run", "error"),
     "on_run_end": ("run", "outcome"),
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from hookline import Catalog, ConfigError, Entry, TrainingError, hookimpl, load_config
-from hookline.host import Host, Member
+from hookline.guard import Member
+from hookline.host import Host
 from hookline.loader import Plugin
 
 Log = list[str]
@@ -111,7 +112,7 @@ def test_an_event_reaches_the_plugins_in_the_order_of_the_config() -> None:
 def test_start_and_close_reach_the_plugins_in_the_order_of_the_config() -> None:
     log: Log = []
     host = host_of(Logs("first", log), Logs("second", log))
-    host.start(run=None)
+    host.start(None, run=None)
     assert host.close("on_run_end", run=None, outcome="completed") == []
     assert log == ["first starts", "second starts", "first completed", "second completed"]
 
@@ -175,7 +176,7 @@ def test_equal_dataclass_instances_are_both_called() -> None:
     one, other = Logs("same", log), Logs("same", log)
     assert one == other
     host = host_of(one, other)
-    host.start(run=None)
+    host.start(None, run=None)
     host.call("on_epoch_start", run=None)
     host.close("on_run_end", run=None, outcome="stopped")
     assert log == ["same starts"] * 2 + ["same epoch"] * 2 + ["same stopped"] * 2
@@ -230,7 +231,7 @@ def test_an_instance_switches_one_of_its_hooks_off_by_setting_it_to_none() -> No
 
     log: Log = []
     host = host_of(Quiet("quiet", log), Logs("loud", log))
-    host.start(run=None)
+    host.start(None, run=None)
     host.call("on_epoch_start", run=None)
     assert log == ["quiet starts", "loud starts", "loud epoch"]
     assert host_of(Quiet("quiet", log)).caller("on_epoch_start") is None
@@ -264,7 +265,7 @@ def test_the_owner_of_a_kind_is_the_plugin_of_its_table(catalog_with: Callable[.
 def test_two_hosts_do_not_see_each_other() -> None:
     log: Log = []
     first, second = host_of(Logs("first", log)), host_of(Logs("second", log))
-    second.start(run=None)
+    second.start(None, run=None)
     first.call("on_epoch_start", run=None)
     assert first.caller("build_model") is None
     assert log == ["second starts", "first epoch"]
@@ -308,7 +309,7 @@ def test_an_error_of_a_wrapper_names_the_wrapper() -> None:
 def test_a_plugin_that_tries_to_end_the_program_becomes_a_training_error(ending: BaseException, event: str) -> None:
     host = host_of(Raises(ending))
     with pytest.raises(TrainingError) as caught:
-        host.start(run=None) if event == "on_run_start" else host.call(event, run=None)
+        host.start(None, run=None) if event == "on_run_start" else host.call(event, run=None)
     assert str(caught.value) == (
         f"callback 'a' (acme 1.2) raised {type(ending).__name__}({ending}) in hook '{event}'\n"
         "  = to end a run early, call run.request_stop(reason)"
@@ -349,7 +350,7 @@ def test_close_calls_every_plugin_whatever_the_others_raise_and_returns_their_er
 
     log: Log = []
     host = host_of(Bad("bad", log), Worse("worse", log), Logs("good", log), Exits("exits", log), Logs("last", log))
-    host.start(run=None)
+    host.start(None, run=None)
     log.clear()
     errors = host.close("on_run_end", run=None, outcome="failed")
     assert log == ["bad failed", "worse failed", "good failed", "exits failed", "last failed"]
@@ -367,7 +368,7 @@ def test_when_starting_fails_halfway_only_the_plugins_that_were_started_are_clos
     log: Log = []
     host = host_of(Logs("first", log), Logs("second", log), Fails("third", log), Logs("fourth", log))
     with pytest.raises(OSError, match="no folder") as caught:
-        host.start(run=None)
+        host.start(None, run=None)
     assert caught.value.__notes__ == ["raised in hook 'on_run_start' of callback 'c' (acme 1.2)"]
     host.close("on_run_end", run=None, outcome="failed")
     assert log == ["first starts", "second starts", "first failed", "second failed"]
@@ -384,7 +385,7 @@ def test_a_plugin_without_on_run_start_is_closed_too() -> None:
 
     ends = Ends()
     host = host_of(Logs("a"), ends)
-    host.start(run=None)
+    host.start(None, run=None)
     host.close("on_run_end", run=None, outcome="completed")
     assert ends.log == ["completed"]
 
@@ -418,3 +419,86 @@ def test_every_refusal_of_options_by_the_plugins_is_told_at_once(catalog_with: C
         "optimizer 'sgd' (hookline 0.1.0): nesterov = true needs momentum > 0 and dampening = 0",
     ]
     assert str(caught.value.faults[0].location) == "command line"
+
+
+# ---- who is called ---------------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_a_hook_is_that_of_its_calls_wrappers_first_from_the_outermost() -> None:
+    host = host_of(Wraps("inner"), Builds("step"), Wraps("outer"), Builds("never asked"))
+    called = [(member.label, is_wrapper) for member, is_wrapper in host.order("build_step")]
+    assert called == [("callbacks.c", True), ("callbacks.a", True), ("callbacks.b", False), ("callbacks.d", False)]
+    assert host.order("on_epoch_end") == []
+
+
+def test_telling_reaches_only_plugins_that_were_started() -> None:
+    class Hears:
+        def __init__(self, error: Exception | None = None) -> None:
+            self.heard: Log = []
+            self.error = error
+
+        @hookimpl
+        def on_run_start(self) -> None:
+            if self.error:
+                raise self.error
+
+        @hookimpl
+        def on_warning(self, message: str) -> None:
+            self.heard.append(message)
+
+    first, second = Hears(), Hears(OSError("no"))
+    host = host_of(first, second)
+    host.tell("on_warning", run=None, message="too early")
+    with pytest.raises(OSError, match="no"):
+        host.start(None, run=None)
+    host.tell("on_warning", run=None, message="beware")
+    assert (first.heard, second.heard) == (["beware"], [])
+
+
+# ---- tolerated plugins -----------------------------------------------------------------------------------------------
+
+
+def tolerant_host(warnings: Log, *instances: object) -> Host:
+    members = [member(name, instance) for name, instance in zip("abcdefgh", instances, strict=False)]
+    return Host([replace(one, is_tolerated=True) for one in members], Base(), warn=warnings.append)
+
+
+def test_a_tolerated_plugin_that_fails_is_told_once_and_left_out_but_closed() -> None:
+    warnings: Log = []
+    log: Log = []
+
+    class FailsInEpochs(Logs):
+        @hookimpl
+        def on_epoch_start(self) -> None:
+            self.log.append("tries")
+            raise ConnectionError("no route")
+
+    host = tolerant_host(warnings, FailsInEpochs("a", log), Logs("b", log))
+    host.start(None, run=None)
+    for _ in range(3):
+        host.call("on_epoch_start", run=None)
+    assert host.close("on_run_end", run=None, outcome="completed") == []
+    assert log == ["a starts", "b starts", "tries", "b epoch", "b epoch", "b epoch", "a completed", "b completed"]
+    assert warnings == [
+        (
+            "callbacks.a failed and is left out from here on: ConnectionError: no route "
+            "(raised in hook 'on_epoch_start' of callback 'a' (acme 1.2))"
+        )
+    ]
+
+
+def test_a_tolerated_plugin_that_fails_to_start_is_not_closed() -> None:
+    warnings: Log = []
+    raises = Raises(ValueError("no"))
+    host = tolerant_host(warnings, raises)
+    host.start(None, run=None)
+    assert host.close("on_run_end", run=None, outcome="completed") == []
+    assert len(warnings) == 1
+
+
+def test_a_tolerated_plugin_cannot_end_the_program_nor_hide_an_interrupt() -> None:
+    warnings: Log = []
+    tolerant_host(warnings, Raises(SystemExit(0))).call("on_epoch_start", run=None)
+    assert "raised SystemExit(0) in hook 'on_epoch_start'" in warnings[0]
+    with pytest.raises(KeyboardInterrupt):
+        tolerant_host(warnings, Raises(KeyboardInterrupt())).call("on_epoch_start", run=None)

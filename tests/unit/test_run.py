@@ -818,7 +818,7 @@ def test_data_and_plugins_that_draw_random_numbers_draw_the_runs() -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        results.append(weights_of(train(SMALL, plugins={"data": noise})))
+        results.append(weights_of(train({"train": SMALL["train"]}, plugins={"data": noise})))
         assert torch.equal(torch.get_rng_state(), before)
     assert results[0] == results[1]
 
@@ -898,3 +898,223 @@ def test_evaluation_goes_through_the_data_in_batches_of_their_own_size() -> None
     results = [train(SMALL, {"train.epochs": 1, "train.eval_batch_size": size}, plugins=plugins) for size in (3, 1024)]
     assert sizes == [3, 3, 2, 8]
     assert results[0].metrics["train/loss"] == pytest.approx(results[1].metrics["train/loss"])
+
+
+# ---- warnings and watches --------------------------------------------------------------------------------------------
+
+
+class Hears:
+    """Writes down what it is warned of."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    @hookimpl
+    def on_warning(self, run: Run, message: str) -> None:
+        self.heard.append(message)
+        assert run.warnings[-1] == message
+
+
+def test_a_warning_reaches_every_plugin_and_the_result_and_the_run_goes_on() -> None:
+    class Warns:
+        @hookimpl
+        def build_metrics(self, run: Run) -> dict[str, Any]:
+            run.warn("while it is built")
+            return {}
+
+        @hookimpl
+        def on_epoch_end(self, run: Run) -> None:
+            run.warn(f"epoch {run.epoch}")
+
+    hears = Hears()
+    result = train(SMALL, plugins={"callbacks.warns": Warns(), "callbacks.hears": hears})
+    assert result.outcome == "completed"
+    assert result.warnings == ("while it is built", "epoch 1", "epoch 2")
+    assert hears.heard == ["epoch 1", "epoch 2"]
+
+
+def test_a_callback_that_is_tolerated_fails_without_ending_the_run() -> None:
+    broken = Recorder(raise_in="epoch_end", error=ConnectionError("no route"))
+    hears = Hears()
+    plugins = {"callbacks.broken": broken, "callbacks.hears": hears}
+    result = train(SMALL, {"callbacks.broken.on_error": "warn"}, plugins=plugins)
+    assert result.outcome == "completed"
+    assert result.warnings == tuple(hears.heard)
+    assert "callbacks.broken failed and is left out from here on: ConnectionError: no route" in hears.heard[0]
+    assert broken.events == ["run_start", *EPOCH_1, "run_end completed"]
+
+
+def test_a_callback_that_is_not_tolerated_ends_the_run() -> None:
+    with pytest.raises(ConnectionError):
+        train(SMALL, plugins={"callbacks.broken": Recorder(raise_in="epoch_end", error=ConnectionError())})
+
+
+# ---- state -----------------------------------------------------------------------------------------------------------
+
+
+class Augmented(Dataset[tuple[Tensor, Tensor]]):
+    """Examples with noise that is drawn from torch's global generator each time."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(3) + index, torch.tensor([float(index)])
+
+
+class Counts:
+    """Counts the steps that it saw, as state."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.num_steps = 0
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        self.log.append("start")
+        self.num_steps = 0
+
+    @hookimpl
+    def on_step_end(self) -> None:
+        self.num_steps += 1
+
+    @hookimpl
+    def on_run_end(self, run: Run) -> None:
+        run.report("counted", [{"steps": self.num_steps}])
+
+    def state_dict(self) -> dict[str, int]:
+        return {"num_steps": self.num_steps}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.log.append("load")
+        self.num_steps = state["num_steps"]
+
+
+def stateful_run() -> Run:
+    """A run whose every number depends on every kind of state: 3 epochs of 4 batches, the last one ragged."""
+    data = DataSource(Augmented(), Augmented(), in_features=3, out_features=1)
+    config = {
+        "train": {"epochs": 3, "batch_size": 3, "evaluate": ["validation"]},
+        "model": {"use": "mlp", "hidden": [8], "dropout": 0.5},
+        "optimizer": {"use": "adam"},
+        "callbacks": {"early-stopping": {"monitor": "validation/loss", "patience": 2}},
+    }
+    return Run(config, plugins={"data": data, "callbacks.counts": Counts()})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> RunResult:
+    return stateful_run().fit()
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3, 4, 5, 8, 11, 12])
+def test_a_run_that_takes_up_the_state_of_another_ends_with_the_same_bits(
+    uninterrupted: RunResult, num_steps: int
+) -> None:
+    first = stateful_run()
+    if num_steps:
+        for step in first.steps():
+            if step.step == num_steps:
+                state = first.state_dict()
+                break
+    else:
+        state = first.state_dict()
+    torch.rand(5)
+    second = stateful_run()
+    second.load_state_dict(state)
+    result = second.fit()
+    assert result.history == uninterrupted.history
+    assert weights_of(result) == weights_of(uninterrupted)
+    assert result.summary == {"counted": [{"steps": 12}]}
+    assert (result.steps, result.epochs, result.outcome) == (12, 3, "completed")
+
+
+def test_a_run_can_be_interrupted_twice_in_one_epoch(uninterrupted: RunResult) -> None:
+    state = None
+    for stop in (5, 7):
+        run = stateful_run()
+        if state is not None:
+            run.load_state_dict(state)
+        for step in run.steps():
+            if step.step == stop:
+                state = run.state_dict()
+                break
+    assert state is not None
+    run = stateful_run()
+    run.load_state_dict(state)
+    assert weights_of(run.fit()) == weights_of(uninterrupted)
+
+
+def test_the_state_is_a_copy_that_the_run_no_longer_changes() -> None:
+    run = stateful_run()
+    states = [run.state_dict() for step in run.steps() if step.step in (2, 3)]
+    first, second = (state["model"]["0.weight"] for state in states)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, run.model.state_dict()["0.weight"])
+
+
+def test_a_plugin_gets_its_state_when_it_was_started() -> None:
+    run = stateful_run()
+    run.load_state_dict(stateful_run().state_dict())
+    run.fit()
+    counts = next(member.instance for member in run._host.members if member.label == "callbacks.counts")
+    assert isinstance(counts, Counts)
+    assert counts.log == ["start", "load"]
+
+
+def test_a_run_that_was_stopped_in_a_step_still_ends_its_epoch_when_it_is_taken_up() -> None:
+    class Stops:
+        @hookimpl
+        def on_step_end(self, run: Run) -> None:
+            if run.step == 1:
+                run.request_stop("enough")
+
+    def stopping() -> tuple[Run, Recorder]:
+        recorder = Recorder()
+        return Run(SMALL, plugins={"callbacks.stops": Stops(), "callbacks.recorder": recorder}), recorder
+
+    first, _ = stopping()
+    next(first.steps())
+    second, recorder = stopping()
+    second.load_state_dict(first.state_dict())
+    assert second.fit().outcome == "stopped"
+    assert [event.partition(" ")[0] for event in recorder.events] == [
+        "run_start",
+        "evaluation_end",
+        "epoch_end",
+        "run_end",
+    ]
+
+
+def test_a_run_has_no_state_within_an_event() -> None:
+    class Asks:
+        @hookimpl
+        def on_step_end(self, run: Run) -> None:
+            run.state_dict()
+
+    with pytest.raises(TrainingError, match="no state to keep while it is in a step or an event"):
+        train(SMALL, plugins={"callbacks.asks": Asks()})
+
+
+def test_a_state_is_taken_up_before_the_first_step() -> None:
+    run = Run(SMALL)
+    state = run.state_dict()
+    run.fit()
+    with pytest.raises(TrainingError, match="the run was begun before"):
+        run.load_state_dict(state)
+
+
+def test_the_state_of_another_model_is_refused() -> None:
+    with pytest.raises(ContractError, match="the state is that of another run: Error"):
+        Run(SMALL).load_state_dict(stateful_run().state_dict())
+
+
+def test_the_state_of_other_plugins_is_refused_with_their_tables() -> None:
+    with_counts = Run(SMALL, plugins={"callbacks.counts": Counts()})
+    without = Run(SMALL)
+    without.load_state_dict(with_counts.state_dict())
+    with pytest.raises(ContractError, match=r"the run has no 'callbacks\.counts' with a state"):
+        without.fit()
+    with_counts.load_state_dict(Run(SMALL).state_dict())
+    with pytest.raises(ContractError, match=r"there is no state for 'callbacks\.counts'"):
+        with_counts.fit()

@@ -13,7 +13,8 @@ def main() -> None:
     """Run the command ``hookline`` and leave the program with its exit code."""
     import click
 
-    from hookline.cli.commands import CarriedError, hookline
+    from hookline.cli.arguments import CarriedError
+    from hookline.cli.commands import hookline
     from hookline.cli.output import Output
     from hookline.errors import HooklineError
 

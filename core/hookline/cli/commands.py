@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from hookline.catalog import KINDS, Catalog, Entry
-from hookline.cli.completion import complete_name, complete_words, script, split_words
+from hookline.catalog import KINDS, Catalog
+from hookline.cli.arguments import choosing, choosing_words, load_words, printing, words_argument
+from hookline.cli.completion import script, split_words
 from hookline.cli.output import Output
-from hookline.cli.plan import next_steps, plan_events, plan_lines
+from hookline.cli.plan import next_steps, plan_events, plan_lines, step_lines
+from hookline.cli.plugin_commands import lock, lock_path, plugins, show
 from hookline.config import RunConfig, load_config
 from hookline.errors import ConfigError, did_you_mean
-
-
-class CarriedError(Exception):
-    """Carries an error of a command past click, which has a meaning of its own for it."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-_Command = TypeVar("_Command", bound=Callable[..., None])
-
-
-def _printing(command: _Command) -> _Command:
-    """Add the options that every command has; the command gets an ``Output`` first."""
-
-    @click.option("--quiet", is_flag=True, help="Print only what was asked for, without heads and advice.")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-    @click.option("--traceback", is_flag=True, help="Show where in the code an error was raised.")
-    @click.pass_obj
-    @functools.wraps(command)
-    def wrapped(output: Output, /, *, quiet: bool, as_json: bool, traceback: bool, **arguments: Any) -> None:
-        output.quiet, output.json, output.traceback = quiet, as_json, traceback
-        try:
-            command(output, **arguments)
-        except EOFError as error:
-            # click would take it for the end of its own input.
-            raise CarriedError(error) from error
-
-    return wrapped  # type: ignore[return-value] # click calls it with the options added above
-
-
-_words = click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...", shell_complete=complete_words)
+from hookline.hookspecs import API_VERSION
+from hookline.lock import make_lock, read_lock
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
@@ -62,37 +31,67 @@ def hookline() -> None:
 
 
 @hookline.command()
-@_words
-@_printing
-def train(output: Output, words: Sequence[str]) -> None:
+@words_argument
+@click.option("--locked", type=click.Path(), help="Refuse plugins whose code is not what this lock says.")
+@click.option("--ledger", "has_ledger", is_flag=True, help="Tell at the end what each hook of each plugin cost.")
+@click.option("--trace-hooks", is_flag=True, help="Tell each call of a hook on standard error.")
+@printing
+@choosing
+def train(
+    output: Output, catalog: Catalog, words: Sequence[str], locked: str | None, has_ledger: bool, trace_hooks: bool
+) -> None:
     """Train a model.
 
     CONFIG is a TOML file; KEY=VALUE overrides it, with VALUE written as in TOML or as a bare word.
     """
-    catalog = Catalog.installed()
     shown: dict[str, Any] = (
         {} if output.quiet and not output.json else catalog.default("json" if output.json else "terminal")
     )
-    config = _load(words, catalog, shown)
+    config = load_words(words, catalog, shown, read_lock(locked) if locked else None)
     if output.json:
         output.event("plan", **plan_events(config))
     for line in plan_lines(config):
         output.prose(line)
+    if not locked:
+        _tell_drift(output, words, config)
     output.prose()
 
+    from hookline.cli.costs import print_ledger
     from hookline.run import Run
+    from hookline.watch import HookTrace, Ledger
 
-    Run(config).fit()
-    for line in next_steps(words, config):
+    ledger = Ledger()
+    watches = [*([HookTrace(output.hook_call)] if trace_hooks else []), *([ledger] if has_ledger else [])]
+    run = Run(config, watches=watches)
+    try:
+        run.fit()
+    finally:
+        if output.quiet and not output.json:
+            for message in run.warnings:
+                output.note(f"warning: {message}")
+    if has_ledger:
+        print_ledger(output, ledger, config)
+    for line in next_steps([*choosing_words(), *words], config):
         output.prose(line)
 
 
+def _tell_drift(output: Output, words: Sequence[str], config: RunConfig) -> None:
+    """Warn when there is a lock beside the config, and the plugins are no longer what it says."""
+    path = lock_path(split_words(words)[0])
+    if not path.exists():
+        return
+    named = {choice.label: choice.plugin.entry for choice in config.plugins if choice.plugin.entry}
+    for text in read_lock(path).drift(make_lock(named)):
+        output.note(f"warning: {text} ({path})")
+
+
 @hookline.command()
-@_words
-@_printing
-def check(output: Output, words: Sequence[str]) -> None:
+@words_argument
+@printing
+@choosing
+def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
     """Check a run without training: config, plugins, data, and one step on one batch. Writes nothing."""
-    config = _load(words, Catalog.installed())
+    config = load_words(words, catalog)
     for line in plan_lines(config):
         output.prose(line)
 
@@ -109,72 +108,18 @@ def check(output: Output, words: Sequence[str]) -> None:
 
 
 @hookline.command()
-@click.argument("kind", required=False, type=click.Choice(KINDS))
-@_printing
-def plugins(output: Output, kind: str | None) -> None:
-    """List the installed plugins, of one KIND or all, without importing any."""
-    catalog = Catalog.installed()
-    entries = catalog.of_kind(kind) if kind else catalog.entries
-    for problem in catalog.problems:
-        output.note(f"note: {problem}")
-    if output.json:
-        output.document([_entry_values(entry, catalog) for entry in entries])
-        return
-    rows = [[e.kind, _callable_name(e, catalog), e.distribution, e.version, e.value] for e in entries]
-    output.table(["kind", "name", "distribution", "version", "object"], rows)
-    output.prose("\nhookline show KIND NAME tells the options of one")
-
-
-@hookline.command()
-@click.argument("kind", type=click.Choice(KINDS))
-@click.argument("name", shell_complete=complete_name)
-@_printing
-def show(output: Output, kind: str, name: str) -> None:
-    """Show a plugin: what it is, its options, and the lines to paste into a config."""
-    from hookline.config_text import option_lines, to_toml
-    from hookline.loader import load_plugin
-
-    catalog = Catalog.installed()
-    try:
-        entry = catalog.find(kind, name)
-    except LookupError as error:
-        raise ConfigError(f"no {kind} plugin named {name!r} is installed", hint=str(error)) from None
-    plugin = load_plugin(entry)
-    label = f"callbacks.{entry.name}" if kind == "callback" else kind
-    lines = option_lines(label, _callable_name(entry, catalog), plugin.options)
-    about = inspect.getdoc(plugin.target) or ""
-    if output.json:
-        options = [
-            {"name": o.name, "required": o.is_required, "expected": o.expected, "schema": o.schema()}
-            for o in plugin.options
-        ]
-        output.document({**_entry_values(entry, catalog), "about": about, "options": options, "toml": "\n".join(lines)})
-        return
-    output.prose(f"{entry}: {entry.value}\n\n{about}\n")
-    if plugin.options and not output.quiet:
-        rows = [
-            [o.name, "required" if o.is_required else to_toml(o.default), o.expected, o.description]
-            for o in plugin.options
-        ]
-        output.table(["option", "default", "takes", "meaning"], rows)
-        output.line("\nin a config:\n")
-    for line in lines:
-        output.line(line)
-
-
-@hookline.command()
 @click.argument("key")
-@_words
-@_printing
-def explain(output: Output, key: str, words: Sequence[str]) -> None:
+@words_argument
+@printing
+@choosing
+def explain(output: Output, catalog: Catalog, key: str, words: Sequence[str]) -> None:
     """Explain a value of a run: what it is, where it comes from, and what it overrode.
 
     KEY is a full key such as optimizer.lr, or a table such as optimizer.
     """
     from hookline.cli.plan import explanation_lines, setting_values
 
-    catalog = Catalog.installed()
-    config = _load(words, catalog, catalog.default("terminal"))
+    config = load_words(words, catalog, catalog.default("terminal"))
     settings = [s for name, s in config.settings.items() if name == key or name.startswith(f"{key}.")]
     if not settings:
         raise ConfigError(f"this run has no key {key!r}", hint=did_you_mean(key, config.settings))
@@ -190,7 +135,7 @@ def explain(output: Output, key: str, words: Sequence[str]) -> None:
 @click.argument("datafile", required=False, type=click.Path(path_type=Path))
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), default="run.toml", show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
-@_printing
+@printing
 def init(output: Output, datafile: Path | None, target: Path, force: bool) -> None:
     """Write a commented config; with DATAFILE, a CSV or Parquet file, one that fits it."""
     from hookline.config_text import commented_toml
@@ -213,26 +158,67 @@ def init(output: Output, datafile: Path | None, target: Path, force: bool) -> No
 
 
 @hookline.command()
-@_printing
-def schema(output: Output) -> None:
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("name")
+@click.option("--dir", "folder", type=click.Path(path_type=Path), help="The folder to make; else hookline-NAME.")
+@printing
+def new(output: Output, kind: str, name: str, folder: Path | None) -> None:
+    """Make a distribution with one plugin of KIND, called NAME: code, tests and settings, ready to install."""
+    import shlex
+    from importlib.metadata import version as version_of
+
+    from hookline.cli.folder import folder_faults, write_folder
+    from hookline.scaffold import Scaffold
+
+    scaffold = Scaffold(kind, name)
+    target = folder or Path(scaffold.distribution)
+    try:
+        if faults := [*scaffold.faults(Catalog.installed()), *folder_faults(target)]:
+            raise ConfigError("no plugin was made", faults=faults)
+        files = scaffold.files(version_of("hookline"))
+        write_folder(target, files)
+    except OSError as error:
+        hint = "choose another folder with --dir"
+        raise ConfigError(f"{target} cannot be written: {error.strerror}", hint=hint) from error
+    steps = {
+        f"pip install -e {shlex.quote(f'{target}[test]')}": "install it with what its tests need",
+        f"hookline train {scaffold.use}": "train with it",
+        f"python -m pytest {shlex.quote(str(target))}": "run its tests",
+    }
+    if output.json:
+        values = {"kind": kind, "name": name, "distribution": scaffold.distribution, "module": scaffold.module}
+        output.document({"path": str(target), **values, "files": sorted(files), "next": list(steps)})
+    output.prose(f"wrote {target}: {len(files)} files; next")
+    for line in step_lines(steps):
+        output.prose(line)
+
+
+@hookline.command()
+@printing
+@choosing
+def schema(output: Output, catalog: Catalog) -> None:
     """Print a JSON Schema of a config, for editors, with all installed plugins."""
     from hookline.schema import config_schema
 
-    document, errors = config_schema(Catalog.installed())
+    document, errors = config_schema(catalog)
     for error in errors:
         output.note(f"note: left out: {error.message}")
     output.document(document)
 
 
 @hookline.command()
-@_printing
+@printing
 def version(output: Output) -> None:
     """Print the versions of Hookline and of what it runs on."""
     import platform
     from importlib.metadata import version as version_of
 
-    versions = {name: version_of(name) for name in ("hookline", "torch", "pluggy")} | {
-        "python": platform.python_version()
+    libraries = {name: version_of(name) for name in ("torch", "pluggy")}
+    versions = {
+        "hookline": version_of("hookline"),
+        "hooks": API_VERSION,
+        **libraries,
+        "python": platform.python_version(),
     }
     if output.json:
         output.document(versions)
@@ -244,7 +230,7 @@ def version(output: Output) -> None:
 
 @hookline.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@_printing
+@printing
 def completion(output: Output, shell: str) -> None:
     """Print the script that makes a shell complete this command.
 
@@ -253,22 +239,6 @@ def completion(output: Output, shell: str) -> None:
     output.line(script(hookline, shell))
 
 
-def _load(words: Sequence[str], catalog: Catalog, defaults: dict[str, Any] | None = None) -> RunConfig:
-    """Return the config that the words of a command mean."""
-    path, overrides = split_words(words)
-    return load_config(path, overrides, defaults=defaults, catalog=catalog)
-
-
-def _callable_name(entry: Entry, catalog: Catalog) -> str:
-    """Return the name by which a config can call a plugin: the qualified one where the plain is ambiguous."""
-    return entry.name if entry.name in catalog.names(entry.kind) else entry.qualified_name
-
-
-def _entry_values(entry: Entry, catalog: Catalog) -> dict[str, str]:
-    return {
-        "kind": entry.kind,
-        "name": _callable_name(entry, catalog),
-        "distribution": entry.distribution,
-        "version": entry.version,
-        "object": entry.value,
-    }
+hookline.add_command(plugins)
+hookline.add_command(show)
+hookline.add_command(lock)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from hookline.errors import HooklineError, printable
+
+if TYPE_CHECKING:
+    from hookline.watch import HookCall
 
 
 @dataclass
@@ -47,6 +51,13 @@ class Output:
     def event(self, event: str, **values: Any) -> None:
         """Print one JSON object on a line; numbers that are not finite are null."""
         click.echo(msgspec.json.encode({"event": event, **values}, enc_hook=str).decode())
+
+    def hook_call(self, call: HookCall) -> None:
+        """Print one call of a hook: on standard error, or as one JSON object on a line."""
+        if self.json:
+            self.event("hook", **dataclasses.asdict(call))
+        else:
+            self.note(str(call))
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print aligned columns, with a head unless ``--quiet``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hookline.config import PluginChoice, RunConfig, Setting, TrainOptions
@@ -72,6 +72,11 @@ def next_steps(words: Sequence[str], config: RunConfig) -> Iterator[str]:
     steps["hookline plugins"] = "see what can be exchanged"
     if not words:
         steps["hookline init DATA.csv"] = "write a config for a table of your own"
+    yield from step_lines(steps)
+
+
+def step_lines(steps: Mapping[str, str]) -> Iterator[str]:
+    """Give commands to type, each with its purpose."""
     width = min(max(map(len, steps)), 60)
     for command, purpose in steps.items():
         yield f"  {command.ljust(width)}  # {purpose}"
@@ -88,7 +93,7 @@ def _setting(setting: Setting, label: str) -> str:
 
 def _plugin(choice: PluginChoice) -> str:
     entry = choice.plugin.entry
-    return f"{entry.name} ({entry.distribution} {entry.version})" if entry else choice.plugin.name
+    return f"{entry.name} ({entry.source})" if entry else choice.plugin.name
 
 
 def _option(key: str, config: RunConfig) -> tuple[Option | None, str]:

@@ -1,0 +1,148 @@
+"""What commands share: options that each of them has, the plugins that may be used, and the words of a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from hookline.catalog import Catalog, Entry
+from hookline.cli.completion import complete_words, split_words
+from hookline.cli.output import Output
+from hookline.config import RunConfig, load_config
+from hookline.errors import ConfigError, Fault, PluginError
+from hookline.layers import read_overrides
+from hookline.loader import combined
+from hookline.local import LocalEntry, entries_of_file
+from hookline.lock import Lock
+
+
+class CarriedError(Exception):
+    """Carries an error of a command past click, which has a meaning of its own for it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+words_argument = click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...", shell_complete=complete_words)
+"""The words that make a run: a config file, and what overrides it."""
+
+
+def printing(command: _Command) -> _Command:
+    """Add the options that every command has; the command gets an ``Output`` first."""
+
+    @click.option("--quiet", is_flag=True, help="Print only what was asked for, without heads and advice.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+    @click.option("--traceback", is_flag=True, help="Show where in the code an error was raised.")
+    @click.pass_obj
+    @functools.wraps(command)
+    def wrapped(output: Output, /, *, quiet: bool, as_json: bool, traceback: bool, **arguments: Any) -> None:
+        output.quiet, output.json, output.traceback = quiet, as_json, traceback
+        try:
+            command(output, **arguments)
+        except EOFError as error:
+            # click would take it for the end of its own input.
+            raise CarriedError(error) from error
+
+    return wrapped  # type: ignore[return-value] # click calls it with the options added above
+
+
+def choosing(command: _Command) -> _Command:
+    """Add the options that say which plugins may be used; the command gets a ``Catalog`` after its ``Output``."""
+
+    @click.option("--plugin", "files", multiple=True, type=click.Path(), help="Use the plugins of a Python file, too.")
+    @click.option("--allow", multiple=True, metavar="DIST", help="Use plugins of this distribution alone; repeatable.")
+    @click.option("--deny", multiple=True, metavar="DIST", help="Use no plugin of this distribution; repeatable.")
+    @functools.wraps(command)
+    def wrapped(
+        output: Output, /, *, files: Sequence[str], allow: Sequence[str], deny: Sequence[str], **arguments: Any
+    ) -> None:
+        catalog = Catalog.installed().with_entries(_local_entries(files))
+        command(output, catalog.restricted(allow=allow or None, deny=deny, by="--{}"), **arguments)
+
+    return wrapped  # type: ignore[return-value] # click calls it with the options added above
+
+
+def _local_entries(files: Sequence[str]) -> list[LocalEntry]:
+    entries: list[LocalEntry] = []
+    errors: list[PluginError] = []
+    for file in files:
+        try:
+            entries += entries_of_file(file)
+        except PluginError as error:
+            errors.append(error)
+    if errors:
+        raise combined(errors)
+    return entries
+
+
+def local_files() -> Sequence[str]:
+    """Return the plugin files that the command at work was given."""
+    files: Sequence[str] = click.get_current_context().params["files"]
+    return files
+
+
+def choosing_words() -> list[str]:
+    """Return the options of the command at work that say which plugins may be used, as they would be typed."""
+    given = click.get_current_context().params
+    flags = {"--plugin": given["files"], "--allow": given["allow"], "--deny": given["deny"]}
+    return [word for flag, values in flags.items() for value in values for word in (flag, value)]
+
+
+def load_words(
+    words: Sequence[str],
+    catalog: Catalog,
+    defaults: Mapping[str, Any] | None = None,
+    lock: Lock | None = None,
+) -> RunConfig:
+    """Return the config that the words of a command mean."""
+    path, overrides = split_words(words)
+    return load_config(path, overrides, defaults=defaults, catalog=catalog, lock=lock)
+
+
+def option_values(words: Sequence[str]) -> dict[str, Any]:
+    """Return the values of one plugin's options, from ``option=value`` words.
+
+    Raises:
+        ConfigError: With every word that is not of that form.
+    """
+    faults: list[Fault] = []
+    items = read_overrides(words, faults)
+    if faults:
+        raise ConfigError("the options cannot be read", faults=faults)
+    return {item.path[0]: item.value for item in items}
+
+
+def find(catalog: Catalog, kind: str, name: str) -> Entry:
+    """Return the plugin of a kind that a name means.
+
+    Raises:
+        ConfigError: When there is none.
+        PluginError: When there are two, or it may not be used.
+    """
+    try:
+        return catalog.find(kind, name)
+    except LookupError as error:
+        raise ConfigError(f"no {kind} plugin named {name!r} is installed", hint=str(error)) from None
+
+
+def callable_name(entry: Entry, catalog: Catalog) -> str:
+    """Return the name by which a config can call a plugin: the qualified one where the plain is ambiguous."""
+    is_plain = entry.blocked_by or entry.name in catalog.names(entry.kind)
+    return entry.name if is_plain else entry.qualified_name
+
+
+def entry_values(entry: Entry, catalog: Catalog) -> dict[str, str]:
+    """Return a plugin as plain values."""
+    return {
+        "kind": entry.kind,
+        "name": callable_name(entry, catalog),
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "origin": entry.value,
+    }

@@ -1,0 +1,214 @@
+"""``check_plugin`` and ``conformance``: all checks of a kind, on one plugin."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hookline.catalog import KINDS, Catalog, Entry
+from hookline.data import DataSource
+from hookline.errors import did_you_mean
+from hookline.loader import Plugin, load_plugin
+from hookline.options import plain
+from hookline.testing import (
+    checks_callback,
+    checks_data,
+    checks_every_kind,
+    checks_loss,
+    checks_model,
+    checks_optimizer,
+)
+from hookline.testing.kit import Check, Finding, Subject, run_check
+from hookline.testing.report import Report, tell
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def _checks_in(module: ModuleType) -> tuple[Check, ...]:
+    return tuple(value for value in vars(module).values() if isinstance(value, Check))
+
+
+_MODULES = (checks_data, checks_model, checks_loss, checks_optimizer, checks_callback)
+_CHECKS_OF = {
+    kind: (*_checks_in(checks_every_kind), *_checks_in(module)) for kind, module in zip(KINDS, _MODULES, strict=True)
+}
+
+CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {kind: tuple(check.name for check in checks) for kind, checks in _CHECKS_OF.items()}
+)
+"""The names of the checks of each kind, in the order in which they run."""
+
+RULES: Mapping[str, str] = MappingProxyType({check.name: check.rule for each in _CHECKS_OF.values() for check in each})
+"""The rule behind each check, in a sentence."""
+
+
+def check_plugin(
+    kind: str,
+    factory: Any,
+    /,
+    *,
+    data: DataSource | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **more_options: Any,
+) -> Report:
+    """Run every check of a kind on a plugin, print what became of them, and return it.
+
+    Args:
+        kind: One of ``hookline.KINDS``.
+        factory: The plugin: a class, a function, the name of an installed plugin, or its ``Entry``.
+        data: Data for the runs of the checks; default: the first of a regression, two classes as 0 and 1, and three
+            class indices that a run accepts. Not for the kind ``data``.
+        expected_failures: Checks that are to fail, each with the reason. One that passes counts as failed.
+        options: Options that are called like another argument of this function.
+        **more_options: The plugin's options: plain values as in a config.
+
+    Raises:
+        AssertionError: When checks fail; it tells each with its rule, what was seen, and what to do.
+        ValueError: When there is no such kind or no such check.
+        LookupError: When no plugin of that name is installed.
+        TypeError: When the factory is an instance, or an option is given twice.
+    """
+    report, cause = report_of(
+        kind, factory, data=data, expected_failures=expected_failures, options=options, **more_options
+    )
+    tell(report)
+    sys.stdout.write(f"{report}\n")
+    if report.failed:
+        raise AssertionError("\n\n".join([report.headline(), *report.failed.values()])) from cause
+    return report
+
+
+def report_of(
+    kind: str,
+    factory: Any,
+    /,
+    *,
+    data: DataSource | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **more_options: Any,
+) -> tuple[Report, BaseException | None]:
+    """Run every check of a kind on a plugin; return what became of them, and the cause of the first failure."""
+    subject = _subject(kind, factory, data, options or {}, more_options)
+    expected = _known(expected_failures or {}, kind)
+    findings = [run_check(check, subject, expected) for check in _CHECKS_OF[kind]]
+    cause = next((finding.cause for finding in findings if finding.verdict == "failed"), None)
+    return _report(subject, findings), cause
+
+
+def conformance(
+    kind: str,
+    factory: Any,
+    /,
+    *,
+    data: DataSource | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **more_options: Any,
+) -> pytest.MarkDecorator:
+    """Return a decorator that gives a pytest test the parameter ``check``: every check of a kind, one after the other.
+
+    The arguments are those of ``check_plugin``. The test calls ``check()``.
+    """
+    import pytest
+
+    subject = _subject(kind, factory, data, options or {}, more_options)
+    expected = _known(expected_failures or {}, kind)
+    bound = [BoundCheck(check, subject, expected) for check in _CHECKS_OF[kind]]
+    return pytest.mark.parametrize("check", bound, ids=[each.check.name for each in bound])
+
+
+@dataclass(frozen=True)
+class BoundCheck:
+    """A check of one plugin, to be called in a pytest test of its own.
+
+    Attributes:
+        check: The check.
+        subject: The plugin.
+        expected_failures: Checks that are to fail, each with the reason.
+    """
+
+    check: Check
+    subject: Subject
+    expected_failures: Mapping[str, str]
+
+    def __call__(self) -> None:
+        """Run the check.
+
+        Raises:
+            AssertionError: When it fails.
+        """
+        __tracebackhide__ = True
+        import pytest
+
+        finding = run_check(self.check, self.subject, self.expected_failures)
+        tell(_report(self.subject, [finding]))
+        if finding.verdict == "skipped":
+            pytest.skip(finding.text)
+        if finding.verdict == "expected":
+            pytest.xfail(finding.text)
+        if finding.verdict == "failed":
+            raise AssertionError(f"{self.subject}: {finding.text}") from finding.cause
+
+
+def _subject(
+    kind: str, factory: Any, data: DataSource | None, options: Mapping[str, Any], more_options: Mapping[str, Any]
+) -> Subject:
+    if kind not in KINDS:
+        raise ValueError(f"there is no kind {kind!r} of plugin; {did_you_mean(kind, KINDS)}")
+    if data is not None and kind == "data":
+        raise ValueError("data= gives the data that a plugin is tried on, and a data plugin brings its own")
+    if twice := sorted(options.keys() & more_options.keys()):
+        raise TypeError(f"options given twice, by name and in options=: {', '.join(twice)}")
+    plugin = _plugin(kind, factory)
+    return Subject(plugin, _with_absolute_paths(plugin, {**options, **more_options}), data, Path.cwd())
+
+
+def _plugin(kind: str, factory: Any) -> Plugin:
+    if isinstance(factory, str):
+        factory = Catalog.installed().find(kind, factory)
+    if isinstance(factory, Entry):
+        return load_plugin(factory)
+    if not (inspect.isclass(factory) or inspect.isroutine(factory)):
+        found = f"a {type(factory).__name__}"
+        raise TypeError(
+            f"got {found}, but a class, a function or a name is needed: each check makes plugins of its own"
+        )
+    return Plugin(kind, factory.__name__, factory)
+
+
+def _with_absolute_paths(plugin: Plugin, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options whose relative paths start here, whatever folder a check works in."""
+    known = {option.name: option for option in plugin.options}
+    absolute = dict(options)
+    for name, value in options.items():
+        if name in known and isinstance(value, str | Path):
+            try:
+                converted = known[name].convert(plain(value), Path.cwd())
+            except ValueError:
+                continue  # the run says better what is wrong with it
+            absolute[name] = plain(converted)
+    return absolute
+
+
+def _known(expected_failures: Mapping[str, str], kind: str) -> Mapping[str, str]:
+    for name in expected_failures:
+        if name not in CHECKS[kind]:
+            hint = did_you_mean(name, CHECKS[kind])
+            raise ValueError(f"expected_failures names {name!r}, but the kind {kind} has no such check; {hint}")
+    return dict(expected_failures)
+
+
+def _report(subject: Subject, findings: list[Finding]) -> Report:
+    def texts(verdict: str) -> Mapping[str, str]:
+        return MappingProxyType({f.check.name: f.text for f in findings if f.verdict == verdict and f.text})
+
+    ran = tuple(finding.check.name for finding in findings if finding.verdict != "skipped")
+    return Report(str(subject), ran, texts("skipped"), texts("failed"), texts("expected"), texts("passed"))

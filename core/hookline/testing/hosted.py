@@ -1,0 +1,52 @@
+"""``HostedRun``: a small run in which a plugin can be watched, with a transcript of its events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hookline.config import load_config
+from hookline.run import Run
+from hookline.testing.parts import Recorder, closed_catalog, fitting_loss, gradient_descent, net, regression
+
+
+class HostedRun(Run):
+    """A small run made of objects alone: nothing that is installed comes into it.
+
+    Its data are 24 examples for training, 8 for validation and 8 for a test, with inputs ``[3]`` and targets ``[1]``.
+    A batch has 12 examples, so an epoch has two steps; there is one epoch.
+
+    Args:
+        plugins: A callback, or plugins by table: ``{"model": MyModel, "callbacks.mine": MyCallback()}``.
+        config: Tables of a config, ``{"train": {"seed": 1}}``; a table of options belongs to ``overrides``.
+        overrides: Values by dotted key that win over the config's: ``{"model.width": 8}``.
+        epochs: Number of epochs; None leaves it to the config.
+
+    Attributes:
+        transcript: Every event so far, in order: ``on_epoch_start 1``, ``on_step_end 1``, ``on_run_end completed``.
+
+    Example:
+        >>> run = HostedRun()
+        >>> _ = run.fit()
+        >>> run.transcript[:3]
+        ['on_run_start', 'on_epoch_start 1', 'on_step_end 1']
+    """
+
+    def __init__(
+        self,
+        plugins: Any = None,
+        *,
+        config: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        epochs: int | None = None,
+    ) -> None:
+        recorder = Recorder()
+        self.transcript = recorder.transcript
+        if plugins is not None and not isinstance(plugins, Mapping):
+            plugins = {"callbacks.plugin": plugins}
+        parts = {"data": regression, "model": net, "loss": fitting_loss, "optimizer": gradient_descent}
+        values = dict(overrides or {}) | ({} if epochs is None else {"train.epochs": epochs})
+        # The recorder comes first: an event that a plugin fails in has happened all the same.
+        objects = {**parts, "callbacks.transcript": recorder, **(plugins or {})}
+        defaults = {"train": {"epochs": 1, "batch_size": 12}}
+        super().__init__(load_config(config, values, plugins=objects, defaults=defaults, catalog=closed_catalog()))

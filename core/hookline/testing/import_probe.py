@@ -1,0 +1,143 @@
+"""What the import of a module does to a process: a program of its own, which tells it as one line of JSON.
+
+``python -m hookline.testing.import_probe MODULE [LOADED...]`` imports MODULE after the LOADED ones, whose time and
+effects do not count. It needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import locale
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from typing import Any
+
+HEAVY = ("numpy", "torch")
+"""Libraries whose state and import time are told apart from the module's own."""
+
+
+class WantedError(BaseException):
+    """Ends the import of a module that needs one of ``HEAVY`` which is not loaded; no ``except ImportError`` stops it.
+
+    Attributes:
+        name: The library.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Turnstile(MetaPathFinder):
+    """Lets none of ``HEAVY`` be imported."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:  # noqa: ARG002 - the form asked for
+        """Raise ``WantedError`` for one of ``HEAVY``, and leave the others to the other finders."""
+        if fullname in HEAVY:
+            raise WantedError(fullname)
+
+
+def probe(module: str, loaded: Sequence[str]) -> dict[str, Any]:
+    """Return what an import did.
+
+    The keys: ``found`` is whether there is such a module; ``effects`` are sentences; ``seconds`` is the time that it
+    took; ``wanted`` is one of ``HEAVY`` that it needs and that was not loaded, in which case the others say nothing.
+    """
+    for name in loaded:
+        importlib.import_module(name)
+    sys.meta_path.insert(0, Turnstile())
+    try:
+        return _probed(module) if _is_found(module) else _told(found=False)
+    except WantedError as wanted:
+        return _told(wanted=wanted.name)
+
+
+def _probed(module: str) -> dict[str, Any]:
+    before = _state()
+    start = time.perf_counter()
+    printed = _printed_by(lambda: importlib.import_module(module))
+    seconds = time.perf_counter() - start
+    effects = [f"it changes {what}" for what, value in _state().items() if what in before and before[what] != value]
+    effects += [f"it prints {printed[:60]!r}"] if printed else []
+    return _told(effects=effects, seconds=seconds)
+
+
+def _told(**known: Any) -> dict[str, Any]:
+    return {"found": True, "effects": [], "seconds": 0.0, "wanted": None, **known}
+
+
+def _is_found(module: str) -> bool:
+    try:
+        return module != "__main__" and importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _state() -> Mapping[str, Any]:
+    mask = os.umask(0)
+    os.umask(mask)
+    return {
+        "the current folder": str(Path.cwd()),
+        "the umask": mask,
+        "sys.path": list(sys.path),
+        "a signal handler": [repr(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+        "the locale": locale.setlocale(locale.LC_ALL),
+        "the state of python's random": random.getstate(),
+        "the threads": sorted(thread.name for thread in threading.enumerate()),
+        "the child processes": _children(),
+        **_state_of_numpy(),
+        **_state_of_torch(),
+    }
+
+
+def _children() -> list[str]:
+    listed = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+    return [str(child.pid) for child in multiprocessing.active_children()] + " ".join(listed).split()
+
+
+def _state_of_numpy() -> Mapping[str, Any]:
+    numpy = sys.modules.get("numpy")
+    return {"the state of numpy.random": repr(numpy.random.get_state(legacy=False))} if numpy else {}
+
+
+def _state_of_torch() -> Mapping[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    return {
+        "torch's default dtype": str(torch.get_default_dtype()),
+        "torch's number of threads": torch.get_num_threads(),
+        "the state of torch's generator": torch.get_rng_state().tolist(),
+    }
+
+
+def _printed_by(work: Callable[[], object]) -> str:
+    """Return what is written on standard output and standard error meanwhile, by other languages too."""
+    kept = [os.dup(number) for number in (1, 2)]
+    with tempfile.TemporaryFile() as file:
+        try:
+            for number in (1, 2):
+                os.dup2(file.fileno(), number)
+            work()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)
+        file.seek(0)
+        return file.read().decode(errors="replace")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(probe(sys.argv[1], sys.argv[2:])) + "\n")

@@ -1,0 +1,267 @@
+"""The parts of real runs that a plugin under test is put among: small data, a model, a loss, an optimizer, observers.
+
+Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Generator, Iterator, Mapping
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import TensorDataset
+
+from hookline.batches import Batches
+from hookline.catalog import Catalog, Entry
+from hookline.data import DataSource
+from hookline.hookspecs import hookimpl
+from hookline.result import Outcome
+from hookline.run import Run
+
+NO_DEFAULTS: Mapping[str, Any] = {}
+"""The table that a config begins with when nothing that is installed may come into it."""
+
+_SPLIT_SIZES = (24, 8, 8)
+_NUM_FEATURES = 3
+_NUM_CLASSES = 3
+
+
+def closed_catalog(*entries: Entry) -> Catalog:
+    """Return a catalog of these plugins alone, without defaults: a config can name no other that is installed."""
+    return Catalog(entries, defaults=[EntryPoint("run", f"{__name__}:NO_DEFAULTS", "hookline.defaults")])
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def regression() -> DataSource:
+    """Return a regression: float32 inputs ``[3]``, float32 targets ``[1]``."""
+    return _source(lambda inputs: inputs.sum(1, keepdim=True) + 0.5, out_features=1)
+
+
+def binary() -> DataSource:
+    """Return two classes in one output: targets are float32 ``[1]``, 0 or 1."""
+    return _source(lambda inputs: (inputs.sum(1, keepdim=True) > 0).float(), out_features=1)
+
+
+def classes() -> DataSource:
+    """Return three classes: targets are class indices, int64 ``[]``."""
+    return _source(lambda inputs: torch.arange(len(inputs)) % _NUM_CLASSES, out_features=_NUM_CLASSES)
+
+
+SOURCES: Mapping[str, Callable[[], DataSource]] = {
+    "a regression": regression,
+    "two classes as 0 and 1": binary,
+    "three class indices": classes,
+}
+"""The data that are tried on a plugin, in this order, when its author gives none."""
+
+
+def _source(target_of: Callable[[Tensor], Tensor], *, out_features: int) -> DataSource:
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(size, _NUM_FEATURES, generator=generator) for size in _SPLIT_SIZES]
+    train, validation, test = (TensorDataset(each, target_of(each)) for each in inputs)
+    return DataSource(train, validation, test, in_features=_NUM_FEATURES, out_features=out_features)
+
+
+def first_batch(data: DataSource, size: int, dtype: torch.dtype = torch.float32) -> Any:
+    """Return the first ``size`` training examples as a batch, in the dataset's own order."""
+    return next(Batches(data.train, size, dtype=dtype, seed=None).epoch(1))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Give every tensor in an example or a batch."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from tensors_in(part)
+
+
+# ---- model, loss, optimizer, step -----------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """A linear layer that fits any data, beside a frozen parameter and one that gets no gradient.
+
+    Args:
+        data: The data that it is to fit.
+        dropout: Probability of dropping an input; with it the steps draw random numbers.
+    """
+
+    def __init__(self, data: DataSource, dropout: float = 0.0) -> None:
+        super().__init__()
+        inputs, target = first_batch(data, 1)
+        self._shape = target.shape[1:] if target.is_floating_point() else (data.out_features or int(target.max()) + 2,)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.line = nn.Linear(inputs[0].numel(), math.prod(self._shape))
+        self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.idle = nn.Parameter(torch.ones(2))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return predictions ``[B, O]``, or in the shape of the targets."""
+        rows = self.dropout(inputs.flatten(1).to(self.line.weight.dtype))
+        prediction: Tensor = self.line(rows) * self.frozen
+        return prediction.reshape(len(inputs), *self._shape)
+
+
+def net(data: DataSource) -> nn.Module:
+    """Return a model for ``data``, without random numbers in its steps."""
+    return Net(data)
+
+
+def noisy_net(data: DataSource) -> nn.Module:
+    """Return a model for ``data`` that draws random numbers in each step."""
+    return Net(data, dropout=0.25)
+
+
+def unused_model() -> nn.Module:
+    """Return a model for runs that take no step."""
+    return nn.Linear(1, 1)
+
+
+def fitting_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error, or for class indices the cross-entropy."""
+    if target.is_floating_point():
+        return nn.functional.mse_loss(prediction, target)
+    return nn.functional.cross_entropy(prediction, target)
+
+
+def gradient_descent(params: Iterator[nn.Parameter]) -> Optimizer:
+    """Return plain gradient descent."""
+    return torch.optim.SGD(params, lr=0.1)
+
+
+class NoStep:
+    """A step that leaves the batch unread, so that a run takes data of any form."""
+
+    @hookimpl
+    def build_step(self) -> Callable[[Any], Tensor]:
+        """Return the step."""
+        return lambda _: torch.zeros(())
+
+
+# ---- observers ------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Writes down every event, one line each.
+
+    Attributes:
+        transcript: The lines: the event's name, and the epoch, the step, the message, the error's class or the outcome.
+    """
+
+    def __init__(self) -> None:
+        self.transcript: list[str] = []
+
+    @hookimpl(tryfirst=True)
+    def on_run_start(self) -> None:
+        """Write it down."""
+        self.transcript.append("on_run_start")
+
+    @hookimpl(tryfirst=True)
+    def on_epoch_start(self, run: Run) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_epoch_start {run.epoch}")
+
+    @hookimpl(tryfirst=True)
+    def on_step_end(self, run: Run) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_step_end {run.step}")
+
+    @hookimpl(tryfirst=True)
+    def on_evaluation_end(self, run: Run) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_evaluation_end {run.epoch}")
+
+    @hookimpl(tryfirst=True)
+    def on_epoch_end(self, run: Run) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_epoch_end {run.epoch}")
+
+    @hookimpl(tryfirst=True)
+    def on_warning(self, message: str) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_warning {message}")
+
+    @hookimpl(tryfirst=True)
+    def on_run_error(self, error: BaseException) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_run_error {type(error).__name__}")
+
+    @hookimpl(tryfirst=True)
+    def on_run_end(self, outcome: Outcome) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_run_end {outcome}")
+
+
+class Tracer:
+    """Keeps what each step left behind: its loss, the weights, and the state of torch's generator."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    @hookimpl(trylast=True)
+    def on_step_end(self, run: Run, loss: Tensor) -> None:
+        """Keep what the step left behind."""
+        self.steps.append((loss.clone(), flat_weights(run.model), torch.get_rng_state()))
+
+    @hookimpl(trylast=True)
+    def on_run_end(self, run: Run) -> None:
+        """Keep what the run left behind."""
+        self.last = flat_weights(run.model), torch.get_rng_state()
+
+
+class BuildWatch:
+    """Sees whether data or optimizer draw from torch's generator while they are built."""
+
+    def __init__(self) -> None:
+        self.has_drawn = False
+
+    @hookimpl(wrapper=True)
+    def build_data(self) -> Generator[None, Any, Any]:
+        """Compare the generator before and after."""
+        return (yield from self._watched())
+
+    @hookimpl(wrapper=True)
+    def build_optimizer(self) -> Generator[None, Any, Any]:
+        """Compare the generator before and after."""
+        return (yield from self._watched())
+
+    def _watched(self) -> Generator[None, Any, Any]:
+        before = torch.get_rng_state()
+        built = yield
+        self.has_drawn |= not torch.equal(torch.get_rng_state(), before)
+        return built
+
+
+def flat_weights(model: nn.Module) -> Tensor:
+    """Return a copy of all parameters and buffers of a model in one row."""
+    parts = [value.detach().flatten().double() for value in model.state_dict().values() if isinstance(value, Tensor)]
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def generator_states() -> dict[str, Any]:
+    """Return the states of the random generators that everybody shares, by name, to be compared."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python's random": random.getstate(),
+        "numpy.random": (name, np.asarray(keys).tobytes(), *rest),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+    }
+
+
+def changed_generators(before: Mapping[str, Any]) -> list[str]:
+    """Return the names of the shared generators whose state is no longer the one ``before``."""
+    after = generator_states()
+    return [name for name, state in before.items() if after[name] != state]

@@ -1,0 +1,298 @@
+"""Who looks on at the calls of hooks: a ledger of what each costs, a trace of each as it happens.
+
+A run without a watch has nothing of this in its way.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hookline.guard import Member
+    from hookline.result import Row
+
+_SHORT = 60
+"""Number of characters that a value takes at most in a trace."""
+
+
+class Watch:
+    """Looks on at every call of a hook; this one does nothing. Hand one to a run: ``Run(watches=[watch])``."""
+
+    def begin(self) -> None:
+        """Take note that the loop begins."""
+
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - for those who want them
+        """Call a hook of a plugin, by ``run``, and return its result.
+
+        Args:
+            member: The plugin, with its table.
+            hook: The hook. A wrapper is called twice: ``build_model (before)`` and ``build_model (after)``.
+            run: What calls it.
+            arguments: What it is given, by name; empty for a wrapper.
+        """
+        return run()
+
+    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:  # noqa: ARG002 - see above
+        """Return the result of a hook, or something in its place."""
+        return result
+
+    def end(self) -> None:
+        """Take note that the run is over."""
+
+
+# ---- ledger ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Account:
+    """What one hook of one plugin costs."""
+
+    calls: int = 0
+    plain_calls: int = 0
+    plain_s: float = 0.0
+    probed_s: float = 0.0
+    is_step: bool = False
+    synchronises: bool = False
+    draws: bool = False
+
+    def add(self, seconds: float, *, is_probed: bool) -> None:
+        self.calls += 1
+        if is_probed:
+            self.probed_s += seconds
+        else:
+            self.plain_calls += 1
+            self.plain_s += seconds
+
+    @property
+    def seconds(self) -> float:
+        """Its time in all; calls that were looked into are counted as long as the others, where there are others."""
+        return self.plain_s / self.plain_calls * self.calls if self.plain_calls else self.probed_s
+
+
+class Ledger(Watch):
+    """Measures what each hook of each plugin costs in a run, beside the loop without them.
+
+    Every second call of a hook is looked into: whether it makes an accelerator wait (reads a value of a tensor, or
+    copies one between devices). That slows its operations down, so the time is taken from the other calls. What
+    ``build_step`` returns is measured step by step, each wrapper without what it wraps. What a wrapper of
+    ``build_model`` adds to the model counts as the loop's.
+
+    Example:
+        >>> from hookline import Run
+        >>> ledger = Ledger()
+        >>> _ = Run({"train": {"epochs": 1}}, watches=[ledger]).fit()
+        >>> [(row["table"], row["hook"]) for row in ledger.rows() if row["hook"] == "on_run_end"]
+        [('data', 'on_run_end')]
+    """
+
+    def __init__(self) -> None:
+        self._accounts: dict[tuple[str, str], _Account] = {}
+        self._inside_s = 0.0
+        self._begun = self._ended = 0.0
+
+    @property
+    def loop_s(self) -> float:
+        """Seconds from the beginning of the loop to its end, without the hooks."""
+        steps_s = sum(account.plain_s for account in self._accounts.values() if account.is_step)
+        return self._ended - self._begun - self._inside_s + steps_s
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps taken."""
+        return max((account.calls for account in self._accounts.values() if account.is_step), default=0)
+
+    def rows(self) -> list[Row]:
+        """Return a row for each hook that was called, the dearest first.
+
+        The keys are ``table``, ``hook``, ``calls``, ``seconds``; ``us_per_step``, microseconds for each step of the
+        run, and ``percent`` of the loop without hooks, both None for what is built once; ``synchronises``, whether it
+        made an accelerator wait, or would have; and ``draws``, whether it drew from a global random generator (of
+        torch, NumPy or Python).
+        """
+        hooks = [(key, account) for key, account in self._accounts.items() if not account.is_step]
+        return [
+            {
+                "table": table,
+                "hook": hook,
+                "calls": account.calls,
+                "seconds": account.seconds,
+                **self._shares(hook, account.seconds),
+                "synchronises": account.synchronises,
+                "draws": account.draws,
+            }
+            for (table, hook), account in sorted(hooks, key=lambda item: -item[1].seconds)
+        ]
+
+    def _shares(self, hook: str, seconds: float) -> dict[str, float | None]:
+        if hook.startswith("build_") or not self.num_steps:
+            return {"us_per_step": None, "percent": None}
+        return {"us_per_step": seconds / self.num_steps * 1e6, "percent": seconds / self.loop_s * 100}
+
+    def begin(self) -> None:
+        """Start the clock of the loop."""
+        self._inside_s = 0.0
+        self._begun = time.perf_counter()
+
+    def end(self) -> None:
+        """Stop the clock of the loop."""
+        self._ended = time.perf_counter()
+
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - what it is given costs nothing
+        """Call a hook, and enter what it took."""
+        account = self._accounts.setdefault((member.label, hook), _Account())
+        # While the run is built the global generator is the run's own, to be drawn from.
+        is_event = hook.startswith("on_")
+        before = _random_states() if is_event else None
+        try:
+            return self._timed(account, run, is_probed=is_event and account.calls % 2 == 0)
+        finally:
+            account.draws |= is_event and _random_states() != before
+
+    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
+        """Return a step that is measured in the place of a step."""
+        if hook != "build_step" or result is None:
+            return result
+        account = self._accounts.setdefault((member.label, "each step"), _Account(is_step=not is_wrapper))
+
+        def step(batch: Any) -> Any:
+            return self._timed(account, lambda: result(batch), is_probed=False)
+
+        return step
+
+    def _timed(self, account: _Account, run: Callable[[], Any], *, is_probed: bool) -> Any:
+        """Call ``run``, and enter its time without that of what it called and that is entered itself."""
+        entered = time.perf_counter()
+        outer_s, self._inside_s = self._inside_s, 0.0
+        try:
+            with _probe_class()(account) if is_probed else nullcontext():
+                start = time.perf_counter()
+                try:
+                    return run()
+                finally:
+                    account.add(time.perf_counter() - start - self._inside_s, is_probed=is_probed)
+        finally:
+            self._inside_s = outer_s + time.perf_counter() - entered
+
+
+@functools.cache
+def _probe_class() -> Callable[[_Account], AbstractContextManager[object]]:
+    """Return what finds out whether what is called inside makes an accelerator wait. Torch is imported for it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it unannotated
+        def __init__(self, account: _Account) -> None:
+            super().__init__()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+            self._account = account
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self._account.synchronises |= str(function) in _WAITING
+            return function(*args, **(kwargs or {}))
+
+    return Probe
+
+
+_WAITING = {"aten._local_scalar_dense.default", "aten._to_copy.default", "aten.nonzero.default", "aten.equal.default"}
+"""The operations of torch that need a value, or a copy on another device, before they return."""
+
+
+def _random_states() -> tuple[object, ...]:
+    import torch
+
+    numpy_random: Any = sys.modules.get("numpy.random")
+    of_numpy = numpy_random.get_state() if numpy_random else None
+    numbers = (of_numpy[1].tobytes(), of_numpy[2]) if of_numpy else None
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numbers
+
+
+# ---- trace -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HookCall:
+    """One call of a hook, in words.
+
+    Attributes:
+        table: The plugin's table in the config.
+        plugin: The plugin, with its distribution.
+        hook: The hook.
+        arguments: What it was given, in short, by name.
+        result: What it returned, in short; empty for nothing.
+        error: What it raised, in short; empty for nothing.
+        seconds: How long it took.
+    """
+
+    table: str
+    plugin: str
+    hook: str
+    arguments: Mapping[str, str]
+    result: str
+    error: str
+    seconds: float
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
+        result = f" -> {self.result}" if self.result else ""
+        error = f" raised {self.error}" if self.error else ""
+        return f"{self.seconds * 1e3:9.3f} ms  {self.table}  {self.hook}({arguments}){result}{error}"
+
+
+class HookTrace(Watch):
+    """Tells every call of a hook when it has returned.
+
+    Args:
+        tell: Called with each.
+
+    Example:
+        >>> from hookline import Run
+        >>> calls = []
+        >>> _ = Run({"train": {"epochs": 0}}, watches=[HookTrace(calls.append)]).fit()
+        >>> [call.hook for call in calls]
+        ['build_data', 'build_model', 'build_loss', 'build_optimizer', 'build_step', 'on_run_end']
+    """
+
+    def __init__(self, tell: Callable[[HookCall], None]) -> None:
+        self._tell = tell
+
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:
+        """Call a hook, and tell it."""
+        given = {name: _short(value) for name, value in arguments.items()}
+        start = time.perf_counter()
+        told, error = "", ""
+        try:
+            result = run()
+            told = "" if result is None else _short(result)
+        except BaseException as raised:
+            error = _cut(f"{type(raised).__name__}: {raised}")
+            raise
+        else:
+            return result
+        finally:
+            seconds = time.perf_counter() - start
+            self._tell(HookCall(member.label, str(member.plugin), hook, given, told, error, seconds))
+
+
+def _short(value: Any) -> str:
+    """Return a value in one line of a few words."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str | int | None):
+        return _cut(repr(value))
+    if isinstance(value, Mapping):
+        return _cut("{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items()) + "}")
+    if isinstance(value, Sequence):
+        return _cut("[" + ", ".join(map(_short, value)) + "]")
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__}{list(value.shape)}"
+    return f"{type(value).__name__}: {_cut(str(value))}" if isinstance(value, BaseException) else type(value).__name__
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHORT else line[: _SHORT - 3] + "..."

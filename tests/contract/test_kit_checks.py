@@ -1,0 +1,702 @@
+"""Each check of the kit finds a plugin that breaks its rule, and no other check takes offence at it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import pytest
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from hookline import DataSource, Run, hookimpl
+from hookline.testing import RULES, Report, check_plugin
+from hookline.testing.report import listening
+
+
+def report_of(kind: str, plugin: Any, **arguments: Any) -> Report:
+    """Check a plugin that fails, and return the report."""
+    with listening() as reports, pytest.raises(AssertionError):
+        check_plugin(kind, plugin, **arguments)
+    return reports[0]
+
+
+# ---- all kinds ------------------------------------------------------------------------------------------------------
+
+
+class Speechless:
+    @hookimpl
+    def on_run_end(self) -> None:
+        pass
+
+
+class Misspelt:
+    """Has a hook that nothing calls."""
+
+    @hookimpl
+    def on_epoche_end(self) -> None:
+        pass
+
+
+@dataclass
+class Undescribed:
+    """Has an option without a meaning."""
+
+    count: int = 1
+
+    @hookimpl
+    def on_run_end(self) -> None:
+        pass
+
+
+def one() -> Any:
+    return [1]
+
+
+@dataclass
+class ListForTuple:
+    """Has a default that is of another type than its option."""
+
+    count: Annotated[tuple[int, ...], Meta(description="how many")] = field(default_factory=one)
+
+    @hookimpl
+    def on_run_end(self) -> None:
+        pass
+
+
+@dataclass
+class StrangeSchema(Undescribed):
+    """Has a schema that is none."""
+
+    count: Annotated[int, Meta(description="how many", extra_json_schema={"minimum": "low"})] = 1
+
+
+@dataclass
+class NotANumber:
+    """Takes a value that is not equal to itself."""
+
+    count: Annotated[float, Meta(description="how many")] = 1.0
+
+    @hookimpl
+    def on_run_end(self) -> None:
+        pass
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+
+
+class Line(nn.Module):
+    """A linear layer."""
+
+    def __init__(self, data: DataSource) -> None:
+        super().__init__()
+        assert data.in_features
+        assert data.out_features
+        self.line = nn.Linear(data.in_features, data.out_features)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        prediction: Tensor = self.line(inputs)
+        return prediction
+
+
+class LosesOneOfTwo(Line):
+    """A linear layer that drops one of two examples."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs)[: 1 if len(inputs) == 2 else None]
+
+
+class IdleWeight(Line):
+    """A linear layer with a weight that it does not use."""
+
+    def __init__(self, data: DataSource) -> None:
+        super().__init__(data)
+        self.idle = nn.Parameter(torch.zeros(2))
+
+
+class HiddenScale(Line):
+    """A linear layer with a random scale outside its state."""
+
+    def __init__(self, data: DataSource) -> None:
+        super().__init__(data)
+        self.scale = torch.rand(()).item()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs) * self.scale
+
+
+class SiameseTwin(Line):
+    """A linear layer whose copies are the same layer."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SiameseTwin:
+        return copy.copy(self)
+
+
+class Unseeded(Line):
+    """A linear layer whose weights no seed decides."""
+
+    def __init__(self, data: DataSource) -> None:
+        super().__init__(data)
+        generator = torch.Generator()
+        generator.seed()
+        nn.init.normal_(self.line.weight, generator=generator)
+
+
+class DrawsFromPython(Line):
+    """A linear layer that moves the generator of somebody else."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        random.random()
+        return super().forward(inputs)
+
+
+class StopsTraining(Line):
+    """A linear layer that leaves train mode when it is called."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.line.eval()
+        return super().forward(inputs)
+
+
+class Drifts(Line):
+    """A linear layer that predicts a little more with each call."""
+
+    calls = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(inputs) + 5e-7 * self.calls
+
+
+class CentersBatch(Line):
+    """A linear layer that takes the mean of the batch away."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs - inputs.mean(0))
+
+
+class ClampsInput(Line):
+    """A linear layer that writes into its input."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.clamp_(-1, 1))
+
+
+# ---- losses ---------------------------------------------------------------------------------------------------------
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def squared(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).square().mean()
+
+
+def unsqueezed_for_one() -> Loss:
+    """A squared error that is a row for a single example."""
+    return lambda p, t: squared(p, t).reshape(1) if len(p) == 1 else squared(p, t)
+
+
+def root_at_zero() -> Loss:
+    """A squared error with a root whose slope is infinite."""
+    return lambda p, t: squared(p, t) + 0 * (p - p.detach()).sqrt().sum()
+
+
+def compares_all_pairs() -> Loss:
+    """A squared error that weighs examples, and so hides that it compares all pairs."""
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        if prediction.shape == target.shape:
+            return squared(prediction, target)
+        return ((prediction - target).square() * torch.arange(len(target))).mean()
+
+    return loss
+
+
+def total() -> Loss:
+    """A squared error that is summed over the batch."""
+    return lambda p, t: (p - t).square().sum()
+
+
+def clamps_target() -> Loss:
+    """A squared error that writes into the target."""
+    return lambda p, t: squared(p, t.clamp_(-1, 1))
+
+
+def grows() -> Loss:
+    """A squared error that is a little larger with each call."""
+    calls = itertools.count()
+    return lambda p, t: squared(p, t) + 1e-6 * next(calls)
+
+
+def single_precision() -> Loss:
+    """A squared error that is always computed in float32."""
+    return lambda p, t: squared(p.float(), t.float())
+
+
+# ---- optimizers -----------------------------------------------------------------------------------------------------
+
+
+def standstill(params: Iterator[nn.Parameter]) -> Optimizer:
+    """Gradient descent with steps of no length."""
+    return SGD(params, lr=0.0)
+
+
+class ForgetsItsPace(SGD):
+    def step(self, closure: Any = None) -> Any:
+        self.pace = getattr(self, "pace", 0) + 1
+        self.param_groups[0]["lr"] = 0.1 / self.pace
+        return super().step(closure)
+
+
+def forgets_its_pace(params: Iterator[nn.Parameter]) -> Optimizer:
+    """Gradient descent whose steps become shorter by a count outside its state."""
+    return ForgetsItsPace(params, lr=0.1)
+
+
+def holds_one_twice(model: nn.Module) -> Optimizer:
+    """Gradient descent that updates its last parameter twice."""
+    last = list(model.parameters())[-1]
+    with warnings.catch_warnings(action="ignore"):
+        return SGD([*model.parameters(), last], lr=0.05)
+
+
+class DecaysAll(SGD):
+    def step(self, closure: Any = None) -> Any:
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.mul_(0.999)
+        return super().step(closure)
+
+
+def decays_all(params: Iterator[nn.Parameter]) -> Optimizer:
+    """Gradient descent that shrinks parameters without a gradient too."""
+    return DecaysAll(params, lr=0.1)
+
+
+class ClearsLate(SGD):
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        pass
+
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        super().zero_grad()
+        return loss
+
+
+def clears_late(params: Iterator[nn.Parameter]) -> Optimizer:
+    """Gradient descent that clears gradients at another time than it is asked to."""
+    return ClearsLate(params, lr=0.1)
+
+
+class KeepsASet(SGD):
+    def step(self, closure: Any = None) -> Any:
+        self.state[self.param_groups[0]["params"][0]]["seen"] = {1, 2}
+        return super().step(closure)
+
+
+def keeps_a_set(params: Iterator[nn.Parameter]) -> Optimizer:
+    """Gradient descent with a set in its state."""
+    return KeepsASet(params, lr=0.1)
+
+
+def draws_when_built(params: Iterator[nn.Parameter]) -> Optimizer:
+    """Gradient descent that draws a number it has no use for."""
+    torch.rand(1)
+    return SGD(params, lr=0.1)
+
+
+MADE = itertools.count(1)
+
+
+def slower_each_time(params: Iterator[nn.Parameter]) -> Optimizer:
+    """Gradient descent that is slower the more often it was made."""
+    return SGD(params, lr=0.1 / next(MADE))
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+class Rows(Dataset[tuple[Tensor, Tensor]]):
+    """Rows of random numbers with their sums."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.inputs = torch.randn(12, 3, generator=torch.Generator().manual_seed(seed))
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[index], self.inputs[index].sum().reshape(1)
+
+
+def source(
+    train: Dataset[Any] | None = None, validation: Dataset[Any] | None = None, in_features: int = 3
+) -> DataSource:
+    return DataSource(train or Rows(0), validation or Rows(1), in_features=in_features, out_features=1)
+
+
+def says_five_features() -> DataSource:
+    """Three features that are told as five."""
+    return source(in_features=5)
+
+
+def random_validation() -> DataSource:
+    """A validation split that no seed decides."""
+    return source(validation=Rows(random.SystemRandom().randrange(2**32)))
+
+
+class IgnoresIndex(Rows):
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = itertools.cycle(range(len(self)))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= len(self):
+            raise IndexError(index)
+        return super().__getitem__(next(self.turn))
+
+
+def own_order() -> DataSource:
+    """Rows that come in their own order, whichever is asked for."""
+    return source(IgnoresIndex())
+
+
+class LooksBack(Rows):
+    last = 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, target = super().__getitem__(index)
+        inputs = inputs + (self.last if index else 0)
+        self.last = index
+        return inputs, target
+
+
+def depends_on_the_last() -> DataSource:
+    """Rows that depend on the one that was read before."""
+    return source(LooksBack())
+
+
+def validates_on_train() -> DataSource:
+    """Rows of the training split once more for validation."""
+    return source(validation=Rows(0))
+
+
+class AllForEach(IterableDataset[tuple[Tensor, Tensor]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return map(Rows().__getitem__, range(12))
+
+
+def all_for_each_worker() -> DataSource:
+    """A stream that gives each worker all examples."""
+    return source(AllForEach())
+
+
+def has_a_gap() -> DataSource:
+    """Rows of which one has no value."""
+    inputs = Rows().inputs.clone()
+    inputs[5, 1] = float("nan")
+    return source(TensorDataset(inputs, inputs.nan_to_num().sum(1, keepdim=True)))
+
+
+class Endless(Rows):
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return super().__getitem__(index % len(self))
+
+
+def endless() -> DataSource:
+    """Rows that begin again behind the last."""
+    return source(Endless())
+
+
+def moves_a_shared_generator() -> DataSource:
+    """Rows that are made beside a number that everybody draws."""
+    torch.rand(1)
+    return source()
+
+
+class Grows(Rows):
+    reads = 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, target = super().__getitem__(index)
+        self.reads += 1
+        return inputs + self.reads, target
+
+
+def grows_when_read() -> DataSource:
+    """A validation split that is another with each reading."""
+    return source(validation=Grows(1))
+
+
+# ---- callbacks ------------------------------------------------------------------------------------------------------
+
+
+class FailsOnFailure:
+    """Cannot cope with a run that failed."""
+
+    @hookimpl
+    def on_run_end(self, outcome: str) -> None:
+        if outcome == "failed":
+            raise RuntimeError("not prepared")
+
+
+class DrawsInSteps:
+    """Draws a number in every step."""
+
+    @hookimpl
+    def on_step_end(self) -> None:
+        torch.rand(1)
+
+
+class ForgetsItsState:
+    """Counts steps, and loads nothing."""
+
+    count = 0
+
+    @hookimpl
+    def on_step_end(self) -> None:
+        self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class CountsToFour:
+    """Stops the run in the fourth step that it sees itself."""
+
+    count = 0
+
+    @hookimpl
+    def on_step_end(self, run: Run) -> None:
+        self.count += 1
+        if self.count == 4:
+            run.request_stop("four are enough")
+
+
+OPENED: list[int] = []
+
+
+class LeavesOpen:
+    """Opens a file and leaves it open."""
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        OPENED.append(os.open(os.devnull, os.O_RDONLY))
+
+
+class OnlyChild:
+    """Wants to be alone in a run."""
+
+    active: ClassVar[list[object]] = []
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        if self.active:
+            raise RuntimeError("there is another")
+        self.active.append(self)
+
+    @hookimpl
+    def on_run_end(self) -> None:
+        self.active.clear()
+
+
+class FindsItsTrace:
+    """Counts on from the file that an earlier run left."""
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        if Path("trace").exists():
+            run.step += 100
+        Path("trace").touch()
+
+
+class NeedsMetrics:
+    """Looks up a metric that a run need not have."""
+
+    @hookimpl
+    def on_run_end(self, run: Run, outcome: str) -> None:
+        if outcome == "completed":
+            assert run.history[-1]["train/loss"] is not None
+
+
+class MovesTheCount:
+    """Changes the number of steps that the run has taken."""
+
+    @hookimpl
+    def on_epoch_start(self, run: Run) -> None:
+        run.step += 100
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plugin that breaks one rule, and the checks that cannot but see it too."""
+
+    kind: str
+    plugin: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+    also: frozenset[str] = frozenset()
+
+
+BREAKS = {
+    "says_what_it_is": Case("callback", Speechless),
+    "can_be_made": Case("callback", Misspelt),
+    "options_described": Case("callback", Undescribed),
+    "defaults_fit": Case("callback", ListForTuple, {"count": [2]}),
+    "options_have_schemas": Case("callback", StrangeSchema),
+    "options_survive": Case("callback", NotANumber, {"count": float("nan")}),
+    "output_shape": Case("model", LosesOneOfTwo),
+    "finite_gradients": Case("model", IdleWeight),
+    "state_comes_back": Case("model", HiddenScale),
+    "copy_is_apart": Case("model", SiameseTwin),
+    "seed_makes_weights": Case("model", Unseeded),
+    "draws_from_torch_alone": Case("model", DrawsFromPython),
+    "keeps_its_mode": Case("model", StopsTraining),
+    "eval_is_repeatable": Case("model", Drifts),
+    "examples_are_apart": Case("model", CentersBatch),
+    "input_is_kept": Case("model", ClampsInput),
+    "is_scalar": Case("loss", unsqueezed_for_one),
+    "is_differentiable": Case("loss", root_at_zero),
+    "refuses_broadcast": Case("loss", compares_all_pairs),
+    "batch_mean": Case("loss", total),
+    "keeps_its_arguments": Case("loss", clamps_target),
+    "is_repeatable": Case("loss", grows),
+    "works_in_float64": Case("loss", single_precision),
+    "lowers_the_loss": Case("optimizer", standstill),
+    "resumes_exactly": Case("optimizer", forgets_its_pace),
+    "holds_each_parameter_once": Case("optimizer", holds_one_twice),
+    "leaves_the_others_alone": Case("optimizer", decays_all),
+    "zero_grad_clears": Case("optimizer", clears_late),
+    "state_is_plain": Case("optimizer", keeps_a_set),
+    "draws_no_numbers": Case("optimizer", draws_when_built),
+    "steps_are_repeatable": Case("optimizer", slower_each_time),
+    "sizes_are_true": Case("data", says_five_features),
+    "seed_makes_data": Case("data", random_validation),
+    # What ignores its index has no place to start at and no shards.
+    "order_follows_the_epoch": Case("data", own_order, also=frozenset({"starts_anywhere", "shards_are_disjoint"})),
+    "starts_anywhere": Case("data", depends_on_the_last, also=frozenset({"shards_are_disjoint"})),
+    "splits_are_disjoint": Case("data", validates_on_train),
+    "shards_are_disjoint": Case("data", all_for_each_worker),
+    "examples_are_alike": Case("data", has_a_gap),
+    "length_is_true": Case("data", endless),
+    "leaves_shared_generators_alone": Case("data", moves_a_shared_generator),
+    "reads_the_same_again": Case("data", grows_when_read),
+    "survives_every_ending": Case("callback", FailsOnFailure),
+    "changes_no_result": Case("callback", DrawsInSteps),
+    "state_round_trip": Case("callback", ForgetsItsState),
+    "resumes_where_it_was": Case("callback", CountsToFour),
+    "closes_what_it_opens": Case("callback", LeavesOpen),
+    "two_live_in_one_run": Case("callback", OnlyChild),
+    # A run that is resumed is a second one in its folder.
+    "a_second_run_is_like_the_first": Case("callback", FindsItsTrace, also=frozenset({"resumes_where_it_was"})),
+    "needs_no_evaluation": Case("callback", NeedsMetrics),
+    "leaves_events_alone": Case("callback", MovesTheCount),
+}
+
+
+@pytest.fixture(autouse=True)
+def _close_what_was_opened() -> Iterator[None]:
+    yield
+    while OPENED:
+        os.close(OPENED.pop())
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_check_finds_the_plugin_that_breaks_its_rule(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Away from the folder in which another process would find this module, and import it.
+    monkeypatch.chdir(tmp_path)
+    case = BREAKS[name]
+    report = report_of(case.kind, case.plugin, options=case.options)
+    assert {name} <= report.failed.keys() <= {name, *case.also}, report.failed
+    assert RULES[name] in report.failed[name]
+
+
+def test_every_check_is_shown_to_fail() -> None:
+    assert {*BREAKS, *IMPORTS} == {*RULES}
+
+
+# ---- the import of a module -----------------------------------------------------------------------------------------
+
+MODULE = '''
+from hookline import hookimpl
+{effect}
+
+class Quiet:
+    """Does nothing at all."""
+
+    @hookimpl
+    def on_run_end(self):
+        pass
+'''
+EFFECTS = {
+    "it prints 'hello": "print('hello')",
+    "the current folder": "import os; os.chdir('..')",
+    "the umask": "import os; os.umask(0o123)",
+    "sys.path": "import sys; sys.path.append('nowhere')",
+    "a signal handler": "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    "python's random": "import random; random.seed(1)",
+    "numpy.random": "import numpy; numpy.random.seed(1)",
+    "the threads": "import threading, time; threading.Thread(target=time.sleep, args=[9], daemon=True).start()",
+    "the child processes": "import subprocess; child = subprocess.Popen(['sleep', '9'])",
+}
+IMPORTS = ("import_without_effect",)
+
+
+def plugin_in_a_module(folder: Path, name: str, effect: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Write a module, and return its plugin without having the effect here."""
+    (folder / f"{name}.py").write_text(MODULE.format(effect=effect))
+    monkeypatch.chdir(folder)
+    plugin: dict[str, Any] = {"__name__": name}
+    exec(MODULE.format(effect=""), plugin)
+    return plugin["Quiet"]
+
+
+@pytest.mark.parametrize("seen", EFFECTS)
+def test_an_import_with_an_effect_is_found(seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = plugin_in_a_module(tmp_path, "with_effect", EFFECTS[seen], monkeypatch)
+    report = report_of("callback", plugin)
+    assert list(report.failed) == ["import_without_effect"]
+    assert seen in report.failed["import_without_effect"]
+
+
+def test_torch_is_told_apart_from_the_module_that_imports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    effect = "import torch; torch.manual_seed(1); torch.set_default_dtype(torch.float64)"
+    report = report_of("callback", plugin_in_a_module(tmp_path, "with_torch", effect, monkeypatch))
+    message = report.failed["import_without_effect"]
+    assert "torch's default dtype; it changes the state of torch's generator" in message
+
+
+def test_a_module_without_effect_passes_and_its_time_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = check_plugin("callback", plugin_in_a_module(tmp_path, "quiet", "", monkeypatch))
+    assert report.told["import_without_effect"].startswith("quiet takes 0.")
+
+
+def test_a_module_that_is_not_found_elsewhere_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = check_plugin("callback", Quiet)
+    assert "cannot be imported by name" in report.skipped["import_without_effect"]
+
+
+class Quiet:
+    """Does nothing at all."""
+
+    @hookimpl
+    def on_run_end(self) -> None:
+        pass

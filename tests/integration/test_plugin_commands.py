@@ -1,0 +1,353 @@
+"""The commands and options about plugins: files, rules, locks, order, cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Hookline = Callable[..., subprocess.CompletedProcess[str]]
+
+FILE = '''\
+from collections.abc import Generator
+
+import hookline
+import torch
+from hookline import hookimpl
+from torch import nn
+
+
+@hookline.plugin("model", "net")
+class Net(nn.Module):
+    """A small net."""
+
+    def __init__(self, data, width: int = 8):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(data.in_features, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, inputs):
+        return self.layers(inputs)
+
+
+@hookline.plugin("callback", "flaky")
+class Flaky:
+    """Loses its network in the third step."""
+
+    @hookimpl
+    def on_step_end(self, run, loss):
+        torch.rand(1)
+        if run.step == 3:
+            raise ConnectionError("no route")
+
+
+@hookline.plugin("callback", "half-step")
+class HalfStep:
+    """Does nothing around each step."""
+
+    @hookimpl(wrapper=True)
+    def build_step(self, run):
+        step = yield
+        return lambda batch: step(batch)
+'''
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    path = tmp_path / "net.py"
+    path.write_text(FILE)
+    return path
+
+
+# ---- which there are -------------------------------------------------------------------------------------------------
+
+
+def test_plugins_tells_which_are_active_in_a_run_and_imports_none(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("model = 'mlp'\n[callbacks.early-stopping]\n")
+    done = hookline("plugins", "run.toml", "loss=huber", "--json")
+    assert done.returncode == 0, done.stderr
+    active = {(e["kind"], e["name"]) for e in json.loads(done.stdout) if e["state"] == ["active"]}
+    assert active == {
+        ("data", "synthetic-linear"),
+        ("model", "mlp"),
+        ("loss", "huber"),
+        ("optimizer", "sgd"),
+        ("callback", "early-stopping"),
+        ("callback", "progress"),
+    }
+
+
+def test_plugins_of_a_kind_have_the_columns_that_the_head_names(hookline: Hookline) -> None:
+    done = hookline("plugins", "model", "model=mlp", "--deny", "HOOKLINE")
+    head, linear, mlp, *_ = done.stdout.splitlines()
+    assert head.split() == ["kind", "name", "distribution", "version", "origin", "state"]
+    assert linear.split()[:2] == ["model", "linear"]
+    assert "hookline_plugins.models:MLP" in mlp
+    assert mlp.endswith("blocked by --deny")
+
+
+def test_plugins_list_is_what_plugins_does(hookline: Hookline) -> None:
+    assert hookline("plugins", "list", "data").stdout == hookline("plugins", "data").stdout
+
+
+def test_a_word_that_is_no_kind_gets_the_nearest(hookline: Hookline) -> None:
+    done = hookline("plugins", "modle")
+    assert done.returncode == 2
+    assert "'modle' is neither a kind of plugin nor a config file\n  = did you mean 'model'?" in done.stderr
+
+
+def test_the_order_of_a_run_names_for_each_hook_who_is_called(hookline: Hookline, net: Path) -> None:
+    words = ["--plugin", "net.py", "callbacks.half.use=half-step", "callbacks.early-stopping.monitor=train/loss"]
+    done = hookline("plugins", "--order", *words)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "build_step\n"
+        "  callbacks.early-stopping  callback 'early-stopping' (hookline 0.1.0), wrapper\n"
+        "  callbacks.half            callback 'half-step' (net.py), wrapper\n"
+        "  the loop                  its own step\n"
+    ) in done.stdout
+    assert "on_step_end\n  -\n" in done.stdout
+    order = json.loads(hookline("plugins", "--order", *words, "--json").stdout)
+    assert order["build_model"] == [
+        {"table": "model", "plugin": "model 'linear' (hookline 0.1.0)", "is_wrapper": False}
+    ]
+    assert [call["table"] for call in order["on_run_start"]] == ["callbacks.progress", "callbacks.early-stopping"]
+
+
+# ---- plugins of a file -----------------------------------------------------------------------------------------------
+
+
+def test_a_plugin_of_a_file_trains_and_is_told_with_its_file(hookline: Hookline, net: Path) -> None:
+    done = hookline("train", "--plugin", "./net.py", "model=net", "model.width=4", "train.epochs=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "model               net (./net.py), command line\n" in done.stdout
+    assert "hookline train --plugin ./net.py model=net model.width=4 train.epochs=2" in done.stdout
+
+
+def test_a_config_cannot_name_a_file(hookline: Hookline, net: Path) -> None:
+    done = hookline("check", "model=net")
+    assert done.returncode == 2
+    assert "no model plugin named 'net' is installed" in done.stderr
+    for name in ("./net.py/net", "net.py", "net:Net"):
+        assert hookline("check", f"model={name}").returncode == 2
+
+
+def test_show_describes_a_plugin_of_a_file(hookline: Hookline, net: Path) -> None:
+    done = hookline("show", "model", "net", "--plugin", "net.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("model 'net' (net.py): net.py:Net\n\nA small net.\n")
+    assert 'use = "net"\n# width = 8' in done.stdout
+
+
+# ---- what plugins do and cost ----------------------------------------------------------------------------------------
+
+
+def test_an_observing_callback_that_fails_is_left_out_with_a_warning_and_the_ledger_tells_what_it_did(
+    hookline: Hookline, net: Path
+) -> None:
+    words = ["callbacks.flaky.on_error=warn", "callbacks.half.use=half-step", "train.epochs=1"]
+    done = hookline("train", "--plugin", "net.py", "--ledger", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    warning = "callbacks.flaky failed and is left out from here on: ConnectionError: no route"
+    assert f"warning: {warning}" in done.stdout
+    ledger = done.stdout.partition("hooks, beside the loop's own")[2]
+    rows = {tuple(line.split()[:2]): line.split() for line in ledger.splitlines() if line.startswith("callbacks.")}
+    assert rows["callbacks.flaky", "on_step_end"][2] == "3"
+    assert rows["callbacks.flaky", "on_step_end"][-1] == "yes", "it drew from torch's generator"
+    assert rows["callbacks.half", "each"][3] == "100"
+    assert "imports, seconds" in ledger
+    quiet = hookline("train", "--plugin", "net.py", "--quiet", *words)
+    assert (quiet.returncode, quiet.stdout) == (0, "")
+    assert quiet.stderr.startswith(f"warning: {warning}")
+
+
+def test_the_json_of_a_run_has_warnings_ledger_and_each_call_of_a_hook(hookline: Hookline, net: Path) -> None:
+    words = ["--plugin", "net.py", "--ledger", "--trace-hooks", "callbacks.flaky.on_error=warn", "train.epochs=1"]
+    done = hookline("train", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    by_kind = {event["event"]: event for event in events}
+    assert "no route" in by_kind["warning"]["message"]
+    assert by_kind["ledger"]["num_steps"] == 100
+    assert {"table", "hook", "calls", "seconds", "us_per_step", "percent", "synchronises", "draws"} == (
+        by_kind["ledger"]["hooks"][0].keys()
+    )
+    assert by_kind["ledger"]["import_s"].keys() >= {"model", "callbacks.flaky"}
+    traced = [event for event in events if event["event"] == "hook"]
+    assert traced[0]["hook"] == "build_data"
+    assert [call["error"] for call in traced if call["error"]] == ["ConnectionError: no route"]
+
+
+def test_a_trace_tells_each_call_on_standard_error(hookline: Hookline) -> None:
+    done = hookline("train", "--trace-hooks", "train.epochs=1")
+    assert done.returncode == 0
+    told = [line.split(" ms  ")[1] for line in done.stderr.splitlines()]
+    assert told[1] == "model  build_model(data=DataSource) -> Linear"
+    assert told[-1] == "callbacks.progress  on_run_end(run=Run, outcome='completed')"
+
+
+# ---- locks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_refuses_a_file_that_changed_and_warns_without_being_asked(
+    hookline: Hookline, net: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text("model = 'net'\n[train]\nepochs = 0\n")
+    words = ["--plugin", "net.py", "run.toml"]
+    locked = hookline("lock", *words)
+    assert (locked.returncode, locked.stderr) == (0, "")
+    assert locked.stdout.startswith("wrote run.lock: hookline, net.py with ")
+    same = hookline("train", "--locked", "run.lock", *words)
+    assert (same.returncode, same.stderr) == (0, "")
+    net.write_text(FILE + "# changed\n")
+    refused = hookline("train", "--locked", "run.lock", *words)
+    assert refused.returncode == 3
+    assert "model 'net' (net.py) is not what was locked\n\nnet.py was changed" in refused.stderr
+    warned = hookline("train", *words)
+    assert warned.returncode == 0
+    assert warned.stderr == "warning: net.py was changed (run.lock)\n"
+    again = hookline("lock", *words, "--json")
+    assert json.loads(again.stdout) == {"path": "run.lock", "changes": ["net.py was changed"]}
+
+
+def test_a_lock_can_be_written_elsewhere_and_a_folder_is_no_place_for_it(hookline: Hookline, tmp_path: Path) -> None:
+    assert hookline("lock", "-o", "mine.lock").stdout.startswith("wrote mine.lock: hookline with ")
+    assert "hookline/run.py" in json.loads((tmp_path / "mine.lock").read_text())["distributions"]["hookline"]["files"]
+    done = hookline("lock", "--output", "no/such/folder.lock")
+    assert done.returncode == 2
+    assert "cannot be written: No such file or directory" in done.stderr
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------
+
+
+def test_rules_of_the_command_line_and_of_the_config_both_hold(hookline: Hookline, net: Path) -> None:
+    denied = hookline("check", "--plugin", "net.py", "model=net", "--deny", "net.py")
+    assert denied.returncode == 3
+    assert "model 'net' (net.py) may not be used: --deny forbids net.py" in denied.stderr
+    allowed = hookline("check", "--allow", "acme", "--quiet")
+    assert (allowed.returncode, allowed.stdout) == (0, "")
+    required = hookline("check", 'plugins.require=["no-such-distribution>=1"]')
+    assert required.returncode == 3
+    assert "but no-such-distribution is not installed" in required.stderr
+
+
+# ---- plugins check ---------------------------------------------------------------------------------------------------
+
+SOUND = '''\
+from dataclasses import dataclass
+from typing import Annotated
+
+import hookline
+from hookline import hookimpl
+from msgspec import Meta
+
+
+@hookline.plugin("loss", "power")
+@dataclass
+class Power:
+    """The mean of a power of the error."""
+
+    exponent: Annotated[int, Meta(ge=1)] = 2
+
+    @hookimpl
+    def build_loss(self):
+        return lambda prediction, target: (prediction - target).abs().pow(self.exponent).mean()
+'''
+
+HOSTILE = '''\
+import os
+import time
+
+import hookline
+from hookline import hookimpl
+
+
+class Base:
+    """Does harm when it is made."""
+
+    @hookimpl
+    def on_run_end(self): ...
+
+
+@hookline.plugin("callback", "sleeps")
+class Sleeps(Base):
+    def __init__(self):
+        time.sleep(1000)
+
+
+@hookline.plugin("callback", "crashes")
+class Crashes(Base):
+    def __init__(self):
+        os._exit(3)
+
+
+@hookline.plugin("callback", "needs")
+class Needs(Base):
+    """Needs to be told something."""
+
+    def __init__(self, room: str): ...
+'''
+
+
+def test_a_plugin_is_checked_in_a_process_of_its_own_with_options_of_its_own(
+    hookline: Hookline, tmp_path: Path
+) -> None:
+    (tmp_path / "sound.py").write_text(SOUND.replace("Meta(ge=1)", "Meta(ge=1, description='the power')"))
+    done = hookline("plugins", "check", "loss", "power", "exponent=4", "--plugin", "sound.py")
+    assert done.returncode == 0, done.stderr
+    head, row, *_ = done.stdout.splitlines()
+    assert head.split() == ["kind", "name", "from", "import", "s", "hooks", "options", "checks", "result"]
+    assert row.split()[:3] == ["loss", "power", "sound.py"]
+    assert row.split()[-1] == "passed"
+    assert int(row.split()[-2]) >= 10
+
+
+def test_a_plugin_that_breaks_its_contract_fails_with_rule_and_advice(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "sound.py").write_text(SOUND)
+    done = hookline("plugins", "check", "loss", "power", "exponent=4", "--plugin", "sound.py", "--json")
+    assert done.returncode == 3
+    assert "error: 1 of 1 plugins failed\n\nloss 'power' (sound.py): options_described\n  rule: " in done.stderr
+    assert "no description: exponent" in done.stderr
+    checked, error = done.stdout.split("\n]\n")
+    (found,) = json.loads(checked + "]")
+    assert (found["name"], found["hooks"], found["options"]) == ("power", ["build_loss"], ["exponent"])
+    assert "options_described" in found["failures"][0]
+    assert json.loads(error)["type"] == "PluginError"
+
+
+def test_a_plugin_that_hangs_or_crashes_harms_no_one_else(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    done = hookline("plugins", "check", "callback", "sleeps", "--timeout", "12", "--plugin", "hostile.py", "--quiet")
+    assert done.returncode == 3
+    assert "callback 'sleeps' (hostile.py): it did not end within 12 s; it was in File " in done.stderr
+    assert 'hostile.py", line 18 in __init__' in done.stderr
+    crashed = hookline("plugins", "check", "callback", "crashes", "--plugin", "hostile.py")
+    assert crashed.returncode == 3
+    assert "callback 'crashes' (hostile.py): its process ended with code 3" in crashed.stderr
+
+
+def test_a_plugin_with_options_that_must_be_given_says_which(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    done = hookline("plugins", "check", "callback", "needs", "--plugin", "hostile.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].endswith("imported")
+    assert "callback needs: no check of its contract ran: give its options, room=..." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "nothing says what to check"),
+        (("model",), "nothing says what to check"),
+        (("model", "mlp", "--all"), "nothing says what to check"),
+        (("model", "mpl"), "no model plugin named 'mpl' is installed\n  = did you mean 'mlp'?"),
+        (("model", "mlp", "hidden"), "'hidden' is not an override"),
+    ],
+)
+def test_words_that_name_nothing_to_check_are_refused(hookline: Hookline, words: tuple[str, ...], told: str) -> None:
+    done = hookline("plugins", "check", *words)
+    assert done.returncode == 2
+    assert told in done.stderr
