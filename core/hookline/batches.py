@@ -6,15 +6,16 @@ numbers changes it, and no batch has to be read to skip it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from hookline.device import placed
 from hookline.errors import DataError
-from hookline.rng import make_generator
+from hookline.rng import derive_seed, make_generator, preserved_rng, seed_all
 
 _GATHERED_BYTES = 2**26
 """How much of an in-memory dataset is put in order at once: large enough to cost little, small enough not to matter."""
@@ -29,9 +30,13 @@ class Batches:
         dtype: What floating-point tensors are cast to.
         seed: The run's seed; None keeps the dataset's own order.
         name: What the dataset is called in messages.
+        device: Where the batches are to be; default: the CPU.
+        num_workers: Number of processes that read the examples; 0 reads them in this one.
+        collate: Makes a batch of a list of items; default: that of ``DataLoader``.
+        order: Gives the indices of the examples of an epoch, int64, in the place of the private generator.
 
     Raises:
-        DataError: When the dataset is empty.
+        DataError: When the dataset is empty, or ``order`` gives no indices of its examples.
 
     Example:
         >>> dataset = TensorDataset(torch.arange(5.0))
@@ -39,7 +44,7 @@ class Batches:
         [[0.0, 1.0], [2.0, 3.0], [4.0]]
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each says one thing about how a dataset is read
         self,
         dataset: Dataset[Any],
         batch_size: int | None,
@@ -47,6 +52,10 @@ class Batches:
         dtype: torch.dtype,
         seed: int | None,
         name: str = "dataset",
+        device: torch.device | None = None,
+        num_workers: int = 0,
+        collate: Callable[[list[Any]], Any] | None = None,
+        order: Callable[[int], Tensor] | None = None,
     ) -> None:
         self._is_stream = isinstance(dataset, IterableDataset)
         self.num_examples = None if self._is_stream else _length(dataset, name)
@@ -58,6 +67,13 @@ class Batches:
         self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
         self._dtype = dtype
         self._seed = seed
+        self._name = name
+        self._device = device or torch.device("cpu")
+        self._num_workers = num_workers
+        self._collate = collate
+        self._order = order
+        if order is not None:
+            self.num_examples = len(self.order(epoch=1))
 
     @property
     def num_batches(self) -> int | None:
@@ -68,11 +84,15 @@ class Batches:
         """Give the batches of an epoch (from 1), without the first ``start``."""
         if type(self._dataset) is TensorDataset:
             return self._gathered(self._dataset.tensors, epoch, start)
+        if hasattr(self._dataset, "gather"):
+            return self._read_whole(self._dataset.gather, epoch, start)
         return self._loaded(epoch, start)
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices of the examples in the order of an epoch: int64 ``[num_examples]``."""
         assert self.num_examples is not None
+        if self._order is not None:
+            return self._checked(self._order(epoch))
         if self._seed is None:
             return torch.arange(self.num_examples)
         return torch.randperm(self.num_examples, generator=make_generator(self._seed, "order", epoch))
@@ -89,23 +109,75 @@ class Batches:
         order = self.order(epoch)
         for first in range(start - start % per_piece, cast(int, self.num_batches), per_piece):
             rows = order[first * size : (first + per_piece) * size]
-            batches = zip(*(torch.split(tensor[rows], size) for tensor in tensors), strict=True)
+            pieces = (placed(tensor[rows], self._device, self._dtype) for tensor in tensors)
+            batches = zip(*(torch.split(piece, size) for piece in pieces), strict=True)
             for number, batch in enumerate(batches, first):
                 if number >= start:
                     yield batch
 
+    def _read_whole(self, gather: Callable[[Tensor], Any], epoch: int, start: int) -> Iterator[Any]:
+        """Let the dataset give each batch as a whole, by the indices of its examples."""
+        for rows in self._rows(epoch, start):
+            yield placed(gather(rows), self._device, self._dtype)
+
     def _loaded(self, epoch: int, start: int) -> Iterator[Any]:
-        # DataLoader draws a seed for its workers; from a generator of ours it leaves the global one alone.
-        generator = make_generator(self._seed or 0, "workers", epoch)
+        settings: dict[str, Any] = {
+            # DataLoader draws a seed for its workers; from a generator of ours it leaves the global one alone.
+            "generator": make_generator(self._seed or 0, "workers", epoch),
+            "num_workers": self._num_workers,
+            "collate_fn": self._collate,
+            "pin_memory": self._device.type == "cuda",
+        }
         if self._is_stream:
             if start:
                 raise DataError("a stream cannot be entered in the middle", hint="use a map-style dataset")
-            loader = DataLoader(self._dataset, batch_size=self._batch_size, generator=generator)
+            loader = DataLoader(self._dataset, batch_size=self._batch_size, **settings)
         else:
-            batches = torch.split(self.order(epoch)[start * self._batch_size :], self._batch_size)
-            sampler = (batch.tolist() for batch in batches if len(batch))
-            loader = DataLoader(self._dataset, batch_sampler=cast(Any, sampler), generator=generator)
-        return (_cast(batch, self._dtype) for batch in loader)
+            seeded = _SeededItems(self._dataset, derive_seed(self._seed or 0, "item", epoch))
+            sampler = [rows.tolist() for rows in self._rows(epoch, start)]
+            loader = DataLoader(seeded, batch_sampler=cast(Any, sampler), **settings)
+        batches: Iterator[Any] = iter(loader)
+        if not (self._is_stream or self._num_workers):
+            batches = _with_own_numbers(batches)
+        return (placed(batch, self._device, self._dtype) for batch in batches)
+
+    def _rows(self, epoch: int, start: int) -> list[Tensor]:
+        """Return the indices of the examples of each batch of an epoch, without the first ``start`` batches."""
+        rows = self.order(epoch)[start * self._batch_size :]
+        return list(torch.split(rows, self._batch_size)) if len(rows) else []
+
+    def _checked(self, order: Any) -> Tensor:
+        num_examples = _length(self._dataset, self._name)
+        is_order = isinstance(order, Tensor) and order.dim() == 1 and order.dtype == torch.int64 and len(order) > 0
+        if not is_order or not (int(order.min()) >= 0 and int(order.max()) < num_examples):
+            message = f"the order of the {self._name} is no list of indices of its {num_examples} examples"
+            raise DataError(message, hint="build_order returns a function that returns int64 [num_examples]")
+        return cast(Tensor, order)
+
+
+class _SeededItems(Dataset[Any]):
+    """A dataset in which what is drawn for an example depends on the seed, the epoch and its index alone.
+
+    So it is the same whoever reads the example, in whatever order, and after whatever interruption.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self._dataset = dataset
+        self._seed = seed
+
+    def __getitem__(self, index: int) -> Any:
+        seed_all(self._seed + index)
+        return self._dataset[index]
+
+
+def _with_own_numbers(batches: Iterator[Any]) -> Iterator[Any]:
+    """Give batches, and leave no trace of what is drawn for them in the global generators."""
+    while True:
+        with preserved_rng(is_all=True):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _length(dataset: Dataset[Any], name: str) -> int:
@@ -124,27 +196,37 @@ def count_examples(batch: Any) -> int:
     """
     if type(batch) is tuple and type(batch[0]) is Tensor and batch[0].dim():
         return len(batch[0])  # what most batches are; this is asked in every step
-    return next((len(tensor) for tensor in _tensors(batch) if tensor.dim()), 1)
+    return next((len(tensor) for tensor in tensors_in(batch) if tensor.dim()), 1)
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def part_of(batch: Any, start: int, stop: int) -> Any:
+    """Return the examples of a batch from ``start`` to before ``stop``: slices of its tensors.
+
+    >>> part_of({"x": torch.arange(5), "name": "all"}, 1, 3)
+    {'x': tensor([1, 2]), 'name': 'all'}
+    """
+    if isinstance(batch, Tensor):
+        return batch[start:stop] if batch.dim() else batch
+    if isinstance(batch, dict):
+        return {key: part_of(value, start, stop) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        parts = [part_of(part, start, stop) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Give every tensor of a batch, nested as it may be.
+
+    >>> len(list(tensors_in({"a": torch.zeros(1), "b": [torch.zeros(1), "c"]})))
+    2
+    """
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, dict | tuple | list):
         for part in batch.values() if isinstance(batch, dict) else batch:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
 def _cast_tensors(dataset: TensorDataset, dtype: torch.dtype) -> TensorDataset:
-    return TensorDataset(*(_cast(tensor, dtype) for tensor in dataset.tensors))
-
-
-def _cast(batch: Any, dtype: torch.dtype) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(dtype) if batch.is_floating_point() else batch
-    if isinstance(batch, dict):
-        return {key: _cast(value, dtype) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        parts = [_cast(part, dtype) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
+    return TensorDataset(*(placed(tensor, tensor.device, dtype) for tensor in dataset.tensors))

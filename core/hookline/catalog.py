@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any
 
@@ -33,6 +33,7 @@ class Entry:
         distribution: Name of the distribution that declares it.
         version: That distribution's version; empty when its metadata does not say.
         blocked_by: What forbids its use, such as ``plugins.deny``; empty when nothing does.
+        import_s: Seconds that its import has taken already, with the file that it is of.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Entry:
     distribution: str
     version: str
     blocked_by: str = ""
+    import_s: float = field(default=0.0, compare=False, repr=False)
 
     @property
     def qualified_name(self) -> str:
@@ -115,7 +117,10 @@ class Catalog:
                 name, version = _name_and_version(distribution)
                 declared = list(distribution.entry_points)
             except Exception as error:  # noqa: BLE001 - whatever is damaged there, the other distributions still count
-                problems.append(f"the metadata at {_place(distribution)} cannot be read: {error}")
+                what = f"{type(error).__name__}: {error}"
+                problems.append(
+                    f"the metadata at {_place(distribution)} are damaged, so its plugins are not seen: {what}"
+                )
                 continue
             # The first on sys.path is the one that is imported, so a second copy further on does not count.
             if (normalized := normalized_name(name)) in seen:
@@ -180,8 +185,7 @@ class Catalog:
             raise LookupError(did_you_mean(name, self.names(kind)))
         if not found:
             entry = meant[0]
-            way = "take it out of" if entry.blocked_by.endswith("deny") else "add it to"
-            hint = f"if you trust {entry.distribution}, {way} {entry.blocked_by}"
+            hint = f"if you trust {entry.distribution}, change what {entry.blocked_by} says"
             raise entry.error(f"{entry} may not be used: {entry.blocked_by} forbids {entry.distribution}", hint=hint)
         if len(found) > 1:
             offers = " and ".join(entry.source for entry in found)

@@ -16,7 +16,7 @@ from msgspec import Meta
 from hookline.catalog import KINDS, OWN_DISTRIBUTION, Catalog, Entry
 from hookline.errors import ConfigError, Fault, Location, PluginError, did_you_mean
 from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_mapping
-from hookline.loader import Plugin, as_faults, combined, load_plugin
+from hookline.loader import Plugin, as_faults, combined, is_called, load_plugin
 from hookline.lock import Lock
 from hookline.options import Option, options_of, shown
 from hookline.requirements import unmet
@@ -55,9 +55,34 @@ class TrainOptions:
         tuple[Split, ...],
         Meta(description="splits to evaluate after each epoch; those that the data lack are left out"),
     ] = ("train", "validation")
+    evaluate_every_epochs: Annotated[
+        int,
+        Meta(ge=0, description="epochs from one evaluation to the next; the last epoch is always evaluated; 0: none"),
+    ] = 1
+    evaluate_every_steps: Annotated[
+        int, Meta(ge=0, description="steps from one evaluation to the next, beside those of the epochs; 0: none")
+    ] = 0
     eval_batch_size: Annotated[
         int, Meta(ge=1, description="examples in a batch of an evaluation; bounds the memory that it takes")
     ] = 1024
+    max_steps: Annotated[int, Meta(ge=0, description="steps after which the run is complete; 0: no limit")] = 0
+    max_time_s: Annotated[float, Meta(ge=0, description="seconds after which the run is stopped; 0: no limit")] = 0.0
+    micro_batch_size: Annotated[
+        int,
+        Meta(
+            ge=0, description="examples that go through the model at once; gradients are summed to the step's; 0: all"
+        ),
+    ] = 0
+    non_finite: Annotated[
+        Literal["fail", "skip", "ignore"],
+        Meta(description="what a loss or gradient that is NaN or infinite does, before the weights are touched"),
+    ] = "fail"
+    device: Annotated[
+        str, Meta(description="where the model is: 'cpu', 'cuda', 'cuda:N' or 'mps'; 'auto' takes what there is")
+    ] = "auto"
+    num_workers: Annotated[
+        int, Meta(ge=0, description="processes that read the examples of a dataset that is not in memory")
+    ] = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +157,21 @@ class RunConfig:
     settings: Mapping[str, Setting] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Named:
+    """The plugins that a config names, none of them imported.
+
+    Attributes:
+        catalog: What is installed, as the rules of the config have it.
+        entries: The plugins, by table.
+        errors: Why others may not be used, or which plugin they are.
+    """
+
+    catalog: Catalog
+    entries: Mapping[str, Entry]
+    errors: tuple[PluginError, ...]
+
+
 @dataclass
 class _Table:
     """One table while layers are put together: the settings so far, by key within the table."""
@@ -183,13 +223,11 @@ def named_entries(
     *,
     defaults: Mapping[str, Any] | None = None,
     catalog: Catalog | None = None,
-) -> tuple[Catalog, dict[str, Entry]]:
-    """Return the plugins that a config names, by table, and the catalog with its rules applied. None is imported.
-
-    A name that cannot be found, or may not be used, is left out.
+) -> Named:
+    """Return the plugins that a config names, without importing any.
 
     Raises:
-        ConfigError: When the config cannot be read, or its table ``[plugins]`` is wrong.
+        ConfigError: With every fault that shows without knowing the plugins' options.
         PluginError: When what the config requires is not installed.
     """
     build = _Assembly(catalog or Catalog.installed(), None)
@@ -260,13 +298,19 @@ class _Assembly:
             raise combined(self._plugin_errors)
         return RunConfig(train, rules, tuple(choices), MappingProxyType(self._settings))
 
-    def named(self) -> tuple[Catalog, dict[str, Entry]]:
-        """Return the catalog as the rules have it, and the plugin of each table that can be found."""
+    def named(self) -> Named:
+        """Return the plugin of each table, with the catalog as the rules have it.
+
+        Raises:
+            ConfigError: With every fault found since the beginning.
+        """
         self._finish_rules(self._tables.pop("plugins"))
         del self._tables["train"]
         uses = {label: table.settings.get("use") or self._implied_use(table) for label, table in self._tables.items()}
         found = {label: self._entry(label, use) for label, use in uses.items() if use and use.value != OFF}
-        return self._catalog, {label: entry for label, entry in found.items() if entry}
+        self._raise_faults()
+        entries = {label: entry for label, entry in found.items() if entry}
+        return Named(self._catalog, entries, tuple(self._plugin_errors))
 
     def _raise_faults(self) -> None:
         if self.faults:
@@ -327,7 +371,7 @@ class _Assembly:
         former = before.value if before else _own_name(label)
         # Two names can be the same; objects are never compared.
         if name == "use" and not (isinstance(value, str) and isinstance(former, str) and value == former):
-            table.settings = _kept(table.settings, before, value)
+            table.settings = _kept(table, before, value)
         # A key within an option that is a table changes that table.
         value = _merged(before.value if before else {}, rest, value)
         table.settings[name] = Setting(f"{label}.{name}", value, origin, before, key_location)
@@ -409,7 +453,7 @@ class _Assembly:
         return Setting(f"{table.label}.use", name, origin, key_location=table.header)
 
     def _find(self, table: _Table, use: Setting) -> Plugin | None:
-        kind = table.label if table.label in SINGLE_KINDS else "callback"
+        kind = _kind_of(table.label)
         if not isinstance(use.value, str):
             if use.origin.layer == "python" and not isinstance(use.value, _PLAIN):
                 return Plugin(kind, getattr(use.value, "__name__", type(use.value).__name__), use.value)
@@ -424,7 +468,7 @@ class _Assembly:
 
     def _entry(self, label: str, use: Setting) -> Entry | None:
         """Return the plugin that a name means; None, with a fault, if there is none."""
-        kind, name = label if label in SINGLE_KINDS else "callback", str(use.value)
+        kind, name = _kind_of(label), str(use.value)
         location = use.origin.location or use.key_location
         own_name = f"{OWN_DISTRIBUTION}/{name}"
         if use.origin.layer == "default" and any(own_name == e.qualified_name for e in self._catalog.of_kind(kind)):
@@ -482,11 +526,20 @@ class _Assembly:
         self.faults.append(Fault(message, location, hint))
 
 
-def _kept(settings: dict[str, Setting], before: Setting | None, plugin: Any) -> dict[str, Setting]:
-    """Return the options that stay when a table gets another plugin: those meant for a class given from Python."""
-    if not callable(plugin) or isinstance(plugin, str) or (before and before.origin.layer != "default"):
+def _kept(table: _Table, before: Setting | None, plugin: Any) -> dict[str, Setting]:
+    """Return the settings that stay when a table gets another plugin: those meant for an object given from Python."""
+    if isinstance(plugin, str) or (before and before.origin.layer != "default"):
         return {}
-    return {name: setting for name, setting in settings.items() if setting.origin.layer != "default"}
+    has_options = is_called(_kind_of(table.label), plugin)
+    return {
+        name: setting
+        for name, setting in table.settings.items()
+        if setting.origin.layer != "default" and (has_options or name == "on_error")
+    }
+
+
+def _kind_of(label: str) -> str:
+    return label if label in SINGLE_KINDS else "callback"
 
 
 def _own_name(label: str) -> str | None:

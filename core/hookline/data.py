@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,11 @@ class DataSource:
         feature_names: A name for each input feature, or empty.
         target_names: A name for each target, or empty.
         class_names: A name for each class in the order of the class indices, or empty.
+        collate: Makes a batch of a list of items, for datasets whose items the default collation of ``DataLoader``
+            does not take.
+
+    A dataset with a method ``gather(indices)`` gives each batch as a whole, for int64 ``[B]`` indices. A
+    ``TensorDataset`` is batched by indexing its tensors.
 
     Example:
         >>> import torch
@@ -43,6 +49,7 @@ class DataSource:
     feature_names: tuple[str, ...] = ()
     target_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    collate: Callable[[list[Any]], Any] | None = None
 
     def splits(self) -> dict[str, Dataset[Any]]:
         """Return the datasets that there are, by name, in the order train, validation, test."""

@@ -207,9 +207,29 @@ class ContractError(HooklineError):
 
 
 class NonFiniteError(HooklineError):
-    """A number that steers the training is NaN or infinite."""
+    """A number that steers the training is NaN or infinite.
+
+    Attributes:
+        epoch: Epoch in which it was found, from 1; None outside the loop.
+        step: Step in which it was found, from 1; None outside a step.
+        indices: Indices of the training examples of that step's batch; empty where they are not known.
+    """
 
     exit_code = 6
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        epoch: int | None = None,
+        step: int | None = None,
+        indices: Sequence[int] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.epoch = epoch
+        self.step = step
+        self.indices = tuple(indices)
 
 
 class TrainingError(HooklineError):

@@ -27,12 +27,14 @@ class Member:
         plugin: What was imported, and from where.
         instance: The object with the hooks.
         is_tolerated: Whether an error in one of its events leaves the run alive.
+        is_core: Whether it is the core itself, whose calls nobody watches.
     """
 
     label: str
     plugin: Plugin
     instance: object
     is_tolerated: bool = False
+    is_core: bool = False
 
 
 def is_wrapper(method: Callable[..., Any]) -> bool:
@@ -49,7 +51,9 @@ def guarded(method: Callable[..., Any], member: Member, hook: str, watches: Sequ
     def run(*arguments: Any) -> Any:
         if not watches:
             return method(*arguments)
-        result = watched(hook, functools.partial(method, *arguments), dict(zip(names, arguments, strict=True)))
+        call_method = functools.partial(method, *arguments)
+        named = dict(zip(names, arguments, strict=True))
+        result = call_method() if member.is_core else watched(hook, call_method, named)
         return _built(watches, member, hook, result, is_wrapper=False)
 
     @functools.wraps(method)

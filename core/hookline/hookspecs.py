@@ -89,6 +89,27 @@ def build_data(run: Run) -> DataSource:
 
 
 @hookspec(firstresult=True)
+def build_order(run: Run, data: DataSource) -> Callable[[int], Tensor]:
+    """Make the order in which the training examples are gone through, in the place of a random permutation.
+
+    Called after ``build_data``. Steps take consecutive examples of the order, so an order also says which examples
+    share a batch.
+
+    Args:
+        run: The run that is being built; it has ``data``.
+        data: The data source.
+
+    Returns:
+        A callable ``(epoch) -> indices``: for an epoch (from 1) the indices of the examples, int64 ``[N]``, with the
+        same ``N`` in each. It must depend on the epoch and the run's seed alone (``run.generator(name)``), so that a
+        run can be taken up in the middle.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
 def build_model(run: Run, data: DataSource) -> nn.Module:
     """Make the model.
 
@@ -164,11 +185,48 @@ def build_optimizer(run: Run, model: nn.Module) -> Optimizer:
 
 
 @hookspec(firstresult=True)
+def build_backward(run: Run) -> Callable[[Tensor], None]:
+    """Make what computes the gradients of a loss.
+
+    Called after ``build_optimizer``. Wrap it to change the loss that gradients are taken of, for example to scale it.
+    Without a wrapper it is ``loss.backward()``.
+
+    Args:
+        run: The run that is being built; it has ``data``, ``model``, ``loss`` and ``optimizer``.
+
+    Returns:
+        A callable ``(loss) -> None`` that adds the gradients to the parameters' ``grad``. It is ``run.backward``.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_update(run: Run) -> Callable[[], None]:
+    """Make what updates the weights when their gradients are there.
+
+    Called after ``build_backward``. Wrap it to change the gradients before the update, or to follow the weights after
+    it. Without a wrapper it checks that the gradients are finite (``train.non_finite``) and calls
+    ``optimizer.step()``.
+
+    Args:
+        run: The run that is being built; it has ``data``, ``model``, ``loss`` and ``optimizer``.
+
+    Returns:
+        A callable ``() -> None``. It is ``run.update``.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
 def build_step(run: Run) -> Callable[[Any], Tensor]:
     """Make the training step: what is done with one batch.
 
-    Called last. Without an implementation the run takes its own step: ``zero_grad``, forward, loss, ``backward``,
-    ``step``; an optimizer whose ``step`` needs a closure gets one. A plugin with a step of its own answers for
+    Called last. Without an implementation the run takes its own step: ``zero_grad``, forward, loss, ``run.backward``,
+    ``run.update``; an optimizer whose ``step`` needs a closure gets one. A plugin with a step of its own answers for
     its batches, so the run does not try one before.
 
     Args:
@@ -222,10 +280,23 @@ def on_step_end(run: Run, loss: Tensor) -> None:
 
 
 @hookspec
+def on_evaluation_start(run: Run) -> None:
+    """An evaluation begins.
+
+    Args:
+        run: The run. What is done to ``run.model`` here, such as putting averaged weights in, is to be undone in
+            ``on_evaluation_end``, and in ``on_run_end`` if that was not called.
+
+    Since 0.1.
+    """
+
+
+@hookspec
 def on_evaluation_end(run: Run, metrics: Mapping[str, float]) -> None:
     """An evaluation ended.
 
-    Called at the end of each epoch in which some split was evaluated, before ``on_epoch_end``.
+    Called when some split was evaluated: at the end of an epoch, before ``on_epoch_end``, or after a step, after
+    ``on_step_end`` (``train.evaluate_every_steps``).
 
     Args:
         run: The run.

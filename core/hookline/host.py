@@ -15,13 +15,15 @@ import pluggy
 
 from hookline import hookspecs
 from hookline.config import RunConfig
-from hookline.errors import ConfigError, ContractError, Fault, PluginError
+from hookline.errors import ConfigError, ContractError, Fault, HooklineError, PluginError
 from hookline.guard import Member, guarded, is_wrapper, old_arguments
 from hookline.loader import HOOKS, MARK, Plugin, as_faults, combined
 from hookline.options import copied
 from hookline.watch import Watch
 
 _CLOSING = ("on_run_error", "on_run_end")
+_LEFT_OUT = " and is left out from here on"
+_CONSEQUENCE = {"on_run_end": " while it was closed"}
 
 
 class _Half:
@@ -57,9 +59,10 @@ class Host:
         self._warn = warn or (lambda _: None)
         self._watches = watches
         self._failed: set[Member] = set()
+        self._innermost: dict[str, Any] = {}
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        loop = Member("the loop", Plugin("callback", "the loop", base), base)
+        loop = Member("the loop", Plugin("callback", "the loop", base), base, is_core=True)
         for member in (loop, *reversed(self.members)):
             self._register(member, "hooks", lambda method: not is_wrapper(method))
         for member in self.members:
@@ -112,6 +115,8 @@ class Host:
 
     def _guarded(self, method: Callable[..., Any], member: Member, hook: str) -> Callable[..., Any]:
         call = guarded(method, member, hook, self._watches)
+        if hook.startswith("build_") and not is_wrapper(method):
+            return self._kept(call, hook)
         if not member.is_tolerated:
             return call
 
@@ -123,12 +128,19 @@ class Host:
                 call(*arguments)
             except Exception as error:  # noqa: BLE001 - the config says that the run goes on whatever it is
                 self._failed.add(member)
-                notes = " ".join(f"({note})" for note in getattr(error, "__notes__", ()))
-                self._warn(
-                    f"{member.label} failed and is left out from here on: {type(error).__name__}: {error} {notes}"
-                )
+                self._warn(f"{member.label} failed{_CONSEQUENCE.get(hook, _LEFT_OUT)}: {_in_one_line(error)}")
 
         return tolerated
+
+    def _kept(self, call: Callable[..., Any], hook: str) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def keep(*arguments: Any) -> Any:
+            built = call(*arguments)
+            if built is not None:
+                self._innermost[hook] = built
+            return built
+
+        return keep
 
     def caller(self, hook: str) -> Callable[..., Any] | None:
         """Return what calls ``hook`` on every plugin that has it; None when none has."""
@@ -151,6 +163,10 @@ class Host:
     def owner(self, kind: str) -> Plugin:
         """Return the plugin that the config names for ``kind``, which must be a kind with one plugin."""
         return next(member.plugin for member in self.members if member.label == kind)
+
+    def innermost(self, hook: str) -> Any:
+        """Return what a build hook gave when it was called last, before any wrapper."""
+        return self._innermost.get(hook)
 
     def collect(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
         """Call ``hook`` on one plugin after the other; give each plugin with its result."""
@@ -210,6 +226,11 @@ class Host:
             if impl.plugin.member in self.members and not impl.wrapper:
                 values = [arguments.get(name) for name in impl.argnames]
                 yield impl.plugin, functools.partial(impl.function, *values)
+
+
+def _in_one_line(error: Exception) -> str:
+    text = error.message if isinstance(error, HooklineError) else f"{type(error).__name__}: {error}"
+    return " ".join([text, *(f"({note})" for note in getattr(error, "__notes__", ()))])
 
 
 def _hooks_of(member: Member) -> dict[str, Callable[..., Any]]:

@@ -85,7 +85,7 @@ class Plugin:
         Raises:
             PluginError: When its annotations or parameters do not make options.
         """
-        if not _is_called(self.kind, self.target):
+        if not is_called(self.kind, self.target):
             return ()
         try:
             options = options_of(self.target, () if has_hooks(self.target) else _SUPPLIED[self.kind])
@@ -128,7 +128,7 @@ class Plugin:
         if self.kind == "callback":
             hint = "a callback is a class whose methods are marked @hookimpl and named like hooks"
             raise self.error(f"{self} has no hooks", hint=hint)
-        if not _is_called(self.kind, self.target):
+        if not is_called(self.kind, self.target):
             return _Builder(self.kind, lambda **_: self.target)
         wanted = inspect.signature(self.target).parameters
         return _Builder(self.kind, lambda **given: self.target(**{k: given[k] for k in given if k in wanted}, **values))
@@ -172,7 +172,7 @@ def load_plugin(entry: Entry) -> Plugin:
     start = time.perf_counter()
     try:
         target = entry.load()
-        return Plugin(entry.kind, entry.name, target, entry, time.perf_counter() - start)
+        return Plugin(entry.kind, entry.name, target, entry, entry.import_s + time.perf_counter() - start)
     except (Exception, SystemExit) as error:
         plugin = Plugin(entry.kind, entry.name, None, entry)
         hint = f"mend or uninstall {entry.distribution}, or name another {entry.kind} plugin"
@@ -200,7 +200,7 @@ def combined(errors: Sequence[PluginError]) -> PluginError:
         plugin=first.plugin,
         distribution=first.distribution,
         version=first.version,
-        faults=[fault for error in errors for fault in as_faults(error)],
+        faults=tuple(dict.fromkeys(fault for error in errors for fault in as_faults(error))),
     )
 
 
@@ -209,7 +209,7 @@ def as_faults(error: PluginError) -> tuple[Fault, ...]:
     return (Fault(error.message, hint=error.hint), *error.faults)
 
 
-def _is_called(kind: str, target: Any) -> bool:
+def is_called(kind: str, target: Any) -> bool:
     """Whether a target is to be called with options; any other is the plugin or the component itself."""
     if inspect.isclass(target):
         return True

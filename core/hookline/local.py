@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,9 @@ def entries_of_file(path: str | os.PathLike[str]) -> tuple[LocalEntry, ...]:
     if not Path(path).is_file():
         hint = "give the path of a Python file, such as ./net.py"
         raise ConfigError(f"there is no plugin file {shown!r}", hint=hint)
-    entries = tuple(_marked(_import(Path(path), shown), shown))
+    start = time.perf_counter()
+    module = _import(Path(path), shown)
+    entries = tuple(_marked(module, shown, time.perf_counter() - start))
     if not entries:
         hint = 'mark a class or function in it: @hookline.plugin("model", "net")'
         raise PluginError(f"{shown} offers no plugin", distribution=shown, hint=hint)
@@ -130,7 +133,7 @@ def _import_hint(error: BaseException, path: Path) -> str | None:
     return None
 
 
-def _marked(module: ModuleType, shown: str) -> Iterator[LocalEntry]:
+def _marked(module: ModuleType, shown: str, import_s: float) -> Iterator[LocalEntry]:
     own = {
         id(target): target
         for target in vars(module).values()
@@ -139,4 +142,4 @@ def _marked(module: ModuleType, shown: str) -> Iterator[LocalEntry]:
     for target in own.values():
         # From the object's own dictionary: a subclass of a plugin is not that plugin.
         for kind, name in vars(target).get(_MARK, ()):
-            yield LocalEntry(kind, name, f"{shown}:{target.__qualname__}", shown, "", target=target)
+            yield LocalEntry(kind, name, f"{shown}:{target.__qualname__}", shown, "", import_s=import_s, target=target)

@@ -74,6 +74,10 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return in what the code of a later lock differs, a sentence for each difference."""
         return [text for name, found in now.distributions.items() for text in self._drift_of(name, found)]
 
+    def drift_of_file(self, path: str) -> list[str]:
+        """Return in what a plugin file differs from what is locked; it is not imported."""
+        return list(self._drift_of(path, LockedDistribution("", {path: _sha256(Path(path))})))
+
     def drift_of(self, entry: Entry) -> list[str]:
         """Return in what the distribution of a plugin differs from what is locked."""
         return list(self._drift_of(entry.distribution, _locked(entry)))
@@ -129,10 +133,14 @@ def read_lock(path: str | os.PathLike[str]) -> Lock:
 
 def _locked(entry: Entry) -> LockedDistribution:
     try:
-        files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(_files(entry))}
+        files = {name: _sha256(path) for name, path in sorted(_files(entry))}
     except OSError as error:
         raise entry.error(f"{entry} cannot be locked: {error.filename}: {error.strerror}") from error
     return LockedDistribution(entry.version, files)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _files(entry: Entry) -> Iterator[tuple[str, Path]]:
@@ -150,12 +158,16 @@ def _files(entry: Entry) -> Iterator[tuple[str, Path]]:
     if found.files is None:
         hint = f"install {entry.distribution} again"
         raise entry.error(f"{entry} cannot be locked: its distribution has no RECORD of its files", hint=hint)
-    for file in found.files:
-        # Scripts and metadata differ from one installation to the next, and compiled modules with every start.
-        is_code = file.parts[0] != ".." and not file.parts[0].endswith((".dist-info", ".egg-info"))
-        place = Path(str(file.locate()))
-        if is_code and file.suffix != ".pyc" and place.exists():
-            yield file.as_posix(), place
+    root = Path(str(found.locate_file("")))
+    # Scripts differ from one installation to the next, and so do most metadata.
+    recorded = {Path(file) for file in found.files if file.parts[0] != ".."}
+    wanted = {file for file in recorded if not file.parts[0].endswith(".dist-info") or file.name == "entry_points.txt"}
+    # A file that was put beside the others can be imported like them.
+    folders = {file.parent for file in wanted if file.suffix != ".pth" and not file.parent.name.endswith(".dist-info")}
+    beside = {path.relative_to(root) for folder in folders - {Path()} for path in (root / folder).glob("*")}
+    for file in sorted(wanted | beside):
+        if file.suffix != ".pyc" and (root / file).is_file():
+            yield file.as_posix(), root / file
 
 
 def _is_editable(found: Distribution) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import cast
 
+import numpy as np
 import torch
 
 
@@ -30,10 +33,11 @@ def make_generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 class RandomState:
-    """A state for torch's global CPU generator that is swapped in while its owner works and out again after.
+    """A state for torch's global generators that is swapped in while its owner works and out again after.
 
-    Layers such as dropout draw from the global generator, and so does the program around a run. With a state of its
-    own the run sees the same numbers whatever the program draws, and the program never notices the run.
+    Layers such as dropout draw from the global generator of their device, and so does the program around a run. With a
+    state of its own the run sees the same numbers whatever the program draws, and the program never notices the run.
+    It holds the generator of the CPU, and that of ``device`` if it is another.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -44,34 +48,63 @@ class RandomState:
         True
     """
 
-    def __init__(self, seed: int, *names: str | int) -> None:
-        self._state = make_generator(seed, *names).get_state()
+    def __init__(self, seed: int, *names: str | int, device: torch.device | None = None) -> None:
+        self._devices = [torch.device("cpu"), *([device] if device and device.type != "cpu" else [])]
+        number = derive_seed(seed, *names)
+        self._states = [torch.Generator(device).manual_seed(number).get_state() for device in self._devices]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the state of the generator: uint8, as torch gives it."""
-        return {"torch": self._state.clone()}
+        """Return the state of each generator, uint8, as torch gives it, by the type of its device."""
+        return {device.type: state.clone() for device, state in zip(self._devices, self._states, strict=True)}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take up what ``state_dict`` gave."""
-        self._state = state["torch"].clone()
+        """Take up what ``state_dict`` gave; a generator that was not there keeps its state."""
+        before = self.state_dict()
+        self._states = [state.get(device.type, before[device.type]).clone() for device in self._devices]
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Give the global generator this state; afterwards keep what became of it and restore the one before."""
-        outside = torch.get_rng_state()
-        torch.set_rng_state(self._state)
+        """Give the global generators these states; afterwards keep what became of them and restore those before."""
+        outside = [_global_state(device) for device in self._devices]
+        self._set(self._states)
         try:
             yield
         finally:
-            self._state = torch.get_rng_state()
-            torch.set_rng_state(outside)
+            self._states = [_global_state(device) for device in self._devices]
+            self._set(outside)
+
+    def _set(self, states: Sequence[torch.Tensor]) -> None:
+        for device, state in zip(self._devices, states, strict=True):
+            if device.type == "cpu":
+                torch.set_rng_state(state)
+            else:
+                torch.get_device_module(device).set_rng_state(state)
+
+
+def _global_state(device: torch.device) -> torch.Tensor:
+    state = torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state()
+    return cast(torch.Tensor, state)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of torch (on the CPU), Python and NumPy."""
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 @contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Restore torch's global CPU generator afterwards, so that what is drawn inside is as if never drawn."""
+def preserved_rng(*, is_all: bool = False) -> Iterator[None]:
+    """Restore torch's global CPU generator afterwards, so that what is drawn inside is as if never drawn.
+
+    With ``is_all`` those of Python and NumPy as well.
+    """
     outside = torch.get_rng_state()
+    others = (random.getstate(), np.random.get_state()) if is_all else None
     try:
         yield
     finally:
         torch.set_rng_state(outside)
+        if others:
+            random.setstate(others[0])
+            np.random.set_state(others[1])

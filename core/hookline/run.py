@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -17,8 +19,10 @@ from torch.optim import Optimizer
 from hookline.batches import Batches, count_examples
 from hookline.config import RunConfig, load_config
 from hookline.data import DataSource
+from hookline.device import find_device
 from hookline.errors import ContractError, DataError, HooklineError, NonFiniteError, TrainingError
 from hookline.evaluation import WeightedMean, evaluate
+from hookline.finite import FiniteGuard
 from hookline.hookspecs import Metric
 from hookline.host import Host
 from hookline.layers import Source
@@ -41,10 +45,15 @@ class Run:
         config: The complete config.
         seed: Where its random numbers come from.
         data: The data source.
+        device: Where the model is.
         model: The model, with all wrappers around it.
+        unwrapped_model: The model as its plugin built it.
         loss: The loss.
         metrics: What is measured beside the loss, by name.
         optimizer: The optimizer.
+        backward: Adds the gradients of a loss to the parameters' ``grad``; what a step of one's own calls.
+        update: Updates the weights by their gradients; what a step of one's own calls.
+        finite_guard: Looks at losses and gradients before the weights are touched.
         epoch: The epoch at work, from 1; 0 before the first.
         step: Number of steps taken.
         history: The numbers of each epoch that ended.
@@ -90,10 +99,18 @@ class Run:
         self._is_working = False
         self._num_done = 0  # batches of the epoch at work; 0 between two epochs
         self._running = WeightedMean()
+        # Asked in every step.
+        self._max_steps = config.train.max_steps or -1
+        self._max_time_s = config.train.max_time_s
+        self._evaluate_every_steps = config.train.evaluate_every_steps
         self._plugin_states: Mapping[str, Any] | None = None
         self._is_left = False
+        self.device = find_device(config.train.device)
+        self.finite_guard = FiniteGuard(self, config.train.non_finite)
         self._dtype: torch.dtype = getattr(torch, config.train.dtype)
-        self._random = RandomState(self.seed, "train")
+        self._random = RandomState(self.seed, "train", device=self.device)
+        self._used_s = 0.0
+        self._started = 0.0
         try:
             with self._working(RandomState(self.seed, "build")):
                 self._host = Host.open(config, DefaultStep(), warn=self.warn, watches=watches)
@@ -114,6 +131,12 @@ class Run:
         return self._batches.num_batches
 
     @property
+    def num_steps(self) -> int | None:
+        """Number of steps that the run is to have; None when nothing says so."""
+        of_epochs = self.steps_per_epoch * self.num_epochs if self.steps_per_epoch is not None else None
+        return min((n for n in (of_epochs, self.config.train.max_steps or None) if n is not None), default=None)
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """The names of the numbers that each epoch will have."""
         evaluated = [f"{split}/{name}" for split in self._evaluation_batches for name in ("loss", *self.metrics)]
@@ -122,6 +145,14 @@ class Run:
     def batch_order(self, epoch: int) -> Tensor:
         """Return the indices of the training examples in the order of an epoch (from 1): int64 ``[num_examples]``."""
         return self._batches.order(epoch)
+
+    def batch_indices(self) -> list[int]:
+        """Return the indices of the training examples of the batch at work; empty for a stream."""
+        if not self.epoch or self.steps_per_epoch is None:
+            return []
+        indices: list[int] = self._batches.order(self.epoch).tolist()
+        size = -(-len(indices) // self.steps_per_epoch)
+        return indices[self._num_done * size : (self._num_done + 1) * size]
 
     def generator(self, name: str) -> torch.Generator:
         """Return a new CPU generator whose numbers depend on the run's seed and on ``name`` alone."""
@@ -158,6 +189,7 @@ class Run:
         state = {
             "epoch": self.epoch,
             "step": self.step,
+            "used_s": self._used_s,
             "position": self._num_done,
             "stop_reason": self.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
@@ -193,7 +225,7 @@ class Run:
             hint = "resume with the config with which the state was taken"
             raise ContractError(f"the state is that of another run: {error}", hint=hint) from error
         self.epoch, self.step, self._num_done = state["epoch"], state["step"], state["position"]
-        self.stop_reason = state["stop_reason"]
+        self.stop_reason, self._used_s = state["stop_reason"], state["used_s"]
         self.history = [MappingProxyType(metrics) for metrics in state["history"]]
         self.summary, self.warnings = state["summary"], state["warnings"]
         self._random.load_state_dict(state["random"])
@@ -269,33 +301,28 @@ class Run:
     def _loop(self) -> Generator[Tensor]:
         """The loop: every event is a call in it; it gives the loss of each step."""
         self._begin()
-        host, step, running = self._host, self._step, self._running
+        host, step = self._host, self._step
         on_step_end = host.caller("on_step_end")
         outcome: Outcome = "failed"
         error: BaseException | None = None
         try:
             host.start(self._plugin_states, run=self)
-            while self._num_done or (self.epoch < self.num_epochs and self.stop_reason is None):
+            while self._num_done or (self.epoch < self.num_epochs and not self._is_over()):
                 if not self._num_done:
                     self.epoch += 1
                     host.call("on_epoch_start", run=self)
                 self.model.train()
                 for batch in self._read("train", self._batches, self.epoch, self._num_done):
                     loss = step(batch)
-                    self.step += 1
-                    self._num_done += 1
-                    if self.step == 1:
-                        self._check_loss(loss)
-                    running.add(loss, count_examples(batch))
+                    self._count(loss, batch)
                     if on_step_end:
                         on_step_end(run=self, loss=loss)
+                    if self._is_evaluation_due():
+                        self._evaluate()
                     yield loss
-                    if self.stop_reason is not None:
+                    if self._is_over():
                         break
-                evaluated = self._evaluate()
-                if evaluated:
-                    host.call("on_evaluation_end", run=self, metrics=evaluated)
-                host.call("on_epoch_end", run=self, metrics=self._end_epoch(evaluated))
+                host.call("on_epoch_end", run=self, metrics=self._end_epoch())
                 self._num_done = 0
             outcome = "completed" if self.stop_reason is None else "stopped"
         except BaseException as raised:
@@ -312,6 +339,7 @@ class Run:
         if self._is_begun:
             raise TrainingError("the run was begun before", hint="make a new Run for a new run")
         self._is_begun = True
+        self._started = time.perf_counter() - self._used_s
         for watch in self._watches:
             watch.begin()
 
@@ -327,7 +355,7 @@ class Run:
 
     def _read(self, split: str, batches: Batches, epoch: int, start: int = 0) -> Iterator[Any]:
         """Give the batches of an epoch from ``start`` on; what reading them raises is a fault of the data."""
-        if start and self.stop_reason is not None:
+        if start and self._is_over():
             return
         try:
             yield from batches.epoch(epoch, start)
@@ -360,15 +388,48 @@ class Run:
             return "before the first epoch"
         return f"in epoch {self.epoch} of {self.num_epochs}, after {self.step} steps"
 
-    def _evaluate(self) -> Mapping[str, float]:
-        values = {
-            f"{split}/{name}": value
-            for split, batches in self._evaluation_batches.items()
-            for name, value in evaluate(self._read(split, batches, 1), self.model, self.loss, self.metrics).items()
-        }
-        return MappingProxyType(values)
+    def _count(self, loss: Tensor, batch: Any) -> None:
+        """Take note of a step that was taken."""
+        self.step += 1
+        self._num_done += 1
+        if self.step == 1:
+            self._check_loss(loss)
+        if self.finite_guard.has_skipped:
+            self.finite_guard.has_skipped = False
+        else:
+            self._running.add(loss, count_examples(batch))
+        if self._max_time_s:
+            self._used_s = time.perf_counter() - self._started
+            if self._used_s >= self._max_time_s:
+                self.request_stop(f"train.max_time_s = {self._max_time_s:g} is over")
 
-    def _end_epoch(self, evaluated: Mapping[str, float]) -> Mapping[str, float]:
+    def _is_over(self) -> bool:
+        return self.stop_reason is not None or self.step == self._max_steps
+
+    def _is_evaluation_due(self) -> bool:
+        every = self._evaluate_every_steps
+        return bool(every) and self.step % every == 0
+
+    def _evaluate(self) -> Mapping[str, float]:
+        """Evaluate every split, with the events around it; an empty result, without events, if there is none."""
+        if not self._evaluation_batches:
+            return {}
+        self._host.call("on_evaluation_start", run=self)
+        metrics = MappingProxyType(
+            {
+                f"{split}/{name}": value
+                for split, batches in self._evaluation_batches.items()
+                for name, value in evaluate(self._read(split, batches, 1), self.model, self.loss, self.metrics).items()
+            }
+        )
+        self._host.call("on_evaluation_end", run=self, metrics=metrics)
+        return metrics
+
+    def _end_epoch(self) -> Mapping[str, float]:
+        every = self.config.train.evaluate_every_epochs
+        is_last = self.epoch == self.num_epochs or self._is_over()
+        is_due = every and (self.epoch % every == 0 or is_last)
+        evaluated = self._evaluate() if is_due else {}
         metrics = MappingProxyType({"train/running_loss": self._running.compute(), **evaluated})
         self._running.reset()
         self.history.append(metrics)
@@ -406,15 +467,18 @@ class Run:
         self._build_batches()
         with RandomState(self.seed, "model").active():
             model: nn.Module = self._component("model", nn.Module, run=self, data=self.data)
-            self.model = model.to(self._dtype)
+            self.unwrapped_model: nn.Module = self._host.innermost("build_model")
+            self.model = model.to(device=self.device, dtype=self._dtype)
             self.loss: LossFunction = self._component("loss", object, run=self, data=self.data)
             if isinstance(self.loss, nn.Module):
-                self.loss.to(self._dtype)
+                self.loss.to(device=self.device, dtype=self._dtype)
             self.metrics = self._build_metrics()
             self._try_first_batches()
             self.optimizer: Optimizer = self._component("optimizer", Optimizer, run=self, model=self.model)
             if not self._host.is_implemented("build_step"):
                 check_parameters(self.optimizer, self.model, self.loss, str(self._host.owner("optimizer")))
+            self.backward: Callable[[Tensor], None] = self._host.call("build_backward", run=self)
+            self.update: Callable[[], None] = self._host.call("build_update", run=self)
             self._step: StepFunction = self._host.call("build_step", run=self)
 
     def _component(self, kind: str, expected: type, **arguments: Any) -> Any:
@@ -434,9 +498,13 @@ class Run:
         size = None if train.batch_size == "all" else train.batch_size
         seed = self.seed if train.shuffle else None
         splits = self.data.splits()
-        self._batches = Batches(self.data.train, size, dtype=self._dtype, seed=seed, name="train split")
+        make = functools.partial(
+            Batches, dtype=self._dtype, device=self.device, num_workers=train.num_workers, collate=self.data.collate
+        )
+        order = self._host.call("build_order", run=self, data=self.data)
+        self._batches = make(self.data.train, size, seed=seed, name="train split", order=order)
         self._evaluation_batches = {
-            split: Batches(splits[split], train.eval_batch_size, dtype=self._dtype, seed=None, name=f"{split} split")
+            split: make(splits[split], train.eval_batch_size, seed=None, name=f"{split} split")
             for split in dict.fromkeys(train.evaluate)
             if split in splits and not (split == "train" and self._batches.num_batches is None)
         }

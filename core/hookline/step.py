@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hookline.batches import count_examples, part_of, tensors_in
 from hookline.errors import ContractError, DataError, NonFiniteError
 from hookline.hookspecs import hookimpl
 
@@ -27,41 +28,103 @@ _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss
 
 
 class DefaultStep:
-    """The core's own implementation of ``build_step``, asked when no plugin has one."""
+    """The core's own implementation of the step and its parts, asked when no plugin has one."""
+
+    @hookimpl(trylast=True)
+    def build_backward(self) -> Callable[[Tensor], None]:
+        """Return ``loss.backward()``."""
+        return Tensor.backward
+
+    @hookimpl(trylast=True)
+    def build_update(self, run: Run) -> Callable[[], None]:
+        """Return ``optimizer.step()``, unless a gradient is not finite."""
+        return _Update(run)
 
     @hookimpl(trylast=True)
     def build_step(self, run: Run) -> StepFunction:
         """Return the step that is made of the run's model, loss and optimizer."""
-        return _build_step(run.model, run.loss, run.optimizer)
+        if _needs_closure(run.optimizer):
+            if not isinstance(run.update, _Update):
+                name = type(run.optimizer).__name__
+                message = f"{name} updates the weights several times in a step, so build_update cannot be wrapped"
+                raise ContractError(message, hint="choose another optimizer, or switch off what wraps it")
+            return _closure_step(run)
+        size = run.config.train.micro_batch_size
+        return _step_in_parts(run, size) if size else _whole_step(run)
 
 
-def _build_step(model: nn.Module, loss: LossFunction, optimizer: Optimizer) -> StepFunction:
-    """Return a step ``(input, target) -> loss``: zero_grad, forward, loss, backward, update.
+class _Update:
+    """The update that is not wrapped: ``optimizer.step()``, unless a gradient is not finite."""
 
-    An optimizer whose ``step`` needs a closure (``torch.optim.LBFGS``) gets one that does all but the update.
-    """
+    def __init__(self, run: Run) -> None:
+        self._guard = run.finite_guard
+        self._update = run.optimizer.step
+
+    def __call__(self) -> None:
+        if self._guard.accepts_gradients():
+            self._update()
+
+
+def _whole_step(run: Run) -> StepFunction:
+    """Return a step ``(input, target) -> loss``: zero_grad, forward, loss, backward, update."""
+    model, loss, optimizer, guard = run.model, run.loss, run.optimizer, run.finite_guard
+    backward, update = run.backward, run.update
 
     def step(batch: Any) -> Tensor:
         inputs, target = batch
         optimizer.zero_grad()
         value = loss(model(inputs), target)
-        value.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
-        optimizer.step()
+        if guard.accepts_loss(value, batch):
+            backward(value)
+            update()
         return value.detach()
 
-    def step_with_closure(batch: Any) -> Tensor:
+    return step
+
+
+def _step_in_parts(run: Run, size: int) -> StepFunction:
+    """Return a step in which at most ``size`` examples go through the model at once.
+
+    The gradient is that of the whole batch: each part's mean loss counts by its share of the examples.
+    """
+    model, loss, optimizer, guard = run.model, run.loss, run.optimizer, run.finite_guard
+    backward, update = run.backward, run.update
+
+    def step(batch: Any) -> Tensor:
+        optimizer.zero_grad()
+        num_examples = count_examples(batch)
+        values = []
+        for start in range(0, num_examples, size):
+            inputs, target = part = part_of(batch, start, start + size)
+            value = loss(model(inputs), target) * (count_examples(part) / num_examples)
+            if not guard.accepts_loss(value, part):
+                return value.detach()
+            backward(value)
+            values.append(value.detach())
+        update()
+        return torch.stack(values).sum()
+
+    return step
+
+
+def _closure_step(run: Run) -> StepFunction:
+    """Return a step for an optimizer whose ``step`` needs a closure (``torch.optim.LBFGS``): it does all the rest."""
+    model, loss, optimizer, guard, backward = run.model, run.loss, run.optimizer, run.finite_guard, run.backward
+
+    def step(batch: Any) -> Tensor:
         inputs, target = batch
 
         def closure() -> Tensor:
             optimizer.zero_grad()
             value = loss(model(inputs), target)
-            value.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+            if guard.accepts_loss(value, batch):
+                backward(value)
             return value
 
         value: Any = optimizer.step(closure)  # type: ignore[arg-type] # torch says that the closure gives a float
         return cast(Tensor, value).detach()
 
-    return step_with_closure if _needs_closure(optimizer) else step
+    return step
 
 
 def try_batch(batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str]) -> None:
@@ -134,20 +197,21 @@ def _needs_closure(optimizer: Optimizer) -> bool:
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
-def _pair(batch: Any, data_name: str) -> tuple[Tensor, Tensor]:
+def _pair(batch: Any, data_name: str) -> tuple[Any, Tensor]:
     if batch is None:
         raise DataError(f"{data_name} gives no batch at all", hint="give it at least one example")
-    if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
+    if not (is_pair and isinstance(batch[0], Tensor | dict | tuple | list)):
         hint = "other batches need a plugin with a build_step of its own, and train.evaluate = []"
         raise DataError(f"{data_name} gives {brief(batch)}, but must give pairs (input, target) of tensors", hint=hint)
-    for name, tensor in zip(("input", "target"), batch, strict=True):
+    for name, tensor in [("input", tensor) for tensor in tensors_in(batch[0])] + [("target", batch[1])]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             hint = "remove or replace the values that are NaN or infinite"
             raise DataError(f"{data_name} gives a first batch whose {name} is not finite", hint=hint)
     return batch[0], batch[1]
 
 
-def _forward(model: nn.Module, inputs: Tensor, model_name: str) -> Tensor:
+def _forward(model: nn.Module, inputs: Any, model_name: str) -> Tensor:
     try:
         prediction = model(inputs)
     except Exception as error:

@@ -114,9 +114,12 @@ class Table:
         )
         faults.check()
         y = y.squeeze(1).long() if self.task == "classification" else y
-        datasets = (TensorDataset(x[rows], y[rows]) for rows in splits)
+        train, validation, test, *_ = [*(TensorDataset(x[rows], y[rows]) for rows in splits), None, None]
+        assert train is not None, "there is a training split always"
         return DataSource(
-            **dict(zip(_SPLITS, datasets, strict=False)),
+            train,
+            validation,
+            test,
             in_features=len(names[0]),
             out_features=len(class_names) if self.task == "classification" else len(names[1]),
             feature_names=names[0],

@@ -148,7 +148,7 @@ def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(
 @pytest.mark.parametrize(
     ("entry_points", "metadata", "problem"),
     [
-        ("[hookline.model]\nno equals sign\n", "", "cannot be read"),
+        ("[hookline.model]\nno equals sign\n", "", "are damaged"),
         ("[hookline.model]\nx = a:b\n", "Metadata-Version: 2.1\nVersion: 1.0\n", "it has no Name"),
     ],
 )
@@ -160,7 +160,7 @@ def test_damaged_metadata_is_a_problem_that_names_its_place_and_hurts_no_other_d
     monkeypatch.syspath_prepend(tmp_path)
     catalog = Catalog.installed()
     (text,) = catalog.problems
-    assert text.startswith(f"the metadata at {info} cannot be read: ")
+    assert text.startswith(f"the metadata at {info} are damaged, so its plugins are not seen: ")
     assert problem in text
     assert found(catalog, "acme-bad", "acme-good") == ["model 'x' (acme-good 1.0)"]
 
@@ -183,7 +183,7 @@ def test_denied_distributions_are_found_by_any_spelling_and_say_what_denies_them
         catalog.find("optimizer", "adam")
     assert str(caught.value) == (
         "optimizer 'adam' (acme-plugins 1.2) may not be used: plugins.deny forbids acme-plugins\n"
-        "  = if you trust acme-plugins, take it out of plugins.deny"
+        "  = if you trust acme-plugins, change what plugins.deny says"
     )
     assert (caught.value.plugin, caught.value.distribution, caught.value.version) == (
         "optimizer 'adam'",
@@ -199,7 +199,7 @@ def test_only_what_is_allowed_may_be_used_and_hooklines_own() -> None:
     assert catalog.find("loss", "mse") == own
     with pytest.raises(PluginError, match="--allow forbids acme-plugins") as caught:
         catalog.find("model", "acme-plugins/mlp")
-    assert caught.value.hint == "if you trust acme-plugins, add it to --allow"
+    assert caught.value.hint == "if you trust acme-plugins, change what --allow says"
     nothing_allowed = Catalog([ZETA]).restricted(allow=[], by="plugins.{}")
     assert nothing_allowed.entries[0].blocked_by == "plugins.allow"
 

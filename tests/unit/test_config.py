@@ -792,15 +792,18 @@ def test_another_distribution_with_the_name_of_a_default_changes_no_run_that_doe
 
 
 def test_the_plugins_that_a_config_names_are_found_without_an_import(catalog_with: MakeCatalog) -> None:
-    source = {"model": "broken", "plugins": {"deny": ["zeta"]}, "callbacks": {"off": "off", "nothing": {}}}
-    catalog, named = named_entries(source, ["callbacks.gone={}"], catalog=catalog_with(BROKEN, GONE))
-    assert {label: entry.name for label, entry in named.items()} == {
+    source = {"model": "broken", "plugins": {"deny": ["zeta"]}, "callbacks": {"nothing": "off"}}
+    named = named_entries(source, ["callbacks.gone={}"], catalog=catalog_with(BROKEN, GONE))
+    assert [error.plugin for error in named.errors] == ["callback 'gone'"]
+    assert {label: entry.name for label, entry in named.entries.items()} == {
         "data": "synthetic-linear",
         "model": "broken",
         "loss": "mse",
         "optimizer": "sgd",
     }
-    assert [entry for entry in catalog.entries if entry.blocked_by] == [replace(GONE, blocked_by="plugins.deny")]
+    assert [entry for entry in named.catalog.entries if entry.blocked_by] == [replace(GONE, blocked_by="plugins.deny")]
+    with pytest.raises(ConfigError, match="there is no table 'lodel'"):
+        named_entries({"lodel": "x"}, catalog=catalog_with())
 
 
 # ---- what an error of a callback does --------------------------------------------------------------------------------
@@ -838,6 +841,13 @@ def test_options_reach_a_class_given_from_python_unless_they_were_meant_for_anot
     assert given.plugins[1].options["width"] == 7
     meant_for_mlp = {"model": {"use": "mlp", "hidden": [8]}}
     assert load_config(meant_for_mlp, plugins={"model": Net}, catalog=catalog).plugins[1].options["width"] == 3
+
+
+def test_an_object_given_from_python_has_no_options_but_may_be_tolerated(catalog_with: MakeCatalog) -> None:
+    source = {"model": {"bias": False}, "callbacks": {"mine": {"on_error": "warn", "level": 3}}}
+    config = load_config(source, plugins={"model": nn.Linear(2, 1), "callbacks.mine": Chatty()}, catalog=catalog_with())
+    assert config.plugins[1].options == {}
+    assert config.plugins[-1].on_error == "warn"
 
 
 def test_an_option_that_a_class_given_from_python_does_not_have_is_a_fault(catalog_with: MakeCatalog) -> None:

@@ -12,11 +12,22 @@ import pytest
 from hookline import KINDS, hookspecs
 from hookline.loader import HOOKS
 
-BUILD_HOOKS = ["build_data", "build_model", "build_loss", "build_metrics", "build_optimizer", "build_step"]
+BUILD_HOOKS = [
+    "build_data",
+    "build_order",
+    "build_model",
+    "build_loss",
+    "build_metrics",
+    "build_optimizer",
+    "build_backward",
+    "build_update",
+    "build_step",
+]
 EVENTS = {
     "on_run_start": ("run",),
     "on_epoch_start": ("run",),
     "on_step_end": ("run", "loss"),
+    "on_evaluation_start": ("run",),
     "on_evaluation_end": ("run", "metrics"),
     "on_epoch_end": ("run", "metrics"),
     "on_warning": ("run", "message"),

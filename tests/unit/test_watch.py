@@ -158,7 +158,6 @@ def test_a_trace_tells_every_call_with_plugin_arguments_result_and_time() -> Non
         ("model", "build_model"),
         ("loss", "build_loss"),
         ("optimizer", "build_optimizer"),
-        ("the loop", "build_step"),
         ("callbacks.slow", "on_step_end"),
         ("callbacks.slow", "on_step_end"),
         ("callbacks.slow", "on_epoch_end"),
@@ -166,7 +165,7 @@ def test_a_trace_tells_every_call_with_plugin_arguments_result_and_time() -> Non
     ]
     assert calls[1].plugin.startswith("model 'linear' (hookline ")
     assert (calls[1].arguments, calls[1].result, calls[1].error) == ({"data": "DataSource"}, "Linear", "")
-    assert calls[5].seconds >= 0.002
+    assert calls[4].seconds >= 0.002
 
 
 def test_a_call_is_one_line_of_short_words() -> None:
@@ -200,7 +199,7 @@ def test_a_wrapper_is_told_in_its_two_halves_without_what_it_wraps() -> None:
     calls: list[HookCall] = []
     train(SMALL, plugins={"callbacks.step": SlowStep()}, watches=[HookTrace(calls.append)])
     told = [(call.hook, call.result) for call in calls if "build_step" in call.hook]
-    assert told == [("build_step (before)", ""), ("build_step", "function"), ("build_step (after)", "function")]
+    assert told == [("build_step (before)", ""), ("build_step (after)", "function")]
 
 
 # ---- any watch -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -16,7 +17,7 @@ from hookline.errors import ConfigError, Fault, PluginError
 from hookline.layers import read_overrides
 from hookline.loader import combined
 from hookline.local import LocalEntry, entries_of_file
-from hookline.lock import Lock
+from hookline.lock import Lock, read_lock
 
 
 class CarriedError(Exception):
@@ -62,23 +63,36 @@ def choosing(command: _Command) -> _Command:
     def wrapped(
         output: Output, /, *, files: Sequence[str], allow: Sequence[str], deny: Sequence[str], **arguments: Any
     ) -> None:
-        catalog = Catalog.installed().with_entries(_local_entries(files))
+        locked = arguments.get("locked")
+        local = _local_entries(files, deny, read_lock(locked) if locked else None)
+        catalog = Catalog.installed().with_entries(local)
         command(output, catalog.restricted(allow=allow or None, deny=deny, by="--{}"), **arguments)
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
-def _local_entries(files: Sequence[str]) -> list[LocalEntry]:
+def _local_entries(files: Sequence[str], deny: Sequence[str], lock: Lock | None) -> list[LocalEntry]:
+    """Return the plugins of files; every fault is told at once."""
     entries: list[LocalEntry] = []
     errors: list[PluginError] = []
-    for file in files:
+    for file in {Path(file).resolve(): file for file in files}.values():
         try:
+            _vet(file, deny, lock)
             entries += entries_of_file(file)
         except PluginError as error:
             errors.append(error)
     if errors:
         raise combined(errors)
     return entries
+
+
+def _vet(file: str, deny: Sequence[str], lock: Lock | None) -> None:
+    """Refuse a plugin file, before its import, that is denied or not what was locked."""
+    if file in deny:
+        raise PluginError(f"{file} may not be used: --deny forbids it", distribution=file)
+    if lock and Path(file).is_file() and (drift := lock.drift_of_file(file)):
+        hint = "if that is as it should be, make the lock again: hookline lock"
+        raise PluginError(f"{file} is not what was locked", distribution=file, hint=hint, faults=[*map(Fault, drift)])
 
 
 def local_files() -> Sequence[str]:

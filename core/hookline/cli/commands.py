@@ -69,8 +69,8 @@ def train(
         if output.quiet and not output.json:
             for message in run.warnings:
                 output.note(f"warning: {message}")
-    if has_ledger:
-        print_ledger(output, ledger, config)
+        if has_ledger:
+            print_ledger(output, ledger, config)
     for line in next_steps([*choosing_words(), *words], config):
         output.prose(line)
 

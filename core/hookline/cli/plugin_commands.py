@@ -29,6 +29,7 @@ from hookline.cli.completion import complete_name, split_words
 from hookline.cli.output import Output
 from hookline.config import named_entries
 from hookline.errors import ConfigError, Fault, PluginError, did_you_mean
+from hookline.loader import combined
 from hookline.lock import make_lock, read_lock
 
 if TYPE_CHECKING:
@@ -62,19 +63,22 @@ def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: 
 
     The state is that in a run of CONFIG and KEY=VALUE, as for `hookline train`.
     """
-    if order:
-        _print_order(output, catalog, words)
-        return
     kind, words = (words[0], words[1:]) if words and words[0] in KINDS else (None, words)
     path, overrides = split_words(words)
     if path and not Path(path).exists():
         hint = did_you_mean(path, KINDS)
         raise ConfigError(f"{path!r} is neither a kind of plugin nor a config file", hint=hint)
-    catalog, named = named_entries(path, overrides, defaults=catalog.default("terminal"), catalog=catalog)
+    if order and kind:
+        raise ConfigError("--order is about all plugins of a run", hint=f"leave {kind!r} out")
+    if order:
+        _print_order(output, catalog, words)
+        return
+    named = named_entries(path, overrides, defaults=catalog.default("terminal"), catalog=catalog)
+    catalog = named.catalog
     entries = catalog.of_kind(kind) if kind else catalog.entries
-    for problem in catalog.problems:
-        output.note(f"note: {problem}")
-    states = {entry: _state(entry, catalog, named.values()) for entry in entries}
+    for text in (*catalog.problems, *(error.message for error in named.errors)):
+        output.note(f"note: {text}")
+    states = {entry: _state(entry, catalog, named.entries.values()) for entry in entries}
     if output.json:
         output.document([{**entry_values(entry, catalog), "state": states[entry]} for entry in entries])
         return
@@ -206,14 +210,18 @@ def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
 @printing
 @choosing
 def lock(output: Output, catalog: Catalog, words: Sequence[str], target: Path | None) -> None:
-    """Write down which code the plugins of a run are, for `hookline train --locked`. None is imported.
+    """Write down which code the plugins of a run are, for `hookline train --locked`.
+
+    No installed plugin is imported.
 
     The file is CONFIG with the ending .lock, or hookline.lock without a CONFIG.
     """
     path, overrides = split_words(words)
-    catalog, named = named_entries(path, overrides, defaults=catalog.default("terminal"), catalog=catalog)
+    named = named_entries(path, overrides, defaults=catalog.default("terminal"), catalog=catalog)
+    if named.errors:
+        raise combined(named.errors)
     target = target or lock_path(path)
-    now = make_lock(named)
+    now = make_lock(named.entries)
     drift = read_lock(target).drift(now) if target.exists() else []
     try:
         target.write_text(now.to_json(), encoding="utf-8")

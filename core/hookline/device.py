@@ -1,0 +1,52 @@
+"""The device of a run: which one is meant, and how batches get there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hookline.errors import ConfigError, did_you_mean
+
+_TYPES = ("auto", "cpu", "cuda", "mps")
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device that a config means: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    ``auto`` is the first CUDA device if torch sees one, else Apple's GPU, else the CPU.
+
+    Raises:
+        ConfigError: When there is no such device here.
+    """
+    kind, colon, number = name.partition(":")
+    if kind not in _TYPES or (colon and not (kind == "cuda" and number.isdecimal())):
+        hint = did_you_mean(kind, _TYPES)
+        raise ConfigError(f"'train.device' is {name!r}, but must be one of {', '.join(_TYPES)} or cuda:N", hint=hint)
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if kind == "auto":
+        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
+    if (kind == "cuda" and not has_cuda) or (kind == "mps" and not has_mps):
+        raise ConfigError(
+            f"'train.device' is {name!r}, but torch sees no such device", hint="set it to 'auto' or 'cpu'"
+        )
+    if number and int(number) >= torch.cuda.device_count():
+        raise ConfigError(f"'train.device' is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return torch.device(name)
+
+
+def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a batch, nested as it may be, with its tensors on a device, and floating-point ones of a dtype.
+
+    From pinned memory the copy does not wait for the device.
+    """
+    if isinstance(batch, Tensor):
+        wanted = dtype if batch.is_floating_point() else batch.dtype
+        return batch.to(device=device, dtype=wanted, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: placed(value, device, dtype) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        parts = [placed(part, device, dtype) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch

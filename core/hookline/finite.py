@@ -1,0 +1,137 @@
+"""The look at loss and gradients before the weights are touched: NaN and infinity end there."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hookline.errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from hookline.run import Run
+
+_MAX_SKIPS = 100
+"""Updates left out one after the other after which a run fails: it no longer learns."""
+_SHOWN_INDICES = 10
+_STRIDE = 50
+"""Steps from one look to the next on an accelerator, which each look makes wait."""
+
+
+class FiniteGuard:
+    """Keeps what is not finite from the weights of a run.
+
+    On the CPU every loss and every gradient is looked at before the update. On an accelerator a look would make it
+    wait, so the verdicts stay there and are read every 50 steps: weights may have been touched by then.
+
+    Args:
+        run: The run that is guarded.
+        policy: ``fail``, ``skip`` the update, or ``ignore``.
+
+    Attributes:
+        has_skipped: Whether the update of the step at work was left out.
+    """
+
+    def __init__(self, run: Run, policy: str) -> None:
+        self._run = run
+        self._policy = policy
+        self._is_ignoring = policy == "ignore"
+        self._is_waiting = run.device.type == "cpu"
+        self._verdict: Tensor | None = None
+        self._num_skips = 0
+        self.has_skipped = False
+
+    def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:
+        """Return whether to go on with a loss, a scalar tensor; False when the step is to be left out.
+
+        Raises:
+            NonFiniteError: When it is not finite and the run is to fail.
+        """
+        if self._is_ignoring:
+            return True
+        if self._is_waiting:
+            return math.isfinite(loss.item()) or self._refused(f"the loss is {loss.item()}", batch)
+        self._note(torch.isfinite(loss.detach()))
+        return True
+
+    def accepts_gradients(self) -> bool:
+        """Return whether to go on with the gradients of the optimizer's parameters; False to leave the update out.
+
+        Raises:
+            NonFiniteError: When one is not finite and the run is to fail.
+        """
+        if self._is_ignoring:
+            return True
+        groups = self._run.optimizer.param_groups
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        if not gradients:
+            return True
+        norms = torch._foreach_norm(gradients)  # noqa: SLF001 - torch's own clipping uses it; one call for all tensors
+        if not self._is_waiting:
+            self._note(torch.isfinite(torch.stack(norms)).all())
+            return True
+        if all(math.isfinite(norm.item()) for norm in norms):
+            self._num_skips = 0
+            return True
+        return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
+
+    def _note(self, is_finite: Tensor) -> None:
+        """Keep a verdict on the device, and read it when it is time."""
+        self._verdict = is_finite if self._verdict is None else self._verdict & is_finite
+        if self._run.step % _STRIDE == 0:
+            verdict, self._verdict = self._verdict, None
+            if not verdict:
+                self._refused(f"a loss or gradient of the last {_STRIDE} steps is not finite", None)
+
+    def _refused(self, what: str, batch: Any) -> bool:
+        run = self._run
+        self._num_skips += 1
+        where = f"in step {run.step + 1} (epoch {run.epoch})"
+        if self._policy == "skip" and self._num_skips < _MAX_SKIPS:
+            self.has_skipped = True
+            if self._num_skips <= 3:
+                run.warn(f"{what} {where}: the step was left out")
+            return False
+        first = _first_bad_output(run.model, batch[0]) if batch is not None else ""
+        indices = run.batch_indices()
+        shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
+        examples = f"; its examples are {shown}" if indices else ""
+        raise NonFiniteError(
+            f"{what} {where}, before the weights were touched{first}{examples}; the seed is {run.seed}",
+            epoch=run.epoch,
+            step=run.step + 1,
+            indices=indices,
+            hint=f"to see it again: the same run with train.max_steps={run.step + 1}; try a smaller learning rate, or "
+            "look for extreme values in the data",
+        )
+
+    def _first_bad_gradient(self) -> str:
+        for name, parameter in self._run.model.named_parameters():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                return repr(name)
+        return "a parameter"
+
+
+def _first_bad_output(model: nn.Module, inputs: Any) -> str:
+    """Return which part of a model gives the first tensor that is not finite, for a message."""
+    if isinstance(inputs, Tensor) and not torch.isfinite(inputs).all():
+        return "; first in the input"
+    found: list[str] = []
+
+    def look(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"; first in the output of {found[0]!r}" if found else ""
