@@ -431,9 +431,11 @@ class Run:
         is_due = every and (self.epoch % every == 0 or is_last)
         evaluated = self._evaluate() if is_due else {}
         metrics = MappingProxyType({"train/running_loss": self._running.compute(), **evaluated})
-        self._running.reset()
         self.history.append(metrics)
-        for name, value in metrics.items():
+        # Without any update the mean is that of nothing.
+        checked = metrics if self._running.weight else evaluated
+        self._running.reset()
+        for name, value in checked.items():
             if name.endswith("loss") and not math.isfinite(value):
                 raise NonFiniteError(
                     f"{name} is {value} in epoch {self.epoch}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import random
@@ -992,7 +993,7 @@ class Counts:
         self.num_steps = state["num_steps"]
 
 
-def stateful_run() -> Run:
+def stateful_run(overrides: Mapping[str, Any] | None = None) -> Run:
     """A run whose every number depends on every kind of state: 3 epochs of 4 batches, the last one ragged."""
     data = DataSource(Augmented(), Augmented(), in_features=3, out_features=1)
     config = {
@@ -1001,7 +1002,7 @@ def stateful_run() -> Run:
         "optimizer": {"use": "adam"},
         "callbacks": {"early-stopping": {"monitor": "validation/loss", "patience": 2}},
     }
-    return Run(config, plugins={"data": data, "callbacks.counts": Counts()})
+    return Run(config, overrides or {}, plugins={"data": data, "callbacks.counts": Counts()})
 
 
 @pytest.fixture(scope="module")
@@ -1120,3 +1121,181 @@ def test_the_state_of_other_plugins_is_refused_with_their_tables() -> None:
     with_counts.load_state_dict(Run(SMALL).state_dict())
     with pytest.raises(ContractError, match=r"there is no state for 'callbacks\.counts'"):
         with_counts.fit()
+
+
+# ---- how long, and when it is evaluated ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("max_steps", "epochs"), [(1, 1), (2, 1), (3, 2), (4, 2), (9, 2)])
+def test_a_run_is_complete_after_so_many_steps_and_ends_its_epoch(max_steps: int, epochs: int) -> None:
+    recorder = Recorder()
+    run = Run(SMALL, {"train.max_steps": max_steps}, plugins={"callbacks.recorder": recorder})
+    assert run.num_steps == min(max_steps, 4)
+    result = run.fit()
+    assert (result.outcome, result.steps, result.epochs) == ("completed", min(max_steps, 4), epochs)
+    assert recorder.events[-2].startswith(f"epoch_end {epochs}")
+    assert len(result.history) == epochs
+
+
+def test_a_run_is_stopped_when_its_time_is_over_and_says_why() -> None:
+    result = train(SMALL, {"train.epochs": 10**6, "train.max_time_s": 0.05})
+    assert result.outcome == "stopped"
+    assert result.stop_reason == "train.max_time_s = 0.05 is over"
+    assert 0 < result.steps < 10**6
+
+
+def test_the_time_of_a_run_that_is_taken_up_counts_on() -> None:
+    first = Run(SMALL, {"train.max_time_s": 1000.0})
+    next(first.steps())
+    state = first.state_dict()
+    state["used_s"] = 1000.0
+    second = Run(SMALL, {"train.max_time_s": 1000.0})
+    second.load_state_dict(state)
+    assert second.fit().steps == 2
+
+
+def evaluated_after(**train_options: int) -> list[str]:
+    events: list[str] = []
+
+    class Notes:
+        @hookimpl
+        def on_evaluation_start(self, run: Run) -> None:
+            events.append(f"start {run.step}")
+
+        @hookimpl
+        def on_evaluation_end(self, run: Run) -> None:
+            events.append(f"end {run.step}")
+
+    config = {"train": {"epochs": 5, "batch_size": 4, **train_options}, "data": {"num_examples": 8}}
+    train(config, plugins={"callbacks.notes": Notes()})
+    assert events[::2] == [event.replace("end", "start") for event in events[1::2]]
+    return [event.removeprefix("end ") for event in events[1::2]]
+
+
+def test_evaluations_come_every_so_many_epochs_and_in_the_last() -> None:
+    assert evaluated_after(evaluate_every_epochs=2) == ["4", "8", "10"]
+    assert evaluated_after(evaluate_every_epochs=0) == []
+    assert evaluated_after(evaluate_every_epochs=2, max_steps=5) == ["4", "5"]
+
+
+def test_evaluations_come_every_so_many_steps_beside_those_of_the_epochs() -> None:
+    assert evaluated_after(evaluate_every_epochs=0, evaluate_every_steps=3) == ["3", "6", "9"]
+    assert evaluated_after(evaluate_every_epochs=5, evaluate_every_steps=5) == ["5", "10", "10"]
+
+
+def test_evaluating_in_mid_epoch_does_not_disturb_the_training() -> None:
+    often = stateful_run({"train.evaluate_every_steps": 1}).fit()
+    never = stateful_run({"train.evaluate_every_epochs": 0, "callbacks.early-stopping": "off"}).fit()
+    assert weights_of(often) == weights_of(never)
+
+
+# ---- the parts of a step ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 10, 99])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(size: int) -> None:
+    # 25 examples in batches of 10: the last batch is ragged, and so are the last parts of each.
+    config = {"train": {"epochs": 4, "batch_size": 10, "dtype": "float64"}, "data": {"num_examples": 25}}
+    whole, parts = train(config), train(config, {"train.micro_batch_size": size})
+    assert whole.steps == parts.steps == 12
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        # 4 units in the last place of a float64 around 1.
+        assert torch.allclose(one, other, rtol=4 * torch.finfo(torch.float64).eps, atol=1e-15)
+    assert parts.metrics["train/running_loss"] == pytest.approx(whole.metrics["train/running_loss"], rel=1e-12)
+
+
+def test_parts_as_large_as_the_batch_change_no_bit() -> None:
+    assert weights_of(train(SMALL, {"train.micro_batch_size": 4})) == weights_of(train(SMALL))
+
+
+def test_backward_and_update_are_wrapped_in_the_order_of_the_config_and_called_once_a_step() -> None:
+    log: list[str] = []
+
+    class Wraps:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        @hookimpl(wrapper=True)
+        def build_backward(self) -> Any:
+            backward = yield
+
+            def logged(loss: Tensor) -> None:
+                log.append(f"{self.name} backward")
+                backward(loss)
+
+            return logged
+
+        @hookimpl(wrapper=True)
+        def build_update(self) -> Any:
+            update = yield
+
+            def logged() -> None:
+                log.append(f"{self.name} update")
+                update()
+
+            return logged
+
+    plugins = {"callbacks.a": Wraps("a"), "callbacks.b": Wraps("b")}
+    result = train(SMALL, {"train.max_steps": 1, "train.micro_batch_size": 2}, plugins=plugins)
+    assert log == ["b backward", "a backward"] * 2 + ["b update", "a update"]
+    assert weights_of(result) == weights_of(train(SMALL, {"train.max_steps": 1, "train.micro_batch_size": 2}))
+
+
+def test_an_update_cannot_be_wrapped_where_the_optimizer_makes_several_in_a_step() -> None:
+    class Wraps:
+        @hookimpl(wrapper=True)
+        def build_update(self) -> Any:
+            return functools.partial((yield))
+
+    with pytest.raises(ContractError, match="LBFGS updates the weights several times in a step"):
+        Run(SMALL, {"optimizer": "lbfgs"}, plugins={"callbacks.wraps": Wraps()})
+
+
+def test_the_unwrapped_model_is_what_the_model_plugin_built() -> None:
+    class Wraps:
+        @hookimpl(wrapper=True)
+        def build_model(self) -> Any:
+            model = yield
+            return nn.Sequential(model)
+
+    net = nn.Linear(2, 1)
+    run = Run(SMALL, plugins={"model": net, "callbacks.wraps": Wraps()})
+    assert run.unwrapped_model is net
+    assert isinstance(run.model, nn.Sequential)
+
+
+# ---- the order of examples -------------------------------------------------------------------------------------------
+
+
+class OddOnly:
+    """Gives only the examples with odd indices, the first ones last."""
+
+    def __init__(self, order: Callable[[int], Any] = lambda epoch: torch.arange(7, 0, -2)) -> None:
+        self.order = order
+
+    @hookimpl
+    def build_order(self, run: Run, data: DataSource) -> Callable[[int], Any]:
+        assert data is run.data
+        return self.order
+
+
+def test_a_plugin_orders_the_examples_and_the_batches_follow() -> None:
+    run = Run(SMALL, plugins={"callbacks.order": OddOnly()})
+    assert run.batch_order(1).tolist() == [7, 5, 3, 1]
+    assert run.steps_per_epoch == 1
+    assert [run.batch_order(step.epoch).tolist() for step in run.steps()] == [[7, 5, 3, 1]] * 2
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        lambda e: [1, 2],
+        lambda e: torch.tensor([0.0]),
+        lambda e: torch.tensor([8]),
+        lambda e: torch.tensor([], dtype=torch.int64),
+    ],
+    ids=["list", "float", "beyond", "empty"],
+)
+def test_an_order_that_is_no_list_of_indices_is_a_fault_of_the_data(order: Callable[[int], Any]) -> None:
+    with pytest.raises(DataError, match="the order of the train split is no list of indices of its 8 examples"):
+        Run(SMALL, plugins={"callbacks.order": OddOnly(order)})
