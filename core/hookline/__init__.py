@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from hookline.hookspecs import Metric, hookimpl
     from hookline.local import entries_of_file, plugin
     from hookline.lock import Lock, make_lock, read_lock
+    from hookline.lr_finder import LRCurve, LRPoint, lr_find
+    from hookline.profiling import Profile, profile
     from hookline.result import Outcome, RunResult, Step
     from hookline.run import Run, train
+    from hookline.summary import ModelSummary, OutputShapes, summarize
     from hookline.watch import HookCall, HookTrace, Ledger, Watch
 
 _HOME = {
@@ -59,8 +62,11 @@ _HOME = {
     "hookspecs": ("Metric", "hookimpl"),
     "local": ("entries_of_file", "plugin"),
     "lock": ("Lock", "make_lock", "read_lock"),
+    "lr_finder": ("LRCurve", "LRPoint", "lr_find"),
+    "profiling": ("Profile", "profile"),
     "result": ("Outcome", "RunResult", "Step"),
     "run": ("Run", "train"),
+    "summary": ("ModelSummary", "OutputShapes", "summarize"),
     "watch": ("HookCall", "HookTrace", "Ledger", "Watch"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -77,15 +83,20 @@ __all__ = [
     "HookCall",
     "HookTrace",
     "HooklineError",
+    "LRCurve",
+    "LRPoint",
     "Ledger",
     "Location",
     "Lock",
     "Metric",
+    "ModelSummary",
     "NonFiniteError",
     "Outcome",
+    "OutputShapes",
     "PluginChoice",
     "PluginError",
     "PluginRules",
+    "Profile",
     "Run",
     "RunConfig",
     "RunResult",
@@ -97,11 +108,14 @@ __all__ = [
     "entries_of_file",
     "hookimpl",
     "load_config",
+    "lr_find",
     "make_lock",
     "nearest",
     "plugin",
     "printable",
+    "profile",
     "read_lock",
+    "summarize",
     "train",
 ]
 

@@ -1,21 +1,33 @@
 """Datasets -> a stream of batches that can start at any (epoch, position).
 
 The order of the examples is a function of (seed, epoch), drawn from a private generator: nothing else that draws random
-numbers changes it, and no batch has to be read to skip it.
+numbers changes it, and no batch has to be read to skip it. What is drawn for an example is a function of (seed, epoch)
+and the example, whichever process reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
-from typing import Any, cast
+import itertools
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import nullcontext
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+    get_worker_info,
+)
 
 from hookline.device import placed
-from hookline.errors import DataError
-from hookline.rng import derive_seed, make_generator, preserved_rng, seed_all
+from hookline.errors import DataError, HooklineError
+from hookline.rng import ReaderState, derive_seed, make_generator, seed_all
 
 _GATHERED_BYTES = 2**26
 """How much of an in-memory dataset is put in order at once: large enough to cost little, small enough not to matter."""
@@ -32,11 +44,14 @@ class Batches:
         name: What the dataset is called in messages.
         device: Where the batches are to be; default: the CPU.
         num_workers: Number of processes that read the examples; 0 reads them in this one.
+        worker_timeout_s: Seconds after which a batch that the workers owe is a fault; 0 waits without end.
         collate: Makes a batch of a list of items; default: that of ``DataLoader``.
         order: Gives the indices of the examples of an epoch, int64, in the place of the private generator.
+        item_seed: Where that what is drawn for the examples comes from; default: ``seed``, or 0 if that is None.
 
     Raises:
-        DataError: When the dataset is empty, or ``order`` gives no indices of its examples.
+        DataError: When the dataset is empty, or ``order`` gives no indices of its examples; and while it is read, when
+            the dataset raises or a worker is lost.
 
     Example:
         >>> dataset = TensorDataset(torch.arange(5.0))
@@ -54,26 +69,34 @@ class Batches:
         name: str = "dataset",
         device: torch.device | None = None,
         num_workers: int = 0,
+        worker_timeout_s: float = 0.0,
         collate: Callable[[list[Any]], Any] | None = None,
         order: Callable[[int], Tensor] | None = None,
+        item_seed: int | None = None,
     ) -> None:
         self._is_stream = isinstance(dataset, IterableDataset)
         self.num_examples = None if self._is_stream else _length(dataset, name)
         if self.num_examples == 0:
             raise DataError(f"the {name} is empty", hint="give it at least one example")
-        if batch_size is None and self.num_examples is None:
+        if self._is_stream and batch_size is None:
             raise DataError("'all' is no batch size for a stream of unknown length", hint="set train.batch_size")
+        if self._is_stream and order is not None:
+            hint = "build_order is for datasets that have a length"
+            raise DataError(f"the {name} is a stream, and so has an order of its own", hint=hint)
+        self._is_in_memory = type(dataset) is TensorDataset and collate is None
         self._dataset = _cast_tensors(dataset, dtype) if type(dataset) is TensorDataset else dataset
-        self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
         self._dtype = dtype
         self._seed = seed
+        self._item_seed = item_seed if item_seed is not None else seed or 0
         self._name = name
         self._device = device or torch.device("cpu")
         self._num_workers = num_workers
+        self._worker_timeout_s = worker_timeout_s
         self._collate = collate
         self._order = order
         if order is not None:
-            self.num_examples = len(self.order(epoch=1))
+            self.num_examples = len(self._checked(order(1)))
+        self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
 
     @property
     def num_batches(self) -> int | None:
@@ -82,20 +105,30 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Give the batches of an epoch (from 1), without the first ``start``."""
-        if type(self._dataset) is TensorDataset:
-            return self._gathered(self._dataset.tensors, epoch, start)
-        if hasattr(self._dataset, "gather"):
-            return self._read_whole(self._dataset.gather, epoch, start)
+        if self._is_in_memory:
+            return self._gathered(cast(TensorDataset, self._dataset).tensors, epoch, start)
+        if self._is_stream and start:
+            raise DataError("a stream cannot be entered in the middle", hint="use a map-style dataset")
         return self._loaded(epoch, start)
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices of the examples in the order of an epoch: int64 ``[num_examples]``."""
         assert self.num_examples is not None
         if self._order is not None:
-            return self._checked(self._order(epoch))
+            order = self._checked(self._order(epoch))
+            if len(order) != self.num_examples:
+                message = f"the order of the {self._name} has {len(order)} indices in epoch {epoch}"
+                raise DataError(f"{message}, and {self.num_examples} in the first", hint="give all epochs one length")
+            return order
         if self._seed is None:
             return torch.arange(self.num_examples)
         return torch.randperm(self.num_examples, generator=make_generator(self._seed, "order", epoch))
+
+    def indices(self, epoch: int, number: int) -> list[int]:
+        """Return the indices of the examples of one batch of an epoch; ``number`` counts from 0."""
+        size = self._batch_size
+        indices: list[int] = self.order(epoch)[number * size : (number + 1) * size].tolist()
+        return indices
 
     def _gathered(self, tensors: tuple[Tensor, ...], epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
         """Index whole tensors, many batches at a time, and give slices of the result.
@@ -115,36 +148,65 @@ class Batches:
                 if number >= start:
                     yield batch
 
-    def _read_whole(self, gather: Callable[[Tensor], Any], epoch: int, start: int) -> Iterator[Any]:
-        """Let the dataset give each batch as a whole, by the indices of its examples."""
-        for rows in self._rows(epoch, start):
-            yield placed(gather(rows), self._device, self._dtype)
-
     def _loaded(self, epoch: int, start: int) -> Iterator[Any]:
+        """Read batch after batch, in this process or in workers."""
+        batches: Any = iter(self._loader(epoch, start))
+        stream = ReaderState(derive_seed(self._item_seed, "stream", epoch))
+        try:
+            for number in itertools.count(start):
+                # Workers have generators of their own.
+                with nullcontext() if self._num_workers else stream.active():
+                    batch = self._next(batches, epoch, start, number)
+                if batch is _END:
+                    return
+                if isinstance(batch, _Failure):
+                    raise batch.as_error(self._name) from batch.cause
+                yield placed(batch, self._device, self._dtype)
+        finally:
+            if self._num_workers:
+                # Whoever holds the error that ended the reading would keep the processes alive as well.
+                batches._shutdown_workers()  # noqa: SLF001 - torch has no other way
+
+    def _loader(self, epoch: int, start: int) -> DataLoader[Any]:
         settings: dict[str, Any] = {
             # DataLoader draws a seed for its workers; from a generator of ours it leaves the global one alone.
-            "generator": make_generator(self._seed or 0, "workers", epoch),
+            "generator": make_generator(self._item_seed, "workers", epoch),
+            "batch_size": None,
+            "collate_fn": _unchanged,
             "num_workers": self._num_workers,
-            "collate_fn": self._collate,
+            "timeout": self._worker_timeout_s if self._num_workers else 0,
             "pin_memory": self._device.type == "cuda",
         }
+        collate = self._collate or default_collate
         if self._is_stream:
-            if start:
-                raise DataError("a stream cannot be entered in the middle", hint="use a map-style dataset")
-            loader = DataLoader(self._dataset, batch_size=self._batch_size, **settings)
-        else:
-            seeded = _SeededItems(self._dataset, derive_seed(self._seed or 0, "item", epoch))
-            sampler = [rows.tolist() for rows in self._rows(epoch, start)]
-            loader = DataLoader(seeded, batch_sampler=cast(Any, sampler), **settings)
-        batches: Iterator[Any] = iter(loader)
-        if not (self._is_stream or self._num_workers):
-            batches = _with_own_numbers(batches)
-        return (placed(batch, self._device, self._dtype) for batch in batches)
+            return DataLoader(_StreamReader(self._dataset, self._batch_size, collate), **settings)
+        reader = _Reader(self._dataset, collate, (self._item_seed, epoch))
+        return DataLoader(reader, sampler=cast(Any, self._rows(epoch, start)), **settings)
 
-    def _rows(self, epoch: int, start: int) -> list[Tensor]:
-        """Return the indices of the examples of each batch of an epoch, without the first ``start`` batches."""
-        rows = self.order(epoch)[start * self._batch_size :]
-        return list(torch.split(rows, self._batch_size)) if len(rows) else []
+    def _next(self, batches: Iterator[Any], epoch: int, start: int, number: int) -> Any:
+        try:
+            return next(batches, _END)
+        except RuntimeError as error:
+            if lost := lost_worker(error):
+                raise lost from error
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+            what = f"the {self._name}"
+            if not self._is_stream:
+                # The workers take turns.
+                worker = (number - start) % self._num_workers
+                what = f"{_naming(self.indices(epoch, number))} of {what}, which worker {worker} reads"
+            message = f"{what}, did not come within {self._worker_timeout_s:g} s (train.worker_timeout_s)"
+            raise DataError(message, hint="see what the dataset waits for, or allow more time") from error
+
+    def _rows(self, epoch: int, start: int) -> Iterator[_Rows]:
+        """Give the examples of each batch of an epoch, without the first ``start`` batches."""
+        order, size = self.order(epoch), self._batch_size
+        # A permutation has no example twice.
+        repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
+        for number in range(start, cast(int, self.num_batches)):
+            part = slice(number * size, (number + 1) * size)
+            yield _Rows(number, order[part].tolist(), repeats[part].tolist())
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)
@@ -155,29 +217,161 @@ class Batches:
         return cast(Tensor, order)
 
 
-class _SeededItems(Dataset[Any]):
-    """A dataset in which what is drawn for an example depends on the seed, the epoch and its index alone.
+_END = object()
+_NAMED = 8
+"""How many examples of a batch are named in a message."""
 
-    So it is the same whoever reads the example, in whatever order, and after whatever interruption.
+
+class _Rows(NamedTuple):
+    """The examples of a batch.
+
+    Attributes:
+        number: Number of the batch in its epoch, from 0.
+        indices: The indices of its examples.
+        repeats: How often the epoch had each of them before.
     """
 
-    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
-        self._dataset = dataset
-        self._seed = seed
+    number: int
+    indices: list[int]
+    repeats: list[int]
 
-    def __getitem__(self, index: int) -> Any:
-        seed_all(self._seed + index)
+
+class _Reader(Dataset[Any]):
+    """Reads batches of a map-style dataset, in whatever process it is.
+
+    What is drawn for an example that is read by itself depends on the seed, the epoch, its index, and how often the
+    epoch had it before. A dataset that reads a whole batch at once (``gather``, ``__getitems__``) draws for all its
+    examples together, so there it depends on the number of the batch. Both are the same whoever reads, and after
+    whatever interruption.
+    """
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], stream: tuple[int, int]) -> None:
+        self._dataset = dataset
+        self._collate = collate
+        self._stream = stream
+        self._reads_many = _reads_many(dataset)
+
+    def __getitem__(self, rows: _Rows) -> Any:
+        try:
+            if hasattr(self._dataset, "gather"):
+                self._seed("batch", rows.number)
+                return self._dataset.gather(torch.tensor(rows.indices))
+            if self._reads_many:
+                self._seed("batch", rows.number)
+                return self._collate(cast(Any, self._dataset).__getitems__(rows.indices))
+            items = []
+            for index, repeat in zip(rows.indices, rows.repeats, strict=True):
+                try:
+                    items.append(self._item(index, repeat))
+                except Exception as error:  # noqa: BLE001 - whatever a dataset raises is told as a fault of the data
+                    return _Failure(f"example {index}", error)
+            return self._collate(items)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _Failure(_naming(rows.indices), error, " as a batch")
+
+    def _item(self, index: int, repeat: int) -> Any:
+        self._seed("item", index, repeat)
         return self._dataset[index]
 
+    def _seed(self, *names: str | int) -> None:
+        seed, epoch = self._stream
+        seed_all(derive_seed(seed, *names, epoch))
 
-def _with_own_numbers(batches: Iterator[Any]) -> Iterator[Any]:
-    """Give batches, and leave no trace of what is drawn for them in the global generators."""
-    while True:
-        with preserved_rng(is_all=True):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
+
+class _StreamReader(IterableDataset[Any]):
+    """Reads batches of a stream, in whatever process it is."""
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, collate: Callable[[list[Any]], Any]) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._collate = collate
+
+    def __iter__(self) -> Iterator[Any]:
+        num_read = 0
+        try:
+            examples = iter(cast(Iterable[Any], self._dataset))
+            while True:
+                items: list[Any] = []
+                for example in itertools.islice(examples, self._batch_size):
+                    items.append(example)
+                    num_read += 1
+                if not items:
+                    return
+                yield self._collate(items)
+        except Exception as error:  # noqa: BLE001 - whatever a dataset raises is told as a fault of the data
+            yield _Failure(f"what comes after {num_read} examples", error)
+
+
+class _WorkerTraceback(Exception):  # noqa: N818 - it is no error of its own
+    """The traceback of an error in a worker, as text: not every error can go from one process to another."""
+
+
+class _Failure:
+    """Stands in the place of a batch that could not be read.
+
+    Attributes:
+        cause: What was raised.
+    """
+
+    def __init__(self, what: str, error: Exception, how: str = "") -> None:
+        worker = get_worker_info()
+        where = f" (worker {worker.id})" if worker else ""
+        told = error if isinstance(error, HooklineError) else HooklineError(f"{type(error).__name__}: {error}")
+        self._words = what, f"cannot be read{how}{where}: {told.message}"
+        self._hint, self._faults = told.hint, told.faults
+        text = "".join(traceback.format_exception(error))
+        self.cause = _WorkerTraceback(f"\n{text}") if worker else error
+
+    def as_error(self, name: str) -> DataError:
+        """Return the error to raise; ``name`` is that of the dataset."""
+        what, problem = self._words
+        return DataError(f"{what} of the {name} {problem}", hint=self._hint, faults=self._faults)
+
+
+def lost_worker(error: BaseException) -> DataError | None:
+    """Return what to tell when an error says that a worker is lost; None when it says something else.
+
+    torch raises it in the main thread wherever that is, so also in the middle of a step.
+    """
+    text = str(error).partition("\n")[0]
+    if not (isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid")):
+        return None
+    hint = "it may lack memory; train.num_workers = 0 reads the examples in this process"
+    return DataError(f"a process that reads examples is lost: {text.strip()}", hint=hint)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _reads_many(dataset: Dataset[Any]) -> bool:
+    """Whether a dataset has torch's ``__getitems__``; a ``Subset`` always has, and it counts what that is a part of."""
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    return callable(getattr(dataset, "__getitems__", None))
+
+
+def _repeats(order: Tensor) -> Tensor:
+    """Return for each index how often it stands before.
+
+    >>> _repeats(torch.tensor([4, 2, 4, 4])).tolist()
+    [0, 0, 1, 2]
+    """
+    values, places = order.sort(stable=True)
+    repeats = torch.empty_like(order)
+    repeats[places] = torch.arange(len(order)) - torch.searchsorted(values, values)
+    return repeats
+
+
+def _naming(indices: Sequence[int]) -> str:
+    """Return words for some examples.
+
+    >>> _naming([3]), _naming([3, 1]), _naming(range(20))
+    ('example 3', 'examples 3, 1', 'examples 0, 1, 2, 3, 4, 5, 6, 7 and 12 more')
+    """
+    shown = ", ".join(map(str, indices[:_NAMED]))
+    more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
+    return f"example{'s' * (len(indices) != 1)} {shown}{more}"
 
 
 def _length(dataset: Dataset[Any], name: str) -> int:
@@ -207,7 +401,7 @@ def part_of(batch: Any, start: int, stop: int) -> Any:
     """
     if isinstance(batch, Tensor):
         return batch[start:stop] if batch.dim() else batch
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return {key: part_of(value, start, stop) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
         parts = [part_of(part, start, stop) for part in batch]
@@ -223,8 +417,8 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
     """
     if isinstance(batch, Tensor):
         yield batch
-    elif isinstance(batch, dict | tuple | list):
-        for part in batch.values() if isinstance(batch, dict) else batch:
+    elif isinstance(batch, Mapping | tuple | list):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
             yield from tensors_in(part)
 
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from hookline.catalog import KINDS, OWN_DISTRIBUTION, Catalog, Entry
 from hookline.errors import ConfigError, Fault, Location, PluginError, did_you_mean
-from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_mapping
+from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_keys, walk_mapping
 from hookline.loader import Plugin, as_faults, combined, is_called, load_plugin
 from hookline.lock import Lock
 from hookline.options import Option, options_of, shown
@@ -82,6 +82,12 @@ class TrainOptions:
     ] = "auto"
     num_workers: Annotated[
         int, Meta(ge=0, description="processes that read the examples of a dataset that is not in memory")
+    ] = 0
+    worker_timeout_s: Annotated[
+        float, Meta(ge=0, description="seconds after which a batch that those processes owe is a fault; 0: no limit")
+    ] = 0.0
+    max_examples: Annotated[
+        int, Meta(ge=0, description="examples of each split that are used, the first ones; 0: all")
     ] = 0
 
 
@@ -188,6 +194,7 @@ def load_config(
     *,
     plugins: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    switches: Mapping[str, Mapping[str, Any]] | None = None,
     catalog: Catalog | None = None,
     lock: Lock | None = None,
 ) -> RunConfig:
@@ -200,6 +207,8 @@ def load_config(
         overrides: Values by dotted key, ``{"train.epochs": 5}``, or ``key=value`` words as on the command line.
         plugins: Objects instead of names, by table: ``{"model": net, "callbacks.mine": callback}``.
         defaults: More defaults, beneath the source and over hookline's own.
+        switches: What options of a command stand for, between source and overrides: values by dotted key, by the
+            option, ``{"--overfit": {"train.max_examples": 10}}``.
         catalog: The plugins that may be named; default: those installed.
         lock: What the code of the plugins must be; one that is not is not imported.
 
@@ -213,7 +222,7 @@ def load_config(
         (5, 'python')
     """
     build = _Assembly(catalog or Catalog.installed(), lock)
-    build.add_layers(source, overrides, plugins or {}, defaults or {})
+    build.add_layers(source, overrides, plugins or {}, defaults or {}, switches or {})
     return build.finish()
 
 
@@ -231,7 +240,7 @@ def named_entries(
         PluginError: When what the config requires is not installed.
     """
     build = _Assembly(catalog or Catalog.installed(), None)
-    build.add_layers(source, overrides, {}, defaults or {})
+    build.add_layers(source, overrides, {}, defaults or {}, {})
     return build.named()
 
 
@@ -256,12 +265,15 @@ class _Assembly:
         overrides: Mapping[str, Any] | Sequence[str],
         plugins: Mapping[str, Any],
         defaults: Mapping[str, Any],
+        switches: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """Put all layers over the tables, each over the one before."""
         self._add(walk_mapping(self._catalog.default("run"), Origin("default")))
         self._add(walk_mapping(defaults, Origin("default", detail="this command")))
         self._add(read_source(source))
         self._add_objects(plugins)
+        for option, values in switches.items():
+            self._add(walk_keys(values, Origin(option)))
         self._add(read_overrides(overrides, self.faults))
 
     def _add(self, items: Iterable[Item]) -> None:

@@ -30,8 +30,9 @@ class DataSource:
         collate: Makes a batch of a list of items, for datasets whose items the default collation of ``DataLoader``
             does not take.
 
-    A dataset with a method ``gather(indices)`` gives each batch as a whole, for int64 ``[B]`` indices. A
-    ``TensorDataset`` is batched by indexing its tensors.
+    A dataset with a method ``gather(indices)`` gives each batch as a whole, for int64 ``[B]`` indices, without
+    ``collate``. One with torch's ``__getitems__(indices)`` gives the items of a batch at once. A ``TensorDataset`` is
+    batched by indexing its tensors, unless there is a ``collate``.
 
     Example:
         >>> import torch

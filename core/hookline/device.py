@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -39,14 +41,28 @@ def find_device(name: str) -> torch.device:
 def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Return a batch, nested as it may be, with its tensors on a device, and floating-point ones of a dtype.
 
-    From pinned memory the copy does not wait for the device.
+    Mappings, lists, tuples and named tuples keep their type. Any other object that has a method ``to``, such as a
+    ``PackedSequence``, is asked to move itself; the rest stays as it is. From pinned memory the copy does not wait for
+    the device.
     """
     if isinstance(batch, Tensor):
         wanted = dtype if batch.is_floating_point() else batch.dtype
         return batch.to(device=device, dtype=wanted, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: placed(value, device, dtype) for key, value in batch.items()}
+    if hasattr(batch, "to"):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return _with_values(batch, {key: placed(value, device, dtype) for key, value in batch.items()})
     if isinstance(batch, tuple | list):
         parts = [placed(part, device, dtype) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
+
+
+def _with_values(batch: Mapping[Any, Any], values: dict[Any, Any]) -> Mapping[Any, Any]:
+    """Return a mapping of the same type with other values; a dict where the type cannot be written to."""
+    if type(batch) is dict or not isinstance(batch, MutableMapping):
+        return values
+    # As DataLoader does it: no constructor of a mapping can be relied on.
+    clone = copy.copy(batch)
+    clone.update(values)
+    return clone

@@ -17,10 +17,16 @@ it gains a note that names plugin, hook and distribution.
 from __future__ import annotations
 
 import difflib
+import importlib
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
+
+
+_NOBODYS = ("<", str(Path(__file__).parent), str(Path(importlib.__file__).parent))
+"""How the files begin that are not to blame: those that import, and Hookline's own."""
 
 
 def printable(text: str) -> str:
@@ -59,6 +65,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(map(repr, known))}" if known else "none are known here"
 
 
+def with_article(noun: str) -> str:
+    """Return a noun with its article.
+
+    >>> with_article("int")
+    'an int'
+    """
+    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"
+
+
 def summary(error: BaseException) -> str:
     """Return type, text and place of an error that somebody else's code raised.
 
@@ -68,7 +83,7 @@ def summary(error: BaseException) -> str:
     ...     print(summary(error).partition(" (")[0])
     KeyError: 'gpu'
     """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOBODYS)]
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}:{error.lineno})"

@@ -62,7 +62,7 @@ def guarded(method: Callable[..., Any], member: Member, hook: str, watches: Sequ
             return run(*arguments)
         except _ENDINGS as error:
             raise _attempt(error, member.plugin, hook) from error
-        except Exception as error:
+        except BaseException as error:
             _attribute(error, member.plugin, hook)
             raise
 
@@ -157,7 +157,7 @@ def _driven(
     return watched(f"{hook} (after)", finish)
 
 
-def _attribute(error: Exception, plugin: Plugin, hook: str) -> None:
+def _attribute(error: BaseException, plugin: Plugin, hook: str) -> None:
     """Note on an error which plugin raised it; what a wrapper lets through has its note already."""
     if not any(note.startswith("raised in hook ") for note in getattr(error, "__notes__", ())):
         error.add_note(f"raised in hook {hook!r} of {plugin}")

@@ -21,7 +21,7 @@ class Origin:
     """Where a value comes from.
 
     Attributes:
-        layer: ``default``, ``file``, ``command line`` or ``python``.
+        layer: ``default``, ``file``, ``command line``, ``python``, or an option of a command, such as ``--fast``.
         location: The place in the text, if there is one.
         detail: For a default, what has it as its default.
         folder: What relative paths in the value start at.
@@ -75,6 +75,12 @@ def walk_mapping(values: Mapping[str, Any], origin: Origin) -> list[Item]:
     return [Item(path, value, origin) for path, value in _leaves(values, ())]
 
 
+def walk_keys(values: Mapping[str, Any], origin: Origin) -> list[Item]:
+    """Return the layer that values by dotted key are."""
+    pairs = [(key.split("."), value) for key, value in values.items()]
+    return [Item(path, v, origin) for key, value in pairs for path, v in _leaves_at(key, value)]
+
+
 def _walk_document(document: toml_text.Document, folder: Path) -> Iterator[Item]:
     for path, value in _leaves(document.values, ()):
         place = document.places.get(path)
@@ -99,8 +105,7 @@ def read_overrides(overrides: Mapping[str, Any] | Sequence[str], faults: list[Fa
     if isinstance(overrides, str):
         raise TypeError("overrides are a mapping or a sequence of words, not one text")
     if isinstance(overrides, Mapping):
-        pairs = [(key.split("."), value) for key, value in overrides.items()]
-        return [Item(path, v, Origin("python")) for key, value in pairs for path, v in _leaves_at(key, value)]
+        return walk_keys(overrides, Origin("python"))
     return [item for word in overrides for item in _read_override(word, faults)]
 
 

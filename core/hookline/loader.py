@@ -22,7 +22,7 @@ from typing import Any
 
 from hookline import hookspecs
 from hookline.catalog import Entry
-from hookline.errors import Fault, PluginError, did_you_mean, summary
+from hookline.errors import Fault, PluginError, did_you_mean, summary, with_article
 from hookline.options import Option, options_of
 from hookline.requirements import check_fits
 
@@ -128,6 +128,9 @@ class Plugin:
         if self.kind == "callback":
             hint = "a callback is a class whose methods are marked @hookimpl and named like hooks"
             raise self.error(f"{self} has no hooks", hint=hint)
+        if self.entry and not callable(self.target):
+            hint = "an entry point names a class or a function"
+            raise self.error(f"{self} is {with_article(type(self.target).__name__)}, which is no plugin", hint=hint)
         if not is_called(self.kind, self.target):
             return _Builder(self.kind, lambda **_: self.target)
         wanted = inspect.signature(self.target).parameters
@@ -173,7 +176,9 @@ def load_plugin(entry: Entry) -> Plugin:
     try:
         target = entry.load()
         return Plugin(entry.kind, entry.name, target, entry, entry.import_s + time.perf_counter() - start)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         plugin = Plugin(entry.kind, entry.name, None, entry)
         hint = f"mend or uninstall {entry.distribution}, or name another {entry.kind} plugin"
         raise plugin.error(f"{plugin} cannot be imported: {summary(error)}", hint=hint) from error

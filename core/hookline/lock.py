@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -48,6 +49,12 @@ class LockedDistribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     version: str
     files: dict[str, str]
 
+    @property
+    def sha256(self) -> str:
+        """One hash for all of it: of a line ``HASH  PATH`` for each file, sorted, as ``sha256sum`` writes them."""
+        lines = sorted(f"{digest}  {path}\n" for path, digest in self.files.items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
 
 class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The plugins of a run, and the code that they are.
@@ -64,7 +71,7 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hook_api: str
     plugins: dict[str, LockedPlugin]
     distributions: dict[str, LockedDistribution]
-    format: int = 1
+    format: Literal[1] = 1
 
     def to_json(self) -> str:
         """Return the lock as text, for ``read_lock``."""

@@ -24,9 +24,12 @@ def unmet(requirement: str) -> str | None:
     if wanted.marker and not wanted.marker.evaluate():
         return None
     try:
-        installed = version(wanted.name)
+        metadata = distribution(wanted.name).metadata
     except PackageNotFoundError:
         return f"{wanted.name} is not installed"
+    if "Version" not in metadata:
+        return f"{wanted.name} does not say its version"
+    installed = metadata["Version"]
     if wanted.specifier.contains(installed, prereleases=True):
         return None
     return f"{wanted.name} {installed} is installed"

@@ -6,10 +6,12 @@ import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+
+_States = tuple[torch.Tensor, Any, Any]
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -93,18 +95,55 @@ def seed_all(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-@contextmanager
-def preserved_rng(*, is_all: bool = False) -> Iterator[None]:
-    """Restore torch's global CPU generator afterwards, so that what is drawn inside is as if never drawn.
+class ReaderState:
+    """States for the global generators of torch (on the CPU), Python and NumPy, swapped in while data are read.
 
-    With ``is_all`` those of Python and NumPy as well.
+    Datasets draw from all three. The states begin as ``seed`` makes them and are kept from one time to the next, so
+    that what is drawn depends on the seed alone, and the program around never notices it.
+
+    Example:
+        >>> before = random.getstate()
+        >>> state = ReaderState(seed=0)
+        >>> with state.active():
+        ...     _ = random.random()
+        >>> random.getstate() == before
+        True
     """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._states: _States | None = None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Give the global generators these states; afterwards keep what became of them and restore those before."""
+        outside = _global_states()
+        if self._states is None:
+            seed_all(self._seed)
+        else:
+            _set_global_states(self._states)
+        try:
+            yield
+        finally:
+            self._states = _global_states()
+            _set_global_states(outside)
+
+
+def _global_states() -> _States:
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()
+
+
+def _set_global_states(states: _States) -> None:
+    torch.set_rng_state(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Restore torch's global CPU generator afterwards, so that what is drawn inside is as if never drawn."""
     outside = torch.get_rng_state()
-    others = (random.getstate(), np.random.get_state()) if is_all else None
     try:
         yield
     finally:
         torch.set_rng_state(outside)
-        if others:
-            random.setstate(others[0])
-            np.random.set_state(others[1])

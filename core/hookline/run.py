@@ -8,7 +8,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hookline.batches import Batches, count_examples
+from hookline.batches import Batches, count_examples, lost_worker
 from hookline.config import RunConfig, load_config
 from hookline.data import DataSource
 from hookline.device import find_device
-from hookline.errors import ContractError, DataError, HooklineError, NonFiniteError, TrainingError
+from hookline.errors import ContractError, DataError, HooklineError, NonFiniteError, TrainingError, with_article
 from hookline.evaluation import WeightedMean, evaluate
 from hookline.finite import FiniteGuard
 from hookline.hookspecs import Metric
@@ -29,6 +29,7 @@ from hookline.layers import Source
 from hookline.result import Outcome, Row, RunResult, Step
 from hookline.rng import RandomState, make_generator
 from hookline.step import DefaultStep, LossFunction, StepFunction, brief, check_parameters, try_batch
+from hookline.subset import first_examples
 from hookline.watch import Watch
 
 
@@ -150,9 +151,7 @@ class Run:
         """Return the indices of the training examples of the batch at work; empty for a stream."""
         if not self.epoch or self.steps_per_epoch is None:
             return []
-        indices: list[int] = self._batches.order(self.epoch).tolist()
-        size = -(-len(indices) // self.steps_per_epoch)
-        return indices[self._num_done * size : (self._num_done + 1) * size]
+        return self._batches.indices(self.epoch, self._num_done)
 
     def generator(self, name: str) -> torch.Generator:
         """Return a new CPU generator whose numbers depend on the run's seed and on ``name`` alone."""
@@ -197,7 +196,8 @@ class Run:
             "warnings": self.warnings,
             "random": self._random.state_dict(),
             "running": self._running.state_dict(),
-            "model": self.model.state_dict(),
+            "model": self.unwrapped_model.state_dict(),
+            "wrappers": self._state_of_wrappers(),
             "loss": self.loss.state_dict() if isinstance(self.loss, nn.Module) else {},
             "optimizer": self.optimizer.state_dict(),
             "plugins": self._host.state_dict(),
@@ -217,7 +217,8 @@ class Run:
             raise TrainingError("the run was begun before", hint="make a new Run, and load the state first")
         state = copy.deepcopy(dict(state))
         try:
-            self.model.load_state_dict(state["model"])
+            self.unwrapped_model.load_state_dict(state["model"])
+            self._load_state_of_wrappers(state["wrappers"])
             if isinstance(self.loss, nn.Module):
                 self.loss.load_state_dict(state["loss"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -231,6 +232,19 @@ class Run:
         self._random.load_state_dict(state["random"])
         self._running.load_state_dict(state["running"])
         self._plugin_states = state["plugins"]
+
+    def _state_of_wrappers(self) -> dict[str, Any]:
+        """Return what wrappers have added to the state of the model, by the names that they give it."""
+        if self.model is self.unwrapped_model:
+            return {}
+        inner = self.unwrapped_model.state_dict(keep_vars=True)
+        around, ids = self.model.state_dict(keep_vars=True), set(map(id, inner.values()))
+        return {name: value for name, value in self.model.state_dict().items() if id(around[name]) not in ids}
+
+    def _load_state_of_wrappers(self, state: Mapping[str, Any]) -> None:
+        if strange := sorted(state.keys() ^ self._state_of_wrappers().keys()):
+            raise ValueError(f"the wrappers of the model differ in {', '.join(strange)}")
+        self.model.load_state_dict(state, strict=False)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -252,7 +266,9 @@ class Run:
 
         Between the steps torch's global random generator is the caller's. Leaving the iteration stops the run.
         """
-        loop = self._loop()
+        return self._each_step(self._loop())
+
+    def _each_step(self, loop: Generator[Tensor]) -> Iterator[Step]:
         try:
             while True:
                 with self._working(self._random):
@@ -291,12 +307,14 @@ class Run:
 
         For checking a run before it is started: the step changes the weights, so make a new run to train.
         """
-        self._begin()
-        with self._working(self._random):
-            self.model.train()
-            loss = self._step(next(self._read("train", self._batches, epoch=1)))
-            self._check_loss(loss)
-            return loss.item()
+        return next(self.try_steps()).loss.item()
+
+    def try_steps(self) -> Iterator[Step]:
+        """Take one step after the other, epoch after epoch without end, without events and evaluations.
+
+        For trying a run out: the steps change the weights, so make a new run to train.
+        """
+        return self._each_step(self._trial())
 
     def _loop(self) -> Generator[Tensor]:
         """The loop: every event is a call in it; it gives the loss of each step."""
@@ -333,6 +351,21 @@ class Run:
         finally:
             self._end(outcome, error)
 
+    def _trial(self) -> Generator[Tensor]:
+        """The steps of the loop alone; it gives the loss of each."""
+        self._begin()
+        while True:
+            self.epoch += 1
+            self.model.train()
+            for batch in self._read("train", self._batches, self.epoch):
+                loss = self._step(batch)
+                self._count(loss, batch)
+                yield loss
+            if not self._num_done:
+                hint = "a stream must start anew each time it is iterated over"
+                raise DataError(f"{self._host.owner('data')} gave no batch in epoch {self.epoch}", hint=hint)
+            self._num_done = 0
+
     # ---- the parts of the loop ---------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -353,12 +386,15 @@ class Run:
         finally:
             self._is_working = was_working
 
-    def _read(self, split: str, batches: Batches, epoch: int, start: int = 0) -> Iterator[Any]:
+    def _read(self, split: str, batches: Batches, epoch: int, start: int = 0) -> Generator[Any]:
         """Give the batches of an epoch from ``start`` on; what reading them raises is a fault of the data."""
         if start and self._is_over():
             return
+        stream = batches.epoch(epoch, start)
+        for watch in self._watches:
+            stream = watch.reading(split, stream)
         try:
-            yield from batches.epoch(epoch, start)
+            yield from stream
         except HooklineError:
             raise
         except Exception as error:
@@ -380,8 +416,9 @@ class Run:
             message = f"a component raised {type(raised).__name__}, {self._position()}"
             hint = "to end a run early, a plugin calls run.request_stop(reason)"
             return "failed", TrainingError(message, epoch=self.epoch, step=self.step, hint=hint)
-        raised.add_note(self._position())
-        return "failed", raised
+        error = lost_worker(raised) or raised
+        error.add_note(self._position())
+        return "failed", error
 
     def _position(self) -> str:
         if self.epoch == 0:
@@ -415,13 +452,13 @@ class Run:
         if not self._evaluation_batches:
             return {}
         self._host.call("on_evaluation_start", run=self)
-        metrics = MappingProxyType(
-            {
-                f"{split}/{name}": value
-                for split, batches in self._evaluation_batches.items()
-                for name, value in evaluate(self._read(split, batches, 1), self.model, self.loss, self.metrics).items()
-            }
-        )
+        measured: dict[str, float] = {}
+        for split, batches in self._evaluation_batches.items():
+            # Closed at once also when the model raises: the error holds the frames in which it was raised.
+            with closing(self._read(split, batches, 1)) as read:
+                numbers = evaluate(read, self.model, self.loss, self.metrics)
+            measured |= {f"{split}/{name}": value for name, value in numbers.items()}
+        metrics = MappingProxyType(measured)
         self._host.call("on_evaluation_end", run=self, metrics=metrics)
         return metrics
 
@@ -466,12 +503,14 @@ class Run:
     def _build(self) -> None:
         """Build the components, each from those before it, and try a batch on them before there is an optimizer."""
         self.data: DataSource = self._component("data", DataSource, run=self)
+        if self.config.train.max_examples:
+            self.data = first_examples(self.data, self.config.train.max_examples)
         self._build_batches()
         with RandomState(self.seed, "model").active():
             model: nn.Module = self._component("model", nn.Module, run=self, data=self.data)
             self.unwrapped_model: nn.Module = self._host.innermost("build_model")
             self.model = model.to(device=self.device, dtype=self._dtype)
-            self.loss: LossFunction = self._component("loss", object, run=self, data=self.data)
+            self.loss: LossFunction = self._component("loss", Callable, run=self, data=self.data)
             if isinstance(self.loss, nn.Module):
                 self.loss.to(device=self.device, dtype=self._dtype)
             self.metrics = self._build_metrics()
@@ -483,16 +522,16 @@ class Run:
             self.update: Callable[[], None] = self._host.call("build_update", run=self)
             self._step: StepFunction = self._host.call("build_step", run=self)
 
-    def _component(self, kind: str, expected: type, **arguments: Any) -> Any:
+    def _component(self, kind: str, expected: Any, **arguments: Any) -> Any:
         built = self._host.call(f"build_{kind}", **arguments)
         if built is None:
             hint = "does the hook end without a return?"
             raise ContractError(f"build_{kind} of {self._host.owner(kind)} returned nothing", hint=hint)
         if not isinstance(built, expected):
-            message = f"build_{kind} of {self._host.owner(kind)} returned a {type(built).__name__}"
+            message = f"build_{kind} of {self._host.owner(kind)} returned {with_article(type(built).__name__)}"
             wrap = "wrap a dataset: hookline.DataSource(train=dataset, in_features=..., out_features=...)"
             advice = wrap if expected is DataSource else None
-            raise ContractError(f"{message}, but must return a {expected.__name__}", hint=advice)
+            raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=advice)
         return built
 
     def _build_batches(self) -> None:
@@ -500,13 +539,20 @@ class Run:
         size = None if train.batch_size == "all" else train.batch_size
         seed = self.seed if train.shuffle else None
         splits = self.data.splits()
+        owner = self._host.owner("data")
         make = functools.partial(
-            Batches, dtype=self._dtype, device=self.device, num_workers=train.num_workers, collate=self.data.collate
+            Batches,
+            dtype=self._dtype,
+            device=self.device,
+            num_workers=train.num_workers,
+            worker_timeout_s=train.worker_timeout_s,
+            collate=self.data.collate,
+            item_seed=self.seed,
         )
         order = self._host.call("build_order", run=self, data=self.data)
-        self._batches = make(self.data.train, size, seed=seed, name="train split", order=order)
+        self._batches = make(self.data.train, size, seed=seed, name=f"train split of {owner}", order=order)
         self._evaluation_batches = {
-            split: make(splits[split], train.eval_batch_size, seed=None, name=f"{split} split")
+            split: make(splits[split], train.eval_batch_size, seed=None, name=f"{split} split of {owner}")
             for split in dict.fromkeys(train.evaluate)
             if split in splits and not (split == "train" and self._batches.num_batches is None)
         }

@@ -9,7 +9,7 @@ import functools
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,10 @@ class Watch:
     def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:  # noqa: ARG002 - see above
         """Return the result of a hook, or something in its place."""
         return result
+
+    def reading(self, split: str, batches: Iterator[Any]) -> Iterator[Any]:  # noqa: ARG002 - see above
+        """Return what gives the batches of a split, or something in its place."""
+        return batches
 
     def end(self) -> None:
         """Take note that the run is over."""

@@ -6,15 +6,18 @@ Defaults are those of ``torch.optim`` unless the class says otherwise.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
 from hookline import hookimpl
+from hookline_plugins.parameter_groups import check_groups, own_options, parameter_groups
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
+
+    from hookline import Run
 
 _Beta = Annotated[float, Meta(ge=0, lt=1)]
 _LearningRate = Annotated[float, Meta(ge=0, description="learning rate")]
@@ -22,6 +25,10 @@ _WeightDecay = Annotated[float, Meta(ge=0, description="factor of the L2 penalty
 _Betas = Annotated[tuple[_Beta, _Beta], Meta(description="decay of the running means of gradient and squared gradient")]
 _Eps = Annotated[float, Meta(ge=0, description="added to the denominator, against division by zero")]
 _Momentum = Annotated[float, Meta(ge=0, description="share of the last update that is kept")]
+_Groups = Annotated[
+    tuple[dict[str, Any], ...],
+    Meta(description="parameters with options of their own: tables with a list of name patterns, and options"),
+]
 
 
 @dataclass
@@ -36,17 +43,19 @@ class SGD:
     dampening: Annotated[float, Meta(description="share of the gradient that momentum leaves out")] = 0.0
     weight_decay: _WeightDecay = 0.0
     nesterov: Annotated[bool, Meta(description="whether momentum looks ahead; needs momentum > 0, dampening 0")] = False
+    groups: _Groups = ()
 
     def __post_init__(self) -> None:
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("nesterov = true needs momentum > 0 and dampening = 0")
+        check_groups(self)
 
     @hookimpl
-    def build_optimizer(self, model: nn.Module) -> Optimizer:
+    def build_optimizer(self, run: Run, model: nn.Module) -> Optimizer:
         """Make the optimizer."""
         import torch
 
-        return torch.optim.SGD(model.parameters(), **asdict(self))
+        return torch.optim.SGD(parameter_groups(self, run, model), **own_options(self))
 
 
 @dataclass
@@ -58,13 +67,17 @@ class Adam:
     eps: _Eps = 1e-8
     weight_decay: _WeightDecay = 0.0
     amsgrad: Annotated[bool, Meta(description="whether the AMSGrad variant is used")] = False
+    groups: _Groups = ()
+
+    def __post_init__(self) -> None:
+        check_groups(self)
 
     @hookimpl
-    def build_optimizer(self, model: nn.Module) -> Optimizer:
+    def build_optimizer(self, run: Run, model: nn.Module) -> Optimizer:
         """Make the optimizer."""
         import torch
 
-        return torch.optim.Adam(model.parameters(), **asdict(self))
+        return torch.optim.Adam(parameter_groups(self, run, model), **own_options(self))
 
 
 @dataclass
@@ -79,13 +92,17 @@ class AdamW:
     eps: _Eps = 1e-8
     weight_decay: Annotated[float, Meta(ge=0, description="share of the weights taken off in a step, times lr")] = 0.01
     amsgrad: Annotated[bool, Meta(description="whether the AMSGrad variant is used")] = False
+    groups: _Groups = ()
+
+    def __post_init__(self) -> None:
+        check_groups(self)
 
     @hookimpl
-    def build_optimizer(self, model: nn.Module) -> Optimizer:
+    def build_optimizer(self, run: Run, model: nn.Module) -> Optimizer:
         """Make the optimizer."""
         import torch
 
-        return torch.optim.AdamW(model.parameters(), **asdict(self))
+        return torch.optim.AdamW(parameter_groups(self, run, model), **own_options(self))
 
 
 @dataclass
@@ -101,13 +118,17 @@ class RMSprop:
     weight_decay: _WeightDecay = 0.0
     momentum: _Momentum = 0.0
     centered: Annotated[bool, Meta(description="whether the gradient is normalized by its variance")] = False
+    groups: _Groups = ()
+
+    def __post_init__(self) -> None:
+        check_groups(self)
 
     @hookimpl
-    def build_optimizer(self, model: nn.Module) -> Optimizer:
+    def build_optimizer(self, run: Run, model: nn.Module) -> Optimizer:
         """Make the optimizer."""
         import torch
 
-        return torch.optim.RMSprop(model.parameters(), **asdict(self))
+        return torch.optim.RMSprop(parameter_groups(self, run, model), **own_options(self))
 
 
 @dataclass

@@ -49,6 +49,7 @@ class Progress:
     def on_run_start(self, run: Run) -> None:
         """Write the head of the table, and start the live line."""
         self._start = self._epoch_start = time.perf_counter()
+        self._last_row = 0
         for message in run.warnings:
             self.on_warning(message)
         self._widths = {name: max(len(name), 12) for name in run.metric_names}
@@ -71,11 +72,17 @@ class Progress:
             self._redraw(run, now, f"{loss.item():.4g}")
 
     @hookimpl
+    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Write a row for an evaluation within an epoch; that at the end of one stands in the epoch's row."""
+        every = run.config.train.evaluate_every_steps
+        if every and run.step % every == 0 and run.step != self._last_row:
+            self._last_row = run.step
+            self._write_row(f"step {run.step}", metrics)
+
+    @hookimpl
     def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Write the epoch's row."""
-        epoch = f"{run.epoch}/{run.num_epochs}".rjust(_EPOCH_WIDTH)
-        values = [f"{metrics[name]:.6g}".rjust(width) for name, width in self._widths.items()]
-        self._write("  ".join([epoch, *values, f"{time.perf_counter() - self._epoch_start:7.2f}"]))
+        """Write the epoch's row; what was not measured has an empty cell."""
+        self._write_row(f"{run.epoch}/{run.num_epochs}", metrics)
 
     @hookimpl
     def on_warning(self, message: str) -> None:
@@ -95,6 +102,12 @@ class Progress:
         reason = f": {printable(run.stop_reason)}" if run.stop_reason else ""
         seconds = time.perf_counter() - self._start
         self._write("", f"{outcome} after {run.step} steps in {seconds:.2f} s{reason}")
+
+    def _write_row(self, label: str, metrics: Mapping[str, float]) -> None:
+        cells = {name: f"{metrics[name]:.6g}" if name in metrics else "" for name in self._widths}
+        values = [cell.rjust(self._widths[name]) for name, cell in cells.items()]
+        seconds = f"{time.perf_counter() - self._epoch_start:7.2f}"
+        self._write("  ".join([label.rjust(_EPOCH_WIDTH), *values, seconds]))
 
     def _write(self, *lines: str) -> None:
         """Write lines, or keep them for the next redrawing of the live line, since each writing redraws it."""
@@ -130,14 +143,13 @@ def _live_display(run: Run) -> LiveProgress:
     columns = (
         TextColumn(f"epoch {{task.fields[epoch]}}/{run.num_epochs}"),
         BarColumn(bar_width=24),
-        TextColumn("step {task.completed}" + ("/{task.total}" if run.steps_per_epoch else "")),
+        TextColumn("step {task.completed}" + ("/{task.total}" if run.num_steps else "")),
         TextColumn("loss {task.fields[loss]}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
     display = Progress(*columns, auto_refresh=False, transient=True)
-    total = run.steps_per_epoch * run.num_epochs if run.steps_per_epoch else None
-    display.add_task("steps", total=total, epoch=0, loss="-", rate="-")
+    display.add_task("steps", total=run.num_steps, epoch=0, loss="-", rate="-")
     return display
 
 

@@ -9,13 +9,13 @@ import functools
 import math
 import operator
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
+from hookline_plugins.splits import Fractions, SplitSeed, check_fractions, split_rows
 from hookline_plugins.table_columns import Missing, Reader, choose_columns
 from hookline_plugins.table_file import Faults, polars, read_table
 
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
     from hookline import Outcome, Run
 
-_SPLITS = ("train", "validation", "test")
 _Names = tuple[str, ...]
-_Fraction = Annotated[float, Meta(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,8 @@ class Table:
     task: Annotated[
         Literal["regression", "classification", "binary"], Meta(description="what the target is taken for")
     ] = "regression"
-    split: Annotated[
-        tuple[_Fraction, ...],
-        Meta(min_length=1, max_length=3, description="fractions of the rows for train, validation and test"),
-    ] = (1.0,)
-    split_seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the random split")] = 0
+    split: Fractions = (1.0,)
+    split_seed: SplitSeed = 0
     standardize: Annotated[bool, Meta(description="whether features are scaled to mean 0 and deviation 1")] = False
     standardize_target: Annotated[bool, Meta(description="whether the targets of a regression are scaled so")] = False
     delimiter: Annotated[
@@ -82,8 +77,7 @@ class Table:
 
     def __post_init__(self) -> None:
         self._scaling: _Scaling | None = None
-        if not math.isclose(math.fsum(self.split), 1, rel_tol=0, abs_tol=1e-9):
-            raise ValueError(f"the fractions of `split` must have the sum 1, not {math.fsum(self.split):.12g}")
+        check_fractions(self.split)
         if not self.delimiter.isascii() or self.delimiter in '"\r\n':
             raise ValueError(f"`delimiter` must be ASCII, and no quote mark or line end, not {self.delimiter!r}")
         if self.standardize_target and self.task != "regression":
@@ -104,7 +98,7 @@ class Table:
         from torch.utils.data import TensorDataset  # not before: a bad file is told without waiting for torch
 
         x, y = _tensor(features), _tensor(targets)
-        splits = self._split(len(x), faults)
+        splits = split_rows(len(x), self.split, self.split_seed, faults)
         faults.check()
         names = tuple(column.name for column in features), tuple(column.name for column in targets)
         self._scaling = _Scaling(
@@ -154,21 +148,6 @@ class Table:
         if self.missing == "drop":
             features, targets = _drop_missing(features, targets, faults)
         return features, targets, class_names
-
-    def _split(self, num_rows: int, faults: Faults) -> list[Tensor]:
-        """Return the rows of each split, in the order of the file."""
-        import torch
-
-        generator = torch.Generator().manual_seed(self.split_seed)
-        order = torch.randperm(num_rows, generator=generator)
-        ends = [round(num_rows * share) for share in accumulate(self.split)]
-        ends[-1] = num_rows
-        splits = [order[begin:end].sort().values for begin, end in zip([0, *ends], ends, strict=False)]
-        for name, fraction, rows in zip(_SPLITS, self.split, splits, strict=False):
-            if not len(rows):
-                message = f"the {name} split is empty: {fraction:g} of {num_rows:,} row{'s' * (num_rows != 1)}"
-                faults.add(message, hint="change `split`, or add rows")
-        return splits
 
 
 def _drop_missing(

@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
 
 import hookline.testing as kit
 from hookline import KINDS, Catalog, ConfigError, DataSource, Run, hookimpl
-from hookline.loader import HOOKS, Plugin
+from hookline.loader import HOOKS, Plugin, load_plugin
 from hookline.testing import CHECKS, RULES, HostedRun, check_plugin, conformance, skip
 from hookline.testing.kit import Check, Subject, run_check
 from hookline.testing.parts import Recorder
@@ -435,3 +435,11 @@ def test_every_check_is_documented_with_its_rule_under_its_kind(kind: str) -> No
 def test_every_rule_is_a_sentence_of_its_own() -> None:
     assert all(rule.endswith(".") and len(rule) > 20 for rule in RULES.values())
     assert len(set(RULES.values())) == len(RULES)
+
+
+def test_an_instance_of_an_installed_plugin_takes_part_in_the_run_itself() -> None:
+    entry = Catalog.installed().find("callback", "early-stopping")
+    subject = Subject(load_plugin(entry), {"patience": 2}, None, ROOT)
+    instance = subject.make()
+    members = subject.run(beside={subject.label: instance})._host.members
+    assert [member.instance for member in members if member.label == subject.label] == [instance]

@@ -209,7 +209,7 @@ def test_a_fault_of_the_words_is_told_cleanly(hookline: Hookline, words: tuple[s
     assert "\x1b" not in done.stderr
 
 
-@pytest.mark.parametrize("words", [("trian",), ("train", "--nope"), ("show", "model"), ("plugins", "modle")])
+@pytest.mark.parametrize("words", [("trian",), ("train", "--nope"), ("show", "model"), ("new", "modle", "x")])
 def test_a_wrong_command_or_option_is_a_usage_error(hookline: Hookline, words: tuple[str, ...]) -> None:
     done = hookline(*words)
     assert done.returncode == 2
@@ -243,7 +243,7 @@ def test_check_as_json_is_one_document(hookline: Hookline) -> None:
 def test_plugins_lists_every_installed_plugin(hookline: Hookline) -> None:
     listed = json.loads(hookline("plugins", "--json").stdout)
     catalog = door.Catalog.installed()
-    assert [(e["kind"], e["object"]) for e in listed] == [(e.kind, e.value) for e in catalog.entries]
+    assert [(e["kind"], e["origin"]) for e in listed] == [(e.kind, e.value) for e in catalog.entries]
     lines = hookline("plugins", "optimizer", "--quiet").stdout.splitlines()
     assert [line.split()[1] for line in lines] == ["adam", "adamw", "lbfgs", "rmsprop", "sgd"]
 
@@ -338,8 +338,8 @@ def test_schema_is_draft_7_and_tells_right_from_wrong(hookline: Hookline) -> Non
 
 
 def test_version_tells_what_it_runs_on(hookline: Hookline) -> None:
-    assert re.fullmatch(r"hookline \S+ torch \S+ pluggy \S+ python \S+\n", hookline("version").stdout)
-    assert set(json.loads(hookline("version", "--json").stdout)) == {"hookline", "torch", "pluggy", "python"}
+    assert re.fullmatch(r"hookline \S+ hooks \S+ torch \S+ pluggy \S+ python \S+\n", hookline("version").stdout)
+    assert set(json.loads(hookline("version", "--json").stdout)) == {"hookline", "hooks", "torch", "pluggy", "python"}
     assert hookline("--version").stdout == f"hookline {hookline('version', '--quiet').stdout}"
 
 

@@ -21,7 +21,7 @@ def test_installed_plugins_are_listed_with_their_distribution(extended: Environm
         ("loss", "log-cosh"),
         ("optimizer", "sign-sgd"),
         ("callback", "best-epoch"),
-        ("callback", "compile"),
+        ("callback", "compiled"),
     ]:
         assert listed[kind, name] == ("acme-plugins", "1.2.0")
     assert listed["model", "broken"] == ("acme-broken", "0.3.1")
@@ -45,7 +45,7 @@ def test_a_foreign_wrapper_changes_nothing_but_how_the_model_runs(extended: Envi
         loss = [e for e in events if e["event"] == "epoch_end"][-1]["metrics"]["train/loss"]
         return float(loss)
 
-    assert final_loss("callbacks.compile.backend=eager") == pytest.approx(final_loss(), rel=1e-5)
+    assert final_loss("callbacks.compiled.backend=eager") == pytest.approx(final_loss(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -183,6 +184,12 @@ def test_the_json_of_a_run_has_warnings_ledger_and_each_call_of_a_hook(hookline:
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     by_kind = {event["event"]: event for event in events}
+    assert by_kind["plan"]["code"].keys() == {"hookline", "net.py"}
+    lines = f"{hashlib.sha256(net.read_bytes()).hexdigest()}  net.py\n"
+    assert by_kind["plan"]["code"]["net.py"] == {
+        "version": "",
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }
     assert "no route" in by_kind["warning"]["message"]
     assert by_kind["ledger"]["num_steps"] == 100
     assert {"table", "hook", "calls", "seconds", "us_per_step", "percent", "synchronises", "draws"} == (

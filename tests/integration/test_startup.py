@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,15 @@ def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
     # The run that train would make, with the progress that it shows.
     expected = {"synthetic", "models", "losses", "accuracy", "optimizers", "defaults", "progress"}
     assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_a_command_that_compiles_nothing_does_not_load_the_compiler(command: str, tmp_path: Path) -> None:
+    code, modules = modules_after(command, cwd=tmp_path)
+    assert code == 0
+    assert "torch.optim" in modules
+    # Known of this version; others import it when an optimizer is made, and no command can help that.
+    assert ("torch._dynamo" in modules) == (not version("torch").startswith("2.13."))
 
 
 def test_importing_the_door_imports_neither_torch_nor_click_nor_a_plugin() -> None:

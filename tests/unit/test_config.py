@@ -164,6 +164,13 @@ def test_values_given_from_python_say_so_and_overrides_win_over_the_source(catal
     assert options_of(config, "optimizer")["lr"] == 1.0
 
 
+def test_what_an_option_of_a_command_stands_for_lies_between_source_and_overrides(catalog_with: MakeCatalog) -> None:
+    switches = {"--one": {"train.epochs": 5, "train.seed": 5}, "--two": {"train.seed": 7}}
+    config = load_config({"train": {"epochs": 4}}, ["train.seed=8"], switches=switches, catalog=catalog_with())
+    assert origins(config.settings["train.epochs"]) == [(5, "--one"), (4, "python")]
+    assert origins(config.settings["train.seed"]) == [(8, "command line"), (7, "--two"), (5, "--one")]
+
+
 def test_of_two_overrides_of_a_key_the_last_wins(catalog_with: MakeCatalog) -> None:
     config = load_config(None, ["train.epochs=5", "train.epochs=6"], catalog=catalog_with())
     assert origins(config.settings["train.epochs"]) == [(6, "command line"), (5, "command line")]

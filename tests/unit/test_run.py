@@ -740,8 +740,8 @@ class WithoutLength(Dataset[Any]):
 @pytest.mark.parametrize(
     ("dataset", "words"),
     [
-        (Truncated(), ["data 'DataSource'", "train split is read", "EOFError: truncated file"]),
-        (WithoutLength(), ["the train split, a WithoutLength, has no length"]),
+        (Truncated(), ["example 7 of the train split of data 'DataSource'", "EOFError: truncated file"]),
+        (WithoutLength(), ["the train split of data 'DataSource'", ", a WithoutLength, has no length"]),
         (None, ["a NoneType, has no length"]),
     ],
 )
@@ -1112,6 +1112,41 @@ def test_the_state_of_another_model_is_refused() -> None:
         Run(SMALL).load_state_dict(stateful_run().state_dict())
 
 
+class AddsALayer:
+    """A wrapper with weights and a buffer of its own, around the model."""
+
+    @hookimpl(wrapper=True)
+    def build_model(self) -> Any:
+        model = yield
+        return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), model)
+
+
+def wrapped_run() -> Run:
+    return Run(SMALL, plugins={"callbacks.layer": AddsALayer()})
+
+
+def test_the_state_has_the_models_own_names_and_apart_from_them_what_wrappers_add() -> None:
+    state = wrapped_run().state_dict()
+    assert list(state["model"]) == ["weight", "bias"]
+    batch_norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    assert list(state["wrappers"]) == ["0.weight", "0.bias", *(f"1.{name}" for name in batch_norm)]
+    assert not any(value.requires_grad for value in (*state["model"].values(), *state["wrappers"].values()))
+
+
+def test_a_run_with_a_wrapper_that_has_weights_is_taken_up_to_the_last_bit() -> None:
+    whole = wrapped_run().fit()
+    first, second = wrapped_run(), wrapped_run()
+    second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 3))
+    result = second.fit()
+    assert result.history == whole.history
+    assert weights_of(result) == weights_of(whole)
+
+
+def test_the_state_of_other_wrappers_is_refused() -> None:
+    with pytest.raises(ContractError, match=r"the wrappers of the model differ in 0\.bias, 0\.weight, 1\.bias"):
+        Run(SMALL).load_state_dict(wrapped_run().state_dict())
+
+
 def test_the_state_of_other_plugins_is_refused_with_their_tables() -> None:
     with_counts = Run(SMALL, plugins={"callbacks.counts": Counts()})
     without = Run(SMALL)
@@ -1297,5 +1332,30 @@ def test_a_plugin_orders_the_examples_and_the_batches_follow() -> None:
     ids=["list", "float", "beyond", "empty"],
 )
 def test_an_order_that_is_no_list_of_indices_is_a_fault_of_the_data(order: Callable[[int], Any]) -> None:
-    with pytest.raises(DataError, match="the order of the train split is no list of indices of its 8 examples"):
+    with pytest.raises(
+        DataError, match=r"the order of the train split of data .* is no list of indices of its 8 examples"
+    ):
         Run(SMALL, plugins={"callbacks.order": OddOnly(order)})
+
+
+# ---- steps for trying a run out --------------------------------------------------------------------------------------
+
+
+def test_trial_steps_are_those_of_the_run_epoch_after_epoch_without_end_and_without_events() -> None:
+    recorder = Recorder()
+    steps = Run(SMALL, plugins={"callbacks.recorder": recorder}).try_steps()
+    tried = [next(steps) for _ in range(6)]
+    assert [(step.epoch, step.step) for step in tried] == [(1, 1), (1, 2), (2, 3), (2, 4), (3, 5), (3, 6)]
+    assert recorder.events == []
+    trained = [step.loss.item() for step in Run(SMALL).steps()]
+    assert [step.loss.item() for step in tried[:4]] == trained
+
+
+def test_trial_steps_use_a_run_up_and_leave_the_global_random_generator_alone() -> None:
+    run = Run(SMALL, {"model": {"use": "mlp", "dropout": 0.5}})
+    before = torch.get_rng_state()
+    steps = run.try_steps()
+    next(steps)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(TrainingError, match="the run was begun before"):
+        run.fit()

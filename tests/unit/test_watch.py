@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -218,6 +218,22 @@ def test_a_watch_that_does_nothing_sees_the_beginning_and_the_end() -> None:
     watch = Counts()
     train(SMALL, watches=[watch])
     assert watch.seen == "begin end"
+
+
+def test_a_watch_stands_before_the_batches_of_each_split() -> None:
+    class Reads(Watch):
+        def __init__(self) -> None:
+            self.read: list[str] = []
+
+        def reading(self, split: str, batches: Iterator[Any]) -> Iterator[Any]:
+            for batch in batches:
+                self.read.append(split)
+                yield batch
+
+    first, second = Reads(), Reads()
+    train(SMALL, {"train.epochs": 1, "train.eval_batch_size": 8}, watches=[first, second])
+    # The first batch is tried when the run is built; then come 2 steps and an evaluation.
+    assert first.read == second.read == ["train"] * 4
 
 
 def test_a_run_without_a_watch_calls_the_methods_of_its_plugins_themselves() -> None:

@@ -13,6 +13,7 @@ def main() -> None:
     """Run the command ``hookline`` and leave the program with its exit code."""
     import click
 
+    from hookline.catalog import Catalog
     from hookline.cli.arguments import CarriedError
     from hookline.cli.commands import hookline
     from hookline.cli.output import Output
@@ -31,9 +32,15 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         output.note("interrupted")
         code = INTERRUPTED
-    except Exception as caught:  # noqa: BLE001 - whatever it is, a user gets one message and an exit code
+    except SystemExit:
+        raise  # how click ends when a shell asks it for completions
+    except BaseException as caught:  # noqa: BLE001 - whatever it is, a user gets one message and an exit code
         error = caught.error if isinstance(caught, CarriedError) else caught
         output.error(error)
+        if not isinstance(error, HooklineError):
+            # Metadata that are damaged hurt others, too: torch reads all entry points when it is imported.
+            for problem in Catalog.installed().problems:
+                output.note(f"  ({problem})")
         code = error.exit_code if isinstance(error, HooklineError) else 1
         if output.traceback:
             traceback.print_exception(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,10 +115,15 @@ def load_words(
     catalog: Catalog,
     defaults: Mapping[str, Any] | None = None,
     lock: Lock | None = None,
+    switches: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RunConfig:
-    """Return the config that the words of a command mean."""
+    """Return the config that the words of a command mean; the other arguments are those of ``load_config``.
+
+    What a plugin prints when it is imported is no result.
+    """
     path, overrides = split_words(words)
-    return load_config(path, overrides, defaults=defaults, catalog=catalog, lock=lock)
+    with contextlib.redirect_stdout(sys.stderr):
+        return load_config(path, overrides, defaults=defaults, switches=switches, catalog=catalog, lock=lock)
 
 
 def option_values(words: Sequence[str]) -> dict[str, Any]:
@@ -147,8 +154,7 @@ def find(catalog: Catalog, kind: str, name: str) -> Entry:
 
 def callable_name(entry: Entry, catalog: Catalog) -> str:
     """Return the name by which a config can call a plugin: the qualified one where the plain is ambiguous."""
-    is_plain = entry.blocked_by or entry.name in catalog.names(entry.kind)
-    return entry.name if is_plain else entry.qualified_name
+    return catalog.callable_name(entry)
 
 
 def entry_values(entry: Entry, catalog: Catalog) -> dict[str, str]:

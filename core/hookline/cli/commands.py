@@ -11,13 +11,16 @@ import click
 from hookline.catalog import KINDS, Catalog
 from hookline.cli.arguments import choosing, choosing_words, load_words, printing, words_argument
 from hookline.cli.completion import script, split_words
+from hookline.cli.light_optimizer import light_optimizer
 from hookline.cli.output import Output
 from hookline.cli.plan import next_steps, plan_events, plan_lines, step_lines
 from hookline.cli.plugin_commands import lock, lock_path, plugins, show
+from hookline.cli.trial_commands import lr_find, profile
 from hookline.config import RunConfig, load_config
 from hookline.errors import ConfigError, did_you_mean
 from hookline.hookspecs import API_VERSION
 from hookline.lock import make_lock, read_lock
+from hookline.trials import trial_values
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
@@ -35,10 +38,19 @@ def hookline() -> None:
 @click.option("--locked", type=click.Path(), help="Refuse plugins whose code is not what this lock says.")
 @click.option("--ledger", "has_ledger", is_flag=True, help="Tell at the end what each hook of each plugin cost.")
 @click.option("--trace-hooks", is_flag=True, help="Tell each call of a hook on standard error.")
+@click.option("--overfit", type=click.IntRange(min=1), metavar="N", help="Learn the first N examples by heart.")
+@click.option("--fast", "is_fast", is_flag=True, help="Put a few batches through every part of the run.")
 @printing
 @choosing
 def train(
-    output: Output, catalog: Catalog, words: Sequence[str], locked: str | None, has_ledger: bool, trace_hooks: bool
+    output: Output,
+    catalog: Catalog,
+    words: Sequence[str],
+    locked: str | None,
+    has_ledger: bool,
+    trace_hooks: bool,
+    overfit: int | None,
+    is_fast: bool,
 ) -> None:
     """Train a model.
 
@@ -47,7 +59,10 @@ def train(
     shown: dict[str, Any] = (
         {} if output.quiet and not output.json else catalog.default("json" if output.json else "terminal")
     )
-    config = load_words(words, catalog, shown, read_lock(locked) if locked else None)
+    locks = read_lock(locked) if locked else None
+    config = load_words(words, catalog, shown, locks)
+    if switches := trial_values(config.train, overfit, is_fast=is_fast):
+        config = load_words(words, catalog, shown, locks, switches)
     if output.json:
         output.event("plan", **plan_events(config))
     for line in plan_lines(config):
@@ -62,16 +77,17 @@ def train(
 
     ledger = Ledger()
     watches = [*([HookTrace(output.hook_call)] if trace_hooks else []), *([ledger] if has_ledger else [])]
-    run = Run(config, watches=watches)
-    try:
-        run.fit()
-    finally:
-        if output.quiet and not output.json:
-            for message in run.warnings:
-                output.note(f"warning: {message}")
-        if has_ledger:
-            print_ledger(output, ledger, config)
-    for line in next_steps([*choosing_words(), *words], config):
+    with light_optimizer():
+        run = Run(config, watches=watches)
+        try:
+            run.fit()
+        finally:
+            if output.quiet and not output.json:
+                for message in run.warnings:
+                    output.note(f"warning: {message}")
+            if has_ledger:
+                print_ledger(output, ledger, config)
+    for line in next_steps([*choosing_words(), *words], config, is_trial=bool(switches)):
         output.prose(line)
 
 
@@ -90,20 +106,25 @@ def _tell_drift(output: Output, words: Sequence[str], config: RunConfig) -> None
 @printing
 @choosing
 def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
-    """Check a run without training: config, plugins, data, and one step on one batch. Writes nothing."""
+    """Check a run without training: config, plugins, data, model, and one step on one batch. Writes nothing."""
     config = load_words(words, catalog)
     for line in plan_lines(config):
         output.prose(line)
 
+    from hookline.cli.findings import model_values, print_model
     from hookline.run import Run
+    from hookline.summary import OutputShapes, summarize
 
-    run = Run(config)
-    num_parameters = sum(parameter.numel() for parameter in run.model.parameters())
-    loss = run.try_step()
+    with light_optimizer():
+        run = Run(config)
+        with OutputShapes(run.model) as shapes:
+            loss = run.try_step()
+    model = summarize(run.model, shapes)
     if output.json:
-        sizes = {"steps_per_epoch": run.steps_per_epoch, "num_parameters": num_parameters}
+        sizes = {"steps_per_epoch": run.steps_per_epoch, **model_values(model)}
         output.document({"ok": True, "plan": plan_events(config), **sizes, "first_loss": loss})
-    output.prose(f"\n{num_parameters} parameters, {run.steps_per_epoch} steps in an epoch, first loss {loss:.6g}")
+    print_model(output, model)
+    output.prose(f"\n{model.num_parameters} parameters, {run.steps_per_epoch} steps in an epoch, first loss {loss:.6g}")
     output.prose("all checked: this run can be trained")
 
 
@@ -242,3 +263,5 @@ def completion(output: Output, shell: str) -> None:
 hookline.add_command(plugins)
 hookline.add_command(show)
 hookline.add_command(lock)
+hookline.add_command(lr_find)
+hookline.add_command(profile)

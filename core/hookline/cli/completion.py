@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from hookline.catalog import Catalog
+from hookline.catalog import KINDS, Catalog
 from hookline.config import SINGLE_KINDS, load_config
 from hookline.errors import HooklineError
 
@@ -46,6 +46,14 @@ def complete_words(context: click.Context, _parameter: click.Parameter, incomple
     keys = [f"{key}=" for key in (*SINGLE_KINDS, *_keys(_joined(words)))]
     files = [] if words else [CompletionItem(incomplete, type="file")]
     return [*_starting(incomplete, keys), *files]
+
+
+def complete_kind_and_words(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the kinds of plugin where no word stands before, and what ``complete_words`` offers."""
+    kinds = () if context.params.get("words") else KINDS
+    return [*_starting(incomplete, kinds), *complete_words(context, parameter, incomplete)]
 
 
 def _joined(words: Sequence[str]) -> list[str]:

@@ -6,8 +6,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hookline.catalog import Entry
 from hookline.config import PluginChoice, RunConfig, Setting, TrainOptions
 from hookline.config_text import to_toml
+from hookline.errors import PluginError
+from hookline.lock import make_lock
 from hookline.options import Option, options_of, plain
 
 _ALWAYS_SHOWN = ("train.epochs", "train.batch_size", "train.seed")
@@ -36,7 +39,18 @@ def plan_events(config: RunConfig) -> dict[str, Any]:
         }
         for choice in config.plugins
     }
-    return {"plugins": plugins, "settings": {key: setting_values(s) for key, s in config.settings.items()}}
+    entries = {e.distribution: e for choice in config.plugins if (e := choice.plugin.entry)}
+    code = {name: {"version": entry.version, "sha256": _code_hash(entry)} for name, entry in entries.items()}
+    settings = {key: setting_values(s) for key, s in config.settings.items()}
+    return {"plugins": plugins, "code": code, "settings": settings}
+
+
+def _code_hash(entry: Entry) -> str | None:
+    """Return a hash of the code of a plugin's distribution; None where it does not say which files it has."""
+    try:
+        return make_lock({"": entry}).distributions[entry.distribution].sha256
+    except PluginError:
+        return None
 
 
 def setting_values(setting: Setting) -> dict[str, Any]:
@@ -63,12 +77,14 @@ def explanation_lines(setting: Setting, config: RunConfig, *, is_brief: bool) ->
         yield f"  {option.description}: {option.expected}"
 
 
-def next_steps(words: Sequence[str], config: RunConfig) -> Iterator[str]:
-    """Give what to try after a run."""
+def next_steps(words: Sequence[str], config: RunConfig, *, is_trial: bool) -> Iterator[str]:
+    """Give what to try after a run, or after a trial of it."""
     kept = [word for word in words if not word.startswith("train.epochs=")]
     words_so_far = shlex.join(["hookline", "train", *kept])
     yield "\ntry next"
     steps = {f"{words_so_far} train.epochs={2 * max(config.train.epochs, 1)}": "train for longer"}
+    if is_trial:
+        steps = {shlex.join(["hookline", "train", *words]): "train in earnest"}
     steps["hookline plugins"] = "see what can be exchanged"
     if not words:
         steps["hookline init DATA.csv"] = "write a config for a table of your own"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from hookline.cli.arguments import (
     printing,
     words_argument,
 )
-from hookline.cli.completion import complete_name, split_words
+from hookline.cli.completion import complete_kind_and_words, complete_name, split_words
 from hookline.cli.output import Output
 from hookline.config import named_entries
 from hookline.errors import ConfigError, Fault, PluginError, did_you_mean
@@ -54,7 +54,7 @@ def plugins() -> None:
 
 
 @plugins.command("list")
-@click.argument("words", nargs=-1, metavar="[KIND] [CONFIG] [KEY=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[KIND] [CONFIG] [KEY=VALUE]...", shell_complete=complete_kind_and_words)
 @click.option("--order", is_flag=True, help="Tell which plugin the run calls for each hook, and in which order.")
 @printing
 @choosing
@@ -78,23 +78,24 @@ def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: 
     entries = catalog.of_kind(kind) if kind else catalog.entries
     for text in (*catalog.problems, *(error.message for error in named.errors)):
         output.note(f"note: {text}")
-    states = {entry: _state(entry, catalog, named.entries.values()) for entry in entries}
+    active = {(entry.kind, entry.qualified_name) for entry in named.entries.values()}
+    states = [_state(entry, catalog, active) for entry in entries]
     if output.json:
-        output.document([{**entry_values(entry, catalog), "state": states[entry]} for entry in entries])
+        output.document([{**entry_values(e, catalog), "state": s} for e, s in zip(entries, states, strict=True)])
         return
     rows = [
-        [e.kind, callable_name(e, catalog), e.distribution, e.version, e.value, ", ".join(states[e])] for e in entries
+        [e.kind, callable_name(e, catalog), e.distribution, e.version, e.value, ", ".join(state)]
+        for e, state in zip(entries, states, strict=True)
     ]
     output.table(["kind", "name", "distribution", "version", "origin", "state"], rows)
     output.prose("\nhookline show KIND NAME tells the options of one")
 
 
-def _state(entry: Entry, catalog: Catalog, active: Iterable[Entry]) -> list[str]:
-    rivals = [other for other in catalog.of_kind(entry.kind) if other.name == entry.name and not other.blocked_by]
+def _state(entry: Entry, catalog: Catalog, active: Collection[tuple[str, str]]) -> list[str]:
     return [
-        *(["active"] if entry in active else []),
+        *(["active"] if (entry.kind, entry.qualified_name) in active else []),
         *([f"blocked by {entry.blocked_by}"] if entry.blocked_by else []),
-        *(["conflict"] if len(rivals) > 1 and entry in rivals else []),
+        *(["conflict"] if catalog.is_ambiguous(entry) else []),
     ]
 
 

@@ -121,7 +121,8 @@ class Subject:
             beside: More plugins, or others than the kit's own, by table.
             **train: Keys of the table ``train``.
         """
-        labels = [self.label, "callbacks.second"][:copies]
+        # An object given in the place of the plugin is not to be replaced by its name again.
+        labels = [label for label in (self.label, "callbacks.second")[:copies] if label not in (beside or {})]
         objects = self._parts(data)
         if self.plugin.kind == "data":
             # Data of any form: the run neither evaluates nor steps, so it reads nothing by itself.

@@ -1,0 +1,125 @@
+"""Metrics for classes, over all examples of an evaluation.
+
+Shapes: ``B`` examples in a batch, ``C`` classes, ``O`` answers of yes or no for an example. Predictions are logits
+``[B, C]`` with class indices ``[B]``, or logits ``[B, O]`` with targets ``[B, O]`` of 0 and 1; further dimensions may
+follow, as for pixels.
+
+``tp``, ``fp`` and ``fn`` of a class are the numbers of examples that are rightly taken for it, wrongly taken for it,
+and wrongly not. The formulas are those of scikit-learn, with 0 for a quotient of 0 by 0:
+https://scikit-learn.org/stable/modules/model_evaluation.html.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class _OverClasses:
+    """What the metrics have in common: ``tp``, ``fp`` and ``fn`` of each class.
+
+    Args:
+        is_binary: Whether the targets are 0 and 1; then there are the classes no and yes.
+    """
+
+    def __init__(self, *, is_binary: bool) -> None:
+        self._is_binary = is_binary
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._right: Tensor | None = None
+        self._predicted: Tensor | None = None
+        self._actual: Tensor | None = None
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Take in one batch."""
+        chosen = (prediction > 0).long() if self._is_binary else prediction.argmax(dim=1)
+        actual = (target > 0.5).long() if self._is_binary else target
+        num_classes = 2 if self._is_binary else prediction.shape[1]
+        chosen, actual = chosen.flatten(), actual.flatten()
+        counts = [each.bincount(minlength=num_classes) for each in (actual[chosen == actual], chosen, actual)]
+        if self._right is None or self._predicted is None or self._actual is None:
+            self._right, self._predicted, self._actual = counts
+        else:
+            self._right, self._predicted, self._actual = (
+                self._right + counts[0],
+                self._predicted + counts[1],
+                self._actual + counts[2],
+            )
+
+    def compute(self) -> float:
+        """Return the metric; NaN without a batch."""
+        if self._right is None or self._predicted is None or self._actual is None:
+            return math.nan
+        right, predicted, actual = (count.cpu().double() for count in (self._right, self._predicted, self._actual))
+        return self._value(right, predicted, actual)
+
+    def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:
+        """Return the metric from ``tp``, ``tp + fp`` and ``tp + fn`` of each class, float64 ``[C]``."""
+        raise NotImplementedError
+
+    def _mean(self, values: Tensor, is_there: Tensor) -> float:
+        """Return the value of yes, or the mean over the classes that are there; with 0 for 0 / 0."""
+        values = values.nan_to_num(nan=0.0)
+        return float(values[1] if self._is_binary else values[is_there].mean())
+
+
+class BalancedAccuracy(_OverClasses):
+    """Mean of ``tp / (tp + fn)`` over the classes that the targets have, so that rare classes count as much as others.
+
+    Source: K. H. Brodersen et al., "The balanced accuracy and its posterior distribution", ICPR (2010).
+    """
+
+    def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:  # noqa: ARG002 - the form of all
+        return float((right / actual)[actual > 0].mean())
+
+
+class Precision(_OverClasses):
+    """Share of right answers among those given, ``tp / (tp + fp)``.
+
+    That of yes when targets are 0 and 1; otherwise the mean over the classes that targets or predictions have.
+    """
+
+    def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:
+        return self._mean(right / predicted, predicted + actual > 0)
+
+
+class Recall(_OverClasses):
+    """Share of a class that is found, ``tp / (tp + fn)``; of yes, or the mean over classes, as for precision."""
+
+    def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:
+        return self._mean(right / actual, predicted + actual > 0)
+
+
+class F1(_OverClasses):
+    """Harmonic mean of precision and recall, ``2 tp / (2 tp + fp + fn)``; of yes, or the mean over classes."""
+
+    def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:
+        return self._mean(2 * right / (predicted + actual), predicted + actual > 0)
+
+
+class TopKAccuracy:
+    """Share of examples whose class is among the ``k`` with the largest logits."""
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._num_right = 0
+        self._num_answers = 0
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Take in one batch."""
+        chosen = prediction.topk(min(self._k, prediction.shape[1]), dim=1).indices
+        self._num_right += int((chosen == target.unsqueeze(1)).sum())
+        self._num_answers += target.numel()
+
+    def compute(self) -> float:
+        """Return the share; NaN without a batch."""
+        return self._num_right / self._num_answers if self._num_answers else math.nan

@@ -1,0 +1,142 @@
+"""Callback ``compile``: the model is compiled, keeps its names, and computes the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hookline import ConfigError, ContractError, Run, RunResult
+
+CONFIG: dict[str, Any] = {
+    "train": {"epochs": 2, "batch_size": 8},
+    "data": {"num_examples": 44},
+    "model": {"use": "mlp", "hidden": [8], "dropout": 0.25},
+    "optimizer": {"use": "adam", "lr": 0.01},
+}
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_was_compiled() -> Iterator[None]:
+    """torch counts what it compiles for all models of the process, and stops compiling after a few."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def compiled(*overrides: str, backend: str = "eager", **plugins: Any) -> Run:
+    return Run({**CONFIG, "callbacks": {"compile": {"backend": backend}}}, overrides, plugins=plugins)
+
+
+def weights_of(result: RunResult) -> list[list[float]]:
+    return [weight.flatten().tolist() for weight in result.model.state_dict().values()]
+
+
+class Counts(nn.Module):
+    """A linear model that counts how often Python runs its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.num_calls = 0
+
+    def forward(self, inputs: Tensor) -> Any:
+        if not torch.compiler.is_compiling():
+            self.num_calls += 1
+        return self.layer(inputs)
+
+
+def test_the_model_is_compiled_in_training_and_in_evaluation() -> None:
+    model = Counts()
+    compiled(model=model).fit()
+    assert model.num_calls == 0
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_model_computes_the_same(backend: str) -> None:
+    assert compiled(backend=backend).fit().metrics == pytest.approx(dict(Run(CONFIG).fit().metrics), rel=1e-5)
+
+
+def test_weights_keep_their_names_in_the_state_and_go_to_a_run_that_does_not_compile() -> None:
+    run = compiled()
+    state = run.state_dict()
+    assert (
+        list(state["model"]) == list(run.unwrapped_model.state_dict()) == ["0.weight", "0.bias", "3.weight", "3.bias"]
+    )
+    assert state["wrappers"] == {}
+    assert state["plugins"] == {}
+    Run(CONFIG).load_state_dict(state)
+
+
+@pytest.mark.parametrize("order", [("compile", "mixed-precision"), ("mixed-precision", "compile")])
+def test_no_name_of_a_wrapper_is_in_the_state_whatever_their_order(order: tuple[str, str]) -> None:
+    tables: dict[str, Any] = {"compile": {"backend": "eager"}, "mixed-precision": {}}
+    state = Run({**CONFIG, "callbacks": {name: tables[name] for name in order}}).state_dict()
+    assert not [name for name in (*state["model"], *state["wrappers"]) if "_orig_mod" in name or "module" in name]
+
+
+def test_a_run_that_is_taken_up_ends_with_the_same_bits() -> None:
+    whole = compiled().fit()
+    first, second = compiled(), compiled()
+    second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 4))
+    result = second.fit()
+    assert (result.history, weights_of(result)) == (whole.history, weights_of(whole))
+
+
+def test_a_model_that_is_compiled_already_is_left_as_it_is() -> None:
+    model = torch.compile(Counts(), backend="eager")
+    run = compiled(model=model)
+    assert run.model is model
+    assert run.warnings == ["the model is compiled already; compile leaves it as it is"]
+
+
+class Breaks(nn.Module):
+    """A model that cannot be one graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, inputs: Tensor) -> Any:
+        torch._dynamo.graph_break()
+        return self.layer(inputs)
+
+
+def test_a_model_that_cannot_be_one_graph_may_be_several() -> None:
+    assert compiled(model=Breaks()).fit().outcome == "completed"
+
+
+def test_a_model_that_cannot_be_one_graph_is_an_error_when_it_has_to_be() -> None:
+    with pytest.raises(ContractError, match=r"model 'Breaks' .* fails on the first batch"):
+        compiled("callbacks.compile.fullgraph=true", model=Breaks())
+
+
+@pytest.mark.parametrize("dynamic", ["true", "false", "auto"])
+def test_dynamic_is_taken_as_torch_takes_it(dynamic: str) -> None:
+    assert compiled(f"callbacks.compile.dynamic={dynamic}").fit().outcome == "completed"
+
+
+def test_a_backend_that_torch_does_not_know_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compiled(backend="indcutor")
+    assert (caught.value.message, caught.value.hint) == (
+        "compile: torch has no backend 'indcutor'",
+        "did you mean 'inductor'?",
+    )
+
+
+def test_a_mode_of_inductor_is_refused_with_another_backend() -> None:
+    with pytest.raises(ConfigError, match="mode = 'max-autotune' needs backend = 'inductor', but it is 'eager'"):
+        compiled("callbacks.compile.mode=max-autotune")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a compiler for C++, and there is none")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_inductor_compiles_the_default_model() -> None:
+    config = {"train": {"epochs": 1, "evaluate": []}, "data": {"num_examples": 40}}
+    result = Run({**config, "callbacks": {"compile": {}}}).fit()
+    assert result.metrics == pytest.approx(dict(Run(config).fit().metrics), rel=1e-5)

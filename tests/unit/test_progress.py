@@ -1,0 +1,40 @@
+"""The callback ``progress``: its rows when not every epoch is evaluated. The rest is in the tests of the command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import hookline
+
+SMALL = {"train": {"epochs": 4, "batch_size": 4}, "data": {"num_examples": 8}, "callbacks": {"progress": {}}}
+
+
+def rows(capsys: pytest.CaptureFixture[str], **train: Any) -> list[list[str]]:
+    """Return the cells of each row: label, running loss, loss, seconds; an empty cell is an empty text."""
+    hookline.train(SMALL, {f"train.{name}": value for name, value in train.items()})
+    lines = capsys.readouterr().out.splitlines()
+    head = lines[0]
+    ends = [head.index(name) + len(name) for name in ("epoch", "train/running_loss", "train/loss", "seconds")]
+    table = lines[: lines.index("")]
+    return [[line[a:b].strip() for a, b in zip([0, *ends], ends, strict=False)] for line in table[1:]]
+
+
+def test_an_epoch_without_evaluation_has_an_empty_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, evaluate_every_epochs=2)
+    assert [row[0] for row in found] == ["1/4", "2/4", "3/4", "4/4"]
+    assert [bool(row[2]) for row in found] == [False, True, False, True]
+    assert all(row[1] and row[3] for row in found)
+
+
+def test_an_evaluation_within_an_epoch_has_a_row_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, epochs=2, evaluate_every_steps=1)
+    assert [row[0] for row in found] == ["step 1", "step 2", "1/2", "step 3", "step 4", "2/2"]
+    assert [bool(row[1]) for row in found] == [False, False, True] * 2
+    assert all(row[2] and row[3] for row in found)
+
+
+def test_a_run_that_evaluates_nothing_has_no_column_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    hookline.train(SMALL, {"train.evaluate": [], "train.epochs": 1})
+    assert capsys.readouterr().out.splitlines()[0].split() == ["epoch", "train/running_loss", "seconds"]
