@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-
 _NOBODYS = ("<", str(Path(__file__).parent), str(Path(importlib.__file__).parent))
 """How the files begin that are not to blame: those that import, and Hookline's own."""
 

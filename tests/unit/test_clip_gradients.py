@@ -55,7 +55,7 @@ def weights_of(run: Run) -> list[Tensor]:
         ({"max_norm": 0.5, "norm_type": "inf"}, lambda parameters: clip_grad_norm_(parameters, 0.5, float("inf"))),
         ({"max_value": 0.1}, lambda parameters: clip_grad_value_(parameters, 0.1)),
     ],
-    ids=str,
+    ids=["norm", "norm 1", "norm inf", "value"],
 )
 @pytest.mark.parametrize("part", [10, 3])
 def test_the_weights_are_bit_identical_to_those_of_a_hand_written_loop(
