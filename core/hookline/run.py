@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,18 +16,25 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.batches import Batches, count_examples, lost_worker
+from hookline.components import (
+    build_batches,
+    build_component,
+    build_metrics,
+    load_state_of_wrappers,
+    state_of_wrappers,
+    try_first_batches,
+)
 from hookline.config import RunConfig, load_config
 from hookline.data import DataSource
 from hookline.device import find_device
-from hookline.errors import ContractError, DataError, HooklineError, NonFiniteError, TrainingError, with_article
+from hookline.errors import ContractError, DataError, HooklineError, NonFiniteError, TrainingError
 from hookline.evaluation import WeightedMean, evaluate
 from hookline.finite import FiniteGuard
-from hookline.hookspecs import Metric
 from hookline.host import Host
 from hookline.layers import Source
 from hookline.result import Outcome, Row, RunResult, Step
 from hookline.rng import RandomState, make_generator
-from hookline.step import DefaultStep, LossFunction, StepFunction, brief, check_parameters, try_batch
+from hookline.step import DefaultStep, LossFunction, StepFunction, brief, check_parameters
 from hookline.subset import first_examples
 from hookline.watch import Watch
 
@@ -100,6 +106,7 @@ class Run:
         self._is_working = False
         self._num_done = 0  # batches of the epoch at work; 0 between two epochs
         self._running = WeightedMean()
+        self._evaluated: tuple[int, Mapping[str, float]] = (0, {})  # the last step after which it was evaluated
         # Asked in every step.
         self._max_steps = config.train.max_steps or -1
         self._max_time_s = config.train.max_time_s
@@ -196,8 +203,9 @@ class Run:
             "warnings": self.warnings,
             "random": self._random.state_dict(),
             "running": self._running.state_dict(),
+            "evaluated": [self._evaluated[0], dict(self._evaluated[1])],
             "model": self.unwrapped_model.state_dict(),
-            "wrappers": self._state_of_wrappers(),
+            "wrappers": state_of_wrappers(self.model, self.unwrapped_model),
             "loss": self.loss.state_dict() if isinstance(self.loss, nn.Module) else {},
             "optimizer": self.optimizer.state_dict(),
             "plugins": self._host.state_dict(),
@@ -218,7 +226,7 @@ class Run:
         state = copy.deepcopy(dict(state))
         try:
             self.unwrapped_model.load_state_dict(state["model"])
-            self._load_state_of_wrappers(state["wrappers"])
+            load_state_of_wrappers(self.model, self.unwrapped_model, state["wrappers"])
             if isinstance(self.loss, nn.Module):
                 self.loss.load_state_dict(state["loss"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -231,20 +239,9 @@ class Run:
         self.summary, self.warnings = state["summary"], state["warnings"]
         self._random.load_state_dict(state["random"])
         self._running.load_state_dict(state["running"])
+        evaluated_step, metrics = state["evaluated"]
+        self._evaluated = evaluated_step, MappingProxyType(metrics)
         self._plugin_states = state["plugins"]
-
-    def _state_of_wrappers(self) -> dict[str, Any]:
-        """Return what wrappers have added to the state of the model, by the names that they give it."""
-        if self.model is self.unwrapped_model:
-            return {}
-        inner = self.unwrapped_model.state_dict(keep_vars=True)
-        around, ids = self.model.state_dict(keep_vars=True), set(map(id, inner.values()))
-        return {name: value for name, value in self.model.state_dict().items() if id(around[name]) not in ids}
-
-    def _load_state_of_wrappers(self, state: Mapping[str, Any]) -> None:
-        if strange := sorted(state.keys() ^ self._state_of_wrappers().keys()):
-            raise ValueError(f"the wrappers of the model differ in {', '.join(strange)}")
-        self.model.load_state_dict(state, strict=False)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -447,10 +444,10 @@ class Run:
         every = self._evaluate_every_steps
         return bool(every) and self.step % every == 0
 
-    def _evaluate(self) -> Mapping[str, float]:
-        """Evaluate every split, with the events around it; an empty result, without events, if there is none."""
+    def _evaluate(self) -> None:
+        """Evaluate every split, with the events around it; nothing, without events, if there is none."""
         if not self._evaluation_batches:
-            return {}
+            return
         self._host.call("on_evaluation_start", run=self)
         measured: dict[str, float] = {}
         for split, batches in self._evaluation_batches.items():
@@ -459,14 +456,16 @@ class Run:
                 numbers = evaluate(read, self.model, self.loss, self.metrics)
             measured |= {f"{split}/{name}": value for name, value in numbers.items()}
         metrics = MappingProxyType(measured)
+        self._evaluated = self.step, metrics
         self._host.call("on_evaluation_end", run=self, metrics=metrics)
-        return metrics
 
     def _end_epoch(self) -> Mapping[str, float]:
         every = self.config.train.evaluate_every_epochs
         is_last = self.epoch == self.num_epochs or self._is_over()
         is_due = every and (self.epoch % every == 0 or is_last)
-        evaluated = self._evaluate() if is_due else {}
+        if is_due and self._evaluated[0] != self.step:
+            self._evaluate()
+        evaluated = self._evaluated[1] if is_due else {}
         metrics = MappingProxyType({"train/running_loss": self._running.compute(), **evaluated})
         self.history.append(metrics)
         # Without any update the mean is that of nothing.
@@ -502,84 +501,32 @@ class Run:
 
     def _build(self) -> None:
         """Build the components, each from those before it, and try a batch on them before there is an optimizer."""
-        self.data: DataSource = self._component("data", DataSource, run=self)
-        if self.config.train.max_examples:
-            self.data = first_examples(self.data, self.config.train.max_examples)
-        self._build_batches()
+        host, options = self._host, self.config.train
+        self.data: DataSource = build_component(host, "data", DataSource, run=self)
+        if options.max_examples:
+            self.data = first_examples(self.data, options.max_examples)
+        order = host.call("build_order", run=self, data=self.data)
+        self._batches, self._evaluation_batches = build_batches(
+            self.data, options, order, dtype=self._dtype, device=self.device, owner=str(host.owner("data"))
+        )
         with RandomState(self.seed, "model").active():
-            model: nn.Module = self._component("model", nn.Module, run=self, data=self.data)
-            self.unwrapped_model: nn.Module = self._host.innermost("build_model")
+            model: nn.Module = build_component(host, "model", nn.Module, run=self, data=self.data)
+            self.unwrapped_model: nn.Module = host.innermost("build_model")
             self.model = model.to(device=self.device, dtype=self._dtype)
-            self.loss: LossFunction = self._component("loss", Callable, run=self, data=self.data)
+            self.loss: LossFunction = build_component(host, "loss", Callable, run=self, data=self.data)
             if isinstance(self.loss, nn.Module):
                 self.loss.to(device=self.device, dtype=self._dtype)
-            self.metrics = self._build_metrics()
-            self._try_first_batches()
-            self.optimizer: Optimizer = self._component("optimizer", Optimizer, run=self, model=self.model)
-            if not self._host.is_implemented("build_step"):
-                check_parameters(self.optimizer, self.model, self.loss, str(self._host.owner("optimizer")))
-            self.backward: Callable[[Tensor], None] = self._host.call("build_backward", run=self)
-            self.update: Callable[[], None] = self._host.call("build_update", run=self)
-            self._step: StepFunction = self._host.call("build_step", run=self)
-
-    def _component(self, kind: str, expected: Any, **arguments: Any) -> Any:
-        built = self._host.call(f"build_{kind}", **arguments)
-        if built is None:
-            hint = "does the hook end without a return?"
-            raise ContractError(f"build_{kind} of {self._host.owner(kind)} returned nothing", hint=hint)
-        if not isinstance(built, expected):
-            message = f"build_{kind} of {self._host.owner(kind)} returned {with_article(type(built).__name__)}"
-            wrap = "wrap a dataset: hookline.DataSource(train=dataset, in_features=..., out_features=...)"
-            advice = wrap if expected is DataSource else None
-            raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=advice)
-        return built
-
-    def _build_batches(self) -> None:
-        train = self.config.train
-        size = None if train.batch_size == "all" else train.batch_size
-        seed = self.seed if train.shuffle else None
-        splits = self.data.splits()
-        owner = self._host.owner("data")
-        make = functools.partial(
-            Batches,
-            dtype=self._dtype,
-            device=self.device,
-            num_workers=train.num_workers,
-            worker_timeout_s=train.worker_timeout_s,
-            collate=self.data.collate,
-            item_seed=self.seed,
-        )
-        order = self._host.call("build_order", run=self, data=self.data)
-        self._batches = make(self.data.train, size, seed=seed, name=f"train split of {owner}", order=order)
-        self._evaluation_batches = {
-            split: make(splits[split], train.eval_batch_size, seed=None, name=f"{split} split of {owner}")
-            for split in dict.fromkeys(train.evaluate)
-            if split in splits and not (split == "train" and self._batches.num_batches is None)
-        }
-
-    def _try_first_batches(self) -> None:
-        """Try the first batch of each split, as far as the run itself is to use it."""
-        tried = dict(self._evaluation_batches)
-        if not self._host.is_implemented("build_step"):
-            tried["train"] = self._batches
-        names = {kind: str(self._host.owner(kind)) for kind in ("data", "model", "loss")}
-        for split, batches in tried.items():
-            batch = next(self._read(split, batches, epoch=1), None)
-            names["data"] = f"the {split} split of {self._host.owner('data')}"
-            try_batch(batch, self.model, self.loss, names)
-
-    def _build_metrics(self) -> Mapping[str, Metric]:
-        metrics: dict[str, Metric] = {}
-        for plugin, built in self._host.collect("build_metrics", run=self, data=self.data):
-            if not isinstance(built, Mapping):
-                raise ContractError(
-                    f"build_metrics of {plugin} returned {brief(built)}, but must return metrics by name"
-                )
-            for name, metric in built.items():
-                if name in metrics or name in ("loss", "running_loss"):
-                    raise ContractError(f"{plugin} brings the metric {name!r}, which is there already")
-                metrics[name] = metric
-        return MappingProxyType(metrics)
+            self.metrics = build_metrics(host, run=self, data=self.data)
+            # A plugin with a step of its own answers for its batches and its parameters.
+            has_own_step = host.is_implemented("build_step")
+            tried = self._evaluation_batches | ({} if has_own_step else {"train": self._batches})
+            try_first_batches(tried, self._read, self.model, self.loss, host)
+            self.optimizer: Optimizer = build_component(host, "optimizer", Optimizer, run=self, model=self.model)
+            if not has_own_step:
+                check_parameters(self.optimizer, self.model, self.loss, str(host.owner("optimizer")))
+            self.backward: Callable[[Tensor], None] = host.call("build_backward", run=self)
+            self.update: Callable[[], None] = host.call("build_update", run=self)
+            self._step: StepFunction = host.call("build_step", run=self)
 
 
 def train(

@@ -33,7 +33,7 @@ class JSONLines:
     @hookimpl
     def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Write the evaluation's numbers."""
-        _write("evaluation_end", epoch=run.epoch, metrics=dict(metrics))
+        _write("evaluation_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
 
     @hookimpl
     def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:

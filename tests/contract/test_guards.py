@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+import tomli
 
 import hookline as door
 from hookline import Catalog, errors
@@ -137,6 +138,15 @@ def test_the_core_is_silent_and_keeps_its_hands_off(path: Path) -> None:
     code = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
     found = {word: why for word, why in FORBIDDEN.items() if re.search(rf"(?<![\w.]){re.escape(word)}", code)}
     assert not found
+
+
+def test_the_page_of_the_architecture_has_every_module_on_its_floor() -> None:
+    contracts = tomli.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract.get("containers") == ["hookline"])
+    floors = {name: number for number, names in enumerate(reversed(layers)) for name in names.split(" | ")}
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "docs/explanation/architecture.md").read_text(), re.MULTILINE)
+    assert {name: int(number) for number, name in rows} == floors
+    assert {path.stem for path in CORE.glob("*.py")} - {"__init__"} <= floors.keys()
 
 
 def test_the_top_level_holds_what_was_agreed() -> None:

@@ -1215,7 +1215,7 @@ def test_evaluations_come_every_so_many_epochs_and_in_the_last() -> None:
 
 def test_evaluations_come_every_so_many_steps_beside_those_of_the_epochs() -> None:
     assert evaluated_after(evaluate_every_epochs=0, evaluate_every_steps=3) == ["3", "6", "9"]
-    assert evaluated_after(evaluate_every_epochs=5, evaluate_every_steps=5) == ["5", "10", "10"]
+    assert evaluated_after(evaluate_every_epochs=5, evaluate_every_steps=5) == ["5", "10"]
 
 
 def test_evaluating_in_mid_epoch_does_not_disturb_the_training() -> None:
