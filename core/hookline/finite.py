@@ -72,10 +72,12 @@ class FiniteGuard:
         if not self._is_waiting:
             self._note(torch.isfinite(torch.stack(norms)).all())
             return True
-        if all(math.isfinite(norm.item()) for norm in norms):
-            self._num_skips = 0
-            return True
-        return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
+        # A plain loop: it is run in every step.
+        for norm in norms:
+            if not math.isfinite(norm.item()):
+                return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
+        self._num_skips = 0
+        return True
 
     def _note(self, is_finite: Tensor) -> None:
         """Keep a verdict on the device, and read it when it is time."""

@@ -110,7 +110,6 @@ class Run:
         # Asked in every step.
         self._max_steps = config.train.max_steps or -1
         self._max_time_s = config.train.max_time_s
-        self._evaluate_every_steps = config.train.evaluate_every_steps
         self._plugin_states: Mapping[str, Any] | None = None
         self._is_left = False
         self.device = find_device(config.train.device)
@@ -316,7 +315,7 @@ class Run:
     def _loop(self) -> Generator[Tensor]:
         """The loop: every event is a call in it; it gives the loss of each step."""
         self._begin()
-        host, step = self._host, self._step
+        host, step, evaluate_every = self._host, self._step, self.config.train.evaluate_every_steps
         on_step_end = host.caller("on_step_end")
         outcome: Outcome = "failed"
         error: BaseException | None = None
@@ -332,7 +331,7 @@ class Run:
                     self._count(loss, batch)
                     if on_step_end:
                         on_step_end(run=self, loss=loss)
-                    if self._is_evaluation_due():
+                    if evaluate_every and self.step % evaluate_every == 0:
                         self._evaluate()
                     yield loss
                     if self._is_over():
@@ -439,10 +438,6 @@ class Run:
 
     def _is_over(self) -> bool:
         return self.stop_reason is not None or self.step == self._max_steps
-
-    def _is_evaluation_due(self) -> bool:
-        every = self._evaluate_every_steps
-        return bool(every) and self.step % every == 0
 
     def _evaluate(self) -> None:
         """Evaluate every split, with the events around it; nothing, without events, if there is none."""

@@ -19,6 +19,7 @@ from support import FIXTURES
 CATALOG = Catalog.installed()
 REQUIRED: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
+    "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
 }

@@ -31,6 +31,7 @@ class Row:
         stdout: What standard output must tell.
         leaves: The files that it makes, with their text; no others.
         never: What standard error must not tell.
+        before: What stands on standard error before the error, because the plugin wrote it.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Row:
     stdout: tuple[str, ...] = ()
     leaves: Mapping[str, str] = field(default_factory=dict)
     never: tuple[str, ...] = ()
+    before: str = ""
 
 
 FAULTS = "acme-faults 0.4.0"
@@ -55,7 +57,13 @@ IMPORTS = (
     Row("a syntax error", "check model=bad-syntax", 3, (f"({FAULTS})", "SyntaxError: expected ':'", "bad_syntax.py:3")),
     Row("the import exits with 0", "check model=exits", 3, (f"({FAULTS})", "SystemExit: 0", "exits.py:5")),
     Row("the import raises no Exception", "check model=cancels", 3, (f"({FAULTS})", "CancelledError: not now")),
-    Row("the import reads from a terminal", "check model=reads-input", 3, (f"({FAULTS})", "reads_input.py:3")),
+    Row(
+        "the import reads from a terminal",
+        "check model=reads-input",
+        3,
+        (f"({FAULTS})", "reads_input.py:3"),
+        before="name of the model? ",
+    ),
     Row(
         "the module is missing",
         "check model=no-module",
@@ -586,7 +594,7 @@ def test_what_is_broken_is_told_with_its_exit_code_and_without_a_traceback(
     assert done.returncode == row.code, done.stderr
     assert "Traceback" not in done.stderr
     if row.code:
-        assert done.stderr.startswith("error: ")
+        assert done.stderr.startswith(f"{row.before}error: ")
     elif not row.stderr:
         assert done.stderr == ""
     for words in row.stderr:

@@ -120,15 +120,15 @@ def test_a_name_that_was_made_and_installed_is_taken(made: Made, tmp_path: Path)
 
 
 def test_it_says_what_it_wrote_and_what_to_type_next(hookline: Hookline, tmp_path: Path) -> None:
-    done = hookline("new", "callback", "best")
+    done = hookline("new", "callback", "diary")
     assert (done.returncode, done.stderr) == (0, "")
-    assert [path.name for path in tmp_path.iterdir()] == ["hookline-best"]
+    assert [path.name for path in tmp_path.iterdir()] == ["hookline-diary"]
     first, *steps = done.stdout.splitlines()
-    assert first == "wrote hookline-best: 7 files; next"
+    assert first == "wrote hookline-diary: 7 files; next"
     assert [step.partition("#")[0].strip() for step in steps] == [
-        "pip install -e 'hookline-best[test]'",
-        "hookline train callbacks.best=best",
-        "python -m pytest hookline-best",
+        "pip install -e 'hookline-diary[test]'",
+        "hookline train callbacks.diary=diary",
+        "python -m pytest hookline-diary",
     ]
 
 

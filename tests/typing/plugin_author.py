@@ -119,6 +119,14 @@ class Diary:
             self.lines.append(f"first loss {loss.item():.1f}")
 
     @hookimpl
+    def on_evaluation_start(self, run: Run) -> None:
+        self.lines.append(f"evaluated after step {run.step}")
+
+    @hookimpl
+    def on_warning(self, run: Run, message: str) -> None:
+        self.lines.append(f"{message}, the {len(run.warnings)}th")
+
+    @hookimpl
     def on_evaluation_end(self, metrics: Mapping[str, float]) -> None:
         self.lines.append(", ".join(metrics))
 
@@ -171,3 +179,34 @@ class Scaled:
             return step((inputs * self.factor, target))
 
         return scaled
+
+
+@dataclass
+class Careful:
+    """Wrappers of the parts of a step, and an order of the examples."""
+
+    bound: Annotated[float, Meta(gt=0, description="largest value of a gradient")] = 1.0
+
+    @hookimpl
+    def build_order(self, run: Run, data: DataSource) -> Callable[[int], Tensor]:
+        num_examples = 64
+        return lambda epoch: torch.randperm(num_examples, generator=run.generator(f"order {epoch}"))
+
+    @hookimpl(wrapper=True)
+    def build_backward(self) -> Generator[None, Callable[[Tensor], None], Callable[[Tensor], None]]:
+        backward = yield
+
+        def doubled(loss: Tensor) -> None:
+            backward(2 * loss)
+
+        return doubled
+
+    @hookimpl(wrapper=True)
+    def build_update(self, run: Run) -> Generator[None, Callable[[], None], Callable[[], None]]:
+        update = yield
+
+        def clipped() -> None:
+            torch.nn.utils.clip_grad_value_(run.model.parameters(), self.bound)
+            update()
+
+        return clipped

@@ -69,6 +69,7 @@ def test_the_plugins_of_the_type_check_make_a_run_that_trains(monkeypatch: pytes
         "optimizer": author.SignSGD(),
         "callbacks.averaged": averaged,
         "callbacks.scaled": author.Scaled(),
+        "callbacks.careful": author.Careful(),
         "callbacks.diary": diary,
     }
     result = Run({"train": {"epochs": 5, "batch_size": "all"}}, plugins=plugins).fit()

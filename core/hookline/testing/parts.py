@@ -179,6 +179,11 @@ class Recorder:
         self.transcript.append(f"on_step_end {run.step}")
 
     @hookimpl(tryfirst=True)
+    def on_evaluation_start(self, run: Run) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_evaluation_start {run.epoch}")
+
+    @hookimpl(tryfirst=True)
     def on_evaluation_end(self, run: Run) -> None:
         """Write it down."""
         self.transcript.append(f"on_evaluation_end {run.epoch}")
