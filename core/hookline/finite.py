@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _MAX_SKIPS = 100
 """Updates left out one after the other after which a run fails: it no longer learns."""
 _SHOWN_INDICES = 10
+_FEW = 16
+"""Number of gradients up to which each is looked at by itself."""
 _STRIDE = 50
 """Steps from one look to the next on an accelerator, which each look makes wait."""
 
@@ -68,16 +70,14 @@ class FiniteGuard:
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         if not gradients:
             return True
-        norms = torch._foreach_norm(gradients)  # noqa: SLF001 - torch's own clipping uses it; one call for all tensors
         if not self._is_waiting:
-            self._note(torch.isfinite(torch.stack(norms)).all())
+            self._note(torch.isfinite(_total(gradients)))
             return True
-        # A plain loop: it is run in every step.
-        for norm in norms:
-            if not math.isfinite(norm.item()):
-                return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
-        self._num_skips = 0
-        return True
+        # A total can overflow although every value is finite, so what looks bad is looked at again.
+        if math.isfinite(_sum_up(gradients)) or all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            self._num_skips = 0
+            return True
+        return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
 
     def _note(self, is_finite: Tensor) -> None:
         """Keep a verdict on the device, and read it when it is time."""
@@ -114,6 +114,22 @@ class FiniteGuard:
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 return repr(name)
         return "a parameter"
+
+
+def _sum_up(gradients: list[Tensor]) -> float:
+    """Return a number that is not finite if a value of a gradient is not."""
+    if len(gradients) > _FEW:
+        return _total(gradients).item()
+    # A sum and a read for each are less than the calls that put few small tensors together.
+    total = 0.0
+    for gradient in gradients:
+        total += gradient.sum().item()
+    return total
+
+
+def _total(gradients: list[Tensor]) -> Tensor:
+    norms = torch._foreach_norm(gradients)  # noqa: SLF001 - torch's own clipping uses it; one call for all tensors
+    return torch.stack(norms).sum()
 
 
 def _first_bad_output(model: nn.Module, inputs: Any) -> str:

@@ -157,3 +157,44 @@ def test_the_closure_of_an_optimizer_is_guarded_too() -> None:
     config = {**IN_ORDER, "optimizer": {"use": "lbfgs"}}
     with pytest.raises(NonFiniteError, match="the loss is nan in step 2 "):
         train(config, plugins={"data": data_with(float("nan"), at=7)})
+
+
+@pytest.mark.parametrize("num_layers", [1, 20], ids=["few", "many"])
+def test_gradients_whose_sum_overflows_are_finite_all_the_same(num_layers: int) -> None:
+    class Huge:
+        @hookimpl(wrapper=True)
+        def build_update(self, run: Run) -> Generator[None, Any, Any]:
+            update = yield
+
+            def enlarged() -> None:
+                for parameter in run.model.parameters():
+                    parameter.grad = torch.full_like(parameter, 3e38)
+                update()
+
+            return enlarged
+
+    layers = [nn.Linear(4, 4) for _ in range(num_layers)]
+    source = DataSource(TensorDataset(torch.ones(4, 4), torch.ones(4, 4)), in_features=4, out_features=4)
+    plugins = {"data": source, "model": nn.Sequential(*layers), "callbacks.huge": Huge()}
+    config = {**IN_ORDER, "optimizer": {"lr": 0.0}}
+    assert train(config, plugins=plugins).outcome == "completed"
+
+
+def test_one_bad_gradient_among_many_is_found() -> None:
+    class Spoils:
+        @hookimpl(wrapper=True)
+        def build_update(self, run: Run) -> Generator[None, Any, Any]:
+            update = yield
+
+            def spoiled() -> None:
+                last = list(run.model.parameters())[-1]
+                assert last.grad is not None
+                last.grad[0] = float("-inf")
+                update()
+
+            return spoiled
+
+    layers = [nn.Linear(1, 1) for _ in range(20)]
+    plugins = {"data": data_with(0.5, at=0), "model": nn.Sequential(*layers), "callbacks.spoils": Spoils()}
+    with pytest.raises(NonFiniteError, match=r"the gradient of '19\.bias' is not finite in step 1"):
+        train(IN_ORDER, plugins=plugins)
