@@ -110,7 +110,7 @@ class FiniteGuard:
         )
 
     def _first_bad_gradient(self) -> str:
-        for name, parameter in self._run.model.named_parameters():
+        for name, parameter in self._run.unwrapped_model.named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 return repr(name)
         return "a parameter"

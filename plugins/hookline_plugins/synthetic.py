@@ -58,7 +58,7 @@ class SyntheticLinear:
         """Report the learned weights beside the true ones."""
         from torch import nn
 
-        layer = run.model
+        layer = run.unwrapped_model
         if outcome in ("interrupted", "failed") or not isinstance(layer, nn.Linear) or layer.out_features != 1:
             return
         # A layer without bias has None there, whatever its annotation says.

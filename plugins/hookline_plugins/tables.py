@@ -126,7 +126,7 @@ class Table:
         """Report the coefficients of a linear regression in the units of the file."""
         from torch import nn
 
-        layer, is_over = run.model, outcome in ("completed", "stopped")
+        layer, is_over = run.unwrapped_model, outcome in ("completed", "stopped")
         if is_over and self.task == "regression" and isinstance(layer, nn.Linear) and self._scaling:
             run.report("coefficients", _coefficients(layer, self._scaling))
 

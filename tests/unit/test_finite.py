@@ -198,3 +198,25 @@ def test_one_bad_gradient_among_many_is_found() -> None:
     plugins = {"data": data_with(0.5, at=0), "model": nn.Sequential(*layers), "callbacks.spoils": Spoils()}
     with pytest.raises(NonFiniteError, match=r"the gradient of '19\.bias' is not finite in step 1"):
         train(IN_ORDER, plugins=plugins)
+
+
+def test_a_parameter_is_named_as_the_model_names_it_whatever_is_around_it() -> None:
+    class Around:
+        @hookimpl(wrapper=True)
+        def build_model(self) -> Generator[None, nn.Module, nn.Module]:
+            return nn.Sequential((yield))
+
+        @hookimpl(wrapper=True)
+        def build_update(self, run: Run) -> Generator[None, Any, Any]:
+            update = yield
+
+            def spoiled() -> None:
+                for parameter in run.model.parameters():
+                    parameter.grad = torch.full_like(parameter, float("nan"))
+                update()
+
+            return spoiled
+
+    plugins = {"data": data_with(0.5, at=0), "callbacks.around": Around()}
+    with pytest.raises(NonFiniteError, match="the gradient of 'weight' is not finite"):
+        train(IN_ORDER, plugins=plugins)

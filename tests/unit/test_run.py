@@ -1299,6 +1299,16 @@ def test_the_unwrapped_model_is_what_the_model_plugin_built() -> None:
     assert isinstance(run.model, nn.Sequential)
 
 
+def test_the_data_compare_the_learned_weights_whatever_is_around_the_model() -> None:
+    class Wraps:
+        @hookimpl(wrapper=True)
+        def build_model(self) -> Any:
+            return nn.Sequential((yield))
+
+    wrapped = train({"train": {"epochs": 1}}, plugins={"callbacks.wraps": Wraps()})
+    assert wrapped.summary == train({"train": {"epochs": 1}}).summary
+
+
 # ---- the order of examples -------------------------------------------------------------------------------------------
 
 
