@@ -25,7 +25,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from hookline.device import placed
+from hookline.device import placed, with_parts
 from hookline.errors import DataError, HooklineError
 from hookline.rng import ReaderState, derive_seed, make_generator, seed_all
 
@@ -401,12 +401,7 @@ def part_of(batch: Any, start: int, stop: int) -> Any:
     """
     if isinstance(batch, Tensor):
         return batch[start:stop] if batch.dim() else batch
-    if isinstance(batch, Mapping):
-        return {key: part_of(value, start, stop) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        parts = [part_of(part, start, stop) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
+    return with_parts(batch, lambda part: part_of(part, start, stop))
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:

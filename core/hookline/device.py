@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -50,10 +50,15 @@ def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
         return batch.to(device=device, dtype=wanted, non_blocking=True)
     if hasattr(batch, "to"):
         return batch.to(device)
+    return with_parts(batch, lambda part: placed(part, device, dtype))
+
+
+def with_parts(batch: Any, changed: Callable[[Any], Any]) -> Any:
+    """Return a mapping, list, tuple or named tuple of the same type with each part ``changed``; all else as it is."""
     if isinstance(batch, Mapping):
-        return _with_values(batch, {key: placed(value, device, dtype) for key, value in batch.items()})
+        return _with_values(batch, {key: changed(value) for key, value in batch.items()})
     if isinstance(batch, tuple | list):
-        parts = [placed(part, device, dtype) for part in batch]
+        parts = [changed(part) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
 

@@ -71,7 +71,7 @@ class FiniteGuard:
         if not gradients:
             return True
         if not self._is_waiting:
-            self._note(torch.isfinite(_total(gradients)))
+            self._note(torch.isfinite(_norms(gradients)).all())
             return True
         # A total can overflow although every value is finite, so what looks bad is looked at again.
         if math.isfinite(_sum_up(gradients)) or all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
@@ -119,7 +119,7 @@ class FiniteGuard:
 def _sum_up(gradients: list[Tensor]) -> float:
     """Return a number that is not finite if a value of a gradient is not."""
     if len(gradients) > _FEW:
-        return _total(gradients).item()
+        return _norms(gradients).sum().item()
     # A sum and a read for each are less than the calls that put few small tensors together.
     total = 0.0
     for gradient in gradients:
@@ -127,9 +127,9 @@ def _sum_up(gradients: list[Tensor]) -> float:
     return total
 
 
-def _total(gradients: list[Tensor]) -> Tensor:
+def _norms(gradients: list[Tensor]) -> Tensor:
     norms = torch._foreach_norm(gradients)  # noqa: SLF001 - torch's own clipping uses it; one call for all tensors
-    return torch.stack(norms).sum()
+    return torch.stack(norms)
 
 
 def _first_bad_output(model: nn.Module, inputs: Any) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.monitoring import Monitor, check_monitored
+from hookline_plugins.monitoring import Monitor, MonitoringCallback
 from hookline_plugins.weights import copied, is_finished, put, weights_of
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Best:
+class Best(MonitoringCallback):
     """Reports where a metric was best: its value, the epoch and the step.
 
     With ``restore`` the model of a run that is completed, or that a plugin stopped, has the weights with which the
     metric was measured. List it behind ``averaging``, whose weights it would otherwise lose to the last average.
     """
 
-    monitor: Annotated[str, Meta(description="name of the metric, as an epoch's row shows it")] = "validation/loss"
-    mode: Annotated[Literal["min", "max"], Meta(description="whether smaller or larger is better")] = "min"
+    plugin_name: ClassVar[str] = "best"
+
     restore: Annotated[bool, Meta(description="whether the model has the best weights when the run is over")] = False
 
     def __post_init__(self) -> None:
@@ -35,27 +35,11 @@ class Best:
         self._model: nn.Module | None = None
         self._weights: dict[str, Tensor] | None = None
 
-    @hookimpl(wrapper=True)
-    def build_step(self, run: Run) -> Generator[None, Any, Any]:
-        """Refuse a metric that the run will not have, as soon as it is built."""
-        check_monitored(run, self.monitor, "best")
-        return (yield)
-
     @hookimpl
     def on_run_start(self, run: Run) -> None:
         """Forget an earlier run."""
         self.__post_init__()
         self._model = run.unwrapped_model
-
-    @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Compare the evaluation's metric with the best so far."""
-        self._look(run, metrics)
-
-    @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Compare a metric that no evaluation gives, ``train/running_loss``."""
-        self._look(run, metrics)
 
     # First, so that whoever reports on the model sees the weights that it keeps.
     @hookimpl(tryfirst=True)
@@ -87,6 +71,7 @@ class Best:
         saved = state["weights"]
         self._weights = saved and {name: value.to(devices[name], copy=True) for name, value in saved.items()}
 
-    def _look(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def look(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Compare the metric with the best so far."""
         if self._seen.look(run, metrics) and self.restore:
             self._weights = copied(weights_of(run.unwrapped_model))

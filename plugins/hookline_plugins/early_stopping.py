@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.monitoring import Monitor, check_monitored
+from hookline_plugins.monitoring import Monitor, MonitoringCallback
 
 if TYPE_CHECKING:
     from hookline import Run
 
 
 @dataclass
-class EarlyStopping:
+class EarlyStopping(MonitoringCallback):
     """Ends the run when a metric has not become better by more than ``min_delta`` for ``patience`` evaluations.
 
     Unless ``train.evaluate_every_epochs`` or ``train.evaluate_every_steps`` say otherwise, there is one in each epoch.
     """
 
-    monitor: Annotated[str, Meta(description="name of the metric, as an epoch's row shows it")] = "validation/loss"
-    mode: Annotated[Literal["min", "max"], Meta(description="whether smaller or larger is better")] = "min"
+    plugin_name: ClassVar[str] = "early-stopping"
+
     patience: Annotated[int, Meta(ge=1, description="evaluations without improvement after which the run ends")] = 3
     min_delta: Annotated[float, Meta(ge=0, description="least change that counts as an improvement")] = 0.0
 
     def __post_init__(self) -> None:
         self._seen = Monitor(self.monitor, self.mode, self.min_delta)
         self._num_bad = 0
-
-    @hookimpl(wrapper=True)
-    def build_step(self, run: Run) -> Generator[None, Any, Any]:
-        """Refuse a metric that the run will not have, as soon as it is built."""
-        check_monitored(run, self.monitor, "early-stopping")
-        return (yield)
 
     @hookimpl
     def on_run_start(self) -> None:
@@ -51,17 +45,8 @@ class EarlyStopping:
         self._seen.load_state_dict(state["seen"])
         self._num_bad = state["num_bad"]
 
-    @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Compare the evaluation's metric with the best so far."""
-        self._look(run, metrics)
-
-    @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Compare a metric that no evaluation gives, ``train/running_loss``."""
-        self._look(run, metrics)
-
-    def _look(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def look(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Compare the metric with the best so far."""
         is_better = self._seen.look(run, metrics)
         if is_better is None:
             return

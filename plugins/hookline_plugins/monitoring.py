@@ -1,12 +1,16 @@
-"""What the callbacks that follow a metric share: is it measured, when is it new, is it better."""
+"""What the callbacks that follow a metric share: its options, is it measured, when is it new, is it better."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from hookline import ConfigError, did_you_mean
+from msgspec import Meta
+
+from hookline import ConfigError, did_you_mean, hookimpl
 
 if TYPE_CHECKING:
     from hookline import Run
@@ -73,3 +77,37 @@ class Monitor:
         """Take up what ``state_dict`` gave."""
         self.best, self.epoch, self.step = state["best"], state["epoch"], state["step"]
         self._last_step = state["last_step"]
+
+
+@dataclass
+class MonitoringCallback(ABC):
+    """A callback that looks at a metric whenever it may have been measured.
+
+    Attributes:
+        plugin_name: What it is called in messages.
+    """
+
+    plugin_name: ClassVar[str]
+
+    monitor: Annotated[str, Meta(description="name of the metric, as an epoch's row shows it")] = "validation/loss"
+    mode: Annotated[Literal["min", "max"], Meta(description="whether smaller or larger is better")] = "min"
+
+    @abstractmethod
+    def look(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Compare the metric with the best so far."""
+
+    @hookimpl(wrapper=True)
+    def build_step(self, run: Run) -> Generator[None, Any, Any]:
+        """Refuse a metric that the run will not have, as soon as it is built."""
+        check_monitored(run, self.monitor, self.plugin_name)
+        return (yield)
+
+    @hookimpl
+    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Compare the evaluation's metric with the best so far."""
+        self.look(run, metrics)
+
+    @hookimpl
+    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Compare a metric that no evaluation gives, ``train/running_loss``."""
+        self.look(run, metrics)

@@ -357,6 +357,11 @@ def test_completion_prints_a_script(hookline: Hookline, shell: str) -> None:
         ("hookline train optimizer=adam optimizer.", "optimizer.betas="),
         ("hookline show model m", "mlp"),
         ("hookline plugins l", "loss"),
+        ("hookline lr", "lr-find"),
+        ("hookline lr-find optim", "optimizer.lr="),
+        ("hookline lr-find optimizer=ada", "optimizer=adamw"),
+        ("hookline profile model=mlp model.", "model.hidden="),
+        ("hookline train --over", "--overfit"),
     ],
 )
 def test_tab_offers_keys_and_names(hookline: Hookline, words: str, offered: str) -> None:

@@ -200,22 +200,3 @@ def test_a_profile_is_told_to_programs_and_a_run_that_is_too_short_to_people(hoo
         "error: the run has 3 steps, but the profile needs 45: 5 to warm up, 20 to time and 20 to profile\n"
         "  = raise train.epochs or lower the number of steps to profile\n"
     )
-
-
-# ---- completion ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        ("hookline lr", "lr-find"),
-        ("hookline lr-find optim", "optimizer.lr="),
-        ("hookline lr-find optimizer=ada", "optimizer=adamw"),
-        ("hookline profile model=mlp model.", "model.hidden="),
-        ("hookline train --over", "--overfit"),
-    ],
-)
-def test_tab_offers_for_the_new_commands_what_it_offers_for_train(hookline: Hookline, words: str, offered: str) -> None:
-    number = str(len(words.split()) - 1)
-    done = hookline(_HOOKLINE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=number)
-    assert f"plain,{offered}" in done.stdout.splitlines()

@@ -152,16 +152,11 @@ def find(catalog: Catalog, kind: str, name: str) -> Entry:
         raise ConfigError(f"no {kind} plugin named {name!r} is installed", hint=str(error)) from None
 
 
-def callable_name(entry: Entry, catalog: Catalog) -> str:
-    """Return the name by which a config can call a plugin: the qualified one where the plain is ambiguous."""
-    return catalog.callable_name(entry)
-
-
 def entry_values(entry: Entry, catalog: Catalog) -> dict[str, str]:
     """Return a plugin as plain values."""
     return {
         "kind": entry.kind,
-        "name": callable_name(entry, catalog),
+        "name": catalog.callable_name(entry),
         "distribution": entry.distribution,
         "version": entry.version,
         "origin": entry.value,

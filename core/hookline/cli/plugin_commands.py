@@ -15,7 +15,6 @@ import msgspec
 
 from hookline.catalog import KINDS, Catalog, Entry
 from hookline.cli.arguments import (
-    callable_name,
     choosing,
     entry_values,
     find,
@@ -84,7 +83,7 @@ def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: 
         output.document([{**entry_values(e, catalog), "state": s} for e, s in zip(entries, states, strict=True)])
         return
     rows = [
-        [e.kind, callable_name(e, catalog), e.distribution, e.version, e.value, ", ".join(state)]
+        [e.kind, catalog.callable_name(e), e.distribution, e.version, e.value, ", ".join(state)]
         for e, state in zip(entries, states, strict=True)
     ]
     output.table(["kind", "name", "distribution", "version", "origin", "state"], rows)
@@ -168,7 +167,7 @@ def _inspection_row(entry: Entry, catalog: Catalog, inspection: Inspection) -> l
     seconds = "" if inspection.import_s is None else f"{inspection.import_s:.3f}"
     counts = [len(inspection.hooks), len(inspection.options), inspection.num_checks]
     result = "failed" if inspection.failures else "passed" if inspection.num_checks else "imported"
-    return [entry.kind, callable_name(entry, catalog), entry.source, seconds, *map(str, counts), result]
+    return [entry.kind, catalog.callable_name(entry), entry.source, seconds, *map(str, counts), result]
 
 
 @click.command()
@@ -184,7 +183,7 @@ def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
     entry = find(catalog, kind, name)
     plugin = load_plugin(entry)
     label = f"callbacks.{entry.name}" if kind == "callback" else kind
-    lines = option_lines(label, callable_name(entry, catalog), plugin.options)
+    lines = option_lines(label, catalog.callable_name(entry), plugin.options)
     about = inspect.getdoc(plugin.target) or ""
     if output.json:
         options = [

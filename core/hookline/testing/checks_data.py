@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from hookline.batches import Batches
 from hookline.data import DataSource
 from hookline.testing.kit import Broken, Subject, check, skip
-from hookline.testing.parts import BuildWatch, changed_generators, generator_states, tensors_in
+from hookline.testing.parts import BuildWatch, tensors_in
 
 MOST_EXAMPLES = 1000
 """How many examples of a split a check looks at: the first ones. More would take minutes on large data."""
@@ -215,14 +215,10 @@ def length_is_true(subject: Subject) -> None:
 @check
 def leaves_shared_generators_alone(subject: Subject) -> None:
     """Building and reading the data draw nothing from the random generators that everybody shares."""
-    before = generator_states()
     watch = BuildWatch()
     data = subject.run(beside={"callbacks.watch": watch}).data
     _contents(data.train)
-    drawn = changed_generators(before)
-    if watch.has_drawn and "torch" not in drawn:
-        drawn.append("torch, while it is built")
-    if drawn:
+    if drawn := watch.drawn():
         raise Broken(f"changed: {', '.join(drawn)}", "draw from run.generator(name)")
 
 

@@ -228,10 +228,20 @@ class Tracer:
 
 
 class BuildWatch:
-    """Sees whether data or optimizer draw from torch's generator while they are built."""
+    """Sees what is drawn from the shared generators from now on, and by data or optimizer while they are built.
+
+    While a run is built torch's generator is the run's own, so a look from outside misses what is drawn there.
+    """
 
     def __init__(self) -> None:
-        self.has_drawn = False
+        self._before = generator_states()
+        self._has_drawn = False
+
+    def drawn(self) -> list[str]:
+        """Return the names of the generators that were drawn from."""
+        changed = changed_generators(self._before)
+        is_hidden = self._has_drawn and "torch" not in changed
+        return [*changed, *(["torch, while it is built"] if is_hidden else [])]
 
     @hookimpl(wrapper=True)
     def build_data(self) -> Generator[None, Any, Any]:
@@ -246,7 +256,7 @@ class BuildWatch:
     def _watched(self) -> Generator[None, Any, Any]:
         before = torch.get_rng_state()
         built = yield
-        self.has_drawn |= not torch.equal(torch.get_rng_state(), before)
+        self._has_drawn |= not torch.equal(torch.get_rng_state(), before)
         return built
 
 
