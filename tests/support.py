@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -33,11 +35,11 @@ class Environment:
 
 
 def run(command: Sequence[str], cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a program as a user would: no terminal, no standard input."""
+    """Run a program as a user would: no terminal, no standard input; in an empty folder, unless it is said where."""
     env = {**os.environ, "PYTHONWARNINGS": "error", **environment}
-    return subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False
-    )
+    options: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 120}
+    with tempfile.TemporaryDirectory() as empty:
+        return subprocess.run(command, cwd=cwd or empty, env=env, check=False, **options)
 
 
 def make_environment(folder: Path) -> Environment:

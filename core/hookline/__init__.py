@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hookline.catalog import KINDS, Catalog, Entry
+    from hookline.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.config import PluginChoice, PluginRules, RunConfig, TrainOptions, load_config
-    from hookline.data import DataSource
+    from hookline.config_text import complete_toml
+    from hookline.data import DataSource, Predictor
     from hookline.errors import (
+        CheckpointError,
         ConfigError,
         ContractError,
         DataError,
@@ -26,26 +29,37 @@ if TYPE_CHECKING:
         Location,
         NonFiniteError,
         PluginError,
+        RunBusyError,
         TrainingError,
         did_you_mean,
         nearest,
         printable,
     )
+    from hookline.exporting import Exported, export_model
+    from hookline.files import AppendedFile
     from hookline.hookspecs import Metric, hookimpl
     from hookline.local import entries_of_file, plugin
     from hookline.lock import Lock, make_lock, read_lock
     from hookline.lr_finder import LRCurve, LRPoint, lr_find
+    from hookline.predicting import write_predictions
     from hookline.profiling import Profile, profile
+    from hookline.redaction import redacted_word
     from hookline.result import Outcome, RunResult, Step
+    from hookline.resuming import resume
     from hookline.run import Run, train
+    from hookline.rundir import Attempt, BestValue, RunFolder, RunRecord, find_run
     from hookline.summary import ModelSummary, OutputShapes, summarize
+    from hookline.trained import Evaluation, Trained, evaluate_run, load_trained
     from hookline.watch import HookCall, HookTrace, Ledger, Watch
 
 _HOME = {
     "catalog": ("KINDS", "Catalog", "Entry"),
+    "checkpoint": ("Checkpoint", "Manifest", "read_checkpoint"),
     "config": ("PluginChoice", "PluginRules", "RunConfig", "TrainOptions", "load_config"),
-    "data": ("DataSource",),
+    "config_text": ("complete_toml",),
+    "data": ("DataSource", "Predictor"),
     "errors": (
+        "CheckpointError",
         "ConfigError",
         "ContractError",
         "DataError",
@@ -54,31 +68,46 @@ _HOME = {
         "Location",
         "NonFiniteError",
         "PluginError",
+        "RunBusyError",
         "TrainingError",
         "did_you_mean",
         "nearest",
         "printable",
     ),
+    "exporting": ("Exported", "export_model"),
+    "files": ("AppendedFile",),
     "hookspecs": ("Metric", "hookimpl"),
     "local": ("entries_of_file", "plugin"),
     "lock": ("Lock", "make_lock", "read_lock"),
     "lr_finder": ("LRCurve", "LRPoint", "lr_find"),
+    "predicting": ("write_predictions",),
     "profiling": ("Profile", "profile"),
+    "redaction": ("redacted_word",),
     "result": ("Outcome", "RunResult", "Step"),
+    "resuming": ("resume",),
     "run": ("Run", "train"),
+    "rundir": ("Attempt", "BestValue", "RunFolder", "RunRecord", "find_run"),
     "summary": ("ModelSummary", "OutputShapes", "summarize"),
+    "trained": ("Evaluation", "Trained", "evaluate_run", "load_trained"),
     "watch": ("HookCall", "HookTrace", "Ledger", "Watch"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "KINDS",
+    "AppendedFile",
+    "Attempt",
+    "BestValue",
     "Catalog",
+    "Checkpoint",
+    "CheckpointError",
     "ConfigError",
     "ContractError",
     "DataError",
     "DataSource",
     "Entry",
+    "Evaluation",
+    "Exported",
     "Fault",
     "HookCall",
     "HookTrace",
@@ -88,6 +117,7 @@ __all__ = [
     "Ledger",
     "Location",
     "Lock",
+    "Manifest",
     "Metric",
     "ModelSummary",
     "NonFiniteError",
@@ -96,27 +126,41 @@ __all__ = [
     "PluginChoice",
     "PluginError",
     "PluginRules",
+    "Predictor",
     "Profile",
     "Run",
+    "RunBusyError",
     "RunConfig",
+    "RunFolder",
+    "RunRecord",
     "RunResult",
     "Step",
     "TrainOptions",
+    "Trained",
     "TrainingError",
     "Watch",
+    "complete_toml",
     "did_you_mean",
     "entries_of_file",
+    "evaluate_run",
+    "export_model",
+    "find_run",
     "hookimpl",
     "load_config",
+    "load_trained",
     "lr_find",
     "make_lock",
     "nearest",
     "plugin",
     "printable",
     "profile",
+    "read_checkpoint",
     "read_lock",
+    "redacted_word",
+    "resume",
     "summarize",
     "train",
+    "write_predictions",
 ]
 
 

@@ -214,8 +214,9 @@ class Catalog:
     def default(self, part: str) -> Any:
         """Return what hookline's own distribution declares as default ``part``.
 
-        The parts are ``run``, ``terminal`` and ``json`` (tables of a config) and ``starter`` (a function that suggests
-        a config for a data file). Other distributions cannot declare any: what is installed never changes a run.
+        The parts are ``run``, ``terminal``, ``json`` and ``keep`` (tables of a config), ``starter`` (a function that
+        suggests a config for a data file) and ``proof`` (one that gives what a proof puts over a run). Other
+        distributions cannot declare any: what is installed never changes a run.
         """
         return self._defaults[part].load()
 

@@ -43,7 +43,7 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
     """Return the metrics of all plugins by name.
 
     Raises:
-        ContractError: When a plugin gives no mapping, or a name that is there already.
+        ContractError: When a plugin gives no mapping, or a name that is there already or is no text.
     """
     metrics: dict[str, Metric] = {}
     for plugin, built in host.collect("build_metrics", **arguments):
@@ -52,8 +52,15 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
         for name, metric in built.items():
             if name in metrics or name in ("loss", "running_loss"):
                 raise ContractError(f"{plugin} brings the metric {name!r}, which is there already")
+            if not _is_text(name):
+                raise ContractError(f"{plugin} names a metric {name!r}, which is no text that a file can hold")
             metrics[name] = metric
     return MappingProxyType(metrics)
+
+
+def _is_text(name: Any) -> bool:
+    # Half of a surrogate pair, as in the name of a file that is no UTF-8, cannot be written.
+    return isinstance(name, str) and name.encode(errors="ignore").decode() == name
 
 
 def build_batches(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -18,9 +19,9 @@ from hookline.errors import ConfigError, Fault, Location, PluginError, did_you_m
 from hookline.layers import Item, Origin, Source, read_overrides, read_source, walk_keys, walk_mapping
 from hookline.loader import Plugin, as_faults, combined, is_called, load_plugin
 from hookline.lock import Lock
-from hookline.options import Option, options_of, shown
+from hookline.options import Option, is_plain, lasting, options_of, shown
 from hookline.requirements import unmet
-from hookline.toml_scan import KeyPath
+from hookline.toml_scan import MAX_FAULTS, KeyPath
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
 """The kinds of which a run has exactly one plugin; each has a table of its own name."""
@@ -29,6 +30,8 @@ TABLES = ("train", "plugins", *SINGLE_KINDS, "callbacks")
 _PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 OFF = "off"
 """What switches a callback off: ``callbacks.best=off``."""
+SHOWN = "how it is shown"
+"""The layer that switches a callback off which would show the run in another way than is asked for."""
 
 Split = Literal["train", "validation", "test"]
 OnError = Literal["fail", "warn"]
@@ -161,6 +164,16 @@ class RunConfig:
     rules: PluginRules
     plugins: tuple[PluginChoice, ...]
     settings: Mapping[str, Setting] = field(repr=False)
+
+    def lasting(self, key: str) -> Any:
+        """Return the value of a key such that it means the same wherever it is read: its paths are absolute.
+
+        A relative path starts at the folder of the file that has it, or at the folder at work: the option knows.
+        """
+        value = self.settings[key].value
+        label, _, name = key.rpartition(".")
+        taken = next((choice.options.get(name) for choice in self.plugins if choice.label == label), None)
+        return lasting(taken if _has_path(taken) and is_plain(taken) else value) if is_plain(value) else value
 
 
 @dataclass(frozen=True)
@@ -327,8 +340,9 @@ class _Assembly:
     def _raise_faults(self) -> None:
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
-            count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-            raise ConfigError(f"the configuration has {count}", faults=self.faults)
+            count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults):,} faults"
+            more = [Fault(f"and {len(self.faults) - MAX_FAULTS:,} more")] if len(self.faults) > MAX_FAULTS else []
+            raise ConfigError(f"the configuration has {count}", faults=[*self.faults[:MAX_FAULTS], *more])
 
     def _split(self, item: Item) -> tuple[str, KeyPath] | None:
         """Return table and key of an item, () for a header; None, with a fault, if there is no such table."""
@@ -338,7 +352,7 @@ class _Assembly:
                 self._unknown.add(path[0])
                 is_option = path[0] in TrainOptions.__dataclass_fields__
                 hint = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
-                self._fault(f"there is no table {path[0]!r}", item, hint)
+                self._fault(f"there is no table {shown(path[0])}", item, hint)
         elif path[0] == "callbacks":
             return self._split_callback(item)
         elif len(path) > 1:
@@ -488,7 +502,7 @@ class _Assembly:
         try:
             return self._catalog.find(kind, name)
         except LookupError as error:
-            self._fault_at(f"no {kind} plugin named {name!r} is installed", location, str(error))
+            self._fault_at(f"no {kind} plugin named {shown(name)} is installed", location, str(error))
         except PluginError as error:
             error.faults = (Fault("named here", location),) if location else ()
             self._plugin_errors.append(error)
@@ -508,7 +522,9 @@ class _Assembly:
         for name, setting in table.settings.items():
             if name not in known:
                 hint = did_you_mean(name, known) if known else f"{owner} has no options"
-                self._fault_at(f"unknown key {setting.key!r}: {owner} has no such option", setting.key_location, hint)
+                self._fault_at(
+                    f"unknown key {shown(setting.key)}: {owner} has no such option", setting.key_location, hint
+                )
         values: dict[str, Any] = {}
         for option in options:
             key = f"{table.label}.{option.name}"
@@ -536,6 +552,12 @@ class _Assembly:
 
     def _fault_at(self, message: str, location: Location | None, hint: str | None = None) -> None:
         self.faults.append(Fault(message, location, hint))
+
+
+def _has_path(value: Any) -> bool:
+    if isinstance(value, Mapping | list | tuple):
+        return any(map(_has_path, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, Path)
 
 
 def _kept(table: _Table, before: Setting | None, plugin: Any) -> dict[str, Setting]:

@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hookline.config import PluginChoice, PluginRules, RunConfig, TrainOptions
+from hookline.config import OFF, SHOWN, PluginChoice, PluginRules, RunConfig, TrainOptions
+from hookline.errors import printable
 from hookline.options import Option, is_plain, options_of, plain
+from hookline.redaction import REDACTED, is_secret, redacted
+from hookline.toml_text import parse_value
 
 _KEY_WIDTH = 28
 
@@ -39,10 +42,44 @@ def commented_toml(config: RunConfig) -> str:
     return "\n".join(parts)
 
 
+def complete_toml(config: RunConfig) -> str:
+    """Return ``config`` as TOML that means the same whatever the defaults become: each value with its origin.
+
+    Secrets are left out, and so is what a config cannot hold: None, objects that were given from Python, numbers that
+    are not finite, texts with hidden characters. A callback that was switched off for one showing of the run is left
+    out as well.
+    """
+    tables: dict[str, list[str]] = {}
+    for key, setting in config.settings.items():
+        label, _, name = key.rpartition(".")
+        if name == "use" and setting.origin.layer == SHOWN and setting.value == OFF:
+            continue
+        value = config.lasting(key)
+        is_kept = is_plain(value) and not is_secret(key) and _is_readable(to_toml(value))
+        text = _kept(key, value)
+        line = f"{_key(name)} = {text}" if is_kept else f"# {_key(name)} = {printable(text)}"
+        tables.setdefault(label, []).append(f"{line.ljust(_KEY_WIDTH)}  # {printable(str(setting.origin))}")
+    return "\n".join("\n".join([_header(label), *lines, ""]) for label, lines in tables.items())
+
+
 def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
     """Return the lines that put a plugin into a config: required options to fill in, the others as comments."""
     settings = [_line(option, option.default, is_comment=True) for option in options]
     return [_header(label), f"use = {to_toml(name)}", *settings]
+
+
+def _kept(key: str, value: Any) -> str:
+    if is_secret(key):
+        return REDACTED
+    return to_toml(redacted(value)) if is_plain(value) else "none"
+
+
+def _is_readable(text: str) -> bool:
+    try:
+        parse_value(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _section(label: str, choice: PluginChoice | None, options: Iterable[Option], config: RunConfig) -> str:

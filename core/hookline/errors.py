@@ -7,7 +7,9 @@
     +-- PluginError          3   a plugin is missing, ambiguous, broken, or does not keep to the hooks
     +-- DataError            4   the data cannot be read or used; carries every fault found
     +-- ContractError        4   a component broke its promise: a shape, a dtype, a kind of object
+    +-- CheckpointError      5   a checkpoint cannot be saved, or read, or is that of another run
     +-- NonFiniteError       6   a number that steers the training is NaN or infinite
+    +-- RunBusyError         7   another program works in the run's folder
     +-- TrainingError        1   a plugin tried to end the program, or a run is used out of turn
 
 The number is the exit code of the command line. An error raised inside a plugin keeps its own type and traceback;
@@ -218,6 +220,18 @@ class ContractError(HooklineError):
     """A component broke its promise: a shape, a dtype, a kind of object."""
 
     exit_code = 4
+
+
+class CheckpointError(HooklineError):
+    """A checkpoint cannot be saved, cannot be read, is damaged, or is that of another run."""
+
+    exit_code = 5
+
+
+class RunBusyError(HooklineError):
+    """Another program works in the run's folder."""
+
+    exit_code = 7
 
 
 class NonFiniteError(HooklineError):

@@ -48,13 +48,13 @@ def guarded(method: Callable[..., Any], member: Member, hook: str, watches: Sequ
     names = tuple(inspect.signature(method).parameters)
     watched = functools.partial(_watched, watches, member)
 
-    def run(*arguments: Any) -> Any:
-        if not watches:
-            return method(*arguments)
+    def run_watched(*arguments: Any) -> Any:
         call_method = functools.partial(method, *arguments)
         named = dict(zip(names, arguments, strict=True))
         result = call_method() if member.is_core else watched(hook, call_method, named)
         return _built(watches, member, hook, result, is_wrapper=False)
+
+    run = run_watched if watches else method
 
     @functools.wraps(method)
     def call(*arguments: Any) -> Any:

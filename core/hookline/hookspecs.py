@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import pluggy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from hookline.data import DataSource
+    from hookline.data import DataSource, Predictor
     from hookline.result import Outcome
     from hookline.run import Run
 
@@ -240,6 +242,26 @@ def build_step(run: Run) -> Callable[[Any], Tensor]:
     raise NotImplementedError
 
 
+@hookspec(firstresult=True)
+def build_predictor(run: Run, data: DataSource) -> Predictor:
+    """Make what reads new inputs for the trained model, and names what it predicts.
+
+    Called when predictions are asked for, in a run of which only the model is built. The training data need not be
+    there any more.
+
+    Args:
+        run: The run, which has ``data`` and ``model``.
+        data: The sizes, names and ``kept`` of the data source that the model was trained with. Its dataset is one
+            example of zeros.
+
+    Returns:
+        A ``Predictor``, which reads inputs as those of the training were: scaled by the same numbers, for instance.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
 # ---- event hooks ----------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +323,36 @@ def on_evaluation_end(run: Run, metrics: Mapping[str, float]) -> None:
     Args:
         run: The run.
         metrics: The evaluation's numbers, such as ``validation/loss``; read only.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_save_point(run: Run, is_last: bool) -> None:
+    """The run stands between two steps: what it needs to go on from here can be kept now.
+
+    Called after each step, when ``on_step_end`` and what it led to are over, after each ``on_epoch_end``, and once when
+    no step will follow, before ``on_run_end``. Not when the run fails. ``run.state_dict()`` works here, and in no other
+    event.
+
+    Args:
+        run: The run.
+        is_last: Whether no step follows: the run is complete, was stopped, or was interrupted.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_checkpoint_saved(run: Run, path: Path) -> None:
+    """The state of the run was kept, and is on the disk.
+
+    Called on every plugin that was started, when a plugin says so with ``run.tell_checkpoint(path)``.
+
+    Args:
+        run: The run, at a save point.
+        path: The folder that holds the state; never written to again.
 
     Since 0.1.
     """

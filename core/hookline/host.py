@@ -56,6 +56,8 @@ class Host:
         watches: Sequence[Watch] = (),
     ) -> None:
         self.members = tuple(members)
+        for watch in watches:
+            watch.meet(self.members)
         self._warn = warn or (lambda _: None)
         self._watches = watches
         self._failed: set[Member] = set()
@@ -143,9 +145,18 @@ class Host:
         return keep
 
     def caller(self, hook: str) -> Callable[..., Any] | None:
-        """Return what calls ``hook`` on every plugin that has it; None when none has."""
-        relay = getattr(self._manager.hook, hook)
-        return relay if relay.get_hookimpls() else None
+        """Return what calls the event ``hook`` on every plugin that has it; None when none has.
+
+        It is called in each step, so it does without what pluggy does for results, wrappers and checks.
+        """
+        impls = reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        calls = [(impl.function, impl.argnames) for impl in impls]
+
+        def call(**arguments: Any) -> None:
+            for function, names in calls:
+                function(*map(arguments.__getitem__, names))
+
+        return call if calls else None
 
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call ``hook`` on every plugin that has it; return the first result of a build hook."""
@@ -204,7 +215,13 @@ class Host:
             hint = "resume with the config with which the state was taken"
             raise ContractError(f"the state is that of another run: {'; '.join(lacks)}", hint=hint)
         for label, member in members.items():
-            member.instance.load_state_dict(state[label])
+            try:
+                member.instance.load_state_dict(state[label])
+            except HooklineError:
+                raise
+            except Exception as error:
+                message = f"{member.plugin} cannot take up its state: {type(error).__name__}: {error}"
+                raise ContractError(message, hint="resume with the version that saved it") from error
 
     def _with_state(self) -> list[Any]:
         return [member for member in self.members if hasattr(member.instance, "state_dict")]

@@ -10,8 +10,8 @@ from typing import Any
 
 from hookline import toml_text
 from hookline.errors import Fault, Location
-from hookline.options import plain
-from hookline.toml_scan import KeyPath
+from hookline.options import plain, shown
+from hookline.toml_scan import MAX_DEPTH, MAX_LINE, KeyPath
 
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
 
@@ -111,16 +111,21 @@ def read_overrides(overrides: Mapping[str, Any] | Sequence[str], faults: list[Fa
 
 def _read_override(word: str, faults: list[Fault]) -> Iterator[Item]:
     key, equals, text = word.partition("=")
-    key_location = Location("command line", text=word, width=len(key) if equals else len(word))
-    location = Location("command line", column=len(key) + 2, text=word, width=max(len(text), 1))
+    line = word if len(word) <= MAX_LINE else None
+    key_location = Location("command line", text=line, width=len(key) if equals else len(word))
+    location = Location("command line", column=len(key) + 2, text=line, width=max(len(text), 1))
     if not equals or not all(key.split(".")) or not key.isprintable():
         hint = "write KEY=VALUE, for example train.epochs=5"
-        faults.append(Fault(f"{word!r} is not an override", key_location, hint))
+        faults.append(Fault(f"{shown(word)} is not an override", key_location, hint))
+        return
+    if key.count(".") >= MAX_DEPTH:
+        faults.append(Fault(f"a key of more than {MAX_DEPTH} parts names nothing", key_location))
         return
     try:
         value = toml_text.parse_value(text)
     except ValueError as error:
-        faults.append(Fault(f"the value of {key!r} cannot be read: {error}", location, "quote text: key='\"...\"'"))
+        message = f"the value of {shown(key)} cannot be read: {error}"
+        faults.append(Fault(message, location, "quote text: key='\"...\"'"))
         return
     for path, leaf in _leaves_at(key.split("."), value):
         yield Item(path, leaf, Origin("command line", location), key_location)

@@ -19,9 +19,12 @@ import msgspec
 
 from hookline.catalog import OWN_DISTRIBUTION, Entry
 from hookline.errors import ConfigError
+from hookline.files import read_file, reason
 from hookline.hookspecs import API_VERSION
 
 _MAX_FILES_TOLD = 5
+_MAX_LOCK_BYTES = 2**26
+"""A quarter of a million files."""
 
 
 class LockedPlugin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,10 +134,14 @@ def read_lock(path: str | os.PathLike[str]) -> Lock:
     """
     shown, hint = os.fspath(path), "make it with: hookline lock"
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=Lock)
-    except OSError as error:
-        raise ConfigError(f"the lock {shown!r} cannot be read: {error.strerror}", hint=hint) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # A lock may be a link, as any file that a person names.
+        data = read_file(Path(os.path.realpath(path)), _MAX_LOCK_BYTES)
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise ConfigError(f"the lock {shown!r} cannot be read: {why}", hint=hint) from error
+    try:
+        return msgspec.json.decode(data, type=Lock)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{shown!r} is no lock: {error}", hint=hint) from error
 
 

@@ -132,6 +132,17 @@ def copied(value: Any) -> Any:
     return value
 
 
+def lasting(value: Any) -> Any:
+    """Return a value as ``plain`` does, but such that it means the same wherever it is read: paths are absolute."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, Mapping):
+        return {name: lasting(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [lasting(item) for item in value]
+    return plain(value)
+
+
 def is_plain(value: Any) -> bool:
     """Whether TOML and JSON can hold ``value``, as ``plain`` writes it."""
     if isinstance(value, Mapping):

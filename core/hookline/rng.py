@@ -54,14 +54,24 @@ class RandomState:
         self._devices = [torch.device("cpu"), *([device] if device and device.type != "cpu" else [])]
         number = derive_seed(seed, *names)
         self._states = [torch.Generator(device).manual_seed(number).get_state() for device in self._devices]
+        self._is_active = False
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state of each generator, uint8, as torch gives it, by the type of its device."""
-        return {device.type: state.clone() for device, state in zip(self._devices, self._states, strict=True)}
+        states = [_global_state(device) for device in self._devices] if self._is_active else self._states
+        return {device.type: state.clone() for device, state in zip(self._devices, states, strict=True)}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take up what ``state_dict`` gave; a generator that was not there keeps its state."""
+        """Take up what ``state_dict`` gave; a generator that was not there keeps its state.
+
+        Raises:
+            ValueError: When it is not of the form that this version of torch has.
+        """
         before = self.state_dict()
+        for name, there in before.items():
+            given: Any = state.get(name, there)  # it may come from a file
+            if not isinstance(given, torch.Tensor) or (given.dtype, given.shape) != (there.dtype, there.shape):
+                raise ValueError(f"the state of the random generator of {name} is none of torch {torch.__version__}")
         self._states = [state.get(device.type, before[device.type]).clone() for device in self._devices]
 
     @contextmanager
@@ -69,9 +79,11 @@ class RandomState:
         """Give the global generators these states; afterwards keep what became of them and restore those before."""
         outside = [_global_state(device) for device in self._devices]
         self._set(self._states)
+        self._is_active = True
         try:
             yield
         finally:
+            self._is_active = False
             self._states = [_global_state(device) for device in self._devices]
             self._set(outside)
 

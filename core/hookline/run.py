@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,11 @@ from hookline.rng import RandomState, make_generator
 from hookline.step import DefaultStep, LossFunction, StepFunction, brief, check_parameters
 from hookline.subset import first_examples
 from hookline.watch import Watch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hookline.rundir import RunFolder
 
 
 class Run:
@@ -68,6 +74,8 @@ class Run:
         warnings: What is wrong without ending the run.
         outcome: How it ended; None until then.
         stop_reason: Why it is to stop early; None if it is not.
+        interrupt_reason: Why it is to end before its time, to be taken up later; None if it is not.
+        folder: The folder in which its plugins keep things; None if there is none. Set it before the first step.
 
     Raises:
         HooklineError: Of the class that says what is wrong: config, plugin, data or contract.
@@ -101,9 +109,12 @@ class Run:
         self.warnings: list[str] = []
         self.outcome: Outcome | None = None
         self.stop_reason: str | None = None
+        self.interrupt_reason: str | None = None
+        self.folder: RunFolder | None = None
         self._watches = watches
         self._is_begun = False
         self._is_working = False
+        self._is_at_save_point = False
         self._num_done = 0  # batches of the epoch at work; 0 between two epochs
         self._running = WeightedMean()
         self._evaluated: tuple[int, Mapping[str, float]] = (0, {})  # the last step after which it was evaluated
@@ -149,6 +160,11 @@ class Run:
         evaluated = [f"{split}/{name}" for split in self._evaluation_batches for name in ("loss", *self.metrics)]
         return ("train/running_loss", *evaluated)
 
+    @property
+    def position(self) -> int:
+        """Number of batches of the epoch at work that were used; 0 between two epochs."""
+        return self._num_done
+
     def batch_order(self, epoch: int) -> Tensor:
         """Return the indices of the training examples in the order of an epoch (from 1): int64 ``[num_examples]``."""
         return self._batches.order(epoch)
@@ -167,29 +183,53 @@ class Run:
         """End the run after this step: its epoch is evaluated and ended as usual, and no other begins."""
         self.stop_reason = self.stop_reason or reason
 
+    def interrupt(self, reason: str) -> None:
+        """End the run after this step, in the middle of its epoch, such that it can be taken up from there.
+
+        Safe to call from a signal handler or another thread.
+        """
+        self.interrupt_reason = self.interrupt_reason or reason
+
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Put a table of plain values into the run's summary, which is shown when it ends."""
         self.summary[title] = [dict(row) for row in rows]
 
     def warn(self, message: str) -> None:
         """Tell every plugin that something is wrong, and go on."""
-        self.warnings.append(message)
+        # A run that goes on has the warnings from before, and its plugins may say the same again.
+        if message not in self.warnings:
+            self.warnings.append(message)
         if self._is_begun:
             self._host.tell("on_warning", run=self, message=message)
+
+    def tell_checkpoint(self, path: Path) -> None:
+        """Tell every plugin that the state of the run was kept in the folder ``path``."""
+        self._host.tell("on_checkpoint_saved", run=self, path=path)
+
+    @functools.cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """What the run is made of, as plain values: versions, plugins, hashes of their code, settings, data, machine.
+
+        Taken when it is first asked for.
+        """
+        from hookline.identity import identity_of
+
+        return identity_of(self)
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that is needed to go on from here: tensors and plain values.
 
-        Between two steps (of ``steps()``), before the first, or when the run is over. A run of the same config that
-        takes it up ends with the same numbers, to the last bit, as if it had not been interrupted.
+        Between two steps (of ``steps()``), in ``on_save_point``, before the first step, or when the run is over. A run
+        of the same config that takes it up ends with the same numbers, to the last bit, as if it had not been
+        interrupted.
 
         Raises:
             TrainingError: When it is called from within a step or an event.
         """
-        if self._is_working:
-            hint = "iterate over run.steps(), and ask between two of them"
+        if self._is_working and not self._is_at_save_point:
+            hint = "ask in on_save_point, or between two steps of run.steps()"
             raise TrainingError("a run has no state to keep while it is in a step or an event", hint=hint)
         state = {
             "epoch": self.epoch,
@@ -298,6 +338,11 @@ class Run:
             model=self.model,
         )
 
+    def evaluate(self) -> Mapping[str, float]:
+        """Return the loss and the metrics of every split that is evaluated, with the weights as they are; no events."""
+        with self._working(self._random):
+            return self._measured()
+
     def try_step(self) -> float:
         """Take one step with the first batch, outside the loop and without events, and return its loss.
 
@@ -312,16 +357,17 @@ class Run:
         """
         return self._each_step(self._trial())
 
-    def _loop(self) -> Generator[Tensor]:
+    def _loop(self) -> Generator[Tensor]:  # noqa: C901 - all of it on one screen says more than parts of it on two
         """The loop: every event is a call in it; it gives the loss of each step."""
         self._begin()
         host, step, evaluate_every = self._host, self._step, self.config.train.evaluate_every_steps
-        on_step_end = host.caller("on_step_end")
+        on_step_end, save_point = host.caller("on_step_end"), self._save_point
+        has_save_points = self._tell_save_point is not None
         outcome: Outcome = "failed"
         error: BaseException | None = None
         try:
             host.start(self._plugin_states, run=self)
-            while self._num_done or (self.epoch < self.num_epochs and not self._is_over()):
+            while not self.interrupt_reason and (self._num_done or self._has_next_epoch()):
                 if not self._num_done:
                     self.epoch += 1
                     host.call("on_epoch_start", run=self)
@@ -333,12 +379,17 @@ class Run:
                         on_step_end(run=self, loss=loss)
                     if evaluate_every and self.step % evaluate_every == 0:
                         self._evaluate()
+                    if has_save_points:
+                        save_point(is_last=False)
                     yield loss
                     if self._is_over():
                         break
-                host.call("on_epoch_end", run=self, metrics=self._end_epoch())
-                self._num_done = 0
-            outcome = "completed" if self.stop_reason is None else "stopped"
+                if not self.interrupt_reason:
+                    host.call("on_epoch_end", run=self, metrics=self._end_epoch())
+                    self._num_done = 0
+                    save_point(is_last=False)
+            save_point(is_last=True)
+            outcome = self._outcome_of_all_steps()
         except BaseException as raised:
             outcome, error = self._early_end(raised)
             if error is None or error is raised:
@@ -391,8 +442,10 @@ class Run:
             stream = watch.reading(split, stream)
         try:
             yield from stream
-        except HooklineError:
-            raise
+        except HooklineError as error:
+            # Ctrl-C reaches the workers, too.
+            if not (self.interrupt_reason and lost_worker(error.__cause__ or error)):
+                raise
         except Exception as error:
             message = f"{self._host.owner('data')} fails while its {split} split is read"
             raise DataError(f"{message}: {type(error).__name__}: {error}") from error
@@ -437,22 +490,41 @@ class Run:
                 self.request_stop(f"train.max_time_s = {self._max_time_s:g} is over")
 
     def _is_over(self) -> bool:
-        return self.stop_reason is not None or self.step == self._max_steps
+        return self.stop_reason is not None or self.step == self._max_steps or self.interrupt_reason is not None
+
+    def _has_next_epoch(self) -> bool:
+        return self.epoch < self.num_epochs and self.stop_reason is None and self.step != self._max_steps
+
+    def _outcome_of_all_steps(self) -> Outcome:
+        if self.interrupt_reason and (self._num_done or self._has_next_epoch()):
+            return "interrupted"
+        return "completed" if self.stop_reason is None else "stopped"
+
+    def _save_point(self, *, is_last: bool) -> None:
+        if self._tell_save_point:
+            self._is_at_save_point = True
+            try:
+                self._tell_save_point(run=self, is_last=is_last)
+            finally:
+                self._is_at_save_point = False
 
     def _evaluate(self) -> None:
         """Evaluate every split, with the events around it; nothing, without events, if there is none."""
         if not self._evaluation_batches:
             return
         self._host.call("on_evaluation_start", run=self)
+        metrics = self._measured()
+        self._evaluated = self.step, metrics
+        self._host.call("on_evaluation_end", run=self, metrics=metrics)
+
+    def _measured(self) -> Mapping[str, float]:
         measured: dict[str, float] = {}
         for split, batches in self._evaluation_batches.items():
             # Closed at once also when the model raises: the error holds the frames in which it was raised.
             with closing(self._read(split, batches, 1)) as read:
                 numbers = evaluate(read, self.model, self.loss, self.metrics)
             measured |= {f"{split}/{name}": value for name, value in numbers.items()}
-        metrics = MappingProxyType(measured)
-        self._evaluated = self.step, metrics
-        self._host.call("on_evaluation_end", run=self, metrics=metrics)
+        return MappingProxyType(measured)
 
     def _end_epoch(self) -> Mapping[str, float]:
         every = self.config.train.evaluate_every_epochs
@@ -522,6 +594,7 @@ class Run:
             self.backward: Callable[[Tensor], None] = host.call("build_backward", run=self)
             self.update: Callable[[], None] = host.call("build_update", run=self)
             self._step: StepFunction = host.call("build_step", run=self)
+        self._tell_save_point = host.caller("on_save_point")
 
 
 def train(

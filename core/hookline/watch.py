@@ -25,6 +25,13 @@ _SHORT = 60
 class Watch:
     """Looks on at every call of a hook; this one does nothing. Hand one to a run: ``Run(watches=[watch])``."""
 
+    def meet(self, members: Sequence[Member]) -> None:
+        """Take note of the plugins of the run; they were just made.
+
+        Args:
+            members: The plugins, each with its table.
+        """
+
     def begin(self) -> None:
         """Take note that the loop begins."""
 

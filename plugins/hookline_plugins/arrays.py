@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
+    from hookline import Predictor
+
 _LARGE_BYTES = 2**30
 """Arrays larger than this are left in their file: a size, and not the memory that is free, so that a run reads in the
 same way everywhere."""
@@ -99,6 +101,13 @@ class Arrays:
             in_features=[*inputs.shape[1:], 1][0] if len(inputs.shape) < 3 else None,
             out_features=num_classes or [*targets.shape[1:], 1][0],
         )
+
+    @hookimpl
+    def build_predictor(self, data: DataSource) -> Predictor:
+        """Read new inputs of the same shape; an array of targets need not be there."""
+        from hookline_plugins.array_predictor import ArrayPredictor
+
+        return ArrayPredictor(data, self.inputs, functools.partial(_as_inputs, is_float=self.float_inputs))
 
     def _is_mapped(self, arrays: list[StoredArray], faults: Faults) -> bool:
         if self.memory_map is True:

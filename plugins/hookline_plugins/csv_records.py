@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hookline import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _LONGEST_EXCERPT = 200  # characters; a longer line tells a reader nothing
@@ -59,24 +59,29 @@ def read_rows(path: Path, delimiter: str) -> Iterator[Record]:
 def read_records(path: Path, delimiter: str) -> Iterator[Record]:
     """Yield the records of a file up to the first that cannot be taken apart."""
     with path.open(encoding="utf-8-sig", newline="\n") as file:
-        line = 1
-        for raw in file:
-            text = raw.rstrip("\r\n")
-            if '"' not in text:
-                yield Record(line, text, text.count(delimiter) + 1 if text.strip(" ") else 0)
-                line += 1
-                continue
-            reader = csv.reader(itertools.chain([raw], file), delimiter=delimiter, strict=True)
-            try:
-                fields = tuple(next(reader))
-            except csv.Error as error:
-                yield Record(line, text, 0, problem=_in_words(error))
-                return
-            # polars takes any quote mark for the beginning or the end of a quoted cell.
-            is_stray = reader.line_num == 1 and text.count('"') % 2 == 1
-            problem = "a quote mark stands inside a cell that is not quoted" if is_stray else None
-            yield Record(line, text, len(fields), fields, problem)
-            line += reader.line_num
+        yield from records_of(file, delimiter)
+
+
+def records_of(lines: Iterable[str], delimiter: str, line: int = 1) -> Iterator[Record]:
+    """Yield the records of lines, of which the first has the number ``line``; likewise."""
+    lines = iter(lines)
+    for raw in lines:
+        text = raw.rstrip("\r\n")
+        if '"' not in text:
+            yield Record(line, text, text.count(delimiter) + 1 if text.strip(" ") else 0)
+            line += 1
+            continue
+        reader = csv.reader(itertools.chain([raw], lines), delimiter=delimiter, strict=True)
+        try:
+            fields = tuple(next(reader))
+        except csv.Error as error:
+            yield Record(line, text, 0, problem=_in_words(error))
+            return
+        # polars takes any quote mark for the beginning or the end of a quoted cell.
+        is_stray = reader.line_num == 1 and text.count('"') % 2 == 1
+        problem = "a quote mark stands inside a cell that is not quoted" if is_stray else None
+        yield Record(line, text, len(fields), fields, problem)
+        line += reader.line_num
 
 
 def _in_words(error: csv.Error) -> str:

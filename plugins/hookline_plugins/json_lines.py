@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ class JSONLines:
     @hookimpl
     def on_run_start(self, run: Run) -> None:
         """Write the size of the run."""
-        _write("run_start", epochs=run.num_epochs, steps_per_epoch=run.steps_per_epoch, seed=run.seed)
+        folder = str(run.folder.path) if run.folder else None
+        size = {"epochs": run.num_epochs, "steps_per_epoch": run.steps_per_epoch, "step": run.step}
+        _write("run_start", **size, seed=run.seed, folder=folder)
         for message in run.warnings:
             self.on_warning(message)
 
@@ -43,12 +46,12 @@ class JSONLines:
     @hookimpl
     def on_warning(self, message: str) -> None:
         """Write what is wrong."""
-        _write("warning", message=message)
+        _write("warning", message=_text(message))
 
     @hookimpl
     def on_run_error(self, run: Run, error: BaseException) -> None:
         """Write what was raised."""
-        _write("run_error", epoch=run.epoch, step=run.step, type=type(error).__name__, message=str(error))
+        _write("run_error", epoch=run.epoch, step=run.step, type=type(error).__name__, message=_text(str(error)))
 
     # Last, to tell what the other plugins report.
     @hookimpl(trylast=True)
@@ -57,7 +60,16 @@ class JSONLines:
         _write("run_end", outcome=outcome, stop_reason=run.stop_reason, steps=run.step, summary=dict(run.summary))
 
 
+def _text(message: str) -> str:
+    """Return a message without what no text can hold, such as bytes of a file's name."""
+    return message.encode(errors="backslashreplace").decode()
+
+
 def _write(event: str, **values: Any) -> None:
     # msgspec writes NaN and infinity as null.
     line = msgspec.json.encode({"event": event, **values}).decode()
+    if not line.isprintable():
+        # What a terminal could obey or hide, as JSON's escapes; DEL is the one that JSON itself leaves as it is.
+        shown = (c if c.isprintable() else json.dumps(c)[1:-1] for c in line.replace("\x7f", "\\u007f"))
+        line = "".join(shown)
     print(line, flush=True)  # noqa: T201 - standard output is what this plugin is for

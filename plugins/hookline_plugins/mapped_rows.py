@@ -5,6 +5,7 @@ Imported when such a dataset is made, because it needs torch.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,10 @@ from hookline import DataError
 
 if TYPE_CHECKING:
     from hookline_plugins.array_files import StoredArray
+
+
+_SAMPLED_ROWS = 64
+"""How many rows tell a file from another: enough to see new data or another order, few enough to be free."""
 
 
 class MappedRows(Dataset[tuple[Tensor, Tensor]]):
@@ -45,6 +50,17 @@ class MappedRows(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         inputs, targets = self.gather(torch.tensor([range(len(self))[index]]))
         return inputs[0], targets[0]
+
+    def fingerprint(self) -> str:
+        """Return a hash of dtypes, shapes and some rows: what tells these data from others."""
+        sampled = torch.linspace(0, len(self) - 1, min(_SAMPLED_ROWS, len(self))).long()
+        rows = (sampled if self._rows is None else self._rows[sampled]).numpy()
+        digest = hashlib.sha256()
+        for array in (self._inputs, self._targets):
+            sample = array.rows(rows).contiguous()
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(sample.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return the examples of these indices.

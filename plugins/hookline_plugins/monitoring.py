@@ -39,13 +39,14 @@ class Monitor:
         min_delta: The least change that counts as better.
 
     Attributes:
+        name: The metric.
         best: The best value; None before the first. What is not finite is never better.
         epoch: The epoch in which it was measured.
         step: The number of steps after which it was.
     """
 
     def __init__(self, name: str, mode: Literal["min", "max"], min_delta: float = 0.0) -> None:
-        self._name = name
+        self.name = name
         self._sign = 1 if mode == "min" else -1
         self._min_delta = min_delta
         self._last_step = 0
@@ -55,10 +56,10 @@ class Monitor:
 
     def look(self, run: Run, metrics: Mapping[str, float]) -> bool | None:
         """Return whether the metric is better than ever before; None when it was not measured anew."""
-        if self._name not in metrics or run.step == self._last_step:
+        if self.name not in metrics or run.step == self._last_step:
             return None
         self._last_step = run.step
-        value = metrics[self._name]
+        value = metrics[self.name]
         if not self._is_better(value):
             return False
         self.best, self.epoch, self.step = value, run.epoch, run.step

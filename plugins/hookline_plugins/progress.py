@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from msgspec import Meta
 
-from hookline import hookimpl, printable
+from hookline import hookimpl
+from hookline_plugins.event_text import EventText
 
 if TYPE_CHECKING:
     from rich.progress import Progress as LiveProgress
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _REDRAW_S = 0.1
 """Least time between two drawings of the live line: ten a second are as many as an eye needs."""
-_EPOCH_WIDTH = 9
 
 
 @dataclass
@@ -48,13 +48,9 @@ class Progress:
     @hookimpl
     def on_run_start(self, run: Run) -> None:
         """Write the head of the table, and start the live line."""
-        self._start = self._epoch_start = time.perf_counter()
-        self._last_row = 0
-        for message in run.warnings:
-            self.on_warning(message)
-        self._widths = {name: max(len(name), 12) for name in run.metric_names}
-        names = [printable(name).rjust(width) for name, width in self._widths.items()]
-        self._write("  ".join(["epoch".rjust(_EPOCH_WIDTH), *names, "seconds"]))
+        self._start = time.perf_counter()
+        self._text = EventText(run)
+        self._write(*self._text.head(run))
         if self._is_live:
             self._display = _live_display(run)
             self._display.start()
@@ -62,7 +58,7 @@ class Progress:
     @hookimpl
     def on_epoch_start(self) -> None:
         """Note when the epoch began."""
-        self._epoch_start = time.perf_counter()
+        self._text.epoch_start()
 
     @hookimpl
     def on_step_end(self, run: Run, loss: Tensor) -> None:
@@ -74,20 +70,17 @@ class Progress:
     @hookimpl
     def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Write a row for an evaluation within an epoch; that at the end of one stands in the epoch's row."""
-        every = run.config.train.evaluate_every_steps
-        if every and run.step % every == 0 and run.step != self._last_row:
-            self._last_row = run.step
-            self._write_row(f"step {run.step}", metrics)
+        self._write(*self._text.evaluation(run, metrics))
 
     @hookimpl
     def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
         """Write the epoch's row; what was not measured has an empty cell."""
-        self._write_row(f"{run.epoch}/{run.num_epochs}", metrics)
+        self._write(self._text.epoch(run, metrics))
 
     @hookimpl
     def on_warning(self, message: str) -> None:
         """Write what is wrong."""
-        self._write(f"warning: {printable(message)}")
+        self._write(self._text.warning(message))
 
     # Last, to show what the other plugins report.
     @hookimpl(trylast=True)
@@ -97,17 +90,7 @@ class Progress:
             self._display.stop()
             self._display = None
             self._write(*self._waiting)
-        for title, rows in run.summary.items():
-            self._write("", printable(title), *(f"  {line}" for line in _table(rows)))
-        reason = f": {printable(run.stop_reason)}" if run.stop_reason else ""
-        seconds = time.perf_counter() - self._start
-        self._write("", f"{outcome} after {run.step} steps in {seconds:.2f} s{reason}")
-
-    def _write_row(self, label: str, metrics: Mapping[str, float]) -> None:
-        cells = {name: f"{metrics[name]:.6g}" if name in metrics else "" for name in self._widths}
-        values = [cell.rjust(self._widths[name]) for name, cell in cells.items()]
-        seconds = f"{time.perf_counter() - self._epoch_start:7.2f}"
-        self._write("  ".join([label.rjust(_EPOCH_WIDTH), *values, seconds]))
+        self._write(*self._text.end(run, outcome))
 
     def _write(self, *lines: str) -> None:
         """Write lines, or keep them for the next redrawing of the live line, since each writing redraws it."""
@@ -151,22 +134,3 @@ def _live_display(run: Run) -> LiveProgress:
     display = Progress(*columns, auto_refresh=False, transient=True)
     display.add_task("steps", total=run.num_steps, epoch=0, loss="-", rate="-")
     return display
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return rows of plain values as aligned lines under their keys; numbers to the right."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [keys, *([_cell(row.get(key)) for key in keys] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
-    is_number = [all(isinstance(row.get(key), int | float) for row in rows) for key in keys]
-    return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, is_number, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))

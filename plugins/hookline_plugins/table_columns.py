@@ -12,7 +12,10 @@ from hookline import did_you_mean, nearest
 from hookline_plugins.table_file import LISTED, Cell, Faults, Sheet, polars
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import polars as pl
+    from torch import Tensor
 
 Missing = Literal["error", "drop", "mean"]
 
@@ -88,6 +91,26 @@ class Reader:
             self.faults.add(f"the target {name!r} has only one value, {_show(names[0])}", hint=hint)
         return labels.cast(pl.Enum(names)).to_physical().cast(pl.Int64), tuple(names)
 
+    def numbers(self, name: str, missing_hint: str | None) -> pl.Series:
+        """Return a column that is known to be one of numbers, float64; with a hint, missing cells are faults."""
+        column = self.sheet.column(name)
+        if missing_hint:
+            self._add_cells(column, column.is_null(), missing_hint)
+        return self._finite(column)
+
+    def indicators(self, name: str, categories: Sequence[str], missing_hint: str | None) -> list[pl.Series]:
+        """Return a column for each of the known categories, as ``one_hot`` does; another category is a fault."""
+        pl = polars()
+        column = self.sheet.column(name)
+        if missing_hint:
+            self._add_cells(column, column.is_null(), missing_hint)
+        is_number = column.dtype.is_float() or column.dtype.is_decimal()
+        labels = (column.cast(pl.Int64, strict=False) if is_number else column).cast(pl.String)
+        unknown = column.is_not_null() & ~labels.is_in(categories).fill_null(value=False)
+        hint = f"known: {', '.join(map(_show, categories[:LISTED]))}"
+        self._add_cells(column, unknown, said=lambda value: (f"{_show(value)} was in no row of the training", hint))
+        return [(labels == category).cast(pl.Float64) for category in categories]
+
     def _is_target_present(self, column: pl.Series) -> bool:
         hint = "set `missing` to 'drop' to leave such rows out"
         if self.missing == "mean":
@@ -111,8 +134,10 @@ class Reader:
         if kind == "text":
             examples = ", ".join(_show(value) for value in column.drop_nulls().unique(maintain_order=True).head(3))
             self.faults.add(f"column {column.name!r} holds text, not numbers: {examples}", hint=text_hint)
-        if kind != "numbers":
-            return _nothing(column)
+        return self._finite(column) if kind == "numbers" else _nothing(column)
+
+    def _finite(self, column: pl.Series) -> pl.Series:
+        """Return the values of a column as numbers; what is no finite number is a fault."""
         numbers = column.cast(polars().Float64, strict=False)
         if numbers.null_count() > column.null_count() or not math.isfinite(numbers.sum()):
             is_word = numbers.is_null() & column.is_not_null()
@@ -134,16 +159,34 @@ class Reader:
             column = column.cast(pl.Int64)
         return column.cast(pl.String)
 
-    def _add_cells(self, column: pl.Series, mask: pl.Series, missing_hint: str | None = None) -> None:
-        """Take in the cells under ``mask``; ``missing_hint`` says that it is for missing ones."""
+    def _add_cells(
+        self,
+        column: pl.Series,
+        mask: pl.Series,
+        missing_hint: str | None = None,
+        said: Callable[[object], tuple[str, str | None]] | None = None,
+    ) -> None:
+        """Take in the cells under ``mask``; ``missing_hint`` says that it is for missing ones, ``said`` what to say."""
         if not (count := int(mask.sum())):
             return
         rows, values = self.sheet.rows.filter(mask).head(LISTED), column.filter(mask).head(LISTED)
         cells = []
         for row, value in zip(rows, values, strict=True):
-            message, hint = ("the cell is empty", missing_hint) if missing_hint else _not_a_number(value)
+            message, hint = ("the cell is empty", missing_hint) if missing_hint else (said or _not_a_number)(value)
             cells.append(Cell(row, column.name, message, hint))
         self.faults.add_cells(cells, count)
+
+
+def as_tensor(columns: list[pl.Series]) -> Tensor:
+    """Return the columns side by side, float64; a missing cell is NaN."""
+    import torch
+
+    result = torch.empty(len(columns[0]), len(columns), dtype=torch.float64)
+    for number, column in enumerate(columns):
+        values = column.cast(polars().Float64)
+        values = values.fill_null(math.nan) if values.null_count() else values
+        result[:, number] = torch.from_numpy(values.to_numpy(writable=True))
+    return result
 
 
 def kind_of(column: pl.Series) -> Literal["numbers", "text", "other"]:
@@ -190,6 +233,40 @@ def choose_columns(
         features = tuple(name for name in sheet.names if name not in target)
         _check_default_features(sheet, features, faults)
     return _present(sheet, features), _present(sheet, target)
+
+
+def check_known_columns(
+    sheet: Sheet, features: Sequence[str], others: Sequence[str], one_hot: Sequence[str], faults: Faults
+) -> list[str]:
+    """Check that a file has the features of a trained model, and no column that the training did not have.
+
+    Args:
+        sheet: The file, or a part of it.
+        features: The features, in their order.
+        others: The other columns of the training; they may be there.
+        one_hot: The features that are categories.
+        faults: Where faults go.
+
+    Returns:
+        The features that can be read.
+    """
+    known = {*features, *others}
+    present = [name for name in features if name in sheet.names]
+    for name in features:
+        if name not in present:
+            faults.add(f"there is no column {name!r}, a feature of the model", hint=_absent_hint(sheet, name))
+    for name in sheet.names:
+        if name not in known:
+            what = f"column {name!r}" if name else f"column {sheet.names.index('') + 1}, which has no name,"
+            faults.add(f"{what} was not in the training data", hint=f"leave it out; {did_you_mean(name, known)}")
+    readable = []
+    for name in present:
+        column = sheet.frame[name]
+        if name in one_hot or column.dtype == polars().String or kind_of(column) == "numbers":
+            readable.append(name)
+        else:
+            faults.add(f"column {name!r} holds values of type {column.dtype}, not numbers")
+    return readable
 
 
 def _present(sheet: Sheet, names: tuple[str, ...]) -> list[str]:

@@ -6,22 +6,29 @@ that it refuses, or whose result is doubtful, is gone through once more record b
 
 from __future__ import annotations
 
+import io
 import stat
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from hookline import DataError, Fault, Location, PluginError
-from hookline_plugins.csv_records import Record, excerpt, read_records, read_rows
+from hookline_plugins.csv_records import Record, excerpt, read_records, read_rows, records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     import polars as pl
 
 LISTED = 20
 """How many faults are told one by one; the rest are counted."""
+
+_PIECE_BYTES = 2**22
+"""How much of a CSV file is read at once, where it is read in pieces; a row may be four times as long."""
+_PIECE_ROWS = 2**16
+"""How many rows of a Parquet file are, likewise."""
 
 _QUOTE_HINT = 'put the whole cell in quote marks, and write one inside it as ""'
 _MAGIC = {
@@ -68,6 +75,11 @@ class Faults:
         self._faults: list[Fault] = []
         self._cells: list[Cell] = []
         self._count = 0
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there is any fault."""
+        return self._count > 0
 
     @property
     def is_full(self) -> bool:
@@ -172,6 +184,18 @@ def read_table(path: Path, delimiter: str, faults: Faults) -> Sheet:
     return sheet
 
 
+def read_pieces(path: Path, delimiter: str, faults: Faults) -> Iterator[Sheet]:
+    """Give the rows of a file as ``read_table`` reads it, a part of them at a time; at least one part.
+
+    Raises:
+        DataError: When nothing more of the file can be used, with all faults.
+        PluginError: When polars is not installed.
+    """
+    check_file(path, faults)
+    is_parquet = path.suffix.lower() == ".parquet"
+    yield from _parquet_pieces(path, faults) if is_parquet else _csv_pieces(path, delimiter, faults)
+
+
 def read_header(path: Path, delimiter: str, faults: Faults) -> tuple[Record, tuple[str, ...]]:
     """Return the header of a CSV file and the names in it.
 
@@ -254,38 +278,128 @@ def _read_parquet(path: Path, faults: Faults) -> Sheet:
     return Sheet(path, tuple(frame.columns), frame, pl.int_range(frame.height, eager=True), None)
 
 
+def _parquet_pieces(path: Path, faults: Faults) -> Iterator[Sheet]:
+    pl = polars()
+    try:
+        table = pl.scan_parquet(path, glob=False)
+        num_rows = table.select(pl.len()).collect().item()
+        for first in range(0, max(num_rows, 1), _PIECE_ROWS):
+            frame = table.slice(first, _PIECE_ROWS).collect()
+            yield Sheet(path, tuple(frame.columns), frame, pl.int_range(first, first + frame.height, eager=True), None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        faults.stop(f"the Parquet file cannot be read: {str(error).partition(chr(10))[0]}")
+
+
 # ---- CSV ------------------------------------------------------------------------------------------------------------
 
 
 def _read_csv(path: Path, delimiter: str, faults: Faults) -> Sheet:
-    pl = polars()
     header, names = read_header(path, delimiter, faults)
     _check_names(path, header, names, delimiter, faults)
-    frame = _parse(path, delimiter, len(names))
+    sheet, _ = _sheet(path, names, delimiter, faults, path, read_rows(path, delimiter))
+    return sheet
+
+
+def _csv_pieces(path: Path, delimiter: str, faults: Faults) -> Iterator[Sheet]:
+    header, names = read_header(path, delimiter, faults)
+    _check_names(path, header, names, delimiter, faults)
+    head = delimiter.join(f"c{number}" for number in range(len(names))).encode() + b"\n"
+    row = 0
+    with path.open("rb") as file:
+        line = _skip_header(file)
+        for data in _pieces(file):
+            # Decoded only if polars finds something amiss.
+            records = records_of(_lines(data), delimiter, line)
+            sheet, num_rows = _sheet(path, names, delimiter, faults, head + data, records, row)
+            yield sheet
+            line, row = line + data.count(b"\n"), row + num_rows
+    if not row:
+        pl = polars()
+        frame = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+        yield Sheet(path, names, frame, pl.int_range(0, eager=True), delimiter)
+
+
+def _skip_header(file: BinaryIO) -> int:
+    """Read a file to the end of its header, and return the number of the line behind it."""
+    line, quotes = 1, 0
+    for raw in file:
+        line += 1
+        quotes += raw.count(b'"')
+        if raw.strip(b" \r\n\xef\xbb\xbf") and quotes % 2 == 0:
+            break
+    return line
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    """Give what follows in a file in pieces that end where a record ends."""
+    data = b""
+    while chunk := file.read(_PIECE_BYTES):
+        data += chunk
+        # Quote marks that are out of step would take the whole file into memory.
+        end = _end_of_records(data) or (len(data) if len(data) > 4 * _PIECE_BYTES else 0)
+        if end:
+            yield data[:end]
+            data = data[end:]
+    if data:
+        yield data
+
+
+def _end_of_records(data: bytes) -> int:
+    r"""Return where the last whole record ends: behind a line end that is not within quote marks; 0 if there is none.
+
+    >>> _end_of_records(b'1,2\n3,"a\nb')
+    4
+    """
+    quotes, end = data.count(b'"'), len(data)
+    while (found := data.rfind(b"\n", 0, end)) >= 0:
+        quotes -= data.count(b'"', found, end)
+        if quotes % 2 == 0:
+            return found + 1
+        end = found
+    return 0
+
+
+def _lines(data: bytes) -> Iterator[str]:
+    yield from io.StringIO(data.decode(), newline="\n")
+
+
+def _sheet(
+    path: Path,
+    names: tuple[str, ...],
+    delimiter: str,
+    faults: Faults,
+    source: Path | bytes,
+    records: Iterable[Record],
+    first_row: int = 0,
+) -> tuple[Sheet, int]:
+    """Return what a CSV file or a piece of one holds, and the number of its rows with those that are left out."""
+    pl = polars()
+    frame = _parse(source, delimiter, len(names))
     skipped: list[int] = []
     if frame is None:
         _check_encoding(path, faults)
     if frame is None or _is_doubtful(frame):
-        skipped, num_rows = _scan(path, delimiter, len(names), faults)
-        frame = _parse(path, delimiter, len(names), truncate=True)
+        skipped, num_rows = _scan(path, records, delimiter, len(names), faults)
+        frame = _parse(source, delimiter, len(names), truncate=True)
         if frame is None or frame.height != num_rows:
             faults.check()
             faults.stop("the quote marks of the file are not balanced", hint=_QUOTE_HINT)
+    num_rows = frame.height
     first = {name: i for i, name in reversed(list(enumerate(names)))}
     frame.columns = [name if first[name] == i else f"\0{i}" for i, name in enumerate(names)]
-    rows = pl.int_range(frame.height, eager=True)
+    rows = pl.int_range(num_rows, eager=True)
     if skipped:
         keep = ~rows.is_in(skipped)
         frame, rows = frame.filter(keep), rows.filter(keep)
-    return Sheet(path, names, frame, rows, delimiter)
+    return Sheet(path, names, frame, rows + first_row, delimiter), num_rows
 
 
-def _parse(path: Path, delimiter: str, width: int, *, truncate: bool = False) -> pl.DataFrame | None:
+def _parse(source: Path | bytes, delimiter: str, width: int, *, truncate: bool = False) -> pl.DataFrame | None:
     """Return all cells as text; None when polars refuses the file. ``truncate`` cuts long rows instead."""
     pl = polars()
     options = {"separator": delimiter, "infer_schema": False, "truncate_ragged_lines": truncate, "glob": False}
     try:
-        frame = pl.read_csv(path, **options)
+        frame = pl.read_csv(source, **options)
     except pl.exceptions.PolarsError:
         return None
     return frame if frame.width == width else None
@@ -299,10 +413,10 @@ def _is_doubtful(frame: pl.DataFrame) -> bool:
     return frame[:, -1].null_count() > 0 or any(frame.select(pl.all().str.contains('["\n]').any()).row(0))
 
 
-def _scan(path: Path, delimiter: str, width: int, faults: Faults) -> tuple[list[int], int]:
+def _scan(path: Path, records: Iterable[Record], delimiter: str, width: int, faults: Faults) -> tuple[list[int], int]:
     """Return the rows that are blank or have not ``width`` fields, and the number of all; add faults for the latter."""
     skipped, row = [], -1
-    for row, record in enumerate(read_rows(path, delimiter)):
+    for row, record in enumerate(records):
         if record.problem:
             hint = _QUOTE_HINT if record.num_fields else "the rows behind it were not looked at"
             faults.add(record.problem, location=Location(str(path), record.line, text=excerpt(record.text)), hint=hint)
@@ -328,6 +442,7 @@ def _add_ragged(path: Path, record: Record, width: int, delimiter: str, faults: 
 def _check_names(path: Path, header: Record, names: tuple[str, ...], delimiter: str, faults: Faults) -> None:
     for name, count in Counter(names).items():
         if count > 1 and name:
-            second = names.index(name, names.index(name) + 1)
-            location = header.location(path, second, delimiter)
+            # Finding a place takes a walk over the header.
+            second = 0 if faults.is_full else names.index(name, names.index(name) + 1)
+            location = None if faults.is_full else header.location(path, second, delimiter)
             faults.add(f"{count} columns are named {name!r}", location=location, hint="give each column its own name")

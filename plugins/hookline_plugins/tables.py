@@ -6,24 +6,23 @@ Shapes: ``N`` rows, ``I`` input features, ``O`` targets.
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline_plugins.splits import Fractions, SplitSeed, check_fractions, split_rows
-from hookline_plugins.table_columns import Missing, Reader, choose_columns
-from hookline_plugins.table_file import Faults, polars, read_table
+from hookline_plugins.table_columns import Missing, Reader, as_tensor, choose_columns
+from hookline_plugins.table_file import Faults, read_table
 
 if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor, nn
 
-    from hookline import Outcome, Run
+    from hookline import Outcome, Predictor, Run
 
 _Names = tuple[str, ...]
 
@@ -40,6 +39,36 @@ class _Scaling:
     target_scale: Tensor
 
 
+class _Columns(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        features: The features, with a column for each category.
+        targets: The targets.
+        class_names: The names of the classes, for a classification.
+        categories: For each column that is a feature its categories; None for one of numbers.
+        names: The names of all columns.
+    """
+
+    features: list[pl.Series]
+    targets: list[pl.Series]
+    class_names: tuple[str, ...]
+    categories: dict[str, list[str] | None]
+    names: tuple[str, ...]
+
+    def kept(self, fill: list[float], scaling: _Scaling) -> dict[str, Any]:
+        """Return what is needed to read new rows; ``fill`` stands in the place of what is missing in a feature."""
+        return {
+            "features": [[name, categories] for name, categories in self.categories.items()],
+            "others": [name for name in self.names if name not in self.categories],
+            "fill": fill,
+            "mean": scaling.feature_mean.tolist(),
+            "scale": scaling.feature_scale.tolist(),
+            "target_mean": scaling.target_mean.tolist(),
+            "target_scale": scaling.target_scale.tolist(),
+        }
+
+
 @dataclass
 class Table:
     """A table in a CSV file, or in a Parquet file when its name ends in ``.parquet``.
@@ -50,7 +79,7 @@ class Table:
 
     Rows are split at random; each split keeps the order of the file. Means and standard deviations are those of the
     training split, with ``N`` in the denominator; a column that is constant there is only centred. One-hot columns are
-    standardized like all others.
+    standardized like all others. New rows are read with the categories, means and scales of the training.
 
     When a regression with a linear model ends, its coefficients are reported in the units of the file.
     """
@@ -93,14 +122,16 @@ class Table:
     def build_data(self) -> DataSource:
         """Read the file."""
         faults = Faults(self.path)
-        features, targets, class_names = self._read(faults)
+        columns = self._read(faults)
+        features, targets, class_names = columns.features, columns.targets, columns.class_names
 
         from torch.utils.data import TensorDataset  # not before: a bad file is told without waiting for torch
 
-        x, y = _tensor(features), _tensor(targets)
+        x, y = as_tensor(features), as_tensor(targets)
         splits = split_rows(len(x), self.split, self.split_seed, faults)
         faults.check()
         names = tuple(column.name for column in features), tuple(column.name for column in targets)
+        fill = [x[:, number][splits[0]].nanmean().item() for number in range(x.shape[1])]
         self._scaling = _Scaling(
             *names,
             *_prepare(x, splits[0], names[0], faults, is_scaled=self.standardize),
@@ -119,7 +150,15 @@ class Table:
             feature_names=names[0],
             target_names=names[1],
             class_names=class_names,
+            kept=columns.kept(fill, self._scaling),
         )
+
+    @hookimpl
+    def build_predictor(self, data: DataSource) -> Predictor:
+        """Read new rows with the categories, means and scales of the training."""
+        from hookline_plugins.table_predictor import TablePredictor
+
+        return TablePredictor(data, self.delimiter, self.missing, self.task)
 
     @hookimpl
     def on_run_end(self, run: Run, outcome: Outcome) -> None:
@@ -130,14 +169,18 @@ class Table:
         if is_over and self.task == "regression" and isinstance(layer, nn.Linear) and self._scaling:
             run.report("coefficients", _coefficients(layer, self._scaling))
 
-    def _read(self, faults: Faults) -> tuple[list[pl.Series], list[pl.Series], tuple[str, ...]]:
-        """Return the columns of the features and of the targets, without rows to be dropped, and the classes' names."""
+    def _read(self, faults: Faults) -> _Columns:
+        """Return what the file holds, without rows to be dropped."""
         sheet = read_table(self.path, self.delimiter, faults)
         feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, self.one_hot, faults)
         reader = Reader(sheet, faults, self.missing)
         features: list[pl.Series] = []
+        categories: dict[str, list[str] | None] = {}
         for name in feature_columns:
-            features += reader.one_hot(name) if name in self.one_hot else [reader.feature(name)]
+            is_one_hot = name in self.one_hot
+            read = reader.one_hot(name) if is_one_hot else [reader.feature(name)]
+            categories[name] = [column.name.removeprefix(f"{name}=") for column in read] if is_one_hot else None
+            features += read
         class_names: tuple[str, ...] = ()
         if self.task == "regression":
             targets = [reader.target(name) for name in target_columns]
@@ -147,7 +190,7 @@ class Table:
         faults.check(sheet)
         if self.missing == "drop":
             features, targets = _drop_missing(features, targets, faults)
-        return features, targets, class_names
+        return _Columns(features, targets, class_names, categories, sheet.names)
 
 
 def _drop_missing(
@@ -159,18 +202,6 @@ def _drop_missing(
     if keep.all():
         return features, targets
     return [column.filter(keep) for column in features], [column.filter(keep) for column in targets]
-
-
-def _tensor(columns: list[pl.Series]) -> Tensor:
-    """Return the columns side by side, float64; a missing cell is NaN."""
-    import torch
-
-    result = torch.empty(len(columns[0]), len(columns), dtype=torch.float64)
-    for number, column in enumerate(columns):
-        values = column.cast(polars().Float64)
-        values = values.fill_null(math.nan) if values.null_count() else values
-        result[:, number] = torch.from_numpy(values.to_numpy(writable=True))
-    return result
 
 
 def _prepare(

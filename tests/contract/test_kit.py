@@ -288,7 +288,7 @@ def test_expected(check):
 def test_watched(run_host):
     run = run_host(Quiet(), epochs=0)
     run.fit()
-    assert run.transcript == ["on_run_start", "on_run_end completed"]
+    assert run.transcript == ["on_run_start", "on_save_point 0 last", "on_run_end completed"]
 """
 
 
@@ -363,15 +363,21 @@ def test_a_hosted_run_has_a_transcript(run_host: type[HostedRun]) -> None:
         "on_run_start",
         "on_epoch_start 1",
         "on_step_end 1",
+        "on_save_point 1",
         "on_step_end 2",
+        "on_save_point 2",
         "on_evaluation_start 1",
         "on_evaluation_end 1",
         "on_epoch_end 1",
+        "on_save_point 2",
         "on_epoch_start 2",
         "on_step_end 3",
+        "on_save_point 3",
         "on_evaluation_start 2",
         "on_evaluation_end 2",
         "on_epoch_end 2",
+        "on_save_point 3",
+        "on_save_point 3 last",
         "on_run_end stopped",
     ]
 

@@ -38,13 +38,14 @@ def assert_clean(done: subprocess.CompletedProcess[str], code: int) -> None:
 def test_train_in_an_empty_folder_fits_the_linear_regression(hookline: Hookline, tmp_path: Path) -> None:
     done = hookline("train")
     assert (done.returncode, done.stderr) == (0, "")
-    for words in ["synthetic-linear (hookline 0.1.0), default", "learned and true parameters", "try next"]:
+    kept = "kept in runs/0001-synthetic-linear-linear\n"
+    for words in ["synthetic-linear (hookline 0.1.0), default", "learned and true parameters", kept, "try next"]:
         assert words in done.stdout
     rows = re.findall(r"^ +(\d)/3 +([\d.e-]+) +([\d.e-]+) +[\d.]+$", done.stdout, re.MULTILINE)
     assert [row[0] for row in rows] == ["1", "2", "3"]
     assert [float(row[2]) for row in rows][1:] == pytest.approx([1e-4, 1e-4], rel=0.1)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout), "a pipe gets no control characters"
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_a_config_file_and_overrides_make_a_run(hookline: Hookline, tmp_path: Path) -> None:
@@ -110,8 +111,14 @@ def test_ctrl_c_ends_the_run_with_130_and_closes_it(tmp_path: Path) -> None:
     events = [json.loads(line) for line in out.splitlines()]
     assert process.returncode == 130
     assert (events[-1]["event"], events[-1]["outcome"]) == ("run_end", "interrupted")
-    assert "interrupted" in err
-    assert "Traceback" not in err
+    folder = "runs/0001-synthetic-linear-linear"
+    assert err.splitlines() == [
+        "SIGINT: the run ends after this step, and its state is saved; once more ends it at once",
+        f"go on with: hookline resume {folder}",
+    ]
+    record = json.loads((tmp_path / folder / "run.json").read_text())
+    assert (record["status"], record["step"]) == ("interrupted", events[-1]["steps"])
+    assert len(list((tmp_path / folder / "checkpoints").iterdir())) == 1
 
 
 def read_terminal(command: list[str], **environment: str) -> tuple[str, float]:

@@ -120,8 +120,8 @@ def assert_shows(shown: str, got: str, where: str) -> None:
     assert [float(number) for number in NUMBER.findall(got)] == pytest.approx(expected, rel=0.05), where
 
 
-def test_the_readme_shows_the_real_output() -> None:
-    done = run([str(Path(sys.executable).parent / "hookline"), "train"])
+def test_the_readme_shows_the_real_output(tmp_path: Path) -> None:
+    done = run([str(Path(sys.executable).parent / "hookline"), "train"], cwd=tmp_path)
     shown = next(block.text for block in blocks(ROOT / "README.md") if block.text.startswith("plan\n"))
     assert without_times(done.stdout).startswith(without_times(shown).rstrip())
 

@@ -123,7 +123,7 @@ def test_the_order_of_a_run_names_for_each_hook_who_is_called(hookline: Hookline
 def test_a_plugin_of_a_file_trains_and_is_told_with_its_file(hookline: Hookline, net: Path) -> None:
     done = hookline("train", "--plugin", "./net.py", "model=net", "model.width=4", "train.epochs=1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "model               net (./net.py), command line\n" in done.stdout
+    assert "model                 net (./net.py), command line\n" in done.stdout
     assert "hookline train --plugin ./net.py model=net model.width=4 train.epochs=2" in done.stdout
 
 

@@ -43,6 +43,9 @@ def plugin_modules(modules: set[str]) -> set[str]:
         (("plugins", "--json"), 0, set()),
         (("train", "--help"), 0, set()),
         (("completion", "bash"), 0, set()),
+        (("runs",), 0, set()),
+        (("runs", "show", "1"), 2, set()),
+        (("resume", "1"), 2, set()),
         (("show", "model", "mlp"), 0, {"hookline_plugins.models"}),
         (("show", "model", "mlb"), 2, set()),
     ],
@@ -67,6 +70,9 @@ def test_a_command_that_trains_nothing_imports_no_torch_and_no_other_plugin(
         (("train", "no-such-file.toml"), 2),
         (("init",), 0),
         (("schema",), 0),
+        (("eval", "7"), 2),
+        (("predict", "7", "x.csv"), 2),
+        (("export", "7", "--to", "onnx"), 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -78,8 +84,9 @@ def test_a_config_is_read_and_judged_without_torch(words: tuple[str, ...], code:
 
 def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
     _, modules = modules_after("explain", "model", "model=mlp", cwd=tmp_path)
-    # The run that train would make, with the progress that it shows.
-    expected = {"synthetic", "models", "losses", "accuracy", "optimizers", "parameter_groups", "progress"}
+    # The run that train would make, with what shows and keeps it.
+    expected = {"synthetic", "models", "losses", "accuracy", "optimizers", "parameter_groups"}
+    expected |= {"progress", "event_text", "run_folder", "checkpoint", "monitoring", "single"}
     assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
 
 

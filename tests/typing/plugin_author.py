@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
-from hookline import DataSource, Metric, Outcome, Run, hookimpl
+from hookline import DataSource, Metric, Outcome, Predictor, Run, hookimpl
 
 
 @dataclass
@@ -28,6 +28,21 @@ class Circles:
         inputs = torch.randn(self.num_examples, 2, generator=run.generator("circles"))
         targets = (inputs.norm(dim=1, keepdim=True) < 1).float()
         return DataSource(TensorDataset(inputs, targets), in_features=2, out_features=1)
+
+    @hookimpl
+    def build_predictor(self, run: Run, data: DataSource) -> Predictor:
+        return Points()
+
+
+class Points:
+    """Reads two numbers from each line of a file."""
+
+    def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:
+        rows = [[float(cell) for cell in line.split()] for line in path.read_text().splitlines()]
+        yield from torch.tensor(rows).split(batch_size)  # type: ignore[no-untyped-call] # torch has no types for it
+
+    def columns(self, prediction: Tensor) -> Mapping[str, list[float]]:
+        return {"inside": prediction[:, 0].tolist()}
 
 
 @dataclass
@@ -117,6 +132,14 @@ class Diary:
     def on_step_end(self, run: Run, loss: Tensor) -> None:
         if run.step == 1:
             self.lines.append(f"first loss {loss.item():.1f}")
+
+    @hookimpl
+    def on_save_point(self, run: Run, is_last: bool) -> None:
+        self.state = run.state_dict() if is_last else {"position": run.position}
+
+    @hookimpl
+    def on_checkpoint_saved(self, run: Run, path: Path) -> None:
+        self.lines.append(f"step {run.step} is in {path.name}")
 
     @hookimpl
     def on_evaluation_start(self, run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, assert_type
 
 import torch
@@ -49,6 +50,31 @@ def check_run() -> None:
     assert_type(run.steps_per_epoch, int | None)
     assert_type(run.metric_names, tuple[str, ...])
     assert_type(run.generator("mine"), torch.Generator)
+    assert_type(run.position, int)
+    assert_type(run.interrupt_reason, str | None)
+    assert_type(run.identity, Mapping[str, Any])
+    assert_type(run.evaluate(), Mapping[str, float])
+
+
+def check_run_folder() -> None:
+    with TemporaryDirectory() as parent:
+        keep = {"callbacks": {"run-folder": {"parent": parent}, "checkpoint": {}}}
+        Run(keep, ["train.epochs=1"]).fit()
+        path = assert_type(hookline.find_run("last", Path(parent)), Path)
+        run = assert_type(hookline.resume(path, {"train.epochs": 2}), Run)
+        folder = assert_type(run.folder, hookline.RunFolder | None)
+        assert folder is not None
+        assert_type(folder.path, Path)
+        assert_type(folder.record, hookline.RunRecord)
+        assert_type(folder.record.attempts, list[hookline.Attempt])
+        assert_type(folder.record.best, hookline.BestValue | None)
+        assert_type(folder.artifacts, Path)
+        run.interrupt("no more time")
+        run.fit()
+        checkpoint = assert_type(hookline.read_checkpoint(next(folder.checkpoints.iterdir())), hookline.Checkpoint)
+        assert_type(checkpoint.manifest, hookline.Manifest)
+        assert_type(checkpoint.state, dict[str, Any])
+        assert_type(hookline.complete_toml(run.config), str)
 
 
 def check_fit() -> None:

@@ -99,6 +99,6 @@ def test_the_plugins_of_the_type_check_implement_every_hook(monkeypatch: pytest.
 def test_the_program_of_an_embedder_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     door = load("public_door", monkeypatch)
     checks = [value for name, value in vars(door).items() if name.startswith("check_")]
-    assert len(checks) == 6
+    assert len(checks) == 7
     for check in checks:
         check()

@@ -74,10 +74,13 @@ def test_a_step_makes_few_calls_of_our_own() -> None:
     assert calls["hookline.run._loop"] == 1
 
 
-def test_a_step_makes_no_call_of_pluggy_unless_somebody_listens() -> None:
-    assert not [name for name in calls_of_a_step() if name.startswith("pluggy.")]
+def test_a_step_makes_no_call_of_pluggy_and_two_for_whoever_listens() -> None:
+    alone = calls_of_a_step()
     listening = calls_of_a_step(**{"callbacks.listener": Listener()})
-    assert [name for name in listening if name.startswith("pluggy.")]
+    assert not [name for name in listening if name.startswith("pluggy.")]
+    # The caller of the event, and the guard around the hook; the hook itself is the test's.
+    assert sum(listening.values()) - sum(alone.values()) == 2
+    assert listening["hookline.host.call"] == 1
 
 
 def test_a_hundred_callbacks_without_a_hook_in_the_step_add_no_call() -> None:

@@ -22,6 +22,7 @@ BUILD_HOOKS = [
     "build_backward",
     "build_update",
     "build_step",
+    "build_predictor",
 ]
 EVENTS = {
     "on_run_start": ("run",),
@@ -29,6 +30,8 @@ EVENTS = {
     "on_step_end": ("run", "loss"),
     "on_evaluation_start": ("run",),
     "on_evaluation_end": ("run", "metrics"),
+    "on_save_point": ("run", "is_last"),
+    "on_checkpoint_saved": ("run", "path"),
     "on_epoch_end": ("run", "metrics"),
     "on_warning": ("run", "message"),
     "on_run_error": ("run", "error"),

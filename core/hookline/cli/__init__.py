@@ -5,9 +5,6 @@ from __future__ import annotations
 import sys
 import traceback
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
-
 
 def main() -> None:
     """Run the command ``hookline`` and leave the program with its exit code."""
@@ -17,6 +14,7 @@ def main() -> None:
     from hookline.cli.arguments import CarriedError
     from hookline.cli.commands import hookline
     from hookline.cli.output import Output
+    from hookline.cli.signals import INTERRUPTED
     from hookline.errors import HooklineError
 
     for stream in (sys.stdout, sys.stderr):
@@ -43,5 +41,5 @@ def main() -> None:
                 output.note(f"  ({problem})")
         code = error.exit_code if isinstance(error, HooklineError) else 1
         if output.traceback:
-            traceback.print_exception(error)
+            output.note("".join(traceback.format_exception(error)).rstrip())
     sys.exit(code)

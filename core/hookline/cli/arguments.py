@@ -36,6 +36,16 @@ words_argument = click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]
 """The words that make a run: a config file, and what overrides it."""
 
 
+class ListByDefault(click.Group):
+    """A group in which words that name no command of it are those of the command ``list``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the words apart."""
+        if not args or args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 def printing(command: _Command) -> _Command:
     """Add the options that every command has; the command gets an ``Output`` first."""
 
@@ -66,11 +76,17 @@ def choosing(command: _Command) -> _Command:
         output: Output, /, *, files: Sequence[str], allow: Sequence[str], deny: Sequence[str], **arguments: Any
     ) -> None:
         locked = arguments.get("locked")
-        local = _local_entries(files, deny, read_lock(locked) if locked else None)
-        catalog = Catalog.installed().with_entries(local)
-        command(output, catalog.restricted(allow=allow or None, deny=deny, by="--{}"), **arguments)
+        command(output, chosen_catalog(files, allow, deny, read_lock(locked) if locked else None), **arguments)
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
+
+
+def chosen_catalog(
+    files: Sequence[str], allow: Sequence[str], deny: Sequence[str], lock: Lock | None = None
+) -> Catalog:
+    """Return the plugins that may be used; the arguments are what the options of the same names were given."""
+    catalog = Catalog.installed().with_entries(_local_entries(files, deny, lock))
+    return catalog.restricted(allow=allow or None, deny=deny, by="--{}")
 
 
 def _local_entries(files: Sequence[str], deny: Sequence[str], lock: Lock | None) -> list[LocalEntry]:
@@ -95,6 +111,18 @@ def _vet(file: str, deny: Sequence[str], lock: Lock | None) -> None:
     if lock and Path(file).is_file() and (drift := lock.drift_of_file(file)):
         hint = "if that is as it should be, make the lock again: hookline lock"
         raise PluginError(f"{file} is not what was locked", distribution=file, hint=hint, faults=[*map(Fault, drift)])
+
+
+def added_callbacks(output: Output, catalog: Catalog, *, is_kept: bool) -> dict[str, Any]:
+    """Return the callbacks that a command adds to a run: to show it, and to keep it if ``is_kept``."""
+    shown = [] if output.quiet and not output.json else ["json" if output.json else "terminal"]
+    parts = [catalog.default(part)["callbacks"] for part in [*shown, *(["keep"] if is_kept else [])]]
+    return {"callbacks": {name: table for part in parts for name, table in part.items()}}
+
+
+def callbacks_of_train(catalog: Catalog) -> dict[str, Any]:
+    """Return the callbacks that ``train`` adds to a run when it is asked for nothing else."""
+    return added_callbacks(Output(), catalog, is_kept=True)
 
 
 def local_files() -> Sequence[str]:

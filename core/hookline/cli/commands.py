@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from hookline.catalog import KINDS, Catalog
-from hookline.cli.arguments import choosing, choosing_words, load_words, printing, words_argument
+from hookline.cli.arguments import (
+    added_callbacks,
+    callbacks_of_train,
+    choosing,
+    choosing_words,
+    load_words,
+    printing,
+    words_argument,
+)
 from hookline.cli.completion import script, split_words
+from hookline.cli.fitting import Watching, fit, watching
 from hookline.cli.light_optimizer import light_optimizer
+from hookline.cli.model_commands import eval_, export, predict
 from hookline.cli.output import Output
 from hookline.cli.plan import next_steps, plan_events, plan_lines, step_lines
 from hookline.cli.plugin_commands import lock, lock_path, plugins, show
+from hookline.cli.proof_commands import prove_resume
+from hookline.cli.run_commands import resume, runs
 from hookline.cli.trial_commands import lr_find, profile
 from hookline.config import RunConfig, load_config
 from hookline.errors import ConfigError, did_you_mean
@@ -36,33 +47,30 @@ def hookline() -> None:
 @hookline.command()
 @words_argument
 @click.option("--locked", type=click.Path(), help="Refuse plugins whose code is not what this lock says.")
-@click.option("--ledger", "has_ledger", is_flag=True, help="Tell at the end what each hook of each plugin cost.")
-@click.option("--trace-hooks", is_flag=True, help="Tell each call of a hook on standard error.")
 @click.option("--overfit", type=click.IntRange(min=1), metavar="N", help="Learn the first N examples by heart.")
 @click.option("--fast", "is_fast", is_flag=True, help="Put a few batches through every part of the run.")
 @printing
 @choosing
+@watching
 def train(
     output: Output,
     catalog: Catalog,
     words: Sequence[str],
     locked: str | None,
-    has_ledger: bool,
-    trace_hooks: bool,
     overfit: int | None,
     is_fast: bool,
+    watching: Watching,
 ) -> None:
     """Train a model.
 
     CONFIG is a TOML file; KEY=VALUE overrides it, with VALUE written as in TOML or as a bare word.
     """
-    shown: dict[str, Any] = (
-        {} if output.quiet and not output.json else catalog.default("json" if output.json else "terminal")
-    )
     locks = read_lock(locked) if locked else None
-    config = load_words(words, catalog, shown, locks)
+    is_trial = is_fast or overfit is not None
+    added = added_callbacks(output, catalog, is_kept=not is_trial)
+    config = load_words(words, catalog, added, locks)
     if switches := trial_values(config.train, overfit, is_fast=is_fast):
-        config = load_words(words, catalog, shown, locks, switches)
+        config = load_words(words, catalog, added, locks, switches)
     if output.json:
         output.event("plan", **plan_events(config))
     for line in plan_lines(config):
@@ -71,22 +79,11 @@ def train(
         _tell_drift(output, words, config)
     output.prose()
 
-    from hookline.cli.costs import print_ledger
     from hookline.run import Run
-    from hookline.watch import HookTrace, Ledger
 
-    ledger = Ledger()
-    watches = [*([HookTrace(output.hook_call)] if trace_hooks else []), *([ledger] if has_ledger else [])]
     with light_optimizer():
-        run = Run(config, watches=watches)
-        try:
-            run.fit()
-        finally:
-            if output.quiet and not output.json:
-                for message in run.warnings:
-                    output.note(f"warning: {message}")
-            if has_ledger:
-                print_ledger(output, ledger, config)
+        run = Run(config, watches=watching.watches)
+        fit(output, run, watching)
     for line in next_steps([*choosing_words(), *words], config, is_trial=bool(switches)):
         output.prose(line)
 
@@ -140,7 +137,7 @@ def explain(output: Output, catalog: Catalog, key: str, words: Sequence[str]) ->
     """
     from hookline.cli.plan import explanation_lines, setting_values
 
-    config = load_words(words, catalog, catalog.default("terminal"))
+    config = load_words(words, catalog, callbacks_of_train(catalog))
     settings = [s for name, s in config.settings.items() if name == key or name.startswith(f"{key}.")]
     if not settings:
         raise ConfigError(f"this run has no key {key!r}", hint=did_you_mean(key, config.settings))
@@ -265,3 +262,9 @@ hookline.add_command(show)
 hookline.add_command(lock)
 hookline.add_command(lr_find)
 hookline.add_command(profile)
+hookline.add_command(resume)
+hookline.add_command(runs)
+hookline.add_command(prove_resume)
+hookline.add_command(eval_)
+hookline.add_command(predict)
+hookline.add_command(export)

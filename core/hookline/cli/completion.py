@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from hookline.catalog import KINDS, Catalog
 from hookline.config import SINGLE_KINDS, load_config
 from hookline.errors import HooklineError
+from hookline.rundir import run_names
 
 
 def script(command: click.Command, shell: str) -> str:
@@ -75,6 +76,22 @@ def _values(key: str) -> list[str]:
 def complete_name(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the names of the plugins of the kind that was given."""
     return _starting(incomplete, Catalog.installed().names(context.params.get("kind") or ""))
+
+
+def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the names of runs, those that a number means, and paths."""
+    if "/" in incomplete:
+        return [CompletionItem(incomplete, type="dir")]
+    given = context.params.get(parameter.name or "") or ()
+    try:
+        found = run_names(Path(context.params.get("parent") or "runs"))
+    except HooklineError:
+        return []
+    names = [name for name in found if name not in given]
+    if incomplete.isdigit():
+        # A shell that compares what is offered with the word passes over names that begin with zeros.
+        return [CompletionItem(name) for name in names if name.startswith((incomplete, incomplete.zfill(4)))]
+    return _starting(incomplete, ("last", "best", *names))
 
 
 def _keys(words: Sequence[str]) -> Iterable[str]:

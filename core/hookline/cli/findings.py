@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hookline.cli.drawing import column, drawn
 from hookline.cli.output import Output
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from hookline.result import Row
     from hookline.summary import ModelSummary
 
-_WIDTH = 64
-_HEIGHT = 12
 _MAX_OPERATIONS = 15
 
 
@@ -71,23 +70,13 @@ def _drawn(points: Sequence[LRPoint], suggestion: float | None) -> Iterator[str]
     low = min(losses)
     # What diverges goes along the top: drawn to scale it would flatten all before it.
     high = max(losses[: losses.index(low) + 1])
-    grid = [[" "] * _WIDTH for _ in range(_HEIGHT)]
-    for number, point in enumerate(points):
-        height = (min(point.smoothed, high) - low) / (high - low) if high > low else 0.0
-        grid[round((1 - height) * (_HEIGHT - 1))][_column(number / max(len(points) - 1, 1))] = "*"
-    labels = {0: f"{high:.4g}", _HEIGHT - 1: f"{low:.4g}"}
-    for number, cells in enumerate(grid):
-        yield f"{labels.get(number, ''):>10} |{''.join(cells)}".rstrip()
+    places = [(number / max(len(points) - 1, 1), loss) for number, loss in enumerate(losses)]
     first, last = points[0].lr, points[-1].lr
-    yield f"{'':>10} +{'-' * _WIDTH}"
-    yield f"{'':>12}{first:<{_WIDTH // 2}.2g}{last:>{_WIDTH // 2}.2g}"
+    labels, ends = (f"{low:.4g}", f"{high:.4g}"), (f"{first:.2g}", f"{last:.2g}")
+    yield from drawn({"*": places}, bounds=(low, high), labels=labels, ends=ends)
     if suggestion and first <= suggestion < last:
         # The learning rates rise exponentially, so each column stands for the same factor.
-        yield f"{'':>12}{' ' * _column(math.log(suggestion / first) / math.log(last / first))}^ suggestion"
-
-
-def _column(share: float) -> int:
-    return round(share * (_WIDTH - 1))
+        yield f"{'':>12}{' ' * column(math.log(suggestion / first) / math.log(last / first))}^ suggestion"
 
 
 def print_profile(output: Output, profile: Profile) -> None:

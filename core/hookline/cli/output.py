@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ from hookline.errors import HooklineError, printable
 
 if TYPE_CHECKING:
     from hookline.watch import HookCall
+
+_MAX_ERROR = 2**16
+"""Characters of an error that are printed."""
 
 
 @dataclass
@@ -46,11 +50,11 @@ class Output:
 
     def document(self, value: Any) -> None:
         """Print a JSON document; numbers that are not finite are null."""
-        click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+        click.echo(_visible(msgspec.json.format(_json(value), indent=2).decode()))
 
     def event(self, event: str, **values: Any) -> None:
         """Print one JSON object on a line; numbers that are not finite are null."""
-        click.echo(msgspec.json.encode({"event": event, **values}, enc_hook=str).decode())
+        click.echo(_visible(_json({"event": event, **values}).decode()))
 
     def hook_call(self, call: HookCall) -> None:
         """Print one call of a hook: on standard error, or as one JSON object on a line."""
@@ -71,11 +75,11 @@ class Output:
     def error(self, error: BaseException) -> None:
         """Print an error: what, where, what to do, and the notes of those who passed it on."""
         kind = "" if isinstance(error, HooklineError) else f"{type(error).__name__}: "
-        text = f"{kind}{error}"
+        text = _shortened(f"{kind}{error}")
         notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
         self.note(text, mark="error: ")
         for note in notes:
-            self.note(f"  ({note})")
+            self.note(_shortened(f"  ({note})"))
         if not isinstance(error, HooklineError) and not self.traceback:
             self.note("  = --traceback shows where in the code")
         # Standard output itself may be what is broken.
@@ -86,9 +90,45 @@ class Output:
 
 def _faults(error: BaseException) -> list[dict[str, Any]]:
     return [
-        {"message": fault.message, "where": str(fault.location) if fault.location else None, "hint": fault.hint}
+        {
+            "message": _shortened(fault.message),
+            "where": str(fault.location) if fault.location else None,
+            "hint": fault.hint,
+        }
         for fault in getattr(error, "faults", ())
     ]
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value, enc_hook=str)
+    except UnicodeEncodeError:
+        # The name of a file can hold bytes that are no text.
+        return msgspec.json.encode(_as_text(msgspec.to_builtins(value, enc_hook=str)))
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(item) for key, item in value.items()}
+    return [_as_text(item) for item in value] if isinstance(value, list) else value
+
+
+def _visible(text: str) -> str:
+    """Return a JSON text with what a terminal could obey or hide as JSON's escapes; it means the same."""
+    if text.replace("\n", "").isprintable():
+        return text
+    # JSON leaves DEL as it is, the one such character that is ASCII.
+    escaped = text.replace("\x7f", "\\u007f")
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in escaped)
+
+
+def _shortened(text: str) -> str:
+    """Return the beginning of a text that nobody could read to its end."""
+    if len(text) <= _MAX_ERROR:
+        return text
+    return f"{text[:_MAX_ERROR]}... ({len(text) - _MAX_ERROR:,} characters more)"
 
 
 def _safe(text: str) -> str:

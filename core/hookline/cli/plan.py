@@ -6,11 +6,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hookline.catalog import Entry
 from hookline.config import PluginChoice, RunConfig, Setting, TrainOptions
 from hookline.config_text import to_toml
-from hookline.errors import PluginError
-from hookline.lock import make_lock
+from hookline.identity import plugins_of
 from hookline.options import Option, options_of, plain
 
 _ALWAYS_SHOWN = ("train.epochs", "train.batch_size", "train.seed")
@@ -31,26 +29,8 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
 
 def plan_events(config: RunConfig) -> dict[str, Any]:
     """Return the plan of a run as plain values: plugins by table, settings by key."""
-    plugins = {
-        choice.label: {
-            "name": choice.plugin.name,
-            "distribution": choice.plugin.entry.distribution if choice.plugin.entry else None,
-            "version": choice.plugin.entry.version if choice.plugin.entry else None,
-        }
-        for choice in config.plugins
-    }
-    entries = {e.distribution: e for choice in config.plugins if (e := choice.plugin.entry)}
-    code = {name: {"version": entry.version, "sha256": _code_hash(entry)} for name, entry in entries.items()}
     settings = {key: setting_values(s) for key, s in config.settings.items()}
-    return {"plugins": plugins, "code": code, "settings": settings}
-
-
-def _code_hash(entry: Entry) -> str | None:
-    """Return a hash of the code of a plugin's distribution; None where it does not say which files it has."""
-    try:
-        return make_lock({"": entry}).distributions[entry.distribution].sha256
-    except PluginError:
-        return None
+    return {**plugins_of(config), "settings": settings}
 
 
 def setting_values(setting: Setting) -> dict[str, Any]:

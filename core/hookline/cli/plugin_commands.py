@@ -15,6 +15,8 @@ import msgspec
 
 from hookline.catalog import KINDS, Catalog, Entry
 from hookline.cli.arguments import (
+    ListByDefault,
+    callbacks_of_train,
     choosing,
     entry_values,
     find,
@@ -35,16 +37,7 @@ if TYPE_CHECKING:
     from hookline.testing.inspection import Inspection
 
 
-class _ListByDefault(click.Group):
-    """A group in which words that name no command of it are those of the command ``list``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=_ListByDefault)
+@click.group(cls=ListByDefault)
 def plugins() -> None:
     """List the installed plugins, or check them.
 
@@ -72,7 +65,7 @@ def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: 
     if order:
         _print_order(output, catalog, words)
         return
-    named = named_entries(path, overrides, defaults=catalog.default("terminal"), catalog=catalog)
+    named = named_entries(path, overrides, defaults=callbacks_of_train(catalog), catalog=catalog)
     catalog = named.catalog
     entries = catalog.of_kind(kind) if kind else catalog.entries
     for text in (*catalog.problems, *(error.message for error in named.errors)):
@@ -102,7 +95,7 @@ def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None
     from hookline.host import Host
     from hookline.loader import HOOKS
 
-    host = Host.open(load_words(words, catalog, catalog.default("terminal")), base=object())
+    host = Host.open(load_words(words, catalog, callbacks_of_train(catalog)), base=object())
     calls = {hook: [(m.label, m.plugin, is_wrapper) for m, is_wrapper in host.order(hook)] for hook in HOOKS}
     if output.json:
         output.document(
@@ -217,7 +210,7 @@ def lock(output: Output, catalog: Catalog, words: Sequence[str], target: Path | 
     The file is CONFIG with the ending .lock, or hookline.lock without a CONFIG.
     """
     path, overrides = split_words(words)
-    named = named_entries(path, overrides, defaults=catalog.default("terminal"), catalog=catalog)
+    named = named_entries(path, overrides, defaults=callbacks_of_train(catalog), catalog=catalog)
     if named.errors:
         raise combined(named.errors)
     target = target or lock_path(path)

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,8 @@ class Recorder:
     """Writes down every event, one line each.
 
     Attributes:
-        transcript: The lines: the event's name, and the epoch, the step, the message, the error's class or the outcome.
+        transcript: The lines: the event's name, and what tells it from others: the epoch, the step, the folder, the
+            message, the error's class or the outcome.
     """
 
     def __init__(self) -> None:
@@ -177,6 +179,16 @@ class Recorder:
     def on_step_end(self, run: Run) -> None:
         """Write it down."""
         self.transcript.append(f"on_step_end {run.step}")
+
+    @hookimpl(tryfirst=True)
+    def on_save_point(self, run: Run, is_last: bool) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_save_point {run.step}{' last' if is_last else ''}")
+
+    @hookimpl(tryfirst=True)
+    def on_checkpoint_saved(self, path: Path) -> None:
+        """Write it down."""
+        self.transcript.append(f"on_checkpoint_saved {path.name}")
 
     @hookimpl(tryfirst=True)
     def on_evaluation_start(self, run: Run) -> None:

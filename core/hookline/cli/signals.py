@@ -1,0 +1,73 @@
+"""Signals: the first one ends the run after its step, the second one at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hookline.run import Run
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+TERMINATED = 143
+"""Exit code after a request to end: 128 + SIGTERM."""
+
+_ENDING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+
+
+@contextmanager
+def ending_by_signals(run: Run) -> Iterator[None]:
+    """Let signals interrupt ``run``; the handlers that there were come back afterwards.
+
+    The first signal ends the run after the step at work: its state is saved, its plugins are closed. A second one
+    raises ``KeyboardInterrupt`` wherever the program is. Workers that read data have the handlers, too, and ignore
+    both. A signal that was ignored before, such as SIGHUP under ``nohup``, stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = _Handler(run)
+    numbers = [number for name in _ENDING if (number := getattr(signal, name, None)) is not None]
+    before: dict[int, Any] = {}
+    try:
+        for number in numbers:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def exit_code(run: Run) -> int:
+    """Return the exit code of a run that ended without an error."""
+    if run.outcome != "interrupted":
+        return 0
+    return INTERRUPTED if run.interrupt_reason == signal.Signals.SIGINT.name else TERMINATED
+
+
+class _Handler:
+    """Sets a flag and says so, with nothing that could wait for a lock of the code that it interrupts."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._process = os.getpid()
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return
+        if self._run.interrupt_reason:
+            raise KeyboardInterrupt
+        name = signal.Signals(number).name
+        self._run.interrupt(name)
+        text = f"{name}: the run ends after this step, and its state is saved; once more ends it at once\n"
+        try:
+            os.write(2, text.encode())
+        except OSError:
+            return

@@ -1,0 +1,91 @@
+"""The commands that ask trained models, in real processes: eval, predict, export."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from safetensors.torch import load_file
+
+from support import run
+
+Hookline = Callable[..., subprocess.CompletedProcess[str]]
+
+LINES = [f"{number % 9},{number % 5},{3 * (number % 9) - (number % 5)}" for number in range(60)]
+WORDS = ["data=csv", "data.path=a.csv", "data.target=y", "data.standardize=true", "data.standardize_target=true"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Hookline]:
+    """A folder with a table and a run that was trained with it, and the command ``hookline`` there."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def hookline(*words: str) -> subprocess.CompletedProcess[str]:
+        return run([str(Path(sys.executable).parent / "hookline"), *words], cwd=folder)
+
+    (folder / "a.csv").write_text("\n".join(["a,b,y", *LINES]) + "\n")
+    done = hookline("train", *WORDS, "data.split=[0.8, 0.2]", "--quiet")
+    assert done.returncode == 0, done.stderr
+    return folder, hookline
+
+
+def hashes(folder: Path) -> dict[Path, str]:
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_eval_tells_the_numbers_of_the_training_and_writes_nothing(place: tuple[Path, Hookline]) -> None:
+    folder, hookline = place
+    before = hashes(folder)
+    done = hookline("eval", "last", "--runs", "runs")
+    assert (done.returncode, done.stderr) == (0, "")
+    head, empty, *table = done.stdout.splitlines()
+    assert head == "0001-csv-linear: model.safetensors, after 15 steps"
+    assert [line.split() for line in [empty, table[0]]] == [[], ["split", "examples", "loss"]]
+    assert [line.split()[:2] for line in table[1:]] == [["train", "48"], ["validation", "12"]]
+    done = hookline("eval", "1", "--split", "validation", "--checkpoint", "latest", "--json", "train.eval_batch_size=5")
+    found = json.loads(done.stdout)
+    assert found["weights"] == "step-000000000015-epochs-3"
+    assert found["splits"] == {"validation": 12}
+    assert f"{found['metrics']['validation/loss']:.4g}" == f"{float(table[2].split()[2]):.4g}"
+    assert hashes(folder) == before
+
+
+def test_predict_answers_for_a_file_on_standard_output_or_in_a_file(place: tuple[Path, Hookline]) -> None:
+    folder, hookline = place
+    (folder / "new.csv").write_text("b,a\n1,2\n3,4\n")
+    done = hookline("predict", "last", "new.csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *rows = done.stdout.splitlines()
+    assert head == "predicted_y"
+    done = hookline("predict", "last", "new.csv", "-o", "out.parquet", "--force")
+    assert done.stdout == "0001-csv-linear: model.safetensors, after 15 steps\nwrote out.parquet: 2 rows\n"
+    assert pl.read_parquet(folder / "out.parquet")["predicted_y"].to_list() == [float(row) for row in rows]
+    done = hookline("predict", "last", "new.csv", "--json")
+    assert [json.loads(line)["predicted_y"] for line in done.stdout.splitlines()] == [float(row) for row in rows]
+
+
+def test_predict_with_faults_in_its_input_prints_nothing_and_ends_with_4(place: tuple[Path, Hookline]) -> None:
+    folder, hookline = place
+    (folder / "bad.csv").write_text("a,b\n1,2\nx,4\n5,\n")
+    done = hookline("predict", "last", "bad.csv")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "bad.csv:3:1" in done.stderr
+    assert "column 'b': the cell is empty" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_export_writes_a_file_and_says_how_well_it_answers(place: tuple[Path, Hookline]) -> None:
+    folder, hookline = place
+    done = hookline("export", "last", "--to", "safetensors", "--output", "m.safetensors", "--checkpoint", "latest")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [
+        "wrote m.safetensors",
+        "compared on the first 16 of the training data: the largest difference of an output is 0; none is allowed",
+    ]
+    assert set(load_file(folder / "m.safetensors")) == {"weight", "bias"}

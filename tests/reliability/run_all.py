@@ -1,0 +1,108 @@
+"""Strikes runs in every way that can be done on one machine, prints a table, and writes what was found as JSON.
+
+    python tests/reliability/run_all.py -o reliability.json
+
+takes about an hour on two slow cores. ``--quick`` takes samples, as the tests do; ``--only NAME`` takes one part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Before torch is imported: children are copies of this process, and threads are not copied.
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from reliability import broken_disks, crowds, embedded, kills, power, traced
+
+Part = Callable[[Path], dict[str, Any]]
+
+LONG: dict[str, Part] = {
+    "a kill on entry to each operation on a file of a run": lambda f: kills.kill_points(f, 1),
+    "a kill on entry to each system call of a save": traced.kills_at_each_system_call,
+    "kills at any time": lambda f: crowds.kills_at_any_time(f, 200),
+    "an error at each operation that writes": lambda f: broken_disks.errors_at_each_operation(
+        f, broken_disks.ERRORS, every=1, lasts=False
+    ),
+    "a disk that is full from an operation on": lambda f: broken_disks.errors_at_each_operation(
+        f, broken_disks.ERRORS[:1], every=1, lasts=True
+    ),
+    "a full file system": lambda f: broken_disks.full_disks(f, range(8, 124, 12)),
+    "every state of a disk after a loss of power": power.losses_of_power,
+    "a file of lines cut off after each byte": power.torn_lines,
+    "a reader during saves": lambda f: crowds.reading_during_saves(f, 1000),
+    "fifty runs begun at once": crowds.starts_at_once,
+    "one run gone on with by fifty at once": crowds.resumes_at_once,
+    "ten preemptions in an epoch": crowds.preemptions,
+    "a user without rights": broken_disks.without_rights,
+    "a thousand runs in a process": lambda f: embedded.many_runs(f, 1000),
+}
+QUICK: dict[str, Part] = LONG | {
+    "a kill on entry to each operation on a file of a run": lambda f: kills.kill_points(
+        f, 1, which=slice(35, None, 90)
+    ),
+    "kills at any time": lambda f: crowds.kills_at_any_time(f, 10),
+    "an error at each operation that writes": lambda f: broken_disks.errors_at_each_operation(
+        f, broken_disks.ERRORS, every=107, lasts=False
+    ),
+    "a disk that is full from an operation on": lambda f: broken_disks.errors_at_each_operation(
+        f, broken_disks.ERRORS[:1], every=71, lasts=True
+    ),
+    "a full file system": lambda f: broken_disks.full_disks(f, [60]),
+    "a reader during saves": lambda f: crowds.reading_during_saves(f, 100),
+    "a thousand runs in a process": lambda f: embedded.many_runs(f, 8, num_before=4),
+}
+del QUICK["a kill on entry to each system call of a save"]
+# All points of a save, and no training around them.
+QUICK["a kill on entry to each operation of a save"] = kills.kills_of_a_save
+LONG["a kill on entry to each operation of a save"] = kills.kills_of_a_save
+
+
+def main() -> int:
+    """Strike, and return how many parts had something that was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="take samples")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="parts with this in their name")
+    parser.add_argument("--folder", type=Path, help="where runs are made; default: in memory, if the machine can")
+    parser.add_argument("-o", "--output", type=Path, help="where to write what was found")
+    chosen = parser.parse_args()
+    memory = Path("/dev/shm")  # it is about what is written, and not about how fast a disk is
+    parent = chosen.folder or (memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir()))
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        for name, part in (QUICK if chosen.quick else LONG).items():
+            if not chosen.only or any(word in name for word in chosen.only):
+                start = time.monotonic()
+                place = Path(folder) / f"{len(found)}"
+                place.mkdir()
+                values = part(place)
+                found[name] = values | {"took_s": round(time.monotonic() - start, 1)}
+                print(_line(name, found[name]), flush=True)
+                if chosen.output:
+                    chosen.output.write_text(json.dumps(found, indent=2) + "\n")
+    return sum(bool(values.get("lost")) for values in found.values())
+
+
+def _line(name: str, values: dict[str, Any]) -> str:
+    if "skipped" in values:
+        return f"{name}: skipped, {values['skipped']}"
+    told = [
+        f"{values['points']} points",
+        *(f"{key} {values[key]}" for key in ("operations", "states") if values.get(key)),
+    ]
+    lost = values["lost"]
+    return "\n".join(
+        [f"{name}: {', '.join(told)}; lost {len(lost)}; {values['took_s']} s", *(f"  {x}" for x in lost[:5])]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
