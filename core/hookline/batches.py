@@ -393,8 +393,8 @@ def count_examples(batch: Any) -> int:
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.dim()), 1)
 
 
-def part_of(batch: Any, start: int, stop: int) -> Any:
-    """Return the examples of a batch from ``start`` to before ``stop``: slices of its tensors.
+def part_of(batch: Any, start: int, stop: int | None) -> Any:
+    """Return the examples of a batch from ``start`` to before ``stop``, or to its end: slices of its tensors.
 
     >>> part_of({"x": torch.arange(5), "name": "all"}, 1, 3)
     {'x': tensor([1, 2]), 'name': 'all'}

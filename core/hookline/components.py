@@ -16,7 +16,7 @@ from hookline.data import DataSource
 from hookline.errors import ContractError, with_article
 from hookline.hookspecs import Metric
 from hookline.host import Host
-from hookline.step import LossFunction, brief, try_batch
+from hookline.step import LossFunction, brief, try_what_fits
 
 Read = Callable[..., Iterator[Any]]
 
@@ -97,14 +97,22 @@ def build_batches(
 
 
 def try_first_batches(
-    splits: Mapping[str, Batches], read: Read, model: nn.Module, loss: LossFunction, host: Host
+    splits: Mapping[str, Batches],
+    read: Read,
+    model: nn.Module,
+    loss: LossFunction,
+    host: Host,
+    micro_batch_size: int = 0,
 ) -> None:
-    """Put the first batch of each split through model and loss; the errors are those of ``try_batch``."""
+    """Put the first batch of each split through model and loss; the errors are those of ``try_batch``.
+
+    Of a training batch as much as goes through the model at once in a step.
+    """
     names = {kind: str(host.owner(kind)) for kind in ("data", "model", "loss")}
     for split, batches in splits.items():
         batch = next(read(split, batches, epoch=1), None)
         names["data"] = f"the {split} split of {host.owner('data')}"
-        try_batch(batch, model, loss, names)
+        try_what_fits(batch, model, loss, names, micro_batch_size if split == "train" else 0)
 
 
 # ---- state of a wrapped model ----------------------------------------------------------------------------------------

@@ -32,9 +32,17 @@ from hookline.evaluation import WeightedMean, evaluate
 from hookline.finite import FiniteGuard
 from hookline.host import Host
 from hookline.layers import Source
+from hookline.memory import MEMORY_ERRORS, evaluating, memory_error_of_step
 from hookline.result import Outcome, Row, RunResult, Step
 from hookline.rng import RandomState, make_generator
-from hookline.step import DefaultStep, LossFunction, StepFunction, brief, check_parameters
+from hookline.step import (
+    DefaultStep,
+    LossFunction,
+    StepFunction,
+    brief,
+    check_parameters,
+    check_step_can_halve,
+)
 from hookline.subset import first_examples
 from hookline.watch import Watch
 
@@ -60,6 +68,8 @@ class Run:
         optimizer: The optimizer.
         backward: Adds the gradients of a loss to the parameters' ``grad``; what a step of one's own calls.
         update: Updates the weights by their gradients; what a step of one's own calls.
+        micro_batch_size: How many examples go through the model at once in a step; 0: all; None when the step has no
+            parts.
         finite_guard: Looks at losses and gradients before the weights are touched.
         epoch: The epoch at work, from 1; 0 before the first.
         step: Number of steps taken.
@@ -111,6 +121,7 @@ class Run:
         self._max_steps = config.train.max_steps or -1
         self._max_time_s = config.train.max_time_s
         self._plugin_states: Mapping[str, Any] | None = None
+        self.micro_batch_size: int | None = None
         self._is_left = False
         self.device = find_device(config.train.device)
         self.finite_guard = FiniteGuard(self, config.train.non_finite)
@@ -196,6 +207,7 @@ class Run:
             "step": self.step,
             "used_s": self._used_s,
             "position": self._num_done,
+            "micro_batch_size": self.micro_batch_size,
             "stop_reason": self.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "summary": self.summary,
@@ -241,6 +253,9 @@ class Run:
         evaluated_step, metrics = state["evaluated"]
         self._evaluated = evaluated_step, MappingProxyType(metrics)
         self._plugin_states = state["plugins"]
+        if self.config.train.out_of_memory == "halve":  # else it is the config's, which may be smaller by now
+            sizes = (state["micro_batch_size"], self.micro_batch_size)
+            self.micro_batch_size = min((size for size in sizes if size), default=0)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -272,6 +287,10 @@ class Run:
                         loss = next(loop)
                     except StopIteration:
                         return
+                    except MEMORY_ERRORS as error:
+                        if told := memory_error_of_step(error, self):
+                            raise told from error
+                        raise
                 yield Step(self.epoch, self.step, loss)
         finally:
             self._is_left = True
@@ -412,7 +431,7 @@ class Run:
             message = f"a component raised {type(raised).__name__}, {self._position()}"
             hint = "to end a run early, a plugin calls run.request_stop(reason)"
             return "failed", TrainingError(message, epoch=self.epoch, step=self.step, hint=hint)
-        error = lost_worker(raised) or raised
+        error = lost_worker(raised) or memory_error_of_step(raised, self) or raised
         error.add_note(self._position())
         return "failed", error
 
@@ -447,7 +466,7 @@ class Run:
         measured: dict[str, float] = {}
         for split, batches in self._evaluation_batches.items():
             # Closed at once also when the model raises: the error holds the frames in which it was raised.
-            with closing(self._read(split, batches, 1)) as read:
+            with closing(self._read(split, batches, 1)) as read, evaluating(self, split, batches.num_examples):
                 numbers = evaluate(read, self.model, self.loss, self.metrics)
             measured |= {f"{split}/{name}": value for name, value in numbers.items()}
         metrics = MappingProxyType(measured)
@@ -515,9 +534,11 @@ class Run:
             # A plugin with a step of its own answers for its batches and its parameters.
             has_own_step = host.is_implemented("build_step")
             tried = self._evaluation_batches | ({} if has_own_step else {"train": self._batches})
-            try_first_batches(tried, self._read, self.model, self.loss, host)
+            try_first_batches(tried, self._read, self.model, self.loss, host, options.micro_batch_size)
             self.optimizer: Optimizer = build_component(host, "optimizer", Optimizer, run=self, model=self.model)
-            if not has_own_step:
+            if has_own_step:
+                check_step_can_halve(self, "that of a plugin")
+            else:
                 check_parameters(self.optimizer, self.model, self.loss, str(host.owner("optimizer")))
             self.backward: Callable[[Tensor], None] = host.call("build_backward", run=self)
             self.update: Callable[[], None] = host.call("build_update", run=self)
