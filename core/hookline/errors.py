@@ -8,7 +8,7 @@
     +-- DataError            4   the data cannot be read or used; carries every fault found
     +-- ContractError        4   a component broke its promise: a shape, a dtype, a kind of object
     +-- NonFiniteError       6   a number that steers the training is NaN or infinite
-    +-- TrainingError        1   a plugin tried to end the program, or a run is used out of turn
+    +-- TrainingError        1   memory does not suffice, a plugin tried to end the program, a run is used out of turn
 
 The number is the exit code of the command line. An error raised inside a plugin keeps its own type and traceback;
 it gains a note that names plugin, hook and distribution.
@@ -247,7 +247,7 @@ class NonFiniteError(HooklineError):
 
 
 class TrainingError(HooklineError):
-    """A plugin tried to end the program, or a run is used out of turn.
+    """Memory does not suffice, a plugin tried to end the program, or a run is used out of turn.
 
     Attributes:
         epoch: Epoch in which it happened, from 1; None outside the loop.

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import weakref
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -236,10 +236,18 @@ def test_what_a_plugin_raises_in_an_event_keeps_its_type() -> None:
     assert "raised in hook 'on_step_end'" in caught.value.__notes__[0]
 
 
-def test_other_errors_of_a_step_and_of_an_evaluation_keep_their_type() -> None:
-    def other() -> Exception:
-        return RuntimeError("a shape")
+def other() -> Exception:
+    return RuntimeError("a shape")
 
+
+def test_another_error_of_an_evaluation_keeps_its_type() -> None:
+    run = narrow_run(Narrow(5, in_evaluation=True, since=99, make=other), {"train.evaluate": ["train"]})
+    with pytest.raises(RuntimeError, match="a shape") as caught:
+        run.fit()
+    assert type(caught.value) is RuntimeError
+
+
+def test_another_error_of_a_step_keeps_its_type() -> None:
     for halve in ({}, HALVE):
         with pytest.raises(RuntimeError, match="a shape"):
             narrow_run(Narrow(5, make=other), halve).fit()
@@ -433,27 +441,44 @@ def test_the_size_of_the_config_counts_where_it_is_smaller_or_nothing_is_halved(
         assert run.micro_batch_size == expected
 
 
-def test_the_tensors_of_a_failed_step_are_free_when_it_is_taken_again() -> None:
-    alive: list[weakref.ref[Tensor]] = []
+class Token:
+    """Stands for what a graph keeps for its backward pass."""
+
+
+class Keeps(torch.autograd.Function):
+    """Gives its input, keeps a token, and fails in the backward pass of more than two examples."""
+
+    alive: ClassVar[list[weakref.ref[Token]]] = []
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        ctx.token = Token()
+        Keeps.alive.append(weakref.ref(ctx.token))
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        if len(gradients[0]) > 2:
+            raise torch.OutOfMemoryError(CUDA)
+        return gradients[0]
+
+
+def test_what_a_failed_step_has_kept_is_free_when_it_is_taken_again() -> None:
     counts: list[int] = []
 
     class Holds(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+            output = super().forward(input)
             if not self.training:
-                return super().forward(input)
-            counts.append(sum(ref() is not None for ref in alive))
-            activation = super().forward(input).exp()
-            alive.append(weakref.ref(activation))
-            circle: list[Any] = [activation]
+                return output
+            counts.append(sum(ref() is not None for ref in Keeps.alive))
+            output = cast(Tensor, Keeps.apply(output))  # type: ignore[no-untyped-call] # torch leaves it so
+            circle: list[Any] = [output]
             circle.append(circle)
-            if len(input) > 2:
-                activation.register_hook(self._fails)  # type: ignore[no-untyped-call] # torch leaves it so
-            return activation
+            return output
 
-        def _fails(self, gradient: Tensor) -> None:
-            raise torch.OutOfMemoryError(CUDA)
-
-    gc.disable()  # what is told is what the step does by itself
+    Keeps.alive.clear()
+    gc.disable()  # so that it is the step that frees them
     try:
         narrow_run(Holds(2, 1), {**HALVE, "train.max_steps": 1}).fit()
     finally:
