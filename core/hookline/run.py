@@ -164,11 +164,14 @@ class Run:
         """Return the indices of the training examples in the order of an epoch (from 1): int64 ``[num_examples]``."""
         return self._batches.order(epoch)
 
-    def batch_indices(self) -> list[int]:
-        """Return the indices of the training examples of the batch at work; empty for a stream."""
+    def batch_indices(self, step: int | None = None) -> list[int]:
+        """Return the indices of the training examples of the batch at work, or of a step before; empty for a stream."""
         if not self.epoch or self.steps_per_epoch is None:
             return []
-        return self._batches.indices(self.epoch, self._num_done)
+        if step is None or step == self.step + 1:
+            return self._batches.indices(self.epoch, self._num_done)
+        number_of_epoch, number = divmod(step - 1, self.steps_per_epoch)
+        return self._batches.indices(number_of_epoch + 1, number)
 
     def generator(self, name: str) -> torch.Generator:
         """Return a new CPU generator whose numbers depend on the run's seed and on ``name`` alone."""
@@ -198,10 +201,12 @@ class Run:
 
         Raises:
             TrainingError: When it is called from within a step or an event.
+            NonFiniteError: When a step before was not finite, and an accelerator has not told yet.
         """
         if self._is_working:
             hint = "iterate over run.steps(), and ask between two of them"
             raise TrainingError("a run has no state to keep while it is in a step or an event", hint=hint)
+        self.finite_guard.look()  # what is taken up again would not know of it
         state = {
             "epoch": self.epoch,
             "step": self.step,
@@ -474,6 +479,7 @@ class Run:
         self._host.call("on_evaluation_end", run=self, metrics=metrics)
 
     def _end_epoch(self) -> Mapping[str, float]:
+        self.finite_guard.look()
         every = self.config.train.evaluate_every_epochs
         is_last = self.epoch == self.num_epochs or self._is_over()
         is_due = every and (self.epoch % every == 0 or is_last)

@@ -70,7 +70,7 @@ class _Update:
 
     def __init__(self, run: Run) -> None:
         self._guard = run.finite_guard
-        self._update = run.optimizer.step
+        self._update = run.finite_guard.held(run.optimizer)
 
     def __call__(self) -> None:
         if self._guard.accepts_gradients():
