@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Generator
 from typing import Any
 
@@ -242,6 +243,13 @@ def test_a_gradient_that_is_bad_after_the_last_look_is_found_at_the_end_of_the_e
     assert run.step == 60
 
 
+def test_a_step_of_an_epoch_before_is_named_where_no_epoch_ends(slow_device: None) -> None:
+    run = long_run((), FUSED["sgd"], **{"callbacks.spoils": bad_gradient_at(55)})
+    with pytest.raises(NonFiniteError, match="in step 55, before") as caught:
+        collections.deque(run.try_steps(), maxlen=0)
+    assert (run.epoch, caught.value.epoch, caught.value.indices) == (2, 1, (54,))
+
+
 def test_no_state_is_given_of_a_run_that_has_left_out_updates(slow_device: None) -> None:
     run = long_run((), FUSED["sgd"], **{"callbacks.spoils": bad_gradient_at(7)})
     with pytest.raises(NonFiniteError, match="in step 7, before"):
@@ -257,6 +265,8 @@ def test_what_was_not_left_out_is_a_warning_for_each_look_that_finds_it(slow_dev
         "a loss or gradient is not finite in step 7, seen after step 50: on an accelerator its update was not left out"
     )
     assert run.warnings[0] == said
+    # The weights are spoiled by then, and so are all steps after it.
+    assert run.warnings[1].startswith("a loss or gradient is not finite in step 51, ")
 
 
 def test_gradients_whose_norm_overflows_are_finite_on_a_slow_device_too(slow_device: None) -> None:
