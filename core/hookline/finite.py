@@ -79,6 +79,10 @@ class FiniteGuard:
             return True
         return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
 
+    def forget_skips(self) -> None:
+        """Take note of an update that somebody else has found finite."""
+        self._num_skips = 0
+
     def _note(self, is_finite: Tensor) -> None:
         """Keep a verdict on the device, and read it when it is time."""
         self._verdict = is_finite if self._verdict is None else self._verdict & is_finite
