@@ -175,10 +175,10 @@ def _trained_parameters(objective: Objective, batch: Any, model_name: str) -> li
         ContractError: When random numbers are drawn or buffers changed on the way.
     """
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    before = _versions(objective)
+    before = {name: (buffer, buffer.clone()) for name, buffer in objective.named_buffers()}
     with _training_mode(objective), _noting_draws(objective) as drawing:
         loss = objective(*batch)
-    changed = [name for name, version in _versions(objective).items() if version != before.get(name)]
+    changed = [_own_name(name) for name, buffer in objective.named_buffers() if not _is_kept(buffer, before.get(name))]
     hint = "set train.fuse_steps to 1, or take those layers out"
     if drawing:
         message = f"{model_name} or the loss draws random numbers (first in {drawing[0]}): in a block they were others"
@@ -190,9 +190,12 @@ def _trained_parameters(objective: Objective, batch: Any, model_name: str) -> li
     return [one for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
-def _versions(objective: Objective) -> dict[str, tuple[int, int]]:
-    """Return for each buffer which tensor it is, and how often that was changed in place."""
-    return {_own_name(name): (id(buffer), buffer._version) for name, buffer in objective.named_buffers()}  # noqa: SLF001 - torch has no other way to ask
+def _is_kept(buffer: Tensor, before: tuple[Tensor, Tensor] | None) -> bool:
+    """Whether a buffer is the tensor that it was, with the values that it had; NaN is NaN."""
+    if before is None or buffer is not before[0]:
+        return False
+    value = before[1]
+    return bool(((buffer == value) | ((buffer != buffer) & (value != value))).all())  # noqa: PLR0124 - NaN alone differs from itself
 
 
 def _own_name(name: str) -> str:
@@ -212,17 +215,27 @@ def _training_mode(objective: Objective) -> Iterator[None]:
 
 @contextmanager
 def _noting_draws(objective: Objective) -> Iterator[list[str]]:
-    """Note the modules after which the global random generator is not what it was at the beginning, in their order."""
+    """Note which module was at work when the global random generator was first found to be another."""
     before, found = torch.get_rng_state(), list[str]()
+    at_work: list[str] = []
 
-    def look(name: str) -> Any:
-        def hook(module: nn.Module, *_: Any) -> None:
-            if not torch.equal(before, torch.get_rng_state()):
-                found.append(f"{_own_name(name)!r}, a {type(module).__name__}" if name else "a function")
+    def look() -> None:
+        if not found and not torch.equal(before, torch.get_rng_state()):
+            found.append(at_work[-1])
 
-        return hook
+    def enter(words: str) -> None:
+        look()
+        at_work.append(words)
 
-    handles = [module.register_forward_hook(look(name)) for name, module in objective.named_modules()]
+    def leave(*_: Any) -> None:
+        look()
+        at_work.pop()
+
+    handles: list[Any] = []
+    for name, module in objective.named_modules():
+        words = f"{_own_name(name)!r}, a {type(module).__name__}" if name else "a function"
+        handles.append(module.register_forward_pre_hook(lambda *_, words=words: enter(words)))
+        handles.append(module.register_forward_hook(leave))
     try:
         yield found
     finally:
