@@ -398,7 +398,7 @@ def count_examples(batch: Any) -> int:
     2
     """
     if type(batch) is tuple and type(batch[0]) is Tensor and batch[0].dim():
-        return len(batch[0])  # what most batches are; this is asked in every step
+        return batch[0].shape[0]  # what most batches are; this is asked in every step, and len() takes twice as long
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.dim()), 1)
 
 
