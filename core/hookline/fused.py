@@ -158,12 +158,13 @@ def _faults_of_run(run: Run, batches: Batches) -> Iterator[Fault]:
 def _faults_of_plugins(host: Host) -> Iterator[Fault]:
     for member in host.members:
         says = getattr(member.instance, "allows_fused_steps", None)
-        hooks = [hook for hook in _IN_A_STEP if any(one is member for one, _ in host.order(hook))]
-        if says is None and hooks:
-            hint = "if it only counts or shows: allows_fused_steps = True in its class says so"
-            yield Fault(
-                f"{member.plugin} has {', '.join(map(repr, hooks))}, which may need each step by itself", hint=hint
-            )
+        found = {hook: wraps for hook in _IN_A_STEP for one, wraps in host.order(hook) if one is member}
+        # Whatever it says: what it does in the place of the core's own step would not be done.
+        own = [hook for hook, wraps in found.items() if not wraps and hook != "on_step_end"]
+        if own or (says is None and found):
+            hint = None if own else "if it only counts or shows: allows_fused_steps = True in its class says so"
+            hooks = ", ".join(map(repr, own or found))
+            yield Fault(f"{member.plugin} has {hooks}, which may need each step by itself", hint=hint)
         elif says is not None and not says:
             yield Fault(f"{member.plugin} needs each step by itself, as it is set (allows_fused_steps = False)")
 
