@@ -7,7 +7,6 @@ state, which is read before a block and written after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FunctionType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -115,7 +114,8 @@ class Block:
     def _called(self, *arguments: Any) -> Any:
         if self._take is not None:
             return self._take(*arguments)
-        take = _compiled(_steps_of(self._objective, self._groups, type(self._optimizer), is_checked=self._is_checked))
+        steps = _steps_of(self._objective, self._groups, type(self._optimizer), is_checked=self._is_checked)
+        take = torch.compile(steps, fullgraph=True, dynamic=False, backend=_BACKEND)
         try:
             taken = take(*arguments)
         except Exception as error:
@@ -269,15 +269,6 @@ def _update_by_adamw(
     group: _Group, state: Mapping[str, _Tensors], lr: Any, weights: _Tensors, gradients: _Tensors
 ) -> None:
     _update_by_adam(group, state, lr, weights, gradients, decoupled_weight_decay=True)
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function compiled as one graph."""
-    # torch counts for the code of a function how often it was compiled, whoever it is for, and stops after a few: a
-    # copy of the code counts for itself.
-    plain = cast(FunctionType, function)
-    own = FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__, None, plain.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False, backend=_BACKEND)
 
 
 # ---- the parameters and their groups ---------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def test_a_model_that_cannot_be_one_graph_is_an_error_that_says_what_to_do() -> 
 
 def test_torch_does_not_count_what_it_compiles_for_one_block_against_another() -> None:
     alive = []  # what was compiled for a block that is gone does not count either
-    with torch._dynamo.config.patch(recompile_limit=2):
+    with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
         for _ in range(4):
             net, optimizer, steps = made(OPTIMIZERS["sgd"])
             assert len(steps(batches_of(1))) == 1
