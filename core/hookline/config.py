@@ -77,6 +77,9 @@ class TrainOptions:
         Literal["fail", "halve"],
         Meta(description="what a step does for which memory does not suffice: end the run, or halve the micro batches"),
     ] = "fail"
+    fuse_steps: Annotated[
+        int, Meta(ge=1, description="steps that are taken at once by compiled code, on the CPU; 1: each by itself")
+    ] = 1
     non_finite: Annotated[
         Literal["fail", "skip", "ignore"],
         Meta(description="what a loss or gradient that is NaN or infinite does, before the weights are touched"),

@@ -123,6 +123,10 @@ class FiniteGuard:
         touched = "before the weights were touched" if is_before else f"seen after {run.step} steps"
         raise self._error(f"{what}, {touched}", step)
 
+    def forget_skips(self) -> None:
+        """Take note of an update that somebody else has found finite."""
+        self._num_skips = 0
+
     def _note(self, is_finite: Tensor) -> None:
         """Keep a verdict on the device, and read it when it is time."""
         self._first_bad.masked_fill_((self._first_bad == 0) & ~is_finite, self._run.step + 1)

@@ -30,6 +30,7 @@ from hookline.device import find_device
 from hookline.errors import ContractError, DataError, HooklineError, NonFiniteError, TrainingError
 from hookline.evaluation import WeightedMean, evaluate
 from hookline.finite import FiniteGuard
+from hookline.fused import FusedSteps
 from hookline.host import Host
 from hookline.layers import Source
 from hookline.memory import MEMORY_ERRORS, evaluating, memory_error_of_step
@@ -127,11 +128,12 @@ class Run:
         self.finite_guard = FiniteGuard(self, config.train.non_finite)
         self._dtype: torch.dtype = getattr(torch, config.train.dtype)
         self._random = RandomState(self.seed, "train", device=self.device)
+        self._fused = FusedSteps(config.train.fuse_steps) if config.train.fuse_steps > 1 else None
         self._used_s = 0.0
         self._started = 0.0
         try:
             with self._working(RandomState(self.seed, "build")):
-                self._host = Host.open(config, DefaultStep(), warn=self.warn, watches=watches)
+                self._host = Host.open(config, self._fused or DefaultStep(), warn=self.warn, watches=watches)
                 self._build()
         except SystemExit as ending:
             raise TrainingError("a component tried to end the program while the run was built") from ending
@@ -159,6 +161,11 @@ class Run:
         """The names of the numbers that each epoch will have."""
         evaluated = [f"{split}/{name}" for split in self._evaluation_batches for name in ("loss", *self.metrics)]
         return ("train/running_loss", *evaluated)
+
+    @property
+    def num_ahead(self) -> int:
+        """Number of steps that the weights are ahead of ``step``: 0, but within a block of ``train.fuse_steps``."""
+        return self._fused.num_ahead if self._fused else 0
 
     def batch_order(self, epoch: int) -> Tensor:
         """Return the indices of the training examples in the order of an epoch (from 1): int64 ``[num_examples]``."""
@@ -200,12 +207,15 @@ class Run:
         takes it up ends with the same numbers, to the last bit, as if it had not been interrupted.
 
         Raises:
-            TrainingError: When it is called from within a step or an event.
+            TrainingError: When it is called from within a step or an event, or within a block (``num_ahead``).
             NonFiniteError: When a step before was not finite, and an accelerator has not told yet.
         """
         if self._is_working:
             hint = "iterate over run.steps(), and ask between two of them"
             raise TrainingError("a run has no state to keep while it is in a step or an event", hint=hint)
+        if self.num_ahead:
+            message = f"a run has no state to keep within a block: the weights are {self.num_ahead} steps ahead"
+            raise TrainingError(message, hint="ask when run.num_ahead is 0, or set train.fuse_steps to 1")
         self.finite_guard.look()  # what is taken up again would not know of it
         state = {
             "epoch": self.epoch,
@@ -350,7 +360,7 @@ class Run:
                     self.epoch += 1
                     host.call("on_epoch_start", run=self)
                 self.model.train()
-                for batch in self._read("train", self._batches, self.epoch, self._num_done):
+                for batch in self._training_batches():
                     loss = step(batch)
                     self._count(loss, batch)
                     if on_step_end:
@@ -421,6 +431,11 @@ class Run:
             message = f"{self._host.owner('data')} fails while its {split} split is read"
             raise DataError(f"{message}: {type(error).__name__}: {error}") from error
 
+    def _training_batches(self) -> Iterator[Any]:
+        """Return what gives the rest of the batches of the epoch at work."""
+        batches = self._read("train", self._batches, self.epoch, self._num_done)
+        return self._fused.reading(self, batches, self._num_done) if self._fused else batches
+
     def _check_loss(self, loss: Any) -> None:
         if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
             message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
@@ -443,7 +458,8 @@ class Run:
     def _position(self) -> str:
         if self.epoch == 0:
             return "before the first epoch"
-        return f"in epoch {self.epoch} of {self.num_epochs}, after {self.step} steps"
+        ahead = f", with weights that are {self.num_ahead} steps ahead" if self.num_ahead else ""
+        return f"in epoch {self.epoch} of {self.num_epochs}, after {self.step} steps{ahead}"
 
     def _count(self, loss: Tensor, batch: Any) -> None:
         """Take note of a step that was taken."""
@@ -461,7 +477,8 @@ class Run:
                 self.request_stop(f"train.max_time_s = {self._max_time_s:g} is over")
 
     def _is_over(self) -> bool:
-        return self.stop_reason is not None or self.step == self._max_steps
+        # A stop that is asked for within a block comes at its end: the weights are there already.
+        return (self.stop_reason is not None or self.step == self._max_steps) and not self.num_ahead
 
     def _evaluate(self) -> None:
         """Evaluate every split, with the events around it; nothing, without events, if there is none."""
@@ -549,6 +566,8 @@ class Run:
             self.backward: Callable[[Tensor], None] = host.call("build_backward", run=self)
             self.update: Callable[[], None] = host.call("build_update", run=self)
             self._step: StepFunction = host.call("build_step", run=self)
+            if self._fused:
+                self._fused.prepare(self, host, self._batches, self._read)
 
 
 def train(
