@@ -16,9 +16,12 @@ from hookline.data import DataSource
 from hookline.errors import ContractError, with_article
 from hookline.hookspecs import Metric
 from hookline.host import Host
-from hookline.step import LossFunction, brief, try_batch
+from hookline.step import LossFunction, brief, try_what_fits
 
 Read = Callable[..., Iterator[Any]]
+
+_MAX_METRICS = 100_000
+"""With more, the record of a run would be larger than any that is read."""
 
 
 def build_component(host: Host, kind: str, expected: Any, **arguments: Any) -> Any:
@@ -43,7 +46,7 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
     """Return the metrics of all plugins by name.
 
     Raises:
-        ContractError: When a plugin gives no mapping, or a name that is there already or is no text.
+        ContractError: When a plugin gives no mapping, a name that is there already or is no text, or far too many.
     """
     metrics: dict[str, Metric] = {}
     for plugin, built in host.collect("build_metrics", **arguments):
@@ -55,6 +58,8 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
             if not _is_text(name):
                 raise ContractError(f"{plugin} names a metric {name!r}, which is no text that a file can hold")
             metrics[name] = metric
+        if len(metrics) > _MAX_METRICS:
+            raise ContractError(f"with {plugin} there are {len(metrics):,} metrics; a run takes {_MAX_METRICS:,}")
     return MappingProxyType(metrics)
 
 
@@ -104,14 +109,22 @@ def build_batches(
 
 
 def try_first_batches(
-    splits: Mapping[str, Batches], read: Read, model: nn.Module, loss: LossFunction, host: Host
+    splits: Mapping[str, Batches],
+    read: Read,
+    model: nn.Module,
+    loss: LossFunction,
+    host: Host,
+    micro_batch_size: int = 0,
 ) -> None:
-    """Put the first batch of each split through model and loss; the errors are those of ``try_batch``."""
+    """Put the first batch of each split through model and loss; the errors are those of ``try_batch``.
+
+    Of a training batch as much as goes through the model at once in a step.
+    """
     names = {kind: str(host.owner(kind)) for kind in ("data", "model", "loss")}
     for split, batches in splits.items():
         batch = next(read(split, batches, epoch=1), None)
         names["data"] = f"the {split} split of {host.owner('data')}"
-        try_batch(batch, model, loss, names)
+        try_what_fits(batch, model, loss, names, micro_batch_size if split == "train" else 0)
 
 
 # ---- state of a wrapped model ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@
     +-- CheckpointError      5   a checkpoint cannot be saved, or read, or is that of another run
     +-- NonFiniteError       6   a number that steers the training is NaN or infinite
     +-- RunBusyError         7   another program works in the run's folder
-    +-- TrainingError        1   a plugin tried to end the program, or a run is used out of turn
+    +-- TrainingError        1   memory does not suffice, a plugin tried to end the program, a run is used out of turn
 
 The number is the exit code of the command line. An error raised inside a plugin keeps its own type and traceback;
 it gains a note that names plugin, hook and distribution.
@@ -261,7 +261,7 @@ class NonFiniteError(HooklineError):
 
 
 class TrainingError(HooklineError):
-    """A plugin tried to end the program, or a run is used out of turn.
+    """Memory does not suffice, a plugin tried to end the program, or a run is used out of turn.
 
     Attributes:
         epoch: Epoch in which it happened, from 1; None outside the loop.

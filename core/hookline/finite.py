@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hookline.errors import NonFiniteError
 
@@ -22,11 +24,18 @@ _STRIDE = 50
 """Steps from one look to the next on an accelerator, which each look makes wait."""
 
 
+def _is_quick(device: torch.device) -> bool:
+    """Whether reading a number from a device makes nobody wait."""
+    return device.type == "cpu"
+
+
 class FiniteGuard:
     """Keeps what is not finite from the weights of a run.
 
     On the CPU every loss and every gradient is looked at before the update. On an accelerator a look would make it
-    wait, so the verdicts stay there and are read every 50 steps: weights may have been touched by then.
+    wait, so the number of the first bad step stays there and is read every 50 steps. Meanwhile an optimizer that can
+    leave an update out on the device, by the number ``found_inf`` of ``torch.amp.GradScaler``, leaves out all from that
+    step on; the weights that another one updates may have been touched by then.
 
     Args:
         run: The run that is guarded.
@@ -40,8 +49,9 @@ class FiniteGuard:
         self._run = run
         self._policy = policy
         self._is_ignoring = policy == "ignore"
-        self._is_waiting = run.device.type == "cpu"
-        self._verdict: Tensor | None = None
+        self._is_waiting = _is_quick(run.device)
+        self._first_bad = torch.zeros((), dtype=torch.int64, device=run.device)  # from 1; 0: none
+        self._has_held = False
         self._num_skips = 0
         self.has_skipped = False
 
@@ -71,7 +81,7 @@ class FiniteGuard:
         if not gradients:
             return True
         if not self._is_waiting:
-            self._note(torch.isfinite(_norms(gradients)).all())
+            self._note(torch.isfinite(_norms(gradients, math.inf)).all())
             return True
         # A total can overflow although every value is finite, so what looks bad is looked at again.
         if math.isfinite(_sum_up(gradients)) or all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
@@ -79,13 +89,49 @@ class FiniteGuard:
             return True
         return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
 
+    def held(self, optimizer: Optimizer) -> Callable[[], object]:
+        """Return ``optimizer.step``, such that from the first bad step on it does nothing, where it can be so."""
+        update = optimizer.step
+        if self._is_waiting or self._policy != "fail" or not _can_leave_out(optimizer):
+            return update
+
+        def held_update() -> object:
+            self._has_held = True
+            optimizer.found_inf = (self._first_bad != 0).float()  # type: ignore[attr-defined] # as GradScaler does it
+            try:
+                return update()
+            finally:
+                del optimizer.found_inf  # type: ignore[attr-defined] # others may use the optimizer after the run
+
+        return held_update
+
+    def look(self) -> None:
+        """Wait for an accelerator, and see whether a step was bad.
+
+        Raises:
+            NonFiniteError: When one was, and the run is to fail.
+        """
+        step = 0 if self._is_waiting else int(self._first_bad)
+        if not step:
+            return
+        run, what = self._run, f"a loss or gradient is not finite in step {step}"
+        if self._policy == "skip":
+            self._first_bad.zero_()
+            run.warn(f"{what}, seen after step {run.step}: on an accelerator its update was not left out")
+            return
+        is_before = self._has_held or step == run.step + 1  # in a step it is seen before the update
+        touched = "before the weights were touched" if is_before else f"seen after {run.step} steps"
+        raise self._error(f"{what}, {touched}", step)
+
+    def forget_skips(self) -> None:
+        """Take note of an update that somebody else has found finite."""
+        self._num_skips = 0
+
     def _note(self, is_finite: Tensor) -> None:
         """Keep a verdict on the device, and read it when it is time."""
-        self._verdict = is_finite if self._verdict is None else self._verdict & is_finite
+        self._first_bad.masked_fill_((self._first_bad == 0) & ~is_finite, self._run.step + 1)
         if self._run.step % _STRIDE == 0:
-            verdict, self._verdict = self._verdict, None
-            if not verdict:
-                self._refused(f"a loss or gradient of the last {_STRIDE} steps is not finite", None)
+            self.look()
 
     def _refused(self, what: str, batch: Any) -> bool:
         run = self._run
@@ -97,15 +143,19 @@ class FiniteGuard:
                 run.warn(f"{what} {where}: the step was left out")
             return False
         first = _first_bad_output(run.model, batch[0]) if batch is not None else ""
-        indices = run.batch_indices()
+        raise self._error(f"{what} {where}, before the weights were touched{first}", run.step + 1)
+
+    def _error(self, what: str, step: int) -> NonFiniteError:
+        run = self._run
+        indices = run.batch_indices(step)
         shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
         examples = f"; its examples are {shown}" if indices else ""
-        raise NonFiniteError(
-            f"{what} {where}, before the weights were touched{first}{examples}; the seed is {run.seed}",
-            epoch=run.epoch,
-            step=run.step + 1,
+        return NonFiniteError(
+            f"{what}{examples}; the seed is {run.seed}",
+            epoch=run.epoch if step == run.step + 1 or not run.steps_per_epoch else -(-step // run.steps_per_epoch),
+            step=step,
             indices=indices,
-            hint=f"to see it again: the same run with train.max_steps={run.step + 1}; try a smaller learning rate, or "
+            hint=f"to see it again: the same run with train.max_steps={step}; try a smaller learning rate, or "
             "look for extreme values in the data",
         )
 
@@ -127,8 +177,15 @@ def _sum_up(gradients: list[Tensor]) -> float:
     return total
 
 
-def _norms(gradients: list[Tensor]) -> Tensor:
-    norms = torch._foreach_norm(gradients)  # noqa: SLF001 - torch's own clipping uses it; one call for all tensors
+def _can_leave_out(optimizer: Optimizer) -> bool:
+    """Whether an optimizer asks a number on the device if it is to do anything: torch's do so when they are fused."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and all(
+        group.get("fused", True) for group in optimizer.param_groups
+    )
+
+
+def _norms(gradients: list[Tensor], power: float = 2.0) -> Tensor:
+    norms = torch._foreach_norm(gradients, power)  # noqa: SLF001 - torch's own clipping uses it; one call for all tensors
     return torch.stack(norms)
 
 

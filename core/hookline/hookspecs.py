@@ -293,6 +293,9 @@ def on_step_end(run: Run, loss: Tensor) -> None:
 
     Called for every batch. Keep it short; ``loss.item()`` waits for an accelerator to finish, so do it seldom.
 
+    With ``train.fuse_steps`` it is called once for each step of a block when all of them were taken. A plugin that has
+    it says by ``allows_fused_steps = True`` that this does not matter to it; it is refused otherwise.
+
     Args:
         run: The run. ``run.step`` counts from 1 and includes this step.
         loss: Loss of the batch before the update: a scalar, detached, on the run's device, not synchronised.

@@ -51,7 +51,7 @@ class RandomState:
     """
 
     def __init__(self, seed: int, *names: str | int, device: torch.device | None = None) -> None:
-        self._devices = [torch.device("cpu"), *([device] if device and device.type != "cpu" else [])]
+        self._devices = _with_cpu(device)
         number = derive_seed(seed, *names)
         self._states = [torch.Generator(device).manual_seed(number).get_state() for device in self._devices]
         self._is_active = False
@@ -77,22 +77,47 @@ class RandomState:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Give the global generators these states; afterwards keep what became of them and restore those before."""
-        outside = [_global_state(device) for device in self._devices]
-        self._set(self._states)
+        outside = RandomMark(*self._devices)
+        _set_states(self._devices, self._states)
         self._is_active = True
         try:
             yield
         finally:
             self._is_active = False
             self._states = [_global_state(device) for device in self._devices]
-            self._set(outside)
+            outside.restore()
 
-    def _set(self, states: Sequence[torch.Tensor]) -> None:
-        for device, state in zip(self._devices, states, strict=True):
-            if device.type == "cpu":
-                torch.set_rng_state(state)
-            else:
-                torch.get_device_module(device).set_rng_state(state)
+
+class RandomMark:
+    """The states of torch's global generators, that of the CPU and those of ``devices``, to go back to.
+
+    Example:
+        >>> mark = RandomMark()
+        >>> first = torch.rand(3)
+        >>> mark.restore()
+        >>> bool((torch.rand(3) == first).all())
+        True
+    """
+
+    def __init__(self, *devices: torch.device) -> None:
+        self._devices = _with_cpu(*devices)
+        self._states = [_global_state(device) for device in self._devices]
+
+    def restore(self) -> None:
+        """Go back to these states."""
+        _set_states(self._devices, self._states)
+
+
+def _with_cpu(*devices: torch.device | None) -> list[torch.device]:
+    return [torch.device("cpu"), *(device for device in devices if device and device.type != "cpu")]
+
+
+def _set_states(devices: Sequence[torch.device], states: Sequence[torch.Tensor]) -> None:
+    for device, state in zip(devices, states, strict=True):
+        if device.type == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.get_device_module(device).set_rng_state(state)
 
 
 def _global_state(device: torch.device) -> torch.Tensor:

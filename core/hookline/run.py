@@ -31,11 +31,20 @@ from hookline.device import find_device
 from hookline.errors import ContractError, DataError, HooklineError, NonFiniteError, TrainingError
 from hookline.evaluation import WeightedMean, evaluate
 from hookline.finite import FiniteGuard
+from hookline.fused import FusedSteps
 from hookline.host import Host
 from hookline.layers import Source
+from hookline.memory import MEMORY_ERRORS, evaluating, memory_error_of_step
 from hookline.result import Outcome, Row, RunResult, Step
 from hookline.rng import RandomState, make_generator
-from hookline.step import DefaultStep, LossFunction, StepFunction, brief, check_parameters
+from hookline.step import (
+    DefaultStep,
+    LossFunction,
+    StepFunction,
+    brief,
+    check_parameters,
+    check_step_can_halve,
+)
 from hookline.subset import first_examples
 from hookline.watch import Watch
 
@@ -66,6 +75,8 @@ class Run:
         optimizer: The optimizer.
         backward: Adds the gradients of a loss to the parameters' ``grad``; what a step of one's own calls.
         update: Updates the weights by their gradients; what a step of one's own calls.
+        micro_batch_size: How many examples go through the model at once in a step; 0: all; None when the step has no
+            parts.
         finite_guard: Looks at losses and gradients before the weights are touched.
         epoch: The epoch at work, from 1; 0 before the first.
         step: Number of steps taken.
@@ -122,16 +133,18 @@ class Run:
         self._max_steps = config.train.max_steps or -1
         self._max_time_s = config.train.max_time_s
         self._plugin_states: Mapping[str, Any] | None = None
+        self.micro_batch_size: int | None = None
         self._is_left = False
         self.device = find_device(config.train.device)
         self.finite_guard = FiniteGuard(self, config.train.non_finite)
         self._dtype: torch.dtype = getattr(torch, config.train.dtype)
         self._random = RandomState(self.seed, "train", device=self.device)
+        self._fused = FusedSteps(config.train.fuse_steps) if config.train.fuse_steps > 1 else None
         self._used_s = 0.0
         self._started = 0.0
         try:
             with self._working(RandomState(self.seed, "build")):
-                self._host = Host.open(config, DefaultStep(), warn=self.warn, watches=watches)
+                self._host = Host.open(config, self._fused or DefaultStep(), warn=self.warn, watches=watches)
                 self._build()
         except SystemExit as ending:
             raise TrainingError("a component tried to end the program while the run was built") from ending
@@ -165,15 +178,23 @@ class Run:
         """Number of batches of the epoch at work that were used; 0 between two epochs."""
         return self._num_done
 
+    @property
+    def num_ahead(self) -> int:
+        """Number of steps that the weights are ahead of ``step``: 0, but within a block of ``train.fuse_steps``."""
+        return self._fused.num_ahead if self._fused else 0
+
     def batch_order(self, epoch: int) -> Tensor:
         """Return the indices of the training examples in the order of an epoch (from 1): int64 ``[num_examples]``."""
         return self._batches.order(epoch)
 
-    def batch_indices(self) -> list[int]:
-        """Return the indices of the training examples of the batch at work; empty for a stream."""
+    def batch_indices(self, step: int | None = None) -> list[int]:
+        """Return the indices of the training examples of the batch at work, or of a step before; empty for a stream."""
         if not self.epoch or self.steps_per_epoch is None:
             return []
-        return self._batches.indices(self.epoch, self._num_done)
+        if step is None or step == self.step + 1:
+            return self._batches.indices(self.epoch, self._num_done)
+        number_of_epoch, number = divmod(step - 1, self.steps_per_epoch)
+        return self._batches.indices(number_of_epoch + 1, number)
 
     def generator(self, name: str) -> torch.Generator:
         """Return a new CPU generator whose numbers depend on the run's seed and on ``name`` alone."""
@@ -226,16 +247,22 @@ class Run:
         interrupted.
 
         Raises:
-            TrainingError: When it is called from within a step or an event.
+            TrainingError: When it is called from within a step or an event, or within a block (``num_ahead``).
+            NonFiniteError: When a step before was not finite, and an accelerator has not told yet.
         """
         if self._is_working and not self._is_at_save_point:
             hint = "ask in on_save_point, or between two steps of run.steps()"
             raise TrainingError("a run has no state to keep while it is in a step or an event", hint=hint)
+        if self.num_ahead:
+            message = f"a run has no state to keep within a block: the weights are {self.num_ahead} steps ahead"
+            raise TrainingError(message, hint="ask when run.num_ahead is 0, or set train.fuse_steps to 1")
+        self.finite_guard.look()  # what is taken up again would not know of it
         state = {
             "epoch": self.epoch,
             "step": self.step,
             "used_s": self._used_s,
             "position": self._num_done,
+            "micro_batch_size": self.micro_batch_size,
             "stop_reason": self.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "summary": self.summary,
@@ -281,6 +308,9 @@ class Run:
         evaluated_step, metrics = state["evaluated"]
         self._evaluated = evaluated_step, MappingProxyType(metrics)
         self._plugin_states = state["plugins"]
+        if self.config.train.out_of_memory == "halve":  # else it is the config's, which may be smaller by now
+            sizes = (state["micro_batch_size"], self.micro_batch_size)
+            self.micro_batch_size = min((size for size in sizes if size), default=0)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -312,6 +342,10 @@ class Run:
                         loss = next(loop)
                     except StopIteration:
                         return
+                    except MEMORY_ERRORS as error:
+                        if told := memory_error_of_step(error, self):
+                            raise told from error
+                        raise
                 yield Step(self.epoch, self.step, loss)
         finally:
             self._is_left = True
@@ -372,7 +406,7 @@ class Run:
                     self.epoch += 1
                     host.call("on_epoch_start", run=self)
                 self.model.train()
-                for batch in self._read("train", self._batches, self.epoch, self._num_done):
+                for batch in self._training_batches():
                     loss = step(batch)
                     self._count(loss, batch)
                     if on_step_end:
@@ -450,6 +484,11 @@ class Run:
             message = f"{self._host.owner('data')} fails while its {split} split is read"
             raise DataError(f"{message}: {type(error).__name__}: {error}") from error
 
+    def _training_batches(self) -> Iterator[Any]:
+        """Return what gives the rest of the batches of the epoch at work."""
+        batches = self._read("train", self._batches, self.epoch, self._num_done)
+        return self._fused.reading(self, batches, self._num_done) if self._fused else batches
+
     def _check_loss(self, loss: Any) -> None:
         if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
             message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
@@ -465,14 +504,15 @@ class Run:
             message = f"a component raised {type(raised).__name__}, {self._position()}"
             hint = "to end a run early, a plugin calls run.request_stop(reason)"
             return "failed", TrainingError(message, epoch=self.epoch, step=self.step, hint=hint)
-        error = lost_worker(raised) or raised
+        error = lost_worker(raised) or memory_error_of_step(raised, self) or raised
         error.add_note(self._position())
         return "failed", error
 
     def _position(self) -> str:
         if self.epoch == 0:
             return "before the first epoch"
-        return f"in epoch {self.epoch} of {self.num_epochs}, after {self.step} steps"
+        ahead = f", with weights that are {self.num_ahead} steps ahead" if self.num_ahead else ""
+        return f"in epoch {self.epoch} of {self.num_epochs}, after {self.step} steps{ahead}"
 
     def _count(self, loss: Tensor, batch: Any) -> None:
         """Take note of a step that was taken."""
@@ -490,7 +530,9 @@ class Run:
                 self.request_stop(f"train.max_time_s = {self._max_time_s:g} is over")
 
     def _is_over(self) -> bool:
-        return self.stop_reason is not None or self.step == self._max_steps or self.interrupt_reason is not None
+        # A stop that is asked for within a block comes at its end: the weights are there already.
+        is_ending = self.stop_reason is not None or self.step == self._max_steps or self.interrupt_reason is not None
+        return is_ending and not self.num_ahead
 
     def _has_next_epoch(self) -> bool:
         return self.epoch < self.num_epochs and self.stop_reason is None and self.step != self._max_steps
@@ -501,7 +543,7 @@ class Run:
         return "completed" if self.stop_reason is None else "stopped"
 
     def _save_point(self, *, is_last: bool) -> None:
-        if self._tell_save_point:
+        if self._tell_save_point and not self.num_ahead:
             self._is_at_save_point = True
             try:
                 self._tell_save_point(run=self, is_last=is_last)
@@ -521,12 +563,13 @@ class Run:
         measured: dict[str, float] = {}
         for split, batches in self._evaluation_batches.items():
             # Closed at once also when the model raises: the error holds the frames in which it was raised.
-            with closing(self._read(split, batches, 1)) as read:
+            with closing(self._read(split, batches, 1)) as read, evaluating(self, split, batches.num_examples):
                 numbers = evaluate(read, self.model, self.loss, self.metrics)
             measured |= {f"{split}/{name}": value for name, value in numbers.items()}
         return MappingProxyType(measured)
 
     def _end_epoch(self) -> Mapping[str, float]:
+        self.finite_guard.look()
         every = self.config.train.evaluate_every_epochs
         is_last = self.epoch == self.num_epochs or self._is_over()
         is_due = every and (self.epoch % every == 0 or is_last)
@@ -587,13 +630,17 @@ class Run:
             # A plugin with a step of its own answers for its batches and its parameters.
             has_own_step = host.is_implemented("build_step")
             tried = self._evaluation_batches | ({} if has_own_step else {"train": self._batches})
-            try_first_batches(tried, self._read, self.model, self.loss, host)
+            try_first_batches(tried, self._read, self.model, self.loss, host, options.micro_batch_size)
             self.optimizer: Optimizer = build_component(host, "optimizer", Optimizer, run=self, model=self.model)
-            if not has_own_step:
+            if has_own_step:
+                check_step_can_halve(self, "that of a plugin")
+            else:
                 check_parameters(self.optimizer, self.model, self.loss, str(host.owner("optimizer")))
             self.backward: Callable[[Tensor], None] = host.call("build_backward", run=self)
             self.update: Callable[[], None] = host.call("build_update", run=self)
             self._step: StepFunction = host.call("build_step", run=self)
+            if self._fused:
+                self._fused.prepare(self, host, self._batches, self._read)
         self._tell_save_point = host.caller("on_save_point")
 
 

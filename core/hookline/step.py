@@ -14,8 +14,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.batches import count_examples, part_of, tensors_in
-from hookline.errors import ContractError, DataError, NonFiniteError
+from hookline.errors import ConfigError, ContractError, DataError, NonFiniteError, TrainingError
 from hookline.hookspecs import hookimpl
+from hookline.memory import (
+    MEMORY_ERRORS,
+    ONE_TOO_MUCH,
+    Moment,
+    at_once,
+    check_update,
+    free_memory,
+    half,
+    is_out_of_memory,
+    said,
+)
 
 if TYPE_CHECKING:
     from hookline.run import Run
@@ -48,9 +59,10 @@ class DefaultStep:
                 name = type(run.optimizer).__name__
                 message = f"{name} updates the weights several times in a step, so build_update cannot be wrapped"
                 raise ContractError(message, hint="choose another optimizer, or switch off what wraps it")
+            check_step_can_halve(run, f"{type(run.optimizer).__name__}, which takes the step by itself")
             return _closure_step(run)
-        size = run.config.train.micro_batch_size
-        return _step_in_parts(run, size) if size else _whole_step(run)
+        run.micro_batch_size = run.config.train.micro_batch_size
+        return _HalvingStep(run) if run.config.train.out_of_memory == "halve" else _step_of(run)
 
 
 class _Update:
@@ -58,11 +70,67 @@ class _Update:
 
     def __init__(self, run: Run) -> None:
         self._guard = run.finite_guard
-        self._update = run.optimizer.step
+        self._update = run.finite_guard.held(run.optimizer)
 
     def __call__(self) -> None:
         if self._guard.accepts_gradients():
             self._update()
+
+
+def check_step_can_halve(run: Run, owner: str) -> None:
+    """Refuse micro batches that get smaller for a step that has none.
+
+    Raises:
+        ConfigError: When they are wanted.
+    """
+    if run.config.train.out_of_memory == "halve":
+        message = f"train.out_of_memory = 'halve' is for the run's own step in parts, and not for {owner}"
+        raise ConfigError(message, hint="set train.out_of_memory = 'fail', and a train.batch_size that fits")
+
+
+def _step_of(run: Run) -> StepFunction:
+    return _step_in_parts(run, run.micro_batch_size) if run.micro_batch_size else _whole_step(run)
+
+
+class _HalvingStep:
+    """A step that is taken again in parts of half the size when memory does not suffice for it.
+
+    Before, all that it has changed is as it was. An update is never begun twice: what it changes nobody could undo.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._size = run.micro_batch_size
+        self._step = _step_of(run)
+
+    def __call__(self, batch: Any) -> Tensor:
+        run = self._run
+        if self._size != run.micro_batch_size:  # it was halved, or a state was loaded
+            self._size, self._step = run.micro_batch_size, _step_of(run)
+        moment = Moment(run.model, run.loss, device=run.device)
+        while (loss := self._attempted(batch)) is None:
+            moment.restore()
+        return loss
+
+    def _attempted(self, batch: Any) -> Tensor | None:
+        """Return the loss of a step; None when it is to be taken again in smaller parts."""
+        run, size = self._run, at_once(self._run, count_examples(batch))
+        try:
+            return self._step(batch)
+        except MEMORY_ERRORS as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            cause = said(error)
+        # The error is gone by now, and with it the frames of the failed step, which hold its tensors.
+        run.optimizer.zero_grad()
+        free_memory(run.device)
+        self._size = run.micro_batch_size = half(size)
+        self._step = _step_of(run)
+        where = (
+            f"out of memory in step {run.step + 1} (epoch {run.epoch}) on {run.device}, with {size} examples at once"
+        )
+        run.warn(f"{where}: {cause}; from this step on train.micro_batch_size is {self._size}")
+        return None
 
 
 def _whole_step(run: Run) -> StepFunction:
@@ -76,7 +144,11 @@ def _whole_step(run: Run) -> StepFunction:
         value = loss(model(inputs), target)
         if guard.accepts_loss(value, batch):
             backward(value)
-            update()
+            try:
+                update()
+            except MEMORY_ERRORS as error:
+                check_update(error, run)
+                raise
         return value.detach()
 
     return step
@@ -101,7 +173,11 @@ def _step_in_parts(run: Run, size: int) -> StepFunction:
                 return value.detach()
             backward(value)
             values.append(value.detach())
-        update()
+        try:
+            update()
+        except MEMORY_ERRORS as error:
+            check_update(error, run)
+            raise
         return torch.stack(values).sum()
 
     return step
@@ -127,7 +203,38 @@ def _closure_step(run: Run) -> StepFunction:
     return step
 
 
-def try_batch(batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str]) -> None:
+def try_what_fits(
+    batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int = 0
+) -> None:
+    """Try a batch, or as much of it as memory suffices for: how much the run needs, it finds out by itself.
+
+    Args:
+        batch: The first batch; None if there is none.
+        model: The model.
+        loss: The loss.
+        names: What ``data``, ``model`` and ``loss`` are called in messages.
+        num_examples: How many examples may go through the model at once; 0: all.
+
+    Raises:
+        TrainingError: When memory does not suffice for one example.
+        HooklineError: As ``try_batch`` does.
+    """
+    size = min(num_examples or count_examples(batch), count_examples(batch))
+    while True:
+        try:
+            return try_batch(batch, model, loss, names, size)
+        except MEMORY_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                message = f"out of memory while one example of {names['data']} is tried: {said(error)}"
+                raise TrainingError(message, hint=ONE_TOO_MUCH) from error
+        size = half(size)
+
+
+def try_batch(
+    batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int | None = None
+) -> None:
     """Put one batch through model and loss, in eval mode and without an update, and check what comes out.
 
     Args:
@@ -135,13 +242,14 @@ def try_batch(batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[s
         model: The model.
         loss: The loss.
         names: What ``data``, ``model`` and ``loss`` are called in messages.
+        num_examples: How many examples of it go through the model; default: all.
 
     Raises:
         DataError: When the batch is no pair of tensors, or not finite.
         ContractError: When model or loss fail on it, shapes do not fit, or the loss is no differentiable scalar.
         NonFiniteError: When the first loss is not finite.
     """
-    inputs, target = _pair(batch, names["data"])
+    inputs, target = part_of(_pair(batch, names["data"]), 0, num_examples)
     loss_name = names["loss"]
     with evaluation_mode(model):
         prediction = _forward(model, inputs, names["model"])
@@ -215,6 +323,8 @@ def _forward(model: nn.Module, inputs: Any, model_name: str) -> Tensor:
     try:
         prediction = model(inputs)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         message = f"{model_name} fails on the first batch, {brief(inputs)}: {_first_line(error)}"
         raise ContractError(message, hint="make its sizes and dtypes those of the data") from error
     if not isinstance(prediction, Tensor):
@@ -251,6 +361,8 @@ def _loss_value(loss: LossFunction, prediction: Tensor, target: Tensor, loss_nam
     try:
         return loss(prediction, target)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         message = f"{loss_name} fails on prediction {brief(prediction)} and target {brief(target)}"
         hint = "choose a loss for this kind of target, or a data source that gives the target this loss takes"
         raise ContractError(f"{message}: {_first_line(error)}", hint=hint) from error

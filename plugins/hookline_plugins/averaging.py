@@ -49,6 +49,11 @@ class Averaging:
     def __post_init__(self) -> None:
         self._forget()
 
+    @property
+    def allows_fused_steps(self) -> bool:
+        """Whether it follows no single update."""
+        return self.method != "ema"
+
     def _forget(self) -> None:
         self._model: nn.Module | None = None
         self._averaged_names: list[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -25,6 +25,8 @@ class Compile:
     What callbacks that are listed before have put around the model is compiled with it. ``run.unwrapped_model`` is the
     model as it was, with the names of its weights.
     """
+
+    allows_fused_steps: ClassVar[bool] = False  # there the whole step is compiled, the model with it
 
     mode: Annotated[_Mode, Meta(description="what is optimized for; others than 'default' need inductor")] = "default"
     backend: Annotated[str, Meta(description="what makes the code; 'inductor' needs a compiler for C++")] = "inductor"

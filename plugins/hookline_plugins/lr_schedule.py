@@ -111,6 +111,11 @@ class LRSchedule:
             _check_phase(phase, f"phase {number}", is_last=number == len(self.phases))
         _check_arguments(self.scheduler, self.arguments, "`arguments`")
 
+    @property
+    def allows_fused_steps(self) -> bool:
+        """Whether the learning rate is the same in all steps between two evaluations or ends of epochs."""
+        return self.interval == "epoch" and not self.warmup_steps
+
     # A wrapper, so that torch's schedulers see the optimizer before its state is loaded, as they ask for.
     @hookimpl(wrapper=True)
     def build_optimizer(self, run: Run) -> Generator[None, Any, Any]:

@@ -89,6 +89,7 @@ class MonitoringCallback(ABC):
     """
 
     plugin_name: ClassVar[str]
+    allows_fused_steps: ClassVar[bool] = True  # the step stays as it is
 
     monitor: Annotated[str, Meta(description="name of the metric, as an epoch's row shows it")] = "validation/loss"
     mode: Annotated[Literal["min", "max"], Meta(description="whether smaller or larger is better")] = "min"

@@ -25,6 +25,9 @@ _WeightDecay = Annotated[float, Meta(ge=0, description="factor of the L2 penalty
 _Betas = Annotated[tuple[_Beta, _Beta], Meta(description="decay of the running means of gradient and squared gradient")]
 _Eps = Annotated[float, Meta(ge=0, description="added to the denominator, against division by zero")]
 _Momentum = Annotated[float, Meta(ge=0, description="share of the last update that is kept")]
+_Fused = Annotated[
+    bool, Meta(description="whether one kernel updates all weights; it can leave out what is not finite")
+]
 _Groups = Annotated[
     tuple[dict[str, Any], ...],
     Meta(description="parameters with options of their own: tables with a list of name patterns, and options"),
@@ -43,6 +46,7 @@ class SGD:
     dampening: Annotated[float, Meta(description="share of the gradient that momentum leaves out")] = 0.0
     weight_decay: _WeightDecay = 0.0
     nesterov: Annotated[bool, Meta(description="whether momentum looks ahead; needs momentum > 0, dampening 0")] = False
+    fused: _Fused = False
     groups: _Groups = ()
 
     def __post_init__(self) -> None:
@@ -67,6 +71,7 @@ class Adam:
     eps: _Eps = 1e-8
     weight_decay: _WeightDecay = 0.0
     amsgrad: Annotated[bool, Meta(description="whether the AMSGrad variant is used")] = False
+    fused: _Fused = False
     groups: _Groups = ()
 
     def __post_init__(self) -> None:
@@ -92,6 +97,7 @@ class AdamW:
     eps: _Eps = 1e-8
     weight_decay: Annotated[float, Meta(ge=0, description="share of the weights taken off in a step, times lr")] = 0.01
     amsgrad: Annotated[bool, Meta(description="whether the AMSGrad variant is used")] = False
+    fused: _Fused = False
     groups: _Groups = ()
 
     def __post_init__(self) -> None:

@@ -26,8 +26,12 @@ _SHOWN_NAMES = 10
 
 
 def own_options(optimizer: Any) -> dict[str, Any]:
-    """Return the options of an optimizer's plugin, a dataclass, without ``groups``."""
-    return {field.name: getattr(optimizer, field.name) for field in fields(optimizer) if field.name != "groups"}
+    """Return the options of an optimizer's plugin, a dataclass, as torch takes them: without ``groups``.
+
+    To torch ``fused=False`` says more than nothing: it rules out the loop over all weights at once as well.
+    """
+    options = {field.name: getattr(optimizer, field.name) for field in fields(optimizer) if field.name != "groups"}
+    return {name: value for name, value in options.items() if name != "fused" or value}
 
 
 def check_groups(optimizer: Any) -> None:
@@ -38,7 +42,8 @@ def check_groups(optimizer: Any) -> None:
             together.
     """
     hints = typing.get_type_hints(type(optimizer), include_extras=True)
-    types = {_PATTERNS: tuple[str, ...], **{name: hints[name] for name in own_options(optimizer)}}
+    # How the weights are updated is one choice for all of them.
+    types = {_PATTERNS: tuple[str, ...], **{name: hints[name] for name in own_options(optimizer) if name != "fused"}}
     faults: list[str] = []
     groups = []
     for number, group in enumerate(optimizer.groups):

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TextIO
 
 from msgspec import Meta
 
@@ -31,6 +31,8 @@ class Progress:
     In a terminal there is a live line as well, with rate and time left, redrawn at most ten times a second. Elsewhere
     (a pipe, a log, CI) only plain lines are written, without control characters.
     """
+
+    allows_fused_steps: ClassVar[bool] = True  # it only shows
 
     live: Annotated[
         Literal["auto", "on", "off"], Meta(description="live line; 'auto' is on in a terminal that can redraw")

@@ -99,4 +99,4 @@ class TablePredictor:
             return None
         values = as_tensor(columns)
         values = torch.where(values.isnan(), self._fill, values)
-        return values
+        return values.sub_(self._mean).div_(self._scale)

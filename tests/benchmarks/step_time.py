@@ -63,6 +63,50 @@ def time_hookline(evaluate: list[str]) -> float:
     return (time.perf_counter() - start) / steps
 
 
+class Turns:
+    """In one run with fused steps: takes the time of its epochs, and lets another contender have its turn after some.
+
+    The code is compiled in the first epoch, which does not count. A run of its own for each turn would compile again.
+    """
+
+    allows_fused_steps = True
+
+    def __init__(self, other: Callable[[], float]) -> None:
+        self._other = other
+        self._seconds: list[float] = []
+        self.times: dict[str, list[float]] = {"other": [], "fused": []}
+        self.compile_s = 0.0
+
+    @hookline.hookimpl
+    def on_epoch_start(self) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    @hookline.hookimpl
+    def on_epoch_end(self, run: hookline.Run) -> None:
+        """Take the time; give the others a turn when it is theirs."""
+        seconds = time.perf_counter() - self._start
+        if run.epoch == 1:
+            self.compile_s = seconds
+            self._other()
+            return
+        self._seconds.append(seconds)
+        if len(self._seconds) == EPOCHS:
+            self.times["fused"].append(sum(self._seconds) / EPOCHS / (run.steps_per_epoch or 1))
+            self.times["other"].append(self._other())
+            self._seconds.clear()
+
+
+def measure_fused(other: tuple[str, Callable[[], float]], fuse_steps: int, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of a step of another contender and of a run with fused steps, in turns."""
+    name, contender = other
+    turns = Turns(contender)
+    train = {"epochs": 1 + EPOCHS * rounds, "batch_size": BATCH_SIZE, "fuse_steps": fuse_steps}
+    hookline.Run({"train": train}, plugins={"callbacks.turns": turns}).fit()
+    print(f"\nthe first epoch with fuse_steps = {fuse_steps}, which compiles: {turns.compile_s:.1f} s")
+    return {name: turns.times["other"], f"hookline, default job, fuse_steps = {fuse_steps}": turns.times["fused"]}
+
+
 def time_process(command: list[str], code: int = 0) -> float:
     """Return the seconds that a program takes from start to end."""
     start = time.perf_counter()
@@ -106,6 +150,7 @@ def main() -> None:
     """Measure, print, and write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--fuse-steps", type=int, default=50, help="steps in a block of the run with fused steps")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     dataset = examples()
@@ -121,6 +166,11 @@ def main() -> None:
         },
         arguments.rounds,
     )
+    fused = measure_fused(
+        ("tutorial's loop over a DataLoader", lambda: time_loop(lambda: loader, dataset)),
+        arguments.fuse_steps,
+        arguments.rounds,
+    )
     starts = measure(
         {
             "python -c 'import torch'": lambda: time_process([sys.executable, "-c", "import torch"]),
@@ -130,7 +180,11 @@ def main() -> None:
         },
         arguments.rounds,
     )
-    figures = {"step": show("time per step", steps, ("us", 1e6)), "start-up": show("start-up", starts, ("ms", 1e3))}
+    figures = {
+        "step": show("time per step", steps, ("us", 1e6)),
+        "fused": show("time per step, in blocks", fused, ("us", 1e6)),
+        "start-up": show("start-up", starts, ("ms", 1e3)),
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2))
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hookline import Catalog, DataSource, Entry, Run, load_config
+from hookline import Catalog, ConfigError, DataSource, Entry, Run, load_config
 from hookline.config_text import commented_toml, option_lines
 from hookline.loader import load_plugin
 from support import FIXTURES
@@ -119,4 +119,21 @@ def test_every_option_of_an_optimizer_reaches_torch(entry: Entry) -> None:
     options = {option.name: option.default for option in load_plugin(entry).options if option.name != "groups"}
     assert type(optimizer) is getattr(torch.optim, load_plugin(entry).target.__name__)
     for name, value in options.items():
-        assert optimizer.param_groups[0][name] == value
+        # torch chooses how to update where nothing is said; to say false would rule out more.
+        assert optimizer.param_groups[0][name] == (None if name == "fused" else value)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_fused_optimizer_is_fused_in_all_groups_and_moves_the_weights_alike(name: str) -> None:
+    groups = [{"parameters": ["bias"], "lr": 0.02}]
+    plain, fused = (Run({"optimizer": {"use": name, "fused": fused, "groups": groups}}) for fused in (False, True))
+    assert [group.get("fused") for group in fused.optimizer.param_groups] == [True, True]
+    plain.fit()
+    fused.fit()
+    for one, other in zip(plain.model.parameters(), fused.model.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4)
+
+
+def test_a_group_has_no_way_of_updating_of_its_own() -> None:
+    with pytest.raises(ConfigError, match="unknown option 'fused'"):
+        Run({"optimizer": {"use": "adam", "fused": True, "groups": [{"parameters": ["bias"], "fused": False}]}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,43 @@ class Compiles:
     plain = run([sys.executable, "-m", "hookline", "train", "train.epochs=1", "--json"], cwd=tmp_path)
     learned = json.loads(plain.stdout.splitlines()[-1])["summary"]["learned and true parameters"]
     assert [row["w"] for row in summary["weights"]] == [row["learned"] for row in learned][:2]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a compiler for C++, and there is none")
+def test_a_command_with_fused_steps_gets_the_compiler_and_one_without_does_not(tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text("""
+import sys
+
+import hookline
+
+@hookline.plugin("callback", "told")
+class Told:
+    @hookline.hookimpl
+    def on_run_start(self, run):
+        self.before = "torch._dynamo" in sys.modules
+
+    @hookline.hookimpl
+    def on_run_end(self, run):
+        run.report("compiler", [{"before": self.before, "after": "torch._dynamo" in sys.modules}])
+""")
+    compiler, learned = [], []
+    for fuse_steps in (1, 2):
+        words = [
+            "--plugin",
+            "told.py",
+            "callbacks.told={}",
+            "train.epochs=1",
+            f"train.fuse_steps={fuse_steps}",
+            "--json",
+        ]
+        # torch's compiler uses what torch itself warns of.
+        done = run([sys.executable, "-m", "hookline", "train", *words], cwd=tmp_path, PYTHONWARNINGS="ignore")
+        assert done.returncode == 0, done.stdout + done.stderr
+        summary = json.loads(done.stdout.splitlines()[-1])["summary"]
+        compiler.append(summary["compiler"][0])
+        learned.append([row["learned"] for row in summary["learned and true parameters"]])
+    assert compiler == [{"before": False, "after": False}, {"before": False, "after": True}]
+    assert learned[1] == pytest.approx(learned[0], rel=1e-5)
 
 
 # ---- what it leaves as it was ----------------------------------------------------------------------------------------

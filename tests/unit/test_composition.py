@@ -6,13 +6,15 @@ A run with them is complete, has the same numbers each time, and can be taken up
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from hookline import Run, RunResult
+from hookline import Run, RunResult, hookimpl
+from hookline.step import _step_of
 
 CALLBACKS: dict[str, dict[str, Any]] = {
     "clip-gradients": {"max_norm": 0.5},
@@ -22,6 +24,7 @@ CALLBACKS: dict[str, dict[str, Any]] = {
     "early-stopping": {"monitor": "train/loss", "patience": 1, "min_delta": 1.0},
 }
 MICRO_BATCHES = "micro_batch_size"
+HALVING = "out_of_memory"
 PARTS = (*CALLBACKS, MICRO_BATCHES)
 TRIPLES = [
     ("clip-gradients", "mixed-precision", "compile"),
@@ -31,7 +34,13 @@ TRIPLES = [
     PARTS,
     PARTS[::-1],
 ]
-COMBINATIONS = [*itertools.permutations(CALLBACKS, 2), *((name, MICRO_BATCHES) for name in CALLBACKS), *TRIPLES]
+HALVED = [*((name, HALVING) for name in CALLBACKS), (*PARTS, HALVING)]
+COMBINATIONS = [
+    *itertools.permutations(CALLBACKS, 2),
+    *((name, MICRO_BATCHES) for name in CALLBACKS),
+    *TRIPLES,
+    *HALVED,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +51,35 @@ def _forget_what_was_compiled() -> Iterator[None]:
     torch.compiler.reset()
 
 
+class Short:
+    """Has memory for two examples at once: for more the loss fails in a step, after the model has drawn its dropout."""
+
+    @hookimpl(wrapper=True)
+    def build_loss(self, run: Run) -> Generator[None, Any, Any]:
+        loss = yield
+
+        def short(prediction: Tensor, target: Tensor) -> Any:
+            if run.model.training and len(prediction) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return loss(prediction, target)
+
+        return short
+
+
 def run_with(*parts: str) -> Run:
     config = {
-        "train": {"epochs": 3, "batch_size": 8, MICRO_BATCHES: 3 if MICRO_BATCHES in parts else 0},
+        "train": {
+            "epochs": 3,
+            "batch_size": 8,
+            MICRO_BATCHES: 3 if MICRO_BATCHES in parts else 0,
+            HALVING: "halve" if HALVING in parts else "fail",
+        },
         "data": {"num_examples": 20},
         "model": {"use": "mlp", "hidden": [4], "dropout": 0.25},
         "optimizer": {"use": "adam", "lr": 0.01},
         "callbacks": {name: CALLBACKS[name] for name in parts if name in CALLBACKS},
     }
-    return Run(config)
+    return Run(config, plugins={"callbacks.short": Short()} if HALVING in parts else {})
 
 
 def everything(run: Run, result: RunResult) -> dict[str, Any]:
@@ -72,6 +101,17 @@ def test_parts_work_together_and_their_run_can_be_taken_up(parts: tuple[str, ...
     first, second = run_with(*parts), run_with(*parts)
     second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 2))
     assert ended_with(second) == whole
+
+
+@pytest.mark.parametrize("parts", HALVED, ids="+".join)
+def test_a_run_that_halves_is_one_with_small_micro_batches_whatever_is_around_it(parts: tuple[str, ...]) -> None:
+    halved, small = run_with(*parts), run_with(*parts[:-1])
+    small.micro_batch_size = 2
+    small._step = _step_of(small)
+    ended, expected = ended_with(halved), ended_with(small)
+    assert (halved.micro_batch_size, len(ended.pop("warnings"))) == (2, 1 if MICRO_BATCHES in parts else 2)
+    assert expected.pop("warnings") == ()
+    assert ended == expected
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part != "early-stopping"])

@@ -104,6 +104,8 @@ lr = 0.5                      # learning rate (a number >= 0)
 # dampening = 0.0             # share of the gradient that momentum leaves out (a number)
 # weight_decay = 0.0          # factor of the L2 penalty on the weights (a number >= 0)
 # nesterov = false            # whether momentum looks ahead; needs momentum > 0, dampening 0 (true or false)
+# fused = false               # whether one kernel updates all weights; it can leave out what is not finite \
+(true or false)
 # groups = []                 # parameters with options of their own: tables with a list of name patterns, and options \
 (a list of tables)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Generator
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_the_first_part_of_the_model_that_gives_a_bad_tensor_is_named() -> None:
         def forward(self, inputs: Tensor) -> Tensor:
             return inputs / (inputs - inputs) if bool((inputs > 0.4).any()) else inputs
 
-    model = nn.Sequential(linear(1.0), Explodes(), nn.Linear(1, 1))
+    model = nn.Sequential(linear(1.0), Explodes(), linear(1.0))
     plugins = {"data": data_with(0.5, at=6), "model": model}
     with pytest.raises(NonFiniteError, match="; first in the output of '1'"):
         train(IN_ORDER, {"train.batch_size": 2}, plugins=plugins)
@@ -126,23 +127,166 @@ def test_nothing_is_looked_at_when_that_is_wanted() -> None:
     assert run.step == 3
 
 
-def test_an_accelerator_is_not_asked_in_each_step() -> None:
-    run = Run({"train": {"epochs": 1, "batch_size": 4}, "data": {"num_examples": 400}})
-    guard = run.finite_guard
-    guard._is_waiting = False
-    seen: list[int] = []
-    refused = guard._refused
+# ---- as on an accelerator: a device that is not to be asked in each step ---------------------------------------------
 
-    def note(what: str, batch: Any) -> bool:
-        seen.append(run.step)
-        return refused(what, batch)
 
-    guard._refused = note  # type: ignore[method-assign] # to see when it is called
-    with torch.no_grad():
-        run.model.weight.fill_(float("nan"))  # type: ignore[operator] # it has one
-    with pytest.raises(NonFiniteError, match="a loss or gradient of the last 50 steps"):
+@pytest.fixture
+def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the path of an accelerator on the CPU: its tensors and kernels are real, and only the waiting is not."""
+    monkeypatch.setattr("hookline.finite._is_quick", lambda device: False)
+
+
+FUSED = {
+    "sgd": {"use": "sgd", "lr": 0.1, "fused": True},
+    "momentum": {"use": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "fused": True},
+    "adam": {"use": "adam", "lr": 0.1, "weight_decay": 0.1, "fused": True},
+    "adamw": {"use": "adamw", "lr": 0.1, "amsgrad": True, "fused": True},
+}
+LONG = {"train": {"epochs": 2, "batch_size": 1, "shuffle": False, "evaluate": [], "max_steps": 90}}
+
+
+def bad_gradient_at(step: int) -> Any:
+    """Return a callback that makes one gradient infinite in a step; the loss is finite all the time."""
+
+    class Spoils:
+        @hookimpl(wrapper=True)
+        def build_update(self, run: Run) -> Generator[None, Any, Any]:
+            update = yield
+
+            def spoiled() -> None:
+                if run.step + 1 == step:
+                    run.model.bias.grad.fill_(float("inf"))  # type: ignore[operator, union-attr] # it has one
+                update()
+
+            return spoiled
+
+    return Spoils()
+
+
+def long_run(overrides: Any = (), optimizer: Any = "sgd", **plugins: Any) -> Run:
+    source = data_with(0.5, at=0, num_examples=60)
+    return Run({**LONG, "optimizer": optimizer}, overrides, plugins={"data": source, "model": linear(0.5)} | plugins)
+
+
+@pytest.mark.parametrize("is_clipped", [False, True], ids=["plain", "clipped"])
+@pytest.mark.parametrize("optimizer", list(FUSED.values()), ids=list(FUSED))
+@pytest.mark.parametrize("step", [1, 7, 51, 70])
+def test_a_fused_optimizer_leaves_the_weights_as_they_were_before_the_first_bad_step(
+    step: int, optimizer: Any, is_clipped: bool, slow_device: None
+) -> None:
+    callbacks = {"callbacks": {"clip-gradients": {"max_norm": 1.0}}} if is_clipped else {}
+    bad = long_run(callbacks, optimizer, **{"callbacks.spoils": bad_gradient_at(step)})
+    with pytest.raises(NonFiniteError) as caught:
+        bad.fit()
+    good = long_run({**callbacks, "train.max_steps": step - 1, "train.epochs": 2 if step > 1 else 0}, optimizer)
+    good.fit()
+    assert weights_after(bad) == weights_after(good)
+    error = caught.value
+    assert error.message.startswith(
+        f"a loss or gradient is not finite in step {step}, before the weights were touched;"
+    )
+    # 60 steps in an epoch, in the order of the data.
+    assert (error.epoch, error.step, error.indices) == (1 + (step - 1) // 60, step, ((step - 1) % 60,))
+    assert not hasattr(bad.optimizer, "found_inf")
+
+
+def test_a_loss_that_is_not_finite_keeps_a_fused_optimizer_from_the_weights(slow_device: None) -> None:
+    source = data_with(float("nan"), at=6, num_examples=60)
+    run = long_run((), FUSED["adam"], data=source)
+    with pytest.raises(NonFiniteError, match="in step 7, before the weights were touched; its examples are 6;"):
         run.fit()
-    assert seen == [0]
+    assert run.step == 50
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+
+
+def test_a_fused_optimizer_does_the_same_as_without_a_guard_while_all_is_finite(slow_device: None) -> None:
+    guarded, free = long_run((), FUSED["adamw"]), long_run({"train.non_finite": "ignore"}, FUSED["adamw"])
+    guarded.fit()
+    free.fit()
+    assert weights_after(guarded) == weights_after(free)
+
+
+def test_weights_that_another_optimizer_has_touched_are_said_to_be(slow_device: None) -> None:
+    run = long_run(**{"callbacks.spoils": bad_gradient_at(7)})
+    with pytest.raises(NonFiniteError, match="in step 7, seen after 50 steps; its examples are 6;"):
+        run.fit()
+    assert not all(torch.isfinite(p).all() for p in run.model.parameters())
+
+
+def test_one_group_that_is_not_fused_is_updated_as_ever(slow_device: None) -> None:
+    model = linear(0.5)
+    groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias], "fused": False}]
+    optimizer = torch.optim.Adam(groups, lr=0.1, fused=True)
+    run = Run(LONG, plugins={"data": data_with(0.5, at=0, num_examples=60), "model": model, "optimizer": optimizer})
+    assert run.fit().outcome == "completed"
+
+
+def test_a_slow_device_is_asked_every_fifty_steps_and_at_the_end_of_an_epoch(slow_device: None) -> None:
+    run = long_run()
+    guard, asked = run.finite_guard, []
+    look = guard.look
+
+    def noted() -> None:
+        asked.append(run.step)
+        look()
+
+    guard.look = noted  # type: ignore[method-assign] # to see when it is called
+    run.fit()
+    # In a step that asks, both the loss and the gradients do.
+    assert asked == [0, 0, 50, 50, 60, 90]
+
+
+def test_a_gradient_that_is_bad_after_the_last_look_is_found_at_the_end_of_the_epoch(slow_device: None) -> None:
+    run = long_run((), FUSED["sgd"], **{"callbacks.spoils": bad_gradient_at(55)})
+    with pytest.raises(NonFiniteError, match="in step 55, before"):
+        run.fit()
+    assert run.step == 60
+
+
+def test_a_step_of_an_epoch_before_is_named_where_no_epoch_ends(slow_device: None) -> None:
+    run = long_run((), FUSED["sgd"], **{"callbacks.spoils": bad_gradient_at(55)})
+    with pytest.raises(NonFiniteError, match="in step 55, before") as caught:
+        collections.deque(run.try_steps(), maxlen=0)
+    assert (run.epoch, caught.value.epoch, caught.value.indices) == (2, 1, (54,))
+
+
+def test_no_state_is_given_of_a_run_that_has_left_out_updates(slow_device: None) -> None:
+    run = long_run((), FUSED["sgd"], **{"callbacks.spoils": bad_gradient_at(7)})
+    with pytest.raises(NonFiniteError, match="in step 7, before"):
+        next(run.state_dict() for step in run.steps() if step.step == 9)
+
+
+def test_what_was_not_left_out_is_a_warning_for_each_look_that_finds_it(slow_device: None) -> None:
+    settings = {"train.non_finite": "skip", "train.epochs": 1}
+    run = long_run(settings, FUSED["sgd"], **{"callbacks.spoils": bad_gradient_at(7)})
+    with pytest.raises(NonFiniteError, match="train/running_loss is"):
+        run.fit()
+    said = (
+        "a loss or gradient is not finite in step 7, seen after step 50: on an accelerator its update was not left out"
+    )
+    assert run.warnings[0] == said
+    # The weights are spoiled by then, and so are all steps after it.
+    assert run.warnings[1].startswith("a loss or gradient is not finite in step 51, ")
+
+
+def test_gradients_whose_norm_overflows_are_finite_on_a_slow_device_too(slow_device: None) -> None:
+    class Huge:
+        @hookimpl(wrapper=True)
+        def build_update(self, run: Run) -> Generator[None, Any, Any]:
+            update = yield
+
+            def enlarged() -> None:
+                for parameter in run.model.parameters():
+                    parameter.grad = torch.full_like(parameter, 3e38)
+                update()
+
+            return enlarged
+
+    model = nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 1))
+    assert long_run((), {"lr": 0.0}, **{"callbacks.huge": Huge(), "model": model}).fit().outcome == "completed"
+
+
+# ---- what else there is of a step ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 3])

@@ -242,3 +242,16 @@ def test_a_metric_whose_name_no_file_can_hold_is_refused_before_the_first_step(n
     with pytest.raises(ContractError, match="which is no text that a file can hold") as caught:
         Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.named": Named(name)}))
     check_told(caught.value)
+
+
+class Many:
+    """A callback that measures far too much."""
+
+    @hookimpl
+    def build_metrics(self) -> dict[str, Any]:
+        return dict.fromkeys(map(str, range(100_001)), self)
+
+
+def test_more_metrics_than_a_record_can_hold_are_refused_before_the_first_step() -> None:
+    with pytest.raises(ContractError, match=r"there are 100,001 metrics; a run takes 100,000"):
+        Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.many": Many()}))
