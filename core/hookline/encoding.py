@@ -117,7 +117,7 @@ def weights_to_safetensors(weights: Mapping[str, Any], metadata: Mapping[str, st
     """
     tree, tensors = encode(dict(weights))
     names = {name: value["$tensor"] for name, value in tree.items() if isinstance(value, dict) and "$tensor" in value}
-    all_tensors = {name: tensors[name] for name, kept in names.items()}
+    all_tensors = {name: tensors[kept] if name == kept else tensors[kept].clone() for name, kept in names.items()}
     return safetensors.torch.save(all_tensors, metadata=dict(metadata) if metadata else None)
 
 

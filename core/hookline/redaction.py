@@ -9,7 +9,7 @@ from typing import Any
 REDACTED = "<not written>"
 """What stands in the place of a secret."""
 
-_LAST_WORDS = r"(?:token|password|passwd|passphrase|secret|api[_-]?key|credentials?)"
+_LAST_WORDS = r"(?:token|password|passwd|passphrase|secret|(api|access|private|secret)[_-]?key|credentials?)"
 _SECRET_KEY = re.compile(rf"(?i)(^|[._-]){_LAST_WORDS}$")
 _IN_TABLE = re.compile(rf"""(?i)([{{,\s._-]["']?{_LAST_WORDS}["']?\s*=\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^,}}\s]+)""")
 """A secret in the text of an inline table."""

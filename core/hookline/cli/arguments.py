@@ -115,9 +115,19 @@ def _vet(file: str, deny: Sequence[str], lock: Lock | None) -> None:
 
 def added_callbacks(output: Output, catalog: Catalog, *, is_kept: bool) -> dict[str, Any]:
     """Return the callbacks that a command adds to a run: to show it, and to keep it if ``is_kept``."""
-    shown = [] if output.quiet and not output.json else ["json" if output.json else "terminal"]
-    parts = [catalog.default(part)["callbacks"] for part in [*shown, *(["keep"] if is_kept else [])]]
+    parts = [catalog.default(part)["callbacks"] for part in _wanted_parts(output, is_kept=is_kept)]
     return {"callbacks": {name: table for part in parts for name, table in part.items()}}
+
+
+def unwanted_callbacks(output: Output, catalog: Catalog, *, is_kept: bool) -> list[str]:
+    """Return the tables of those that would show a run in another way, or keep it unless ``is_kept``."""
+    parts = {"terminal", "json", "keep"} - {*_wanted_parts(output, is_kept=is_kept)}
+    return [f"callbacks.{name}" for part in sorted(parts) for name in catalog.default(part)["callbacks"]]
+
+
+def _wanted_parts(output: Output, *, is_kept: bool) -> list[str]:
+    shown = [] if output.quiet and not output.json else ["json" if output.json else "terminal"]
+    return [*shown, *(["keep"] if is_kept else [])]
 
 
 def callbacks_of_train(catalog: Catalog) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hookline.cli.arguments import (
     choosing_words,
     load_words,
     printing,
+    unwanted_callbacks,
     words_argument,
 )
 from hookline.cli.completion import script, split_words
@@ -27,7 +28,7 @@ from hookline.cli.plugin_commands import lock, lock_path, plugins, show
 from hookline.cli.proof_commands import prove_resume
 from hookline.cli.run_commands import resume, runs
 from hookline.cli.trial_commands import lr_find, profile
-from hookline.config import RunConfig, load_config
+from hookline.config import OFF, SHOWN, RunConfig, load_config
 from hookline.errors import ConfigError, did_you_mean
 from hookline.hookspecs import API_VERSION
 from hookline.lock import make_lock, read_lock
@@ -69,7 +70,11 @@ def train(
     is_trial = is_fast or overfit is not None
     added = added_callbacks(output, catalog, is_kept=not is_trial)
     config = load_words(words, catalog, added, locks)
-    if switches := trial_values(config.train, overfit, is_fast=is_fast):
+    switches = trial_values(config.train, overfit, is_fast=is_fast)
+    unwanted = unwanted_callbacks(output, catalog, is_kept=not is_trial)
+    if hidden := {label: OFF for label in unwanted if _is_from_file(config, label)}:
+        switches[SHOWN] = hidden
+    if switches:
         config = load_words(words, catalog, added, locks, switches)
     if output.json:
         output.event("plan", **plan_events(config))
@@ -84,8 +89,14 @@ def train(
     with light_optimizer():
         run = Run(config, watches=watching.watches)
         fit(output, run, watching)
-    for line in next_steps([*choosing_words(), *words], config, is_trial=bool(switches)):
+    for line in next_steps([*choosing_words(), *words], config, is_trial=is_trial):
         output.prose(line)
+
+
+def _is_from_file(config: RunConfig, label: str) -> bool:
+    """Whether a run has a callback because a config file says so."""
+    use = config.settings.get(f"{label}.use")
+    return use is not None and use.origin.layer == "file"
 
 
 def _tell_drift(output: Output, words: Sequence[str], config: RunConfig) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from hookline.catalog import Catalog
-from hookline.cli.arguments import ListByDefault, added_callbacks, choosing, local_files, printing
+from hookline.cli.arguments import ListByDefault, added_callbacks, choosing, local_files, printing, unwanted_callbacks
 from hookline.cli.completion import complete_run
 from hookline.cli.fitting import Watching, fit, watching
 from hookline.cli.light_optimizer import light_optimizer
@@ -104,8 +104,8 @@ def resume(
 def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
     """Return the callbacks that show a run, and whether this command wants them."""
     wanted = added_callbacks(output, catalog, is_kept=False)["callbacks"]
-    known = [name for part in ("terminal", "json") for name in catalog.default(part)["callbacks"]]
-    return {f"callbacks.{name}": name in wanted for name in known}
+    unwanted = unwanted_callbacks(output, catalog, is_kept=True)
+    return {f"callbacks.{name}": True for name in wanted} | dict.fromkeys(unwanted, False)
 
 
 @contextlib.contextmanager
