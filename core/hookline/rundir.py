@@ -291,7 +291,7 @@ class RunFolder:
         self.write(MODEL, data)
         self.record.model = FileSum.of(data)
 
-    def write_data(self, data: DataSource, *, flush: bool = True) -> None:
+    def write_data(self, data: DataSource) -> None:
         """Write what is kept of the data, ``data.json``, and its sums into the record, which is not saved.
 
         Raises:
@@ -300,7 +300,7 @@ class RunFolder:
         from hookline.kept_data import to_kept
 
         kept = to_kept(data)
-        self.write(DATA, kept, flush=flush)
+        self.write(DATA, kept)
         self.record.data = FileSum.of(kept)
 
     def check_state(self, state: Mapping[str, Any]) -> None:

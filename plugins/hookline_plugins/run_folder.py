@@ -139,7 +139,6 @@ class KeepRunFolder:
         self._attempt.ended = datetime.now(UTC)
         try:
             if outcome in ("completed", "stopped"):
-                self._folder.write_data(run.data)
                 self._folder.write_model(run.unwrapped_model.state_dict())
             self._sync_metrics()
             self._folder.save()
@@ -166,9 +165,11 @@ class KeepRunFolder:
             raise CheckpointError(f"{self._metrics.path} cannot be written: {error.strerror}") from error
 
     def _open(self, run: Run, *, is_new: bool) -> None:
-        if self._folder.record.identity.get("settings") != run.identity["settings"]:
+        before = self._folder.record.identity
+        if before.get("settings") != run.identity["settings"]:
             self._folder.write("config.toml", complete_toml(run.config).encode(), flush=False)
-        self._folder.write_data(run.data, flush=False)
+        if before.get("data") != run.identity["data"]:
+            self._folder.write_data(run.data)
         self._log = self._folder.lines("log.txt")
         # What came after the checkpoint comes again.
         self._metrics = self._folder.lines("metrics.jsonl", 0 if run.step == 0 else None)

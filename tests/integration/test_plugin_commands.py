@@ -114,7 +114,12 @@ def test_the_order_of_a_run_names_for_each_hook_who_is_called(hookline: Hookline
     assert order["build_model"] == [
         {"table": "model", "plugin": "model 'linear' (hookline 0.1.0)", "is_wrapper": False}
     ]
-    assert [call["table"] for call in order["on_run_start"]] == ["callbacks.progress", "callbacks.early-stopping"]
+    assert [call["table"] for call in order["on_run_start"]] == [
+        "callbacks.run-folder",  # which asks to be first
+        "callbacks.progress",
+        "callbacks.checkpoint",
+        "callbacks.early-stopping",
+    ]
 
 
 # ---- plugins of a file -----------------------------------------------------------------------------------------------

@@ -18,8 +18,11 @@ def _open_things() -> tuple[int, int, int]:
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), resident
 
 
-def many_runs(folder: Path, num_runs: int, num_before: int = 20) -> dict[str, Any]:
-    """Take a few steps of many runs, each with a folder and checkpoints, the half of them saved in the background."""
+def many_runs(folder: Path, num_runs: int, num_before: int = 400) -> dict[str, Any]:
+    """Take a few steps of many runs, each with a folder and checkpoints, the half of them saved in the background.
+
+    The memory of the first runs is not compared: the system's allocator takes some hundred to come to rest.
+    """
 
     def one(number: int) -> None:
         parent = job.fresh(folder / "runs")

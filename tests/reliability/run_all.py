@@ -2,7 +2,7 @@
 
     python tests/reliability/run_all.py -o reliability.json
 
-takes about an hour on two slow cores. ``--quick`` takes samples, as the tests do; ``--only NAME`` takes one part.
+takes about half an hour on two slow cores. ``--quick`` takes samples, as the tests do; ``--only NAME`` takes one part.
 """
 
 from __future__ import annotations

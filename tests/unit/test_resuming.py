@@ -501,12 +501,12 @@ def test_a_full_disk_is_told_and_the_run_goes_on_and_saves_when_there_is_room(
         full.after(step.step)
     assert run.outcome == "completed"
     told = [text for text in run.warnings if text.startswith("the state was not saved")]
-    assert len(told) >= 2
+    assert told
     assert all("ENOSPC" in text or "No space left" in text for text in told)
     assert run.folder is not None
     digest = job.digest(run.folder.path)
     assert (digest["weights"], digest["metrics"]) == (whole["weights"], whole["metrics"])
-    assert "the state was not saved" in (run.folder.path / "log.txt").read_text()
+    assert (run.folder.path / "log.txt").read_text().count("the state was not saved") >= 2
     assert job.left_over(run.folder.path) == []
 
 

@@ -372,7 +372,7 @@ def test_every_fault_of_new_rows_is_told_with_its_line_wherever_the_pieces_end(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
 ) -> None:
     monkeypatch.setattr(table_file, "_PIECE_BYTES", piece_bytes)
-    lines = ["1,2,red,5", ",3,pink,5", "4,a,red,5", '5,6,"blue",5', "7,8", "9,9,green,5"]
+    lines = ["1,2,red,5", ",3,pink,5", "4,a,red,5", '5,6,"blue",5', "7,8", "9,9,green,5", "1,z,red,5"]
     source = write_table(tmp_path / "new.csv", lines, "area,rooms,color,colour")
     with pytest.raises(DataError) as caught:
         write_predictions(load_trained(folder), source, tmp_path / "out.csv")
@@ -383,6 +383,7 @@ def test_every_fault_of_new_rows_is_told_with_its_line_wherever_the_pieces_end(
         ("column 'color': 'pink' was in no row of the training", 3),
         ("column 'rooms': 'a' is not a number", 4),
         ("the row has 2 fields, the header has 4", 6),
+        ("column 'rooms': 'z' is not a number", 8),
     }
     assert caught.value.exit_code == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["houses.csv", "new.csv", "runs"]
