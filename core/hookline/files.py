@@ -109,8 +109,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | _NO_LINKS | _NO_WAITING)
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        _check_regular(status, path)
         if status.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, and may have {max_bytes}", str(path))
         try:
@@ -136,8 +135,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
     """
     descriptor = os.open(path, os.O_RDONLY | _NO_LINKS | _NO_WAITING)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        _check_regular(os.fstat(descriptor), path)
         rest, is_too_long = b"", False
         while piece := os.read(descriptor, _CHUNK):
             *lines, rest = (rest + piece).split(b"\n")
@@ -307,6 +305,13 @@ class AppendedFile:
             descriptor, self._descriptor = self._descriptor, None
             with contextlib.suppress(OSError):  # the descriptor is gone nevertheless: close(2)
                 os.close(descriptor)
+
+
+def _check_regular(status: os.stat_result, path: Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def _end_of_lines(descriptor: int, size: int) -> int:

@@ -77,6 +77,8 @@ def test_plugins_tells_which_are_active_in_a_run_and_imports_none(hookline: Hook
         ("optimizer", "sgd"),
         ("callback", "early-stopping"),
         ("callback", "progress"),
+        ("callback", "run-folder"),
+        ("callback", "checkpoint"),
     }
 
 

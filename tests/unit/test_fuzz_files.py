@@ -210,10 +210,11 @@ def test_a_header_that_has_each_of_ten_thousand_names_twice_is_told_at_once(tmp_
     width = 20_000
     text = f"{','.join(f'c{number // 2}' for number in range(width))},y\n{'1,' * width}1\n"
     (tmp_path / "t.csv").write_text(text)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(DataError, match="cannot be used: 10,000 faults"):
         Table(path=tmp_path / "t.csv", target="y").build_data()
-    assert time.perf_counter() - begin < 10
+    # Compared each with each, they take minutes.
+    assert time.process_time() - begin < 40
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
