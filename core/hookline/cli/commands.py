@@ -89,7 +89,7 @@ def train(
     with light_optimizer():
         run = Run(config, watches=watching.watches)
         fit(output, run, watching)
-    for line in next_steps([*choosing_words(), *words], config, is_trial=is_trial):
+    for line in next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_kept=run.folder is not None):
         output.prose(line)
 
 

@@ -57,14 +57,16 @@ def explanation_lines(setting: Setting, config: RunConfig, *, is_brief: bool) ->
         yield f"  {option.description}: {option.expected}"
 
 
-def next_steps(words: Sequence[str], config: RunConfig, *, is_trial: bool) -> Iterator[str]:
-    """Give what to try after a run, or after a trial of it."""
+def next_steps(words: Sequence[str], config: RunConfig, *, is_trial: bool, is_kept: bool) -> Iterator[str]:
+    """Give what to try after a run, which is kept or not, or after a trial of it."""
     kept = [word for word in words if not word.startswith("train.epochs=")]
     words_so_far = shlex.join(["hookline", "train", *kept])
     yield "\ntry next"
     steps = {f"{words_so_far} train.epochs={2 * max(config.train.epochs, 1)}": "train for longer"}
     if is_trial:
         steps = {shlex.join(["hookline", "train", *words]): "train in earnest"}
+    if is_kept:
+        steps["hookline runs"] = "see what was kept"
     steps["hookline plugins"] = "see what can be exchanged"
     if not words:
         steps["hookline init DATA.csv"] = "write a config for a table of your own"
