@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from hookline.result import Outcome, RunResult, Step
     from hookline.resuming import resume
     from hookline.run import Run, train
-    from hookline.rundir import Attempt, BestValue, RunFolder, RunRecord, find_run
+    from hookline.run_record import Attempt, BestValue, RunRecord
+    from hookline.run_search import find_run
+    from hookline.rundir import RunFolder
     from hookline.summary import ModelSummary, OutputShapes, summarize
     from hookline.trained import Evaluation, Trained, evaluate_run, load_trained
     from hookline.watch import HookCall, HookTrace, Ledger, Watch
@@ -86,7 +88,9 @@ _HOME = {
     "result": ("Outcome", "RunResult", "Step"),
     "resuming": ("resume",),
     "run": ("Run", "train"),
-    "rundir": ("Attempt", "BestValue", "RunFolder", "RunRecord", "find_run"),
+    "run_record": ("Attempt", "BestValue", "RunRecord"),
+    "run_search": ("find_run",),
+    "rundir": ("RunFolder",),
     "summary": ("ModelSummary", "OutputShapes", "summarize"),
     "trained": ("Evaluation", "Trained", "evaluate_run", "load_trained"),
     "watch": ("HookCall", "HookTrace", "Ledger", "Watch"),

@@ -25,7 +25,7 @@ from hookline.kept_data import to_kept
 from hookline.outputs import check_target, written_whole
 from hookline.rng import make_generator, preserved_rng
 from hookline.run import Run
-from hookline.rundir import read_record
+from hookline.run_record import read_record
 from hookline.trained import Trained
 
 ENDINGS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}

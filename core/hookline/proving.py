@@ -19,7 +19,8 @@ import msgspec
 from hookline.catalog import OWN_DISTRIBUTION
 from hookline.checkpoint import checkpoints_in, read_checkpoint, read_manifest
 from hookline.errors import CheckpointError, Fault
-from hookline.rundir import METRICS, read_model, read_record
+from hookline.run_record import read_record
+from hookline.rundir import METRICS, read_model
 
 if TYPE_CHECKING:
     from hookline.comparison import Difference, Tally

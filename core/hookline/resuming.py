@@ -12,7 +12,8 @@ from hookline.catalog import Catalog
 from hookline.config import OFF, SHOWN, load_config
 from hookline.identity import take_up
 from hookline.run import Run
-from hookline.rundir import RunFolder, find_run
+from hookline.run_search import find_run
+from hookline.rundir import RunFolder
 from hookline.watch import Watch
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from hookline.checkpoint import Manifest, checkpoints_in, read_manifest
 from hookline.errors import CheckpointError, ConfigError, HooklineError
-from hookline.rundir import RunRecord, is_at_work, read_record, run_names
+from hookline.run_lock import is_at_work
+from hookline.run_names import run_names
+from hookline.run_record import RunRecord, read_record
 
 PARTS = ("settings", "versions", "plugins", "code", "data", "machine")
 """The parts of a run's identity, in the order in which they are told."""

@@ -11,21 +11,10 @@ from pathlib import Path
 from hookline import checkpoint
 from hookline.errors import ConfigError
 from hookline.files import TEMPORARY, FileLock, reason, remove_folder
-from hookline.rundir import (
-    CONFIG,
-    DATA,
-    LOCK,
-    LOG,
-    METRICS,
-    MODEL,
-    NUMBERED,
-    RECORD,
-    RunRecord,
-    hold,
-    is_at_work,
-    point_to_newest,
-    read_record,
-)
+from hookline.run_lock import LOCK, hold, is_at_work
+from hookline.run_names import NUMBERED, point_to_newest
+from hookline.run_record import RECORD, read_record
+from hookline.rundir import CONFIG, DATA, LOG, METRICS, MODEL
 
 _FILES = (LOCK, RECORD, CONFIG, METRICS, LOG, DATA, MODEL)
 _UNFINISHED_FILE = re.compile(rf"{re.escape(TEMPORARY)}({'|'.join(map(re.escape, _FILES))})-[0-9a-f]{{8}}")
@@ -45,15 +34,15 @@ def check_removable(path: Path, *, force: bool = False) -> None:
         RunBusyError: When a program works in it.
         ConfigError: When it may not be removed, with what is in the way.
     """
+    is_readable = True
     try:
-        record = read_record(path)
-        is_readable = True
+        read_record(path)
     except ConfigError:
         if not (force and NUMBERED.fullmatch(path.name) and path.is_dir() and not path.is_symlink()):
             raise
-        record, is_readable = RunRecord(), False
+        is_readable = False
     if is_at_work(path):
-        hold(path, record).close()
+        hold(path).close()
     foreign = list(foreign_in(path))
     if foreign and not (force and is_readable):
         named = ", ".join(str(entry.relative_to(path)) for entry in foreign[:_MAX_NAMED])
@@ -74,7 +63,7 @@ def remove_run(path: Path, *, force: bool = False) -> None:
         ConfigError: When it may not, or cannot, be removed.
     """
     check_removable(path, force=force)
-    lock = hold(path, RunRecord())
+    lock = hold(path)
     try:
         remove_folder(path)
     except FileNotFoundError:

@@ -20,17 +20,11 @@ One program at a time works in a run folder: it holds the lock of the file ``.lo
 
 from __future__ import annotations
 
-import contextlib
 import os
-import platform
 import re
-import secrets
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -46,133 +40,20 @@ from hookline.checkpoint import (
     set_aside,
     write_checkpoint,
 )
-from hookline.errors import CheckpointError, ConfigError, RunBusyError, nearest
-from hookline.files import (
-    TEMPORARY,
-    AppendedFile,
-    FileLock,
-    is_locked,
-    make_folder,
-    read_file,
-    reason,
-    remove_file,
-    replace_file,
-    replace_link,
-)
+from hookline.errors import CheckpointError, ConfigError
+from hookline.files import TEMPORARY, AppendedFile, FileLock, make_folder, reason, remove_file, replace_file
+from hookline.run_lock import LOCK, hold, sign
+from hookline.run_names import check_name, next_number, point_to
+from hookline.run_record import RECORD, RunRecord, read_record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hookline.data import DataSource
 
-FORMAT = 1
-"""Number of the form of a record."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-NUMBERED = re.compile(r"([0-9]{4,9})-(.+)")
 _UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}[A-Za-z0-9._-]{{1,40}}-[0-9a-f]{{8}}")
-_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-_MAX_RECORD_BYTES = 2**24
-_MAX_COMPARED = 200
-"""How many of the newest runs a name that none has is compared with."""
-_ORPHANS_S = 10.0
-"""How long processes that read data may outlive the one that they read for: torch has them look every 5 seconds."""
-_GLANCE_S = 0.5
-"""How long a lock is asked for again: who looks whether a run is at work holds it for an instant."""
-_LAST = "last"
 _DEBUG = "debug"
-LOCK = ".lock"
-_MAX_LOCK_BYTES = 1000
-RECORD, CONFIG, METRICS, LOG, MODEL = "run.json", "config.toml", "metrics.jsonl", "log.txt", "model.safetensors"
-DATA = "data.json"
-
-Status = Literal["running", "completed", "stopped", "interrupted", "failed"]
-
-
-class Attempt(msgspec.Struct):
-    """One process that worked on a run.
-
-    Attributes:
-        started: When it began, in UTC.
-        command: The words that it was started with.
-        host: Name of its machine.
-        pid: Number of its process.
-        from_step: Number of steps that the run had when it began.
-        step: Number of steps that the run had at the last look.
-        ended: When it ended, in UTC; None until then, and if it was killed.
-        outcome: How it ended; None likewise.
-        error: What ended it, in one line.
-        changes: What was different from the attempt before.
-    """
-
-    started: datetime
-    command: list[str]
-    host: str
-    pid: int
-    from_step: int
-    step: int
-    ended: datetime | None = None
-    outcome: Status | None = None
-    error: str | None = None
-    changes: list[str] = []
-
-
-class BestValue(msgspec.Struct):
-    """Where a metric was best.
-
-    Attributes:
-        metric: Name of the metric.
-        mode: ``min`` or ``max``.
-        value: Its best value.
-        epoch: The epoch in which it was measured, from 1.
-        step: Number of steps before it.
-    """
-
-    metric: str
-    mode: Literal["min", "max"]
-    value: float
-    epoch: int
-    step: int
-
-
-class RunRecord(msgspec.Struct, kw_only=True):
-    """What is known of a run: the file ``run.json``.
-
-    Attributes:
-        run: The run's own sign, made once.
-        seed: Its seed.
-        status: ``running``, or how it ended.
-        epochs: Number of epochs that were ended.
-        num_epochs: Number of epochs that it is to have.
-        step: Number of steps that were taken.
-        time_s: Seconds that all attempts took together.
-        metrics: The numbers of the last epoch.
-        best: Where the watched metric was best; None before it was measured.
-        identity: What the run is made of: versions, plugins, hashes of their code, data.
-        model: What the file of the weights must be; None until there is one.
-        data: What the file about the data must be; None until there is one.
-        git: The commit of the folder in which it was started, with ``-dirty`` behind it if there were changes.
-        attempts: Every process that worked on it.
-        warnings: What was wrong without ending it; the last of them, if there are many.
-        format: Number of the form.
-    """
-
-    run: str = msgspec.field(default_factory=lambda: secrets.token_hex(8))
-    seed: int = 0
-    status: Status = "running"
-    epochs: int = 0
-    num_epochs: int = 0
-    step: int = 0
-    time_s: float = 0.0
-    metrics: dict[str, float | None] = {}
-    best: BestValue | None = None
-    identity: dict[str, Any] = {}
-    model: FileSum | None = None
-    data: FileSum | None = None
-    git: str | None = None
-    attempts: list[Attempt] = []
-    warnings: list[str] = []
-    format: int = FORMAT
+CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "model.safetensors", "data.json"
 
 
 class RunFolder:
@@ -208,16 +89,15 @@ class RunFolder:
         numbers = FileLock(parent / LOCK)
         try:
             numbers.take(wait=True)
-            number = _number(max(_numbered(parent), key=_number, default="0")) + 1
-            path = parent / f"{number:04d}-{label}"
+            path = parent / f"{next_number(parent):04d}-{label}"
             make_folder(path)
             lock = FileLock(path / LOCK)
             # Nobody works in it, but somebody may look whether anybody does.
             lock.take(wait=True)
-            _sign(lock)
+            sign(lock)
             folder = cls(path, RunRecord(), lock)
             folder.save(flush=False)
-            _point_to(path)
+            point_to(path)
         finally:
             numbers.close()
         return folder
@@ -230,7 +110,8 @@ class RunFolder:
             RunBusyError: When another program works in it.
             ConfigError: When it is no run folder.
         """
-        lock = hold(path, read_record(path))
+        read_record(path)  # what is no run folder gets no lock
+        lock = hold(path)
         try:
             return cls(path, read_record(path), lock)
         except BaseException:
@@ -395,72 +276,6 @@ class RunFolder:
         return folder
 
 
-def check_name(name: str) -> None:
-    """Check that a text can be the name of a run.
-
-    Raises:
-        ConfigError: When it cannot.
-    """
-    if not _NAME.fullmatch(name) or _DEVICES.fullmatch(name) or name in (_LAST, "best"):
-        hint = "take 1 to 100 of the letters a-z and A-Z, digits, '.', '_' and '-', the first a letter or digit"
-        raise ConfigError(f"{name!r} is no name for a run", hint=hint)
-
-
-def read_record(path: Path) -> RunRecord:
-    """Return the record of a run folder.
-
-    Raises:
-        ConfigError: When there is none, or it cannot be read.
-    """
-    text = _read(path)
-    try:
-        return msgspec.json.decode(text, type=_Written)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        number = _format_of(text)
-        if number in (None, FORMAT):
-            raise ConfigError(f"{path}: run.json cannot be read: {error}") from error
-        hint = "read it with the version of Hookline that wrote it"
-        raise ConfigError(
-            f"{path}: run.json is of format {number}, and this Hookline reads {FORMAT}", hint=hint
-        ) from error
-
-
-class _Numbered(msgspec.Struct):
-    format: int
-
-
-class _Written(RunRecord, kw_only=True):
-    """A record that was read: what would be made for a new one must be there, and of a later format none is read."""
-
-    run: str
-    attempts: list[Attempt]
-    format: Literal[1]
-
-
-def _format_of(text: bytes) -> int | None:
-    try:
-        return msgspec.json.decode(text, type=_Numbered).format
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-class _Ranked(msgspec.Struct):
-    """All that the best run is found by."""
-
-    run: str
-    format: Literal[1]
-    best: BestValue | None = None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_file(path / RECORD, _MAX_RECORD_BYTES)
-    except OSError as error:
-        raise ConfigError(f"{path} is no run folder: run.json: {reason(error)}") from error
-    except ValueError as error:
-        raise ConfigError(f"{str(path)!r} is no path: {error}") from error
-
-
 def read_model(path: Path) -> dict[str, Tensor]:
     """Return the weights that a finished run left in its folder.
 
@@ -492,139 +307,6 @@ def read_data(path: Path) -> DataSource:
         raise CheckpointError(f"{path / DATA}: {error.message}", hint=error.hint) from error
 
 
-def run_names(parent: Path) -> list[str]:
-    """Return the names of the run folders in ``parent``, the oldest first.
-
-    Raises:
-        ConfigError: When ``parent`` is no folder, or cannot be read.
-    """
-    return sorted(_numbered(parent), key=lambda name: (_number(name), name))
-
-
-def run_paths(parent: Path) -> list[Path]:
-    """Return the run folders in ``parent``, the oldest first.
-
-    Raises:
-        ConfigError: As ``run_names`` does.
-    """
-    return [parent / name for name in run_names(parent)]
-
-
-def is_at_work(path: Path) -> bool:
-    """Whether some program works in a run folder now; False where that cannot be told."""
-    return is_locked(path / LOCK)
-
-
-def find_run(name: str, parent: Path) -> Path:
-    """Return the run folder that a person means.
-
-    Args:
-        name: A number, the name, the whole name with the number, a path, ``last``, or ``best``.
-        parent: Where the runs are.
-
-    Raises:
-        ConfigError: When there is no such run, or several have that name.
-    """
-    if "/" in name or os.sep in name or name in (".", "..") or _is_run_folder(name):
-        return _checked(Path(name))
-    names = run_names(parent)
-    if name in (_LAST, "best") and names:
-        return parent / names[-1] if name == _LAST else _best(parent, names)
-    number = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else None
-    found = [whole for whole in names if name == whole or _label(whole) == name or _number(whole) == number]
-    if len(found) > 1:
-        listed = ", ".join(found[-5:])
-        hint = "name it in full" if number is not None else "name it by its number, or in full"
-        raise ConfigError(f"{len(found)} runs are called {name!r}: {listed}", hint=hint)
-    if found:
-        return parent / found[0]
-    if not names:
-        raise ConfigError(f"there is no run in {parent}", hint="hookline train makes one")
-    raise ConfigError(f"there is no run {name!r} in {parent}", hint=_meant(name, names))
-
-
-def _numbered(parent: Path) -> Iterator[str]:
-    try:
-        with os.scandir(parent) as entries:
-            for entry in entries:
-                if NUMBERED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-                    yield entry.name
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        hint = "choose another folder for the runs"
-        raise ConfigError(f"there can be no runs in {parent}: {reason(error)}", hint=hint) from error
-    except ValueError as error:
-        raise ConfigError(f"{str(parent)!r} is no path: {error}") from error
-
-
-def _number(whole: str) -> int:
-    return int(whole.partition("-")[0])
-
-
-def _label(whole: str) -> str:
-    return whole.partition("-")[2]
-
-
-def _is_run_folder(name: str) -> bool:
-    # A Path takes no name that is too long.
-    return bool(name) and os.path.isfile(os.path.join(name, RECORD))  # noqa: PTH113, PTH118 - see above
-
-
-def _meant(name: str, names: list[str]) -> str:
-    """Return a hint for a name that no run has. There may be thousands, so they are not listed."""
-    if not name.isdigit():
-        newest = names[-_MAX_COMPARED:]
-        if match := nearest(name, [*newest, *map(_label, newest)]):
-            return f"did you mean {match!r}?"
-    return f"the newest is {names[-1]}; hookline runs lists them"
-
-
-def _checked(path: Path) -> Path:
-    if path.name in (RECORD, CONFIG) and os.path.isfile(path):  # noqa: PTH113 - see _is_run_folder
-        path = path.parent
-    read_record(path)
-    return path.resolve()
-
-
-def _best(parent: Path, names: list[str]) -> Path:
-    """Return the run whose watched metric is best, among those that watch what the newest does."""
-    found: list[tuple[float, Path]] = []
-    watched: tuple[str, str] | None = None
-    for name in reversed(names):
-        path = parent / name
-        try:
-            best = msgspec.json.decode(_read(path), type=_Ranked).best
-        except (ConfigError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
-        if best and (watched is None or watched == (best.metric, best.mode)):
-            watched = best.metric, best.mode
-            found.append((best.value if best.mode == "min" else -best.value, path))
-    if not found:
-        raise ConfigError("no run has measured anything to be best at")
-    return min(found)[1]
-
-
-class _Holder(msgspec.Struct):
-    """Who holds the lock of a run, as its file says."""
-
-    host: str
-    pid: int
-    since: datetime
-
-
-def _sign(lock: FileLock) -> None:
-    lock.sign(msgspec.json.encode(_Holder(platform.node(), os.getpid(), now())).decode())
-
-
-def _holder(path: Path, record: RunRecord) -> _Holder | None:
-    try:
-        return msgspec.json.decode(read_file(path / LOCK, _MAX_LOCK_BYTES), type=_Holder)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        attempt = record.attempts[-1] if record.attempts else None
-        return _Holder(attempt.host, attempt.pid, attempt.started) if attempt else None
-
-
 def _remove_unfinished_files(path: Path) -> None:
     """Remove what killed programs left of files of a run; the program holds the run's lock."""
     for folder in (path, path / _DEBUG):
@@ -635,69 +317,6 @@ def _remove_unfinished_files(path: Path) -> None:
                 remove_file(Path(entry.path))
 
 
-def hold(path: Path, record: RunRecord) -> FileLock:
-    """Return the lock of a run folder, taken.
-
-    Raises:
-        RunBusyError: When another program works in it.
-        ConfigError: When there can be no lock.
-    """
-    try:
-        lock = FileLock(path / LOCK)
-    except OSError as error:
-        raise ConfigError(f"nobody can work in {path}: {LOCK}: {reason(error)}") from error
-    begin = time.monotonic()
-    while not lock.take():
-        holder = _holder(path, record)
-        # Processes that a killed program had started hold it for some seconds more.
-        patience_s = _ORPHANS_S if holder and _is_dead(holder) else _GLANCE_S
-        if time.monotonic() - begin >= patience_s:
-            lock.close()
-            raise _busy(path, holder)
-        time.sleep(0.05)
-    _sign(lock)
-    return lock
-
-
-def _is_dead(holder: _Holder) -> bool:
-    if holder.host != platform.node() or sys.platform == "win32":
-        return False
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False
-
-
-def _busy(path: Path, holder: _Holder | None) -> RunBusyError:
-    who = f" (process {holder.pid} on {holder.host}, since {holder.since:%Y-%m-%d %H:%M} UTC)" if holder else ""
-    return RunBusyError(f"another program works in {path}{who}", hint="wait for it, or stop it first")
-
-
 def _unwritten(path: Path, error: OSError) -> CheckpointError:
     hint = "make room, or mend what keeps it from being written"
     return CheckpointError(f"{path} cannot be written: {reason(error)}", hint=hint)
-
-
-def _point_to(path: Path) -> None:
-    with contextlib.suppress(OSError):  # it is a convenience, and not every file system has links
-        replace_link(path.parent / _LAST, path.name)
-
-
-def point_to_newest(parent: Path) -> None:
-    """Mend the link to the newest run folder when others were removed."""
-    link = parent / _LAST
-    if not link.is_symlink() or link.exists():
-        return
-    if names := run_names(parent):
-        _point_to(parent / names[-1])
-    else:
-        with contextlib.suppress(OSError):
-            link.unlink()
-
-
-def now() -> datetime:
-    """Return the time, in UTC."""
-    return datetime.now(UTC)

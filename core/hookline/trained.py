@@ -27,7 +27,9 @@ from hookline.errors import CheckpointError, ConfigError, ContractError, DataErr
 from hookline.identity import changes, model_faults
 from hookline.rng import RandomState, preserved_rng
 from hookline.run import Run
-from hookline.rundir import CONFIG, MODEL, RunRecord, find_run, read_data, read_model, read_record
+from hookline.run_record import RunRecord, read_record
+from hookline.run_search import find_run
+from hookline.rundir import CONFIG, MODEL, read_data, read_model
 from hookline.step import brief, evaluation_mode
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")

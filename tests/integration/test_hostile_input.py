@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hookline.rundir import read_record
+from hookline.run_record import read_record
 from support import run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]

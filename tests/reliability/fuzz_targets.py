@@ -36,7 +36,8 @@ from hookline.files import AppendedFile
 from hookline.identity import identity_of  # noqa: F401
 from hookline.kept_data import from_kept
 from hookline.run_curves import metric_names, read_curves
-from hookline.rundir import RunRecord, check_name, read_record
+from hookline.run_names import check_name
+from hookline.run_record import RunRecord, read_record
 from hookline.toml_text import parse_value
 from hookline_plugins.tables import Table
 

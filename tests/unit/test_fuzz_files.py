@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hookline import ConfigError, ContractError, DataError, Run, RunFolder, find_run, hookimpl, load_config
 from hookline.files import AppendedFile
 from hookline.run_curves import metric_names, read_curves
-from hookline.rundir import check_name, read_record
+from hookline.run_names import check_name
+from hookline.run_record import read_record
 from hookline_plugins.json_lines import JSONLines
 from hookline_plugins.tables import Table
 from reliability.fuzz_targets import GOOD_RECORD, TARGETS, check_told, run_folder, show_runs

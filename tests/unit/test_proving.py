@@ -13,7 +13,7 @@ import torch
 from hookline.checkpoint import write_checkpoint
 from hookline.comparison import Tally
 from hookline.proving import Divergence, Evidence, Kill, Proof, Seen, choose_kills, compare, seen_name
-from hookline.rundir import RunRecord
+from hookline.run_record import RunRecord
 
 MOMENTS = {
     "step": dict.fromkeys(range(100), 5),

@@ -33,7 +33,8 @@ from hookline import (
     write_predictions,
 )
 from hookline.kept_data import KeptExample, from_kept, to_kept
-from hookline.rundir import read_model, read_record
+from hookline.run_record import read_record
+from hookline.rundir import read_model
 from hookline_plugins import table_file
 
 HEAD = "area,rooms,color,note,price"

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from hookline.catalog import KINDS, Catalog
 from hookline.config import SINGLE_KINDS, load_config
 from hookline.errors import HooklineError
-from hookline.rundir import run_names
+from hookline.run_names import run_names
 
 
 def script(command: click.Command, shell: str) -> str:

@@ -17,7 +17,7 @@ from hookline.cli.arguments import choosing, printing
 from hookline.cli.light_optimizer import light_optimizer
 from hookline.cli.output import Output
 from hookline.cli.run_commands import run_argument, runs_option
-from hookline.rundir import find_run
+from hookline.run_search import find_run
 
 if TYPE_CHECKING:
     from hookline.predicting import Columns

@@ -265,7 +265,8 @@ class _Trial:
 
 def _newest_run(parent: Path) -> Path | None:
     """Return the run of a folder; None if it came to nothing."""
-    from hookline.rundir import read_record, run_paths
+    from hookline.run_names import run_paths
+    from hookline.run_record import read_record
 
     for path in reversed(run_paths(parent)):
         with contextlib.suppress(ConfigError):

@@ -28,8 +28,9 @@ from hookline.cli.run_words import (
 from hookline.errors import ConfigError, Fault, HooklineError, PluginError, did_you_mean, printable
 from hookline.run_curves import Curve, metric_names, read_curves
 from hookline.run_list import RunRow, checkpoint_rows, differences, list_runs, row_of
+from hookline.run_record import RunRecord, read_record
 from hookline.run_removal import check_removable, remove_run
-from hookline.rundir import RunRecord, find_run, read_record
+from hookline.run_search import find_run
 
 _NEWEST = 20
 

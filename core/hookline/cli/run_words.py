@@ -14,7 +14,7 @@ from hookline.cli.output import Output
 from hookline.errors import printable
 from hookline.run_curves import Curve
 from hookline.run_list import Change, CheckpointRow, RunRow
-from hookline.rundir import BestValue, RunRecord
+from hookline.run_record import BestValue, RunRecord
 
 _CHANGED_WIDTH = 60
 _MAX_ROWS = 20
