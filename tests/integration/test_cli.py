@@ -121,14 +121,14 @@ def test_ctrl_c_ends_the_run_with_130_and_closes_it(tmp_path: Path) -> None:
     assert len(list((tmp_path / folder / "checkpoints").iterdir())) == 1
 
 
-def read_terminal(command: list[str], **environment: str) -> tuple[str, float]:
+def read_terminal(command: list[str], cwd: Path, **environment: str) -> tuple[str, float]:
     """Run a program in a terminal; return what it wrote, and the seconds between the first and the last writing."""
     main, side = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **environment}
     env.pop("CI", None) if "CI" not in environment else None
     times: list[float] = []
     text = b""
-    with subprocess.Popen(command, stdout=side, stderr=side, stdin=side, env=env) as process:
+    with subprocess.Popen(command, stdout=side, stderr=side, stdin=side, env=env, cwd=cwd) as process:
         os.close(side)
         while True:
             try:
@@ -143,8 +143,8 @@ def read_terminal(command: list[str], **environment: str) -> tuple[str, float]:
     return text.decode(), times[-1] - times[0]
 
 
-def test_a_terminal_has_a_live_line_redrawn_at_most_ten_times_a_second() -> None:
-    text, _ = read_terminal([PROGRAM, "train", "train.epochs=40"])
+def test_a_terminal_has_a_live_line_redrawn_at_most_ten_times_a_second(tmp_path: Path) -> None:
+    text, _ = read_terminal([PROGRAM, "train", "train.epochs=40"], tmp_path)
     drawn = re.findall(r"step (\d+)/4000", text)
     seconds = float(re.findall(r"completed after 4000 steps in ([\d.]+) s", text)[0])
     assert "steps/s" in text
@@ -153,8 +153,8 @@ def test_a_terminal_has_a_live_line_redrawn_at_most_ten_times_a_second() -> None
     assert [int(row) for row in re.findall(r"(\d+)/40 +\d", text)] == list(range(1, 41))
 
 
-def test_a_terminal_of_a_ci_machine_gets_plain_lines() -> None:
-    text, _ = read_terminal([PROGRAM, "train", *QUICK], CI="true")
+def test_a_terminal_of_a_ci_machine_gets_plain_lines(tmp_path: Path) -> None:
+    text, _ = read_terminal([PROGRAM, "train", *QUICK], tmp_path, CI="true")
     assert "\x1b" not in text
 
 
