@@ -15,6 +15,7 @@ import tomli
 import hookline as door
 from hookline import Catalog, errors
 from hookline.cli.commands import hookline as command
+from hookline.cli.lazy_group import LazyGroup
 from hookline.config import TrainOptions
 from hookline.loader import HOOKS, load_plugin
 from hookline.options import options_of
@@ -48,7 +49,10 @@ def test_every_error_is_documented_drawn_exported_and_tested(error: type[errors.
 def commands_of(group: click.Group, path: str = "") -> dict[str, click.Command]:
     """Return every command by the words that call it, those of groups within included."""
     found: dict[str, click.Command] = {}
-    for name, one in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        one = group.get_command(context, name)
+        assert one is not None
         found[f"{path}{name}"] = one
         if isinstance(one, click.Group):
             found |= commands_of(one, f"{path}{name} ")
@@ -56,6 +60,12 @@ def commands_of(group: click.Group, path: str = "") -> dict[str, click.Command]:
 
 
 COMMANDS = commands_of(command)
+
+
+def test_what_is_listed_of_commands_that_are_not_imported_is_what_they_say() -> None:
+    assert isinstance(command, LazyGroup)
+    for name, lazy in command.lazy.items():
+        assert lazy.summary == COMMANDS[name].get_short_help_str(1000)
 
 
 @pytest.mark.parametrize("words", sorted(COMMANDS))

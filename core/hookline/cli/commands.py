@@ -20,14 +20,10 @@ from hookline.cli.arguments import (
 )
 from hookline.cli.completion import script, split_words
 from hookline.cli.fitting import Watching, fit, watching
+from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.light_optimizer import light_optimizer
-from hookline.cli.model_commands import eval_, export, predict
 from hookline.cli.output import Output
 from hookline.cli.plan import next_steps, plan_events, plan_lines, step_lines
-from hookline.cli.plugin_commands import lock, lock_path, plugins, show
-from hookline.cli.proof_commands import prove_resume
-from hookline.cli.run_commands import resume, runs
-from hookline.cli.trial_commands import lr_find, profile
 from hookline.config import OFF, SHOWN, RunConfig, load_config
 from hookline.errors import ConfigError, did_you_mean
 from hookline.hookspecs import API_VERSION
@@ -35,7 +31,7 @@ from hookline.lock import make_lock, read_lock
 from hookline.trials import trial_values
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(package_name="hookline", message="%(prog)s %(version)s")
 def hookline() -> None:
     """Train PyTorch models from plugins: data, model, loss, optimizer and callbacks.
@@ -43,6 +39,45 @@ def hookline() -> None:
     Without a config `hookline train` fits a linear regression to data that it makes itself. Each part can be
     exchanged for another plugin, by a config in TOML or in the command: optimizer=adam optimizer.lr=0.01.
     """
+
+
+hookline.lazy = {
+    "plugins": LazyCommand("plugin_commands", "plugins", "List the installed plugins, or check them."),
+    "show": LazyCommand(
+        "plugin_commands", "show", "Show a plugin: what it is, its options, and the lines to paste into a config."
+    ),
+    "lock": LazyCommand(
+        "plugin_commands", "lock", "Write down which code the plugins of a run are, for `hookline train --locked`."
+    ),
+    "lr-find": LazyCommand(
+        "trial_commands", "lr_find", "Find a learning rate: raise it step by step, and see how the loss takes it."
+    ),
+    "profile": LazyCommand(
+        "trial_commands",
+        "profile",
+        "Tell where the time of a run goes: the parts of the loop, and the operations of torch.",
+    ),
+    "resume": LazyCommand(
+        "run_commands",
+        "resume",
+        "Go on with RUN from its newest good checkpoint, in its folder, as if it had never been interrupted.",
+    ),
+    "runs": LazyCommand("run_commands", "runs", "List the runs; or show, compare, draw or remove some."),
+    "prove-resume": LazyCommand(
+        "proof_commands",
+        "prove_resume",
+        "Prove that a run, with its plugins, resumes exactly: train it, kill and resume it, and compare every bit.",
+    ),
+    "eval": LazyCommand("model_commands", "eval_", "Tell how good the model of RUN is on its data."),
+    "predict": LazyCommand(
+        "model_commands", "predict", "Tell what the model of RUN predicts for the rows of the file INPUT, as CSV."
+    ),
+    "export": LazyCommand(
+        "model_commands",
+        "export",
+        "Write the model of RUN to a file for other programs, and compare what comes out of both.",
+    ),
+}
 
 
 @hookline.command()
@@ -101,6 +136,8 @@ def _is_from_file(config: RunConfig, label: str) -> bool:
 
 def _tell_drift(output: Output, words: Sequence[str], config: RunConfig) -> None:
     """Warn when there is a lock beside the config, and the plugins are no longer what it says."""
+    from hookline.cli.plugin_commands import lock_path
+
     path = lock_path(split_words(words)[0])
     if not path.exists():
         return
@@ -266,16 +303,3 @@ def completion(output: Output, shell: str) -> None:
     For bash, in ~/.bashrc: eval "$(hookline completion bash)"
     """
     output.line(script(hookline, shell))
-
-
-hookline.add_command(plugins)
-hookline.add_command(show)
-hookline.add_command(lock)
-hookline.add_command(lr_find)
-hookline.add_command(profile)
-hookline.add_command(resume)
-hookline.add_command(runs)
-hookline.add_command(prove_resume)
-hookline.add_command(eval_)
-hookline.add_command(predict)
-hookline.add_command(export)
