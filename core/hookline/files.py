@@ -72,12 +72,7 @@ def replace_file(path: Path, data: bytes | memoryview, *, flush: bool = True) ->
     """
     new = beside(path)
     write_file(new, data, flush=flush)
-    try:
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
+    _take_name(new, path)
     if flush:
         sync_folder(path.parent)
 
@@ -92,12 +87,7 @@ def replace_link(path: Path, target: str) -> None:
         raise FileExistsError(errno.EEXIST, "there is something that is no link", str(path))
     new = beside(path)
     os.symlink(target, new)
-    try:
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
+    _take_name(new, path)
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
@@ -305,6 +295,15 @@ class AppendedFile:
             descriptor, self._descriptor = self._descriptor, None
             with contextlib.suppress(OSError):  # the descriptor is gone nevertheless: close(2)
                 os.close(descriptor)
+
+
+def _take_name(new: Path, path: Path) -> None:
+    try:
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise
 
 
 def _check_regular(status: os.stat_result, path: Path) -> None:
