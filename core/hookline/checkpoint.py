@@ -287,9 +287,12 @@ def prune(folder: Path, *, run: str, keep: int, best: Callable[[Manifest], float
     Raises:
         OSError: When one cannot be removed.
     """
+    keep = max(keep, 1)
+    if len(checkpoints_in(folder)) <= keep:
+        return  # without reading what each of them is: it is asked after every save
     own = dict(_own(folder, run))
     ranked = sorted((value, path) for path, manifest in own.items() if (value := best(manifest)) is not None)
-    kept = {*list(own)[: max(keep, 1)], *(path for _, path in ranked[:keep_best])}
+    kept = {*list(own)[:keep], *(path for _, path in ranked[:keep_best])}
     for path in own:
         if path not in kept:
             remove_folder(path)

@@ -243,9 +243,11 @@ class AppendedFile:
         flags = os.O_RDWR | os.O_CREAT | _NO_LINKS | _NO_WAITING
         self._descriptor: int | None = os.open(path, flags, 0o666)
         there = os.fstat(self._descriptor)
-        if not stat.S_ISREG(there.st_mode):
+        try:
+            _check_regular(there, path)
+        except OSError:
             self.close()
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise
         whole = _end_of_lines(self._descriptor, there.st_size)
         self.size = whole if size is None else min(size, whole)
         if self.size < there.st_size:
