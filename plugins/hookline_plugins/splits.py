@@ -42,7 +42,11 @@ def split_rows(num_rows: int, fractions: tuple[float, ...], seed: int, faults: F
     order = torch.randperm(num_rows, generator=generator)
     ends = [round(num_rows * share) for share in accumulate(fractions)]
     ends[-1] = num_rows
-    splits = [order[begin:end].sort().values for begin, end in zip([0, *ends], ends, strict=False)]
+    # Marked and looked up instead of sorted: that takes a byte for each row, and to sort takes 24.
+    marks = torch.empty(num_rows, dtype=torch.uint8)
+    for number, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        marks[order[begin:end]] = number
+    splits = [(marks == number).nonzero().squeeze(1) for number in range(len(ends))]
     for name, fraction, rows in zip(_NAMES, fractions, splits, strict=False):
         if not len(rows):
             message = f"the {name} split is empty: {fraction:g} of {num_rows:,} row{'s' * (num_rows != 1)}"
