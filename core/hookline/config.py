@@ -490,7 +490,7 @@ class _Assembly:
         if not isinstance(use.value, str):
             if use.origin.layer == "python" and not isinstance(use.value, _PLAIN):
                 return Plugin(kind, getattr(use.value, "__name__", type(use.value).__name__), use.value)
-            self._fault_at(f"'{use.key}' is {shown(use.value)}, but must be a plugin's name", use.origin.location)
+            self._fault_at(f"{use.key!r} is {shown(use.value)}, but must be a plugin's name", use.origin.location)
             return None
         entry = self._entry(table.label, use)
         try:

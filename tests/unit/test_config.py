@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -891,6 +891,7 @@ def told(*arguments: Any, **more: Any) -> str:
 
 @settings(max_examples=60, deadline=None)
 @given(source=st.dictionaries(_KEYS, _VALUES, max_size=4))
+@example(source={"callbacks": {"\x1f": {"use": None}}})
 def test_any_mapping_is_a_config_or_a_told_fault(source: dict[str, Any], fixed_catalog: Catalog) -> None:
     text = told(source, catalog=fixed_catalog)
     assert all(line.isprintable() for line in text.split("\n"))
