@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 _MAX_SKIPS = 100
 """Updates left out one after the other after which a run fails: it no longer learns."""
 _SHOWN_INDICES = 10
-_FEW = 16
-"""Number of gradients up to which each is looked at by itself."""
 _STRIDE = 50
 """Steps from one look to the next on an accelerator, which each look makes wait."""
 
@@ -51,6 +49,7 @@ class FiniteGuard:
         self._is_ignoring = policy == "ignore"
         self._is_waiting = _is_quick(run.device)
         self._first_bad = torch.zeros((), dtype=torch.int64, device=run.device)  # from 1; 0: none
+        self._found, self._one = torch.zeros(()), torch.ones(())
         self._has_held = False
         self._num_skips = 0
         self.has_skipped = False
@@ -77,21 +76,20 @@ class FiniteGuard:
         if self._is_ignoring:
             return True
         groups = self._run.optimizer.param_groups
-        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
         if not gradients:
             return True
         if not self._is_waiting:
-            self._note(torch.isfinite(_norms(gradients, math.inf)).all())
+            norms = torch._foreach_norm(gradients, math.inf)  # noqa: SLF001 - torch's own clipping uses it; one call for all
+            self._note(torch.isfinite(torch.stack(norms)).all())
             return True
-        # A total can overflow although every value is finite, so what looks bad is looked at again.
-        if math.isfinite(_sum_up(gradients)) or all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        if self._are_finite(gradients):
             self._num_skips = 0
             return True
         return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
 
-    def held(self, optimizer: Optimizer) -> Callable[[], object]:
-        """Return ``optimizer.step``, such that from the first bad step on it does nothing, where it can be so."""
-        update = optimizer.step
+    def held(self, optimizer: Optimizer, update: Callable[[], object]) -> Callable[[], object]:
+        """Return an optimizer's update, such that from the first bad step on it does nothing, where it can be so."""
         if self._is_waiting or self._policy != "fail" or not _can_leave_out(optimizer):
             return update
 
@@ -127,6 +125,18 @@ class FiniteGuard:
         """Take note of an update that somebody else has found finite."""
         self._num_skips = 0
 
+    def _are_finite(self, gradients: list[Tensor]) -> bool:
+        try:
+            # As torch.amp.GradScaler looks: one call for all of them. It multiplies each by 1, which changes nothing.
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
+            if not self._found.item():
+                return True
+        except RuntimeError:
+            pass  # it knows no sparse ones, and none whose values share memory
+        self._found.zero_()
+        # It counts what float32 cannot hold as infinite.
+        return all(bool(torch.isfinite(_values(gradient)).all()) for gradient in gradients)
+
     def _note(self, is_finite: Tensor) -> None:
         """Keep a verdict on the device, and read it when it is time."""
         self._first_bad.masked_fill_((self._first_bad == 0) & ~is_finite, self._run.step + 1)
@@ -161,20 +171,13 @@ class FiniteGuard:
 
     def _first_bad_gradient(self) -> str:
         for name, parameter in self._run.unwrapped_model.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            if parameter.grad is not None and not torch.isfinite(_values(parameter.grad)).all():
                 return repr(name)
         return "a parameter"
 
 
-def _sum_up(gradients: list[Tensor]) -> float:
-    """Return a number that is not finite if a value of a gradient is not."""
-    if len(gradients) > _FEW:
-        return _norms(gradients).sum().item()
-    # A sum and a read for each are less than the calls that put few small tensors together.
-    total = 0.0
-    for gradient in gradients:
-        total += gradient.sum().item()
-    return total
+def _values(tensor: Tensor) -> Tensor:
+    return tensor.coalesce().values() if tensor.is_sparse else tensor
 
 
 def _can_leave_out(optimizer: Optimizer) -> bool:
@@ -182,11 +185,6 @@ def _can_leave_out(optimizer: Optimizer) -> bool:
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and all(
         group.get("fused", True) for group in optimizer.param_groups
     )
-
-
-def _norms(gradients: list[Tensor], power: float = 2.0) -> Tensor:
-    norms = torch._foreach_norm(gradients, power)  # noqa: SLF001 - torch's own clipping uses it; one call for all tensors
-    return torch.stack(norms)
 
 
 def _first_bad_output(model: nn.Module, inputs: Any) -> str:

@@ -100,7 +100,7 @@ def profile(
         stopwatch.start()
         _take(steps, num_steps, run, num_needed)
         seconds = stopwatch.stop()
-        with torch.profiler.profile(activities=activities) as profiler:
+        with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
             _take(steps, num_steps, run, num_needed)
     if trace_path is not None:
         profiler.export_chrome_trace(os.fspath(trace_path))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.batches import count_examples, part_of, tensors_in
+from hookline.direct import backward_on, update_of, zero_grad_of
 from hookline.errors import ConfigError, ContractError, DataError, NonFiniteError, TrainingError
 from hookline.hookspecs import hookimpl
 from hookline.memory import (
@@ -42,9 +43,9 @@ class DefaultStep:
     """The core's own implementation of the step and its parts, asked when no plugin has one."""
 
     @hookimpl(trylast=True)
-    def build_backward(self) -> Callable[[Tensor], None]:
+    def build_backward(self, run: Run) -> Callable[[Tensor], None]:
         """Return ``loss.backward()``."""
-        return Tensor.backward
+        return backward_on(run.device)
 
     @hookimpl(trylast=True)
     def build_update(self, run: Run) -> Callable[[], None]:
@@ -70,7 +71,7 @@ class _Update:
 
     def __init__(self, run: Run) -> None:
         self._guard = run.finite_guard
-        self._update = run.finite_guard.held(run.optimizer)
+        self._update = run.finite_guard.held(run.optimizer, update_of(run.optimizer))
 
     def __call__(self) -> None:
         if self._guard.accepts_gradients():
@@ -135,12 +136,12 @@ class _HalvingStep:
 
 def _whole_step(run: Run) -> StepFunction:
     """Return a step ``(input, target) -> loss``: zero_grad, forward, loss, backward, update."""
-    model, loss, optimizer, guard = run.model, run.loss, run.optimizer, run.finite_guard
-    backward, update = run.backward, run.update
+    model, loss, guard = run.model, run.loss, run.finite_guard
+    backward, update, zero_grad = run.backward, run.update, zero_grad_of(run.optimizer)
 
     def step(batch: Any) -> Tensor:
         inputs, target = batch
-        optimizer.zero_grad()
+        zero_grad()
         value = loss(model(inputs), target)
         if guard.accepts_loss(value, batch):
             backward(value)
@@ -159,11 +160,11 @@ def _step_in_parts(run: Run, size: int) -> StepFunction:
 
     The gradient is that of the whole batch: each part's mean loss counts by its share of the examples.
     """
-    model, loss, optimizer, guard = run.model, run.loss, run.optimizer, run.finite_guard
-    backward, update = run.backward, run.update
+    model, loss, guard = run.model, run.loss, run.finite_guard
+    backward, update, zero_grad = run.backward, run.update, zero_grad_of(run.optimizer)
 
     def step(batch: Any) -> Tensor:
-        optimizer.zero_grad()
+        zero_grad()
         num_examples = count_examples(batch)
         values = []
         for start in range(0, num_examples, size):

@@ -26,9 +26,9 @@ class MSE:
     @hookimpl
     def build_loss(self) -> nn.Module:
         """Make the loss."""
-        from torch import nn
+        from hookline_plugins.mean_squared_error import MSELoss
 
-        return nn.MSELoss()
+        return MSELoss()
 
 
 @dataclass

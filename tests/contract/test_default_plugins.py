@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,63 @@ def test_every_option_of_an_optimizer_reaches_torch(entry: Entry) -> None:
     for name, value in options.items():
         # torch chooses how to update where nothing is said; to say false would rule out more.
         assert optimizer.param_groups[0][name] == (None if name == "fused" else value)
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.5}], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sgd_updates_many_weights_at_once_with_the_result_of_torchs_default(
+    options: dict[str, float], dtype: str
+) -> None:
+    layers = [*(nn.Linear(3, 3) for _ in range(9)), nn.Linear(3, 1)]
+    updated = []
+    for use_default in (False, True):
+        model = nn.Sequential(*copy.deepcopy(layers))
+        config = {"train": {"epochs": 2, "batch_size": 4, "dtype": dtype}, "optimizer": options}
+        run = Run(config, plugins={"data": regression(), "model": model})
+        assert [group["foreach"] for group in run.optimizer.param_groups] == [True]
+        if use_default:
+            run.optimizer.param_groups[0]["foreach"] = None
+        run.fit()
+        updated.append(list(model.parameters()))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*updated, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True},
+        {"fused": True},
+        {"groups": [{"parameters": ["*.bias"], "lr": 0.1}]},
+    ],
+    ids=str,
+)
+def test_sgd_updates_weights_at_once_only_where_that_takes_no_memory(options: dict[str, Any]) -> None:
+    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(9)], nn.Linear(3, 1))
+    many = Run({"optimizer": options}, plugins={"data": regression(), "model": model})
+    few = Run({}, plugins={"data": regression()})
+    assert not any(group["foreach"] for run in (many, few) for group in run.optimizer.param_groups)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(10, 1), (1, 1), (7, 3), (4, 2, 5), (0, 1), ()], ids=str)
+def test_the_mean_squared_error_is_torchs_to_the_last_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    prediction, target = torch.randn(shape, dtype=dtype, requires_grad=True), torch.randn(shape, dtype=dtype)
+    loss = Run().loss
+    assert isinstance(loss, nn.MSELoss)
+    results = []
+    for function in (loss, nn.MSELoss()):
+        value = function(prediction, target)
+        (gradient,) = torch.autograd.grad(value, prediction)
+        results.append(torch.cat([value.detach().reshape(1), gradient.reshape(-1)]).view(torch.uint8).tolist())
+    assert results[0] == results[1]
+
+
+def test_the_mean_squared_error_of_different_shapes_is_torchs_with_its_warning() -> None:
+    prediction, target = torch.ones(4, 1), torch.arange(4.0)
+    with pytest.warns(UserWarning, match="broadcasting"):
+        assert Run().loss(prediction, target) == 1.5
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])

@@ -12,8 +12,6 @@ import pytest
 
 from support import run
 
-pytest.importorskip("torch", "2.13")
-
 SETTING = """
 import functools, inspect, json, sys
 from contextlib import nullcontext
@@ -283,9 +281,9 @@ answers = {
     "other disable": replaced(torch, "_disable_dynamo", other(torch._disable_dynamo)),
     "other marks": replaced(optimizer, "_use_grad_for_differentiable", other(optimizer._use_grad_for_differentiable)),
     "no function": replaced(torch, "_disable_dynamo", len),
-    "other text": replaced(module, "_KNOWN", module._KNOWN | {"_disable_dynamo": "0"}),
+    "other text": replaced(module, "_KNOWN", {}),
 }
-module._KNOWN = dict.fromkeys(module._KNOWN, "0")
+module._KNOWN = {}
 before = parts()
 with light_optimizer():
     is_same = parts() == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -95,8 +94,8 @@ def test_a_command_that_compiles_nothing_does_not_load_the_compiler(command: str
     code, modules = modules_after(command, cwd=tmp_path)
     assert code == 0
     assert "torch.optim" in modules
-    # Known of this version; others import it when an optimizer is made, and no command can help that.
-    assert ("torch._dynamo" in modules) == (not version("torch").startswith("2.13."))
+    # Known of torch 2.10 to 2.15; another imports it when an optimizer is made, until its source was read.
+    assert "torch._dynamo" not in modules
 
 
 def test_importing_the_door_imports_neither_torch_nor_click_nor_a_plugin() -> None:

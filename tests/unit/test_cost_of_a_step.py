@@ -68,9 +68,10 @@ def calls_of_a_step(**plugins: Any) -> dict[str, float]:
 
 def test_a_step_makes_few_calls_of_our_own() -> None:
     calls = calls_of_a_step()
-    # The loop, reading and gathering, the step and its update, 6 for the two looks of the guard, 3 to take note of the
-    # step, and 2 for what is due. A call more is paid in every step of every run: raise the bound only knowingly.
-    assert sum(calls.values()) <= 16, calls
+    # The loop, reading and gathering; the step, the loss, and the three calls of torch in it; 5 for the two looks of
+    # the guard; 3 to take note of the step, and 1 for what is due. A call more is paid in every step of every run:
+    # raise the bound only knowingly.
+    assert sum(calls.values()) <= 17, calls
     assert calls["hookline.run._loop"] == 1
 
 
@@ -133,12 +134,11 @@ def test_a_step_does_no_operation_that_the_loop_by_hand_does_not_but_to_detach_t
     assert added["detach"] <= 2
 
 
-def test_only_the_guard_reads_values_and_it_reads_the_loss_and_one_sum_for_each_parameter() -> None:
-    # ``item()`` is what waits for a device. The linear model has two parameters.
+def test_the_guard_looks_at_all_gradients_by_one_operation_and_reads_two_values() -> None:
+    # ``item()`` is what waits for a device: for the loss, and for all gradients together.
+    added = operations_of_a_step("fail") - operations_of_a_step("ignore")
+    assert added == Counter({"_amp_foreach_non_finite_check_and_unscale_": 1, "_local_scalar_dense": 2})
     assert operations_of_a_step("ignore")["_local_scalar_dense"] == 0
-    guarded = operations_of_a_step("fail")
-    assert guarded["_local_scalar_dense"] <= 3
-    assert guarded["sum"] - operations_of_a_step("ignore")["sum"] == 2
 
 
 @pytest.mark.parametrize("evaluate", [[], ["train"]], ids=["no evaluation", "evaluation"])

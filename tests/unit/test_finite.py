@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, cast
 
 import pytest
 import torch
@@ -322,6 +322,82 @@ def test_gradients_whose_sum_overflows_are_finite_all_the_same(num_layers: int) 
     plugins = {"data": source, "model": nn.Sequential(*layers), "callbacks.huge": Huge()}
     config = {**IN_ORDER, "optimizer": {"lr": 0.0}}
     assert train(config, plugins=plugins).outcome == "completed"
+
+
+def test_gradients_that_float32_could_not_hold_are_finite_in_float64() -> None:
+    class Huge:
+        @hookimpl(wrapper=True)
+        def build_backward(self, run: Run) -> Generator[None, Any, Any]:
+            yield
+
+            def huge(_: Tensor) -> None:
+                for parameter in run.model.parameters():
+                    parameter.grad = torch.full_like(parameter, 1e300)
+
+            return huge
+
+    config = {"train": {**IN_ORDER["train"], "dtype": "float64"}, "optimizer": {"lr": 0.0}}
+    assert train(config, plugins={"data": data_with(0.5, at=0), "callbacks.huge": Huge()}).outcome == "completed"
+
+
+def spoiling(change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a plugin that changes the gradients before they are looked at."""
+
+    class Spoils:
+        @hookimpl(wrapper=True)
+        def build_backward(self, run: Run) -> Generator[None, Any, Any]:
+            backward = yield
+
+            def spoiled(loss: Tensor) -> None:
+                backward(loss)
+                for parameter in run.model.parameters():
+                    parameter.grad = change(cast(Tensor, parameter.grad))
+
+            return spoiled
+
+    return Spoils()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda gradient: gradient.to_sparse(),
+        lambda gradient: gradient.sum().expand(gradient.shape),
+        lambda gradient: gradient.detach().requires_grad_() * 1.0,
+    ],
+    ids=["sparse", "of one value in memory", "with a graph of its own"],
+)
+def test_gradients_of_all_forms_are_looked_at(change: Callable[[Tensor], Tensor]) -> None:
+    data = data_with(0.5, at=0)
+    config = {**IN_ORDER, "optimizer": {"lr": 0.0}}
+    assert train(config, plugins={"data": data, "callbacks.spoils": spoiling(change)}).outcome == "completed"
+    bad = spoiling(lambda gradient: change(gradient * float("nan")))
+    with pytest.raises(NonFiniteError, match="the gradient of 'weight' is not finite in step 1"):
+        train(config, plugins={"data": data, "callbacks.spoils": bad})
+
+
+def test_the_look_changes_no_gradient() -> None:
+    values = torch.tensor([[-0.0, 1e-45, 3e38, -1e-40]])
+
+    class Sees:
+        @hookimpl(wrapper=True)
+        def build_backward(self, run: Run) -> Generator[None, Any, Any]:
+            yield
+
+            def fixed(_: Tensor) -> None:
+                run.model.weight.grad = values.clone()
+
+            return fixed
+
+        @hookimpl
+        def on_step_end(self, run: Run) -> None:
+            seen.append(cast(Tensor, run.model.weight.grad))
+
+    seen: list[Tensor] = []
+    source = DataSource(TensorDataset(torch.ones(4, 4), torch.ones(4, 1)), in_features=4, out_features=1)
+    config = {"train": {"epochs": 1, "evaluate": []}, "optimizer": {"lr": 0.0}}
+    train(config, plugins={"data": source, "callbacks.sees": Sees()})
+    assert seen[0].view(torch.int32).tolist() == values.view(torch.int32).tolist()
 
 
 def test_one_bad_gradient_among_many_is_found() -> None:

@@ -12,13 +12,12 @@ long as that of torch itself. Two functions in torch do it:
 No function is replaced, so whoever holds one already, as a profiler or a schedule does, holds the light one. When
 anybody begins to import the compiler, all is taken back before that is loaded: it finds torch as torch made it.
 
-All of this leans on torch's inside. So it is done only when the source of both functions is, to the letter, that of
-torch 2.13; with any other torch the optimizers import the compiler, as ever.
+All of this leans on torch's inside. So it is done only when the source of both functions is, to the letter, one that is
+known (torch 2.10 to 2.15); with any other torch the optimizers import the compiler, as ever.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +26,8 @@ from importlib.abc import MetaPathFinder
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from hookline.torch_source import source_digest
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,10 +35,10 @@ _COMPILER = "torch._dynamo"
 _CACHE = "__dynamo_disable"
 """The attribute in which ``_disable_dynamo`` keeps what to call."""
 _KNOWN = {
-    "_disable_dynamo": "ef3642a9e93efe6bcced49b030494c1620dadb4c595277051d24c0d384085cf7",
-    "_use_grad_for_differentiable": "d0f1dfc940581f41ed5ca7ac151775cec6b36ff504e4ae3ce20747a37558ab38",
+    "9e7261f0f1caa4f6446009cf87017de3278f529a154477ed2228c44fb4e6a65c": "2.10 and 2.11",
+    "3d6590d01eb40497ad520db24fcf5134f2aa5a52f1891a2d8d426ed5f8ae8108": "2.12 to 2.15",
 }
-"""SHA-256 of the source of each of the two functions in torch 2.13.0."""
+"""SHA-256 of the source of the two functions, ``_disable_dynamo`` and ``_use_grad_for_differentiable``: whose it is."""
 
 
 @contextmanager
@@ -72,23 +73,20 @@ def _is_known() -> bool:
         return False
     if any(isinstance(finder, _Watch) for finder in sys.meta_path):
         return False  # it is done already
-    try:
-        # Of the code: the source of a function is that of the one it wraps.
-        sources = {name: inspect.getsource(function.__code__) for name, function in _makers().items()}
-    except (AttributeError, OSError):  # no function of Python's, or no source beside it
-        return False
-    return {name: hashlib.sha256(source.encode()).hexdigest() for name, source in sources.items()} == _KNOWN
+    return source_digest(*_makers()) in _KNOWN
 
 
-def _makers() -> dict[str, Any]:
-    """Return the two functions of torch that make those which import the compiler, by name."""
-    owners = (sys.modules["torch"], sys.modules["torch.optim.optimizer"])
-    return {name: getattr(owner, name, None) for owner, name in zip(owners, _KNOWN, strict=True)}
+def _makers() -> tuple[Any, Any]:
+    """Return the two functions of torch that make those which import the compiler."""
+    optimizer = sys.modules["torch.optim.optimizer"]
+    return getattr(sys.modules["torch"], "_disable_dynamo", None), getattr(
+        optimizer, "_use_grad_for_differentiable", None
+    )
 
 
 def _lighten(changes: ExitStack) -> None:
     """Make the functions of every optimizer class light, and note in ``changes`` how to take that back."""
-    disable, mark = _makers().values()
+    disable, mark = _makers()
     disabling, marking = _inner_code(disable, "inner"), _inner_code(mark, "_use_grad")
     for function in set(_functions(sys.modules["torch.optim"].Optimizer)):
         if function.__code__ is disabling:
