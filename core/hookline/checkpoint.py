@@ -188,15 +188,21 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
     """Return a checkpoint. Every byte of it is checked before anything is made of it.
 
+    Args:
+        path: Its folder.
+        run: The own sign of the run that it has to be of; None for any.
+
     Raises:
-        CheckpointError: When it cannot be read, or is damaged.
+        CheckpointError: When it cannot be read, is damaged, or is that of another run.
     """
     from hookline.encoding import decode, from_json, from_safetensors
 
     manifest = read_manifest(path)
+    if run not in (None, manifest.run):
+        raise CheckpointError(f"{path} is the checkpoint of another run")
     files = {name: read_summed(path / name, wanted) for name, wanted in manifest.files.items()}
     try:
         tensors = from_safetensors(files[_TENSORS])
@@ -250,7 +256,7 @@ def newest_checkpoint(
     found = checkpoints_in(folder)
     for path in found:
         try:
-            return _read_of(run, path)
+            return read_checkpoint(path, run=run)
         except _UnreadableError:
             raise
         except CheckpointError as error:
@@ -335,13 +341,6 @@ def read_summed(path: Path, wanted: FileSum) -> bytes:
     if FileSum.of(data) != wanted:
         raise CheckpointError(f"{path.parent} is damaged: {path.name} is not what was written")
     return data
-
-
-def _read_of(run: str | None, path: Path) -> Checkpoint:
-    checkpoint = read_checkpoint(path)
-    if run not in (None, checkpoint.manifest.run):
-        raise CheckpointError(f"{path} is the checkpoint of another run")
-    return checkpoint
 
 
 class _UnreadableError(CheckpointError):

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from hookline.torch_source import source_digest
+from hookline.known_source import source_digest
 
 _BACKWARD = {
     "4a101a289561ee6bf1919621114fb9c1b7c635097d97212fbb294e0373bf18fc": "2.10",

@@ -51,7 +51,7 @@ def written_whole(target: Path, *, force: bool) -> Iterator[Path]:
         if force:
             new.replace(target)
         else:
-            _take_name(new, target)
+            _take_free_name(new, target)
         sync_folder(target.parent)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {reason(error)}", hint="choose another name with -o") from error
@@ -65,7 +65,7 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _take_name(new: Path, target: Path) -> None:
+def _take_free_name(new: Path, target: Path) -> None:
     """Rename a file, if nobody has the name: a link is refused then, and a renaming would not be."""
     try:
         target.hardlink_to(new)

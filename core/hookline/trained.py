@@ -331,10 +331,7 @@ def _named_checkpoint(path: Path, record: RunRecord, name: str) -> Checkpoint:
     if not place.is_dir():
         known = [one.name for one in checkpoints_in(path / "checkpoints")]
         raise CheckpointError(f"there is no checkpoint {place}", hint=did_you_mean(place.name, known))
-    checkpoint = read_checkpoint(place)
-    if checkpoint.manifest.run != record.run:
-        raise CheckpointError(f"{place} is the checkpoint of another run than {path.name}")
-    return checkpoint
+    return read_checkpoint(place, run=record.run)
 
 
 def _newest(path: Path, record: RunRecord) -> tuple[Checkpoint | None, tuple[str, ...]]:
@@ -342,7 +339,7 @@ def _newest(path: Path, record: RunRecord) -> tuple[Checkpoint | None, tuple[str
     damaged: list[str] = []
     for place in checkpoints_in(path / "checkpoints"):
         try:
-            return _named_checkpoint(path, record, place.name), tuple(damaged)
+            return read_checkpoint(place, run=record.run), tuple(damaged)
         except CheckpointError as error:
             damaged.append(error.message)
     return None, tuple(damaged)

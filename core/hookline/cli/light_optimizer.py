@@ -26,7 +26,7 @@ from importlib.abc import MetaPathFinder
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from hookline.torch_source import source_digest
+from hookline.known_source import source_digest
 
 if TYPE_CHECKING:
     import torch
