@@ -190,7 +190,8 @@ def test_a_batch_that_is_not_finite_is_refused_by_the_name_of_its_part(part: str
 
 def test_a_model_that_fails_is_refused_with_its_own_words_and_the_shape_of_the_batch() -> None:
     text = refusal(ContractError, (INPUTS, TARGETS), nn.Linear(5, 1))
-    assert text == (
+    # torch 2.15 has the name of the operation before its words.
+    assert text.replace("addmm: ", "") == (
         "model 'm' fails on the first batch, [8, 3] float32: "
         "RuntimeError: mat1 and mat2 shapes cannot be multiplied (8x3 and 5x1)\n"
         "  = make its sizes and dtypes those of the data"
