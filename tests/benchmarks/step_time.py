@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -107,10 +108,10 @@ def measure_fused(other: tuple[str, Callable[[], float]], fuse_steps: int, round
     return {name: turns.times["other"], f"hookline, default job, fuse_steps = {fuse_steps}": turns.times["fused"]}
 
 
-def time_process(command: list[str], code: int = 0) -> float:
+def time_process(command: list[str], code: int = 0, **environment: str) -> float:
     """Return the seconds that a program takes from start to end."""
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False, env=os.environ | environment)
     assert done.returncode == code, done.stderr
     return time.perf_counter() - start
 
@@ -176,6 +177,9 @@ def main() -> None:
             "python -c 'import torch'": lambda: time_process([sys.executable, "-c", "import torch"]),
             "hookline --help": lambda: time_process([PROGRAM, "--help"]),
             "hookline plugins": lambda: time_process([PROGRAM, "plugins"]),
+            "hookline train model=<TAB>": lambda: time_process(
+                [PROGRAM], _HOOKLINE_COMPLETE="bash_complete", COMP_WORDS="hookline train model=", COMP_CWORD="2"
+            ),
             "hookline check, faulty config": lambda: time_process([PROGRAM, "check", "train.epoch=1"], code=2),
         },
         arguments.rounds,
