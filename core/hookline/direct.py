@@ -57,7 +57,7 @@ def backward_on(device: torch.device) -> Callable[[Tensor], None]:
     if device.type != "cpu" or source_digest(*sources) not in _BACKWARD:
         return Tensor.backward
     # Where it begins: the derivative of the loss by itself.
-    ones = {dtype: torch.ones((), dtype=dtype) for dtype in _DTYPES}
+    ones = {dtype: torch.ones((), dtype=dtype, device=device) for dtype in _DTYPES}
     is_transformed = torch._C._are_functorch_transforms_active  # noqa: SLF001 - see above
     run_backward = torch.autograd.Variable._execution_engine.run_backward  # noqa: SLF001 - see above
 

@@ -49,7 +49,8 @@ class FiniteGuard:
         self._is_ignoring = policy == "ignore"
         self._is_waiting = _is_quick(run.device)
         self._first_bad = torch.zeros((), dtype=torch.int64, device=run.device)  # from 1; 0: none
-        self._found, self._one = torch.zeros(()), torch.ones(())
+        # What the look at the gradients takes, whatever the program has made torch's defaults.
+        self._found, self._one = (torch.tensor(value, dtype=torch.float32, device="cpu") for value in (0.0, 1.0))
         self._has_held = False
         self._num_skips = 0
         self.has_skipped = False

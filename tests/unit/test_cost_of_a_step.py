@@ -141,6 +141,16 @@ def test_the_guard_looks_at_all_gradients_by_one_operation_and_reads_two_values(
     assert operations_of_a_step("ignore")["_local_scalar_dense"] == 0
 
 
+def test_the_guard_looks_by_one_operation_whatever_torchs_default_dtype_is() -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        added = operations_of_a_step("fail") - operations_of_a_step("ignore")
+    finally:
+        torch.set_default_dtype(before)
+    assert added == Counter({"_amp_foreach_non_finite_check_and_unscale_": 1, "_local_scalar_dense": 2})
+
+
 @pytest.mark.parametrize("evaluate", [[], ["train"]], ids=["no evaluation", "evaluation"])
 def test_no_objects_are_left_behind_in_a_thousand_steps(evaluate: list[str]) -> None:
     def num_objects() -> int:
