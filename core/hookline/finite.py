@@ -133,9 +133,9 @@ class FiniteGuard:
             if not self._found.item():
                 return True
         except RuntimeError:
-            pass  # it knows no sparse ones, and none whose values share memory
+            pass  # the operation knows no sparse ones, and none whose values share memory
         self._found.zero_()
-        # It counts what float32 cannot hold as infinite.
+        # Found, or not looked at: to the operation, what float32 cannot hold is infinite in float64 as well.
         return all(bool(torch.isfinite(_values(gradient)).all()) for gradient in gradients)
 
     def _note(self, is_finite: Tensor) -> None:

@@ -191,7 +191,7 @@ def build_backward(run: Run) -> Callable[[Tensor], None]:
     """Make what computes the gradients of a loss.
 
     Called after ``build_optimizer``. Wrap it to change the loss that gradients are taken of, for example to scale it.
-    Without a wrapper it is ``loss.backward()``.
+    Without a wrapper it does what ``loss.backward()`` does.
 
     Args:
         run: The run that is being built; it has ``data``, ``model``, ``loss`` and ``optimizer``.

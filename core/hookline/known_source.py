@@ -9,18 +9,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 
 def source_digest(*functions: Any) -> str | None:
     """Return the SHA-256 of the source of some functions; None when one has no source that can be read.
 
-    The source is that of a function's own code, also where it says that it wraps another.
+    The source is that of a function's own code, also where it says that it wraps another. An object that stands for a
+    function, and may even show its code, is none.
     """
+    if not all(type(function) is FunctionType for function in functions):
+        return None
     try:
         return _digest(*(function.__code__ for function in functions))
-    except (AttributeError, OSError):  # no function of Python's, or no source beside it
+    except OSError:  # no source beside it
         return None
 
 

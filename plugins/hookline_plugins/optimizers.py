@@ -29,7 +29,7 @@ _Fused = Annotated[
     bool, Meta(description="whether one kernel updates all weights; it can leave out what is not finite")
 ]
 _FOREACH = 16
-"""Number of weight tensors from which one call for all of them is quicker on the CPU than one for each."""
+"""Number of weight tensors above which one call for all of them is quicker on the CPU than one for each."""
 _Groups = Annotated[
     tuple[dict[str, Any], ...],
     Meta(description="parameters with options of their own: tables with a list of name patterns, and options"),
@@ -42,7 +42,7 @@ class SGD:
 
     The default of ``lr`` is that of Zhang et al., *Dive into Deep Learning*, section 3.5.
 
-    On the CPU the weights of larger models are updated by one call for all of them (``foreach``), where torch by itself
+    On the CPU more than 16 weight tensors are updated by one call for all of them (``foreach``), where torch by itself
     makes one for each. The result is the same to the last bit. It is not done with ``weight_decay``, ``nesterov`` or
     ``groups``, where it would need a copy of all gradients.
     """

@@ -175,6 +175,20 @@ def test_the_mean_squared_error_is_torchs_to_the_last_bit(dtype: torch.dtype, sh
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_another_reduction_of_the_squared_error_is_torchs(reduction: str) -> None:
+    make: Any = type(Run().loss)
+    loss = make(reduction=reduction)
+    prediction, target = torch.rand(4, 2), torch.rand(4, 2)
+    assert torch.equal(loss(prediction, target), nn.MSELoss(reduction=reduction)(prediction, target))
+
+
+def test_the_mean_squared_error_can_be_traced() -> None:
+    traced = torch.fx.symbolic_trace(Run().loss)
+    prediction, target = torch.rand(4, 2), torch.rand(4, 2)
+    assert torch.equal(traced(prediction, target), nn.functional.mse_loss(prediction, target))
+
+
 def test_the_mean_squared_error_of_different_shapes_is_torchs_with_its_warning() -> None:
     prediction, target = torch.ones(4, 1), torch.arange(4.0)
     with pytest.warns(UserWarning, match="broadcasting"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
 
 from hookline import Run, direct, hookimpl
 from hookline.direct import backward_on, update_of, zero_grad_of
+from hookline.known_source import source_digest
 
 CPU = torch.device("cpu")
 Trained = tuple[nn.Parameter, Optimizer, Callable[[], object]]
@@ -102,6 +105,38 @@ def test_gradients_are_added_to_those_that_are_there(
         backward(model(examples[0]).sum())
     assert model.bias.grad is not None
     assert model.bias.grad.item() == 16
+
+
+def halved(loss: Tensor) -> Tensor:
+    """Return the loss; its gradient is halved in place on the way back."""
+
+    class Halves(torch.autograd.Function):
+        @staticmethod
+        def forward(_: Any, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(_: Any, gradient: Tensor) -> Any:
+            return gradient.mul_(0.5)
+
+    return cast(Tensor, Halves.apply(loss))  # type: ignore[no-untyped-call] # torch leaves it unannotated
+
+
+@pytest.mark.parametrize(
+    "loss_of", [lambda weight: weight.squeeze(), lambda weight: halved(weight.sum())], ids=["a view", "in place"]
+)
+def test_whoever_changes_the_first_gradient_changes_no_other(
+    loss_of: Callable[[Tensor], Tensor], backward: Callable[[Tensor], None]
+) -> None:
+    ours, theirs = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    for _ in range(4):
+        backward(loss_of(ours))
+        loss_of(theirs).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+        assert ours.grad == theirs.grad
+        assert ours.grad is not None
+        ours.grad.mul_(3)
+        assert theirs.grad is not None
+        theirs.grad.mul_(3)
 
 
 def test_a_parameter_that_is_the_loss_itself_gets_a_gradient_of_its_own(backward: Callable[[Tensor], None]) -> None:
@@ -193,10 +228,80 @@ def test_a_step_that_is_put_on_an_optimizer_is_called(trained: Trained) -> None:
     assert parameter.tolist() == [1.0, 1.0]
 
 
-def test_a_profiler_sees_the_step_of_the_optimizer(trained: Trained) -> None:
+def test_a_profiler_sees_the_ranges_of_torch(trained: Trained) -> None:
+    _, optimizer, update = trained
+    zero_grad = zero_grad_of(optimizer)
     with torch.profiler.profile(acc_events=True) as profiler:
-        trained[2]()
-    assert "Optimizer.step#SGD.step" in {event.key for event in profiler.key_averages()}
+        update()
+        zero_grad()
+    assert {"Optimizer.step#SGD.step", "Optimizer.zero_grad#SGD.zero_grad"} <= {
+        event.key for event in profiler.key_averages()
+    }
+
+
+def test_an_optimizer_that_asks_another_for_all_that_it_has_works() -> None:
+    class Delegates(torch.optim.SGD):
+        def __init__(self, other: Optimizer) -> None:
+            vars(self)["other"] = other
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(vars(self)["other"], name)
+
+    parameter = nn.Parameter(torch.ones(1))
+    parameter.grad = torch.ones(1)
+    optimizer = Delegates(torch.optim.SGD([parameter], lr=1.0))
+    update_of(optimizer)()
+    zero_grad_of(optimizer)()
+    assert parameter.item() == 0
+    assert parameter.grad is None
+
+
+class Instead:
+    """Stands in the place of a function of a class, and shows all that the function has, as wrapt's proxies do."""
+
+    def __init__(self, function: Any, calls: list[str]) -> None:
+        self.__wrapped__, self.calls = function, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else partial(self, instance)
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls.append(self.__wrapped__.__name__)
+        return self.__wrapped__(*arguments)
+
+
+def test_objects_in_the_place_of_torchs_functions_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    Run()  # from the first optimizer on a class has the step that torch makes of its own
+    for owner, name in ((torch.optim.SGD, "step"), (Optimizer, "zero_grad"), (Tensor, "backward")):
+        monkeypatch.setattr(owner, name, Instead(getattr(owner, name), calls))
+    Run({"train": {"max_steps": 2, "evaluate": []}}).fit()
+    assert calls == ["zero_grad", "backward", "step"] * 2
+
+
+def test_what_overrides_torchs_functions_sees_them(examples: tuple[Tensor, Tensor]) -> None:
+    class Notes(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    seen: list[Any] = []
+    run = Run({"train": {"max_steps": 1, "evaluate": []}})
+    with Notes():
+        run.fit()
+    assert Tensor.backward in seen
+    assert nn.functional.mse_loss in seen
+
+
+def test_torch_logs_each_gradient_when_that_is_wanted(
+    backward: Callable[[Tensor], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG", logger="torch.autograd.graph"):
+        backward(nn.Parameter(torch.ones(2)).sum())
+    assert "Executing" in caplog.text
 
 
 def test_an_optimizer_that_is_not_torchs_is_called_with_its_hooks_and_without() -> None:
@@ -232,8 +337,9 @@ def test_a_zero_grad_of_a_class_or_of_an_object_is_called() -> None:
     parameters = [nn.Parameter(torch.ones(1))]
     zero_grad_of(Noted(parameters))()
     optimizer = torch.optim.SGD(parameters)
+    zero_grad = zero_grad_of(optimizer)
     optimizer.zero_grad = lambda: seen.append("object")  # type: ignore[assignment, method-assign, misc] # as some libraries do
-    zero_grad_of(optimizer)()
+    zero_grad()
     assert seen == ["class", "object"]
 
 
@@ -293,7 +399,7 @@ def test_what_torch_does_not_do_itself_is_left_to_whoever_does_it(monkeypatch: p
     assert seen == [loss]
 
 
-@pytest.mark.parametrize("table", ["_BACKWARD", "_STEP"])
+@pytest.mark.parametrize("table", ["_BACKWARD", "_STEP", "_ZERO_GRAD"])
 def test_an_unknown_torch_is_called_as_it_is(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, table, {})
     parameter = nn.Parameter(torch.ones(2))
@@ -302,7 +408,9 @@ def test_an_unknown_torch_is_called_as_it_is(table: str, monkeypatch: pytest.Mon
     with torch.profiler.profile(acc_events=True) as profiler:
         backward_on(CPU)(parameter.sum())
         update_of(optimizer)()
+        zero_grad_of(optimizer)()
     assert parameter.tolist() == [0.0, 0.0]
+    assert parameter.grad is None
     assert any(event.key == "Optimizer.step#SGD.step" for event in profiler.key_averages())
 
 
@@ -315,6 +423,7 @@ def test_this_torch_is_a_known_one() -> None:
     assert backward_on(CPU) is not Tensor.backward
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))])
     assert direct._is_hooked_by_torch(type(optimizer).step)
+    assert source_digest(Optimizer.zero_grad, cast(Any, Optimizer.zero_grad).__wrapped__) in direct._ZERO_GRAD
 
 
 def test_a_plugin_that_wraps_backward_wraps_the_direct_call() -> None:

@@ -78,10 +78,8 @@ def _is_known() -> bool:
 
 def _makers() -> tuple[Any, Any]:
     """Return the two functions of torch that make those which import the compiler."""
-    optimizer = sys.modules["torch.optim.optimizer"]
-    return getattr(sys.modules["torch"], "_disable_dynamo", None), getattr(
-        optimizer, "_use_grad_for_differentiable", None
-    )
+    torch, optimizer = sys.modules["torch"], sys.modules["torch.optim.optimizer"]
+    return getattr(torch, "_disable_dynamo", None), getattr(optimizer, "_use_grad_for_differentiable", None)
 
 
 def _lighten(changes: ExitStack) -> None:
