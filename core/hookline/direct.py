@@ -14,9 +14,9 @@ torch's own.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
+from logging import DEBUG
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -69,7 +69,7 @@ def backward_on(device: torch.device) -> Callable[[Tensor], None]:
     sources = (Tensor.backward, torch.autograd.backward, graph._engine_run_backward)  # noqa: SLF001 - see above
     if device.type != "cpu" or source_digest(*sources) not in _BACKWARD:
         return Tensor.backward
-    is_logged = partial(graph.log.isEnabledFor, logging.DEBUG)
+    is_logged = partial(graph.log.isEnabledFor, DEBUG)
     is_transformed = torch._C._are_functorch_transforms_active  # noqa: SLF001 - see above
     run_backward = torch.autograd.Variable._execution_engine.run_backward  # noqa: SLF001 - see above
 

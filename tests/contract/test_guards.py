@@ -159,6 +159,7 @@ def test_the_page_of_the_architecture_has_every_module_on_its_floor() -> None:
     floors = {name: number for number, names in enumerate(reversed(layers)) for name in names.split(" | ")}
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "docs/explanation/architecture.md").read_text(), re.MULTILINE)
     assert {name: int(number) for number, name in rows} == floors
+    assert len(rows) == len(floors)
     assert {path.stem for path in CORE.glob("*.py")} - {"__init__"} <= floors.keys()
 
 
