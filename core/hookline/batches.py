@@ -171,10 +171,13 @@ class Batches:
                 if isinstance(batch, _Failure):
                     raise batch.as_error(self._name) from batch.cause
                 yield placed(batch, self._device, self._dtype)
+        except RuntimeError as error:
+            if lost := lost_worker(error):
+                raise lost from error
+            raise
         finally:
             if self._num_workers:
-                # Whoever holds the error that ended the reading would keep the processes alive as well.
-                batches._shutdown_workers()  # noqa: SLF001 - torch has no other way
+                _stop_workers(batches)
 
     def _loader(self, epoch: int, start: int) -> DataLoader[Any]:
         settings: dict[str, Any] = {
@@ -196,8 +199,6 @@ class Batches:
         try:
             return next(batches, _END)
         except RuntimeError as error:
-            if lost := lost_worker(error):
-                raise lost from error
             if not str(error).startswith("DataLoader timed out"):
                 raise
             what = f"the {self._name}"
@@ -347,6 +348,18 @@ def lost_worker(error: BaseException) -> DataError | None:
         return None
     hint = "it may lack memory; train.num_workers = 0 reads the examples in this process"
     return DataError(f"a process that reads examples is lost: {text.strip()}", hint=hint)
+
+
+def _stop_workers(batches: Any) -> None:
+    """End the processes that read: whoever holds the error that ended the reading would keep them alive as well.
+
+    One that is lost only now was to read what nobody waits for, and must not hide what ended the reading.
+    """
+    try:
+        batches._shutdown_workers()  # noqa: SLF001 - torch has no other way
+    except RuntimeError as error:
+        if not lost_worker(error):
+            raise
 
 
 def _unchanged(batch: Any) -> Any:

@@ -597,12 +597,14 @@ def children() -> set[int]:
 
 def ends(index: int) -> Any:
     if index == 5:
+        time.sleep(0.5)  # what is read in the other worker has arrived: torch may raise in the middle of receiving it
         os._exit(3)
     return TENSORS[index]
 
 
 def is_killed(index: int) -> Any:
     if index == 5:
+        time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
     return TENSORS[index]
 
@@ -612,6 +614,21 @@ def test_a_worker_that_dies_is_a_fault_of_the_data_and_leaves_no_process(get: Ca
     with pytest.raises(DataError, match=r"a process that reads examples is lost: DataLoader worker \(pid"):
         list(make(Items(get), seed=None, num_workers=2).epoch(1))
     assert not children()
+
+
+def test_a_worker_that_dies_while_a_batch_is_taken_to_the_device_is_a_fault_of_the_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hookline.batches.placed", taken_slowly)
+    with pytest.raises(DataError, match=r"a process that reads examples is lost: DataLoader worker \(pid"):
+        list(make(Items(dies_later), seed=None, num_workers=1).epoch(1))
+    assert not children()
+
+
+def taken_slowly(batch: Any, *_device: Any) -> Any:
+    for _ in range(200):
+        time.sleep(0.01)
+    return batch
 
 
 def hangs(index: int) -> Any:
@@ -711,6 +728,25 @@ def test_a_worker_that_dies_while_the_run_is_in_a_step_is_a_fault_of_the_data() 
     with pytest.raises(DataError, match="a process that reads examples is lost") as caught:
         run.fit()
     assert (run.outcome, caught.value.exit_code) == ("failed", 4)
+    assert not children()
+
+
+class FailingSlowly:
+    """Fails when the worker is in the middle of the example with which it dies."""
+
+    @hookimpl
+    def on_step_end(self) -> None:
+        time.sleep(0.2)
+        raise KeyError("step")
+
+
+def test_a_worker_that_dies_while_it_is_stopped_says_nothing_over_the_fault_that_stopped_it() -> None:
+    data = DataSource(Items(dies_later), in_features=3, out_features=1)
+    settings = {"epochs": 1, "batch_size": 4, "num_workers": 1, "shuffle": False, "evaluate": []}
+    run = Run({"train": settings}, plugins={"data": data, "callbacks.failing": FailingSlowly()})
+    with pytest.raises(KeyError, match="step"):
+        run.fit()
+    assert run.outcome == "failed"
     assert not children()
 
 
