@@ -20,8 +20,13 @@ def find_device(name: str) -> torch.device:
     ``auto`` is the first CUDA device if torch sees one, else Apple's GPU, else the CPU.
 
     Raises:
-        ConfigError: When there is no such device here.
+        ConfigError: When there is no such device here, or torch's default device is not the CPU.
     """
+    default = torch.get_default_device()
+    if default.type != "cpu":
+        message = f"torch's default device is {str(default)!r}, and a run needs the CPU: data are put in order there"
+        hint = "leave torch.set_default_device out; 'train.device' says where model and batches go"
+        raise ConfigError(message, hint=hint)
     kind, colon, number = name.partition(":")
     if kind not in _TYPES or (colon and not (kind == "cuda" and number.isdecimal())):
         hint = did_you_mean(kind, _TYPES)

@@ -462,7 +462,7 @@ class Run:
         """Work with random numbers of the run's own and with gradients, whatever the program around it has set."""
         was_working, self._is_working = self._is_working, True
         try:
-            with random.active(), torch.enable_grad():
+            with random.active(), torch.inference_mode(mode=False), torch.enable_grad():
                 yield
         finally:
             self._is_working = was_working

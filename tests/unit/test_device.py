@@ -39,6 +39,12 @@ def test_a_device_that_is_not_here_is_a_fault(name: str) -> None:
         Run({"train": {"device": name}})
 
 
+def test_a_default_device_of_the_programs_is_a_fault_that_names_it() -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match="torch's default device is 'meta'") as caught:
+        Run()
+    assert caught.value.hint == "leave torch.set_default_device out; 'train.device' says where model and batches go"
+
+
 def test_a_batch_is_placed_however_it_is_nested() -> None:
     pair = Pair(torch.zeros(2, 3, dtype=torch.float64), torch.tensor([1, 2]))
     batch = {"pair": pair, "more": [torch.ones(1), "text"], "number": 3}

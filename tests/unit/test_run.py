@@ -826,10 +826,16 @@ def test_data_and_plugins_that_draw_random_numbers_draw_the_runs() -> None:
     assert results[0] == results[1]
 
 
-def test_a_program_that_has_switched_gradients_off_can_train() -> None:
-    with torch.no_grad():
-        assert weights_of(train(SMALL)) == weights_of(Run(SMALL).fit())
-        assert not torch.is_grad_enabled()
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_a_program_that_has_switched_gradients_off_can_train(without_gradients: Callable[[], Any]) -> None:
+    expected = weights_of(train(SMALL))
+    with without_gradients():
+        run = Run(SMALL)
+        mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        for _ in run.steps():
+            assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == mode
+        assert weights_of(run.result()) == weights_of(train(SMALL)) == expected
+    assert not any(parameter.is_inference() for parameter in run.model.parameters())
 
 
 def test_a_model_without_anything_to_train_is_named() -> None:
