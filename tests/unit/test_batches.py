@@ -626,8 +626,7 @@ def test_a_worker_that_dies_while_a_batch_is_taken_to_the_device_is_a_fault_of_t
 
 
 def taken_slowly(batch: Any, *_device: Any) -> Any:
-    for _ in range(200):
-        time.sleep(0.01)
+    time.sleep(2)
     return batch
 
 
@@ -706,10 +705,11 @@ def test_the_seed_of_a_run_counts_for_what_is_drawn_also_without_shuffling() -> 
     assert not torch.equal(*first)
 
 
-def failing_run(get: Callable[[int], Any], **more: Any) -> Run:
+def failing_run(get: Callable[[int], Any], *callbacks: object, num_workers: int = 2) -> Run:
     data = DataSource(Items(get), in_features=3, out_features=1)
-    settings = {"epochs": 1, "batch_size": 4, "num_workers": 2, "shuffle": False, "evaluate": [], **more}
-    return Run({"train": settings}, plugins={"data": data})
+    settings = {"epochs": 1, "batch_size": 4, "num_workers": num_workers, "shuffle": False, "evaluate": []}
+    plugins = {f"callbacks.{number}": callback for number, callback in enumerate(callbacks)}
+    return Run({"train": settings}, plugins={"data": data, **plugins})
 
 
 class Slow:
@@ -717,37 +717,45 @@ class Slow:
 
     @hookimpl
     def on_step_end(self) -> None:
-        for _ in range(200):
-            time.sleep(0.01)
+        time.sleep(2)
 
 
 def test_a_worker_that_dies_while_the_run_is_in_a_step_is_a_fault_of_the_data() -> None:
-    data = DataSource(Items(dies_later), in_features=3, out_features=1)
-    settings = {"epochs": 1, "batch_size": 4, "num_workers": 1, "shuffle": False, "evaluate": []}
-    run = Run({"train": settings}, plugins={"data": data, "callbacks.slow": Slow()})
+    run = failing_run(dies_later, Slow(), num_workers=1)
     with pytest.raises(DataError, match="a process that reads examples is lost") as caught:
         run.fit()
     assert (run.outcome, caught.value.exit_code) == ("failed", 4)
     assert not children()
 
 
-class FailingSlowly:
-    """Fails when the worker is in the middle of the example with which it dies."""
+class FailingStep:
+    """Fails in the first step, after some time."""
+
+    def __init__(self, after_s: float = 0.0) -> None:
+        self._after_s = after_s
 
     @hookimpl
     def on_step_end(self) -> None:
-        time.sleep(0.2)
+        time.sleep(self._after_s)
         raise KeyError("step")
 
 
 def test_a_worker_that_dies_while_it_is_stopped_says_nothing_over_the_fault_that_stopped_it() -> None:
-    data = DataSource(Items(dies_later), in_features=3, out_features=1)
-    settings = {"epochs": 1, "batch_size": 4, "num_workers": 1, "shuffle": False, "evaluate": []}
-    run = Run({"train": settings}, plugins={"data": data, "callbacks.failing": FailingSlowly()})
+    # By then both workers are in the middle of an example, and the first is waited for when the second dies.
+    run = failing_run(dies_beside_another, FailingStep(after_s=0.2))
     with pytest.raises(KeyError, match="step"):
         run.fit()
     assert run.outcome == "failed"
     assert not children()
+
+
+def dies_beside_another(index: int) -> Any:
+    if index == 9:
+        time.sleep(1)
+    if index == 13:
+        time.sleep(0.5)
+        os._exit(3)
+    return TENSORS[index]
 
 
 def dies_later(index: int) -> Any:
@@ -765,12 +773,6 @@ def test_a_run_that_fails_names_plugin_and_index_and_leaves_no_process() -> None
     assert str(caught.value).startswith(words)
     assert (run.step, run.outcome, caught.value.exit_code) == (3, "failed", 4)
     assert not children()
-
-
-class FailingStep:
-    @hookimpl
-    def on_step_end(self) -> None:
-        raise KeyError("step")
 
 
 class FailsInEvaluation(nn.Linear):
