@@ -21,10 +21,11 @@ from pathlib import Path
 
 import msgspec
 
-from hookline import Attempt, BestValue, RunFolder, RunRecord, load_config
-from hookline.files import read_file
-from hookline.identity import plugins_of
-from hookline.options import lasting
+from hookline import load_config
+from hookline.engine.files import read_file
+from hookline.engine.plugin.options import lasting
+from hookline.runs import Attempt, BestValue, RunFolder, RunRecord
+from hookline.runs.identity import plugins_of
 
 COMMANDS = {
     "hookline --version": ["--version"],

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from hookline import Catalog, Entry, Run, RunFolder, hookimpl
+from hookline import Catalog, Run, hookimpl
+from hookline.engine import Entry
+from hookline.runs import RunFolder
 from hookline.testing import check_plugin
-from hookline_plugins.checkpoint import SaveCheckpoints
+from hookline_plugins.callbacks.checkpoint import SaveCheckpoints
 from support import FIXTURES
 
 OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "hookline"]

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hookline import Catalog, ConfigError, DataSource, Entry, Run, load_config
-from hookline.config_text import commented_toml, option_lines
-from hookline.loader import load_plugin
+from hookline import Catalog, ConfigError, DataSource, Run, load_config
+from hookline.engine import Entry
+from hookline.engine.plugin.plugin import load_plugin
+from hookline.runs.config_text import commented_toml, option_lines
 from support import FIXTURES
 
 CATALOG = Catalog.installed()

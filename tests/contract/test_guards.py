@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
 import tomli
 
 import hookline as door
-from hookline import Catalog, errors
-from hookline.cli.commands import hookline as command
+from hookline import Catalog
+from hookline.cli.commands.main import hookline as command
 from hookline.cli.lazy_group import LazyGroup
-from hookline.config import TrainOptions
-from hookline.loader import HOOKS, load_plugin
-from hookline.options import options_of
+from hookline.engine import KINDS, Entry, errors
+from hookline.engine.plugin.hook_checks import HOOKS
+from hookline.engine.plugin.options import options_of
+from hookline.engine.plugin.plugin import load_plugin
+from hookline.engine.train_options import TrainOptions
 from support import ROOT
 
 CORE = ROOT / "core" / "hookline"
@@ -86,7 +90,7 @@ def test_every_option_of_the_loop_is_documented_and_tested() -> None:
 
 
 @pytest.mark.parametrize("entry", OWN, ids=lambda entry: f"{entry.kind}-{entry.name}")
-def test_every_plugin_and_each_of_its_options_is_documented(entry: door.Entry) -> None:
+def test_every_plugin_and_each_of_its_options_is_documented(entry: Entry) -> None:
     text = reference("config.md")
     section = text.partition(f"### {entry.kind} `{entry.name}`")[2].partition("\n### ")[0]
     assert section, "it has no section"
@@ -94,20 +98,31 @@ def test_every_plugin_and_each_of_its_options_is_documented(entry: door.Entry) -
         assert f"`{option.name}`" in section, option.name
 
 
-def test_the_door_offers_what_it_says() -> None:
-    assert dir(door) == sorted(door.__all__)
-    for name in door.__all__:
-        assert getattr(door, name) is not None
-        assert f"`{name}" in reference("python.md") or f"`hookline.{name}" in reference("python.md"), name
+DOORS = [importlib.import_module(name) for name in ("hookline", *(f"hookline.{room}" for room in door._ROOMS))]
+
+
+@pytest.mark.parametrize("package", DOORS, ids=lambda package: package.__name__)
+def test_each_door_offers_what_it_says(package: ModuleType) -> None:
+    assert set(dir(package)) == {*package.__all__, *getattr(package, "_ROOMS", ())}
+    text = reference("testing.md" if package.__name__ == "hookline.testing" else "python.md")
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert f"`{name}" in text or f"`{package.__name__}.{name}" in text, name
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
-        _ = door.trian  # type: ignore[attr-defined] # the point of the test
+        _ = package.trian
 
 
-def test_the_types_that_checkers_see_are_those_that_programs_get() -> None:
-    tree = ast.parse((CORE / "__init__.py").read_text())
+@pytest.mark.parametrize("package", DOORS, ids=lambda package: package.__name__)
+def test_the_types_that_checkers_see_are_those_that_programs_get(package: ModuleType) -> None:
+    tree = ast.parse(Path(str(package.__file__)).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
     imported = {a.name for node in block.body if isinstance(node, ast.ImportFrom) for a in node.names}
-    assert imported == set(door.__all__)
+    assert imported == {*package.__all__, *getattr(package, "_ROOMS", ())}
+
+
+def test_the_public_door_is_small() -> None:
+    assert len(door.__all__) <= 27
+    assert isinstance(door.runs.RunFolder, type)  # a room is loaded when it is asked for
 
 
 def strings(path: Path) -> list[str]:
@@ -122,7 +137,7 @@ def strings(path: Path) -> list[str]:
 def test_the_core_names_no_plugin(path: Path) -> None:
     # Whole strings: prose and examples may speak of "sgd", code that looks one up may not.
     # "best" is also a run, by what it measured, "checkpoint" a module, and "metrics" what a record has.
-    own_words = {"hookline", "json", "best", "checkpoint", "metrics", *door.KINDS}
+    own_words = {"hookline", "json", "best", "checkpoint", "metrics", *KINDS}
     names = {entry.name for entry in OWN} - own_words
     assert not names & set(strings(path))
     assert not [text for text in strings(path) if text.startswith("hookline_plugins")]

@@ -691,7 +691,7 @@ def test_entry_points_that_cannot_be_read_are_told_by_each_command_that_they_hur
 
 RENAMING = """
 import sys
-from hookline import hookspecs
+from hookline.engine import hookspecs
 hookspecs.RENAMED["on_epoch_end"] = {{"scores": hookspecs.Renamed(new="metrics", since="0.1", removed_in="0.3")}}
 sys.argv = ["hookline", *{words!r}]
 from hookline.cli import main

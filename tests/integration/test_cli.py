@@ -422,7 +422,7 @@ def test_a_full_device_is_no_traceback() -> None:
 
 def test_an_error_that_click_has_a_meaning_of_its_own_for_is_told_like_any_other(tmp_path: Path) -> None:
     program = (
-        "import sys, hookline_plugins.models as m\n"
+        "import sys, hookline_plugins.models.mlp as m\n"
         "m.Linear.__init__ = lambda self, **options: (_ for _ in ()).throw(EOFError('truncated file'))\n"
         "sys.argv = ['hookline', 'check']\n"
         "from hookline.cli import main; main()"

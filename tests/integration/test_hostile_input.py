@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hookline.run_record import read_record
+from hookline.runs.record import read_record
 from support import run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]

@@ -17,8 +17,8 @@ import functools, inspect, json, sys
 from contextlib import nullcontext
 import torch
 from torch import nn
-from hookline.cli import light_optimizer as module
-from hookline.cli.light_optimizer import light_optimizer
+from hookline.shortcuts import light_optimizer as module
+from hookline.shortcuts.light_optimizer import light_optimizer
 
 def is_loaded():
     return "torch._dynamo" in sys.modules
@@ -300,6 +300,8 @@ print(json.dumps([answers, is_same, is_loaded()]))
 
 
 def test_it_keeps_out_when_torch_is_not_imported_at_all() -> None:
-    program = "import sys; from hookline.cli.light_optimizer import light_optimizer as light\nwith light(): pass\n"
+    program = (
+        "import sys; from hookline.shortcuts.light_optimizer import light_optimizer as light\nwith light(): pass\n"
+    )
     done = run([sys.executable, "-c", f"{program}print('torch' in sys.modules)"])
     assert done.stdout == "False\n"

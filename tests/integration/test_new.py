@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hookline.catalog import KINDS
+from hookline.engine.plugin.catalog import KINDS
 from support import ROOT, Environment, make_environment, run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
@@ -145,7 +145,7 @@ def test_quiet_prints_nothing_and_no_torch_is_loaded(tmp_path: Path) -> None:
     words = ["-X", "importtime", "-m", "hookline", "new", "model", "net", "--quiet"]
     done = run([sys.executable, *words], cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
-    assert "hookline.scaffold" in done.stderr
+    assert "hookline.cli.scaffold.scaffold" in done.stderr
     assert "torch" not in done.stderr
 
 

@@ -87,7 +87,7 @@ def test_plugins_of_a_kind_have_the_columns_that_the_head_names(hookline: Hookli
     head, linear, mlp, *_ = done.stdout.splitlines()
     assert head.split() == ["kind", "name", "distribution", "version", "origin", "state"]
     assert linear.split()[:2] == ["model", "linear"]
-    assert "hookline_plugins.models:MLP" in mlp
+    assert "hookline_plugins.models.mlp:MLP" in mlp
     assert mlp.endswith("blocked by --deny")
 
 

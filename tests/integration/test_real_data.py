@@ -19,12 +19,15 @@ from support import FIXTURES
 NIST = FIXTURES / "nist"
 CERTIFIED = json.loads((NIST / "certified.json").read_text())
 
-# A full-batch fit in double precision: quasi-Newton steps until nothing improves.
+# A full-batch fit in double precision: quasi-Newton steps until nothing improves. They are taken without a line search:
+# it compares losses, which differ by less than their rounding as soon as half of the digits of the weights are found
+# (a loss is flat at its minimum: relative changes of 1e-16 are weights that differ by 1e-8). Gradients tell further.
 EXACT: dict[str, Any] = {
     "train": {"dtype": "float64", "batch_size": "all", "epochs": 60, "evaluate": []},
     "optimizer": {
         "use": "lbfgs",
         "max_iter": 100,
+        "line_search_fn": "none",
         "tolerance_grad": 0.0,
         "tolerance_change": 0.0,
     },
@@ -43,7 +46,7 @@ def log_relative_error(got: float, certified: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "digits"), [("norris", "y", 9), ("longley", "employed", 9), ("wampler1", "y", 8)]
+    ("name", "target", "digits"), [("norris", "y", 11), ("longley", "employed", 12), ("wampler1", "y", 9)]
 )
 def test_certified_coefficients_are_reproduced(
     name: str,

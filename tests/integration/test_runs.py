@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from hookline import Attempt, BestValue, RunFolder
-from hookline.cli.run_words import changed_words
-from hookline.run_curves import metric_names, read_curves
-from hookline.run_list import Change
+from hookline.cli.printing.runs import changed_words
+from hookline.runs import Attempt, BestValue, RunFolder
+from hookline.runs.changes import Change
+from hookline.runs.curves import metric_names, read_curves
 from support import run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
@@ -303,7 +303,7 @@ def test_a_million_values_become_a_few_points_in_little_memory(make: Make) -> No
     with (path / "metrics.jsonl").open("w") as file:
         file.writelines(f'{{"epoch":1,"step":{step},"loss":{step},"other":1}}\n' for step in range(1_000_000))
     program = (
-        "import resource, sys; from pathlib import Path; from hookline.run_curves import read_curves\n"
+        "import resource, sys; from pathlib import Path; from hookline.runs.curves import read_curves\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "curve, = read_curves(Path(sys.argv[1]), ['loss'])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, resource.getrusage(0).ru_utime)\n"

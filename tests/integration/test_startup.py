@@ -45,7 +45,7 @@ def plugin_modules(modules: set[str]) -> set[str]:
         (("runs",), 0, set()),
         (("runs", "show", "1"), 2, set()),
         (("resume", "1"), 2, set()),
-        (("show", "model", "mlp"), 0, {"hookline_plugins.models"}),
+        (("show", "model", "mlp"), 0, {"hookline_plugins.models.mlp"}),
         (("show", "model", "mlb"), 2, set()),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from hookline import ConfigError, DataError, Run, load_config
-from hookline_plugins.starter import from_table
-from hookline_plugins.tables import Table
+from hookline_plugins.data.starter import from_table
+from hookline_plugins.data.tables import Table
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NIST = FIXTURES / "nist"
@@ -158,7 +158,7 @@ def test_a_path_with_wildcard_characters_is_one_file(folder: Folder) -> None:
 
 def test_importing_the_plugin_imports_neither_torch_nor_polars() -> None:
     code = (
-        "import sys, hookline_plugins.tables, hookline_plugins.starter; print({'torch', 'polars'} & set(sys.modules))"
+        "import sys; from hookline_plugins.data import tables, starter; print({'torch', 'polars'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -167,7 +167,7 @@ def test_importing_the_plugin_imports_neither_torch_nor_polars() -> None:
 def test_without_polars_the_error_says_what_to_install(folder: Folder) -> None:
     code = (
         "import sys; sys.modules['polars'] = None\n"
-        "from pathlib import Path; from hookline import PluginError; from hookline_plugins.tables import Table\n"
+        "from pathlib import Path; from hookline import PluginError; from hookline_plugins.data.tables import Table\n"
         "try:\n    Table(Path(sys.argv[1]), 'y').build_data()\nexcept PluginError as error:\n    print(error.hint)"
     )
     done = subprocess.run(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hookline import CheckpointError
-from hookline.checkpoint import check_checkpoint, checkpoints_in
+from hookline.runs.disk.checkpoint import check_checkpoint, checkpoints_in
 from reliability import job
 from reliability.layer import WRITING, Layer, failing, under_files
 

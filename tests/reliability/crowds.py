@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from hookline import CheckpointError, HooklineError, Run, RunBusyError, RunFolder, load_config, read_checkpoint, resume
-from hookline.checkpoint import checkpoints_in, prune, write_checkpoint
+from hookline import CheckpointError, HooklineError, Run, RunBusyError, load_config, resume
 from hookline.cli.signals import ending_by_signals
+from hookline.runs import RunFolder, read_checkpoint
+from hookline.runs.disk.checkpoint import checkpoints_in, prune, write_checkpoint
 from reliability import job
 
 

@@ -22,24 +22,25 @@ from typing import Any
 import msgspec
 import torch
 
-import hookline_plugins.csv_records
-import hookline_plugins.table_columns
-import hookline_plugins.table_file  # noqa: F401
-from hookline import Catalog, RunConfig, complete_toml, find_run, load_config, read_lock
-from hookline.checkpoint import read_checkpoint, read_manifest, write_checkpoint
+import hookline_plugins.data.csv_records
+import hookline_plugins.data.table_columns
+import hookline_plugins.data.table_file  # noqa: F401
+from hookline import Catalog, RunConfig, load_config
 from hookline.cli.arguments import CarriedError
-from hookline.cli.commands import hookline as hookline_command
+from hookline.cli.commands.main import hookline as hookline_command
 from hookline.cli.output import Output
-from hookline.encoding import decode, encode, from_json, from_safetensors, to_json, to_safetensors
-from hookline.errors import ConfigError, HooklineError
-from hookline.files import AppendedFile
-from hookline.identity import identity_of  # noqa: F401
-from hookline.kept_data import from_kept
-from hookline.run_curves import metric_names, read_curves
-from hookline.run_names import check_name
-from hookline.run_record import RunRecord, read_record
-from hookline.toml_text import parse_value
-from hookline_plugins.tables import Table
+from hookline.engine.config.toml_text import parse_value
+from hookline.engine.errors import ConfigError, HooklineError
+from hookline.runs import complete_toml, find_run, read_lock
+from hookline.runs.curves import metric_names, read_curves
+from hookline.runs.disk.checkpoint import read_checkpoint, read_manifest, write_checkpoint
+from hookline.runs.disk.data_file import from_kept
+from hookline.runs.disk.durable_files import AppendedFile
+from hookline.runs.disk.encoding import decode, encode, from_json, from_safetensors, to_json, to_safetensors
+from hookline.runs.identity import identity_of  # noqa: F401
+from hookline.runs.names import check_name
+from hookline.runs.record import RunRecord, read_record
+from hookline_plugins.data.tables import Table
 
 MAX_S = 5.0
 """Seconds of the processor that a reader may take; the slowest take milliseconds."""

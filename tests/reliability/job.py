@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 import torch
 
-from hookline import HooklineError, Run, RunRecord, load_config, read_checkpoint, resume
-from hookline.checkpoint import checkpoints_in
-from hookline.encoding import encode
-from hookline.files import TEMPORARY
+from hookline import HooklineError, Run, load_config, resume
+from hookline.runs import RunRecord, read_checkpoint
+from hookline.runs.disk.checkpoint import checkpoints_in
+from hookline.runs.disk.durable_files import TEMPORARY
+from hookline.runs.disk.encoding import encode
 
 EVERY_STEPS = 5
 STEPS = 60

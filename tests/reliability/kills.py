@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hookline import CheckpointError
-from hookline.checkpoint import (
+from hookline.runs.disk.checkpoint import (
     check_checkpoint,
     checkpoints_in,
     newest_checkpoint,

@@ -1,7 +1,7 @@
-"""A layer under ``hookline.files``: it counts the operations on files, and strikes at one of them.
+"""A layer under the modules that read and write files: it counts the operations, and strikes at one of them.
 
-All that a run keeps goes through that module, so a kill on entry to each of its operations is a kill at every place
-where a file can be half done. It needs no tracing, and works wherever Python does.
+All that a run keeps goes through ``engine.files`` and ``runs.disk.durable_files``, so a kill on entry to each of their
+operations is a kill at every place where a file can be half done. It needs no tracing, and works wherever Python does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from hookline import files
+from hookline.engine import files as reading
+from hookline.runs.disk import durable_files as writing
 
 OPERATIONS = (
     "open", "write", "ftruncate", "fsync", "close", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir",
     "scandir", "lseek", "fstat", "fdopen",
 )  # fmt: skip
-"""The functions of ``os`` that ``hookline.files`` calls."""
+"""The functions of ``os`` that the two modules call."""
 WRITING = ("open", "write", "ftruncate", "fsync", "close", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir")
 """Those that a full or broken disk can refuse."""
 
@@ -28,7 +29,7 @@ Strike = Callable[[str], None]
 
 
 class Layer:
-    """The module ``os`` as ``hookline.files`` sees it.
+    """The module ``os`` as the two modules see it.
 
     Args:
         at: Number of the operation that is struck, from 1; None: none is.
@@ -73,13 +74,15 @@ class Layer:
 
 @contextmanager
 def under_files(layer: L) -> Iterator[L]:
-    """Put a layer under ``hookline.files``."""
-    there = vars(files)["os"]
-    vars(files)["os"] = layer
+    """Put a layer under the modules that read and write files."""
+    there = os
+    for module in (reading, writing):
+        vars(module)["os"] = layer
     try:
         yield layer
     finally:
-        vars(files)["os"] = there
+        for module in (reading, writing):
+            vars(module)["os"] = there
 
 
 def killing(_name: str) -> None:

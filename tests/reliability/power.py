@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from hookline.checkpoint import newest_checkpoint, prune, remove_unfinished, write_checkpoint
-from hookline.errors import CheckpointError
-from hookline.files import AppendedFile
+from hookline.engine.errors import CheckpointError
+from hookline.runs.disk.checkpoint import newest_checkpoint, prune, remove_unfinished, write_checkpoint
+from hookline.runs.disk.durable_files import AppendedFile
 from reliability.layer import under_files
 
 _RUN = "r"
@@ -36,7 +36,7 @@ class _Operation:
 
 @dataclass
 class _Recorder:
-    """The module ``os`` as ``hookline.files`` sees it, which writes down what is done within a folder."""
+    """The module ``os`` as durable files see it; writes down all that is done within a folder."""
 
     root: Path
     operations: list[_Operation] = field(default_factory=list)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hookline.checkpoint import checkpoints_in
+from hookline.runs.disk.checkpoint import checkpoints_in
 from reliability import job
 from reliability.kills import operations_of_a_run
 from reliability.layer import Layer, under_files

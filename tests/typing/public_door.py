@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import hookline
-from hookline import DataSource, PluginChoice, Run, RunConfig, RunResult, TrainOptions
-from hookline.config import Setting
+from hookline import DataSource, Run, RunConfig, RunResult
+from hookline.engine import PluginChoice, TrainOptions
+from hookline.engine.config.run_config import Setting
 
 OUTCOMES = Literal["completed", "stopped", "interrupted", "failed"]
 
@@ -60,21 +61,23 @@ def check_run_folder() -> None:
     with TemporaryDirectory() as parent:
         keep = {"callbacks": {"run-folder": {"parent": parent}, "checkpoint": {}}}
         Run(keep, ["train.epochs=1"]).fit()
-        path = assert_type(hookline.find_run("last", Path(parent)), Path)
+        path = assert_type(hookline.runs.find_run("last", Path(parent)), Path)
         run = assert_type(hookline.resume(path, {"train.epochs": 2}), Run)
-        folder = assert_type(run.folder, hookline.RunFolder | None)
+        folder = assert_type(run.folder, hookline.runs.RunFolder | None)
         assert folder is not None
         assert_type(folder.path, Path)
-        assert_type(folder.record, hookline.RunRecord)
-        assert_type(folder.record.attempts, list[hookline.Attempt])
-        assert_type(folder.record.best, hookline.BestValue | None)
+        assert_type(folder.record, hookline.runs.RunRecord)
+        assert_type(folder.record.attempts, list[hookline.runs.Attempt])
+        assert_type(folder.record.best, hookline.runs.BestValue | None)
         assert_type(folder.artifacts, Path)
         run.interrupt("no more time")
         run.fit()
-        checkpoint = assert_type(hookline.read_checkpoint(next(folder.checkpoints.iterdir())), hookline.Checkpoint)
-        assert_type(checkpoint.manifest, hookline.Manifest)
+        checkpoint = assert_type(
+            hookline.runs.read_checkpoint(next(folder.checkpoints.iterdir())), hookline.runs.Checkpoint
+        )
+        assert_type(checkpoint.manifest, hookline.runs.Manifest)
         assert_type(checkpoint.state, dict[str, Any])
-        assert_type(hookline.complete_toml(run.config), str)
+        assert_type(hookline.runs.complete_toml(run.config), str)
 
 
 def check_fit() -> None:
@@ -95,10 +98,10 @@ def check_config() -> None:
 
 def check_catalog() -> None:
     catalog = assert_type(hookline.Catalog.installed(), hookline.Catalog)
-    entry = assert_type(catalog.find("model", "linear"), hookline.Entry)
+    entry = assert_type(catalog.find("model", "linear"), hookline.engine.Entry)
     assert_type(entry.qualified_name, str)
-    assert_type(catalog.of_kind("model"), tuple[hookline.Entry, ...])
-    assert_type(hookline.KINDS, tuple[str, str, str, str, str])
+    assert_type(catalog.of_kind("model"), tuple[hookline.engine.Entry, ...])
+    assert_type(hookline.engine.KINDS, tuple[str, str, str, str, str])
 
 
 def check_errors() -> None:
@@ -111,4 +114,4 @@ def check_errors() -> None:
         assert_type(error.hint, str | None)
         assert_type(error.faults, tuple[hookline.Fault, ...])
         assert_type(error.exit_code, int)
-    assert_type(hookline.nearest("adma", ["adam"]), str | None)
+    assert_type(hookline.engine.nearest("adma", ["adam"]), str | None)

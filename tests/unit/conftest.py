@@ -7,14 +7,26 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from hookline import Catalog, Entry
+from hookline import Catalog
+from hookline.engine import Entry
 
 _OWN = {
-    "data": {"synthetic-linear": "synthetic:SyntheticLinear", "csv": "tables:Table"},
-    "model": {"linear": "models:Linear", "mlp": "models:MLP"},
-    "loss": {"mse": "losses:MSE", "l1": "losses:L1", "cross-entropy": "losses:CrossEntropy"},
-    "optimizer": {"sgd": "optimizers:SGD", "adam": "optimizers:Adam", "adamw": "optimizers:AdamW"},
-    "callback": {"json-lines": "json_lines:JSONLines", "early-stopping": "early_stopping:EarlyStopping"},
+    "data": {"synthetic-linear": "data.synthetic:SyntheticLinear", "csv": "data.tables:Table"},
+    "model": {"linear": "models.linear:Linear", "mlp": "models.mlp:MLP"},
+    "loss": {
+        "mse": "losses.regression:MSE",
+        "l1": "losses.regression:L1",
+        "cross-entropy": "losses.classification:CrossEntropy",
+    },
+    "optimizer": {
+        "sgd": "optimizers.torch_optimizers:SGD",
+        "adam": "optimizers.torch_optimizers:Adam",
+        "adamw": "optimizers.torch_optimizers:AdamW",
+    },
+    "callback": {
+        "json-lines": "callbacks.json_lines:JSONLines",
+        "early-stopping": "callbacks.early_stopping:EarlyStopping",
+    },
 }
 
 

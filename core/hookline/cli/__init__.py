@@ -10,12 +10,12 @@ def main() -> None:
     """Run the command ``hookline`` and leave the program with its exit code."""
     import click
 
-    from hookline.catalog import Catalog
     from hookline.cli.arguments import CarriedError
-    from hookline.cli.commands import hookline
+    from hookline.cli.commands.main import hookline
     from hookline.cli.output import Output
     from hookline.cli.signals import INTERRUPTED
-    from hookline.errors import HooklineError
+    from hookline.engine.errors import HooklineError
+    from hookline.engine.plugin.catalog import Catalog
 
     for stream in (sys.stdout, sys.stderr):
         # Names from data can hold characters that a terminal's encoding has not.

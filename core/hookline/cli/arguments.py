@@ -11,15 +11,16 @@ from typing import Any, TypeVar
 
 import click
 
-from hookline.catalog import Catalog, Entry
 from hookline.cli.completion import complete_words, split_words
 from hookline.cli.output import Output
-from hookline.config import RunConfig, load_config
-from hookline.errors import ConfigError, Fault, PluginError
-from hookline.layers import read_overrides
-from hookline.loader import combined
-from hookline.local import LocalEntry, entries_of_file
-from hookline.lock import Lock, read_lock
+from hookline.engine.config.layers import read_overrides
+from hookline.engine.config.loading import load_config
+from hookline.engine.config.run_config import RunConfig
+from hookline.engine.errors import ConfigError, Fault, PluginError
+from hookline.engine.plugin.catalog import Catalog, Entry
+from hookline.engine.plugin.plugin import combined
+from hookline.engine.plugin.plugin_file import LocalEntry, entries_of_file
+from hookline.runs.lock import Lock, read_lock
 
 
 class CarriedError(Exception):

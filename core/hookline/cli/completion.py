@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from hookline.catalog import KINDS, Catalog
-from hookline.config import SINGLE_KINDS, load_config
-from hookline.errors import HooklineError
-from hookline.run_names import run_names
+from hookline.engine.config.loading import load_config
+from hookline.engine.config.run_config import SINGLE_KINDS
+from hookline.engine.errors import HooklineError
+from hookline.engine.plugin.catalog import KINDS, Catalog
+from hookline.runs.names import run_names
 
 
 def script(command: click.Command, shell: str) -> str:

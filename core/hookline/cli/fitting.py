@@ -16,9 +16,10 @@ from hookline.cli.signals import ending_by_signals, exit_code
 
 if TYPE_CHECKING:
     from hookline.cli.output import Output
-    from hookline.config import RunConfig
-    from hookline.run import Run
-    from hookline.watch import Ledger, Watch
+    from hookline.engine.config.run_config import RunConfig
+    from hookline.engine.loop.run import Run
+    from hookline.engine.plugin.watch import Watch
+    from hookline.trials.ledger import Ledger
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -42,7 +43,7 @@ class Watching:
 
     def tell(self, output: Output, config: RunConfig) -> None:
         """Tell what the hooks of a run cost, if that was asked for."""
-        from hookline.cli.costs import print_ledger
+        from hookline.cli.printing.costs import print_ledger
 
         if self.ledger:
             print_ledger(output, self.ledger, config)
@@ -55,7 +56,8 @@ def watching(command: _Command) -> _Command:
     @click.option("--trace-hooks", is_flag=True, help="Tell each call of a hook on standard error.")
     @functools.wraps(command)
     def wrapped(output: Output, *others: Any, has_ledger: bool, trace_hooks: bool, **arguments: Any) -> None:
-        from hookline.watch import HookTrace, Ledger
+        from hookline.trials.hook_trace import HookTrace
+        from hookline.trials.ledger import Ledger
 
         trace = HookTrace(output.hook_call) if trace_hooks else None
         command(output, *others, watching=Watching(trace, Ledger() if has_ledger else None), **arguments)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from hookline.errors import HooklineError, printable
+from hookline.engine.errors import HooklineError
+from hookline.engine.words import printable
 
 if TYPE_CHECKING:
-    from hookline.watch import HookCall
+    from hookline.trials.hook_trace import HookCall
 
 _MAX_ERROR = 2**16
 """Characters of an error that are printed."""

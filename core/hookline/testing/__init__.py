@@ -9,8 +9,9 @@ Everything here is loaded on first use, so importing the package imports neither
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.testing.checking import CHECKS, RULES, check_plugin, conformance
@@ -24,17 +25,12 @@ _HOME = {
     "kit": ("Skipped", "skip"),
     "report": ("Report",),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-
 __all__ = ["CHECKS", "RULES", "HostedRun", "Report", "Skipped", "check_plugin", "conformance", "skip"]
 
 
 if not TYPE_CHECKING:
     # A type checker that saw it would take any name for one of ours.
-    def __getattr__(name: str) -> object:
-        if name not in _MODULE_OF:
-            raise AttributeError(f"module 'hookline.testing' has no attribute {name!r}")
-        return getattr(importlib.import_module(f"hookline.testing.{_MODULE_OF[name]}"), name)
+    __getattr__ = lazy(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hookline.catalog import KINDS, Catalog, Entry
-from hookline.data import DataSource
-from hookline.errors import did_you_mean
-from hookline.loader import Plugin, load_plugin
-from hookline.options import plain
+from hookline.engine.data import DataSource
+from hookline.engine.plugin.catalog import KINDS, Catalog, Entry
+from hookline.engine.plugin.options import plain
+from hookline.engine.plugin.plugin import Plugin, load_plugin
+from hookline.engine.words import did_you_mean
 from hookline.testing import (
     checks_callback,
     checks_data,
@@ -61,7 +61,7 @@ def check_plugin(
     """Run every check of a kind on a plugin, print what became of them, and return it.
 
     Args:
-        kind: One of ``hookline.KINDS``.
+        kind: One of ``hookline.engine.KINDS``.
         factory: The plugin: a class, a function, the name of an installed plugin, or its ``Entry``.
         data: Data for the runs of the checks; default: the first of a regression, two classes as 0 and 1, and three
             class indices that a run accepts. Not for the kind ``data``.

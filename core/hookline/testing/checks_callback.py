@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hookline.errors import ConfigError
-from hookline.hookspecs import hookimpl
-from hookline.run import Run
+from hookline.engine.errors import ConfigError
+from hookline.engine.hookspecs import hookimpl
+from hookline.engine.loop.run import Run
 from hookline.testing.kit import Broken, Subject, brief_error, check, new_folder, skip
 from hookline.testing.parts import Recorder, Tracer, changed_generators, generator_states, noisy_net
 

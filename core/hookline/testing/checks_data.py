@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from hookline.batches import Batches
-from hookline.data import DataSource
+from hookline.engine.data import DataSource
+from hookline.engine.loop.batches import Batches
 from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import BuildWatch, tensors_in
 

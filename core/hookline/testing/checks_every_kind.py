@@ -13,8 +13,8 @@ from typing import Any
 
 import tomli
 
-from hookline.config_text import to_toml
-from hookline.options import is_plain, plain
+from hookline.engine.plugin.options import is_plain, plain
+from hookline.runs.config_text import to_toml
 from hookline.testing.kit import Broken, Subject, check, skip
 
 IMPORT_LIMIT_S = 5.0

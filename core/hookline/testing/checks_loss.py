@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from hookline.run import Run
+from hookline.engine.loop.run import Run
 from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import first_batch
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hookline.run import Run
-from hookline.step import DefaultStep
+from hookline.engine.loop.run import Run
+from hookline.engine.loop.step import DefaultStep
 from hookline.testing.kit import Broken, Subject, check
 from hookline.testing.parts import BuildWatch, first_batch, flat_weights
 

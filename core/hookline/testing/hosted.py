@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hookline.config import load_config
-from hookline.run import Run
+from hookline.engine.config.loading import load_config
+from hookline.engine.loop.run import Run
 from hookline.testing.parts import Recorder, closed_catalog, fitting_loss, gradient_descent, net, regression
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from hookline.catalog import Catalog, Entry
-from hookline.errors import HooklineError, summary
-from hookline.loader import load_plugin
-from hookline.local import entries_of_file
+from hookline.engine.errors import HooklineError, summary
+from hookline.engine.plugin.catalog import Catalog, Entry
+from hookline.engine.plugin.plugin import load_plugin
+from hookline.engine.plugin.plugin_file import entries_of_file
 
 _GRACE_S = 5.0
 """Time for a process that was too slow to write down where it is."""

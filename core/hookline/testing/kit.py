@@ -12,13 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from hookline.config import RunConfig, load_config
-from hookline.data import DataSource
-from hookline.errors import HooklineError
-from hookline.loader import MARK, Plugin
-from hookline.options import copied
-from hookline.rng import preserved_rng
-from hookline.run import Run
+from hookline.engine.config.loading import load_config
+from hookline.engine.config.run_config import RunConfig
+from hookline.engine.data import DataSource
+from hookline.engine.errors import HooklineError
+from hookline.engine.loop.rng import preserved_rng
+from hookline.engine.loop.run import Run
+from hookline.engine.plugin.hook_checks import MARK
+from hookline.engine.plugin.options import copied
+from hookline.engine.plugin.plugin import Plugin
 from hookline.testing import parts
 
 

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
-from hookline.batches import Batches
-from hookline.catalog import Catalog, Entry
-from hookline.data import DataSource
-from hookline.hookspecs import hookimpl
-from hookline.result import Outcome
-from hookline.run import Run
+from hookline.engine.data import DataSource
+from hookline.engine.hookspecs import hookimpl
+from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.run import Run
+from hookline.engine.plugin.catalog import Catalog, Entry
+from hookline.engine.result import Outcome
 
 NO_DEFAULTS: Mapping[str, Any] = {}
 """The table that a config begins with when nothing that is installed may come into it."""

@@ -1,0 +1,239 @@
+"""The commands about plugins: which there are, what one offers, which code a run's are."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from hookline.cli.arguments import (
+    ListByDefault,
+    callbacks_of_train,
+    choosing,
+    entry_values,
+    find,
+    load_words,
+    local_files,
+    option_values,
+    printing,
+    words_argument,
+)
+from hookline.cli.completion import complete_kind_and_words, complete_name, split_words
+from hookline.cli.output import Output
+from hookline.engine.config.loading import named_entries
+from hookline.engine.errors import ConfigError, Fault, PluginError
+from hookline.engine.plugin.catalog import KINDS, Catalog, Entry
+from hookline.engine.plugin.plugin import combined
+from hookline.engine.words import did_you_mean
+from hookline.runs.lock import make_lock, read_lock
+
+if TYPE_CHECKING:
+    from hookline.testing.inspection import Inspection
+
+
+@click.group(cls=ListByDefault)
+def plugins() -> None:
+    """List the installed plugins, or check them.
+
+    Without a command of the group, the words are those of `hookline plugins list`.
+    """
+
+
+@plugins.command("list")
+@click.argument("words", nargs=-1, metavar="[KIND] [CONFIG] [KEY=VALUE]...", shell_complete=complete_kind_and_words)
+@click.option("--order", is_flag=True, help="Tell which plugin the run calls for each hook, and in which order.")
+@printing
+@choosing
+def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: bool) -> None:
+    """List the installed plugins, of one KIND or all, without importing any.
+
+    The state is that in a run of CONFIG and KEY=VALUE, as for `hookline train`.
+    """
+    kind, words = (words[0], words[1:]) if words and words[0] in KINDS else (None, words)
+    path, overrides = split_words(words)
+    if path and not Path(path).exists():
+        hint = did_you_mean(path, KINDS)
+        raise ConfigError(f"{path!r} is neither a kind of plugin nor a config file", hint=hint)
+    if order and kind:
+        raise ConfigError("--order is about all plugins of a run", hint=f"leave {kind!r} out")
+    if order:
+        _print_order(output, catalog, words)
+        return
+    named = named_entries(path, overrides, defaults=callbacks_of_train(catalog), catalog=catalog)
+    catalog = named.catalog
+    entries = catalog.of_kind(kind) if kind else catalog.entries
+    for text in (*catalog.problems, *(error.message for error in named.errors)):
+        output.note(f"note: {text}")
+    active = {(entry.kind, entry.qualified_name) for entry in named.entries.values()}
+    states = [_state(entry, catalog, active) for entry in entries]
+    if output.json:
+        output.document([{**entry_values(e, catalog), "state": s} for e, s in zip(entries, states, strict=True)])
+        return
+    rows = [
+        [e.kind, catalog.callable_name(e), e.distribution, e.version, e.value, ", ".join(state)]
+        for e, state in zip(entries, states, strict=True)
+    ]
+    output.table(["kind", "name", "distribution", "version", "origin", "state"], rows)
+    output.prose("\nhookline show KIND NAME tells the options of one")
+
+
+def _state(entry: Entry, catalog: Catalog, active: Collection[tuple[str, str]]) -> list[str]:
+    return [
+        *(["active"] if (entry.kind, entry.qualified_name) in active else []),
+        *([f"blocked by {entry.blocked_by}"] if entry.blocked_by else []),
+        *(["conflict"] if catalog.is_ambiguous(entry) else []),
+    ]
+
+
+def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
+    from hookline.engine.plugin.hook_checks import HOOKS
+    from hookline.engine.plugin.host import Host
+
+    host = Host.open(load_words(words, catalog, callbacks_of_train(catalog)), base=object())
+    calls = {hook: [(m.label, m.plugin, is_wrapper) for m, is_wrapper in host.order(hook)] for hook in HOOKS}
+    if output.json:
+        output.document(
+            {
+                hook: [{"table": label, "plugin": str(plugin), "is_wrapper": wraps} for label, plugin, wraps in called]
+                for hook, called in calls.items()
+            }
+        )
+        return
+    width = max(len(member.label) for member in host.members)
+    for hook, called in calls.items():
+        lines = [f"{label.ljust(width)}  {plugin}{', wrapper' if wraps else ''}" for label, plugin, wraps in called]
+        if hook == "build_step" and all(wraps for *_, wraps in called):
+            lines.append(f"{'the loop'.ljust(width)}  its own step")
+        output.line("\n".join([hook, *(f"  {line}" for line in lines or ["-"])]))
+
+
+@plugins.command("check")
+@click.argument("kind", required=False, type=click.Choice(KINDS))
+@click.argument("name", required=False, shell_complete=complete_name)
+@click.argument("values", nargs=-1, metavar="[OPTION=VALUE]...")
+@click.option("--all", "is_all", is_flag=True, help="Check every installed plugin.")
+@click.option("--timeout", "timeout_s", type=float, default=120.0, show_default=True, help="Seconds for each.")
+@printing
+@choosing
+def check_plugins(
+    output: Output,
+    catalog: Catalog,
+    kind: str | None,
+    name: str | None,
+    values: Sequence[str],
+    is_all: bool,
+    timeout_s: float,
+) -> None:
+    """Check plugins, each in a process of its own: its import, hooks and options, and the contract of its kind.
+
+    Give KIND and NAME, with options that it needs, or --all.
+    """
+    from hookline.testing.inspection import inspect_plugin
+
+    if is_all == bool(kind and name):
+        raise ConfigError("nothing says what to check", hint="give a KIND and a NAME, or --all")
+    entries = [find(catalog, kind, name)] if kind and name else [e for e in catalog.entries if not e.blocked_by]
+    inspect = functools.partial(inspect_plugin, files=local_files(), options=option_values(values), timeout_s=timeout_s)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip(entries, pool.map(inspect, entries), strict=True))
+    if output.json:
+        output.document([{**entry_values(e, catalog), **msgspec.to_builtins(i)} for e, i in found.items()])
+    else:
+        rows = [_inspection_row(entry, catalog, inspection) for entry, inspection in found.items()]
+        output.table(["kind", "name", "from", "import s", "hooks", "options", "checks", "result"], rows)
+        for entry, inspection in found.items():
+            for note in inspection.notes:
+                output.prose(f"{entry.kind} {entry.name}: {note}")
+    faults = [Fault(f"{entry}: {text}") for entry, inspection in found.items() for text in inspection.failures]
+    if faults:
+        num_failed = sum(bool(inspection.failures) for inspection in found.values())
+        raise PluginError(f"{num_failed} of {len(found)} plugins failed", faults=faults)
+
+
+def _inspection_row(entry: Entry, catalog: Catalog, inspection: Inspection) -> list[str]:
+    seconds = "" if inspection.import_s is None else f"{inspection.import_s:.3f}"
+    counts = [len(inspection.hooks), len(inspection.options), inspection.num_checks]
+    result = "failed" if inspection.failures else "passed" if inspection.num_checks else "imported"
+    return [entry.kind, catalog.callable_name(entry), entry.source, seconds, *map(str, counts), result]
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("name", shell_complete=complete_name)
+@printing
+@choosing
+def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
+    """Show a plugin: what it is, its options, and the lines to paste into a config."""
+    from hookline.engine.plugin.plugin import load_plugin
+    from hookline.runs.config_text import option_lines, to_toml
+
+    entry = find(catalog, kind, name)
+    plugin = load_plugin(entry)
+    label = f"callbacks.{entry.name}" if kind == "callback" else kind
+    lines = option_lines(label, catalog.callable_name(entry), plugin.options)
+    about = inspect.getdoc(plugin.target) or ""
+    if output.json:
+        options = [
+            {"name": o.name, "required": o.is_required, "expected": o.expected, "schema": o.schema()}
+            for o in plugin.options
+        ]
+        output.document({**entry_values(entry, catalog), "about": about, "options": options, "toml": "\n".join(lines)})
+        return
+    output.prose(f"{entry}: {entry.value}\n\n{about}\n")
+    if plugin.options and not output.quiet:
+        rows = [
+            [o.name, "required" if o.is_required else to_toml(o.default), o.expected, o.description]
+            for o in plugin.options
+        ]
+        output.table(["option", "default", "takes", "meaning"], rows)
+        output.line("\nin a config:\n")
+    for line in lines:
+        output.line(line)
+
+
+@click.command()
+@words_argument
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="The file to write.")
+@printing
+@choosing
+def lock(output: Output, catalog: Catalog, words: Sequence[str], target: Path | None) -> None:
+    """Write down which code the plugins of a run are, for `hookline train --locked`.
+
+    No installed plugin is imported.
+
+    The file is CONFIG with the ending .lock, or hookline.lock without a CONFIG.
+    """
+    path, overrides = split_words(words)
+    named = named_entries(path, overrides, defaults=callbacks_of_train(catalog), catalog=catalog)
+    if named.errors:
+        raise combined(named.errors)
+    target = target or lock_path(path)
+    now = make_lock(named.entries)
+    drift = read_lock(target).drift(now) if target.exists() else []
+    try:
+        target.write_text(now.to_json(), encoding="utf-8")
+    except OSError as error:
+        hint = "choose another name with -o"
+        raise ConfigError(f"{target} cannot be written: {error.strerror}", hint=hint) from error
+    if output.json:
+        output.document({"path": str(target), "changes": drift})
+    for text in drift:
+        output.prose(f"was: {text}")
+    output.prose(f"wrote {target}: {_counted(now.distributions)}")
+
+
+def lock_path(config: str | None) -> Path:
+    """Return where the lock of a run lies: beside its config."""
+    return Path(config).with_suffix(".lock") if config else Path("hookline.lock")
+
+
+def _counted(distributions: dict[str, Any]) -> str:
+    num_files = sum(len(locked.files) for locked in distributions.values())
+    return f"{', '.join(distributions)} with {num_files} files"

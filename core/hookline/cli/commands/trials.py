@@ -1,0 +1,69 @@
+"""The commands that try a run out: which learning rate it takes, where its time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from hookline.cli.arguments import choosing, load_words, printing, words_argument
+from hookline.cli.output import Output
+from hookline.cli.printing.plan import plan_lines
+from hookline.engine.errors import ConfigError
+from hookline.engine.plugin.catalog import Catalog
+from hookline.shortcuts.light_optimizer import light_optimizer
+
+
+@click.command("lr-find")
+@words_argument
+@click.option("--from", "start_lr", type=float, default=1e-7, show_default=True, help="The first learning rate.")
+@click.option("--to", "end_lr", type=float, default=10.0, show_default=True, help="The last learning rate.")
+@click.option("--steps", "num_steps", type=click.IntRange(min=2), default=100, show_default=True, help="Steps to take.")
+@printing
+@choosing
+def lr_find(
+    output: Output, catalog: Catalog, words: Sequence[str], start_lr: float, end_lr: float, num_steps: int
+) -> None:
+    """Find a learning rate: raise it step by step, and see how the loss takes it.
+
+    The run is thrown away. It has no events, so callbacks write nothing.
+    """
+    if not 0 < start_lr < end_lr < float("inf"):
+        message = f"the learning rate cannot rise from {start_lr:g} to {end_lr:g}"
+        raise ConfigError(message, hint="--from is above 0, and --to above --from")
+    config = load_words(words, catalog)
+    for line in plan_lines(config):
+        output.prose(line)
+
+    from hookline.cli.printing.findings import print_lr_curve
+    from hookline.trials.lr_finder import lr_find
+
+    with light_optimizer():
+        curve = lr_find(config, start_lr=start_lr, end_lr=end_lr, num_steps=num_steps)
+    print_lr_curve(output, curve)
+
+
+@click.command()
+@words_argument
+@click.option("--steps", "num_steps", type=click.IntRange(min=1), default=20, show_default=True, help="Steps to see.")
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="A file to write a trace to.")
+@printing
+@choosing
+def profile(output: Output, catalog: Catalog, words: Sequence[str], num_steps: int, target: Path | None) -> None:
+    """Tell where the time of a run goes: the parts of the loop, and the operations of torch.
+
+    The run has all its events, so callbacks do what they do in training. It is stopped after the steps.
+    """
+    config = load_words(words, catalog)
+    for line in plan_lines(config):
+        output.prose(line)
+
+    from hookline.cli.printing.findings import print_profile
+    from hookline.trials.profiling import profile
+
+    with light_optimizer():
+        found = profile(config, num_steps=num_steps, trace_path=target)
+    print_profile(output, found)
+    if target:
+        output.prose(f"\nwrote {target}: open it in https://ui.perfetto.dev")

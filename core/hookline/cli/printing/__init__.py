@@ -1,0 +1,1 @@
+"""Values -> the text that a command prints."""

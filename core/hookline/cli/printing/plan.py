@@ -1,0 +1,104 @@
+"""A config in words: the plan of a run, the story of one value, and what to try next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hookline.engine.config.run_config import RunConfig, Setting
+from hookline.engine.plugin.member import PluginChoice
+from hookline.engine.plugin.options import Option, options_of, plain
+from hookline.engine.train_options import TrainOptions
+from hookline.runs.config_text import to_toml
+from hookline.runs.identity import plugins_of
+
+_ALWAYS_SHOWN = ("train.epochs", "train.batch_size", "train.seed")
+
+
+def plan_lines(config: RunConfig) -> Iterator[str]:
+    """Give the plan of a run: what was chosen, and from where; options only where somebody set them."""
+    width = max(len(label) for label in ("train", *(choice.label for choice in config.plugins)))
+    yield "plan"
+    shown = [s for key, s in config.settings.items() if key in _ALWAYS_SHOWN or _is_set("train", key, s)]
+    yield f"  {'train'.ljust(width)}  " + ", ".join(_setting(s, "train") for s in shown)
+    for choice in config.plugins:
+        use = config.settings[f"{choice.label}.use"]
+        options = [s for key, s in config.settings.items() if s is not use and _is_set(choice.label, key, s)]
+        details = "".join(f"\n  {' ' * width}    {_setting(s, choice.label)}" for s in options)
+        yield f"  {choice.label.ljust(width)}  {_plugin(choice)}, {use.origin}{details}"
+
+
+def plan_events(config: RunConfig) -> dict[str, Any]:
+    """Return the plan of a run as plain values: plugins by table, settings by key."""
+    settings = {key: setting_values(s) for key, s in config.settings.items()}
+    return {**plugins_of(config), "settings": settings}
+
+
+def setting_values(setting: Setting) -> dict[str, Any]:
+    """Return a setting as plain values."""
+    overrode = setting_values(setting.overrode) if setting.overrode else None
+    return {"key": setting.key, "value": plain(setting.value), "origin": str(setting.origin), "overrode": overrode}
+
+
+def explanation_lines(setting: Setting, config: RunConfig, *, is_brief: bool) -> Iterator[str]:
+    """Give the story of one value: what it is, where from, what it overrode, what it means."""
+    if is_brief:
+        yield to_toml(setting.value)
+        return
+    yield f"{setting.key} = {to_toml(setting.value)}"
+    yield f"  from {setting.origin}"
+    earlier = setting.overrode
+    while earlier:
+        yield f"  overrode {to_toml(earlier.value)} from {earlier.origin}"
+        earlier = earlier.overrode
+    option, owner = _option(setting.key, config)
+    if option and setting.origin.layer != "default" and not option.is_required:
+        yield f"  the default of {owner} is {to_toml(option.default)}"
+    if option and option.description:
+        yield f"  {option.description}: {option.expected}"
+
+
+def next_steps(words: Sequence[str], config: RunConfig, *, is_trial: bool, is_kept: bool) -> Iterator[str]:
+    """Give what to try after a run, which is kept or not, or after a trial of it."""
+    kept = [word for word in words if not word.startswith("train.epochs=")]
+    words_so_far = shlex.join(["hookline", "train", *kept])
+    yield "\ntry next"
+    steps = {f"{words_so_far} train.epochs={2 * max(config.train.epochs, 1)}": "train for longer"}
+    if is_trial:
+        steps = {shlex.join(["hookline", "train", *words]): "train in earnest"}
+    if is_kept:
+        steps["hookline runs"] = "see what was kept"
+    steps["hookline plugins"] = "see what can be exchanged"
+    if not words:
+        steps["hookline init DATA.csv"] = "write a config for a table of your own"
+    yield from step_lines(steps)
+
+
+def step_lines(steps: Mapping[str, str]) -> Iterator[str]:
+    """Give commands to type, each with its purpose."""
+    width = min(max(map(len, steps)), 60)
+    for command, purpose in steps.items():
+        yield f"  {command.ljust(width)}  # {purpose}"
+
+
+def _is_set(label: str, key: str, setting: Setting) -> bool:
+    return key.rpartition(".")[0] == label and setting.origin.layer != "default"
+
+
+def _setting(setting: Setting, label: str) -> str:
+    text = f"{setting.key.removeprefix(f'{label}.')} = {to_toml(setting.value)}"
+    return text if setting.origin.layer == "default" else f"{text} ({setting.origin})"
+
+
+def _plugin(choice: PluginChoice) -> str:
+    entry = choice.plugin.entry
+    return f"{entry.name} ({entry.source})" if entry else choice.plugin.name
+
+
+def _option(key: str, config: RunConfig) -> tuple[Option | None, str]:
+    label, _, name = key.rpartition(".")
+    known: dict[str, tuple[tuple[Option, ...], str]] = {"train": (options_of(TrainOptions), "the loop")}
+    known |= {choice.label: (choice.plugin.options, str(choice.plugin)) for choice in config.plugins}
+    options, owner = known.get(label, ((), ""))  # a callback that is switched off has no options
+    return next((option for option in options if option.name == name), None), owner

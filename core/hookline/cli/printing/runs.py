@@ -1,0 +1,272 @@
+"""What is known of runs, in words: a row for each, all about one, how two differ, their curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hookline.cli.output import Output
+from hookline.cli.printing.drawing import drawn
+from hookline.engine.words import printable
+from hookline.runs.changes import Change
+from hookline.runs.curves import Curve
+from hookline.runs.listing import CheckpointRow, RunRow
+from hookline.runs.record import BestValue, RunRecord
+
+_CHANGED_WIDTH = 60
+_MAX_ROWS = 20
+_MARKS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MAX_CURVES = len(_MARKS)
+"""How many curves a drawing can tell apart."""
+
+_OTHER = {"versions": "other versions", "code": "other code", "data": "other data"}
+"""How changes are told, short, that are not settings."""
+
+
+# ---- the table of runs -----------------------------------------------------------------------------------------------
+
+
+def row_values(row: RunRow) -> dict[str, Any]:
+    """Return all that is known of a run, but for what it is made of, as plain values."""
+    known = msgspec.to_builtins(row.record) if row.record else {}
+    known.pop("identity", None)
+    changes = [{"part": c.part, "key": c.key, "before": c.before, "after": c.after} for c in row.changes]
+    return {**_name_values(row), **known, "status": row.status, "problem": row.problem, "changes": changes}
+
+
+def print_runs(output: Output, rows: Sequence[RunRow], num_left_out: int, aside: Collection[str]) -> None:
+    """Print a row for each run; changes in the tables ``aside`` say nothing about its numbers."""
+    head = ["run", "status", "best", "epochs", "time", "changed"]
+    output.table(head, [_cells(row, aside) for row in rows])
+    if num_left_out:
+        older = "1 older run" if num_left_out == 1 else f"{num_left_out} older runs"
+        output.prose(f"\nand {older}: hookline runs --all")
+
+
+def _cells(row: RunRow, aside: Collection[str]) -> list[str]:
+    record = row.record
+    if record is None:
+        return _printable(row.path.name, row.status, "", "", "", row.problem or "")
+    best = f"{record.best.metric} {record.best.value:.6g}" if record.best else ""
+    epochs = f"{record.epochs}/{record.num_epochs}"
+    return _printable(
+        row.path.name, row.status, best, epochs, duration(record.time_s), changed_words(row.changes, aside)
+    )
+
+
+def changed_words(changes: Sequence[Change], aside: Collection[str]) -> str:
+    """Return in a few words what changed from one run to the next."""
+    settings = [c for c in changes if c.part == "settings" and not any(c.key.startswith(f"{t}.") for t in aside)]
+    exchanged = {c.key.rpartition(".")[0]: c.after for c in settings if c.key.endswith(".use")}
+    words = [f"{table}={name}" if name is not None else f"no {table}" for table, name in exchanged.items()]
+    for change in settings:
+        table, _, name = change.key.rpartition(".")
+        # Another plugin has other options; those that both have can be compared.
+        is_told = table not in exchanged or (change.before is not None and change.after is not None)
+        if name != "use" and is_told:
+            words.append(f"{change.key}={value_words(change.after)}")
+    told = {change.part for change in changes}
+    has_other_data = any(change.key.startswith("data.") for change in settings)
+    words += [text for part, text in _OTHER.items() if part in told and not (part == "data" and has_other_data)]
+    return _shortened(words)
+
+
+def _shortened(words: Sequence[str]) -> str:
+    """Return as many words as fit, at least one, and how many more there are."""
+    shown = ""
+    for number, word in enumerate(words):
+        longer = f"{shown}, {word}" if shown else word[:_CHANGED_WIDTH] + ("..." if len(word) > _CHANGED_WIDTH else "")
+        if shown and len(longer) > _CHANGED_WIDTH:
+            return f"{shown} and {len(words) - number} more"
+        shown = longer
+    return shown
+
+
+def value_words(value: Any) -> str:
+    """Return a plain value in a short form."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else msgspec.json.encode(value).decode()
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person says it.
+
+    >>> duration(3.21), duration(190), duration(7500)
+    ('3.2 s', '3 min 10 s', '2 h 05 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+# ---- one run ---------------------------------------------------------------------------------------------------------
+
+
+def run_values(row: RunRow, checkpoints: Sequence[CheckpointRow]) -> dict[str, Any]:
+    """Return all that is known of a run as plain values."""
+    known = msgspec.to_builtins(row.record) if row.record else {}
+    kept = [_checkpoint_values(checkpoint) for checkpoint in checkpoints]
+    return {**_name_values(row), **known, "status": row.status, "problem": row.problem, "checkpoints": kept}
+
+
+def print_run(output: Output, row: RunRow, record: RunRecord, checkpoints: Sequence[CheckpointRow]) -> None:
+    """Print all that is known of a run."""
+    for name, text in _facts(row, record).items():
+        output.line(f"{name.ljust(10)}  {printable(text)}")
+    _print_table(output, "metrics", ["metric", "value"], [[k, value_words(v)] for k, v in record.metrics.items()])
+    _print_table(
+        output,
+        "attempts",
+        ["started", "host", "process", "steps", "took", "outcome", "error"],
+        [
+            [
+                f"{a.started:%Y-%m-%d %H:%M:%S}",
+                a.host,
+                str(a.pid),
+                f"{a.from_step}-{a.step}",
+                duration((a.ended - a.started).total_seconds()) if a.ended else "",
+                a.outcome or row.status,
+                a.error or "",
+            ]
+            for a in record.attempts
+        ],
+    )
+    for number, attempt in enumerate(record.attempts, 1):
+        for text in attempt.changes:
+            output.line(f"attempt {number}: {printable(text)}")
+    head = ["checkpoint", "step", "epochs", "bytes", "saved"]
+    _print_table(output, "checkpoints", head, [_checkpoint_cells(checkpoint) for checkpoint in checkpoints])
+    _print_table(output, "plugins", ["table", "plugin"], _identity_rows(record, "plugins"))
+    _print_table(output, "versions", ["of", "version"], _identity_rows(record, "versions"))
+    for text in record.warnings:
+        output.line(f"warning: {printable(text)}")
+
+
+def _facts(row: RunRow, record: RunRecord) -> dict[str, str]:
+    best = record.best
+    attempts = record.attempts
+    return {
+        "run": row.path.name,
+        "folder": str(row.path.resolve()),
+        "status": f"{row.status}, {record.epochs} of {record.num_epochs} epochs, {record.step} steps, "
+        f"{duration(record.time_s)}",
+        **({"best": _best_words(best)} if best else {}),
+        "seed": str(record.seed),
+        **({"command": " ".join(attempts[0].command)} if attempts else {}),
+        **({"started": f"{attempts[0].started:%Y-%m-%d %H:%M:%S} UTC"} if attempts else {}),
+        "git": record.git or "none",
+    }
+
+
+def _best_words(best: BestValue) -> str:
+    return f"{best.metric} {best.value:.6g} ({best.mode}), in epoch {best.epoch}, after {best.step} steps"
+
+
+def _print_table(output: Output, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table under its title, its newest rows if there are too many; nothing without rows."""
+    if not rows:
+        return
+    output.line(f"\n{title}" + (f", the last {_MAX_ROWS} of {len(rows)}" if len(rows) > _MAX_ROWS else ""))
+    output.table(head, [_printable(*row) for row in rows[-_MAX_ROWS:]])
+
+
+def _identity_rows(record: RunRecord, part: str) -> list[list[str]]:
+    found = record.identity.get(part)
+    return [[key, _brief(value)] for key, value in found.items()] if isinstance(found, Mapping) else []
+
+
+def _checkpoint_values(row: CheckpointRow) -> dict[str, Any]:
+    manifest = row.manifest
+    known = {"step": manifest.step, "epoch": manifest.epoch, "position": manifest.position} if manifest else {}
+    saved = {"time": manifest.time, "metrics": manifest.metrics} if manifest else {}
+    return {"path": str(row.path), "bytes": row.size, **known, **saved, "problem": row.problem}
+
+
+def _checkpoint_cells(row: CheckpointRow) -> list[str]:
+    manifest = row.manifest
+    if manifest is None:
+        return [row.path.name, "", "", str(row.size), row.problem or ""]
+    epochs = str(manifest.epoch - bool(manifest.position))
+    return [row.path.name, str(manifest.step), epochs, str(row.size), f"{manifest.time:%Y-%m-%d %H:%M:%S}"]
+
+
+# ---- two runs --------------------------------------------------------------------------------------------------------
+
+
+def print_differences(output: Output, names: tuple[str, str], changes: Sequence[Change]) -> None:
+    """Print what differs between two runs, side by side."""
+    rows = [_printable(c.part, c.key, _brief(c.before), _brief(c.after)) for c in changes]
+    output.table(["part", "of", *_printable(*names)], rows)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        words = (value_words(item) for item in value.values() if item is not None)
+        return " ".join(word[:12] if _is_hash(word) else word for word in words)
+    return "none" if value is None else value_words(value)
+
+
+def _is_hash(word: str) -> bool:
+    return len(word) == 64 and set(word) <= set("0123456789abcdef")
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+
+def curve_values(curves: Sequence[tuple[str, Curve]]) -> list[dict[str, Any]]:
+    """Return curves, each with its run, as plain values."""
+    return [
+        {"run": run, "metric": c.metric, "num_values": c.num_values, "last": c.last, "points": c.points}
+        for run, c in curves
+    ]
+
+
+def print_curves(output: Output, title: str, curves: Sequence[tuple[str, Curve]], *, is_log: bool) -> None:
+    """Print one drawing of some curves, and what they are."""
+    output.prose(f"{title}, by step" + (", logarithmic" if is_log else ""))
+    marks = "*" if len(curves) == 1 else _MARKS
+    points = {mark: list(_scaled(curve, is_log=is_log)) for mark, (_, curve) in zip(marks, curves, strict=False)}
+    if all_points := [point for some in points.values() for point in some]:
+        last = max(1.0, *(step for step, _ in all_points))
+        low, high = min(value for _, value in all_points), max(value for _, value in all_points)
+        placed = {mark: [(step / last, value) for step, value in some] for mark, some in points.items()}
+        labels = (f"{10**low:.4g}", f"{10**high:.4g}") if is_log else (f"{low:.4g}", f"{high:.4g}")
+        for line in drawn(placed, bounds=(low, high), labels=labels, ends=("0", f"{last:.0f}")):
+            output.line(line)
+    for mark, (run, curve) in zip(marks, curves, strict=False):
+        values = "1 value" if curve.num_values == 1 else f"{curve.num_values} values"
+        output.line(f"{mark}  {printable(run)} {printable(curve.metric)}: {values}, the last {curve.last:.6g}")
+
+
+def _scaled(curve: Curve, *, is_log: bool) -> Iterator[tuple[float, float]]:
+    """Give the points to draw; a logarithm leaves out what is not above 0."""
+    for step, value in curve.points:
+        if not is_log:
+            yield step, value
+        elif value > 0:
+            yield step, math.log10(value)
+
+
+# ---- what they share -------------------------------------------------------------------------------------------------
+
+
+def _name_values(row: RunRow) -> dict[str, Any]:
+    number, _, label = row.path.name.partition("-")
+    path = str(Path(row.path).resolve())
+    return {"name": row.path.name, "number": int(number) if number.isdigit() else None, "label": label, "path": path}
+
+
+def _printable(*cells: str) -> list[str]:
+    # An end of a line within a cell would break the table.
+    return [printable(cell) for cell in cells]

@@ -1,0 +1,1 @@
+"""Templates of plugin distributions, and the folder made from them."""

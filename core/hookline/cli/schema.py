@@ -1,0 +1,92 @@
+"""The installed plugins -> a JSON Schema of a config, by which editors complete and check it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from hookline.engine.config.run_config import OFF, SINGLE_KINDS, PluginRules
+from hookline.engine.errors import PluginError
+from hookline.engine.plugin.catalog import Catalog
+from hookline.engine.plugin.member import OnError
+from hookline.engine.plugin.options import Option, options_of
+from hookline.engine.plugin.plugin import load_plugin
+from hookline.engine.train_options import TrainOptions
+
+
+def config_schema(catalog: Catalog) -> tuple[dict[str, Any], list[PluginError]]:
+    """Return a JSON Schema, draft-07, of a config in which every installed plugin may be named.
+
+    All installed plugins are imported. One that cannot be is left out of the schema.
+
+    Returns:
+        The schema, and an error for each plugin that was left out.
+    """
+    errors: list[PluginError] = []
+    plugins = {kind: _plugin_options(catalog, kind, errors) for kind in (*SINGLE_KINDS, "callback")}
+    default = catalog.default("run")
+    properties: dict[str, Any] = {
+        "train": _table(options_of(TrainOptions)),
+        "plugins": _table(options_of(PluginRules)),
+    }
+    for kind in SINGLE_KINDS:
+        properties[kind] = _plugin_table(plugins[kind], default[kind]["use"])
+    properties["callbacks"] = _callbacks(plugins["callback"])
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Hookline run",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+    return schema, errors
+
+
+def _plugin_options(catalog: Catalog, kind: str, errors: list[PluginError]) -> dict[str, tuple[Option, ...]]:
+    found: dict[str, tuple[Option, ...]] = {}
+    for name in catalog.names(kind):
+        try:
+            found[name] = load_plugin(catalog.find(kind, name)).options
+        except PluginError as error:
+            errors.append(error)
+    return found
+
+
+def _table(options: Iterable[Option], **extra: Any) -> dict[str, Any]:
+    options = tuple(options)
+    table: dict[str, Any] = {
+        "type": "object",
+        "properties": {**extra, **{option.name: option.schema() for option in options}},
+        "additionalProperties": False,
+    }
+    if required := [option.name for option in options if option.is_required]:
+        table["required"] = required
+    return table
+
+
+def _plugin_table(plugins: dict[str, tuple[Option, ...]], default: str, **more: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a table whose ``use`` decides what its other keys may be; or of the bare name."""
+    use = {"enum": sorted(plugins), "default": default, "description": "name of the plugin"}
+    keys = {"use": use, **more}
+    branches = [_branch(name, options, keys, is_default=name == default) for name, options in plugins.items()]
+    table = {"type": "object", "properties": keys, "allOf": branches}
+    bare = sorted(name for name, options in plugins.items() if not any(option.is_required for option in options))
+    return {"anyOf": [{"enum": bare}, table]}
+
+
+def _branch(name: str, options: tuple[Option, ...], keys: dict[str, Any], *, is_default: bool) -> dict[str, Any]:
+    condition: dict[str, Any] = {"properties": {"use": {"const": name}}}
+    if not is_default:
+        condition["required"] = ["use"]
+    return {"if": condition, "then": _table(options, **keys)}
+
+
+def _callbacks(plugins: dict[str, tuple[Option, ...]]) -> dict[str, Any]:
+    """Return the schema of ``[callbacks]``: a table's own name is its plugin's unless ``use`` says otherwise."""
+    on_error = {"enum": list(get_args(OnError)), "default": "fail", "description": "what an error of it does"}
+    named = {name: _plugin_table(plugins, name, on_error=on_error) for name in plugins}
+    other = _plugin_table(plugins, "", on_error=on_error)
+    other["anyOf"][1]["required"] = ["use"]
+    for table in (*named.values(), other):
+        table["anyOf"].append({"const": OFF})
+    return {"type": "object", "properties": named, "additionalProperties": other}

@@ -1,0 +1,61 @@
+"""The engine: from a config to a result.
+
+The door for those who build on more of it than ``hookline`` itself offers. Everything is loaded on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hookline.engine.door import lazy
+
+if TYPE_CHECKING:
+    from hookline.engine.config.run_config import PluginRules
+    from hookline.engine.plugin.catalog import KINDS, Entry
+    from hookline.engine.plugin.member import Member, PluginChoice
+    from hookline.engine.plugin.plugin_file import entries_of_file
+    from hookline.engine.plugin.watch import Watch
+    from hookline.engine.train_options import TrainOptions
+    from hookline.engine.words import did_you_mean, nearest, printable
+
+_HOME = {
+    "config.run_config": ("PluginRules",),
+    "plugin.catalog": (
+        "KINDS",
+        "Entry",
+    ),
+    "plugin.member": (
+        "Member",
+        "PluginChoice",
+    ),
+    "plugin.plugin_file": ("entries_of_file",),
+    "plugin.watch": ("Watch",),
+    "train_options": ("TrainOptions",),
+    "words": (
+        "did_you_mean",
+        "nearest",
+        "printable",
+    ),
+}
+
+__all__ = [
+    "KINDS",
+    "Entry",
+    "Member",
+    "PluginChoice",
+    "PluginRules",
+    "TrainOptions",
+    "Watch",
+    "did_you_mean",
+    "entries_of_file",
+    "nearest",
+    "printable",
+]
+
+if not TYPE_CHECKING:
+    # A type checker that saw it would take any name for one of ours.
+    __getattr__ = lazy(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

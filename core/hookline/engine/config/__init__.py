@@ -1,0 +1,1 @@
+"""TOML and overrides -> one complete ``RunConfig``."""

@@ -1,0 +1,1 @@
+"""Components -> steps, evaluations, events and state."""

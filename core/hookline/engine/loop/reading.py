@@ -1,0 +1,174 @@
+"""Readers of examples, in this process or in workers, and the errors that they report."""
+
+from __future__ import annotations
+
+import itertools
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch.utils.data import (
+    Dataset,
+    IterableDataset,
+    Subset,
+    get_worker_info,
+)
+
+from hookline.engine.errors import DataError, HooklineError
+from hookline.engine.loop.rng import derive_seed, seed_all
+
+_NAMED = 8
+"""How many examples of a batch are named in a message."""
+
+
+class _Rows(NamedTuple):
+    """The examples of a batch.
+
+    Attributes:
+        number: Number of the batch in its epoch, from 0.
+        indices: The indices of its examples.
+        repeats: How often the epoch had each of them before.
+    """
+
+    number: int
+    indices: list[int]
+    repeats: list[int]
+
+
+class _Reader(Dataset[Any]):
+    """Reads batches of a map-style dataset, in whatever process it is.
+
+    What is drawn for an example that is read by itself depends on the seed, the epoch, its index, and how often the
+    epoch had it before. A dataset that reads a whole batch at once (``gather``, ``__getitems__``) draws for all its
+    examples together, so there it depends on the number of the batch. Both are the same whoever reads, and after
+    whatever interruption.
+    """
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], stream: tuple[int, int]) -> None:
+        self._dataset = dataset
+        self._collate = collate
+        self._stream = stream
+        self._reads_many = _reads_many(dataset)
+
+    def __getitem__(self, rows: _Rows) -> Any:
+        try:
+            if hasattr(self._dataset, "gather"):
+                self._seed("batch", rows.number)
+                return self._dataset.gather(torch.tensor(rows.indices))
+            if self._reads_many:
+                self._seed("batch", rows.number)
+                return self._collate(cast(Any, self._dataset).__getitems__(rows.indices))
+            items = []
+            for index, repeat in zip(rows.indices, rows.repeats, strict=True):
+                try:
+                    items.append(self._item(index, repeat))
+                except Exception as error:  # noqa: BLE001 - whatever a dataset raises is told as a fault of the data
+                    return _Failure(f"example {index}", error)
+            return self._collate(items)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _Failure(_naming(rows.indices), error, " as a batch")
+
+    def _item(self, index: int, repeat: int) -> Any:
+        self._seed("item", index, repeat)
+        return self._dataset[index]
+
+    def _seed(self, *names: str | int) -> None:
+        seed, epoch = self._stream
+        seed_all(derive_seed(seed, *names, epoch))
+
+
+class _StreamReader(IterableDataset[Any]):
+    """Reads batches of a stream, in whatever process it is."""
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, collate: Callable[[list[Any]], Any]) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._collate = collate
+
+    def __iter__(self) -> Iterator[Any]:
+        num_read = 0
+        try:
+            examples = iter(cast(Iterable[Any], self._dataset))
+            while True:
+                items: list[Any] = []
+                for example in itertools.islice(examples, self._batch_size):
+                    items.append(example)
+                    num_read += 1
+                if not items:
+                    return
+                yield self._collate(items)
+        except Exception as error:  # noqa: BLE001 - whatever a dataset raises is told as a fault of the data
+            yield _Failure(f"what comes after {num_read} examples", error)
+
+
+class _WorkerTraceback(Exception):  # noqa: N818 - it is no error of its own
+    """The traceback of an error in a worker, as text: not every error can go from one process to another."""
+
+
+class _Failure:
+    """Stands in the place of a batch that could not be read.
+
+    Attributes:
+        cause: What was raised.
+    """
+
+    def __init__(self, what: str, error: Exception, how: str = "") -> None:
+        worker = get_worker_info()
+        where = f" (worker {worker.id})" if worker else ""
+        told = error if isinstance(error, HooklineError) else HooklineError(f"{type(error).__name__}: {error}")
+        self._words = what, f"cannot be read{how}{where}: {told.message}"
+        self._hint, self._faults = told.hint, told.faults
+        text = "".join(traceback.format_exception(error))
+        self.cause = _WorkerTraceback(f"\n{text}") if worker else error
+
+    def as_error(self, name: str) -> DataError:
+        """Return the error to raise; ``name`` is that of the dataset."""
+        what, problem = self._words
+        return DataError(f"{what} of the {name} {problem}", hint=self._hint, faults=self._faults)
+
+
+def lost_worker(error: BaseException) -> DataError | None:
+    """Return what to tell when an error says that a worker is lost; None when it says something else.
+
+    torch raises it in the main thread wherever that is, so also in the middle of a step.
+    """
+    text = str(error).partition("\n")[0]
+    if not (isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid")):
+        return None
+    hint = "it may lack memory; train.num_workers = 0 reads the examples in this process"
+    return DataError(f"a process that reads examples is lost: {text.strip()}", hint=hint)
+
+
+def _stop_workers(batches: Any) -> None:
+    """End the processes that read: whoever holds the error that ended the reading would keep them alive as well.
+
+    One that is lost only now was to read what nobody waits for, and must not hide what ended the reading.
+    """
+    try:
+        batches._shutdown_workers()  # noqa: SLF001 - torch has no other way
+    except RuntimeError as error:
+        if not lost_worker(error):
+            raise
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _reads_many(dataset: Dataset[Any]) -> bool:
+    """Whether a dataset has torch's ``__getitems__``; a ``Subset`` always has, and it counts what that is a part of."""
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    return callable(getattr(dataset, "__getitems__", None))
+
+
+def _naming(indices: Sequence[int]) -> str:
+    """Return words for some examples.
+
+    >>> _naming([3]), _naming([3, 1]), _naming(range(20))
+    ('example 3', 'examples 3, 1', 'examples 0, 1, 2, 3, 4, 5, 6, 7 and 12 more')
+    """
+    shown = ", ".join(map(str, indices[:_NAMED]))
+    more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
+    return f"example{'s' * (len(indices) != 1)} {shown}{more}"

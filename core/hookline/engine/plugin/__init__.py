@@ -1,0 +1,1 @@
+"""The name of a plugin -> an object whose hooks are called."""

@@ -1,0 +1,219 @@
+"""What is installed: (kind, name) -> entry point, distribution, version.
+
+Read from the metadata of the installed distributions alone. No plugin is imported, so a broken one cannot hurt a
+command that does not name it, and a thousand of them cost tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from hookline.engine.errors import Fault, PluginError
+from hookline.engine.plugin.metadata import _declared, _distributions, _name_and_version, _place, normalized_name
+from hookline.engine.words import did_you_mean
+
+KINDS = ("data", "model", "loss", "optimizer", "callback")
+"""The kinds of plugin, in the order in which a run asks them."""
+
+OWN_DISTRIBUTION = "hookline"
+_GROUP_OF_KIND = {f"hookline.{kind}": kind for kind in KINDS}
+_DEFAULTS_GROUP = "hookline.defaults"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One installed plugin, as its distribution's metadata declares it.
+
+    Attributes:
+        kind: One of ``KINDS``.
+        name: The entry point's name, which is the plugin's name.
+        value: The object reference, ``module:attribute``.
+        distribution: Name of the distribution that declares it.
+        version: That distribution's version; empty when its metadata does not say.
+        blocked_by: What forbids its use, such as ``plugins.deny``; empty when nothing does.
+        import_s: Seconds that its import has taken already, with the file that it is of.
+    """
+
+    kind: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+    blocked_by: str = ""
+    import_s: float = field(default=0.0, compare=False, repr=False)
+
+    @property
+    def qualified_name(self) -> str:
+        """The name with its distribution, ``acme-plugins/mlp``, which is never ambiguous."""
+        return f"{self.distribution}/{self.name}"
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether a distribution provides it, and not a file."""
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} ({self.source})"
+
+    @property
+    def source(self) -> str:
+        """Distribution and version, ``acme-plugins 1.2.0``, or a file."""
+        return f"{self.distribution} {self.version}".rstrip()
+
+    def error(self, message: str, *, hint: str | None = None, faults: Sequence[Fault] = ()) -> PluginError:
+        """Return an error that names this plugin and its distribution."""
+        return PluginError(
+            message,
+            plugin=f"{self.kind} {self.name!r}",
+            distribution=self.distribution,
+            version=self.version,
+            hint=hint,
+            faults=faults,
+        )
+
+    def load(self) -> Any:
+        """Import the plugin's module and return the object that the entry point names."""
+        if not EntryPoint.pattern.match(self.value):
+            raise ValueError(f"{self.value!r} is no object reference 'module:attribute'")
+        return EntryPoint(self.name, self.value, f"hookline.{self.kind}").load()
+
+
+class Catalog:
+    """The plugins that are installed, found by kind and name.
+
+    Attributes:
+        entries: Every plugin, sorted by kind, name and distribution.
+        problems: One sentence for each distribution whose entry points cannot be read.
+
+    Example:
+        >>> Catalog.installed().find("optimizer", "sgd").qualified_name
+        'hookline/sgd'
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        *,
+        defaults: Iterable[EntryPoint] = (),
+        problems: Sequence[str] = (),
+    ) -> None:
+        self.entries = tuple(sorted(entries, key=lambda e: (KINDS.index(e.kind), e.name, e.distribution)))
+        self.problems = tuple(problems)
+        self._defaults = {entry_point.name: entry_point for entry_point in defaults}
+        self._offers = Counter((entry.kind, entry.name) for entry in self.entries if not entry.blocked_by)
+
+    @classmethod
+    def installed(cls) -> Catalog:
+        """Read what is installed where Python looks for modules (``sys.path``)."""
+        entries: list[Entry] = []
+        defaults: list[EntryPoint] = []
+        problems: list[str] = []
+        seen: set[str] = set()
+        for distribution in _distributions():
+            try:
+                text = distribution.read_text("entry_points.txt") or ""
+                if "hookline." not in text:
+                    continue
+                name, version = _name_and_version(distribution)
+                declared = list(_declared(text))
+            except Exception as error:  # noqa: BLE001 - whatever is damaged there, the other distributions still count
+                what = f"{type(error).__name__}: {error}"
+                problems.append(
+                    f"the metadata at {_place(distribution)} are damaged, so its plugins are not seen: {what}"
+                )
+                continue
+            # The first on sys.path is the one that is imported, so a second copy further on does not count.
+            if (normalized := normalized_name(name)) in seen:
+                continue
+            seen.add(normalized)
+            for group, plugin, value in declared:
+                if kind := _GROUP_OF_KIND.get(group):
+                    entries.append(Entry(kind, plugin, value, name, version))
+                elif group == _DEFAULTS_GROUP and normalized == OWN_DISTRIBUTION:
+                    defaults.append(EntryPoint(plugin, value, group))
+        return cls(entries, defaults=defaults, problems=problems)
+
+    def with_entries(self, entries: Iterable[Entry]) -> Catalog:
+        """Return a catalog with more plugins, such as those of a file."""
+        more = tuple(entries)
+        return self._changed((*self.entries, *more)) if more else self
+
+    def restricted(self, *, allow: Collection[str] | None = None, deny: Collection[str] = (), by: str) -> Catalog:
+        """Return a catalog in which the plugins of some distributions may not be used.
+
+        Args:
+            allow: The only distributions whose plugins may be used; None for all. Hookline's own always may be, and
+                so may those of files.
+            deny: Distributions whose plugins may not be used.
+            by: What says so, for messages: ``{}`` in it becomes ``allow`` or ``deny``.
+        """
+        if allow is None and not deny:
+            return self
+        allowed = None if allow is None else {*map(normalized_name, allow), OWN_DISTRIBUTION}
+        denied = set(map(normalized_name, deny))
+
+        def checked(entry: Entry) -> Entry:
+            name = normalized_name(entry.distribution)
+            if name in denied:
+                return replace(entry, blocked_by=by.format("deny"))
+            if allowed is not None and name not in allowed and entry.is_installed:
+                return replace(entry, blocked_by=by.format("allow"))
+            return entry
+
+        return self._changed(map(checked, self.entries))
+
+    def _changed(self, entries: Iterable[Entry]) -> Catalog:
+        return Catalog(entries, defaults=self._defaults.values(), problems=self.problems)
+
+    def of_kind(self, kind: str) -> tuple[Entry, ...]:
+        """Return the plugins of a kind, sorted by name."""
+        return tuple(entry for entry in self.entries if entry.kind == kind)
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names under which a config can call the plugins of a kind; ambiguous ones qualified."""
+        return [self.callable_name(entry) for entry in self.of_kind(kind) if not entry.blocked_by]
+
+    def callable_name(self, entry: Entry) -> str:
+        """Return the name by which a config can call a plugin: the qualified one where the plain is ambiguous."""
+        return entry.qualified_name if self.is_ambiguous(entry) else entry.name
+
+    def is_ambiguous(self, entry: Entry) -> bool:
+        """Whether several plugins that may be used have the kind and name of this one, which is one of them."""
+        return not entry.blocked_by and self._offers[entry.kind, entry.name] > 1
+
+    def find(self, kind: str, name: str) -> Entry:
+        """Return the plugin of a kind that ``name``, plain or qualified, means.
+
+        Raises:
+            LookupError: When none is; the text is a hint.
+            PluginError: When several distributions offer the plain name, or the plugin may not be used.
+        """
+        meant = [entry for entry in self.of_kind(kind) if name in (entry.name, entry.qualified_name)]
+        found = [entry for entry in meant if not entry.blocked_by]
+        if not meant:
+            raise LookupError("\n  = ".join((did_you_mean(name, self.names(kind)), *self.problems)))
+        if not found:
+            entry = meant[0]
+            hint = f"if you trust {entry.distribution}, change what {entry.blocked_by} says"
+            raise entry.error(f"{entry} may not be used: {entry.blocked_by} forbids {entry.distribution}", hint=hint)
+        if len(found) > 1:
+            offers = " and ".join(entry.source for entry in found)
+            raise PluginError(
+                f"{kind} {name!r} is offered by {offers}",
+                plugin=f"{kind} {name!r}",
+                hint="name one of them in full: " + ", ".join(repr(e.qualified_name) for e in found),
+            )
+        return found[0]
+
+    def default(self, part: str) -> Any:
+        """Return what hookline's own distribution declares as default ``part``.
+
+        The parts are ``run``, ``terminal``, ``json`` and ``keep`` (tables of a config), ``starter`` (a function that
+        suggests a config for a data file) and ``proof`` (one that gives what a proof puts over a run). Other
+        distributions cannot declare any: what is installed never changes a run.
+        """
+        return self._defaults[part].load()

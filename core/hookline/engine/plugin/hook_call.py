@@ -1,0 +1,147 @@
+"""What stands around each hook of a plugin: who raised what, whether a wrapper keeps to its form, and who looks on."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+from hookline.engine import hookspecs
+from hookline.engine.errors import TrainingError
+from hookline.engine.hookspecs import RENAMED
+from hookline.engine.plugin.hook_checks import HOOKS, MARK
+from hookline.engine.plugin.member import Member, is_wrapper
+from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.plugin.watch import Watch
+
+_ENDINGS = (SystemExit, GeneratorExit, StopIteration)
+_WRAPPER_FORM = "result = yield, then return the result or another"
+
+
+def guarded(method: Callable[..., Any], member: Member, hook: str, watches: Sequence[Watch] = ()) -> Callable[..., Any]:
+    """Return a hook's ``method`` such that what it raises says where it comes from, and ``watches`` see each call."""
+    method = _with_new_names(method, hook)
+    names = tuple(inspect.signature(method).parameters)
+    watched = functools.partial(_watched, watches, member)
+
+    def run_watched(*arguments: Any) -> Any:
+        call_method = functools.partial(method, *arguments)
+        named = dict(zip(names, arguments, strict=True))
+        result = call_method() if member.is_core else watched(hook, call_method, named)
+        return _built(watches, member, hook, result, is_wrapper=False)
+
+    run = run_watched if watches else method
+
+    @functools.wraps(method)
+    def call(*arguments: Any) -> Any:
+        try:
+            return run(*arguments)
+        except _ENDINGS as error:
+            raise _attempt(error, member.plugin, hook) from error
+        except BaseException as error:
+            _attribute(error, member.plugin, hook)
+            raise
+
+    @functools.wraps(method)
+    def wrap(*arguments: Any) -> Any:
+        try:
+            result = yield from _driven(method(*arguments), member.plugin, hook, watched)
+            return _built(watches, member, hook, result, is_wrapper=True)
+        except SystemExit as error:
+            raise _attempt(error, member.plugin, hook) from error
+        except Exception as error:
+            _attribute(error, member.plugin, hook)
+            raise
+
+    return wrap if is_wrapper(method) else call
+
+
+def old_arguments(method: Callable[..., Any], plugin: Plugin, hook: str) -> list[str]:
+    """Return a warning for each argument of a hook that a plugin takes by a name that is about to go."""
+    renamed = RENAMED.get(hook, {})
+    return [
+        f"{plugin} takes {name!r} in hook {hook!r}, which is called {renamed[name].new!r} since "
+        f"{renamed[name].since}; from {renamed[name].removed_in} on it is refused"
+        for name in inspect.signature(method).parameters
+        if name in renamed
+    ]
+
+
+def _with_new_names(method: Callable[..., Any], hook: str) -> Callable[..., Any]:
+    """Return a method that takes the arguments of its hook by the names that they have now."""
+    renamed = RENAMED.get(hook, {})
+    new_names = {name: renamed[name].new if name in renamed else name for name in inspect.signature(method).parameters}
+    if not renamed.keys() & new_names.keys():
+        return method
+
+    # pluggy passes what the wrapped function names.
+    @functools.wraps(getattr(hookspecs, hook))
+    def call(*arguments: Any) -> Any:
+        given = dict(zip(HOOKS[hook], arguments, strict=True))
+        return method(**{name: given[new] for name, new in new_names.items()})
+
+    setattr(call, MARK, getattr(method, MARK))
+    return call
+
+
+def _watched(
+    watches: Sequence[Watch],
+    member: Member,
+    hook: str,
+    run: Callable[[], Any],
+    arguments: Mapping[str, Any] | None = None,
+) -> Any:
+    for watch in watches:
+        run = functools.partial(watch.call, member, hook, run, arguments or {})
+    return run()
+
+
+def _built(watches: Sequence[Watch], member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
+    for watch in watches:
+        result = watch.built(member, hook, result, is_wrapper=is_wrapper)
+    return result
+
+
+def _driven(
+    wrapper: Generator[Any, Any, Any], plugin: Plugin, hook: str, watched: Callable[..., Any]
+) -> Generator[Any, Any, Any]:
+    """Drive a wrapper's generator as pluggy would, but say whose it is when it does not keep to the form."""
+
+    def begin() -> None:
+        try:
+            next(wrapper)
+        except StopIteration:
+            raise plugin.error(f"wrapper {hook!r} of {plugin} did not yield", hint=_WRAPPER_FORM) from None
+
+    def finish() -> Any:
+        try:
+            advance()
+        except StopIteration as end:
+            if end.value is None and inner is not None:
+                raise plugin.error(f"wrapper {hook!r} of {plugin} returned nothing", hint=_WRAPPER_FORM) from None
+            return end.value
+        raise plugin.error(f"wrapper {hook!r} of {plugin} yielded twice", hint=_WRAPPER_FORM)
+
+    watched(f"{hook} (before)", begin)
+    advance: Callable[[], Any]
+    try:
+        inner = yield
+        advance = functools.partial(wrapper.send, inner)
+    except BaseException as error:  # noqa: BLE001 - whatever went wrong inside is the wrapper's to see
+        inner = None
+        advance = functools.partial(wrapper.throw, error)
+    return watched(f"{hook} (after)", finish)
+
+
+def _attribute(error: BaseException, plugin: Plugin, hook: str) -> None:
+    """Note on an error which plugin raised it; what a wrapper lets through has its note already."""
+    if not any(note.startswith("raised in hook ") for note in getattr(error, "__notes__", ())):
+        error.add_note(f"raised in hook {hook!r} of {plugin}")
+
+
+def _attempt(error: BaseException, plugin: Plugin, hook: str) -> TrainingError:
+    """Return the error for a plugin that tried to end the program, or a loop that is not its own."""
+    message = f"{plugin} raised {type(error).__name__}({error}) in hook {hook!r}"
+    hint = "to end a run early, call run.request_stop(reason)"
+    return TrainingError(message, plugin=str(plugin), hook=hook, hint=hint)

@@ -1,0 +1,258 @@
+"""The plugins of one run: a pluggy manager of its own, in which only what the run names is registered.
+
+Order is the config's. pluggy calls what was registered last first, and makes the wrapper registered last the outermost;
+so each plugin is registered in two halves: its plain hooks from the last plugin to the first, its wrappers from the
+first to the last.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pluggy
+
+from hookline.engine import hookspecs
+from hookline.engine.config.run_config import RunConfig
+from hookline.engine.errors import ConfigError, ContractError, Fault, HooklineError, PluginError
+from hookline.engine.plugin.hook_call import guarded, old_arguments
+from hookline.engine.plugin.hook_checks import HOOKS, MARK
+from hookline.engine.plugin.member import Member, is_wrapper
+from hookline.engine.plugin.options import copied
+from hookline.engine.plugin.plugin import Plugin, as_faults, combined
+from hookline.engine.plugin.watch import Watch
+
+_CLOSING = ("on_run_error", "on_run_end")
+_LEFT_OUT = " and is left out from here on"
+_CONSEQUENCE = {"on_run_end": " while it was closed"}
+
+
+class _Half:
+    """Some hooks of one plugin. pluggy compares what it registers, and objects of this class are never equal."""
+
+    def __init__(self, member: Member, hooks: Mapping[str, Callable[..., Any]]) -> None:
+        self.member = member
+        vars(self).update(hooks)
+
+
+class Host:
+    """The plugins of one run, ready to be called.
+
+    Args:
+        members: The plugins in the order of the config.
+        base: The core's own hooks, asked after all plugins.
+        warn: Called with what is wrong without ending the run.
+        watches: Who looks on at every call.
+
+    Attributes:
+        members: The plugins.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        base: object,
+        *,
+        warn: Callable[[str], None] | None = None,
+        watches: Sequence[Watch] = (),
+    ) -> None:
+        self.members = tuple(members)
+        for watch in watches:
+            watch.meet(self.members)
+        self._warn = warn or (lambda _: None)
+        self._watches = watches
+        self._failed: set[Member] = set()
+        self._innermost: dict[str, Any] = {}
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        loop = Member("the loop", Plugin("callback", "the loop", base), base, is_core=True)
+        for member in (loop, *reversed(self.members)):
+            self._register(member, "hooks", lambda method: not is_wrapper(method))
+        for member in self.members:
+            self._register(member, "wrappers", is_wrapper)
+        self._manager.check_pending()
+        starters = [half.member for half, _ in self._each("on_run_start", {})]
+        self._started = [member for member in members if member not in starters]
+
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        base: object,
+        *,
+        warn: Callable[[str], None] | None = None,
+        watches: Sequence[Watch] = (),
+    ) -> Host:
+        """Make every plugin that ``config`` chose; the other arguments are the constructor's.
+
+        Raises:
+            ConfigError: When plugins refuse the values of their options; carries every refusal.
+            PluginError: When a plugin cannot be made or does not keep to the hooks.
+        """
+        members: list[Member] = []
+        refusals: list[Fault] = []
+        broken: list[PluginError] = []
+        for choice in config.plugins:
+            try:
+                # A copy, so that what a plugin does to its options stays in this run.
+                instance = choice.plugin.make(copied(choice.options))
+                members.append(Member(choice.label, choice.plugin, instance, choice.on_error == "warn"))
+            except ValueError as error:
+                refusals.append(Fault(f"{choice.plugin}: {error}", choice.location))
+            except PluginError as error:
+                broken.append(error)
+        if refusals:
+            refusals += [fault for error in broken for fault in as_faults(error)]
+            raise ConfigError("the plugins refuse some options", faults=refusals)
+        if broken:
+            raise combined(broken)
+        return cls(members, base, warn=warn, watches=watches)
+
+    def _register(self, member: Member, part: str, is_wanted: Callable[[Callable[..., Any]], bool]) -> None:
+        wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
+        for name, method in wanted.items():
+            for warning in old_arguments(method, member.plugin, name):
+                self._warn(warning)
+        hooks = {name: self._guarded(method, member, name) for name, method in wanted.items()}
+        self._manager.register(_Half(member, hooks), f"{member.label} ({part})")
+
+    def _guarded(self, method: Callable[..., Any], member: Member, hook: str) -> Callable[..., Any]:
+        call = guarded(method, member, hook, self._watches)
+        if hook.startswith("build_") and not is_wrapper(method):
+            return self._kept(call, hook)
+        if not member.is_tolerated:
+            return call
+
+        @functools.wraps(call)
+        def tolerated(*arguments: Any) -> Any:
+            if member in self._failed and hook not in _CLOSING:
+                return
+            try:
+                call(*arguments)
+            except Exception as error:  # noqa: BLE001 - the config says that the run goes on whatever it is
+                self._failed.add(member)
+                self._warn(f"{member.label} failed{_CONSEQUENCE.get(hook, _LEFT_OUT)}: {_in_one_line(error)}")
+
+        return tolerated
+
+    def _kept(self, call: Callable[..., Any], hook: str) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def keep(*arguments: Any) -> Any:
+            built = call(*arguments)
+            if built is not None:
+                self._innermost[hook] = built
+            return built
+
+        return keep
+
+    def caller(self, hook: str) -> Callable[..., Any] | None:
+        """Return what calls the event ``hook`` on every plugin that has it; None when none has.
+
+        It is called in each step, so it does without what pluggy does for results, wrappers and checks.
+        """
+        impls = reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        calls = [(impl.function, impl.argnames) for impl in impls]
+
+        def call(**arguments: Any) -> None:
+            for function, names in calls:
+                function(*map(arguments.__getitem__, names))
+
+        return call if calls else None
+
+    def call(self, hook: str, **arguments: Any) -> Any:
+        """Call ``hook`` on every plugin that has it; return the first result of a build hook."""
+        return getattr(self._manager.hook, hook)(**arguments)
+
+    def order(self, hook: str) -> list[tuple[Member, bool]]:
+        """Return who is called for ``hook``, in that order, each with whether it is a wrapper (the outermost first)."""
+        impls = reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        return [(impl.plugin.member, impl.wrapper) for impl in impls if impl.plugin.member in self.members]
+
+    def is_implemented(self, hook: str) -> bool:
+        """Whether some plugin implements ``hook`` itself, not as a wrapper."""
+        return any(True for _ in self._each(hook, {}))
+
+    def owner(self, kind: str) -> Plugin:
+        """Return the plugin that the config names for ``kind``, which must be a kind with one plugin."""
+        return next(member.plugin for member in self.members if member.label == kind)
+
+    def innermost(self, hook: str) -> Any:
+        """Return what a build hook gave when it was called last, before any wrapper."""
+        return self._innermost.get(hook)
+
+    def collect(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
+        """Call ``hook`` on one plugin after the other; give each plugin with its result."""
+        for half, call in self._each(hook, arguments):
+            yield half.member.plugin, call()
+
+    def tell(self, hook: str, **arguments: Any) -> None:
+        """Call ``hook`` on every plugin that was started."""
+        for half, call in self._each(hook, arguments):
+            if half.member in self._started:
+                call()
+
+    def start(self, state: Mapping[str, Any] | None, **arguments: Any) -> None:
+        """Call ``on_run_start`` on one plugin after the other, and remember who was started; then hand out states.
+
+        Raises:
+            ContractError: When ``state`` is of other plugins than those of this run.
+        """
+        for half, call in self._each("on_run_start", arguments):
+            call()
+            if half.member not in self._failed:
+                self._started.append(half.member)
+        if state is not None:
+            self._load_state_dict(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each plugin that has ``state_dict``, by table."""
+        return {member.label: member.instance.state_dict() for member in self._with_state()}
+
+    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
+        members = {member.label: member for member in self._with_state()}
+        if strange := sorted(state.keys() ^ members.keys()):
+            lacks = [f"the run has no {label!r} with a state" for label in strange if label in state]
+            lacks += [f"there is no state for {label!r}" for label in strange if label not in state]
+            hint = "resume with the config with which the state was taken"
+            raise ContractError(f"the state is that of another run: {'; '.join(lacks)}", hint=hint)
+        for label, member in members.items():
+            try:
+                member.instance.load_state_dict(state[label])
+            except HooklineError:
+                raise
+            except Exception as error:
+                message = f"{member.plugin} cannot take up its state: {type(error).__name__}: {error}"
+                raise ContractError(message, hint="resume with the version that saved it") from error
+
+    def _with_state(self) -> list[Any]:
+        return [member for member in self.members if hasattr(member.instance, "state_dict")]
+
+    def close(self, hook: str, **arguments: Any) -> list[BaseException]:
+        """Call ``hook`` on every plugin that was started, whatever the others do; return what they raised."""
+        errors: list[BaseException] = []
+        for half, call in self._each(hook, arguments):
+            if half.member in self._started:
+                try:
+                    call()
+                except BaseException as error:  # noqa: BLE001 - an interrupt, too, must not keep others from closing
+                    errors.append(error)
+        return errors
+
+    def _each(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[_Half, Callable[[], Any]]]:
+        """Give every implementation of ``hook`` that is no wrapper, in pluggy's order, ready to be called."""
+        for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            if impl.plugin.member in self.members and not impl.wrapper:
+                values = [arguments.get(name) for name in impl.argnames]
+                yield impl.plugin, functools.partial(impl.function, *values)
+
+
+def _in_one_line(error: Exception) -> str:
+    text = error.message if isinstance(error, HooklineError) else f"{type(error).__name__}: {error}"
+    return " ".join([text, *(f"({note})" for note in getattr(error, "__notes__", ()))])
+
+
+def _hooks_of(member: Member) -> dict[str, Callable[..., Any]]:
+    # An instance switches one of its hooks off by setting it to None.
+    found: dict[str, Any] = {name: getattr(member.instance, name, None) for name in HOOKS}
+    return {name: method for name, method in found.items() if hasattr(method, MARK)}

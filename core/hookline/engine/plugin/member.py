@@ -1,0 +1,56 @@
+"""Plugins of a run: the choice that a config makes, and the instance made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hookline.engine.errors import Location
+from hookline.engine.plugin.hook_checks import MARK
+from hookline.engine.plugin.plugin import Plugin
+
+OnError = Literal["fail", "warn"]
+
+
+@dataclass(frozen=True)
+class PluginChoice:
+    """A plugin that the run names, with all its options.
+
+    Attributes:
+        label: Its table: ``model``, ``callbacks.best``.
+        plugin: The plugin.
+        options: The value of each option, of the option's type.
+        location: Where the choice was made, to point at.
+        on_error: What an error of a callback does: ``fail`` ends the run, ``warn`` switches the callback off.
+    """
+
+    label: str
+    plugin: Plugin
+    options: Mapping[str, Any]
+    location: Location | None = None
+    on_error: OnError = "fail"
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A plugin at work in a run.
+
+    Attributes:
+        label: Its table in the config: ``model``, ``callbacks.best``.
+        plugin: What was imported, and from where.
+        instance: The object with the hooks.
+        is_tolerated: Whether an error in one of its events leaves the run alive.
+        is_core: Whether it is the core itself, whose calls nobody watches.
+    """
+
+    label: str
+    plugin: Plugin
+    instance: object
+    is_tolerated: bool = False
+    is_core: bool = False
+
+
+def is_wrapper(method: Callable[..., Any]) -> bool:
+    """Whether a hook's method goes around the others; the older form, ``hookwrapper=True``, is refused when made."""
+    return bool(getattr(method, MARK)["wrapper"])

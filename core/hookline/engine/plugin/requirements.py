@@ -1,0 +1,74 @@
+"""What distributions require of each other, checked before anything of theirs is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution, version
+from typing import TYPE_CHECKING
+
+from hookline.engine.plugin.catalog import OWN_DISTRIBUTION, Entry
+from hookline.engine.plugin.metadata import normalized_name
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+
+def unmet(requirement: str) -> str | None:
+    """Return how what is installed falls short of a requirement, such as ``acme-plugins>=1.2,<2``; None if it does not.
+
+    Raises:
+        ValueError: When the text is no requirement of the form that pip takes (PEP 508), or names an address.
+    """
+    wanted = _parsed(requirement)
+    if wanted.url:
+        raise ValueError(f"{requirement!r} is an address; give a name and a range of versions")
+    if wanted.marker and not wanted.marker.evaluate():
+        return None
+    try:
+        metadata = distribution(wanted.name).metadata
+    except PackageNotFoundError:
+        return f"{wanted.name} is not installed"
+    if "Version" not in metadata:
+        return f"{wanted.name} does not say its version"
+    installed = metadata["Version"]
+    if wanted.specifier.contains(installed, prereleases=True):
+        return None
+    return f"{wanted.name} {installed} is installed"
+
+
+def check_fits(entry: Entry) -> None:
+    """Check that the distribution of a plugin admits the Hookline that runs (its ``Requires-Dist``).
+
+    Raises:
+        PluginError: When it does not, or says so in a form that cannot be read.
+    """
+    if not entry.is_installed or normalized_name(entry.distribution) == OWN_DISTRIBUTION:
+        return
+    running = version(OWN_DISTRIBUTION)
+    try:
+        requires = distribution(entry.distribution).requires or ()
+        unfit = [str(wanted) for wanted in _of_hookline(requires) if not wanted.specifier.contains(running, True)]
+    except PackageNotFoundError:
+        return  # an entry that a program made
+    except Exception as error:
+        raise entry.error(f"what {entry} requires cannot be read: {error}") from error
+    if unfit:
+        hint = f"install a release of {entry.distribution} for Hookline {running}, or the Hookline that it requires"
+        raise entry.error(f"{entry} requires {', '.join(unfit)}, but Hookline {running} is installed", hint=hint)
+
+
+def _of_hookline(requires: Iterable[str]) -> Iterable[Requirement]:
+    for wanted in map(_parsed, requires):
+        if normalized_name(wanted.name) == OWN_DISTRIBUTION and (not wanted.marker or wanted.marker.evaluate()):
+            yield wanted
+
+
+def _parsed(requirement: str) -> Requirement:
+    # Takes tens of milliseconds, and most runs need none of it.
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        return Requirement(requirement)
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{requirement!r} is no requirement such as 'acme-plugins>=1.2,<2': {reason}") from None

@@ -1,0 +1,51 @@
+"""Words for messages: names that were meant, articles, text without hidden characters."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with every character that a terminal could obey or hide written as an escape.
+
+    >>> printable("a\x1b[31m")
+    'a\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the name in ``known`` that ``name`` was probably meant to be, if any is near enough.
+
+    >>> nearest("epoch", ["seed", "epochs"])
+    'epochs'
+    """
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown ``name``: the nearest known one, or the list of all.
+
+    >>> did_you_mean("sdg", ["adam", "sgd"])
+    "did you mean 'sgd'?"
+    >>> did_you_mean("zzz", ["adam", "sgd"])
+    "known: 'adam', 'sgd'"
+    """
+    known = sorted(known)
+    if match := nearest(name, known):
+        return f"did you mean {match!r}?"
+    return f"known: {', '.join(map(repr, known))}" if known else "none are known here"
+
+
+def with_article(noun: str) -> str:
+    """Return a noun with its article.
+
+    >>> with_article("int")
+    'an int'
+    """
+    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"

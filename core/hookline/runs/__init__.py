@@ -1,0 +1,65 @@
+"""Kept runs: what is on disk, and how a run resumes from it. Everything is loaded on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hookline.engine.door import lazy
+
+if TYPE_CHECKING:
+    from hookline.runs.config_text import complete_toml
+    from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
+    from hookline.runs.disk.durable_files import AppendedFile
+    from hookline.runs.folder import RunFolder
+    from hookline.runs.lock import Lock, make_lock, read_lock
+    from hookline.runs.record import Attempt, BestValue, RunRecord
+    from hookline.runs.redaction import redacted_word
+    from hookline.runs.search import find_run
+
+_HOME = {
+    "config_text": ("complete_toml",),
+    "disk.checkpoint": (
+        "Checkpoint",
+        "Manifest",
+        "read_checkpoint",
+    ),
+    "disk.durable_files": ("AppendedFile",),
+    "folder": ("RunFolder",),
+    "lock": (
+        "Lock",
+        "make_lock",
+        "read_lock",
+    ),
+    "record": (
+        "Attempt",
+        "BestValue",
+        "RunRecord",
+    ),
+    "redaction": ("redacted_word",),
+    "search": ("find_run",),
+}
+
+__all__ = [
+    "AppendedFile",
+    "Attempt",
+    "BestValue",
+    "Checkpoint",
+    "Lock",
+    "Manifest",
+    "RunFolder",
+    "RunRecord",
+    "complete_toml",
+    "find_run",
+    "make_lock",
+    "read_checkpoint",
+    "read_lock",
+    "redacted_word",
+]
+
+if not TYPE_CHECKING:
+    # A type checker that saw it would take any name for one of ours.
+    __getattr__ = lazy(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

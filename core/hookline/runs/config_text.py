@@ -1,0 +1,114 @@
+"""A config -> TOML text for a person: what is set, and in comments what else can be, with its meaning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hookline.engine.config.run_config import OFF, SHOWN, PluginRules, RunConfig
+from hookline.engine.config.toml_text import parse_value
+from hookline.engine.plugin.member import PluginChoice
+from hookline.engine.plugin.options import Option, is_plain, options_of, plain
+from hookline.engine.train_options import TrainOptions
+from hookline.engine.words import printable
+from hookline.runs.redaction import REDACTED, is_secret, redacted
+
+_KEY_WIDTH = 28
+
+
+def to_toml(value: Any) -> str:
+    """Return a plain value as TOML text on one line.
+
+    >>> to_toml({"a": [1, 2.0], "b": "x"})
+    '{a = [1, 2.0], b = "x"}'
+    """
+    value = plain(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # JSON's escapes are all TOML's, but for the one of DEL, which JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(name)} = {to_toml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    return str(value)
+
+
+def commented_toml(config: RunConfig) -> str:
+    """Return ``config`` as TOML: values that differ in origin from a default as settings, the others as comments."""
+    parts = [_section("train", None, options_of(TrainOptions), config)]
+    parts += [_section(choice.label, choice, choice.plugin.options, config) for choice in config.plugins]
+    parts.append(_section("plugins", None, options_of(PluginRules), config))
+    return "\n".join(parts)
+
+
+def complete_toml(config: RunConfig) -> str:
+    """Return ``config`` as TOML that means the same whatever the defaults become: each value with its origin.
+
+    Secrets are left out, and so is what a config cannot hold: None, objects that were given from Python, numbers that
+    are not finite, texts with hidden characters. A callback that was switched off for one showing of the run is left
+    out as well.
+    """
+    tables: dict[str, list[str]] = {}
+    for key, setting in config.settings.items():
+        label, _, name = key.rpartition(".")
+        if name == "use" and setting.origin.layer == SHOWN and setting.value == OFF:
+            continue
+        value = config.lasting(key)
+        is_kept = is_plain(value) and not is_secret(key) and _is_readable(to_toml(value))
+        text = _kept(key, value)
+        line = f"{_key(name)} = {text}" if is_kept else f"# {_key(name)} = {printable(text)}"
+        tables.setdefault(label, []).append(f"{line.ljust(_KEY_WIDTH)}  # {printable(str(setting.origin))}")
+    return "\n".join("\n".join([_header(label), *lines, ""]) for label, lines in tables.items())
+
+
+def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
+    """Return the lines that put a plugin into a config: required options to fill in, the others as comments."""
+    settings = [_line(option, option.default, is_comment=True) for option in options]
+    return [_header(label), f"use = {to_toml(name)}", *settings]
+
+
+def _kept(key: str, value: Any) -> str:
+    if is_secret(key):
+        return REDACTED
+    return to_toml(redacted(value)) if is_plain(value) else "none"
+
+
+def _is_readable(text: str) -> bool:
+    try:
+        parse_value(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _section(label: str, choice: PluginChoice | None, options: Iterable[Option], config: RunConfig) -> str:
+    lines = [_header(label)]
+    if choice:
+        lines.append(f"use = {to_toml(config.settings[f'{label}.use'].value)}")
+    if choice and choice.on_error != "fail":
+        lines.append(f"on_error = {to_toml(choice.on_error)}")
+    for option in options:
+        setting = config.settings[f"{label}.{option.name}"]
+        lines.append(_line(option, setting.value, is_comment=setting.origin.layer == "default"))
+    return "\n".join(lines) + "\n"
+
+
+def _line(option: Option, value: Any, *, is_comment: bool) -> str:
+    # What TOML cannot hold (no value yet, None, an object given from Python) is left to the reader.
+    text, is_comment = (to_toml(value), is_comment) if is_plain(value) else ("...", True)
+    setting = f"{'# ' if is_comment else ''}{_key(option.name)} = {text}"
+    meaning = f"{option.description} ({option.expected})" if option.description else option.expected
+    return f"{setting.ljust(_KEY_WIDTH)}  # {meaning}"
+
+
+def _header(label: str) -> str:
+    table, dot, name = label.partition(".")
+    return f"[{table}{dot}{_key(name) if dot else ''}]"
+
+
+def _key(name: str) -> str:
+    is_bare = name and all(c.isascii() and (c.isalnum() or c in "-_") for c in name)
+    return name if is_bare else to_toml(name)

@@ -1,0 +1,155 @@
+"""The numbers of a run over its steps, from ``metrics.jsonl``: as few points as can be drawn, whatever its length."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hookline.engine.errors import ConfigError
+from hookline.engine.files import read_lines, reason
+from hookline.runs.folder import METRICS
+
+_MAX_POINTS = 128
+_MAX_STEP = 2**62
+_LOOKED_AT = 1000
+"""How many lines are looked at to know which metrics there are."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one run.
+
+    Attributes:
+        metric: Its name.
+        points: Step and value, the steps rising, 128 at most; each the mean of as many steps as had to be put together.
+        num_values: How many values it was measured from.
+        last: The last of them.
+    """
+
+    metric: str
+    points: Sequence[tuple[float, float]]
+    num_values: int
+    last: float
+
+
+def read_curves(path: Path, metrics: Sequence[str]) -> list[Curve]:
+    """Return the curves of metrics of a run folder, in that order; a metric without any finite number is left out.
+
+    Lines that are no JSON object with a step, and a last one that is torn, are passed over. The memory that it takes
+    does not depend on how many lines there are.
+
+    Raises:
+        ConfigError: When the file cannot be read.
+    """
+    decode = _decoder(metrics)
+    bins = [_Bins() for _ in metrics]
+    wanted = [(f"metric_{number}", one.add) for number, one in enumerate(bins)]
+    for line in _lines(path):
+        try:
+            row: Any = decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        step = row.step
+        if 0 <= step < _MAX_STEP:
+            for name, add in wanted:
+                value = getattr(row, name)
+                if value is not None:
+                    add(step, value)
+    return [b.curve(metric) for metric, b in zip(metrics, bins, strict=True) if b.num_values]
+
+
+def metric_names(path: Path) -> list[str]:
+    """Return the metrics of a run folder in the order in which its first thousand lines have them.
+
+    Raises:
+        ConfigError: When the file cannot be read.
+    """
+    names: dict[str, None] = {}
+    for row in _rows(itertools.islice(_lines(path), _LOOKED_AT)):
+        names |= dict.fromkeys(key for key, value in row.items() if value is None or type(value) in (int, float))
+    return [name for name in names if name not in ("epoch", "step")]
+
+
+def _decoder(metrics: Sequence[str]) -> Callable[[bytes], Any]:
+    """Return what reads a line: an object with the step, and ``metric_0``, ``metric_1`` ... or None."""
+    fields: list[Any] = [("step", int), *((f"metric_{number}", float | None, None) for number in range(len(metrics)))]
+    names = {f"metric_{number}": metric for number, metric in enumerate(metrics)}
+    try:
+        # With no other fields, the other numbers of a line are never made into objects.
+        return msgspec.json.Decoder(msgspec.defstruct("Line", fields, rename=names)).decode
+    except ValueError:
+        # It takes no names with quote marks or control characters, and none twice.
+        line, decode = msgspec.defstruct("Line", fields), msgspec.json.Decoder(dict[str, Any]).decode
+
+    def read(text: bytes) -> Any:
+        row = decode(text)
+        return msgspec.convert({"step": row.get("step"), **{name: row.get(key) for name, key in names.items()}}, line)
+
+    return read
+
+
+def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    for line in lines:
+        try:
+            yield decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        yield from read_lines(path / METRICS)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{path / METRICS} cannot be read: {reason(error)}") from error
+
+
+class _Bins:
+    """Sums of values in bins of equal width over the steps; the width doubles when there are too many bins."""
+
+    def __init__(self) -> None:
+        self._width = 1
+        self._bins: dict[int, list[float]] = {}
+        # Nearly every value falls into the bin of the one before.
+        self._start, self._end, self._sums = 0, 0, [0.0, 0.0, 0.0]
+        self.num_values = 0
+        self._last = 0.0
+
+    def add(self, step: int, value: float) -> None:
+        """Add a value that was measured after ``step`` steps; one that is not finite cannot be drawn."""
+        if value - value != 0.0:  # infinite or NaN, in a tenth of the time of a call
+            return
+        if not self._start <= step < self._end:
+            self._choose(step)
+        sums = self._sums
+        sums[0] += 1
+        sums[1] += step
+        sums[2] += value
+        self.num_values += 1
+        self._last = value
+
+    def curve(self, metric: str) -> Curve:
+        """Return the means."""
+        means = [(steps / count, values / count) for _, (count, steps, values) in sorted(self._bins.items())]
+        return Curve(metric, [point for point in means if math.isfinite(point[1])], self.num_values, self._last)
+
+    def _choose(self, step: int) -> None:
+        """Take the bin of a step, after all were made wider if that is what it takes to have room for it."""
+        while step // self._width not in self._bins and len(self._bins) >= _MAX_POINTS:
+            self._width *= 2
+            merged: dict[int, list[float]] = {}
+            for number, sums in self._bins.items():
+                before = merged.get(number // 2, (0.0, 0.0, 0.0))
+                merged[number // 2] = [a + b for a, b in zip(before, sums, strict=True)]
+            self._bins = merged
+        number = step // self._width
+        self._start, self._end = number * self._width, (number + 1) * self._width
+        self._sums = self._bins.setdefault(number, [0.0, 0.0, 0.0])

@@ -1,0 +1,1 @@
+"""Files that survive crashes: durable writes, state encoding, checkpoints, locks."""

@@ -1,0 +1,393 @@
+"""Checkpoints: the state of a run in a folder of its own, whole or not at all, and checked before it is used.
+
+A checkpoint is a folder that is never written to again::
+
+    step-000000000300-epochs-2/
+        manifest.json        which run and step it is, and size and SHA-256 (FIPS 180-4) of the files below
+        manifest.sha256      SHA-256 of the manifest, as ``sha256sum --check`` reads it
+        model.safetensors    the weights of the model
+        state.safetensors    all other tensors
+        state.json           all else
+
+It is written beside its place under another name; every file and the folder are flushed to the disk; then it is
+renamed. Nothing in it can choose code to run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hookline.engine.errors import CheckpointError
+from hookline.engine.files import read_file, reason
+from hookline.runs.disk.durable_files import beside, make_folder, move_folder, remove_folder, sync_folder, write_file
+
+FORMAT = 1
+"""Number of this form of a checkpoint."""
+
+_MANIFEST, _MANIFEST_SUM = "manifest.json", "manifest.sha256"
+_MODEL, _TENSORS, _TREE = "model.safetensors", "state.safetensors", "state.json"
+_HELD = (_MODEL, _TENSORS, _TREE)
+_MAX_MANIFEST_BYTES = 2**24
+_MODEL_PREFIX = "model/"
+_NAME = re.compile(r"step-(\d{12,})-epochs-(\d+)")
+_UNFINISHED = re.compile(r"\.tmp-step-\d{12,}-epochs-\d+-[0-9a-f]{8}")
+_DAMAGED = "damaged-"
+_NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+"""Errors that say nothing about what is on the disk."""
+
+
+class FileSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file of a checkpoint must be.
+
+    Attributes:
+        size: Number of its bytes.
+        sha256: Its SHA-256, in hexadecimal digits.
+    """
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: bytes) -> FileSum:
+        """Return what a file must be that holds ``data``."""
+        return cls(len(data), _sha256(data))
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a checkpoint is.
+
+    Attributes:
+        run: The run's own sign, the same for all of its checkpoints.
+        step: Number of steps that were taken.
+        epoch: Epoch at work, from 1; 0 before the first.
+        position: Number of batches of that epoch that were used; 0 between two epochs.
+        time: When it was saved, in UTC.
+        metrics: The numbers of the last evaluation.
+        identity: What the run was made of.
+        files: What its files must be.
+        format: Number of the form.
+    """
+
+    run: str
+    step: int
+    epoch: int
+    position: int
+    time: datetime
+    metrics: dict[str, float | None]
+    identity: dict[str, Any]
+    files: dict[str, FileSum]
+    format: int = FORMAT
+
+    @property
+    def name(self) -> str:
+        """The name of its folder: the steps that were taken, and the epochs that were ended."""
+        return f"step-{self.step:012d}-epochs-{self.epoch - bool(self.position)}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and checked.
+
+    Attributes:
+        path: Its folder.
+        manifest: What it is.
+        state: The state, for ``Run.load_state_dict``.
+    """
+
+    path: Path
+    manifest: Manifest
+    state: dict[str, Any]
+
+
+def write_checkpoint(
+    folder: Path,
+    state: Mapping[str, Any],
+    *,
+    run: str,
+    metrics: Mapping[str, float] | None = None,
+    identity: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save a state in a new folder within ``folder``, and return its path when all of it is on the disk.
+
+    Args:
+        folder: Where the checkpoints of the run are.
+        state: What ``Run.state_dict`` gave.
+        run: The run's own sign.
+        metrics: The numbers by which checkpoints are compared.
+        identity: What the run is made of, as ``identity_of`` gives it.
+
+    Raises:
+        CheckpointError: When there is something in the state that cannot be kept.
+        OSError: When it cannot be written; then there is nothing new.
+    """
+    from hookline.runs.disk.encoding import to_json
+
+    files = _encoded(state)
+    manifest = Manifest(
+        run=run,
+        step=state["step"],
+        epoch=state["epoch"],
+        position=state["position"],
+        time=datetime.now(UTC),
+        metrics=dict(metrics or {}),
+        identity=dict(identity or {}),
+        files={name: FileSum.of(data) for name, data in files.items()},
+    )
+    text = to_json(manifest)
+    files[_MANIFEST] = text
+    files[_MANIFEST_SUM] = f"{_sha256(text)}  {_MANIFEST}\n".encode()
+    target = folder / manifest.name
+    new = beside(target)
+    make_folder(new)
+    try:
+        for name, data in files.items():
+            write_file(new / name, data)
+        sync_folder(new)
+        move_folder(new, target)
+    except BaseException:
+        _discard(new)
+        raise
+    return target
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return what a checkpoint says that it is, without its tensors.
+
+    Raises:
+        CheckpointError: When the manifest cannot be read, or is damaged.
+    """
+    if path.is_symlink():
+        raise CheckpointError(f"{path} is a link, and no checkpoint")
+    text = _read(path / _MANIFEST, _MAX_MANIFEST_BYTES)
+    if _read(path / _MANIFEST_SUM, 100) != f"{_sha256(text)}  {_MANIFEST}\n".encode():
+        raise CheckpointError(f"{path} is damaged: {_MANIFEST} is not what {_MANIFEST_SUM} says")
+    try:
+        # Of a later format, any field may have another meaning.
+        number = msgspec.json.decode(text, type=_Numbered).format
+        if number != FORMAT:
+            hint = "read it with the version of Hookline that wrote it"
+            raise _UnreadableError(f"{path} is of format {number}, and this Hookline reads {FORMAT}", hint=hint)
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no checkpoint: {_MANIFEST}: {error}") from error
+    if manifest.files.keys() != set(_HELD):
+        raise CheckpointError(f"{path} is no checkpoint: {_MANIFEST} has other files than {', '.join(_HELD)}")
+    if _NAME.fullmatch(path.name) and path.name != manifest.name:
+        raise CheckpointError(f"{path} is {manifest.name}: it was renamed")
+    return manifest
+
+
+def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
+    """Return a checkpoint. Every byte of it is checked before anything is made of it.
+
+    Args:
+        path: Its folder.
+        run: The own sign of the run that it has to be of; None for any.
+
+    Raises:
+        CheckpointError: When it cannot be read, is damaged, or is that of another run.
+    """
+    from hookline.runs.disk.encoding import decode, from_json, from_safetensors
+
+    manifest = read_manifest(path)
+    if run not in (None, manifest.run):
+        raise CheckpointError(f"{path} is the checkpoint of another run")
+    files = {name: read_summed(path / name, wanted) for name, wanted in manifest.files.items()}
+    try:
+        tensors = from_safetensors(files[_TENSORS])
+        weights = from_safetensors(files[_MODEL])
+        tensors |= {f"{_MODEL_PREFIX}{name}": tensor for name, tensor in weights.items()}
+        state = decode(from_json(files[_TREE]), tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.message}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} cannot be read: {_TREE} is no table")
+    return Checkpoint(path, manifest, state)
+
+
+def check_checkpoint(path: Path) -> Manifest:
+    """Return what a checkpoint is, after every byte of it was compared with its sums.
+
+    Raises:
+        CheckpointError: When it cannot be read, or is damaged.
+    """
+    manifest = read_manifest(path)
+    for name, wanted in manifest.files.items():
+        read_summed(path / name, wanted)
+    return manifest
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the folders of checkpoints, the newest step first; whether they are good was not looked at."""
+    try:
+        found = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    places = {path: (int(match[1]), int(match[2])) for path in found if (match := _NAME.fullmatch(path.name))}
+    return sorted(places, key=places.__getitem__, reverse=True)
+
+
+def newest_checkpoint(
+    folder: Path, told: Callable[[CheckpointError], None], *, run: str | None = None
+) -> Checkpoint | None:
+    """Return the newest good checkpoint; None if there is none at all.
+
+    A damaged one is kept aside, under a name that begins with ``damaged-``.
+
+    Args:
+        folder: Where the checkpoints of the run are; the program holds the run's lock.
+        told: Called with what is wrong with each that is newer.
+        run: The run's own sign; the checkpoint of another run is taken for damaged.
+
+    Raises:
+        CheckpointError: When there are some, and none is good; or when one that may be good cannot be read now.
+    """
+    found = checkpoints_in(folder)
+    for path in found:
+        try:
+            return read_checkpoint(path, run=run)
+        except _UnreadableError:
+            raise
+        except CheckpointError as error:
+            told(error)
+            set_aside(path)
+    kept = list(folder.glob(f"{_DAMAGED}*"))
+    if not (found or kept):
+        return None
+    hint = f"start anew: hookline train {folder.parent / 'config.toml'}"
+    raise CheckpointError(f"no checkpoint in {folder} is good: {len(kept)} damaged", hint=hint)
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, so that it is kept and never taken again; leave it if that cannot be done."""
+    aside = path.with_name(f"{_DAMAGED}{path.name}-{secrets.token_hex(4)}")
+    try:
+        move_folder(path, aside)
+    except OSError:
+        return
+
+
+def prune(folder: Path, *, run: str, keep: int, best: Callable[[Manifest], float | None], keep_best: int) -> None:
+    """Remove checkpoints of a run, but for the newest and the best; at least one good one stays.
+
+    What this run did not write, or what else lies in one of its checkpoints, keeps it where it is.
+
+    Args:
+        folder: Where the checkpoints are.
+        run: The run's own sign.
+        keep: How many of the newest stay, at least 1.
+        best: Gives the number of a checkpoint that is the smaller the better; None if it has none.
+        keep_best: How many of the best stay.
+
+    Raises:
+        OSError: When one cannot be removed.
+    """
+    keep = max(keep, 1)
+    if len(checkpoints_in(folder)) <= keep:
+        return  # without reading what each of them is: it is asked after every save
+    own = dict(_own(folder, run))
+    ranked = sorted((value, path) for path, manifest in own.items() if (value := best(manifest)) is not None)
+    kept = {*list(own)[:keep], *(path for _, path in ranked[:keep_best])}
+    for path in own:
+        if path not in kept:
+            remove_folder(path)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed programs left of checkpoints; the program holds the run's lock.
+
+    Raises:
+        OSError: When something cannot be removed.
+    """
+    for entry in list(os.scandir(folder)):
+        if _UNFINISHED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+            remove_folder(Path(entry.path))
+
+
+def foreign_in(folder: Path) -> Iterator[Path]:
+    """Give what lies in a folder of checkpoints that no saving put there; links among it, which are not followed."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        name = entry.name.removeprefix(_DAMAGED)
+        is_ours = _UNFINISHED.fullmatch(name) or _NAME.match(name)
+        if not (is_ours and entry.is_dir(follow_symlinks=False)):
+            yield Path(entry.path)
+            continue
+        with os.scandir(entry.path) as held:
+            yield from (Path(file.path) for file in held if not _is_held(file))
+
+
+def _is_held(entry: os.DirEntry[str]) -> bool:
+    return entry.name in (*_HELD, _MANIFEST, _MANIFEST_SUM) and entry.is_file(follow_symlinks=False)
+
+
+def read_summed(path: Path, wanted: FileSum) -> bytes:
+    """Return what a file holds, which is what was wanted.
+
+    Raises:
+        CheckpointError: When it cannot be read, or is damaged.
+    """
+    data = _read(path, wanted.size)
+    if FileSum.of(data) != wanted:
+        raise CheckpointError(f"{path.parent} is damaged: {path.name} is not what was written")
+    return data
+
+
+class _UnreadableError(CheckpointError):
+    """A checkpoint cannot be read here and now, but may be good."""
+
+
+class _Numbered(msgspec.Struct):
+    format: int
+
+
+def _encoded(state: Mapping[str, Any]) -> dict[str, bytes]:
+    from hookline.runs.disk.encoding import encode, to_json, to_safetensors
+
+    tree, tensors = encode(dict(state))
+    weights = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_MODEL_PREFIX)}
+    return {
+        _MODEL: to_safetensors({name.removeprefix(_MODEL_PREFIX): tensor for name, tensor in weights.items()}),
+        _TENSORS: to_safetensors(tensors),
+        _TREE: to_json(tree),
+    }
+
+
+def _own(folder: Path, run: str) -> Iterator[tuple[Path, Manifest]]:
+    """Give the checkpoints of a run that hold nothing but their own files, the newest first."""
+    for path in checkpoints_in(folder):
+        try:
+            manifest = read_manifest(path)
+        except CheckpointError:
+            continue
+        if manifest.run == run and all(_is_held(entry) for entry in list(os.scandir(path))):
+            yield path, manifest
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        return read_file(path, max_bytes)
+    except OSError as error:
+        if error.errno in _NO_DAMAGE:
+            raise _UnreadableError(f"{path} cannot be read: {reason(error)}") from error
+        raise CheckpointError(f"{path.parent} is damaged: {path.name}: {reason(error)}") from error
+
+
+def _discard(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove_folder(folder)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

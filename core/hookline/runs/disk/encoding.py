@@ -1,0 +1,232 @@
+"""A state -> JSON and tensors, and back: exactly, and without running any code.
+
+A state is made of mappings, lists, tuples, tensors, arrays and plain values. What JSON has is written as it is; all
+else is an object with one key that begins with ``$``::
+
+    {"$tensor": "model/weight"}    the tensor of that name        {"$map": [[1, "a"], ...]}   keys that are not texts
+    {"$array": "plugins/seen"}     a NumPy array, likewise        {"$int": "0x10000000000..."}  beyond 64 bits
+    {"$tuple": [0.9, 0.999]}       a tuple                        {"$float": "nan"}           or "inf", "-inf"
+    {"$bytes": "AAEC"}             bytes, in base 64 (RFC 4648)
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from hookline.engine.errors import CheckpointError
+
+_INT64 = range(-(2**63), 2**63)
+_DTYPES = frozenset(
+    (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8),
+        *(torch.complex64, torch.bool),
+    )
+)
+"""The numbers that safetensors knows, and torch has a name for."""
+_NO_TENSOR = "__metadata__"
+"""The one name in a safetensors file that is not that of a tensor."""
+_HINT = "a state is made of tensors, numbers, texts, lists, tuples and mappings"
+
+
+def encode(state: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
+    """Return a state as values that JSON has, and its tensors by name.
+
+    Tensors that are the same, such as tied weights, are written once.
+
+    Args:
+        state: The state.
+        name: What the names of its tensors begin with.
+
+    Raises:
+        CheckpointError: When something in it can not be kept; says where it is, for everything of that kind.
+
+    Example:
+        >>> encode({"lr": 0.1, "betas": (0.9, 0.999)})
+        ({'lr': 0.1, 'betas': {'$tuple': [0.9, 0.999]}}, {})
+    """
+    encoder = _Encoder()
+    try:
+        tree = encoder.encode(state, name)
+    except RecursionError as error:
+        raise CheckpointError("the state cannot be saved: it is nested too deep", hint=_HINT) from error
+    if encoder.strange:
+        raise CheckpointError(f"the state cannot be saved: {'; '.join(encoder.strange)}", hint=_HINT)
+    return tree, encoder.tensors
+
+
+def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return the state that ``encode`` was given.
+
+    Raises:
+        CheckpointError: When these are no values and tensors of a state.
+
+    Example:
+        >>> decode({"$tuple": [0.9, 0.999]}, {})
+        (0.9, 0.999)
+    """
+    try:
+        return _decode(tree, tensors)
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"this is no state: {type(error).__name__}: {error}") from error
+
+
+def to_json(value: Any) -> bytes:
+    """Return values that JSON has as JSON text (RFC 8259)."""
+    return msgspec.json.encode(value)
+
+
+def from_json(data: bytes) -> Any:
+    """Return the values of a JSON text.
+
+    Raises:
+        CheckpointError: When it is none.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"it holds no JSON: {error}") from error
+
+
+def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors as the bytes of a safetensors file."""
+    return safetensors.torch.save(dict(tensors))
+
+
+def weights_to_safetensors(weights: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the weights of a model as the bytes of a safetensors file that any reader of such files understands.
+
+    Weights that are tied are there under each of their names.
+
+    Args:
+        weights: What ``state_dict`` of the model gave.
+        metadata: Texts for the header of the file.
+
+    Raises:
+        CheckpointError: When there is something in them that cannot be kept.
+    """
+    tree, tensors = encode(dict(weights))
+    names = {name: value["$tensor"] for name, value in tree.items() if isinstance(value, dict) and "$tensor" in value}
+    all_tensors = {name: tensors[kept] if name == kept else tensors[kept].clone() for name, kept in names.items()}
+    return safetensors.torch.save(all_tensors, metadata=dict(metadata) if metadata else None)
+
+
+def from_safetensors(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file: the only way in which tensors are ever loaded.
+
+    Raises:
+        CheckpointError: When it is none; its header is checked against its size first.
+    """
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"it holds no tensors: {error}") from error
+
+
+class _Encoder:
+    """Collects the tensors of a state, and what can not be kept of it."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.strange: list[str] = []
+        self._names: dict[tuple[Any, ...], str] = {}
+        self._seen: list[Tensor] = []
+        self._memories: set[int] = set()
+
+    def encode(self, value: Any, name: str) -> Any:
+        """Return ``value`` as JSON has it."""
+        if isinstance(value, Mapping):
+            return self._mapping(value, name)
+        if type(value) in (list, tuple, torch.Size):
+            items = [self.encode(item, f"{name}/{number}") for number, item in enumerate(value)]
+            return items if type(value) is list else {"$tuple": items}
+        if isinstance(value, Tensor):
+            return {"$tensor": self._keep(value, name)}
+        if type(value) is np.ndarray and value.dtype.kind in "biufc":
+            return {"$array": self._keep(torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), name)}
+        return self._scalar(value, name)
+
+    def _scalar(self, value: Any, name: str) -> Any:
+        if value is None or type(value) is bool or _is_text(value):
+            return value
+        if type(value) is int:
+            return value if value in _INT64 else {"$int": hex(value)}
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else {"$float": str(float(value))}
+        if type(value) in (bytes, bytearray):
+            return {"$bytes": base64.b64encode(value).decode()}
+        self.strange.append(f"{name or 'it'} is of type {type(value).__module__}.{type(value).__qualname__}")
+        return None
+
+    def _mapping(self, value: Mapping[Any, Any], name: str) -> Any:
+        items = {key: self.encode(item, f"{name}/{key}" if name else str(key)) for key, item in value.items()}
+        if all(_is_text(key) and not key.startswith("$") for key in items):
+            return items
+        return {"$map": [[self.encode(key, f"a key of {name}"), item] for key, item in items.items()]}
+
+    def _keep(self, tensor: Tensor, name: str) -> str:
+        if tensor.layout is not torch.strided or tensor.device.type == "meta" or tensor.dtype not in _DTYPES:
+            form = f"dtype {tensor.dtype} and layout {tensor.layout} on device {tensor.device}"
+            self.strange.append(f"{name} is a tensor of {form}")
+            return name
+        place = (tensor.data_ptr(), tensor.device, tensor.is_conj(), tensor.is_neg())
+        same = (*place, tensor.dtype, tensor.shape, tensor.stride())
+        # Tensors without values may all lie at the same place.
+        if tensor.numel() and same in self._names:
+            return self._names[same]
+        while name in self.tensors or name.endswith(_NO_TENSOR):
+            name += "'"
+        self._names[same] = name
+        # While it lives, no other tensor can lie at its place.
+        self._seen.append(tensor)
+        kept = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        # safetensors refuses two tensors in one memory.
+        memory = kept.untyped_storage()
+        is_shared = memory.data_ptr() in self._memories or memory.nbytes() != kept.numel() * kept.element_size()
+        self._memories.add(memory.data_ptr())
+        self.tensors[name] = kept.clone() if is_shared else kept
+        return name
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text that JSON has: one that UTF-8 can write, and half a surrogate pair is none."""
+    if type(value) is not str:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_decode(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    tag, value = cast(tuple[str, Any], next(iter(tree.items()), ("", None)))
+    if tag.startswith("$"):
+        return _MEANINGS[tag](value, tensors)
+    return {key: _decode(item, tensors) for key, item in tree.items()}
+
+
+_MEANINGS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
+    "$tensor": lambda value, tensors: tensors[value],
+    "$array": lambda value, tensors: tensors[value].numpy(),
+    "$tuple": lambda value, tensors: tuple(_decode(item, tensors) for item in value),
+    "$map": lambda value, tensors: {_decode(key, tensors): _decode(item, tensors) for key, item in value},
+    "$int": lambda value, _: int(value, 16),
+    "$float": lambda value, _: float(value),
+    "$bytes": lambda value, _: base64.b64decode(value, validate=True),
+}
+"""What an object with one of these keys stands for."""

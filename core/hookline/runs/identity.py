@@ -1,0 +1,110 @@
+"""What a run is made of, as plain values, and whether a checkpoint is one that it can go on from."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from hookline.engine.config.run_config import RunConfig
+from hookline.engine.errors import Fault, PluginError
+from hookline.engine.hookspecs import API_VERSION
+from hookline.engine.plugin.options import is_plain
+from hookline.runs.lock import make_lock
+from hookline.runs.redaction import redacted
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset, TensorDataset
+
+    from hookline.engine.loop.run import Run
+    from hookline.engine.plugin.catalog import Entry
+
+
+_SAMPLED_ROWS = 64
+"""How many rows of an in-memory dataset are hashed: enough to see new data or another order, few enough to be free."""
+
+
+def identity_of(run: Run) -> dict[str, Any]:
+    """Return what a run is made of: versions, plugins, hashes of their code, settings, data, machine."""
+    import torch
+
+    return {
+        "versions": {name: version(name) for name in ("hookline", "torch", "numpy")}
+        | {"hooks": API_VERSION, "python": platform.python_version()},
+        **plugins_of(run.config),
+        "settings": {key: _plain_setting(key, run.config.lasting(key)) for key in run.config.settings},
+        "data": {split: _fingerprint(dataset) for split, dataset in run.data.splits().items()},
+        "machine": {"device": str(run.device), "type": platform.machine(), "num_threads": torch.get_num_threads()},
+    }
+
+
+def plugins_of(config: RunConfig) -> dict[str, Any]:
+    """Return the plugins of a run by table, and a hash of the code of each of their distributions."""
+    entries = {choice.label: choice.plugin.entry for choice in config.plugins}
+    plugins = {
+        choice.label: {
+            "name": choice.plugin.name,
+            "distribution": entry.distribution if (entry := entries[choice.label]) else None,
+            "version": entry.version if entry else None,
+        }
+        for choice in config.plugins
+    }
+    by_distribution = {entry.distribution: entry for entry in entries.values() if entry}
+    code = {
+        name: {"version": entry.version, "sha256": _code_hash(name, entry)} for name, entry in by_distribution.items()
+    }
+    return {"plugins": plugins, "code": code}
+
+
+def _plain_setting(key: str, value: Any) -> Any:
+    return redacted(value, key) if is_plain(value) else f"<{type(value).__name__}>"
+
+
+def _code_hash(name: str, entry: Entry) -> str | None:
+    """Return a hash of the code of a plugin's distribution; None where it does not say which files it has."""
+    try:
+        return make_lock({"": entry}).distributions[name].sha256
+    except PluginError:
+        return None
+
+
+def _fingerprint(dataset: Dataset[Any]) -> dict[str, Any]:
+    """Return what tells a dataset from another: its size, and a hash of what lies in memory.
+
+    A dataset with a method ``fingerprint()`` says itself, with a text, what it is.
+    """
+    from torch.utils.data import IterableDataset, TensorDataset
+
+    num_examples = None if isinstance(dataset, IterableDataset) else len(dataset)  # type: ignore[arg-type] # has one
+    told = getattr(dataset, "fingerprint", None)
+    content = told() if callable(told) else _hash(dataset) if type(dataset) is TensorDataset else None
+    return {"type": type(dataset).__qualname__, "num_examples": num_examples, "content": content}
+
+
+def _hash(dataset: TensorDataset) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for tensor in dataset.tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        rows = torch.linspace(0, len(tensor) - 1, min(_SAMPLED_ROWS, len(tensor))).long()
+        sample = tensor.detach()[rows.to(tensor.device)].cpu().contiguous()
+        digest.update(sample.reshape(-1).view(torch.uint8).numpy().tobytes() if sample.numel() else b"")
+    return digest.hexdigest()
+
+
+def model_faults(saved: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[Fault]:
+    """Give what keeps saved weights from being those of a model: names, shapes, dtypes."""
+    for name in sorted(saved.keys() | there.keys()):
+        if name not in there:
+            yield Fault(f"the model has no {name}, which the checkpoint has")
+        elif name not in saved:
+            yield Fault(f"the checkpoint has no {name}, which the model has")
+        elif (then := _form(saved[name])) != (now := _form(there[name])):
+            yield Fault(f"{name} is {then} in the checkpoint, and {now} in the model")
+
+
+def _form(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if hasattr(value, "dtype") else type(value).__name__

@@ -1,0 +1,109 @@
+"""What is known of the runs in a folder: a row for each, what changed from one to the next, how two of them differ."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hookline.engine.errors import CheckpointError, ConfigError, HooklineError
+from hookline.runs.changes import Change, identity_changes
+from hookline.runs.disk.checkpoint import Manifest, checkpoints_in, read_manifest
+from hookline.runs.disk.occupancy import is_at_work
+from hookline.runs.names import run_names
+from hookline.runs.record import RunRecord, read_record
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run folder.
+
+    Attributes:
+        path: Where it is.
+        status: That of the record; ``lost`` when it says ``running`` and nobody works in the folder; ``unreadable``.
+        record: What is known; None if it cannot be read.
+        problem: Why it cannot be read.
+        changes: How what the run is made of differs from the run before.
+    """
+
+    path: Path
+    status: str
+    record: RunRecord | None = None
+    problem: str | None = None
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """One checkpoint of a run.
+
+    Attributes:
+        path: Its folder.
+        size: Number of bytes of its files.
+        manifest: What it is; None if that cannot be read.
+        problem: Why it cannot be read. The files that hold the state are not looked into.
+    """
+
+    path: Path
+    size: int
+    manifest: Manifest | None = None
+    problem: str | None = None
+
+
+def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], int]:
+    """Return a row for each run folder in ``parent``, the newest last, and the number of those left out.
+
+    Only what is shown is read, and the record before it.
+
+    Args:
+        parent: Where the runs are.
+        newest: How many of the newest; None for all.
+
+    Raises:
+        ConfigError: When ``parent`` is no folder.
+    """
+    names = run_names(parent)
+    num_left_out = max(len(names) - newest, 0) if newest is not None else 0
+    before = _row(parent / names[num_left_out - 1], None).record if num_left_out else None
+    rows: list[RunRow] = []
+    for name in names[num_left_out:]:
+        rows.append(_row(parent / name, before))
+        before = rows[-1].record or before
+    return rows, num_left_out
+
+
+def row_of(path: Path) -> RunRow:
+    """Return what is known of one run; its changes are left out."""
+    return _row(path, None)
+
+
+def checkpoint_rows(path: Path) -> list[CheckpointRow]:
+    """Return the checkpoints of a run folder, the newest last."""
+    return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(path / "checkpoints"))]
+
+
+def _row(path: Path, before: RunRecord | None) -> RunRow:
+    try:
+        record = read_record(path)
+    except ConfigError as error:
+        # The path stands in the row already.
+        problem = error.message.removeprefix(f"{path}: ").removeprefix(f"{path} is ")
+        return RunRow(path, "unreadable", problem=problem)
+    is_lost = record.status == "running" and not is_at_work(path)
+    changes = tuple(identity_changes(before, record)) if before else ()
+    return RunRow(path, "lost" if is_lost else record.status, record, changes=changes)
+
+
+def _checkpoint_row(path: Path) -> CheckpointRow:
+    size = 0
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        size = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    try:
+        return CheckpointRow(path, size, read_manifest(path))
+    except CheckpointError as error:
+        return CheckpointRow(path, size, problem=_without_path(error, path))
+
+
+def _without_path(error: HooklineError, path: Path) -> str:
+    return error.message.removeprefix(f"{path} is ").removeprefix(f"{path}: ")

@@ -1,0 +1,95 @@
+"""The names and numbers of run folders, and the link to the newest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hookline.engine.errors import ConfigError
+from hookline.engine.files import reason
+from hookline.runs.disk.durable_files import replace_link
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NUMBERED = re.compile(r"([0-9]{4,9})-(.+)")
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+LAST, BEST = "last", "best"
+
+
+def check_name(name: str) -> None:
+    """Check that a text can be the name of a run.
+
+    Raises:
+        ConfigError: When it cannot.
+    """
+    if not _NAME.fullmatch(name) or _DEVICES.fullmatch(name) or name in (LAST, BEST):
+        hint = "take 1 to 100 of the letters a-z and A-Z, digits, '.', '_' and '-', the first a letter or digit"
+        raise ConfigError(f"{name!r} is no name for a run", hint=hint)
+
+
+def run_names(parent: Path) -> list[str]:
+    """Return the names of the run folders in ``parent``, the oldest first.
+
+    Raises:
+        ConfigError: When ``parent`` is no folder, or cannot be read.
+    """
+    return sorted(_numbered(parent), key=lambda name: (number_of(name), name))
+
+
+def run_paths(parent: Path) -> list[Path]:
+    """Return the run folders in ``parent``, the oldest first.
+
+    Raises:
+        ConfigError: As ``run_names`` does.
+    """
+    return [parent / name for name in run_names(parent)]
+
+
+def _numbered(parent: Path) -> Iterator[str]:
+    try:
+        with os.scandir(parent) as entries:
+            for entry in entries:
+                if NUMBERED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                    yield entry.name
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        hint = "choose another folder for the runs"
+        raise ConfigError(f"there can be no runs in {parent}: {reason(error)}", hint=hint) from error
+    except ValueError as error:
+        raise ConfigError(f"{str(parent)!r} is no path: {error}") from error
+
+
+def next_number(parent: Path) -> int:
+    """Return the number that comes after those of all run folders."""
+    return max(map(number_of, _numbered(parent)), default=0) + 1
+
+
+def number_of(whole: str) -> int:
+    """Return the number in the name of a run folder."""
+    return int(whole.partition("-")[0])
+
+
+def label_of(whole: str) -> str:
+    """Return the name of a run folder without its number."""
+    return whole.partition("-")[2]
+
+
+def point_to(path: Path) -> None:
+    """Let the link to the newest run folder point to ``path``."""
+    with contextlib.suppress(OSError):  # it is a convenience, and not every file system has links
+        replace_link(path.parent / LAST, path.name)
+
+
+def point_to_newest(parent: Path) -> None:
+    """Mend the link to the newest run folder when others were removed."""
+    link = parent / LAST
+    if not link.is_symlink() or link.exists():
+        return
+    if names := run_names(parent):
+        point_to(parent / names[-1])
+    else:
+        with contextlib.suppress(OSError):
+            link.unlink()

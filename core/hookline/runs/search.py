@@ -1,0 +1,82 @@
+"""Which run a person means: by number, name, path, ``last`` or ``best``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hookline.engine.errors import ConfigError
+from hookline.engine.words import nearest
+from hookline.runs.folder import CONFIG
+from hookline.runs.names import BEST, LAST, label_of, number_of, run_names
+from hookline.runs.record import RECORD, read_best, read_record
+
+_MAX_COMPARED = 200
+"""How many of the newest runs a name that none has is compared with."""
+
+
+def find_run(name: str, parent: Path) -> Path:
+    """Return the run folder that a person means.
+
+    Args:
+        name: A number, the name, the whole name with the number, a path, ``last``, or ``best``.
+        parent: Where the runs are.
+
+    Raises:
+        ConfigError: When there is no such run, or several have that name.
+    """
+    if "/" in name or os.sep in name or name in (".", "..") or _is_run_folder(name):
+        return _checked(Path(name))
+    names = run_names(parent)
+    if name in (LAST, BEST) and names:
+        return parent / names[-1] if name == LAST else _best(parent, names)
+    number = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else None
+    found = [whole for whole in names if name == whole or label_of(whole) == name or number_of(whole) == number]
+    if len(found) > 1:
+        listed = ", ".join(found[-5:])
+        hint = "name it in full" if number is not None else "name it by its number, or in full"
+        raise ConfigError(f"{len(found)} runs are called {name!r}: {listed}", hint=hint)
+    if found:
+        return parent / found[0]
+    if not names:
+        raise ConfigError(f"there is no run in {parent}", hint="hookline train makes one")
+    raise ConfigError(f"there is no run {name!r} in {parent}", hint=_meant(name, names))
+
+
+def _is_run_folder(name: str) -> bool:
+    # A Path takes no name that is too long.
+    return bool(name) and os.path.isfile(os.path.join(name, RECORD))  # noqa: PTH113, PTH118 - see above
+
+
+def _meant(name: str, names: list[str]) -> str:
+    """Return a hint for a name that no run has. There may be thousands, so they are not listed."""
+    if not name.isdigit():
+        newest = names[-_MAX_COMPARED:]
+        if match := nearest(name, [*newest, *map(label_of, newest)]):
+            return f"did you mean {match!r}?"
+    return f"the newest is {names[-1]}; hookline runs lists them"
+
+
+def _checked(path: Path) -> Path:
+    if path.name in (RECORD, CONFIG) and os.path.isfile(path):  # noqa: PTH113 - see _is_run_folder
+        path = path.parent
+    read_record(path)
+    return path.resolve()
+
+
+def _best(parent: Path, names: list[str]) -> Path:
+    """Return the run whose watched metric is best, among those that watch what the newest does."""
+    found: list[tuple[float, Path]] = []
+    watched: tuple[str, str] | None = None
+    for name in reversed(names):
+        path = parent / name
+        try:
+            best = read_best(path)
+        except ConfigError:
+            continue
+        if best and (watched is None or watched == (best.metric, best.mode)):
+            watched = best.metric, best.mode
+            found.append((best.value if best.mode == "min" else -best.value, path))
+    if not found:
+        raise ConfigError("no run has measured anything to be best at")
+    return min(found)[1]

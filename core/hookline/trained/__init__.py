@@ -1,0 +1,39 @@
+"""Kept runs -> evaluations, predictions and exports. Everything is loaded on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hookline.engine.door import lazy
+
+if TYPE_CHECKING:
+    from hookline.trained.evaluating import Evaluation, evaluate_run
+    from hookline.trained.exporting import Exported, export_model
+    from hookline.trained.model import Trained, load_trained
+    from hookline.trained.predicting import write_predictions
+
+_HOME = {
+    "evaluating": (
+        "Evaluation",
+        "evaluate_run",
+    ),
+    "exporting": (
+        "Exported",
+        "export_model",
+    ),
+    "model": (
+        "Trained",
+        "load_trained",
+    ),
+    "predicting": ("write_predictions",),
+}
+
+__all__ = ["Evaluation", "Exported", "Trained", "evaluate_run", "export_model", "load_trained", "write_predictions"]
+
+if not TYPE_CHECKING:
+    # A type checker that saw it would take any name for one of ours.
+    __getattr__ = lazy(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

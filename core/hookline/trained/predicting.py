@@ -1,0 +1,96 @@
+"""A file of inputs -> a file of what a trained model predicts for them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hookline.engine.data import Predictor
+from hookline.engine.errors import ConfigError
+from hookline.engine.words import did_you_mean
+from hookline.trained.model import Trained
+from hookline.trained.target_file import check_target, written_whole
+
+Columns = Mapping[str, Sequence[Any]]
+Writer = Callable[[Path, Iterator[Columns]], None]
+
+_CSV = ".csv"
+
+
+def write_predictions(trained: Trained, source: Path, target: Path, *, force: bool = False) -> int:
+    """Write what a model predicts for the inputs of a file, in its order; return the number of rows.
+
+    Only one batch is in memory at a time. The file is there whole, or not at all.
+
+    Args:
+        trained: The model.
+        source: The file of inputs, as the data source of the run reads it.
+        target: A CSV file; or of another ending for which the data source has a writer.
+        force: Whether a file that is there may be replaced.
+
+    Raises:
+        ConfigError: When the file cannot be written, or exists.
+        DataError: When the inputs cannot be used; with every fault.
+    """
+    check_target(target, force=force, source=source)
+    write = _writer_for(trained.predictor, target)
+    counter = _Counter()
+    with written_whole(target, force=force) as new:
+        write(new, counter.counting(trained.predictions(source)))
+    return counter.num_rows
+
+
+def csv_texts(parts: Iterable[Columns]) -> Iterator[str]:
+    r"""Give the text of a CSV file (RFC 4180, with lone line feeds): the header with the first rows, then the others.
+
+    >>> list(csv_texts([{"a": [1, 2], "b": ["x", "y,z"]}, {"a": [3], "b": [None]}]))
+    ['a,b\n1,x\n2,"y,z"\n', '3,\n']
+    """
+    is_first = True
+    for part in parts:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if is_first:
+            writer.writerow(part)
+        writer.writerows(rows_of(part))
+        yield text.getvalue()
+        is_first = False
+
+
+def rows_of(part: Columns) -> Iterator[tuple[Any, ...]]:
+    """Give the rows of some columns."""
+    return zip(*part.values(), strict=True)
+
+
+class _Counter:
+    """Counts the rows that go by.
+
+    Attributes:
+        num_rows: How many there were.
+    """
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+
+    def counting(self, parts: Iterable[Columns]) -> Iterator[Columns]:
+        """Give the same parts."""
+        for part in parts:
+            self.num_rows += len(next(iter(part.values())))
+            yield part
+
+
+def _writer_for(predictor: Predictor, target: Path) -> Writer:
+    writers: dict[str, Writer] = {_CSV: _write_csv, **getattr(predictor, "writers", {})}
+    ending = target.suffix.lower()
+    if ending not in writers:
+        hint = did_you_mean(ending, writers)
+        raise ConfigError(f"a file that ends in {target.suffix!r} cannot be written: {target}", hint=hint)
+    return writers[ending]
+
+
+def _write_csv(path: Path, parts: Iterator[Columns]) -> None:
+    with path.open("x", encoding="utf-8", newline="") as file:
+        file.writelines(csv_texts(parts))

@@ -1,0 +1,83 @@
+"""Files that a person asked for: written whole or not at all, and never over another one unless that was said."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hookline.engine.errors import ConfigError
+from hookline.engine.files import reason
+from hookline.runs.disk.durable_files import beside, sync_folder
+
+
+def check_target(target: Path, *, force: bool, source: Path | None = None) -> None:
+    """Refuse a file that cannot be written to, before any work is done for it.
+
+    Args:
+        target: The file.
+        force: Whether one that is there may be replaced.
+        source: A file that must stay.
+
+    Raises:
+        ConfigError: When it exists, is the source, or has no folder.
+    """
+    if source and target.exists() and source.exists() and target.samefile(source):
+        raise ConfigError(f"{target} is read from, and cannot be written to", hint="choose another name with -o")
+    if os.path.lexists(target):
+        if target.is_dir():
+            raise ConfigError(f"{target} is a folder", hint="name a file with -o")
+        if not force:
+            raise _taken(target)
+    if not target.parent.is_dir():
+        raise ConfigError(f"there is no folder {target.parent}", hint="make it, or choose another name with -o")
+
+
+@contextmanager
+def written_whole(target: Path, *, force: bool) -> Iterator[Path]:
+    """Give a path beside ``target`` to write to; afterwards it is flushed to the disk and takes the name.
+
+    When an error is raised meanwhile, nothing is left.
+
+    Raises:
+        ConfigError: When it cannot be written, or somebody else has made such a file.
+    """
+    # The ending tells libraries what to write.
+    new = Path(f"{beside(target)}{target.suffix}")
+    try:
+        yield new
+        _flush(new)
+        if force:
+            new.replace(target)
+        else:
+            _take_free_name(new, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written: {reason(error)}", hint="choose another name with -o") from error
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _take_free_name(new: Path, target: Path) -> None:
+    """Rename a file, if nobody has the name: a link is refused then, and a renaming would not be."""
+    try:
+        target.hardlink_to(new)
+    except FileExistsError as error:
+        raise _taken(target) from error
+    except OSError:
+        # Not every file system has links.
+        if os.path.lexists(target):
+            raise _taken(target) from None
+        new.rename(target)
+
+
+def _taken(target: Path) -> ConfigError:
+    return ConfigError(f"{target} exists already", hint="choose another name with -o, or overwrite it with --force")

@@ -1,0 +1,58 @@
+"""Trials of a run: learning-rate finder, profile, ledger, hook trace, model summary. Loaded on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hookline.engine.door import lazy
+
+if TYPE_CHECKING:
+    from hookline.trials.hook_trace import HookCall, HookTrace
+    from hookline.trials.ledger import Ledger
+    from hookline.trials.lr_finder import LRCurve, LRPoint, lr_find
+    from hookline.trials.model_summary import ModelSummary, OutputShapes, summarize
+    from hookline.trials.profiling import Profile, profile
+
+_HOME = {
+    "hook_trace": (
+        "HookCall",
+        "HookTrace",
+    ),
+    "ledger": ("Ledger",),
+    "lr_finder": (
+        "LRCurve",
+        "LRPoint",
+        "lr_find",
+    ),
+    "model_summary": (
+        "ModelSummary",
+        "OutputShapes",
+        "summarize",
+    ),
+    "profiling": (
+        "Profile",
+        "profile",
+    ),
+}
+
+__all__ = [
+    "HookCall",
+    "HookTrace",
+    "LRCurve",
+    "LRPoint",
+    "Ledger",
+    "ModelSummary",
+    "OutputShapes",
+    "Profile",
+    "lr_find",
+    "profile",
+    "summarize",
+]
+
+if not TYPE_CHECKING:
+    # A type checker that saw it would take any name for one of ours.
+    __getattr__ = lazy(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,104 @@
+"""``HookTrace``: each call of a hook as it happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hookline.engine.plugin.watch import Watch
+
+if TYPE_CHECKING:
+    from hookline.engine.plugin.member import Member
+
+
+_SHORT = 60
+"""Number of characters that a value takes at most in a trace."""
+
+
+# ---- trace -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HookCall:
+    """One call of a hook, in words.
+
+    Attributes:
+        table: The plugin's table in the config.
+        plugin: The plugin, with its distribution.
+        hook: The hook.
+        arguments: What it was given, in short, by name.
+        result: What it returned, in short; empty for nothing.
+        error: What it raised, in short; empty for nothing.
+        seconds: How long it took.
+    """
+
+    table: str
+    plugin: str
+    hook: str
+    arguments: Mapping[str, str]
+    result: str
+    error: str
+    seconds: float
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
+        result = f" -> {self.result}" if self.result else ""
+        error = f" raised {self.error}" if self.error else ""
+        return f"{self.seconds * 1e3:9.3f} ms  {self.table}  {self.hook}({arguments}){result}{error}"
+
+
+class HookTrace(Watch):
+    """Tells every call of a hook when it has returned.
+
+    Args:
+        tell: Called with each.
+
+    Example:
+        >>> from hookline import Run
+        >>> calls = []
+        >>> _ = Run({"train": {"epochs": 0}}, watches=[HookTrace(calls.append)]).fit()
+        >>> [call.hook for call in calls]
+        ['build_data', 'build_model', 'build_loss', 'build_optimizer', 'on_run_end']
+    """
+
+    def __init__(self, tell: Callable[[HookCall], None]) -> None:
+        self._tell = tell
+
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:
+        """Call a hook, and tell it."""
+        given = {name: _short(value) for name, value in arguments.items()}
+        start = time.perf_counter()
+        told, error = "", ""
+        try:
+            result = run()
+            told = "" if result is None else _short(result)
+        except BaseException as raised:
+            error = _cut(f"{type(raised).__name__}: {raised}")
+            raise
+        else:
+            return result
+        finally:
+            seconds = time.perf_counter() - start
+            self._tell(HookCall(member.label, str(member.plugin), hook, given, told, error, seconds))
+
+
+def _short(value: Any) -> str:
+    """Return a value in one line of a few words."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str | int | None):
+        return _cut(repr(value))
+    if isinstance(value, Mapping):
+        return _cut("{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items()) + "}")
+    if isinstance(value, Sequence):
+        return _cut("[" + ", ".join(map(_short, value)) + "]")
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__}{list(value.shape)}"
+    return f"{type(value).__name__}: {_cut(str(value))}" if isinstance(value, BaseException) else type(value).__name__
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHORT else line[: _SHORT - 3] + "..."

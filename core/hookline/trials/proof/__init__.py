@@ -1,0 +1,1 @@
+"""Proof that a killed and resumed run equals one that was never killed."""

@@ -1,0 +1,242 @@
+"""``Witness``: records the state of a run, and kills it where it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from hookline.engine.plugin.watch import Watch
+from hookline.trials.proof.kills import Kill, Place
+from hookline.trials.proof.seen import Seen, seen_name
+
+if TYPE_CHECKING:
+    from hookline.engine.loop.run import Run
+    from hookline.engine.plugin.member import Member
+
+
+_SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # without it, the other one ends a process at once, too
+_EVENT_KINDS = {"on_save_point": "save", "on_checkpoint_saved": "save"}
+_BEFORE_LOADING = ("on_run_start", "on_warning")
+_FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
+
+
+class Order(msgspec.Struct, kw_only=True):
+    """What a process is told to do.
+
+    Attributes:
+        role: ``look`` how long the run is, ``train`` it, or ``resume`` it.
+        name: What it is called in the proof.
+        words: The words that make the run.
+        files: Plugin files that may be used.
+        allow: Distributions whose plugins may be used alone.
+        deny: Distributions whose plugins may not be used.
+        parent: Where the run folder is made.
+        every_steps: Number of steps from one state to the next.
+        run: The folder of the run to resume.
+        overrides: What is put over its config.
+        seen: Folder for what is seen of the plugins.
+        reports: The file of reports.
+        kill: Where it is to be killed.
+    """
+
+    role: Literal["look", "train", "resume"]
+    name: str
+    words: Sequence[str]
+    files: Sequence[str]
+    allow: Sequence[str]
+    deny: Sequence[str]
+    parent: str
+    every_steps: int
+    run: str = ""
+    overrides: Mapping[str, Any] = {}
+    seen: str
+    reports: str
+    kill: Kill | None = None
+
+
+class Report(msgspec.Struct, omit_defaults=True):
+    """What a process has to say.
+
+    Attributes:
+        event: ``begun``, ``armed`` (from here on it may be killed by the clock), ``killed``, ``ended`` or ``failed``.
+        step: Number of steps taken.
+        epochs: Number of epochs ended.
+        num_steps: Number of steps that the run is to have.
+        folder: The run folder.
+        what: Where it is killed, in words; or the error.
+        kind: Name of the class of the error.
+        seconds: How long the loop took.
+        moments: How many moments of each kind there were, by the number of steps taken before.
+    """
+
+    event: Literal["begun", "armed", "killed", "ended", "failed"]
+    step: int = 0
+    epochs: int = 0
+    num_steps: int | None = None
+    folder: str = ""
+    what: str = ""
+    kind: str = ""
+    seconds: float = 0.0
+    moments: dict[str, dict[int, int]] = {}
+
+
+class Witness(Watch):
+    """Writes down what plugins hold, counts moments, and kills this process at one of them.
+
+    Args:
+        order: What to do.
+        told: Takes the reports.
+    """
+
+    run: Run
+
+    def __init__(self, order: Order, told: Callable[[Report], None]) -> None:
+        self._order = order
+        self._told = told
+        self._kill = order.kill
+        self._num_passed = 0
+        self._is_at_work = self._is_loaded = self._is_armed = False
+        self._members: Sequence[Member] = ()
+        self._built: dict[str, list[Any]] = defaultdict(list)
+        self._draws: dict[str, None] = {}
+        self.moments: dict[str, Counter[int]] = defaultdict(Counter)
+
+    # ---- moments -----------------------------------------------------------------------------------------------------
+
+    def _moment(self, kind: str, what: str) -> None:
+        """Count a moment; if it is the one, it is the last."""
+        if not self._is_at_work:
+            return
+        step, kill = self.run.step, self._kill
+        self.moments[kind][step] += 1
+        if kill is None or step < kill.step:
+            return
+        if kill.kind == "clock" and not self._is_armed:
+            self._is_armed = True
+            self._told(Report("armed", step))
+        if kind != kill.kind:
+            return
+        if step == kill.step and self._num_passed < kill.number:
+            self._num_passed += 1
+            return
+        self._told(Report("killed", step, what=what))
+        os.kill(os.getpid(), _SIGKILL)
+        time.sleep(60)  # not one instruction more, on whatever thread this is
+
+    def meet(self, members: Sequence[Member]) -> None:
+        """Note who there is to be looked at."""
+        self._members = members
+
+    def begin(self) -> None:
+        """Begin to count."""
+        self._is_at_work = True
+        self._told(Report("begun", *self._place(), num_steps=self.run.num_steps))
+        self.run.optimizer.register_step_pre_hook(lambda *_: self._moment("step", "before the update of the weights"))
+        self.run.optimizer.register_step_post_hook(lambda *_: self._moment("step", "after the update of the weights"))
+        sys.addaudithook(self._audit)
+
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:
+        """Call a hook: there is a moment before it, and one after it."""
+        if not hook.startswith("on_"):
+            return run()
+        if hook not in _BEFORE_LOADING:
+            self._see_loaded()
+        if hook == "on_checkpoint_saved":
+            self._see_saved(arguments.get("path"))
+        kind = "evaluation" if hook.startswith("on_evaluation") else _EVENT_KINDS.get(hook, "event")
+        self._moment(kind, f"before {hook} of {member.label}")
+        result = self._drawing(f"{member.label} {hook}", run)
+        self._moment(kind, f"after {hook} of {member.label}")
+        return result
+
+    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
+        """Put moments around the innermost step."""
+        self._built[member.label].append(result)
+        if hook != "build_step" or is_wrapper:
+            return result
+
+        def step(batch: Any) -> Any:
+            self._moment("step", "before a step")
+            loss = self._drawing("model forward", partial(result, batch))
+            self._moment("step", "at the end of a step")
+            return loss
+
+        return step
+
+    def reading(self, split: str, batches: Iterator[Any]) -> Iterator[Any]:
+        """Put a moment before each batch."""
+        self._see_loaded()
+        for batch in batches:
+            is_training = not self._is_at_work or self.run.model.training
+            self._moment("step" if is_training else "evaluation", f"with a batch of the {split} split read")
+            yield batch
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Take every operation on a file of a checkpoint for a moment."""
+        if event in _FILE_EVENTS and self.run.folder and isinstance(arguments[0], str | os.PathLike):
+            path = Path(os.fspath(arguments[0]))
+            if path.is_relative_to(self.run.folder.path / "checkpoints"):
+                self._moment("save", f"at {event.removeprefix('os.')} of {path.name} in {path.parent.name}")
+
+    # ---- what plugins hold -------------------------------------------------------------------------------------------
+
+    def _place(self) -> Place:
+        return self.run.step, len(self.run.history)
+
+    def _see_loaded(self) -> None:
+        """Look at the plugins when their states were loaded, and nothing has happened since."""
+        if self._is_at_work and not self._is_loaded:
+            self._is_loaded = True
+            if self._order.role == "resume":
+                self._write(seen_name(self._order.name, self._place(), is_resumed=True))
+
+    def _see_saved(self, path: Path | None) -> None:
+        from hookline.runs.disk.checkpoint import read_manifest
+
+        # What a thread has saved is of an earlier step: by now they hold something else.
+        name = seen_name(self._order.name, self._place())
+        is_now = path is not None and read_manifest(path).step == self.run.step
+        if is_now and not (Path(self._order.seen) / name).exists():
+            self._write(name)
+
+    def _write(self, name: str) -> None:
+        place = self._place()
+        seen = Seen(*place, held=self._held(), draws=list(self._draws))
+        (Path(self._order.seen) / name).write_bytes(msgspec.json.encode(seen))
+
+    def _held(self) -> dict[str, dict[str, str]]:
+        from hookline.trials.proof.inside import inside, inside_modules, outside_generators
+
+        run = self.run
+        objects = [run, run.config, run.folder, run.model, run.optimizer, run.loss, run.data, self]
+        owned = [*objects, *run.model.modules(), *run.data.splits().values()]
+        instances = [member.instance for member in self._members]
+        held: dict[str, dict[str, str]] = {"Python's and NumPy's generators": outside_generators()}
+        for member in self._members:
+            besides = [*owned, *(other for other in instances if other is not member.instance)]
+            held[member.label] = inside(member.instance, besides=besides)
+            for built in self._built[member.label]:
+                held[member.label] |= inside(built, besides=[*besides, member.instance])
+        held["model"] |= inside_modules(run.model)
+        for split, dataset in run.data.splits().items():
+            held["data"] |= {f"{split}: {name}": text for name, text in inside(dataset).items()}
+        return held
+
+    def _drawing(self, what: str, run: Callable[[], Any]) -> Any:
+        from hookline.trials.proof.inside import outside_generators
+
+        before = outside_generators()
+        try:
+            return run()
+        finally:
+            if outside_generators() != before:
+                self._draws[what] = None

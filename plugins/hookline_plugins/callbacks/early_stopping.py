@@ -1,0 +1,60 @@
+"""Callback ``early-stopping``: ends the run when a metric no longer gets better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from msgspec import Meta
+
+from hookline import hookimpl
+from hookline_plugins.callbacks.monitoring import Monitor, MonitoringCallback
+
+if TYPE_CHECKING:
+    from hookline import Run
+
+
+@dataclass
+class EarlyStopping(MonitoringCallback):
+    """Ends the run when a metric has not become better by more than ``min_delta`` for ``patience`` evaluations.
+
+    Unless ``train.evaluate_every_epochs`` or ``train.evaluate_every_steps`` say otherwise, there is one in each epoch.
+    """
+
+    plugin_name: ClassVar[str] = "early-stopping"
+
+    patience: Annotated[int, Meta(ge=1, description="evaluations without improvement after which the run ends")] = 3
+    min_delta: Annotated[float, Meta(ge=0, description="least change that counts as an improvement")] = 0.0
+
+    def __post_init__(self) -> None:
+        self._seen = Monitor(self.monitor, self.mode, self.min_delta)
+        self._num_bad = 0
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        """Forget the evaluations of an earlier run."""
+        self.__post_init__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best metric so far, None before the first, and for how long there was none better."""
+        return {"seen": self._seen.state_dict(), "num_bad": self._num_bad}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self._seen.load_state_dict(state["seen"])
+        self._num_bad = state["num_bad"]
+
+    def look(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Compare the metric with the best so far."""
+        is_better = self._seen.look(run, metrics)
+        if is_better is None:
+            return
+        self._num_bad = 0 if is_better else self._num_bad + 1
+        if self._num_bad >= self.patience:
+            run.request_stop(f"{self.monitor} did not improve for {self._waited(run)}")
+
+    def _waited(self, run: Run) -> str:
+        train = run.config.train
+        is_in_epochs = train.evaluate_every_epochs == 1 and not train.evaluate_every_steps
+        return f"{self.patience} {'epoch' if is_in_epochs else 'evaluation'}{'s' * (self.patience != 1)}"

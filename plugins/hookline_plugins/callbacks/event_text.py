@@ -1,0 +1,89 @@
+"""The events of a run as lines of text: what ``progress`` shows and the log keeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hookline.engine import printable
+
+if TYPE_CHECKING:
+    from hookline import Outcome, Run
+
+
+_EPOCH_WIDTH = 9
+
+
+class EventText:
+    """Turns the events of one run into lines: a table with a row for each epoch, and what is told around it.
+
+    Args:
+        run: The run, which begins now.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._start = self._epoch_start = time.perf_counter()
+        self._last_row = 0
+        self._widths = {name: max(len(name), 12) for name in run.metric_names}
+
+    def head(self, run: Run) -> list[str]:
+        """Return what was wrong before the run began, and the head of the table."""
+        names = [printable(name).rjust(width) for name, width in self._widths.items()]
+        return [*map(self.warning, run.warnings), "  ".join(["epoch".rjust(_EPOCH_WIDTH), *names, "seconds"])]
+
+    def epoch_start(self) -> None:
+        """Note when an epoch begins."""
+        self._epoch_start = time.perf_counter()
+
+    def evaluation(self, run: Run, metrics: Mapping[str, float]) -> list[str]:
+        """Return the row of an evaluation within an epoch; that at the end of one stands in the epoch's row."""
+        every = run.config.train.evaluate_every_steps
+        if not (every and run.step % every == 0 and run.step != self._last_row):
+            return []
+        self._last_row = run.step
+        return [self._row(f"step {run.step}", metrics)]
+
+    def epoch(self, run: Run, metrics: Mapping[str, float]) -> str:
+        """Return the epoch's row; what was not measured has an empty cell."""
+        return self._row(f"{run.epoch}/{run.num_epochs}", metrics)
+
+    def warning(self, message: str) -> str:
+        """Return what is wrong."""
+        return f"warning: {printable(message)}"
+
+    def end(self, run: Run, outcome: Outcome) -> list[str]:
+        """Return what was reported, and how the run ended."""
+        tables = [
+            line
+            for title, rows in run.summary.items()
+            for line in ("", printable(title), *(f"  {row}" for row in _table(rows)))
+        ]
+        told = run.interrupt_reason if outcome == "interrupted" else run.stop_reason
+        reason = f": {printable(told)}" if told else ""
+        seconds = time.perf_counter() - self._start
+        return [*tables, "", f"{outcome} after {run.step} steps in {seconds:.2f} s{reason}"]
+
+    def _row(self, label: str, metrics: Mapping[str, float]) -> str:
+        cells = {name: f"{metrics[name]:.6g}" if name in metrics else "" for name in self._widths}
+        values = [cell.rjust(self._widths[name]) for name, cell in cells.items()]
+        return "  ".join([label.rjust(_EPOCH_WIDTH), *values, f"{time.perf_counter() - self._epoch_start:7.2f}"])
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return rows of plain values as aligned lines under their keys; numbers to the right."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[*map(printable, keys)], *([_cell(row.get(key)) for key in keys] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
+    is_number = [all(isinstance(row.get(key), int | float) for row in rows) for key in keys]
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, is_number, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))

@@ -1,0 +1,139 @@
+"""Callback ``progress``: a row for each epoch on standard output, and a live line in a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TextIO
+
+from msgspec import Meta
+
+from hookline import hookimpl
+from hookline_plugins.callbacks.event_text import EventText
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as LiveProgress
+    from torch import Tensor
+
+    from hookline import Outcome, Run
+
+
+_REDRAW_S = 0.1
+"""Least time between two drawings of the live line: ten a second are as many as an eye needs."""
+
+
+@dataclass
+class Progress:
+    """Shows how a run goes: a row for each epoch, what plugins reported, and how the run ended.
+
+    In a terminal there is a live line as well, with rate and time left, redrawn at most ten times a second. Elsewhere
+    (a pipe, a log, CI) only plain lines are written, without control characters.
+    """
+
+    allows_fused_steps: ClassVar[bool] = True  # it only shows
+
+    live: Annotated[
+        Literal["auto", "on", "off"], Meta(description="live line; 'auto' is on in a terminal that can redraw")
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        self._is_live = self.live == "on" or (self.live == "auto" and _is_terminal())
+        self._display: LiveProgress | None = None
+        self._waiting: list[str] = []
+        self._next_redraw = 0.0
+        if not self._is_live:
+            # Nothing is to be done in a step without a live line: an instance switches a hook off with None.
+            self.on_step_end = None  # type: ignore[assignment, method-assign] # see above
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        """Write the head of the table, and start the live line."""
+        self._start = time.perf_counter()
+        self._text = EventText(run)
+        self._write(*self._text.head(run))
+        if self._is_live:
+            self._display = _live_display(run)
+            self._display.start()
+
+    @hookimpl
+    def on_epoch_start(self) -> None:
+        """Note when the epoch began."""
+        self._text.epoch_start()
+
+    @hookimpl
+    def on_step_end(self, run: Run, loss: Tensor) -> None:
+        """Redraw the live line if it is time."""
+        now = time.perf_counter()
+        if now >= self._next_redraw:
+            self._redraw(run, now, f"{loss.item():.4g}")
+
+    @hookimpl
+    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Write a row for an evaluation within an epoch; that at the end of one stands in the epoch's row."""
+        self._write(*self._text.evaluation(run, metrics))
+
+    @hookimpl
+    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Write the epoch's row; what was not measured has an empty cell."""
+        self._write(self._text.epoch(run, metrics))
+
+    @hookimpl
+    def on_warning(self, message: str) -> None:
+        """Write what is wrong."""
+        self._write(self._text.warning(message))
+
+    # Last, to show what the other plugins report.
+    @hookimpl(trylast=True)
+    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+        """Take the live line away, write what was reported, and say how the run ended."""
+        if self._display:
+            self._display.stop()
+            self._display = None
+            self._write(*self._waiting)
+        self._write(*self._text.end(run, outcome))
+
+    def _write(self, *lines: str) -> None:
+        """Write lines, or keep them for the next redrawing of the live line, since each writing redraws it."""
+        if self._display:
+            self._waiting += lines
+        else:
+            for line in lines:
+                print(line, flush=True)  # noqa: T201 - standard output is what this plugin is for
+
+    def _redraw(self, run: Run, now: float, loss: str) -> None:
+        assert self._display is not None, "the hook is off without a live line"
+        self._next_redraw = now + _REDRAW_S
+        rate = f"{run.step / (now - self._start):.0f} steps/s"
+        task = self._display.task_ids[0]
+        self._display.update(task, completed=run.step, epoch=run.epoch, loss=loss, rate=rate)
+        if self._waiting:
+            text = "\n".join(self._waiting)
+            self._display.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._waiting.clear()
+        else:
+            self._display.refresh()
+
+
+def _is_terminal() -> bool:
+    stream: TextIO | None = sys.stdout  # None when the program was started with a closed one
+    can_redraw = os.environ.get("TERM", "dumb") != "dumb" and "CI" not in os.environ
+    return can_redraw and stream is not None and stream.isatty()
+
+
+def _live_display(run: Run) -> LiveProgress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(f"epoch {{task.fields[epoch]}}/{run.num_epochs}"),
+        BarColumn(bar_width=24),
+        TextColumn("step {task.completed}" + ("/{task.total}" if run.num_steps else "")),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    display = Progress(*columns, auto_refresh=False, transient=True)
+    display.add_task("steps", total=run.num_steps, epoch=0, loss="-", rate="-")
+    return display

@@ -1,0 +1,256 @@
+"""Callback ``run-folder``: a folder for each run, with its record, config, metrics, log and weights."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hookline import CheckpointError, HooklineError, hookimpl
+from hookline.engine import printable
+from hookline.runs import Attempt, BestValue, RunFolder, complete_toml, redacted_word
+from hookline_plugins.callbacks.event_text import EventText
+from hookline_plugins.callbacks.monitoring import Monitor
+from hookline_plugins.callbacks.single import check_single
+
+if TYPE_CHECKING:
+    from hookline import Outcome, Run
+    from hookline.runs import AppendedFile
+
+
+_RECORD_S = 10.0
+"""Least time between two records of a run at work: often enough to follow it, too seldom to cost anything."""
+_MAX_WARNINGS = 100
+_MAX_ERROR = 1000
+"""Characters of an error that the record keeps; all of it stands in the log."""
+_GIT_S = 2.0
+"""How long git may take: in a large folder it looks at every file."""
+
+
+@dataclass
+class KeepRunFolder:
+    """Makes a run folder, and keeps in it what is to be known of the run.
+
+    The folder is ``NUMBER-DATA-MODEL``; its files are described on the page about the run folder. A run that goes on
+    in its folder adds to it: its metrics are cut off where the checkpoint was taken, so that each step is there once.
+
+    What cannot be written is told in a warning, kept in memory and written later; only the weights and the record at
+    the end of the run are an error.
+    """
+
+    parent: Annotated[Path, Meta(description="where the run folders are; made if it is not there")] = Path("runs")
+    name: Annotated[str, Meta(description="name in the place of that of data and model")] = ""
+    monitor: Annotated[str, Meta(description="metric by which runs are compared; empty: that which is trained for")] = (
+        ""
+    )
+    mode: Annotated[Literal["min", "max"], Meta(description="whether smaller or larger is better")] = "min"
+
+    def __post_init__(self) -> None:
+        self._failed: set[str] = set()
+        self._best: Monitor
+        self._log: AppendedFile
+        self._metrics: AppendedFile
+
+    # First, so that the others find the folder.
+    @hookimpl(tryfirst=True)
+    def on_run_start(self, run: Run) -> None:
+        """Make the folder, if the run does not go on in one, and begin an attempt."""
+        check_single(run, self)
+        self.__post_init__()
+        self._start = self._recorded = time.perf_counter()
+        is_new = run.folder is None
+        if run.folder is None:
+            run.folder = RunFolder.claim(self.parent, self.name or _label(run))
+        self._folder = run.folder
+        try:
+            self._open(run, is_new=is_new)
+        except BaseException:
+            self._folder.close()
+            raise
+
+    @hookimpl
+    def on_epoch_start(self) -> None:
+        """Note when the epoch began."""
+        self._text.epoch_start()
+
+    @hookimpl
+    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Keep the numbers of an evaluation within an epoch; those at the end of one stand in the epoch's line."""
+        self._best.look(run, metrics)
+        if lines := self._text.evaluation(run, metrics):
+            self._write_metrics(run, metrics)
+            self._write_log(run, *lines)
+
+    @hookimpl
+    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Keep the numbers of the epoch."""
+        self._best.look(run, metrics)
+        self._write_metrics(run, metrics)
+        self._write_log(run, self._text.epoch(run, metrics))
+        self._look_at(run, run.epoch)
+        if time.perf_counter() - self._recorded > _RECORD_S:
+            self._recorded = time.perf_counter()
+            self._attempt_to(run, "the record", lambda: self._folder.save(flush=False))
+
+    @hookimpl
+    def on_checkpoint_saved(self, run: Run, path: Path) -> None:
+        """Keep that the state was saved."""
+        self._write_log(run, f"step {run.step}: saved {path.name}")
+
+    @hookimpl
+    def on_warning(self, run: Run, message: str) -> None:
+        """Keep what is wrong."""
+        self._write_log(run, self._text.warning(message))
+
+    @hookimpl
+    def on_run_error(self, run: Run, error: BaseException) -> None:
+        """Keep what ended the run, and what is known of it."""
+        told = "".join(traceback.format_exception(error))
+        self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
+        self._write_log(run, told)
+        self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, told))
+
+    # Last, to keep what the others report and did to the weights.
+    @hookimpl(trylast=True)
+    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+        """Keep the weights, and how the run ended."""
+        self._write_log(run, *self._text.end(run, outcome))
+        self._look_at(run, len(run.history))
+        self._folder.record.status = self._attempt.outcome = outcome
+        self._attempt.ended = datetime.now(UTC)
+        try:
+            if outcome in ("completed", "stopped"):
+                self._folder.write_model(run.unwrapped_model.state_dict())
+            self._sync_metrics()
+            self._folder.save()
+        finally:
+            self._log.close()
+            self._metrics.close()
+            self._folder.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how much of the metrics was written, and the best value."""
+        self._sync_metrics()
+        return {"metrics_bytes": self._metrics.size, "best": self._best.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Cut the metrics off where they were."""
+        self._best.load_state_dict(state["best"])
+        self._metrics.close()
+        self._metrics = self._folder.lines("metrics.jsonl", state["metrics_bytes"])
+
+    def _sync_metrics(self) -> None:
+        try:
+            self._metrics.sync()
+        except OSError as error:
+            raise CheckpointError(f"{self._metrics.path} cannot be written: {error.strerror}") from error
+
+    def _open(self, run: Run, *, is_new: bool) -> None:
+        before = self._folder.record.identity
+        if before.get("settings") != run.identity["settings"]:
+            self._folder.write("config.toml", complete_toml(run.config).encode(), flush=False)
+        if before.get("data") != run.identity["data"]:
+            self._folder.write_data(run.data)
+        self._log = self._folder.lines("log.txt")
+        # What came after the checkpoint comes again.
+        self._metrics = self._folder.lines("metrics.jsonl", 0 if run.step == 0 else None)
+        self._best = Monitor(self.monitor or _default_metric(run), self.mode)
+        self._begin_attempt(run, is_new=is_new)
+        self._text = EventText(run)
+        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(_command())}"
+        self._write_log(run, command, *self._text.head(run))
+
+    def _begin_attempt(self, run: Run, *, is_new: bool) -> None:
+        record = self._folder.record
+        changes = [] if is_new else run.warnings
+        started, host = datetime.now(UTC), platform.node()
+        self._attempt = Attempt(started, _command(), host, os.getpid(), run.step, run.step, changes=list(changes))
+        record.attempts = [*record.attempts, self._attempt]
+        self._time_before_s = record.time_s
+        record.identity = dict(run.identity)
+        record.seed, record.num_epochs, record.status = run.seed, run.num_epochs, "running"
+        record.git = record.git or _git_commit()
+        self._folder.save(flush=False)
+
+    def _look_at(self, run: Run, epochs: int) -> None:
+        record, best = self._folder.record, self._best
+        record.epochs, record.step = epochs, run.step
+        record.time_s = self._time_before_s + time.perf_counter() - self._start
+        record.metrics = dict(run.history[-1]) if run.history else {}
+        record.warnings = run.warnings[-_MAX_WARNINGS:]
+        if best.best is not None:
+            record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
+        self._attempt.step = run.step
+
+    def _write_metrics(self, run: Run, metrics: Mapping[str, float]) -> None:
+        # msgspec writes NaN and infinity as null.
+        line = msgspec.json.encode({"epoch": run.epoch, "step": run.step, **metrics}).decode()
+        self._attempt_to(run, "the metrics", lambda: self._metrics.append(line))
+
+    def _write_log(self, run: Run, *texts: str) -> None:
+        # Tracebacks and commands hold what others wrote, which a terminal could obey when the log is read.
+        lines = [printable(line) for text in texts for line in text.split("\n")]
+        self._attempt_to(run, "the log", lambda: self._log.append("\n".join(lines)))
+
+    def _write_debug(self, run: Run, error: BaseException, told: str) -> None:
+        known = {
+            "error": f"{type(error).__name__}: {error}",
+            "notes": list(getattr(error, "__notes__", ())),
+            "epoch": run.epoch,
+            "step": run.step,
+            "indices": list(getattr(error, "indices", ())),
+            "seed": run.seed,
+            "hint": error.hint if isinstance(error, HooklineError) else None,
+        }
+        name = self._folder.debug.name
+        self._folder.write(f"{name}/traceback.txt", told.encode(errors="backslashreplace"))
+        self._folder.write(f"{name}/error.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n")
+
+    def _attempt_to(self, run: Run, what: str, write: Callable[[], None]) -> None:
+        """Write something that the run can do without; the first failure is told."""
+        try:
+            write()
+        except (OSError, HooklineError) as error:
+            if what not in self._failed:
+                self._failed.add(what)
+                run.warn(f"{what} of the run cannot be written, and is tried again: {error}")
+
+
+def _label(run: Run) -> str:
+    names = [choice.plugin.name for choice in run.config.plugins if choice.label in ("data", "model")]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).lstrip("._-")[:80] or "run"
+
+
+def _default_metric(run: Run) -> str:
+    wanted = ("validation/loss", "train/loss")
+    return next((name for name in wanted if name in run.metric_names), "train/running_loss")
+
+
+def _command() -> list[str]:
+    return [redacted_word(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]]
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the folder at work; None where there is no git."""
+    here = Path.cwd()
+    if not any((folder / ".git").exists() for folder in (here, *here.parents)):
+        return None
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=True)  # noqa: S603 - fixed words
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

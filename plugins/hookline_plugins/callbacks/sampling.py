@@ -1,0 +1,245 @@
+"""Callbacks ``weighted-sampling`` and ``bucket-by-length``: other orders of the training examples.
+
+Both orders are functions of the run's seed and the epoch alone, so that a run is taken up in the middle of one.
+
+Shapes: ``N`` training examples, ``B`` of them in a batch.
+"""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
+
+from hookline import DataError, Fault, Location, hookimpl
+from hookline.engine import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hookline import DataSource, Run
+
+
+_READ_AT_ONCE = 1024
+"""Examples that are read at once from a dataset that gives whole batches."""
+
+
+@dataclass
+class WeightedSampling:
+    """Draws the examples of each epoch with replacement, each with a probability proportional to its weight.
+
+    Without weights of one's own the classes are balanced: the weight of an example is one over the number of training
+    examples of its class. An example that an epoch has several times is read, and augmented, anew each time.
+    """
+
+    path: Annotated[Path | None, Meta(description="an .npy file with a weight >= 0 for each training example")] = None
+    feature: Annotated[str, Meta(description="name of the input feature that is the weight; empty: none")] = ""
+    num_samples: Annotated[
+        int, Meta(ge=0, description="examples drawn for an epoch; 0: as many as the training data have")
+    ] = 0
+
+    def __post_init__(self) -> None:
+        if self.path and self.feature:
+            raise ValueError("the weights are those of `path` or those of `feature`, not both")
+
+    @hookimpl
+    def build_order(self, run: Run, data: DataSource) -> Callable[[int], Tensor]:
+        """Return the order: for each epoch a draw of its own."""
+        import torch
+
+        num_examples = _num_examples(data, "weighted-sampling")
+        weights = self._weights(data, num_examples)
+        bounds = weights.cumsum(0)
+        last = int(weights.nonzero()[-1])
+        num_samples = self.num_samples or num_examples
+
+        def order(epoch: int) -> Tensor:
+            # torch.multinomial takes no more than 2**24 examples.
+            generator = run.generator(f"weighted-sampling {epoch}")
+            drawn = torch.rand(num_samples, dtype=torch.float64, generator=generator) * bounds[-1]
+            return torch.searchsorted(bounds, drawn, right=True).clamp_(max=last)
+
+        return order
+
+    def _weights(self, data: DataSource, num_examples: int) -> Tensor:
+        """Return the weights, float64 ``[N]``.
+
+        Raises:
+            DataError: When they are no weights of the training examples.
+        """
+        if self.path:
+            weights, source = _array(self.path), str(self.path)
+        elif self.feature:
+            weights, source = self._feature(data), f"the feature {self.feature!r}"
+        else:
+            return _balanced(_column(data, operator.itemgetter(1)))
+        faults = []
+        if weights.dim() != 1 or len(weights) != num_examples:
+            faults.append(f"the weights are {list(weights.shape)}, but there are {num_examples} training examples")
+        bad = (~(weights.isfinite() & (weights >= 0))).flatten().nonzero()
+        if len(bad):
+            row = int(bad[0])
+            faults.append(f"weight {row} is {float(weights.flatten()[row]):g}, and {len(bad)} in all are no weights")
+        elif not weights.sum() > 0:
+            faults.append("all weights are 0")
+        if faults:
+            place = Location(source)
+            hint = "weights are numbers >= 0, one for each example of the training split"
+            raise DataError("the weights cannot be used", faults=[Fault(text, place) for text in faults], hint=hint)
+        return weights
+
+    def _feature(self, data: DataSource) -> Tensor:
+        if self.feature not in data.feature_names:
+            hint = did_you_mean(self.feature, data.feature_names)
+            raise DataError(f"there is no feature {self.feature!r} for the weights of weighted-sampling", hint=hint)
+        number = data.feature_names.index(self.feature)
+        return _column(data, lambda example: example[0][..., number]).double()
+
+
+@dataclass
+class BucketByLength:
+    """Puts examples of similar length into one batch, so that little of it is padding.
+
+    The examples are shuffled and cut into pools of ``pool_batches`` batches. Each pool is sorted by length and cut into
+    batches, and the batches of all pools are shuffled. What is left over is the last batch. So every epoch has other
+    batches, and the shorter the pools, the more they differ.
+
+    A dataset may have an attribute ``lengths`` with a length for each example. If not, every example is read once when
+    the run is built, and its length is that of the input, or of the first part of an input that is a mapping.
+
+    The default of ``pool_batches`` is that of ``LengthGroupedSampler`` in Hugging Face Transformers.
+    """
+
+    pool_batches: Annotated[int, Meta(ge=1, description="batches that are sorted by length together")] = 50
+
+    @hookimpl
+    def build_order(self, run: Run, data: DataSource) -> Callable[[int], Tensor]:
+        """Return the order: for each epoch batches of its own."""
+        import torch
+
+        num_examples = _num_examples(data, "bucket-by-length")
+        lengths = _lengths(data, num_examples)
+        if bool((lengths == lengths[0]).all()):
+            run.warn(f"all training examples have the length {int(lengths[0])}, so bucket-by-length changes nothing")
+        batch_size = run.config.train.batch_size
+        size = num_examples if batch_size == "all" else min(batch_size, num_examples)
+
+        def order(epoch: int) -> Tensor:
+            generator = run.generator(f"bucket-by-length {epoch}")
+            shuffled = torch.randperm(num_examples, generator=generator)
+            num_batches = num_examples // size
+            whole, rest = shuffled[: num_batches * size], shuffled[num_batches * size :]
+            pools = [pool[lengths[pool].argsort(stable=True)] for pool in torch.split(whole, size * self.pool_batches)]
+            batches = torch.cat(pools).reshape(num_batches, size)
+            return torch.cat([batches[torch.randperm(num_batches, generator=generator)].flatten(), rest])
+
+        return order
+
+
+def _num_examples(data: DataSource, name: str) -> int:
+    try:
+        return len(data.train)  # type: ignore[arg-type] # not every Dataset has a length
+    except TypeError as error:
+        raise DataError(f"{name} needs training data that have a length, not a stream") from error
+
+
+def _balanced(targets: Tensor) -> Tensor:
+    """Return one over the number of examples of its class for each target.
+
+    Raises:
+        DataError: When the targets are no classes.
+    """
+    import torch
+
+    targets = targets.squeeze(1) if targets.dim() == 2 and targets.shape[1] == 1 else targets
+    is_classes = not targets.is_floating_point() or bool(((targets == 0) | (targets == 1)).all())
+    if targets.dim() != 1 or not is_classes:
+        hint = "class indices [], or 0 and 1; for other targets give the weights as `path` or `feature`"
+        raise DataError("weighted-sampling balances classes, and the targets are none", hint=hint)
+    classes, counts = torch.unique(targets, return_inverse=True, return_counts=True)[1:]
+    weights: Tensor = (1 / counts.double())[classes]
+    return weights
+
+
+def _array(path: Path) -> Tensor:
+    import numpy as np
+    import torch
+
+    try:
+        array = np.load(path, allow_pickle=False)
+        return torch.from_numpy(np.asarray(array, dtype=np.float64))
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise DataError(f"the weights in {path} cannot be read: {error}", hint="save them with numpy.save") from error
+
+
+def _lengths(data: DataSource, num_examples: int) -> Tensor:
+    """Return the length of each training example, ``[N]``."""
+    import torch
+    from torch.utils.data import TensorDataset
+
+    given = getattr(data.train, "lengths", None)
+    if type(data.train) is TensorDataset:
+        shape = data.train.tensors[0].shape
+        lengths = torch.full((num_examples,), shape[1] if len(shape) > 1 else 1)
+    elif given is None:
+        lengths = _each(data.train, _length)
+    else:
+        lengths = torch.as_tensor(given)
+    if lengths.shape != (num_examples,):
+        message = f"the lengths are {list(lengths.shape)}, but there are {num_examples} training examples"
+        raise DataError(message, hint="`lengths` has one number for each example")
+    return lengths
+
+
+def _length(example: Any) -> int:
+    inputs = example[0] if isinstance(example, tuple | list) else example
+    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+
+
+def _column(data: DataSource, pick: Callable[[Any], Tensor]) -> Tensor:
+    """Return what ``pick`` takes of all training examples; it is given one example, or several as one batch."""
+    import torch
+    from torch.utils.data import TensorDataset
+
+    train: Any = data.train
+    if type(train) is TensorDataset:
+        return pick(train.tensors)
+    if not hasattr(train, "gather"):
+        return _each(train, pick)
+    with _preserved():
+        parts = torch.split(torch.arange(len(train)), _READ_AT_ONCE)
+        return torch.cat([pick(train.gather(rows)) for rows in parts])
+
+
+def _each(train: Any, pick: Callable[[Any], Any]) -> Tensor:
+    """Return what ``pick`` takes of each example, one under the other."""
+    import torch
+
+    picked = []
+    with _preserved():
+        for index in range(len(train)):
+            try:
+                picked.append(torch.as_tensor(pick(train[index])))
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                raise DataError(f"example {index} of the training data cannot be read: {what}") from error
+    return torch.stack(picked)
+
+
+@contextmanager
+def _preserved() -> Iterator[None]:
+    """Leave no trace of what is drawn for examples in the generators that everybody shares; torch's are the run's."""
+    import numpy as np
+
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

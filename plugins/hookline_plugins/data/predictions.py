@@ -1,0 +1,123 @@
+"""What data sources share that read new inputs: batches of one size, names for what is predicted, Parquet files.
+
+Shapes: ``B`` inputs in a batch, ``O`` values that are predicted for each, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hookline import ContractError
+from hookline_plugins.data.table_file import polars
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+_WRITTEN_ROWS = 2**16
+"""How many rows of a Parquet file are written at once: a row group, which is best not too small."""
+
+
+def in_batches(parts: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
+    """Give the rows of tensors in batches of ``batch_size``, but for the last.
+
+    A batch is the same whatever parts a file is read in, so that the same kernels are at work.
+    """
+    import torch
+
+    rest: Tensor | None = None
+    for part in parts:
+        rows = part if rest is None else torch.cat([rest, part])
+        end = len(rows) - len(rows) % batch_size
+        for first in range(0, end, batch_size):
+            yield rows[first : first + batch_size]
+        rest = rows[end:]
+    if rest is not None and len(rest):
+        yield rest
+
+
+def number_columns(
+    prediction: Tensor, names: Sequence[str], mean: Tensor | None = None, scale: Tensor | None = None
+) -> Mapping[str, Sequence[float]]:
+    """Return the columns of a regression, ``predicted_NAME`` for each target, with ``value * scale + mean``.
+
+    Args:
+        prediction: What the model gave, ``[B, O]``.
+        names: The names of the targets.
+        mean: What was taken from each target, float64 ``[O]``.
+        scale: What it was divided by then, float64 ``[O]``.
+
+    Raises:
+        ContractError: When these are no predictions of such targets.
+    """
+    values = _checked(prediction, len(names)).double()
+    if mean is not None and scale is not None:
+        values = values * scale + mean
+    return {f"predicted_{name}": values[:, number].tolist() for number, name in enumerate(names)}
+
+
+def class_columns(
+    prediction: Tensor, target: str, class_names: Sequence[str], *, is_binary: bool
+) -> Mapping[str, Sequence[float | str]]:
+    """Return the columns of a classification: ``predicted_TARGET``, and ``probability_CLASS`` for each class.
+
+    The prediction is taken for logits, as the losses ``cross-entropy`` (``[B, C]``: softmax) and ``bce-with-logits``
+    (``[B, 1]``: the logistic function gives the probability of the second class) take it.
+
+    Raises:
+        ContractError: When these are no predictions of such classes.
+    """
+    import torch
+
+    logits = _checked(prediction, 1 if is_binary else len(class_names)).double()
+    # Each of two from its own side: 1 - p loses the digits of a small one.
+    two = torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1) if is_binary else None
+    probabilities = logits.softmax(dim=1) if two is None else two
+    chosen = [class_names[index] for index in probabilities.argmax(dim=1).tolist()]
+    columns = {f"probability_{name}": probabilities[:, number].tolist() for number, name in enumerate(class_names)}
+    return {f"predicted_{target}" if target else "predicted": chosen, **columns}
+
+
+def _checked(prediction: Any, num_values: int) -> Tensor:
+    shape = list(getattr(prediction, "shape", []))
+    if len(shape) != 2 or shape[1] != num_values:
+        got = f"{shape}" if shape else f"a {type(prediction).__name__}"
+        raise ContractError(f"the model gave {got}, and the data source expects [B, {num_values}]")
+    values: Tensor = prediction
+    return values
+
+
+def write_parquet(path: Path, parts: Iterator[Mapping[str, Sequence[Any]]]) -> None:
+    """Write columns to a new Parquet file, a part of them in memory at a time."""
+    pl = polars()
+    # polars writes a frame, or what it reads from files: so each part is a file first.
+    folder = Path(tempfile.mkdtemp(prefix=".tmp-parquet-", dir=path.parent))
+    try:
+        files = []
+        for number, frame in enumerate(_frames(parts)):
+            files.append(folder / f"{number}.parquet")
+            frame.write_parquet(files[-1])
+        pl.scan_parquet(files, glob=False).sink_parquet(path, maintain_order=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _frames(parts: Iterator[Mapping[str, Sequence[Any]]]) -> Iterator[Any]:
+    """Give frames of many rows."""
+    pl = polars()
+    held: list[Any] = []
+    for part in parts:
+        held.append(pl.DataFrame(dict(part)))
+        if sum(frame.height for frame in held) >= _WRITTEN_ROWS:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
+
+
+WRITERS = {".parquet": write_parquet}
+"""What else than CSV files can be written."""

@@ -1,0 +1,103 @@
+"""New rows of a table -> inputs as they were in the training, and predictions -> columns in the units of the file.
+
+Imported when predictions are asked for, because it needs torch. Shapes: ``B`` rows, ``I`` input features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hookline_plugins.data.predictions import WRITERS, class_columns, in_batches, number_columns
+from hookline_plugins.data.table_columns import Missing, Reader, as_tensor, check_known_columns
+from hookline_plugins.data.table_file import Faults, Sheet, read_pieces
+
+if TYPE_CHECKING:
+    from hookline import DataSource
+
+
+_HINTS: Mapping[Missing, str | None] = {
+    "error": "fill it in",
+    "drop": "fill it in: nothing can be predicted for a row with a missing feature",
+    "mean": None,
+}
+"""What to do about a missing cell; None where it is filled with the mean of the training."""
+
+
+class TablePredictor:
+    """Reads rows with the categories, means and scales of the training.
+
+    Args:
+        data: What was kept of the training data.
+        delimiter: What separates the cells of a CSV file.
+        missing: What was done about missing cells.
+        task: What the target was taken for.
+    """
+
+    writers = WRITERS
+
+    def __init__(self, data: DataSource, delimiter: str, missing: Missing, task: str) -> None:
+        kept = data.kept
+        self._data, self._task, self._delimiter = data, task, delimiter
+        self._missing_hint = _HINTS[missing]
+        self._categories: dict[str, list[str] | None] = dict(kept["features"])
+        self._others: list[str] = kept["others"]
+        self._fill, self._mean, self._scale, self._target_mean, self._target_scale = (
+            torch.tensor(kept[name], dtype=torch.float64)
+            for name in ("fill", "mean", "scale", "target_mean", "target_scale")
+        )
+
+    def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:
+        """Give the inputs of a file, float64 ``[B, I]``.
+
+        Raises:
+            DataError: When its columns or cells are not as they were in the training; with every fault.
+        """
+        yield from in_batches(self._parts(path), batch_size)
+
+    def columns(self, prediction: Tensor) -> Mapping[str, Sequence[Any]]:
+        """Return ``predicted_TARGET`` for each target, in the units of the file; and the probability of each class."""
+        data = self._data
+        if self._task == "regression":
+            return number_columns(prediction, data.target_names, self._target_mean, self._target_scale)
+        is_binary = self._task == "binary"
+        return class_columns(prediction, data.target_names[0], data.class_names, is_binary=is_binary)
+
+    def _parts(self, path: Path) -> Iterator[Tensor]:
+        faults = Faults(path)
+        sheet: Sheet | None = None
+        num_rows = 0
+        for sheet in read_pieces(path, self._delimiter, faults):
+            if not num_rows:
+                self._check_columns(sheet, faults)
+            num_rows += sheet.frame.height
+            inputs = self._inputs(sheet, faults)
+            # The other parts are gone through all the same, for their faults.
+            if inputs is not None and not faults.has_any:
+                yield inputs
+        faults.check(sheet)
+        if not num_rows:
+            faults.stop("the file has no rows")
+
+    def _check_columns(self, sheet: Sheet, faults: Faults) -> None:
+        one_hot = [name for name, categories in self._categories.items() if categories is not None]
+        self._readable = check_known_columns(sheet, list(self._categories), self._others, one_hot, faults)
+
+    def _inputs(self, sheet: Sheet, faults: Faults) -> Tensor | None:
+        reader = Reader(sheet, faults, "error")
+        columns = []
+        for name in self._readable:
+            categories = self._categories[name]
+            if categories is None:
+                columns.append(reader.numbers(name, self._missing_hint))
+            else:
+                columns += reader.indicators(name, categories, self._missing_hint)
+        if faults.has_any or sheet.frame.is_empty():
+            return None
+        values = as_tensor(columns)
+        values = torch.where(values.isnan(), self._fill, values)
+        return values.sub_(self._mean).div_(self._scale)

@@ -1,0 +1,1 @@
+"""Metrics, and the callback that measures them."""

@@ -1,0 +1,198 @@
+"""Callback ``metrics``: measures more than the loss in each evaluation."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta
+
+from hookline import ConfigError, ContractError, DataSource, hookimpl
+from hookline.engine import did_you_mean
+from hookline_plugins.metrics import classes, regression
+from hookline_plugins.metrics.accuracy import Accuracy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hookline import Metric, Run
+
+
+_Name = Literal[
+    "mae",
+    "mse",
+    "rmse",
+    "r2",
+    "max_error",
+    "explained_variance",
+    "accuracy",
+    "balanced_accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "top_k_accuracy",
+]
+_Task = Literal["regression", "classification", "binary"]
+_Arguments = dict[str, bool | int | float | str | list[int | float]]
+
+_OF_NUMBERS: Mapping[str, Callable[[], Metric]] = {
+    "mae": regression.MAE,
+    "mse": regression.MSE,
+    "rmse": regression.RMSE,
+    "r2": regression.R2,
+    "max_error": regression.MaxError,
+    "explained_variance": regression.ExplainedVariance,
+}
+_OF_CLASSES: Mapping[str, Callable[..., Metric]] = {
+    "balanced_accuracy": classes.BalancedAccuracy,
+    "precision": classes.Precision,
+    "recall": classes.Recall,
+    "f1": classes.F1,
+}
+_IN_WORDS = {"regression": "numbers", "classification": "class indices", "binary": "0 and 1"}
+_FITTING: Mapping[str, tuple[str, ...]] = {
+    "regression": ("mae", "rmse", "r2"),
+    "classification": ("balanced_accuracy", "f1"),
+    "binary": ("balanced_accuracy", "precision", "recall", "f1"),
+}
+"""What ``metrics = "auto"`` stands for."""
+
+
+@dataclass
+class Metrics:
+    """Measures metrics in each evaluation: its own, in plain torch, and those of torchmetrics.
+
+    A metric is taken over all examples of a split. Its own are described in the modules ``regression`` and
+    ``classes``; those of torchmetrics need the extra ``hookline[metrics]``, and are reported under the name of
+    their class. The default of ``top_k`` is that of O. Russakovsky et al., "ImageNet Large Scale Visual Recognition
+    Challenge", https://arxiv.org/abs/1409.0575.
+    """
+
+    metrics: (
+        Annotated[tuple[_Name, ...], Meta(description="what to measure; 'auto' takes a few that fit the data")]
+        | (Literal["auto"])
+    ) = "auto"
+    top_k: Annotated[int, Meta(ge=1, description="classes among which 'top_k_accuracy' looks for the right one")] = 5
+    torchmetrics: Annotated[
+        dict[str, _Arguments], Meta(description="metrics of torchmetrics: class names, each with a table of arguments")
+    ] = field(default_factory=dict)
+    task: Annotated[
+        _Task | Literal["auto"],
+        Meta(description="what the targets are; 'auto' tells from their type, and 0 and 1 from bce-with-logits"),
+    ] = "auto"
+
+    @hookimpl
+    def build_metrics(self, run: Run, data: DataSource) -> dict[str, Metric]:
+        """Make the metrics; refuse those that are not for such data."""
+        task = _task_of(run, data) if self.task == "auto" else self.task
+        names = _FITTING[task] if self.metrics == "auto" else self.metrics
+        own = {name: self._own(name, task, data) for name in names}
+        return own | {name: _of_torchmetrics(name, values, run) for name, values in self.torchmetrics.items()}
+
+    def _own(self, name: str, task: str, data: DataSource) -> Metric:
+        known = self._known(task)
+        if name not in known:
+            message = f"the metric {name!r} is not for targets that are {_IN_WORDS[task]}"
+            hint = f"for these there are {', '.join(known)}; if the targets are something else, say so with `task`"
+            raise ContractError(message, hint=hint)
+        if name == "top_k_accuracy" and data.out_features is not None and self.top_k >= data.out_features:
+            message = f"with top_k = {self.top_k} and {data.out_features} classes, 'top_k_accuracy' is always 1"
+            raise ContractError(message, hint="choose a smaller top_k")
+        return known[name]()
+
+    def _known(self, task: str) -> dict[str, Callable[[], Metric]]:
+        if task == "regression":
+            return dict(_OF_NUMBERS)
+        is_binary = task == "binary"
+        of_classes = {name: functools.partial(make, is_binary=is_binary) for name, make in _OF_CLASSES.items()}
+        top_k = {} if is_binary else {"top_k_accuracy": functools.partial(classes.TopKAccuracy, self.top_k)}
+        return {"accuracy": Accuracy, **of_classes, **top_k}
+
+
+def _task_of(run: Run, data: DataSource) -> str:
+    """Return what the targets of a data source are."""
+    from torch import nn
+
+    if not _first_target(data).is_floating_point():
+        return "classification"
+    return "binary" if isinstance(run.loss, nn.BCEWithLogitsLoss) else "regression"
+
+
+def _first_target(data: DataSource) -> Tensor:
+    import torch
+    from torch.utils.data import IterableDataset
+
+    dataset: Any = data.train
+    # What reading an example draws is not to change the run.
+    with torch.random.fork_rng(devices=[]):
+        if hasattr(dataset, "gather"):
+            example = dataset.gather(torch.zeros(1, dtype=torch.int64))
+        else:
+            example = next(iter(dataset)) if isinstance(dataset, IterableDataset) else dataset[0]
+    if not (isinstance(example, tuple | list) and len(example) == 2):
+        raise ContractError("metrics compare predictions with targets, but the examples are no pairs (input, target)")
+    return torch.as_tensor(example[1])
+
+
+# ---- torchmetrics ---------------------------------------------------------------------------------------------------
+
+
+class _Torchmetric:
+    """A metric of torchmetrics that takes predictions and targets as a run has them.
+
+    Binary metrics, and those for a single number, take ``[B]`` where a run has ``[B, 1]``.
+    """
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        self._is_binary = type(metric).__name__.startswith("Binary")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Take in one batch."""
+        if self._is_binary or (target.is_floating_point() and target[0].numel() == 1):
+            prediction, target = prediction.flatten(), target.flatten()
+        self._metric.update(prediction, target.long() if self._is_binary else target)
+
+    def compute(self) -> Tensor | float:
+        """Return the metric over all batches."""
+        value: Tensor | float = self._metric.compute()
+        return value
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._metric.reset()
+
+
+def _of_torchmetrics(name: str, arguments: Mapping[str, Any], run: Run) -> Metric:
+    found = _torchmetrics()
+    if name not in found:
+        raise ConfigError(f"torchmetrics has no metric {name!r} for examples", hint=did_you_mean(name, found))
+    parameters = inspect.signature(found[name]).parameters
+    if strange := sorted(arguments.keys() - parameters.keys()):
+        hint = did_you_mean(strange[0], [each for each in parameters if each != "kwargs"])
+        raise ConfigError(f"{name} of torchmetrics has no argument {strange[0]!r}", hint=hint)
+    try:
+        metric = found[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} of torchmetrics refuses its arguments: {error}") from error
+    return _Torchmetric(metric.to(run.device))
+
+
+def _torchmetrics() -> dict[str, Callable[..., Any]]:
+    """Return the classes of torchmetrics that take a prediction and a target for each example, by name."""
+    try:
+        base: type = importlib.import_module("torchmetrics").Metric
+        domains = [importlib.import_module(f"torchmetrics.{name}") for name in ("classification", "regression")]
+    except ImportError as error:
+        hint = "pip install 'hookline[metrics]'"
+        raise ConfigError("`torchmetrics` of callback 'metrics' needs torchmetrics", hint=hint) from error
+    return {
+        name: member
+        for domain in domains
+        for name, member in vars(domain).items()
+        if inspect.isclass(member) and issubclass(member, base)
+    }

@@ -1,0 +1,37 @@
+"""Model ``linear``: one linear layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from hookline import DataSource, hookimpl
+from hookline_plugins.models.sizes import _sizes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass
+class Linear:
+    """A linear layer, ``nn.Linear``: ``y = x W^T + b`` from ``[B, I]`` to ``[B, O]``.
+
+    The weights begin as ``N(0, init_std)`` and the bias as 0. The default of ``init_std`` is that of Zhang et al.,
+    *Dive into Deep Learning*, section 3.5.
+    """
+
+    bias: Annotated[bool, Meta(description="whether a bias is learned")] = True
+    init_std: Annotated[float, Meta(ge=0, description="standard deviation of the initial weights")] = 0.01
+
+    @hookimpl
+    def build_model(self, data: DataSource) -> nn.Module:
+        """Make the layer."""
+        from torch import nn
+
+        layer = nn.Linear(*_sizes(data), bias=self.bias)
+        nn.init.normal_(layer.weight, std=self.init_std)
+        if self.bias:
+            nn.init.zeros_(layer.bias)
+        return layer

@@ -1,0 +1,48 @@
+"""Models ``linear`` and ``mlp``; both take their sizes from the data.
+
+Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from hookline import DataSource, hookimpl
+from hookline_plugins.models.sizes import _sizes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+_Activation = Literal["relu", "gelu", "silu", "tanh"]
+_Width = Annotated[int, Meta(ge=1)]
+
+
+@dataclass
+class MLP:
+    """A multilayer perceptron, from ``[B, I]`` to ``[B, O]``: linear layers with an activation after each but the last.
+
+    Weights begin as ``nn.Linear`` makes them: uniform in ``+-1/sqrt(fan_in)``.
+    """
+
+    hidden: Annotated[tuple[_Width, ...], Meta(description="width of each hidden layer")] = (64, 64)
+    activation: Annotated[_Activation, Meta(description="function after each hidden layer")] = "relu"
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="probability of dropping a hidden value")] = 0.0
+
+    @hookimpl
+    def build_model(self, data: DataSource) -> nn.Module:
+        """Make the layers."""
+        from torch import nn
+
+        activation = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}[self.activation]
+        in_features, out_features = _sizes(data)
+        widths = (in_features, *self.hidden)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(widths, self.hidden, strict=False):
+            layers += [nn.Linear(fan_in, fan_out), activation()]
+            if self.dropout:
+                layers.append(nn.Dropout(self.dropout))
+        return nn.Sequential(*layers, nn.Linear(widths[-1], out_features))

@@ -1,0 +1,62 @@
+"""Devices by name, and batches on them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from hookline import ConfigError, Run
+from hookline.engine.loop.batch import placed
+from hookline.engine.loop.device import find_device
+
+CPU = torch.device("cpu")
+
+
+class Pair(NamedTuple):
+    """A batch with names."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+def test_auto_is_what_there_is() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert find_device("auto").type == expected
+    assert find_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "", "cuda:", "CPU"])
+def test_what_is_no_device_is_a_fault_that_names_those_that_are(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"'train\.device' is .* must be one of auto, cpu, cuda, mps or cuda:N"):
+        find_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_here_is_a_fault(name: str) -> None:
+    with pytest.raises(ConfigError, match="torch sees no such device"):
+        Run({"train": {"device": name}})
+
+
+def test_a_default_device_of_the_programs_is_a_fault_that_names_it() -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match="torch's default device is 'meta'") as caught:
+        Run()
+    assert caught.value.hint == "leave torch.set_default_device out; 'train.device' says where model and batches go"
+
+
+def test_a_batch_is_placed_however_it_is_nested() -> None:
+    pair = Pair(torch.zeros(2, 3, dtype=torch.float64), torch.tensor([1, 2]))
+    batch = {"pair": pair, "more": [torch.ones(1), "text"], "number": 3}
+    found = placed(batch, torch.device("meta"), torch.float16)
+    assert isinstance(found["pair"], Pair)
+    assert (found["pair"].image.device.type, found["pair"].image.dtype) == ("meta", torch.float16)
+    assert (found["pair"].label.device.type, found["pair"].label.dtype) == ("meta", torch.int64)
+    assert found["more"][0].dtype == torch.float16
+    assert (found["more"][1], found["number"]) == ("text", 3)
+
+
+def test_what_is_in_its_place_is_not_copied() -> None:
+    tensor = torch.zeros(2)
+    assert placed(tensor, CPU, torch.float32) is tensor

@@ -1,0 +1,182 @@
+"""Batches -> the mean loss and the metrics of a split, without a trace on model and random numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+from hookline.engine.errors import ContractError, DataError
+from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.evaluation import WeightedMean, evaluate
+
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(23, 3, generator=GENERATOR)
+TARGETS = torch.randn(23, 1, generator=GENERATOR)
+
+
+def batches_of(size: int | None) -> Iterator[Any]:
+    return Batches(TensorDataset(INPUTS, TARGETS), size, dtype=torch.float64, seed=None).epoch(1)
+
+
+def model() -> nn.Module:
+    return nn.Linear(3, 1).double()
+
+
+class Largest:
+    """The largest absolute error, and how often each method was called."""
+
+    def __init__(self) -> None:
+        self.value = math.nan
+        self.calls: list[str] = []
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+        self.value = 0.0
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        assert not prediction.requires_grad
+        self.calls.append("update")
+        self.value = max(self.value, float((prediction - target).abs().max()))
+
+    def compute(self) -> Tensor:
+        self.calls.append("compute")
+        return torch.tensor(self.value)
+
+
+# ---- evaluate --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 4, 22, 23, None])
+def test_the_loss_over_ragged_batches_is_the_mean_over_all_examples(size: int | None) -> None:
+    net = model()
+    whole = functional.mse_loss(net(INPUTS.double()), TARGETS.double()).item()
+    assert evaluate(batches_of(size), net, nn.MSELoss(), {}) == {"loss": pytest.approx(whole, rel=1e-12)}
+
+
+def test_metrics_see_every_batch_after_a_reset_and_stand_behind_the_loss() -> None:
+    net, metric = model(), Largest()
+    for _ in range(2):
+        metric.calls.clear()
+        values = evaluate(batches_of(8), net, nn.MSELoss(), {"largest": metric, "again": Largest()})
+        assert list(values) == ["loss", "largest", "again"]
+        assert metric.calls == ["reset", "update", "update", "update", "compute"]
+        expected = (net(INPUTS.double()) - TARGETS.double()).abs().max().item()
+        assert values["largest"] == values["again"] == pytest.approx(expected)
+        assert all(isinstance(value, float) for value in values.values())
+
+
+def test_no_batch_to_evaluate_is_a_fault_of_the_data() -> None:
+    with pytest.raises(DataError, match="there was no batch to evaluate"):
+        evaluate([], model(), nn.MSELoss(), {})
+
+
+class Vector:
+    """A metric that gives more than one number."""
+
+    def update(self, prediction: Tensor, target: Tensor) -> None: ...
+
+    def compute(self) -> Tensor:
+        return torch.zeros(2)
+
+    def reset(self) -> None: ...
+
+
+def test_a_metric_that_gives_no_number_is_named() -> None:
+    with pytest.raises(ContractError, match=r"the metric 'spread' gave \[2\] float32"):
+        evaluate([(INPUTS.double(), TARGETS.double())], model(), nn.MSELoss(), {"spread": Vector()})
+
+
+class Noisy(nn.Module):
+    """Draws random numbers in every mode, and fails when it is told to."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1).double()
+        self.dropout = nn.Dropout()
+        self.frozen = nn.BatchNorm1d(3).double().eval()
+        self.fails = fails
+        self.modes: list[bool] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.modes += [module.training for module in self.modules()]
+        assert not torch.is_grad_enabled()
+        prediction: Tensor = self.layer(self.dropout(self.frozen(inputs))) + torch.rand(1)
+        if self.fails:
+            raise LookupError("no table")
+        return prediction
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_gradients_and_random_numbers_are_left_as_they_were_found(fails: bool) -> None:
+    net = Noisy(fails=fails)
+    modes = [module.training for module in net.modules()]
+    assert modes == [True, True, True, False]
+    before = torch.get_rng_state()
+    if fails:
+        with pytest.raises(LookupError, match="no table"):
+            evaluate(batches_of(4), net, nn.MSELoss(), {})
+    else:
+        evaluate(batches_of(4), net, nn.MSELoss(), {})
+    assert not any(net.modes)
+    assert [module.training for module in net.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.is_grad_enabled()
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_model_in_eval_mode_stays_there() -> None:
+    net = model().eval()
+    evaluate(batches_of(4), net, nn.MSELoss(), {})
+    assert not net.training
+
+
+# ---- weighted mean ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 1023, 1024, 1025, 5000])
+def test_a_weighted_mean_over_any_number_of_values_is_the_mean_of_them_all(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    values = torch.randn(count, generator=generator)
+    weights = torch.randint(1, 100, (count,), generator=generator)
+    mean = WeightedMean()
+    for value, weight in zip(values, weights.tolist(), strict=True):
+        mean.add(value, weight)
+    expected = math.fsum((values.double() * weights).tolist()) / int(weights.sum())
+    assert mean.compute() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_weighted_mean_can_be_asked_in_between() -> None:
+    mean = WeightedMean()
+    mean.add(torch.tensor(1.0), 3)
+    assert mean.compute() == 1.0
+    assert mean.compute() == 1.0
+    mean.add(torch.tensor(5.0), 1)
+    assert mean.compute() == 2.0
+
+
+def test_a_weighted_mean_of_nothing_is_not_a_number() -> None:
+    assert math.isnan(WeightedMean().compute())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_weighted_mean_is_computed_in_double_precision_whatever_the_values_are(dtype: torch.dtype) -> None:
+    mean = WeightedMean()
+    for _ in range(3000):
+        mean.add(torch.tensor(0.125, dtype=dtype), 1_000_003)
+    assert mean.compute() == 0.125
+
+
+def test_a_weighted_mean_shows_a_value_that_is_not_finite() -> None:
+    mean = WeightedMean()
+    for value in (1.0, math.inf, 1.0):
+        mean.add(torch.tensor(value), 1)
+    assert mean.compute() == math.inf
+    mean.add(torch.tensor(math.nan), 1)
+    assert math.isnan(mean.compute())

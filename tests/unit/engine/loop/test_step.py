@@ -1,0 +1,304 @@
+"""The training step of a run that brings none, and what a first batch must get through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+from hookline import Catalog, ContractError, DataError, DataSource, NonFiniteError, Run, load_config
+from hookline.engine.loop.evaluation import evaluation_mode
+from hookline.engine.loop.first_batch import try_batch
+from hookline.engine.loop.step import DefaultStep
+
+MakeCatalog = Callable[..., Catalog]
+NAMES = {"data": "data 'd'", "model": "model 'm'", "loss": "loss 'l'"}
+
+
+def some_data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(8, 3, generator=generator)
+    return inputs, inputs @ torch.tensor([[1.0], [-2.0], [3.0]]) + 0.5
+
+
+INPUTS, TARGETS = some_data()
+
+
+def linear() -> nn.Linear:
+    layer = nn.Linear(3, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.1, 0.2, 0.3]]))
+        layer.bias.zero_()
+    return layer
+
+
+def default_step(catalog: Catalog, model: nn.Module, optimizer: Any) -> Callable[[Any], Tensor]:
+    plugins = {
+        "data": DataSource(TensorDataset(INPUTS, TARGETS)),
+        "model": model,
+        "loss": nn.MSELoss(),
+        "optimizer": optimizer,
+    }
+    return DefaultStep().build_step(Run(load_config(plugins=plugins, catalog=catalog)))
+
+
+def refusal(error: type[Exception], batch: Any, model: Any = None, loss: Any = None) -> str:
+    """Return what is told when the first batch does not get through."""
+    with pytest.raises(error) as caught:
+        try_batch(batch, model or linear(), loss or nn.MSELoss(), NAMES)
+    return str(caught.value)
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+# ---- the step --------------------------------------------------------------------------------------------------------
+
+
+def test_the_default_step_is_the_step_that_one_writes_by_hand_bit_for_bit(
+    catalog_with: MakeCatalog,
+) -> None:
+    model, by_hand = linear(), linear()
+    step = default_step(catalog_with(), model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(5):
+        optimizer.zero_grad()
+        expected = functional.mse_loss(by_hand(INPUTS), TARGETS)
+        expected.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+        optimizer.step()
+        assert torch.equal(step((INPUTS, TARGETS)), expected.detach())
+        assert torch.equal(flat(model), flat(by_hand))
+
+
+def test_the_loss_of_a_step_is_a_scalar_from_before_the_update_without_a_graph(
+    catalog_with: MakeCatalog,
+) -> None:
+    model = linear()
+    step = default_step(catalog_with(), model, torch.optim.SGD(model.parameters(), lr=0.1))
+    before = functional.mse_loss(model(INPUTS), TARGETS).item()
+    loss = step([INPUTS, TARGETS])
+    assert (loss.dim(), loss.requires_grad, loss.item()) == (0, False, before)
+
+
+def test_an_optimizer_that_needs_a_closure_gets_one(catalog_with: MakeCatalog) -> None:
+    model = linear()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=50, line_search_fn="strong_wolfe")
+    step = default_step(catalog_with(), model, optimizer)
+    before = functional.mse_loss(model(INPUTS), TARGETS).item()
+    loss = step((INPUTS, TARGETS))
+    assert (loss.dim(), loss.requires_grad, loss.item()) == (0, False, before)
+    assert torch.allclose(flat(model), torch.tensor([1.0, -2.0, 3.0, 0.5]), atol=1e-3)
+    assert step((INPUTS, TARGETS)).item() < 1e-6
+
+
+def test_an_optimizer_that_can_do_without_a_closure_gets_none(catalog_with: MakeCatalog) -> None:
+    class Watched(torch.optim.SGD):
+        closures: list[Any]
+
+        def step(self, closure: Any = None) -> Any:
+            self.closures.append(closure)
+            return super().step(closure)
+
+    model = linear()
+    optimizer = Watched(model.parameters(), lr=0.1)
+    optimizer.closures = []
+    default_step(catalog_with(), model, optimizer)((INPUTS, TARGETS))
+    assert optimizer.closures == [None]
+
+
+def test_gradients_of_one_step_do_not_add_to_those_of_the_next(catalog_with: MakeCatalog) -> None:
+    model = linear()
+    step = default_step(catalog_with(), model, torch.optim.SGD(model.parameters(), lr=0.0))
+    step((INPUTS, TARGETS))
+    first = model.weight.grad
+    assert first is not None
+    first = first.clone()
+    step((INPUTS, TARGETS))
+    second = model.weight.grad
+    assert second is not None
+    assert torch.equal(first, second)
+
+
+# ---- a first batch that gets through ---------------------------------------------------------------------------------
+
+
+def test_trying_a_batch_changes_no_weight_no_statistic_no_gradient_and_no_mode() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try_batch((INPUTS, TARGETS), model, nn.MSELoss(), NAMES)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [module.training for module in model.modules()] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("target", "loss"),
+    [
+        (torch.zeros(8, dtype=torch.int64), nn.CrossEntropyLoss()),
+        (torch.zeros(8, 1), nn.BCEWithLogitsLoss()),
+        (torch.zeros(8), lambda prediction, target: (prediction[:, 0] - target).pow(2).mean()),
+    ],
+    ids=["class indices", "probabilities", "a function"],
+)
+def test_a_loss_that_fits_its_target_gets_through(target: Tensor, loss: Any) -> None:
+    try_batch([INPUTS, target], linear(), loss, NAMES)
+
+
+# ---- refusals of the data --------------------------------------------------------------------------------------------
+
+
+def test_no_batch_at_all_is_refused() -> None:
+    assert refusal(DataError, None) == "data 'd' gives no batch at all\n  = give it at least one example"
+
+
+@pytest.mark.parametrize(
+    ("batch", "what"),
+    [
+        ({"x": INPUTS}, "a dict"),
+        (INPUTS, "[8, 3] float32"),
+        ((INPUTS,), "a tuple of 1: [8, 3] float32"),
+        ([INPUTS, TARGETS, TARGETS], "a list of 3: [8, 3] float32, [8, 1] float32, [8, 1] float32"),
+        ([INPUTS, {"y": TARGETS}], "a list of 2: [8, 3] float32, a dict"),
+        ((INPUTS, None), "a tuple of 2: [8, 3] float32, nothing"),
+    ],
+)
+def test_a_batch_that_is_no_pair_of_tensors_is_refused(batch: Any, what: str) -> None:
+    assert refusal(DataError, batch) == (
+        f"data 'd' gives {what}, but must give pairs (input, target) of tensors\n"
+        "  = other batches need a plugin with a build_step of its own, and train.evaluate = []"
+    )
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["input", "target"])
+def test_a_batch_that_is_not_finite_is_refused_by_the_name_of_its_part(part: str, number: float) -> None:
+    inputs, target = some_data()
+    (inputs if part == "input" else target)[5, 0] = number
+    assert refusal(DataError, (inputs, target)) == (
+        f"data 'd' gives a first batch whose {part} is not finite\n"
+        "  = remove or replace the values that are NaN or infinite"
+    )
+
+
+# ---- refusals of the model -------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_fails_is_refused_with_its_own_words_and_the_shape_of_the_batch() -> None:
+    text = refusal(ContractError, (INPUTS, TARGETS), nn.Linear(5, 1))
+    # torch 2.15 has the name of the operation before its words.
+    assert text.replace("addmm: ", "") == (
+        "model 'm' fails on the first batch, [8, 3] float32: "
+        "RuntimeError: mat1 and mat2 shapes cannot be multiplied (8x3 and 5x1)\n"
+        "  = make its sizes and dtypes those of the data"
+    )
+
+
+def test_a_model_that_fails_keeps_its_error_as_the_cause() -> None:
+    class Fails(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            raise KeyError("weights")
+
+    with pytest.raises(ContractError, match="KeyError: 'weights'") as caught:
+        try_batch((INPUTS, TARGETS), Fails(), nn.MSELoss(), NAMES)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_model_that_gives_no_tensor_is_refused() -> None:
+    class Pairs(nn.Linear):
+        def forward(self, input: Tensor) -> Any:  # noqa: A002 - torch's name
+            return super().forward(input), None
+
+    assert refusal(ContractError, (INPUTS, TARGETS), Pairs(3, 1)) == (
+        "model 'm' returned a tuple of 2: [8, 1] float32, nothing, but must return a tensor [B, O]"
+    )
+
+
+def test_a_model_is_put_back_into_its_mode_after_a_refusal() -> None:
+    model = nn.Sequential(nn.Linear(5, 1), nn.Dropout())
+    refusal(ContractError, (INPUTS, TARGETS), model)
+    assert all(module.training for module in model.modules())
+
+
+# ---- refusals of the loss --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nn.MSELoss(), nn.L1Loss(), nn.HuberLoss(), nn.SmoothL1Loss(), nn.BCEWithLogitsLoss()],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_a_prediction_that_would_be_broadcast_against_the_target_is_refused(loss: nn.Module) -> None:
+    assert refusal(ContractError, (INPUTS, TARGETS.squeeze(1)), loss=loss) == (
+        "loss 'l' compares element by element, but the prediction is [8, 1] float32 and the target is [8] float32: "
+        "they would be broadcast, and the wrong thing fitted\n"
+        "  = give both the same shape, usually [B, 1] or [B, O]; for class indices use cross-entropy"
+    )
+
+
+def test_a_loss_that_fails_is_refused_with_its_own_words_and_both_shapes() -> None:
+    text = refusal(ContractError, (INPUTS, TARGETS.long().squeeze(1) - 100), loss=nn.NLLLoss())
+    message, hint = text.splitlines()
+    assert message.startswith("loss 'l' fails on prediction [8, 1] float32 and target [8] int64: IndexError: Target -")
+    assert hint == ("  = choose a loss for this kind of target, or a data source that gives the target this loss takes")
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (lambda prediction, target: None, "nothing"),
+        (lambda prediction, target: 0.5, "a float"),
+        (lambda prediction, target: (prediction - target).pow(2), "[8, 1] float32"),
+        (lambda prediction, target: prediction.sum().long(), "[] int64"),
+        (lambda prediction, target: (prediction.detach() - target).mean(), "[] float32"),
+        (lambda prediction, target: (prediction.mean(), {"mse": 1}), "a tuple of 2: [] float32, a dict"),
+    ],
+    ids=["none", "number", "not reduced", "integer", "detached", "pair"],
+)
+def test_a_loss_that_is_no_differentiable_scalar_is_refused(loss: Any, what: str) -> None:
+    assert refusal(ContractError, (INPUTS, TARGETS), loss=loss) == (
+        f"loss 'l' returned {what}, but must return a scalar tensor of a floating dtype that depends on the prediction"
+    )
+
+
+@pytest.mark.parametrize(("factor", "value"), [(float("nan"), "nan"), (float("inf"), "inf")])
+def test_a_first_loss_that_is_not_finite_is_refused_before_any_step(factor: float, value: str) -> None:
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        return factor * (prediction - target).pow(2).mean()
+
+    assert refusal(NonFiniteError, (INPUTS, TARGETS), loss=loss) == (
+        f"the loss of the first batch is {value}, before any step\n"
+        "  = look at the scale of the inputs and at the model's initial weights"
+    )
+
+
+# ---- evaluation mode -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_part_of_a_model_is_in_eval_mode_meanwhile_and_afterwards_as_it_was(fails: bool) -> None:
+    inner = nn.Sequential(nn.Dropout(), nn.Dropout())
+    model = nn.Sequential(nn.Dropout(), inner, nn.Dropout())
+    inner[0].eval()
+    model[2].eval()
+    before = [module.training for module in model.modules()]
+    assert before == [True, True, True, False, True, False]
+
+    def work() -> None:
+        with evaluation_mode(model):
+            assert not any(module.training for module in model.modules())
+            if fails:
+                raise LookupError
+
+    if fails:
+        with pytest.raises(LookupError):
+            work()
+    else:
+        work()
+    assert [module.training for module in model.modules()] == before

@@ -1,0 +1,115 @@
+"""The hooks: each has the shape and the words that a plugin author needs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pluggy
+import pytest
+
+from hookline.engine import KINDS, hookspecs
+from hookline.engine.plugin.hook_checks import HOOKS
+
+BUILD_HOOKS = [
+    "build_data",
+    "build_order",
+    "build_model",
+    "build_loss",
+    "build_metrics",
+    "build_optimizer",
+    "build_backward",
+    "build_update",
+    "build_step",
+    "build_predictor",
+]
+EVENTS = {
+    "on_run_start": ("run",),
+    "on_epoch_start": ("run",),
+    "on_step_end": ("run", "loss"),
+    "on_evaluation_start": ("run",),
+    "on_evaluation_end": ("run", "metrics"),
+    "on_save_point": ("run", "is_last"),
+    "on_checkpoint_saved": ("run", "path"),
+    "on_epoch_end": ("run", "metrics"),
+    "on_warning": ("run", "message"),
+    "on_run_error": ("run", "error"),
+    "on_run_end": ("run", "outcome"),
+}
+
+
+def spec(hook: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(hookspecs, hook)
+    return function
+
+
+def test_the_build_hooks_stand_in_the_order_in_which_they_are_called() -> None:
+    assert [hook for hook in HOOKS if hook.startswith("build_")] == BUILD_HOOKS
+    assert set(HOOKS) == {*BUILD_HOOKS, *EVENTS}
+
+
+def test_every_kind_but_the_callback_has_a_build_hook() -> None:
+    assert {f"build_{kind}" for kind in KINDS} - set(BUILD_HOOKS) == {"build_callback"}
+
+
+@pytest.mark.parametrize(("hook", "arguments"), EVENTS.items())
+def test_an_event_gives_the_run_and_what_happened(hook: str, arguments: tuple[str, ...]) -> None:
+    assert HOOKS[hook] == arguments
+
+
+def test_a_build_hook_gives_the_run_first() -> None:
+    assert {HOOKS[hook][0] for hook in BUILD_HOOKS} == {"run"}
+
+
+@pytest.mark.parametrize("hook", BUILD_HOOKS)
+def test_the_first_result_wins_where_there_can_be_only_one_component(hook: str) -> None:
+    options = spec(hook).hookline_spec  # type: ignore[attr-defined] # pluggy's mark
+    assert options["firstresult"] is (hook != "build_metrics")
+
+
+@pytest.mark.parametrize("hook", EVENTS)
+def test_every_plugin_hears_of_an_event(hook: str) -> None:
+    assert spec(hook).hookline_spec["firstresult"] is False  # type: ignore[attr-defined] # pluggy's mark
+    assert inspect.signature(spec(hook)).return_annotation == "None"
+
+
+@pytest.mark.parametrize("hook", [*BUILD_HOOKS, *EVENTS])
+def test_the_docstring_of_a_hook_says_when_with_which_arguments_and_since_when(hook: str) -> None:
+    text = inspect.getdoc(spec(hook)) or ""
+    assert text.partition("\n")[0].endswith(".")
+    assert "\nSince 0." in text
+    described = text.partition("Args:\n")[2].partition("\n\n")[0]
+    documented = [line.partition(":")[0].strip() for line in described.splitlines() if line[4:5] != " "]
+    assert tuple(documented) == HOOKS[hook]
+    assert ("Returns:\n" in text) == (hook in BUILD_HOOKS)
+
+
+@pytest.mark.parametrize("hook", [*BUILD_HOOKS, *EVENTS])
+def test_every_argument_and_result_is_annotated(hook: str) -> None:
+    signature = inspect.signature(spec(hook))
+    annotations = [parameter.annotation for parameter in signature.parameters.values()]
+    assert inspect.Parameter.empty not in [*annotations, signature.return_annotation]
+
+
+@pytest.mark.parametrize("hook", BUILD_HOOKS)
+def test_a_build_hook_itself_builds_nothing(hook: str) -> None:
+    with pytest.raises(NotImplementedError):
+        spec(hook)(**dict.fromkeys(HOOKS[hook]))
+
+
+def test_pluggy_takes_the_specifications_and_refuses_a_misspelt_hook() -> None:
+    class Misspelt:
+        @hookspecs.hookimpl
+        def on_epoch_ends(self) -> None: ...
+
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(Misspelt())
+    with pytest.raises(pluggy.PluginValidationError, match="unknown hook 'on_epoch_ends'"):
+        manager.check_pending()
+
+
+def test_anything_with_update_compute_and_reset_is_a_metric() -> None:
+    members = {name for name in vars(hookspecs.Metric) if not name.startswith("_")}
+    assert members == {"update", "compute", "reset"}

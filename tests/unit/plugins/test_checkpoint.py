@@ -1,0 +1,308 @@
+"""The callback ``checkpoint``: when it saves, what it keeps, and what a save that fails does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hookline import CheckpointError, ConfigError, Run, hookimpl, resume
+from hookline.runs import RunFolder, read_checkpoint
+
+STEPS = 10  # in an epoch
+
+
+def make(folder: Path, options: Mapping[str, Any], *, epochs: int = 2, **callbacks: Any) -> Run:
+    """Return a small run that is kept in ``folder``, with the callback's ``options``."""
+    config = {
+        "train": {"epochs": epochs, "device": "cpu"},
+        "data": {"num_examples": 10 * STEPS},
+        "callbacks": {"run-folder": {"parent": str(folder), "name": "it"}, "checkpoint": dict(options)},
+    }
+    return Run(config, plugins={f"callbacks.{name}": callback for name, callback in callbacks.items()})
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "0001-it" / "checkpoints").iterdir())
+
+
+def name(step: int, epochs: int) -> str:
+    return f"step-{step:012d}-epochs-{epochs}"
+
+
+class Told:
+    """Keeps which checkpoints were told, and after which step."""
+
+    def __init__(self) -> None:
+        self.saved: list[tuple[int, str]] = []
+
+    @hookimpl
+    def on_checkpoint_saved(self, run: Run, path: Path) -> None:
+        assert path.is_dir()
+        self.saved.append((run.step, path.name))
+
+
+class Losses:
+    """A metric ``validation/loss`` that takes given values, one for each epoch."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
+        self.epoch = 0
+
+    @hookimpl
+    def build_metrics(self) -> Mapping[str, Any]:
+        return {"given": self}
+
+    def update(self, prediction: torch.Tensor, target: torch.Tensor) -> None: ...
+
+    def reset(self) -> None: ...
+
+    @hookimpl
+    def on_evaluation_start(self, run: Run) -> None:
+        self.epoch = run.epoch
+
+    def compute(self) -> float:
+        return self.values[self.epoch - 1]
+
+
+# ---- when -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_state_is_saved_also_when_nothing_else_is(tmp_path: Path) -> None:
+    told = Told()
+    make(tmp_path, {"every_s": 0}, told=told).fit()
+    assert told.saved == [(20, name(20, 2))]
+    assert checkpoints(tmp_path) == [name(20, 2)]
+
+
+def test_it_saves_every_so_many_steps(tmp_path: Path) -> None:
+    make(tmp_path, {"every_s": 0, "every_steps": 8, "keep": 100}).fit()
+    assert checkpoints(tmp_path) == [name(8, 0), name(16, 1), name(20, 2)]
+
+
+def test_a_step_at_the_end_of_an_epoch_is_saved_once_unless_the_epoch_asks_for_it(tmp_path: Path) -> None:
+    make(tmp_path, {"every_s": 0, "every_steps": 10, "keep": 100}, epochs=1).fit()
+    # Before the epoch was evaluated, and in the end.
+    assert checkpoints(tmp_path) == [name(10, 0), name(10, 1)]
+
+
+def test_it_saves_every_so_many_epochs(tmp_path: Path) -> None:
+    make(tmp_path, {"every_s": 0, "every_epochs": 2, "keep": 100}, epochs=5).fit()
+    assert checkpoints(tmp_path) == [name(20, 2), name(40, 4), name(50, 5)]
+
+
+def test_it_saves_when_the_time_is_over(tmp_path: Path) -> None:
+    make(tmp_path, {"every_s": 1e-9, "keep": 100}, epochs=1).fit()
+    assert [name(step, 0) for step in range(1, 11)] == checkpoints(tmp_path)[:10]
+
+
+def test_an_interrupted_run_is_saved_where_it_is(tmp_path: Path) -> None:
+    run = make(tmp_path, {"every_s": 0})
+    for step in run.steps():
+        if step.step == 13:
+            run.interrupt("enough")
+    assert checkpoints(tmp_path) == [name(13, 1)]
+
+
+def test_a_run_that_fails_keeps_what_was_saved_before(tmp_path: Path) -> None:
+    class Fail:
+        @hookimpl
+        def on_step_end(self, run: Run) -> None:
+            if run.step == 7:
+                raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        make(tmp_path, {"every_s": 0, "every_steps": 5}, fail=Fail()).fit()
+    assert checkpoints(tmp_path) == [name(5, 0)]
+
+
+# ---- what stays -----------------------------------------------------------------------------------------------------
+
+
+def test_only_the_newest_stay(tmp_path: Path) -> None:
+    make(tmp_path, {"every_s": 0, "every_steps": 3, "keep": 3}).fit()
+    assert checkpoints(tmp_path) == [name(15, 1), name(18, 1), name(20, 2)]
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 3)])
+def test_the_best_stays_with_its_number(tmp_path: Path, mode: str, best: int) -> None:
+    values = Losses(5.0, 1.0, 9.0, 4.0, 3.0)
+    options = {"every_s": 0, "keep": 1, "keep_best": 1, "monitor": "train/given", "mode": mode}
+    make(tmp_path, options, epochs=5, values=values).fit()
+    assert checkpoints(tmp_path) == sorted([name(best * STEPS, best), name(50, 5)])
+    kept = read_checkpoint(tmp_path / "0001-it" / "checkpoints" / name(best * STEPS, best))
+    assert kept.manifest.metrics["train/given"] == values.values[best - 1]
+
+
+def test_the_best_is_saved_also_when_its_step_was_saved_before_it_was_measured(tmp_path: Path) -> None:
+    options = {"every_s": 0, "every_steps": STEPS, "keep": 1, "keep_best": 1, "monitor": "train/given"}
+    make(tmp_path, options, epochs=3, values=Losses(1.0, 2.0, 3.0)).fit()
+    assert name(10, 1) in checkpoints(tmp_path)
+
+
+def test_a_number_that_is_not_one_is_never_the_best(tmp_path: Path) -> None:
+    options = {"every_s": 0, "keep": 1, "keep_best": 1, "monitor": "train/given"}
+    make(tmp_path, options, epochs=3, values=Losses(float("nan"), 2.0, float("nan"))).fit()
+    assert checkpoints(tmp_path) == [name(20, 2), name(30, 3)]
+
+
+def test_the_best_before_an_interruption_is_the_best_after_it(tmp_path: Path) -> None:
+    options = {"every_s": 0, "keep": 1, "keep_best": 1, "monitor": "train/loss", "mode": "max"}
+    run = make(tmp_path, options, epochs=3)
+    for step in run.steps():
+        if step.step == 15:
+            run.interrupt("enough")
+    assert checkpoints(tmp_path) == [name(10, 1), name(15, 1)]
+    resume(tmp_path / "0001-it").fit()
+    assert checkpoints(tmp_path) == [name(10, 1), name(30, 3)]
+
+
+def test_a_metric_that_the_run_does_not_measure_is_refused_with_those_that_it_does(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="validation/loss") as caught:
+        make(tmp_path, {"keep_best": 1}).fit()
+    assert "train/loss" in str(caught.value)
+    make(tmp_path, {}, epochs=0).fit()  # it is not asked for without keep_best
+
+
+# ---- a save that fails ----------------------------------------------------------------------------------------------
+
+
+class InTheWay:
+    """Puts a file in the place of the folder of a checkpoint, so that it cannot be written; and takes it away."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+
+    @hookimpl
+    def on_step_end(self, run: Run) -> None:
+        assert run.folder
+        place = run.folder.checkpoints / name(run.step, run.epoch - 1)
+        if self.first <= run.step <= self.last:
+            place.write_text("in the way")
+
+
+BACKGROUND = pytest.mark.parametrize("in_background", [False, True], ids=["at once", "in the background"])
+
+
+@BACKGROUND
+def test_a_save_that_fails_is_a_warning_and_the_next_one_is_tried(tmp_path: Path, in_background: bool) -> None:
+    options = {"every_s": 0, "every_steps": 4, "in_background": in_background, "keep": 100}
+    run = make(tmp_path, options, epochs=1, way=InTheWay(4, 4))
+    result = run.fit()
+    assert result.outcome == "completed"
+    (warning,) = result.warnings
+    assert warning.startswith("the state was not saved, and the run goes on: ")
+    assert "File exists" in warning
+    assert [path for path in checkpoints(tmp_path) if path != name(4, 0)] == [name(8, 0), name(10, 1)]
+
+
+@BACKGROUND
+def test_a_save_that_fails_ends_the_run_if_that_is_asked_for(tmp_path: Path, in_background: bool) -> None:
+    options = {"every_s": 0, "every_steps": 4, "in_background": in_background, "on_failure": "fail"}
+    run = make(tmp_path, options, epochs=1, way=InTheWay(4, 4))
+    with pytest.raises(CheckpointError, match="File exists") as caught:
+        run.fit()
+    assert caught.value.hint
+    assert run.outcome == "failed"
+    assert run.step in (4, 8)
+
+
+def test_the_last_save_must_not_fail(tmp_path: Path) -> None:
+    class InTheLast:
+        @hookimpl
+        def on_epoch_end(self, run: Run) -> None:
+            assert run.folder
+            (run.folder.checkpoints / name(10, 1)).write_text("in the way")
+
+    run = make(tmp_path, {"every_s": 0}, epochs=1, way=InTheLast())
+    with pytest.raises(CheckpointError, match="File exists"):
+        run.fit()
+    assert run.outcome == "failed"
+
+
+def test_a_save_in_the_background_is_told_at_the_next_one_and_the_thread_is_gone_in_the_end(tmp_path: Path) -> None:
+    told = Told()
+    options = {"every_s": 0, "every_steps": 5, "in_background": True, "keep": 100}
+    make(tmp_path, options, epochs=1, told=told).fit()
+    assert told.saved == [(10, name(5, 0)), (10, name(10, 0)), (10, name(10, 1))]
+    assert "hookline checkpoint" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_the_state_is_that_of_its_step_also_when_it_is_written_later(tmp_path: Path) -> None:
+    for parent, in_background in (("at-once", False), ("later", True)):
+        options = {"every_s": 0, "every_steps": 5, "in_background": in_background, "keep": 100}
+        make(tmp_path / parent, options, epochs=1).fit()
+    one, other = (
+        read_checkpoint(tmp_path / parent / "0001-it" / "checkpoints" / name(5, 0)).state
+        for parent in ("at-once", "later")
+    )
+    assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
+    assert one["position"] == other["position"] == 5
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_folder_is_refused_with_both_ways_out() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Run({"callbacks": {"checkpoint": {}}}).fit()
+    assert "no folder" in caught.value.message
+    assert "callbacks.run-folder={}" in str(caught.value.hint)
+    assert "callbacks.checkpoint=off" in str(caught.value.hint)
+
+
+def test_a_program_may_give_the_folder(tmp_path: Path) -> None:
+    run = Run({"train": {"epochs": 1}, "callbacks": {"checkpoint": {}}})
+    run.folder = RunFolder.claim(tmp_path, "mine")
+    run.fit()
+    run.folder.close()
+    assert [path.name for path in run.folder.checkpoints.iterdir()] == [name(100, 1)]
+
+
+def test_a_second_one_in_a_run_is_refused_with_both_tables(tmp_path: Path) -> None:
+    config = {"callbacks": {"run-folder": {"parent": str(tmp_path)}, "checkpoint": {}, "more": {"use": "checkpoint"}}}
+    with pytest.raises(ConfigError, match=r"callbacks\.checkpoint and callbacks\.more"):
+        Run(config).fit()
+
+
+class Strange:
+    """A callback with a state that cannot be kept."""
+
+    def __init__(self, state: Callable[[], Any]) -> None:
+        self.state = state
+
+    @hookimpl
+    def on_run_start(self) -> None: ...
+
+    def state_dict(self) -> Any:
+        return self.state()
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+def test_a_state_that_cannot_be_kept_is_refused_after_the_first_step_with_each_place_and_type(tmp_path: Path) -> None:
+    strange = Strange(lambda: {"seen": {1, 2}, "where": Path("x"), "fine": [1, (2.0, None)]})
+    run = make(tmp_path, {"every_s": 0}, strange=strange)
+    with pytest.raises(CheckpointError) as caught:
+        run.fit()
+    assert run.step == 1
+    assert "plugins/callbacks.strange/seen is of type builtins.set" in caught.value.message
+    assert "plugins/callbacks.strange/where is of type pathlib." in caught.value.message
+    assert "fine" not in caught.value.message
+    assert not (tmp_path / "0001-it" / "checkpoints").exists()
+
+
+def test_one_that_holds_a_file_of_somebody_else_is_never_removed(tmp_path: Path) -> None:
+    class Add:
+        """Leaves a file in each checkpoint."""
+
+        @hookimpl
+        def on_checkpoint_saved(self, path: Path) -> None:
+            (path / "mine.txt").write_text("keep me")
+
+    make(tmp_path, {"every_s": 0, "every_steps": 4, "keep": 1}, epochs=1, add=Add()).fit()
+    assert checkpoints(tmp_path) == [name(4, 0), name(8, 0), name(10, 1)]

@@ -1,0 +1,411 @@
+"""The callback ``metrics``: each metric against its formula in NumPy, over batches of any size."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from hookline import ConfigError, ContractError, DataSource, HooklineError, Metric, Run
+from hookline_plugins.metrics import classes as class_metrics
+from hookline_plugins.metrics import regression as regression_metrics
+from hookline_plugins.metrics.accuracy import Accuracy
+from hookline_plugins.metrics.callback import Metrics
+
+Array = NDArray[Any]
+SIZES = [[50], [1, 49], [7, 20, 23], [1] * 50]
+BATCHED = pytest.mark.parametrize("sizes", SIZES, ids=["one", "ragged", "three", "single"])
+
+
+def measured(metric: Metric, prediction: Tensor, target: Tensor, sizes: list[int]) -> float:
+    """Return a metric over batches of these sizes, taken twice, with a reset between."""
+    for _ in range(2):
+        metric.reset()
+        for p, t in zip(torch.split(prediction, sizes), torch.split(target, sizes), strict=True):
+            metric.update(p, t)
+    return float(metric.compute())
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def r2(y: Array, p: Array) -> float:
+    columns = zip(y.reshape(len(y), -1).T, p.reshape(len(p), -1).T, strict=True)
+    return float(np.mean([1 - ((a - b) ** 2).sum() / ((a - a.mean()) ** 2).sum() for a, b in columns]))
+
+
+def explained(y: Array, p: Array) -> float:
+    columns = zip(y.reshape(len(y), -1).T, p.reshape(len(p), -1).T, strict=True)
+    return float(np.mean([1 - np.var(a - b) / np.var(a) for a, b in columns]))
+
+
+REGRESSION: list[tuple[type[Any], Any]] = [
+    (regression_metrics.MAE, lambda y, p: np.abs(y - p).mean()),
+    (regression_metrics.MSE, lambda y, p: ((y - p) ** 2).mean()),
+    (regression_metrics.RMSE, lambda y, p: np.sqrt(((y - p) ** 2).mean())),
+    (regression_metrics.MaxError, lambda y, p: np.abs(y - p).max()),
+    (regression_metrics.R2, r2),
+    (regression_metrics.ExplainedVariance, explained),
+]
+
+
+@BATCHED
+@pytest.mark.parametrize(("make", "formula"), REGRESSION, ids=[each.__name__ for each, _ in REGRESSION])
+@pytest.mark.parametrize("shape", [(), (1,), (3,)], ids=["B", "B1", "BO"])
+def test_a_metric_of_numbers_is_its_formula_over_all_examples(
+    make: type[Any], formula: Any, shape: tuple[int, ...], sizes: list[int]
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    # Far from 0, where a sum of squares less a squared sum would lose all digits.
+    target = torch.randn(50, *shape, generator=generator, dtype=torch.float64) + 1e6
+    prediction = target + torch.randn(50, *shape, generator=generator, dtype=torch.float64) * 0.5 + 0.3
+    expected = formula(target.numpy(), prediction.numpy())
+    assert measured(make(), prediction, target, sizes) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_metric_of_numbers_has_the_value_that_one_works_out_by_hand() -> None:
+    # The example of scikit-learn's page: y = 3, -0.5, 2, 7 and p = 2.5, 0, 2, 8.
+    target, prediction = torch.tensor([3, -0.5, 2, 7]), torch.tensor([2.5, 0, 2, 8])
+    expected = [0.5, 0.375, 0.375**0.5, 1.0, 0.9486081370449679, 0.9571734475374732]
+    found = [measured(make(), prediction, target, [3, 1]) for make, _ in REGRESSION]
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_sums_are_kept_in_float64() -> None:
+    target = torch.zeros(1 << 20)
+    prediction = torch.full_like(target, 0.1)
+    value = measured(regression_metrics.MAE(), prediction, target, [1 << 16] * 16)
+    assert value == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+
+
+def test_a_column_of_predictions_is_not_broadcast_over_targets() -> None:
+    target = torch.arange(4.0)
+    assert measured(regression_metrics.MAE(), target.unsqueeze(1), target, [4]) == 0
+    with pytest.raises(ContractError, match=r"the prediction is \[4, 2\] and the target \[4\]"):
+        regression_metrics.MAE().update(torch.zeros(4, 2), target)
+
+
+@pytest.mark.parametrize("make", [regression_metrics.R2, regression_metrics.ExplainedVariance])
+def test_a_constant_target_has_no_share_that_is_explained(make: Any) -> None:
+    for off in (0.0, 1.0):
+        assert np.isnan(measured(make(), torch.ones(4) + off * torch.arange(4.0), torch.ones(4), [2, 2]))
+
+
+@pytest.mark.parametrize("make", [make for make, _ in REGRESSION], ids=lambda make: make.__name__)
+def test_a_prediction_that_is_no_number_shows(make: Any) -> None:
+    prediction = torch.tensor([1.0, float("nan"), 2.0])
+    assert np.isnan(measured(make(), prediction, torch.arange(3.0), [1, 1, 1]))
+
+
+# ---- classes ---------------------------------------------------------------------------------------------------------
+
+
+def table_of(chosen: Array, actual: Array, label: int) -> tuple[int, int, int]:
+    right = int(((chosen == label) & (actual == label)).sum())
+    return right, int((chosen == label).sum()) - right, int((actual == label).sum()) - right
+
+
+def quotient(a: float, b: float) -> float:
+    return a / b if b else 0.0
+
+
+def per_class(name: str, tp: int, fp: int, fn: int) -> float:
+    precision, recall = quotient(tp, tp + fp), quotient(tp, tp + fn)
+    return {"precision": precision, "recall": recall, "f1": quotient(2 * precision * recall, precision + recall)}[name]
+
+
+def by_hand(name: str, chosen: Array, actual: Array) -> float:
+    if name == "balanced_accuracy":
+        return float(np.mean([(chosen[actual == label] == label).mean() for label in np.unique(actual)]))
+    labels = np.union1d(chosen, actual)
+    return float(np.mean([per_class(name, *table_of(chosen, actual, label)) for label in labels]))
+
+
+CLASSES: list[tuple[str, Any]] = [
+    ("balanced_accuracy", class_metrics.BalancedAccuracy),
+    ("precision", class_metrics.Precision),
+    ("recall", class_metrics.Recall),
+    ("f1", class_metrics.F1),
+]
+EACH_CLASSES = pytest.mark.parametrize(("name", "make"), CLASSES, ids=[name for name, _ in CLASSES])
+
+
+@BATCHED
+@EACH_CLASSES
+def test_a_metric_of_classes_is_its_formula_over_all_examples(name: str, make: Any, sizes: list[int]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    # Class 4 is in the predictions alone, class 5 in the targets alone, class 6 nowhere.
+    prediction = torch.randn(50, 7, generator=generator)
+    prediction[:, 5:] = -100
+    target = torch.randint(0, 4, (50,), generator=generator)
+    target[:3] = 5
+    chosen, actual = prediction.argmax(dim=1).numpy(), target.numpy()
+    assert {4} <= set(chosen.tolist()) - set(actual.tolist())
+    found = measured(make(is_binary=False), prediction, target, sizes)
+    assert found == pytest.approx(by_hand(name, chosen, actual), rel=1e-12)
+
+
+@BATCHED
+@EACH_CLASSES
+def test_a_metric_of_yes_and_no_is_that_of_yes(name: str, make: Any, sizes: list[int]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    prediction = torch.randn(50, 1, generator=generator)
+    target = (torch.rand(50, 1, generator=generator) > 0.7).float()
+    chosen, actual = (prediction > 0).int().numpy().ravel(), target.int().numpy().ravel()
+    is_balanced = name == "balanced_accuracy"
+    expected = by_hand(name, chosen, actual) if is_balanced else per_class(name, *table_of(chosen, actual, 1))
+    assert measured(make(is_binary=True), prediction, target, sizes) == pytest.approx(expected, rel=1e-12)
+
+
+@EACH_CLASSES
+def test_a_metric_of_classes_has_the_value_that_one_works_out_by_hand(name: str, make: Any) -> None:
+    # Class 0: tp 1, fp 1, fn 1. Class 1: tp 2, fp 1, fn 0. Class 2: tp 0, fp 0, fn 1.
+    chosen, target = torch.tensor([0, 1, 0, 1, 1]), torch.tensor([0, 0, 2, 1, 1])
+    expected = {
+        "balanced_accuracy": (1 / 2 + 1 + 0) / 3,
+        "precision": (1 / 2 + 2 / 3 + 0) / 3,
+        "recall": (1 / 2 + 1 + 0) / 3,
+        "f1": (1 / 2 + 4 / 5 + 0) / 3,
+    }[name]
+    prediction = nn.functional.one_hot(chosen, 3).float()
+    assert measured(make(is_binary=False), prediction, target, [2, 3]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_pixels_count_each_for_itself() -> None:
+    generator = torch.Generator().manual_seed(4)
+    prediction, target = (
+        torch.randn(4, 3, 2, 2, generator=generator),
+        torch.randint(0, 3, (4, 2, 2), generator=generator),
+    )
+    flat = prediction.movedim(1, -1).reshape(-1, 3)
+    for _, make in CLASSES:
+        expected = measured(make(is_binary=False), flat, target.flatten(), [16])
+        assert measured(make(is_binary=False), prediction, target, [1, 3]) == expected
+
+
+@BATCHED
+def test_accuracy_and_top_k_accuracy_count_examples(sizes: list[int]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    prediction, target = torch.randn(50, 6, generator=generator), torch.randint(0, 6, (50,), generator=generator)
+    ranks = (-prediction.numpy()).argsort(axis=1)
+    for k in (1, 2, 5):
+        expected = np.mean([label in row[:k] for row, label in zip(ranks, target.tolist(), strict=True)])
+        assert measured(class_metrics.TopKAccuracy(k), prediction, target, sizes) == expected
+        if k == 1:
+            assert measured(Accuracy(), prediction, target, sizes) == expected
+
+
+ALL: list[Metric] = [
+    *(make() for make, _ in REGRESSION),
+    *(make(is_binary=False) for _, make in CLASSES),
+    class_metrics.TopKAccuracy(2),
+    Accuracy(),
+]
+
+
+@pytest.mark.parametrize("metric", ALL, ids=lambda metric: type(metric).__name__)
+def test_without_a_batch_there_is_no_number(metric: Metric) -> None:
+    metric.reset()
+    assert np.isnan(metric.compute())
+
+
+# ---- in a run --------------------------------------------------------------------------------------------------------
+
+
+def data(kind: str) -> DataSource:
+    inputs = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    target = {
+        "regression": inputs.sum(1, keepdim=True),
+        "binary": (inputs.sum(1, keepdim=True) > 0).float(),
+        "classification": torch.arange(20) % 3,
+    }[kind]
+    dataset = TensorDataset(inputs, target)
+    return DataSource(dataset, dataset, in_features=3, out_features=3 if kind == "classification" else 1)
+
+
+LOSSES = {"regression": "mse", "binary": "bce-with-logits", "classification": "cross-entropy"}
+
+
+def run_of(kind: str, table: Mapping[str, Any], source: DataSource | None = None, **train: Any) -> Run:
+    config = {
+        "train": {"epochs": 1, "evaluate": ["validation"], **train},
+        "loss": LOSSES[kind],
+        "callbacks": {"it": {"use": Metrics, **table}},
+    }
+    return Run(config, plugins={"data": source or data(kind)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("regression", ["mae", "r2", "rmse"]),
+        ("binary", ["accuracy", "balanced_accuracy", "f1", "precision", "recall"]),
+        ("classification", ["accuracy", "balanced_accuracy", "f1"]),
+    ],
+)
+def test_what_fits_the_data_is_measured_by_itself(kind: str, names: list[str]) -> None:
+    result = run_of(kind, {}).fit()
+    found = {name.removeprefix("validation/") for name in result.metrics if name.startswith("validation/")}
+    assert sorted(found - {"loss"}) == names
+
+
+def test_the_size_of_the_batches_of_an_evaluation_does_not_matter() -> None:
+    names = ["mae", "mse", "rmse", "r2", "max_error", "explained_variance"]
+    first, other = (
+        run_of("regression", {"metrics": names}, eval_batch_size=size, dtype="float64").fit() for size in (3, 1024)
+    )
+    assert dict(first.metrics) == pytest.approx(dict(other.metrics), rel=1e-12)
+    assert first.metrics["validation/mse"] == pytest.approx(first.metrics["validation/loss"], rel=1e-12)
+    assert set(names) <= {name.removeprefix("validation/") for name in first.metrics}
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "words"),
+    [
+        ("regression", {"metrics": ["f1"]}, ["'f1' is not for targets that are numbers", "there are mae, mse"]),
+        ("classification", {"metrics": ["r2"]}, ["'r2' is not for targets that are class indices", "top_k_accuracy"]),
+        ("binary", {"metrics": ["top_k_accuracy"]}, ["is not for targets that are 0 and 1", "balanced_accuracy"]),
+        ("classification", {"metrics": ["top_k_accuracy"]}, ["top_k = 5 and 3 classes", "always 1", "smaller top_k"]),
+        ("regression", {"metrics": ["rmes"]}, ["did you mean 'rmse'?"]),
+        ("classification", {"metrics": ["accuracy"]}, ["'accuracy', which is there already"]),
+    ],
+)
+def test_a_metric_that_is_not_for_the_data_is_refused_when_the_run_is_built(
+    kind: str, table: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(HooklineError) as caught:
+        run_of(kind, table)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_what_the_targets_are_can_be_said() -> None:
+    run = run_of("classification", {"metrics": ["top_k_accuracy"], "top_k": 2, "task": "classification"})
+    assert 0 < run.fit().metrics["validation/top_k_accuracy"] <= 1
+    run_of("regression", {"metrics": ["f1"], "task": "binary"})
+
+
+class Drawn(Dataset[Any]):
+    """Examples that are drawn when they are read."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(3), torch.randn(1)
+
+
+class Whole(Dataset[Any]):
+    """Gives batches as a whole."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones(len(indices), 3), torch.ones(len(indices), 1)
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter([(torch.ones(3), torch.ones(1))] * 8)
+
+
+@pytest.mark.parametrize("dataset", [Drawn(), Whole(), Stream()], ids=lambda each: type(each).__name__)
+def test_every_form_of_data_tells_what_its_targets_are(dataset: Dataset[Any]) -> None:
+    source = DataSource(dataset, dataset, in_features=3, out_features=1)
+    assert run_of("regression", {"metrics": ["mae"]}, source).fit().metrics["validation/mae"] >= 0
+    with pytest.raises(ContractError, match="'f1' is not for targets that are numbers"):
+        run_of("regression", {"metrics": ["f1"]}, source)
+
+
+def test_looking_at_an_example_leaves_the_random_numbers_of_the_build_alone() -> None:
+    def numbers_behind(callbacks: dict[str, Any]) -> list[float]:
+        drawn: list[float] = []
+
+        def optimizer(params: Any) -> torch.optim.Optimizer:
+            drawn.append(torch.rand(()).item())
+            return torch.optim.SGD(params, lr=0.1)
+
+        source = DataSource(Drawn(), in_features=3, out_features=1)
+        Run({"callbacks": callbacks}, plugins={"data": source, "optimizer": optimizer})
+        return drawn
+
+    assert numbers_behind({"it": {"use": Metrics}}) == numbers_behind({})
+
+
+# ---- torchmetrics ----------------------------------------------------------------------------------------------------
+
+HAS_TORCHMETRICS = importlib.util.find_spec("torchmetrics") is not None
+WITH = pytest.mark.skipif(not HAS_TORCHMETRICS, reason="torchmetrics is not installed: pip install 'hookline[metrics]'")
+MORE: list[tuple[str, str, dict[str, Any]]] = [
+    ("binary", "BinaryAUROC", {}),
+    ("binary", "BinaryAveragePrecision", {"thresholds": 50}),
+    ("binary", "BinaryMatthewsCorrCoef", {}),
+    ("binary", "BinarySpecificity", {"threshold": 0.4}),
+    ("classification", "MulticlassAUROC", {"num_classes": 3}),
+    ("classification", "MulticlassCohenKappa", {"num_classes": 3}),
+    ("classification", "MulticlassCalibrationError", {"num_classes": 3}),
+    ("classification", "MulticlassJaccardIndex", {"num_classes": 3}),
+    ("regression", "PearsonCorrCoef", {}),
+    ("regression", "SpearmanCorrCoef", {}),
+    ("regression", "ConcordanceCorrCoef", {}),
+    ("regression", "SymmetricMeanAbsolutePercentageError", {}),
+    ("regression", "LogCoshError", {}),
+]
+
+
+@pytest.mark.skipif(HAS_TORCHMETRICS, reason="torchmetrics is installed")
+def test_without_torchmetrics_the_extra_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)needs torchmetrics.*pip install 'hookline\[metrics\]'"):
+        run_of("binary", {"torchmetrics": {"BinaryAUROC": {}}})
+
+
+@WITH
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("kind", "name", "arguments"), MORE, ids=[name for _, name, _ in MORE])
+def test_a_metric_of_torchmetrics_is_measured_over_all_examples(
+    kind: str, name: str, arguments: dict[str, Any]
+) -> None:
+    results = [
+        run_of(kind, {"metrics": [], "torchmetrics": {name: arguments}}, eval_batch_size=size).fit()
+        for size in (3, 1024)
+    ]
+    first, other = (result.metrics[f"validation/{name}"] for result in results)
+    assert np.isfinite(first)
+    assert first == pytest.approx(other, rel=1e-4)
+
+
+@WITH
+@pytest.mark.filterwarnings("default")
+def test_ours_and_those_of_torchmetrics_agree() -> None:
+    pairs = {
+        "regression": {"mae": "MeanAbsoluteError", "mse": "MeanSquaredError", "r2": "R2Score"},
+        "binary": {"f1": "BinaryF1Score", "precision": "BinaryPrecision", "recall": "BinaryRecall"},
+    }
+    for kind, names in pairs.items():
+        table = {"metrics": list(names), "torchmetrics": {name: {} for name in names.values()}}
+        metrics = run_of(kind, table).fit().metrics
+        for ours, theirs in names.items():
+            assert metrics[f"validation/{ours}"] == pytest.approx(metrics[f"validation/{theirs}"], rel=1e-4)
+
+
+@WITH
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"BinaryAUROCC": {}}, "did you mean 'BinaryAUROC'?"),
+        ({"BinaryAUROC": {"treshold": 3}}, "has no argument 'treshold'"),
+        ({"MulticlassAUROC": {}}, "MulticlassAUROC of torchmetrics refuses its arguments"),
+    ],
+)
+def test_what_torchmetrics_does_not_have_is_refused_when_the_run_is_built(table: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_of("binary", {"torchmetrics": table})
+    assert words in str(caught.value)

@@ -1,0 +1,238 @@
+"""Exported models: what comes out of them is what comes out of the model, or there is no file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import hookline
+from hookline import Catalog, ConfigError, ContractError, DataSource, PluginError, load_config
+from hookline.engine import entries_of_file
+from hookline.trained import Trained, export_model, exporting, load_trained
+
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+with_onnx = pytest.mark.skipif(not HAS_ONNX, reason="the extra onnx is not installed")
+
+
+class Branches(nn.Module):
+    """Takes a mapping; has a buffer, dropout and a normalization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop, self.last = nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        result: Tensor = self.last(self.drop(self.norm(inputs["a"]))) + inputs["b"].float().unsqueeze(1)
+        return result
+
+
+@hookline.plugin("model", "branches")
+def branches() -> nn.Module:
+    return Branches()
+
+
+class Pairs(torch.utils.data.Dataset[Any]):
+    def __init__(self, num: int) -> None:
+        self.num = num
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> Any:
+        value = torch.tensor([1.0, 2.0, 3.0]) * index
+        return {"a": value, "b": torch.tensor(index)}, value[:2]
+
+
+@hookline.plugin("data", "pairs")
+def pairs(num: int = 20, path: str = "") -> DataSource:
+    if path:
+        Path(path).read_text()
+    return DataSource(Pairs(num), out_features=2)
+
+
+@hookline.plugin("model", "stubborn")
+class Stubborn(nn.Module):
+    """Decides by its values: nothing that can be written down as one program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.layer(inputs)
+        return result if result.sum() > 0 else -result
+
+
+@hookline.plugin("model", "shaky")
+class Shaky(nn.Module):
+    """Gives something else each time, and so never what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.layer(inputs)
+        return result + torch.rand(())
+
+
+@hookline.plugin("data", "lone")
+def lone() -> DataSource:
+    return DataSource(TensorDataset(torch.ones(1, 2), torch.ones(1, 1)), in_features=2, out_features=1)
+
+
+def trained_with(parent: Path, **config: Any) -> Trained:
+    catalog = Catalog.installed().with_entries(entries_of_file(__file__))
+    tables = {"train": {"epochs": 1}, "callbacks": {"run-folder": {"parent": str(parent)}}, **config}
+    run = hookline.Run(load_config(tables, catalog=catalog))
+    run.fit()
+    assert run.folder is not None
+    return load_trained(run.folder.path, catalog=catalog)
+
+
+def test_weights_are_there_bit_by_bit_with_what_is_needed_to_use_them(tmp_path: Path) -> None:
+    trained = trained_with(tmp_path / "runs", model={"use": "mlp", "hidden": [4]})
+    made = export_model(trained, "safetensors", tmp_path / "m.safetensors")
+    assert (made.largest_difference, made.rtol, made.atol) == (0, 0, 0)
+    assert made.inputs == "the first 16 of the training data"
+    weights = load_file(made.path)
+    assert {name: value.tolist() for name, value in weights.items()} == {
+        name: value.tolist() for name, value in trained.model.state_dict().items()
+    }
+    with safe_open(made.path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["run"] == "0001-synthetic-linear-mlp"
+    assert json.loads(metadata["model"])["model.hidden"] == [4]
+    assert json.loads(metadata["data"])["in_features"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # by torch 2.10 itself
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_program_gives_what_the_model_gives_for_any_number_of_examples(tmp_path: Path, dtype: str) -> None:
+    trained = trained_with(
+        tmp_path / "runs", model={"use": "mlp", "hidden": [4], "dropout": 0.5}, train={"epochs": 1, "dtype": dtype}
+    )
+    made = export_model(trained, "torch-export", tmp_path / "m.pt2")
+    assert made.largest_difference == 0
+    program = torch.export.load(made.path).module()
+    inputs = torch.randn(7, 2, dtype=getattr(torch, dtype))
+    with torch.no_grad():
+        assert torch.equal(program(inputs), trained.model(inputs))
+        assert torch.equal(program(inputs[:1]), trained.model(inputs[:1]))
+
+
+def test_a_model_of_several_inputs_is_exported_also_when_the_training_data_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("")
+    trained = trained_with(
+        tmp_path / "runs", data={"use": "pairs", "path": str(tmp_path / "there")}, model={"use": "branches"}
+    )
+    made = export_model(trained, "torch-export", tmp_path / "a.pt2")
+    assert made.inputs == "the first 16 of the training data"
+    (tmp_path / "there").unlink()
+    made = export_model(trained, "torch-export", tmp_path / "b.pt2")
+    assert made.inputs == "16 random ones, for the training data cannot be read"
+    inputs = {"a": torch.randn(5, 3), "b": torch.arange(5)}
+    with torch.no_grad():
+        assert torch.equal(torch.export.load(made.path).module()(inputs), trained.model(inputs))
+
+
+def test_one_example_is_enough_for_a_program_that_takes_any_number(tmp_path: Path) -> None:
+    trained = trained_with(tmp_path / "runs", data={"use": "lone"})
+    made = export_model(trained, "torch-export", tmp_path / "m.pt2")
+    assert made.num_examples == 2
+    assert torch.export.load(made.path).module()(torch.ones(9, 2)).shape == (9, 1)
+
+
+def test_a_model_that_cannot_be_exported_leaves_no_file_and_says_what_can_be_done(tmp_path: Path) -> None:
+    trained = trained_with(tmp_path / "runs", model={"use": "stubborn"})
+    with pytest.raises(ContractError, match=r"the model cannot be exported: .*\n.*--to safetensors"):
+        export_model(trained, "torch-export", tmp_path / "m.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    export_model(trained, "safetensors", tmp_path / "m.safetensors")
+
+
+def test_outputs_that_differ_too_much_are_an_error_and_leave_no_file(tmp_path: Path) -> None:
+    trained = trained_with(tmp_path / "runs", model={"use": "shaky"})
+    with pytest.raises(ContractError, match=r"differ from the model's by up to .*\n.*nothing was written"):
+        export_model(trained, "safetensors", tmp_path / "m.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "is_close"),
+    [
+        (1.0, 1.0 + 1e-6, True),
+        (1.0, 1.0 + 1e-4, False),
+        (float("nan"), float("nan"), True),
+        (float("nan"), 1.0, False),
+        (1e9, 1e9 + 500.0, True),
+    ],
+)
+def test_a_difference_is_measured_against_the_output(got: float, expected: float, is_close: bool) -> None:
+    pair = torch.tensor([got], dtype=torch.float64), torch.tensor([expected], dtype=torch.float64)
+    if is_close:
+        assert exporting._difference(*pair, 1.3e-6, 1e-5) >= 0
+        return
+    with pytest.raises(ContractError, match="differ"):
+        exporting._difference(*pair, 1.3e-6, 1e-5)
+
+
+def test_an_unknown_format_and_a_file_that_is_there_are_refused(tmp_path: Path) -> None:
+    trained = trained_with(tmp_path / "runs")
+    with pytest.raises(ConfigError, match=r"there is no format 'onx'\n.*did you mean 'onnx'"):
+        export_model(trained, "onx", tmp_path / "m")
+    (tmp_path / "m.safetensors").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        export_model(trained, "safetensors", tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").read_text() == "mine"
+    export_model(trained, "safetensors", tmp_path / "m.safetensors", force=True)
+    assert load_file(tmp_path / "m.safetensors")
+
+
+def test_the_name_of_the_run_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export_model(trained_with(tmp_path / "runs"), "safetensors").path == Path(
+        "0001-synthetic-linear-linear.safetensors"
+    )
+
+
+@pytest.mark.skipif(HAS_ONNX, reason="the extra onnx is installed")
+def test_without_the_extra_onnx_it_is_told_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"ONNX files are written with .*\n.*pip install 'hookline\[onnx\]'"):
+        export_model(trained_with(tmp_path / "runs"), "onnx", tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@with_onnx
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_onnx_file_gives_what_the_model_gives_for_any_number_of_examples(tmp_path: Path, dtype: str) -> None:
+    import onnxruntime  # type: ignore[import-not-found,unused-ignore] # in an extra
+
+    trained = trained_with(
+        tmp_path / "runs", model={"use": "mlp", "hidden": [4], "dropout": 0.5}, train={"epochs": 1, "dtype": dtype}
+    )
+    made = export_model(trained, "onnx", tmp_path / "m.onnx")
+    shutil.rmtree(tmp_path / "runs")
+    session = onnxruntime.InferenceSession(made.path, providers=["CPUExecutionProvider"])
+    for count in (1, 7):
+        inputs = torch.randn(count, 2, dtype=getattr(torch, dtype))
+        (got,) = session.run(["outputs"], {"inputs": inputs.numpy()})
+        with torch.no_grad():
+            assert torch.allclose(torch.from_numpy(got), trained.model(inputs), rtol=made.rtol, atol=made.atol)
+    assert session.get_modelmeta().custom_metadata_map["run"] == "0001-synthetic-linear-mlp"
+
+
+@with_onnx
+def test_an_onnx_file_of_several_inputs_takes_them_in_their_order(tmp_path: Path) -> None:
+    trained = trained_with(tmp_path / "runs", data={"use": "pairs"}, model={"use": "branches"})
+    assert export_model(trained, "onnx", tmp_path / "m.onnx").largest_difference < 1e-5
