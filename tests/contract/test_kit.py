@@ -1,4 +1,4 @@
-"""The conformance kit: what it prints and raises, its form for pytest, and the run to watch plugins in."""
+"""The conformance kit: what it prints and raises, its form for pytest, and the run to observer plugins in."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def test_the_import_is_light(module: str, heavy: set[str]) -> None:
     assert not heavy & set(done.stdout.split())
 
 
-# ---- the run to watch a plugin in -----------------------------------------------------------------------------------
+# ---- the run in which a plugin is observed --------------------------------------------------------------------------
 
 
 class Stops:
@@ -451,5 +451,5 @@ def test_an_instance_of_an_installed_plugin_takes_part_in_the_run_itself() -> No
     entry = Catalog.installed().find("callback", "early-stopping")
     subject = Subject(load_plugin(entry), {"patience": 2}, None, ROOT)
     instance = subject.make()
-    members = subject.run(beside={subject.label: instance})._host.members
-    assert [member.instance for member in members if member.label == subject.label] == [instance]
+    members = subject.run(beside={subject.table: instance})._host.members
+    assert [member.instance for member in members if member.table == subject.table] == [instance]

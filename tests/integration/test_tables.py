@@ -583,7 +583,7 @@ def test_options_come_from_plain_values(tmp_path: Path) -> None:
     options = {"use": "csv", "path": "t.csv", "target": ["y", "z"], "features": ["a"], "split": [1], "one_hot": ["a"]}
     config = tmp_path / "run.toml"
     config.write_text("[data]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items()))
-    choice = next(plugin for plugin in load_config(config).plugins if plugin.label == "data")
+    choice = next(plugin for plugin in load_config(config).plugins if plugin.table == "data")
     table = choice.plugin.make(choice.options)
     assert table == Table(tmp_path / "t.csv", ("y", "z"), features=("a",), split=(1.0,), one_hot=("a",))
 

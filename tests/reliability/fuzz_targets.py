@@ -173,7 +173,7 @@ def same_config(first: RunConfig, second: RunConfig) -> None:
 
 def contents(config: RunConfig) -> list[Any]:
     """Return what a config says, in a form that tells 1 from 1.0 and from True; paths are absolute."""
-    choices = [(c.label, c.plugin.target, c.on_error, _typed(dict(c.options))) for c in config.plugins]
+    choices = [(c.table, c.plugin.target, c.on_error, _typed(dict(c.options))) for c in config.plugins]
     return [repr(config.train), repr(config.rules), choices]
 
 

@@ -90,7 +90,7 @@ def check_config() -> None:
     assert_type(config.train.epochs, int)
     assert_type(config.train.batch_size, int | Literal["all"])
     assert_type(config.plugins, tuple[PluginChoice, ...])
-    assert_type(config.plugins[0].label, str)
+    assert_type(config.plugins[0].table, str)
     assert_type(config.plugins[0].options, Mapping[str, Any])
     assert_type(config.settings, Mapping[str, Setting])
     assert_type(hookline.train(config), RunResult)

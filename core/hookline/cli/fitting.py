@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from hookline.cli.output import Output
     from hookline.engine.config.run_config import RunConfig
     from hookline.engine.loop.run import Run
-    from hookline.engine.plugin.watch import Watch
+    from hookline.engine.plugin.observer import Observer
     from hookline.trials.ledger import Ledger
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 @dataclass
-class Watching:
+class Observing:
     """Who looks on at a run, and what is told of it at its end.
 
     Attributes:
@@ -33,13 +33,13 @@ class Watching:
         ledger: Who adds up what hooks cost.
     """
 
-    trace: Watch | None
+    trace: Observer | None
     ledger: Ledger | None
 
     @property
-    def watches(self) -> list[Watch]:
+    def observers(self) -> list[Observer]:
         """All who look on."""
-        return [watch for watch in (self.trace, self.ledger) if watch]
+        return [observer for observer in (self.trace, self.ledger) if observer]
 
     def tell(self, output: Output, config: RunConfig) -> None:
         """Tell what the hooks of a run cost, if that was asked for."""
@@ -49,8 +49,8 @@ class Watching:
             print_ledger(output, self.ledger, config)
 
 
-def watching(command: _Command) -> _Command:
-    """Add the options that let somebody look on at a run; the command gets a ``Watching``."""
+def observing(command: _Command) -> _Command:
+    """Add the options that let somebody look on at a run; the command gets a ``Observing``."""
 
     @click.option("--ledger", "has_ledger", is_flag=True, help="Tell at the end what each hook of each plugin cost.")
     @click.option("--trace-hooks", is_flag=True, help="Tell each call of a hook on standard error.")
@@ -60,12 +60,12 @@ def watching(command: _Command) -> _Command:
         from hookline.trials.ledger import Ledger
 
         trace = HookTrace(output.hook_call) if trace_hooks else None
-        command(output, *others, watching=Watching(trace, Ledger() if has_ledger else None), **arguments)
+        command(output, *others, observing=Observing(trace, Ledger() if has_ledger else None), **arguments)
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
-def fit(output: Output, run: Run, watching: Watching) -> None:
+def fit(output: Output, run: Run, observing: Observing) -> None:
     """Take all steps of a run. One that is interrupted ends the command, with the exit code of the signal."""
     try:
         with ending_by_signals(run):
@@ -82,7 +82,7 @@ def fit(output: Output, run: Run, watching: Watching) -> None:
         if output.quiet and not output.json:
             for message in run.warnings:
                 output.note(f"warning: {message}")
-        watching.tell(output, run.config)
+        observing.tell(output, run.config)
     if run.folder:
         output.prose(f"kept in {_shown(run.folder.path)}")
     if code := exit_code(run):

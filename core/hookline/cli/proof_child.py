@@ -58,9 +58,9 @@ def _obey(order: Order, told: Callable[[Report], None]) -> None:
     witness = Witness(order, told)
     with light_optimizer():
         if order.role == "resume":
-            run = resume(order.run, order.overrides, catalog=catalog, watches=[witness])
+            run = resume(order.run, order.overrides, catalog=catalog, observers=[witness])
         else:
-            run = Run(proof_config(order, catalog), watches=[witness])
+            run = Run(proof_config(order, catalog), observers=[witness])
         witness.run = run
         if order.role == "look":
             told(Report("ended", num_steps=run.num_steps))

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from hookline.engine.config.run_config import PluginRules
     from hookline.engine.plugin.catalog import KINDS, Entry
     from hookline.engine.plugin.member import Member, PluginChoice
+    from hookline.engine.plugin.observer import Observer
     from hookline.engine.plugin.plugin_file import entries_of_file
-    from hookline.engine.plugin.watch import Watch
     from hookline.engine.train_options import TrainOptions
     from hookline.engine.words import did_you_mean, nearest, printable
 
@@ -29,7 +29,7 @@ _HOME = {
         "PluginChoice",
     ),
     "plugin.plugin_file": ("entries_of_file",),
-    "plugin.watch": ("Watch",),
+    "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
     "words": (
         "did_you_mean",
@@ -42,10 +42,10 @@ __all__ = [
     "KINDS",
     "Entry",
     "Member",
+    "Observer",
     "PluginChoice",
     "PluginRules",
     "TrainOptions",
-    "Watch",
     "did_you_mean",
     "entries_of_file",
     "nearest",

@@ -31,13 +31,13 @@ _NOBODYS = ("<", str(Path(__file__).parents[1]), str(Path(importlib.__file__).pa
 """How the files begin that are not to blame: those that import, and Hookline's own."""
 
 
-def summary(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return type, text and place of an error that somebody else's code raised.
 
     >>> try:
     ...     {}["gpu"]
     ... except KeyError as error:
-    ...     print(summary(error).partition(" (")[0])
+    ...     print(describe_error(error).partition(" (")[0])
     KeyError: 'gpu'
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOBODYS)]

@@ -352,7 +352,7 @@ def on_save_point(run: Run, is_last: bool) -> None:
 def on_checkpoint_saved(run: Run, path: Path) -> None:
     """The state of the run was kept, and is on the disk.
 
-    Called on every plugin that was started, when a plugin says so with ``run.tell_checkpoint(path)``.
+    Called on every plugin that was started, when a plugin says so with ``run.announce_checkpoint(path)``.
 
     Args:
         run: The run, at a save point.

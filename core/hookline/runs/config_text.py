@@ -39,7 +39,7 @@ def to_toml(value: Any) -> str:
 def commented_toml(config: RunConfig) -> str:
     """Return ``config`` as TOML: values that differ in origin from a default as settings, the others as comments."""
     parts = [_section("train", None, options_of(TrainOptions), config)]
-    parts += [_section(choice.label, choice, choice.plugin.options, config) for choice in config.plugins]
+    parts += [_section(choice.table, choice, choice.plugin.options, config) for choice in config.plugins]
     parts.append(_section("plugins", None, options_of(PluginRules), config))
     return "\n".join(parts)
 

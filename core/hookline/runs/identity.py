@@ -42,11 +42,11 @@ def identity_of(run: Run) -> dict[str, Any]:
 
 def plugins_of(config: RunConfig) -> dict[str, Any]:
     """Return the plugins of a run by table, and a hash of the code of each of their distributions."""
-    entries = {choice.label: choice.plugin.entry for choice in config.plugins}
+    entries = {choice.table: choice.plugin.entry for choice in config.plugins}
     plugins = {
-        choice.label: {
+        choice.table: {
             "name": choice.plugin.name,
-            "distribution": entry.distribution if (entry := entries[choice.label]) else None,
+            "distribution": entry.distribution if (entry := entries[choice.table]) else None,
             "version": entry.version if entry else None,
         }
         for choice in config.plugins

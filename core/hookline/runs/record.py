@@ -80,7 +80,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
         step: Number of steps that were taken.
         time_s: Seconds that all attempts took together.
         metrics: The numbers of the last epoch.
-        best: Where the watched metric was best; None before it was measured.
+        best: Where the observed metric was best; None before it was measured.
         identity: What the run is made of: versions, plugins, hashes of their code, data.
         model: What the file of the weights must be; None until there is one.
         data: What the file about the data must be; None until there is one.
@@ -128,7 +128,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def read_best(path: Path) -> BestValue | None:
-    """Return where the watched metric of a run was best; None before it was measured. Nothing else is read.
+    """Return where the observed metric of a run was best; None before it was measured. Nothing else is read.
 
     Raises:
         ConfigError: When there is no record, or it cannot be read.

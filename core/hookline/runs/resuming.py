@@ -15,7 +15,7 @@ from hookline.engine.config.run_config import OFF, SHOWN
 from hookline.engine.errors import CheckpointError, DataError, Fault
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
-from hookline.engine.plugin.watch import Watch
+from hookline.engine.plugin.observer import Observer
 from hookline.runs.changes import changes
 from hookline.runs.disk.checkpoint import Checkpoint
 from hookline.runs.folder import RunFolder
@@ -33,7 +33,7 @@ def resume(
     parent: Path = Path("runs"),
     catalog: Catalog | None = None,
     allow_changed_data: bool = False,
-    watches: Sequence[Watch] = (),
+    observers: Sequence[Observer] = (),
     shown: Mapping[str, bool] = MappingProxyType({}),
 ) -> Run:
     """Return a run that goes on from its newest good checkpoint, in its folder; its steps are the caller's to take.
@@ -47,7 +47,7 @@ def resume(
         parent: Where runs are looked for by number or name.
         catalog: The plugins that may be named; default: those installed.
         allow_changed_data: Go on also with other data than those that the run began with.
-        watches: Who looks on at every call of a hook.
+        observers: Who looks on at every call of a hook.
         shown: Callbacks that only show the run, and whether it has them: ``{"callbacks.progress": False}``. They come
             on top of its config and beneath ``overrides``, and are no change of the run.
 
@@ -69,11 +69,13 @@ def resume(
             switches={SHOWN: hidden},
             catalog=catalog,
         )
-        resumed = Run(config, watches=watches)
+        resumed = Run(config, observers=observers)
         resumed.folder = folder
         damaged: list[str] = []
         checkpoint = folder.newest_checkpoint(lambda error: damaged.append(error.message))
-        changes = take_up(resumed, checkpoint, allow_changed_data=allow_changed_data, aside=shown) if checkpoint else []
+        changes = (
+            resume_from(resumed, checkpoint, allow_changed_data=allow_changed_data, aside=shown) if checkpoint else []
+        )
         for text in damaged:
             resumed.warn(f"{text}; an older checkpoint is taken")
         if changes:
@@ -109,7 +111,7 @@ class _State(msgspec.Struct):
     plugins: dict[str, Any]
 
 
-def take_up(
+def resume_from(
     run: Run, checkpoint: Checkpoint, *, allow_changed_data: bool = False, aside: Collection[str] = ()
 ) -> list[str]:
     """Let a run that was not begun go on from a checkpoint; return what is different from the run that wrote it.
@@ -125,12 +127,12 @@ def take_up(
         raise CheckpointError(f"{checkpoint.path} lacks {', '.join(missing)}")
     _ = run.identity  # taken here: what a dataset raises is no fault of the checkpoint
     try:
-        return _taken_up(run, checkpoint, allow_changed_data=allow_changed_data, aside=aside)
+        return _resumed_from(run, checkpoint, allow_changed_data=allow_changed_data, aside=aside)
     except _MISFITS as error:
         raise CheckpointError(f"{checkpoint.path} is no state of a run: {type(error).__name__}: {error}") from error
 
 
-def _taken_up(run: Run, checkpoint: Checkpoint, *, allow_changed_data: bool, aside: Collection[str]) -> list[str]:
+def _resumed_from(run: Run, checkpoint: Checkpoint, *, allow_changed_data: bool, aside: Collection[str]) -> list[str]:
     state = checkpoint.state
     msgspec.convert(state, _State)
     if faults := list(model_faults(state["model"], run.unwrapped_model.state_dict())):

@@ -65,17 +65,17 @@ def _checked(path: Path) -> Path:
 
 
 def _best(parent: Path, names: list[str]) -> Path:
-    """Return the run whose watched metric is best, among those that watch what the newest does."""
+    """Return the run whose observed metric is best, among those that observer what the newest does."""
     found: list[tuple[float, Path]] = []
-    watched: tuple[str, str] | None = None
+    observed: tuple[str, str] | None = None
     for name in reversed(names):
         path = parent / name
         try:
             best = read_best(path)
         except ConfigError:
             continue
-        if best and (watched is None or watched == (best.metric, best.mode)):
-            watched = best.metric, best.mode
+        if best and (observed is None or observed == (best.metric, best.mode)):
+            observed = best.metric, best.mode
             found.append((best.value if best.mode == "min" else -best.value, path))
     if not found:
         raise ConfigError("no run has measured anything to be best at")

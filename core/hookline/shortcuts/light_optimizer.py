@@ -50,14 +50,14 @@ def light_optimizer() -> Iterator[None]:
     """
     with ExitStack() as changes:
         if _is_known():
-            watch = _Watch(changes.enter_context(ExitStack()))
+            watch = _ImportHook(changes.enter_context(ExitStack()))
             sys.meta_path.insert(0, watch)
             changes.callback(sys.meta_path.remove, watch)
             _lighten(watch.changes)
         yield
 
 
-class _Watch(MetaPathFinder):
+class _ImportHook(MetaPathFinder):
     """Finds no module, but takes changes back when the compiler is about to be imported."""
 
     def __init__(self, changes: ExitStack) -> None:
@@ -72,7 +72,7 @@ def _is_known() -> bool:
     """Whether torch is imported, without its compiler, and its two functions are those that are known here."""
     if "torch.optim" not in sys.modules or _COMPILER in sys.modules:
         return False
-    if any(isinstance(finder, _Watch) for finder in sys.meta_path):
+    if any(isinstance(finder, _ImportHook) for finder in sys.meta_path):
         return False  # it is done already
     return source_digest(*_makers()) in _KNOWN
 

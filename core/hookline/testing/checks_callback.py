@@ -98,19 +98,19 @@ def survives_every_ending(subject: Subject) -> None:
 @check
 def changes_no_result(subject: Subject) -> None:
     """It changes neither losses nor weights, and draws no random numbers that others share."""
-    plain, watched = Tracer(), Tracer()
+    plain, observed = Tracer(), Tracer()
     _without(subject, beside={"callbacks.tracer": plain})
     before = generator_states()
-    _end(subject, beside={"callbacks.tracer": watched})
+    _end(subject, beside={"callbacks.tracer": observed})
     changed = [f"the state of {name}" for name in changed_generators(before)]
     parts = ("the loss", "the weights", "the state of torch in the run")
     # It may have ended the run before its time, so the steps that both took are compared.
-    for number, (one, other) in enumerate(zip(plain.steps, watched.steps, strict=False), 1):
+    for number, (one, other) in enumerate(zip(plain.steps, observed.steps, strict=False), 1):
         if different := _different(parts, one, other):
             changed += [f"{name} at step {number}" for name in different]
             break
-    if plain.last and watched.last and len(plain.steps) == len(watched.steps):
-        changed += [f"{name} at the end" for name in _different(parts[1:], plain.last, watched.last)]
+    if plain.last and observed.last and len(plain.steps) == len(observed.steps):
+        changed += [f"{name} at the end" for name in _different(parts[1:], plain.last, observed.last)]
     if changed and (hooks := subject.wrapped_hooks()):
         skip(f"it has {', '.join(hooks)}, so changing the run may be what it is for")
     if changed:
@@ -128,9 +128,9 @@ def state_round_trip(subject: Subject) -> None:
     if not (hasattr(target, "state_dict") and hasattr(target, "load_state_dict")):
         skip("it has no state_dict and load_state_dict")
     first, second = subject.make(), subject.make()
-    subject.run(beside={subject.label: first}).fit()
+    subject.run(beside={subject.table: first}).fit()
     # A run hands a state over when on_run_start has returned.
-    subject.run(beside={subject.label: second}, epochs=1).fit()
+    subject.run(beside={subject.table: second}, epochs=1).fit()
     state = first.state_dict()
     if strange := sorted(set(_strange(state))):
         raise Broken(f"it holds {', '.join(strange)}", "keep numbers, text, lists, tables keyed by text, and tensors")

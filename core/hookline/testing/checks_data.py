@@ -215,10 +215,10 @@ def length_is_true(subject: Subject) -> None:
 @check
 def leaves_shared_generators_alone(subject: Subject) -> None:
     """Building and reading the data draw nothing from the random generators that everybody shares."""
-    watch = BuildWatch()
-    data = subject.run(beside={"callbacks.watch": watch}).data
+    observer = BuildWatch()
+    data = subject.run(beside={"callbacks.observer": observer}).data
     _contents(data.train)
-    if drawn := watch.drawn():
+    if drawn := observer.drawn():
         raise Broken(f"changed: {', '.join(drawn)}", "draw from run.generator(name)")
 
 

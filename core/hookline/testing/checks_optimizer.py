@@ -103,9 +103,9 @@ def _strange(value: Any) -> list[str]:
 @check
 def draws_no_numbers(subject: Subject) -> None:
     """Building the optimizer and taking steps draw no random numbers."""
-    watch = BuildWatch()
-    _take_steps(subject, subject.run(beside={"callbacks.watch": watch}))
-    if drawn := watch.drawn():
+    observer = BuildWatch()
+    _take_steps(subject, subject.run(beside={"callbacks.observer": observer}))
+    if drawn := observer.drawn():
         raise Broken(f"changed: {', '.join(drawn)}", "draw from run.generator(name), which depends on the seed alone")
 
 

@@ -1,4 +1,4 @@
-"""``HostedRun``: a small run in which a plugin can be watched, with a transcript of its events."""
+"""``HostedRun``: a small run in which a plugin can be observed, with a transcript of its events."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hookline.engine.errors import HooklineError, summary
+from hookline.engine.errors import HooklineError, describe_error
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.plugin.plugin import load_plugin
 from hookline.engine.plugin.plugin_file import entries_of_file
@@ -142,7 +142,7 @@ def _main(request_text: str, answer: str) -> None:
     try:
         inspection = _inspected(request)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is what is wrong with the plugin
-        inspection = Inspection((summary(error),))
+        inspection = Inspection((describe_error(error),))
     Path(answer).write_bytes(msgspec.json.encode(inspection))
 
 

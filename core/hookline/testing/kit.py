@@ -90,7 +90,7 @@ class Subject:
         return f"{self.plugin.kind} {self.plugin.name!r}"
 
     @property
-    def label(self) -> str:
+    def table(self) -> str:
         """Its table in a config."""
         return "callbacks.subject" if self.plugin.kind == "callback" else self.plugin.kind
 
@@ -124,17 +124,17 @@ class Subject:
             **train: Keys of the table ``train``.
         """
         # An object given in the place of the plugin is not to be replaced by its name again.
-        labels = [label for label in (self.label, "callbacks.second")[:copies] if label not in (beside or {})]
+        tables = [table for table in (self.table, "callbacks.second")[:copies] if table not in (beside or {})]
         objects = self._parts(data)
         if self.plugin.kind == "data":
             # Data of any form: the run neither evaluates nor steps, so it reads nothing by itself.
             train = {"evaluate": (), **train}
         values: dict[str, Any] = {f"train.{name}": value for name, value in train.items()}
         if self.plugin.entry:
-            values |= dict.fromkeys(labels, self.plugin.entry.name)
+            values |= dict.fromkeys(tables, self.plugin.entry.name)
         else:
-            objects |= dict.fromkeys(labels, self.plugin.target)
-        values |= {f"{label}.{name}": value for label in labels for name, value in self.options.items()}
+            objects |= dict.fromkeys(tables, self.plugin.target)
+        values |= {f"{table}.{name}": value for table in tables for name, value in self.options.items()}
         catalog = parts.closed_catalog(*([self.plugin.entry] if self.plugin.entry else []))
         defaults = {"train": {"epochs": 2, "batch_size": 8}}
         return load_config(None, values, plugins={**objects, **(beside or {})}, defaults=defaults, catalog=catalog)
@@ -153,7 +153,7 @@ class Subject:
     def typed_options(self) -> Mapping[str, Any]:
         """Return the value of each option, of its type."""
         config = self.config()
-        return next(choice.options for choice in config.plugins if choice.label == self.label)
+        return next(choice.options for choice in config.plugins if choice.table == self.table)
 
     def make(self) -> Any:
         """Return an instance of the plugin, made with its options as a run makes it."""

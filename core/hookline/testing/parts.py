@@ -258,14 +258,14 @@ class BuildWatch:
     @hookimpl(wrapper=True)
     def build_data(self) -> Generator[None, Any, Any]:
         """Compare the generator before and after."""
-        return (yield from self._watched())
+        return (yield from self._observed())
 
     @hookimpl(wrapper=True)
     def build_optimizer(self) -> Generator[None, Any, Any]:
         """Compare the generator before and after."""
-        return (yield from self._watched())
+        return (yield from self._observed())
 
-    def _watched(self) -> Generator[None, Any, Any]:
+    def _observed(self) -> Generator[None, Any, Any]:
         before = torch.get_rng_state()
         built = yield
         self._has_drawn |= not torch.equal(torch.get_rng_state(), before)

@@ -17,7 +17,7 @@ _PROPERTY = "hookline"
 
 @pytest.fixture
 def run_host() -> type[HostedRun]:
-    """A function that makes a small run to watch a plugin in: ``run_host(MyCallback(), epochs=2)``."""
+    """A function that makes a small run to observer a plugin in: ``run_host(MyCallback(), epochs=2)``."""
     from hookline.testing.hosted import HostedRun
 
     return HostedRun

@@ -17,7 +17,7 @@ from hookline.engine.words import did_you_mean
 from hookline.runs.changes import changes
 from hookline.runs.folder import CONFIG
 from hookline.runs.search import find_run
-from hookline.trained.weights import Weights, put_weights, read_weights
+from hookline.trained.weights import Weights, load_weights_into, read_weights
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -79,7 +79,7 @@ def evaluate_run(
     if missing := [name for name in splits if f"{name}/loss" not in built.metric_names]:
         hint = f"it has {', '.join(there)}"
         raise ConfigError(f"the data have no split {missing[0]!r} that can be evaluated", hint=hint)
-    notes = [*put_weights(built, weights, path), *_notes_on_data(built, weights)]
+    notes = [*load_weights_into(built, weights, path), *_notes_on_data(built, weights)]
     metrics = dict(built.evaluate())
     evaluated = dict.fromkeys(name.partition("/")[0] for name in metrics)
     sizes = {name: _num_examples(there[name]) for name in evaluated}

@@ -26,7 +26,7 @@ from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.folder import CONFIG, read_data
 from hookline.runs.search import find_run
-from hookline.trained.weights import _on_cpu, put_weights, read_weights
+from hookline.trained.weights import _on_cpu, load_weights_into, read_weights
 
 
 def load_trained(
@@ -49,7 +49,7 @@ def load_trained(
     config = load_config(path / CONFIG, overrides, catalog=catalog)
     weights = read_weights(path, checkpoint)
     asked = _AskedRun(config, read_data(path))
-    notes = put_weights(asked, weights, path)
+    notes = load_weights_into(asked, weights, path)
     return Trained(asked, path, weights.origin, weights.step, (*weights.notes, *asked.warnings, *notes))
 
 
@@ -146,7 +146,7 @@ class _AskedRun(Run):
         if not self._host.is_implemented("build_predictor"):
             hint = "its plugin needs a hook build_predictor; Python programs can ask the model itself: load_trained"
             raise PluginError(f"the data source {self.data_owner} reads no inputs to predict for", hint=hint)
-        built = self._host.call("build_predictor", run=self, data=self.data)
+        built = self._host.first_result("build_predictor", run=self, data=self.data)
         if not (callable(getattr(built, "read", None)) and callable(getattr(built, "columns", None))):
             raise ContractError(
                 f"build_predictor of {self.data_owner} returned {brief(built)}, but must return a Predictor",

@@ -73,7 +73,7 @@ def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
     return _of_end(path, record, (f"{path.name} went on after these weights: it is {record.status}", *damaged))
 
 
-def put_weights(run: Run, weights: Weights, path: Path) -> list[str]:
+def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
     """Put weights into the model of a run that was not begun; return what should be known of it.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hookline.engine.plugin.watch import Watch
+from hookline.engine.plugin.observer import Observer
 
 if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member
@@ -49,7 +49,7 @@ class HookCall:
         return f"{self.seconds * 1e3:9.3f} ms  {self.table}  {self.hook}({arguments}){result}{error}"
 
 
-class HookTrace(Watch):
+class HookTrace(Observer):
     """Tells every call of a hook when it has returned.
 
     Args:
@@ -58,7 +58,7 @@ class HookTrace(Watch):
     Example:
         >>> from hookline import Run
         >>> calls = []
-        >>> _ = Run({"train": {"epochs": 0}}, watches=[HookTrace(calls.append)]).fit()
+        >>> _ = Run({"train": {"epochs": 0}}, observers=[HookTrace(calls.append)]).fit()
         >>> [call.hook for call in calls]
         ['build_data', 'build_model', 'build_loss', 'build_optimizer', 'on_run_end']
     """
@@ -81,7 +81,7 @@ class HookTrace(Watch):
             return result
         finally:
             seconds = time.perf_counter() - start
-            self._tell(HookCall(member.label, str(member.plugin), hook, given, told, error, seconds))
+            self._tell(HookCall(member.table, str(member.plugin), hook, given, told, error, seconds))
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hookline.engine.plugin.watch import Watch
+from hookline.engine.plugin.observer import Observer
 
 if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member
@@ -47,7 +47,7 @@ class _Account:
         return self.plain_s / self.plain_calls * self.calls if self.plain_calls else self.probed_s
 
 
-class Ledger(Watch):
+class Ledger(Observer):
     """Measures what each hook of each plugin costs in a run, beside the loop without them.
 
     About every second call of a hook is looked into: whether it makes an accelerator wait (reads a value of a tensor,
@@ -58,7 +58,7 @@ class Ledger(Watch):
     Example:
         >>> from hookline import Run
         >>> ledger = Ledger()
-        >>> _ = Run({"train": {"epochs": 1}}, watches=[ledger]).fit()
+        >>> _ = Run({"train": {"epochs": 1}}, observers=[ledger]).fit()
         >>> [(row["table"], row["hook"]) for row in ledger.rows() if row["hook"] == "on_run_end"]
         [('data', 'on_run_end')]
     """
@@ -116,7 +116,7 @@ class Ledger(Watch):
 
     def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - what it is given costs nothing
         """Call a hook, and enter what it took."""
-        account = self._accounts.setdefault((member.label, hook), _Account())
+        account = self._accounts.setdefault((member.table, hook), _Account())
         # While the run is built the global generator is the run's own, to be drawn from.
         is_event = hook.startswith("on_")
         before = _random_states() if is_event else None
@@ -129,7 +129,7 @@ class Ledger(Watch):
         """Return a step that is measured in the place of a step."""
         if hook != "build_step" or result is None:
             return result
-        account = self._accounts.setdefault((member.label, "each step"), _Account(is_step=not is_wrapper))
+        account = self._accounts.setdefault((member.table, "each step"), _Account(is_step=not is_wrapper))
 
         def step(batch: Any) -> Any:
             return self._timed(account, lambda: result(batch), is_probed=False)

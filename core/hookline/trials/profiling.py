@@ -17,7 +17,7 @@ from hookline.engine.config.layers import Source
 from hookline.engine.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.watch import Watch
+from hookline.engine.plugin.observer import Observer
 from hookline.engine.result import Row, Step
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def profile(
     if num_steps < 1:
         raise ValueError("a profile needs at least 1 step")
     stopwatch = _Stopwatch()
-    run = Run(config, overrides, plugins=plugins, watches=[stopwatch])
+    run = Run(config, overrides, plugins=plugins, observers=[stopwatch])
     stopwatch.look_at(run)
     if run.config.train.fuse_steps > 1:
         message = f"a profile looks at single steps, but train.fuse_steps is {run.config.train.fuse_steps}"
@@ -108,7 +108,7 @@ def profile(
     return Profile(num_steps, sum(seconds.values()), _part_rows(seconds, num_steps), _operation_rows(profiler))
 
 
-class _Stopwatch(Watch):
+class _Stopwatch(Observer):
     """Measures how long each part of the loop is at work, without what it calls that is a part itself."""
 
     def __init__(self) -> None:

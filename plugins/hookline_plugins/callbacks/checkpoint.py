@@ -158,7 +158,7 @@ class SaveCheckpoints:
         if saving.is_alive():
             saving.join()
         if saving.path:
-            run.tell_checkpoint(saving.path)
+            run.announce_checkpoint(saving.path)
         if saving.kept_error:
             run.warn(f"{saving.kept_error.message}; it is tried again after the next save")
         if saving.error:

@@ -230,7 +230,7 @@ class KeepRunFolder:
 
 
 def _label(run: Run) -> str:
-    names = [choice.plugin.name for choice in run.config.plugins if choice.label in ("data", "model")]
+    names = [choice.plugin.name for choice in run.config.plugins if choice.table in ("data", "model")]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).lstrip("._-")[:80] or "run"
 
 

@@ -18,7 +18,7 @@ def check_single(run: Run, plugin: Any) -> None:
     """
     cls = type(plugin)
     labels = [
-        choice.label
+        choice.table
         for choice in run.config.plugins
         if choice.plugin.target is cls or isinstance(choice.plugin.target, cls)
     ]

@@ -94,10 +94,10 @@ BOTH = pytest.mark.parametrize("options", [EMA, SWA], ids=["ema", "swa"])
 @BOTH
 def test_the_training_is_bit_identical_with_and_without_it(options: dict[str, Any]) -> None:
     _, plain = trained(None)
-    raw, watched = trained({**options, "at_end": "raw"}, evaluate_every_steps=2)
-    assert len(plain.steps) == len(watched.steps) == 12
-    assert all(map(same, plain.steps, watched.steps))
-    assert all(map(same, plain.epochs, watched.epochs))
+    raw, observed = trained({**options, "at_end": "raw"}, evaluate_every_steps=2)
+    assert len(plain.steps) == len(observed.steps) == 12
+    assert all(map(same, plain.steps, observed.steps))
+    assert all(map(same, plain.epochs, observed.epochs))
     assert same(weights(raw.model), plain.steps[-1])
 
 
@@ -217,7 +217,7 @@ def test_a_wrapped_model_has_the_same_average_under_the_same_names(options: dict
     assert isinstance(run.model, Wrapped)
     assert run.history == plain.history
     assert same(weights(run.unwrapped_model), weights(plain.model))
-    averaging = next(member.instance for member in run._host.members if member.label == "callbacks.averaging")
+    averaging = next(member.instance for member in run._host.members if member.table == "callbacks.averaging")
     assert isinstance(averaging, Averaging)
     assert not [name for name in averaging.state_dict()["average"] if "_orig_mod" in name]
 

@@ -41,7 +41,7 @@ TWIN = Entry("callback", "chatty", f"{__name__}:Chatty", "zeta", "0.1")
 
 def contents(config: RunConfig) -> list[Any]:
     """Return what a config says, without where it says so."""
-    return [config.train, *((c.label, c.plugin.target, dict(c.options)) for c in config.plugins)]
+    return [config.train, *((c.table, c.plugin.target, dict(c.options)) for c in config.plugins)]
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------

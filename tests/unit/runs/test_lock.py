@@ -129,7 +129,7 @@ def test_the_sources_of_an_editable_installation_are_locked_where_they_lie(
 
 
 def test_the_lock_of_the_default_run_holds_the_core_and_the_default_plugins() -> None:
-    entries = {choice.label: choice.plugin.entry for choice in load_config().plugins if choice.plugin.entry}
+    entries = {choice.table: choice.plugin.entry for choice in load_config().plugins if choice.plugin.entry}
     lock = make_lock(entries)
     assert list(lock.distributions) == ["hookline"]
     assert {"hookline/engine/loop/run.py", "hookline_plugins/models/linear.py"} <= lock.distributions[
@@ -165,7 +165,7 @@ def test_a_lock_that_is_not_there_is_a_fault_of_the_words(tmp_path: Path) -> Non
 
 def locked_catalog() -> tuple[Catalog, Lock]:
     catalog = Catalog.installed().with_entries([ACME])
-    entries = {choice.label: choice.plugin.entry for choice in load_config().plugins if choice.plugin.entry}
+    entries = {choice.table: choice.plugin.entry for choice in load_config().plugins if choice.plugin.entry}
     return catalog, make_lock({**entries, "model": ACME})
 
 

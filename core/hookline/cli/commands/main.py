@@ -18,7 +18,7 @@ from hookline.cli.arguments import (
     words_argument,
 )
 from hookline.cli.completion import script, split_words
-from hookline.cli.fitting import Watching, fit, watching
+from hookline.cli.fitting import Observing, fit, observing
 from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step_lines
@@ -89,7 +89,7 @@ hookline.lazy = {
 @click.option("--fast", "is_fast", is_flag=True, help="Put a few batches through every part of the run.")
 @printing
 @choosing
-@watching
+@observing
 def train(
     output: Output,
     catalog: Catalog,
@@ -97,7 +97,7 @@ def train(
     locked: str | None,
     overfit: int | None,
     is_fast: bool,
-    watching: Watching,
+    observing: Observing,
 ) -> None:
     """Train a model.
 
@@ -124,8 +124,8 @@ def train(
     from hookline.engine.loop.run import Run
 
     with light_optimizer():
-        run = Run(config, watches=watching.watches)
-        fit(output, run, watching)
+        run = Run(config, observers=observing.observers)
+        fit(output, run, observing)
     for line in next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_kept=run.folder is not None):
         output.prose(line)
 
@@ -143,7 +143,7 @@ def _tell_drift(output: Output, words: Sequence[str], config: RunConfig) -> None
     path = lock_path(split_words(words)[0])
     if not path.exists():
         return
-    named = {choice.label: choice.plugin.entry for choice in config.plugins if choice.plugin.entry}
+    named = {choice.table: choice.plugin.entry for choice in config.plugins if choice.plugin.entry}
     for text in read_lock(path).drift(make_lock(named)):
         output.note(f"warning: {text} ({path})")
 

@@ -97,7 +97,7 @@ def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None
     from hookline.engine.plugin.host import Host
 
     host = Host.open(load_words(words, catalog, callbacks_of_train(catalog)), base=object())
-    calls = {hook: [(m.label, m.plugin, is_wrapper) for m, is_wrapper in host.order(hook)] for hook in HOOKS}
+    calls = {hook: [(m.table, m.plugin, is_wrapper) for m, is_wrapper in host.order(hook)] for hook in HOOKS}
     if output.json:
         output.document(
             {
@@ -106,7 +106,7 @@ def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None
             }
         )
         return
-    width = max(len(member.label) for member in host.members)
+    width = max(len(member.table) for member in host.members)
     for hook, called in calls.items():
         lines = [f"{label.ljust(width)}  {plugin}{', wrapper' if wraps else ''}" for label, plugin, wraps in called]
         if hook == "build_step" and all(wraps for *_, wraps in called):

@@ -11,7 +11,7 @@ import click
 
 from hookline.cli.arguments import ListByDefault, added_callbacks, choosing, local_files, printing, unwanted_callbacks
 from hookline.cli.completion import complete_run
-from hookline.cli.fitting import Watching, fit, watching
+from hookline.cli.fitting import Observing, fit, observing
 from hookline.cli.output import Output
 from hookline.cli.printing.runs import (
     MAX_CURVES,
@@ -59,7 +59,7 @@ run_argument = click.argument("run", shell_complete=complete_run)
 @click.option("--allow-changed-data", is_flag=True, help="Go on with other data than the run began with.")
 @printing
 @choosing
-@watching
+@observing
 def resume(
     output: Output,
     catalog: Catalog,
@@ -67,7 +67,7 @@ def resume(
     overrides: Sequence[str],
     parent: Path,
     allow_changed_data: bool,
-    watching: Watching,
+    observing: Observing,
 ) -> None:
     """Go on with RUN from its newest good checkpoint, in its folder, as if it had never been interrupted.
 
@@ -93,7 +93,7 @@ def resume(
                 overrides,
                 catalog=catalog,
                 allow_changed_data=allow_changed_data,
-                watches=watching.watches,
+                observers=observing.observers,
                 shown=shown,
             )
         if overrides:
@@ -101,7 +101,7 @@ def resume(
         if output.json:
             output.event("resume", path=str(path.resolve()), epoch=going_on.epoch, step=going_on.step)
         output.prose(f"going on with {path} from step {going_on.step}\n")
-        fit(output, going_on, watching)
+        fit(output, going_on, observing)
 
 
 def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:

@@ -9,7 +9,7 @@ from hookline.trials.ledger import Ledger
 
 def print_ledger(output: Output, ledger: Ledger, config: RunConfig) -> None:
     """Print what each hook of each plugin took, and what the import of each plugin took."""
-    imports = {choice.label: choice.plugin.import_s for choice in config.plugins}
+    imports = {choice.table: choice.plugin.import_s for choice in config.plugins}
     if output.json:
         output.event("ledger", loop_s=ledger.loop_s, num_steps=ledger.num_steps, hooks=ledger.rows(), import_s=imports)
         return

@@ -18,15 +18,15 @@ _ALWAYS_SHOWN = ("train.epochs", "train.batch_size", "train.seed")
 
 def plan_lines(config: RunConfig) -> Iterator[str]:
     """Give the plan of a run: what was chosen, and from where; options only where somebody set them."""
-    width = max(len(label) for label in ("train", *(choice.label for choice in config.plugins)))
+    width = max(len(label) for label in ("train", *(choice.table for choice in config.plugins)))
     yield "plan"
     shown = [s for key, s in config.settings.items() if key in _ALWAYS_SHOWN or _is_set("train", key, s)]
     yield f"  {'train'.ljust(width)}  " + ", ".join(_setting(s, "train") for s in shown)
     for choice in config.plugins:
-        use = config.settings[f"{choice.label}.use"]
-        options = [s for key, s in config.settings.items() if s is not use and _is_set(choice.label, key, s)]
-        details = "".join(f"\n  {' ' * width}    {_setting(s, choice.label)}" for s in options)
-        yield f"  {choice.label.ljust(width)}  {_plugin(choice)}, {use.origin}{details}"
+        use = config.settings[f"{choice.table}.use"]
+        options = [s for key, s in config.settings.items() if s is not use and _is_set(choice.table, key, s)]
+        details = "".join(f"\n  {' ' * width}    {_setting(s, choice.table)}" for s in options)
+        yield f"  {choice.table.ljust(width)}  {_plugin(choice)}, {use.origin}{details}"
 
 
 def plan_events(config: RunConfig) -> dict[str, Any]:
@@ -99,6 +99,6 @@ def _plugin(choice: PluginChoice) -> str:
 def _option(key: str, config: RunConfig) -> tuple[Option | None, str]:
     label, _, name = key.rpartition(".")
     known: dict[str, tuple[tuple[Option, ...], str]] = {"train": (options_of(TrainOptions), "the loop")}
-    known |= {choice.label: (choice.plugin.options, str(choice.plugin)) for choice in config.plugins}
+    known |= {choice.table: (choice.plugin.options, str(choice.plugin)) for choice in config.plugins}
     options, owner = known.get(label, ((), ""))  # a callback that is switched off has no options
     return next((option for option in options if option.name == name), None), owner

@@ -46,7 +46,7 @@ class Named:
 class _Table:
     """One table while layers are put together: the settings so far, by key within the table."""
 
-    label: str
+    name: str
     settings: dict[str, Setting] = field(default_factory=dict)
     origin: Origin = field(default_factory=lambda: Origin("default"))
     header: Location | None = None
@@ -281,8 +281,8 @@ class _Assembly:
 
     def _finish_plugin(self, table: _Table) -> PluginChoice | None:
         use = table.settings.pop("use", None) or self._implied_use(table)
-        if use is not None and use.value == OFF and table.label in SINGLE_KINDS:
-            self._fault_at(f"{table.label!r} cannot be {OFF!r}: a run needs one", use.origin.location)
+        if use is not None and use.value == OFF and table.name in SINGLE_KINDS:
+            self._fault_at(f"{table.name!r} cannot be {OFF!r}: a run needs one", use.origin.location)
         if use is None:
             return None
         if use.value == OFF:
@@ -295,11 +295,11 @@ class _Assembly:
         location = use.origin.location or table.header
         on_error = self._finish_on_error(table, plugin) if plugin.kind == "callback" else "fail"
         options = MappingProxyType(self._plugin_options(table, plugin, location))
-        return PluginChoice(table.label, plugin, options, location, on_error)
+        return PluginChoice(table.name, plugin, options, location, on_error)
 
     def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
         setting = table.settings.pop("on_error", None)
-        key = f"{table.label}.on_error"
+        key = f"{table.name}.on_error"
         self._settings[key] = setting or Setting(key, "fail", Origin("default", detail="the loop"))
         if setting is None or setting.value == "fail":
             return "fail"
@@ -322,21 +322,21 @@ class _Assembly:
         return self._convert(table, options, str(plugin), location)
 
     def _implied_use(self, table: _Table) -> Setting | None:
-        name = _own_name(table.label)
+        name = _own_name(table.name)
         if name is None:
-            self.faults.append(Fault(f"no plugin is named for {table.label!r}", table.header, "give it a key 'use'"))
+            self.faults.append(Fault(f"no plugin is named for {table.name!r}", table.header, "give it a key 'use'"))
             return None
         origin = replace(table.origin, location=table.header)
-        return Setting(f"{table.label}.use", name, origin, key_location=table.header)
+        return Setting(f"{table.name}.use", name, origin, key_location=table.header)
 
     def _find(self, table: _Table, use: Setting) -> Plugin | None:
-        kind = _kind_of(table.label)
+        kind = _kind_of(table.name)
         if not isinstance(use.value, str):
             if use.origin.layer == "python" and not isinstance(use.value, _PLAIN):
                 return Plugin(kind, getattr(use.value, "__name__", type(use.value).__name__), use.value)
             self._fault_at(f"{use.key!r} is {shown(use.value)}, but must be a plugin's name", use.origin.location)
             return None
-        entry = self._entry(table.label, use)
+        entry = self._entry(table.name, use)
         try:
             return self._load(entry) if entry else None
         except PluginError as error:
@@ -378,7 +378,7 @@ class _Assembly:
                 )
         values: dict[str, Any] = {}
         for option in options:
-            key = f"{table.label}.{option.name}"
+            key = f"{table.name}.{option.name}"
             given = table.settings.get(option.name)
             if given is None and option.is_required:
                 hint = f"it takes {option.expected}: {option.description}".rstrip(": ")
@@ -409,7 +409,7 @@ def _kept(table: _Table, before: Setting | None, plugin: Any) -> dict[str, Setti
     """Return the settings that stay when a table gets another plugin: those meant for an object given from Python."""
     if isinstance(plugin, str) or (before and before.origin.layer != "default"):
         return {}
-    has_options = is_called(_kind_of(table.label), plugin)
+    has_options = is_called(_kind_of(table.name), plugin)
     return {
         name: setting
         for name, setting in table.settings.items()

@@ -85,7 +85,7 @@ class RunConfig:
         """
         value = self.settings[key].value
         label, _, name = key.rpartition(".")
-        taken = next((choice.options.get(name) for choice in self.plugins if choice.label == label), None)
+        taken = next((choice.options.get(name) for choice in self.plugins if choice.table == label), None)
         return lasting(taken if _has_path(taken) and is_plain(taken) else value) if is_plain(value) else value
 
 

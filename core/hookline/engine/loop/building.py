@@ -33,7 +33,7 @@ def build_component(host: Host, kind: str, expected: Any, **arguments: Any) -> A
     Raises:
         ContractError: When that is nothing, or not of the ``expected`` type.
     """
-    built = host.call(f"build_{kind}", **arguments)
+    built = host.first_result(f"build_{kind}", **arguments)
     if built is None:
         hint = "does the hook end without a return?"
         raise ContractError(f"build_{kind} of {host.owner(kind)} returned nothing", hint=hint)
@@ -52,7 +52,7 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
         ContractError: When a plugin gives no mapping, a name that is there already or is no text, or far too many.
     """
     metrics: dict[str, Metric] = {}
-    for plugin, built in host.collect("build_metrics", **arguments):
+    for plugin, built in host.results("build_metrics", **arguments):
         if not isinstance(built, Mapping):
             raise ContractError(f"build_metrics of {plugin} returned {brief(built)}, but must return metrics by name")
         for name, metric in built.items():

@@ -15,9 +15,9 @@ from hookline.engine.loop.evaluation import evaluation_mode
 from hookline.engine.loop.memory import (
     MEMORY_ERRORS,
     ONE_TOO_MUCH,
+    first_line,
     half,
     is_out_of_memory,
-    said,
 )
 from hookline.engine.loop.step import LossFunction
 
@@ -53,7 +53,7 @@ def try_what_fits(
             if not is_out_of_memory(error):
                 raise
             if size == 1:
-                message = f"out of memory while one example of {names['data']} is tried: {said(error)}"
+                message = f"out of memory while one example of {names['data']} is tried: {first_line(error)}"
                 raise TrainingError(message, hint=ONE_TOO_MUCH) from error
         size = half(size)
 

@@ -155,12 +155,12 @@ def free_memory(device: torch.device) -> None:
         torch.get_device_module(device).empty_cache()
 
 
-def said(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return what an error says, in one line.
 
-    >>> said(RuntimeError("[enforce fail at alloc_cpu.cpp:1] err == 0. DefaultCPUAllocator: no memory"))
+    >>> first_line(RuntimeError("[enforce fail at alloc_cpu.cpp:1] err == 0. DefaultCPUAllocator: no memory"))
     'DefaultCPUAllocator: no memory'
-    >>> said(MemoryError())
+    >>> first_line(MemoryError())
     'MemoryError'
     """
     line = (str(error).splitlines() or [""])[0]
@@ -172,4 +172,6 @@ def _smaller(option: str, size: int) -> str:
 
 
 def _told(where: str, error: BaseException, run: Run, hint: str) -> TrainingError:
-    return TrainingError(f"out of memory {where}: {said(error)}", epoch=run.epoch or None, step=run.step, hint=hint)
+    return TrainingError(
+        f"out of memory {where}: {first_line(error)}", epoch=run.epoch or None, step=run.step, hint=hint
+    )

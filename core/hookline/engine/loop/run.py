@@ -42,7 +42,7 @@ from hookline.engine.loop.rng import RandomState, make_generator
 from hookline.engine.loop.step import DefaultStep, LossFunction, StepFunction, check_step_can_halve
 from hookline.engine.loop.subset import first_examples
 from hookline.engine.plugin.host import Host
-from hookline.engine.plugin.watch import Watch
+from hookline.engine.plugin.observer import Observer
 from hookline.engine.result import Outcome, Row, RunResult, Step
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Run:
         config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
         overrides: Values by dotted key that win over the config's; not with a ``RunConfig``.
         plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
-        watches: Who looks on at every call of a hook, such as a ``Ledger``.
+        observers: Who looks on at every call of a hook, such as a ``Ledger``.
 
     Attributes:
         config: The complete config.
@@ -102,7 +102,7 @@ class Run:
         overrides: Mapping[str, Any] | Sequence[str] = (),
         *,
         plugins: Mapping[str, Any] | None = None,
-        watches: Sequence[Watch] = (),
+        observers: Sequence[Observer] = (),
     ) -> None:
         if not isinstance(config, RunConfig):
             config = load_config(config, overrides, plugins=plugins)
@@ -119,7 +119,7 @@ class Run:
         self.stop_reason: str | None = None
         self.interrupt_reason: str | None = None
         self.folder: RunFolder | None = None
-        self._watches = watches
+        self._watches = observers
         self._is_begun = False
         self._is_working = False
         self._is_at_save_point = False
@@ -141,7 +141,7 @@ class Run:
         self._started = 0.0
         try:
             with self._working(RandomState(self.seed, "build")):
-                self._host = Host.open(config, self._fused or DefaultStep(), warn=self.warn, watches=watches)
+                self._host = Host.open(config, self._fused or DefaultStep(), warn=self.warn, observers=observers)
                 self._build()
         except SystemExit as ending:
             raise TrainingError("a component tried to end the program while the run was built") from ending
@@ -218,11 +218,11 @@ class Run:
         if message not in self.warnings:
             self.warnings.append(message)
         if self._is_begun:
-            self._host.tell("on_warning", run=self, message=message)
+            self._host.notify_started("on_warning", run=self, message=message)
 
-    def tell_checkpoint(self, path: Path) -> None:
+    def announce_checkpoint(self, path: Path) -> None:
         """Tell every plugin that the state of the run was kept in the folder ``path``."""
-        self._host.tell("on_checkpoint_saved", run=self, path=path)
+        self._host.notify_started("on_checkpoint_saved", run=self, path=path)
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -401,7 +401,7 @@ class Run:
             while not self.interrupt_reason and (self._num_done or self._has_next_epoch()):
                 if not self._num_done:
                     self.epoch += 1
-                    host.call("on_epoch_start", run=self)
+                    host.notify("on_epoch_start", run=self)
                 self.model.train()
                 for batch in self._training_batches():
                     loss = step(batch)
@@ -416,7 +416,7 @@ class Run:
                     if self._is_over():
                         break
                 if not self.interrupt_reason:
-                    host.call("on_epoch_end", run=self, metrics=self._end_epoch())
+                    host.notify("on_epoch_end", run=self, metrics=self._end_epoch())
                     self._num_done = 0
                     save_point(is_last=False)
             save_point(is_last=True)
@@ -451,8 +451,8 @@ class Run:
             raise TrainingError("the run was begun before", hint="make a new Run for a new run")
         self._is_begun = True
         self._started = time.perf_counter() - self._used_s
-        for watch in self._watches:
-            watch.begin()
+        for observer in self._watches:
+            observer.begin()
 
     @contextmanager
     def _working(self, random: RandomState) -> Iterator[None]:
@@ -469,8 +469,8 @@ class Run:
         if start and self._is_over():
             return
         stream = batches.epoch(epoch, start)
-        for watch in self._watches:
-            stream = watch.reading(split, stream)
+        for observer in self._watches:
+            stream = observer.reading(split, stream)
         try:
             yield from stream
         except HooklineError as error:
@@ -551,10 +551,10 @@ class Run:
         """Evaluate every split, with the events around it; nothing, without events, if there is none."""
         if not self._evaluation_batches:
             return
-        self._host.call("on_evaluation_start", run=self)
+        self._host.notify("on_evaluation_start", run=self)
         metrics = self._measured()
         self._evaluated = self.step, metrics
-        self._host.call("on_evaluation_end", run=self, metrics=metrics)
+        self._host.notify("on_evaluation_end", run=self, metrics=metrics)
 
     def _measured(self) -> Mapping[str, float]:
         measured: dict[str, float] = {}
@@ -589,10 +589,10 @@ class Run:
     def _end(self, outcome: Outcome, error: BaseException | None) -> None:
         """Tell every plugin that the run is over; what they raise never hides what ended it."""
         self.outcome = outcome
-        failures = self._host.close("on_run_error", run=self, error=error) if error else []
-        failures += self._host.close("on_run_end", run=self, outcome=outcome)
-        for watch in self._watches:
-            watch.end()
+        failures = self._host.close_each("on_run_error", run=self, error=error) if error else []
+        failures += self._host.close_each("on_run_end", run=self, outcome=outcome)
+        for observer in self._watches:
+            observer.end()
         if not failures:
             return
         first = error or failures.pop(0)
@@ -612,7 +612,7 @@ class Run:
         self.data: DataSource = build_component(host, "data", DataSource, run=self)
         if options.max_examples:
             self.data = first_examples(self.data, options.max_examples)
-        order = host.call("build_order", run=self, data=self.data)
+        order = host.first_result("build_order", run=self, data=self.data)
         self._batches, self._evaluation_batches = build_batches(
             self.data, options, order, dtype=self._dtype, device=self.device, owner=str(host.owner("data"))
         )
@@ -633,9 +633,9 @@ class Run:
                 check_step_can_halve(self, "that of a plugin")
             else:
                 check_parameters(self.optimizer, self.model, self.loss, str(host.owner("optimizer")))
-            self.backward: Callable[[Tensor], None] = host.call("build_backward", run=self)
-            self.update: Callable[[], None] = host.call("build_update", run=self)
-            self._step: StepFunction = host.call("build_step", run=self)
+            self.backward: Callable[[Tensor], None] = host.first_result("build_backward", run=self)
+            self.update: Callable[[], None] = host.first_result("build_update", run=self)
+            self._step: StepFunction = host.first_result("build_step", run=self)
             if self._fused:
                 self._fused.prepare(self, host, self._batches, self._read)
         self._tell_save_point = host.caller("on_save_point")
@@ -646,7 +646,7 @@ def train(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
     plugins: Mapping[str, Any] | None = None,
-    watches: Sequence[Watch] = (),
+    observers: Sequence[Observer] = (),
 ) -> RunResult:
     """Make a run, take all its steps, and return what became of it.
 
@@ -656,7 +656,7 @@ def train(
         config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
         overrides: Values by dotted key that win over the config's; not with a ``RunConfig``.
         plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
-        watches: Who looks on at every call of a hook, such as a ``Ledger``.
+        observers: Who looks on at every call of a hook, such as a ``Ledger``.
 
     Raises:
         HooklineError: Of the class that says what is wrong.
@@ -666,4 +666,4 @@ def train(
         >>> train({"optimizer": {"lr": 0.1}}, {"train.epochs": 1}).outcome
         'completed'
     """
-    return Run(config, overrides, plugins=plugins, watches=watches).fit()
+    return Run(config, overrides, plugins=plugins, observers=observers).fit()

@@ -21,10 +21,10 @@ from hookline.engine.loop.memory import (
     Moment,
     at_once,
     check_update,
+    first_line,
     free_memory,
     half,
     is_out_of_memory,
-    said,
 )
 from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
 
@@ -118,7 +118,7 @@ class _HalvingStep:
         except MEMORY_ERRORS as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
-            cause = said(error)
+            cause = first_line(error)
         # The error is gone by now, and with it the frames of the failed step, which hold its tensors.
         run.optimizer.zero_grad()
         free_memory(run.device)

@@ -12,26 +12,28 @@ from hookline.engine.errors import TrainingError
 from hookline.engine.hookspecs import RENAMED
 from hookline.engine.plugin.hook_checks import HOOKS, MARK
 from hookline.engine.plugin.member import Member, is_wrapper
+from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.plugin import Plugin
-from hookline.engine.plugin.watch import Watch
 
 _ENDINGS = (SystemExit, GeneratorExit, StopIteration)
 _WRAPPER_FORM = "result = yield, then return the result or another"
 
 
-def guarded(method: Callable[..., Any], member: Member, hook: str, watches: Sequence[Watch] = ()) -> Callable[..., Any]:
-    """Return a hook's ``method`` such that what it raises says where it comes from, and ``watches`` see each call."""
+def guarded(
+    method: Callable[..., Any], member: Member, hook: str, observers: Sequence[Observer] = ()
+) -> Callable[..., Any]:
+    """Return a hook's ``method`` such that what it raises says where it comes from, and ``observers`` see each call."""
     method = _with_new_names(method, hook)
     names = tuple(inspect.signature(method).parameters)
-    watched = functools.partial(_watched, watches, member)
+    observed = functools.partial(_observed, observers, member)
 
-    def run_watched(*arguments: Any) -> Any:
+    def run_observed(*arguments: Any) -> Any:
         call_method = functools.partial(method, *arguments)
         named = dict(zip(names, arguments, strict=True))
-        result = call_method() if member.is_core else watched(hook, call_method, named)
-        return _built(watches, member, hook, result, is_wrapper=False)
+        result = call_method() if member.is_core else observed(hook, call_method, named)
+        return _built(observers, member, hook, result, is_wrapper=False)
 
-    run = run_watched if watches else method
+    run = run_observed if observers else method
 
     @functools.wraps(method)
     def call(*arguments: Any) -> Any:
@@ -46,8 +48,8 @@ def guarded(method: Callable[..., Any], member: Member, hook: str, watches: Sequ
     @functools.wraps(method)
     def wrap(*arguments: Any) -> Any:
         try:
-            result = yield from _driven(method(*arguments), member.plugin, hook, watched)
-            return _built(watches, member, hook, result, is_wrapper=True)
+            result = yield from _driven(method(*arguments), member.plugin, hook, observed)
+            return _built(observers, member, hook, result, is_wrapper=True)
         except SystemExit as error:
             raise _attempt(error, member.plugin, hook) from error
         except Exception as error:
@@ -85,26 +87,26 @@ def _with_new_names(method: Callable[..., Any], hook: str) -> Callable[..., Any]
     return call
 
 
-def _watched(
-    watches: Sequence[Watch],
+def _observed(
+    observers: Sequence[Observer],
     member: Member,
     hook: str,
     run: Callable[[], Any],
     arguments: Mapping[str, Any] | None = None,
 ) -> Any:
-    for watch in watches:
-        run = functools.partial(watch.call, member, hook, run, arguments or {})
+    for observer in observers:
+        run = functools.partial(observer.call, member, hook, run, arguments or {})
     return run()
 
 
-def _built(watches: Sequence[Watch], member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
-    for watch in watches:
-        result = watch.built(member, hook, result, is_wrapper=is_wrapper)
+def _built(observers: Sequence[Observer], member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
+    for observer in observers:
+        result = observer.built(member, hook, result, is_wrapper=is_wrapper)
     return result
 
 
 def _driven(
-    wrapper: Generator[Any, Any, Any], plugin: Plugin, hook: str, watched: Callable[..., Any]
+    wrapper: Generator[Any, Any, Any], plugin: Plugin, hook: str, observed: Callable[..., Any]
 ) -> Generator[Any, Any, Any]:
     """Drive a wrapper's generator as pluggy would, but say whose it is when it does not keep to the form."""
 
@@ -123,7 +125,7 @@ def _driven(
             return end.value
         raise plugin.error(f"wrapper {hook!r} of {plugin} yielded twice", hint=_WRAPPER_FORM)
 
-    watched(f"{hook} (before)", begin)
+    observed(f"{hook} (before)", begin)
     advance: Callable[[], Any]
     try:
         inner = yield
@@ -131,7 +133,7 @@ def _driven(
     except BaseException as error:  # noqa: BLE001 - whatever went wrong inside is the wrapper's to see
         inner = None
         advance = functools.partial(wrapper.throw, error)
-    return watched(f"{hook} (after)", finish)
+    return observed(f"{hook} (after)", finish)
 
 
 def _attribute(error: BaseException, plugin: Plugin, hook: str) -> None:

@@ -19,9 +19,9 @@ from hookline.engine.errors import ConfigError, ContractError, Fault, HooklineEr
 from hookline.engine.plugin.hook_call import guarded, old_arguments
 from hookline.engine.plugin.hook_checks import HOOKS, MARK
 from hookline.engine.plugin.member import Member, is_wrapper
+from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.options import copied
 from hookline.engine.plugin.plugin import Plugin, as_faults, combined
-from hookline.engine.plugin.watch import Watch
 
 _CLOSING = ("on_run_error", "on_run_end")
 _LEFT_OUT = " and is left out from here on"
@@ -43,7 +43,7 @@ class Host:
         members: The plugins in the order of the config.
         base: The core's own hooks, asked after all plugins.
         warn: Called with what is wrong without ending the run.
-        watches: Who looks on at every call.
+        observers: Who looks on at every call.
 
     Attributes:
         members: The plugins.
@@ -55,13 +55,13 @@ class Host:
         base: object,
         *,
         warn: Callable[[str], None] | None = None,
-        watches: Sequence[Watch] = (),
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.members = tuple(members)
-        for watch in watches:
-            watch.meet(self.members)
+        for observer in observers:
+            observer.meet(self.members)
         self._warn = warn or (lambda _: None)
-        self._watches = watches
+        self._watches = observers
         self._failed: set[Member] = set()
         self._innermost: dict[str, Any] = {}
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -82,7 +82,7 @@ class Host:
         base: object,
         *,
         warn: Callable[[str], None] | None = None,
-        watches: Sequence[Watch] = (),
+        observers: Sequence[Observer] = (),
     ) -> Host:
         """Make every plugin that ``config`` chose; the other arguments are the constructor's.
 
@@ -97,7 +97,7 @@ class Host:
             try:
                 # A copy, so that what a plugin does to its options stays in this run.
                 instance = choice.plugin.make(copied(choice.options))
-                members.append(Member(choice.label, choice.plugin, instance, choice.on_error == "warn"))
+                members.append(Member(choice.table, choice.plugin, instance, choice.on_error == "warn"))
             except ValueError as error:
                 refusals.append(Fault(f"{choice.plugin}: {error}", choice.location))
             except PluginError as error:
@@ -107,7 +107,7 @@ class Host:
             raise ConfigError("the plugins refuse some options", faults=refusals)
         if broken:
             raise combined(broken)
-        return cls(members, base, warn=warn, watches=watches)
+        return cls(members, base, warn=warn, observers=observers)
 
     def _register(self, member: Member, part: str, is_wanted: Callable[[Callable[..., Any]], bool]) -> None:
         wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
@@ -115,7 +115,7 @@ class Host:
             for warning in old_arguments(method, member.plugin, name):
                 self._warn(warning)
         hooks = {name: self._guarded(method, member, name) for name, method in wanted.items()}
-        self._manager.register(_Half(member, hooks), f"{member.label} ({part})")
+        self._manager.register(_Half(member, hooks), f"{member.table} ({part})")
 
     def _guarded(self, method: Callable[..., Any], member: Member, hook: str) -> Callable[..., Any]:
         call = guarded(method, member, hook, self._watches)
@@ -132,7 +132,7 @@ class Host:
                 call(*arguments)
             except Exception as error:  # noqa: BLE001 - the config says that the run goes on whatever it is
                 self._failed.add(member)
-                self._warn(f"{member.label} failed{_CONSEQUENCE.get(hook, _LEFT_OUT)}: {_in_one_line(error)}")
+                self._warn(f"{member.table} failed{_CONSEQUENCE.get(hook, _LEFT_OUT)}: {_in_one_line(error)}")
 
         return tolerated
 
@@ -160,8 +160,12 @@ class Host:
 
         return call if calls else None
 
-    def call(self, hook: str, **arguments: Any) -> Any:
-        """Call ``hook`` on every plugin that has it; return the first result of a build hook."""
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Call the event ``hook`` on every plugin that has it."""
+        getattr(self._manager.hook, hook)(**arguments)
+
+    def first_result(self, hook: str, **arguments: Any) -> Any:
+        """Call the build hook ``hook`` and return the first result, with all wrappers around it."""
         return getattr(self._manager.hook, hook)(**arguments)
 
     def order(self, hook: str) -> list[tuple[Member, bool]]:
@@ -175,18 +179,18 @@ class Host:
 
     def owner(self, kind: str) -> Plugin:
         """Return the plugin that the config names for ``kind``, which must be a kind with one plugin."""
-        return next(member.plugin for member in self.members if member.label == kind)
+        return next(member.plugin for member in self.members if member.table == kind)
 
     def innermost(self, hook: str) -> Any:
         """Return what a build hook gave when it was called last, before any wrapper."""
         return self._innermost.get(hook)
 
-    def collect(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
+    def results(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
         """Call ``hook`` on one plugin after the other; give each plugin with its result."""
         for half, call in self._each(hook, arguments):
             yield half.member.plugin, call()
 
-    def tell(self, hook: str, **arguments: Any) -> None:
+    def notify_started(self, hook: str, **arguments: Any) -> None:
         """Call ``hook`` on every plugin that was started."""
         for half, call in self._each(hook, arguments):
             if half.member in self._started:
@@ -207,10 +211,10 @@ class Host:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each plugin that has ``state_dict``, by table."""
-        return {member.label: member.instance.state_dict() for member in self._with_state()}
+        return {member.table: member.instance.state_dict() for member in self._with_state()}
 
     def _load_state_dict(self, state: Mapping[str, Any]) -> None:
-        members = {member.label: member for member in self._with_state()}
+        members = {member.table: member for member in self._with_state()}
         if strange := sorted(state.keys() ^ members.keys()):
             lacks = [f"the run has no {label!r} with a state" for label in strange if label in state]
             lacks += [f"there is no state for {label!r}" for label in strange if label not in state]
@@ -228,7 +232,7 @@ class Host:
     def _with_state(self) -> list[Any]:
         return [member for member in self.members if hasattr(member.instance, "state_dict")]
 
-    def close(self, hook: str, **arguments: Any) -> list[BaseException]:
+    def close_each(self, hook: str, **arguments: Any) -> list[BaseException]:
         """Call ``hook`` on every plugin that was started, whatever the others do; return what they raised."""
         errors: list[BaseException] = []
         for half, call in self._each(hook, arguments):

@@ -18,14 +18,14 @@ class PluginChoice:
     """A plugin that the run names, with all its options.
 
     Attributes:
-        label: Its table: ``model``, ``callbacks.best``.
+        table: Its table: ``model``, ``callbacks.best``.
         plugin: The plugin.
         options: The value of each option, of the option's type.
         location: Where the choice was made, to point at.
         on_error: What an error of a callback does: ``fail`` ends the run, ``warn`` switches the callback off.
     """
 
-    label: str
+    table: str
     plugin: Plugin
     options: Mapping[str, Any]
     location: Location | None = None
@@ -37,14 +37,14 @@ class Member:
     """A plugin at work in a run.
 
     Attributes:
-        label: Its table in the config: ``model``, ``callbacks.best``.
+        table: Its table in the config: ``model``, ``callbacks.best``.
         plugin: What was imported, and from where.
         instance: The object with the hooks.
         is_tolerated: Whether an error in one of its events leaves the run alive.
-        is_core: Whether it is the core itself, whose calls nobody watches.
+        is_core: Whether it is the core itself, whose calls nobody observers.
     """
 
-    label: str
+    table: str
     plugin: Plugin
     instance: object
     is_tolerated: bool = False

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any
 
 from hookline.engine import hookspecs
-from hookline.engine.errors import Fault, PluginError, summary
+from hookline.engine.errors import Fault, PluginError, describe_error
 from hookline.engine.plugin.catalog import Entry
 from hookline.engine.plugin.hook_checks import HOOKS, MARK, _hook_fault, _signature
 from hookline.engine.plugin.options import Option, options_of
@@ -110,7 +110,7 @@ class Plugin:
         except (ValueError, PluginError):
             raise
         except (Exception, SystemExit) as error:
-            raise self.error(f"{self} cannot be made: {summary(error)}") from error
+            raise self.error(f"{self} cannot be made: {describe_error(error)}") from error
 
     def _component_builder(self, values: Mapping[str, Any]) -> object:
         """Return an object whose only hook builds the component, by calling the target or by handing it over."""
@@ -170,7 +170,7 @@ def load_plugin(entry: Entry) -> Plugin:
     except BaseException as error:
         plugin = Plugin(entry.kind, entry.name, None, entry)
         hint = f"mend or uninstall {entry.distribution}, or name another {entry.kind} plugin"
-        raise plugin.error(f"{plugin} cannot be imported: {summary(error)}", hint=hint) from error
+        raise plugin.error(f"{plugin} cannot be imported: {describe_error(error)}", hint=hint) from error
 
 
 def has_hooks(target: Any) -> bool:

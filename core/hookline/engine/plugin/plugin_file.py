@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from hookline.engine.errors import ConfigError, PluginError, summary
+from hookline.engine.errors import ConfigError, PluginError, describe_error
 from hookline.engine.plugin.catalog import KINDS, Entry
 from hookline.engine.words import did_you_mean
 
@@ -123,7 +123,7 @@ def _import(path: Path, shown: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        message = f"{shown} cannot be imported: {summary(error)}"
+        message = f"{shown} cannot be imported: {describe_error(error)}"
         raise PluginError(message, distribution=shown, hint=_import_hint(error, path)) from error
     return module
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from hookline.engine.plugin.watch import Watch
+from hookline.engine.plugin.observer import Observer
 from hookline.trials.proof.kills import Kill, Place
 from hookline.trials.proof.seen import Seen, seen_name
 
@@ -89,7 +89,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     moments: dict[str, dict[int, int]] = {}
 
 
-class Witness(Watch):
+class Witness(Observer):
     """Writes down what plugins hold, counts moments, and kills this process at one of them.
 
     Args:
@@ -153,14 +153,14 @@ class Witness(Watch):
         if hook == "on_checkpoint_saved":
             self._see_saved(arguments.get("path"))
         kind = "evaluation" if hook.startswith("on_evaluation") else _EVENT_KINDS.get(hook, "event")
-        self._moment(kind, f"before {hook} of {member.label}")
-        result = self._drawing(f"{member.label} {hook}", run)
-        self._moment(kind, f"after {hook} of {member.label}")
+        self._moment(kind, f"before {hook} of {member.table}")
+        result = self._drawing(f"{member.table} {hook}", run)
+        self._moment(kind, f"after {hook} of {member.table}")
         return result
 
     def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
         """Put moments around the innermost step."""
-        self._built[member.label].append(result)
+        self._built[member.table].append(result)
         if hook != "build_step" or is_wrapper:
             return result
 
@@ -223,9 +223,9 @@ class Witness(Watch):
         held: dict[str, dict[str, str]] = {"Python's and NumPy's generators": outside_generators()}
         for member in self._members:
             besides = [*owned, *(other for other in instances if other is not member.instance)]
-            held[member.label] = inside(member.instance, besides=besides)
-            for built in self._built[member.label]:
-                held[member.label] |= inside(built, besides=[*besides, member.instance])
+            held[member.table] = inside(member.instance, besides=besides)
+            for built in self._built[member.table]:
+                held[member.table] |= inside(built, besides=[*besides, member.instance])
         held["model"] |= inside_modules(run.model)
         for split, dataset in run.data.splits().items():
             held["data"] |= {f"{split}: {name}": text for name, text in inside(dataset).items()}

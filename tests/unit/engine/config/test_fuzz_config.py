@@ -144,7 +144,7 @@ def test_a_path_that_is_relative_to_its_file_is_the_same_path_elsewhere(tmp_path
     (tmp_path / "complete.toml").write_text(complete_toml(config))
     again = load_config(tmp_path / "complete.toml", catalog=CATALOG)
     paths = [
-        c.options["path"].resolve() for c in (*config.plugins, *again.plugins) if c.label == "callbacks.everything"
+        c.options["path"].resolve() for c in (*config.plugins, *again.plugins) if c.table == "callbacks.everything"
     ]
     assert paths == [tmp_path / "data" / "x.csv"] * 2
 
@@ -159,7 +159,7 @@ def test_a_text_that_no_config_can_hold_is_left_out_of_it_and_shown_with_escapes
     (options,) = [
         choice.options
         for choice in load_config(tmp_path / "complete.toml", catalog=CATALOG).plugins
-        if choice.label == "callbacks.everything"
+        if choice.table == "callbacks.everything"
     ]
     assert (options["text"], options["integer"]) == ("", 3)
 

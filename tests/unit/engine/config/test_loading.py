@@ -86,11 +86,11 @@ def write(tmp_path: Path) -> WriteConfig:
 
 
 def options_of(config: RunConfig, label: str) -> Mapping[str, Any]:
-    return next(choice.options for choice in config.plugins if choice.label == label)
+    return next(choice.options for choice in config.plugins if choice.table == label)
 
 
 def labels(config: RunConfig) -> list[str]:
-    return [choice.label for choice in config.plugins]
+    return [choice.table for choice in config.plugins]
 
 
 def origins(setting: Setting | None) -> list[tuple[Any, str]]:
@@ -111,7 +111,7 @@ def faults_of(*arguments: Any, **more: Any) -> list[str]:
 def test_no_config_at_all_is_a_complete_run(catalog_with: MakeCatalog) -> None:
     config = load_config(catalog=catalog_with())
     assert config.train == TrainOptions(epochs=3, batch_size=10, seed=0)
-    assert [(choice.label, choice.plugin.name) for choice in config.plugins] == [
+    assert [(choice.table, choice.plugin.name) for choice in config.plugins] == [
         ("data", "synthetic-linear"),
         ("model", "linear"),
         ("loss", "mse"),
@@ -124,7 +124,7 @@ def test_every_option_of_every_plugin_has_a_setting_with_value_and_origin(catalo
     config = load_config(catalog=catalog_with())
     for choice in config.plugins:
         for option in choice.plugin.options:
-            setting = config.settings[f"{choice.label}.{option.name}"]
+            setting = config.settings[f"{choice.table}.{option.name}"]
             assert setting.value == choice.options[option.name]
             assert str(setting.origin) == f"default of {choice.plugin}"
     assert {key for key in config.settings if key.startswith("train.")} == {
@@ -283,7 +283,7 @@ def test_a_callbacks_table_means_the_plugin_of_its_own_name_unless_it_says_other
 ) -> None:
     path = write("[callbacks.chatty]\n[callbacks.best]\nuse = 'chatty'\nlevel = 2\n[callbacks]\nthird = 'chatty'\n")
     config = load_config(path, catalog=catalog_with(CHATTY))
-    assert [(choice.label, choice.plugin.name) for choice in config.plugins[4:]] == [
+    assert [(choice.table, choice.plugin.name) for choice in config.plugins[4:]] == [
         ("callbacks.chatty", "chatty"),
         ("callbacks.best", "chatty"),
         ("callbacks.third", "chatty"),

@@ -341,7 +341,7 @@ def test_a_block_that_never_fits_is_a_warning(setting: str) -> None:
 
 def test_a_ledger_counts_all_steps() -> None:
     ledger = Ledger()
-    run = Run({"train": {"epochs": 1, "fuse_steps": 2, "evaluate": []}}, watches=[ledger])
+    run = Run({"train": {"epochs": 1, "fuse_steps": 2, "evaluate": []}}, observers=[ledger])
     assert run.fit().steps == ledger.num_steps == 100
 
 

@@ -909,7 +909,7 @@ def test_evaluation_goes_through_the_data_in_batches_of_their_own_size() -> None
     assert results[0].metrics["train/loss"] == pytest.approx(results[1].metrics["train/loss"])
 
 
-# ---- warnings and watches --------------------------------------------------------------------------------------------
+# ---- warnings and observers ------------------------------------------------------------------------------------------
 
 
 class Hears:
@@ -1066,7 +1066,7 @@ def test_a_plugin_gets_its_state_when_it_was_started() -> None:
     run = stateful_run()
     run.load_state_dict(stateful_run().state_dict())
     run.fit()
-    counts = next(member.instance for member in run._host.members if member.label == "callbacks.counts")
+    counts = next(member.instance for member in run._host.members if member.table == "callbacks.counts")
     assert isinstance(counts, Counts)
     assert counts.log == ["start", "load"]
 

@@ -198,7 +198,7 @@ def test_a_checkpoint_is_told_to_every_plugin() -> None:
         @hookimpl
         def on_save_point(self, run: Run, is_last: bool) -> None:
             if is_last:
-                run.tell_checkpoint("where it is")  # type: ignore[arg-type] # it is only passed on
+                run.announce_checkpoint("where it is")  # type: ignore[arg-type] # it is only passed on
 
     class Listening:
         @hookimpl

@@ -106,7 +106,7 @@ def host_of(*instances: object) -> Host:
 def test_an_event_reaches_the_plugins_in_the_order_of_the_config() -> None:
     log: Log = []
     host = host_of(Logs("first", log), Logs("second", log), Logs("third", log))
-    host.call("on_epoch_start", run=None)
+    host.notify("on_epoch_start", run=None)
     assert log == ["first epoch", "second epoch", "third epoch"]
 
 
@@ -114,27 +114,27 @@ def test_start_and_close_reach_the_plugins_in_the_order_of_the_config() -> None:
     log: Log = []
     host = host_of(Logs("first", log), Logs("second", log))
     host.start(None, run=None)
-    assert host.close("on_run_end", run=None, outcome="completed") == []
+    assert host.close_each("on_run_end", run=None, outcome="completed") == []
     assert log == ["first starts", "second starts", "first completed", "second completed"]
 
 
 def test_the_first_result_of_a_build_hook_that_is_not_none_wins() -> None:
-    assert host_of(Builds(None), Builds("one"), Builds("two")).call("build_step", run=None) == "one"
+    assert host_of(Builds(None), Builds("one"), Builds("two")).first_result("build_step", run=None) == "one"
 
 
 def test_the_core_is_asked_when_no_plugin_answers() -> None:
-    assert host_of().call("build_step", run=None) == "step of the core"
-    assert host_of(Builds(None)).call("build_step", run=None) == "step of the core"
+    assert host_of().first_result("build_step", run=None) == "step of the core"
+    assert host_of(Builds(None)).first_result("build_step", run=None) == "step of the core"
 
 
 def test_wrappers_compose_in_the_order_of_the_config_the_first_innermost() -> None:
     host = host_of(Wraps("inner"), Builds("step"), Wraps("middle"), Wraps("outer"))
-    assert host.call("build_step", run=None) == "outer(middle(inner(step)))"
+    assert host.first_result("build_step", run=None) == "outer(middle(inner(step)))"
 
 
 def test_a_wrapper_wraps_what_comes_after_it_in_the_config_too() -> None:
-    assert host_of(Wraps("w"), Builds("late")).call("build_step", run=None) == "w(late)"
-    assert host_of(Wraps("w")).call("build_step", run=None) == "w(step of the core)"
+    assert host_of(Wraps("w"), Builds("late")).first_result("build_step", run=None) == "w(late)"
+    assert host_of(Wraps("w")).first_result("build_step", run=None) == "w(step of the core)"
 
 
 def test_one_plugin_may_implement_one_hook_and_wrap_another() -> None:
@@ -152,9 +152,9 @@ def test_one_plugin_may_implement_one_hook_and_wrap_another() -> None:
 
     both = Both()
     host = host_of(both)
-    host.call("on_epoch_start", run=None)
+    host.notify("on_epoch_start", run=None)
     assert both.log == ["epoch"]
-    assert host.call("build_step", run=None) == "both(step of the core)"
+    assert host.first_result("build_step", run=None) == "both(step of the core)"
 
 
 def test_trylast_moves_an_implementation_behind_those_of_the_plugins_after_it() -> None:
@@ -165,7 +165,7 @@ def test_trylast_moves_an_implementation_behind_those_of_the_plugins_after_it() 
         def on_epoch_start(self) -> None:
             self.log.append(f"{self.name} epoch")
 
-    host_of(Late("late", log), Logs("second", log)).call("on_epoch_start", run=None)
+    host_of(Late("late", log), Logs("second", log)).notify("on_epoch_start", run=None)
     assert log == ["second epoch", "late epoch"]
 
 
@@ -178,15 +178,15 @@ def test_equal_dataclass_instances_are_both_called() -> None:
     assert one == other
     host = host_of(one, other)
     host.start(None, run=None)
-    host.call("on_epoch_start", run=None)
-    host.close("on_run_end", run=None, outcome="stopped")
+    host.notify("on_epoch_start", run=None)
+    host.close_each("on_run_end", run=None, outcome="stopped")
     assert log == ["same starts"] * 2 + ["same epoch"] * 2 + ["same stopped"] * 2
 
 
 def test_one_object_under_two_names_is_called_twice() -> None:
     log: Log = []
     twice = Logs("x", log)
-    host_of(twice, twice).call("on_epoch_start", run=None)
+    host_of(twice, twice).notify("on_epoch_start", run=None)
     assert log == ["x epoch", "x epoch"]
 
 
@@ -205,8 +205,8 @@ def test_a_hook_is_given_only_the_arguments_that_it_takes() -> None:
 
     takes = Takes()
     host = host_of(takes)
-    host.call("on_step_end", run="run", loss="loss")
-    host.call("on_epoch_end", run="run", metrics="metrics")
+    host.notify("on_step_end", run="run", loss="loss")
+    host.notify("on_epoch_end", run="run", metrics="metrics")
     assert takes.got == ["loss", ("run", "metrics")]
 
 
@@ -233,7 +233,7 @@ def test_an_instance_switches_one_of_its_hooks_off_by_setting_it_to_none() -> No
     log: Log = []
     host = host_of(Quiet("quiet", log), Logs("loud", log))
     host.start(None, run=None)
-    host.call("on_epoch_start", run=None)
+    host.notify("on_epoch_start", run=None)
     assert log == ["quiet starts", "loud starts", "loud epoch"]
     assert host_of(Quiet("quiet", log)).caller("on_epoch_start") is None
 
@@ -248,7 +248,7 @@ def test_collect_gives_each_plugin_with_its_result_in_the_order_of_the_config() 
             return dict.fromkeys(self.names, data)
 
     host = host_of(Measures("accuracy"), Builds("x"), Measures("f1", "auc"))
-    collected = [(plugin.name, result) for plugin, result in host.collect("build_metrics", run=None, data=7)]
+    collected = [(plugin.name, result) for plugin, result in host.results("build_metrics", run=None, data=7)]
     assert collected == [("a", {"accuracy": 7}), ("c", {"f1": 7, "auc": 7})]
 
 
@@ -267,7 +267,7 @@ def test_two_hosts_do_not_see_each_other() -> None:
     log: Log = []
     first, second = host_of(Logs("first", log)), host_of(Logs("second", log))
     second.start(None, run=None)
-    first.call("on_epoch_start", run=None)
+    first.notify("on_epoch_start", run=None)
     assert first.caller("build_model") is None
     assert log == ["second starts", "first epoch"]
 
@@ -281,7 +281,7 @@ def test_an_error_in_a_hook_keeps_type_and_traceback_and_gains_a_note_with_plugi
 
     error = DiskError("full")
     with pytest.raises(DiskError, match="full") as caught:
-        host_of(Logs("a"), Raises(error)).call("on_epoch_start", run=None)
+        host_of(Logs("a"), Raises(error)).notify("on_epoch_start", run=None)
     assert caught.value is error
     assert error.__notes__ == ["raised in hook 'on_epoch_start' of callback 'b' (acme 1.2)"]
     frames = traceback.extract_tb(caught.value.__traceback__)
@@ -295,13 +295,13 @@ def test_an_error_that_passes_through_wrappers_names_the_plugin_that_raised_it_o
             raise ValueError("no step")
 
     with pytest.raises(ValueError, match="no step") as caught:
-        host_of(Wraps("w"), Fails(), Wraps("v")).call("build_step", run=None)
+        host_of(Wraps("w"), Fails(), Wraps("v")).first_result("build_step", run=None)
     assert caught.value.__notes__ == ["raised in hook 'build_step' of callback 'b' (acme 1.2)"]
 
 
 def test_an_error_of_a_wrapper_names_the_wrapper() -> None:
     with pytest.raises(ValueError, match="wrong") as caught:
-        host_of(Builds("x"), Wraps("w", ValueError("wrong"))).call("build_step", run=None)
+        host_of(Builds("x"), Wraps("w", ValueError("wrong"))).first_result("build_step", run=None)
     assert caught.value.__notes__ == ["raised in hook 'build_step' of callback 'b' (acme 1.2)"]
 
 
@@ -310,7 +310,7 @@ def test_an_error_of_a_wrapper_names_the_wrapper() -> None:
 def test_a_plugin_that_tries_to_end_the_program_becomes_a_training_error(ending: BaseException, event: str) -> None:
     host = host_of(Raises(ending))
     with pytest.raises(TrainingError) as caught:
-        host.start(None, run=None) if event == "on_run_start" else host.call(event, run=None)
+        host.start(None, run=None) if event == "on_run_start" else host.first_result(event, run=None)
     assert str(caught.value) == (
         f"callback 'a' (acme 1.2) raised {type(ending).__name__}({ending}) in hook '{event}'\n"
         "  = to end a run early, call run.request_stop(reason)"
@@ -321,13 +321,13 @@ def test_a_plugin_that_tries_to_end_the_program_becomes_a_training_error(ending:
 
 def test_a_wrapper_that_tries_to_end_the_program_becomes_a_training_error() -> None:
     with pytest.raises(TrainingError, match=r"callback 'a' \(acme 1.2\) raised SystemExit\(0\) in hook 'build_step'"):
-        host_of(Wraps("w", SystemExit(0))).call("build_step", run=None)
+        host_of(Wraps("w", SystemExit(0))).first_result("build_step", run=None)
 
 
 def test_an_interrupt_from_the_keyboard_passes_as_it_is() -> None:
     interrupt = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt) as caught:
-        host_of(Raises(interrupt)).call("on_epoch_start", run=None)
+        host_of(Raises(interrupt)).notify("on_epoch_start", run=None)
     assert caught.value is interrupt
 
 
@@ -353,7 +353,7 @@ def test_close_calls_every_plugin_whatever_the_others_raise_and_returns_their_er
     host = host_of(Bad("bad", log), Worse("worse", log), Logs("good", log), Exits("exits", log), Logs("last", log))
     host.start(None, run=None)
     log.clear()
-    errors = host.close("on_run_end", run=None, outcome="failed")
+    errors = host.close_each("on_run_end", run=None, outcome="failed")
     assert log == ["bad failed", "worse failed", "good failed", "exits failed", "last failed"]
     assert errors[:2] == [Bad.error, Worse.error]
     assert isinstance(errors[2], TrainingError)
@@ -371,7 +371,7 @@ def test_when_starting_fails_halfway_only_the_plugins_that_were_started_are_clos
     with pytest.raises(OSError, match="no folder") as caught:
         host.start(None, run=None)
     assert caught.value.__notes__ == ["raised in hook 'on_run_start' of callback 'c' (acme 1.2)"]
-    host.close("on_run_end", run=None, outcome="failed")
+    host.close_each("on_run_end", run=None, outcome="failed")
     assert log == ["first starts", "second starts", "first failed", "second failed"]
 
 
@@ -387,7 +387,7 @@ def test_a_plugin_without_on_run_start_is_closed_too() -> None:
     ends = Ends()
     host = host_of(Logs("a"), ends)
     host.start(None, run=None)
-    host.close("on_run_end", run=None, outcome="completed")
+    host.close_each("on_run_end", run=None, outcome="completed")
     assert ends.log == ["completed"]
 
 
@@ -399,7 +399,7 @@ def test_open_makes_the_plugins_of_the_config_in_its_order_with_their_options(
 ) -> None:
     source = {"optimizer": {"lr": 0.5}, "callbacks": {"early-stopping": {"patience": 7}}}
     host = Host.open(load_config(source, catalog=catalog_with()), Base())
-    assert [member.label for member in host.members] == [
+    assert [member.table for member in host.members] == [
         "data",
         "model",
         "loss",
@@ -427,7 +427,7 @@ def test_every_refusal_of_options_by_the_plugins_is_told_at_once(catalog_with: C
 
 def test_the_order_of_a_hook_is_that_of_its_calls_wrappers_first_from_the_outermost() -> None:
     host = host_of(Wraps("inner"), Builds("step"), Wraps("outer"), Builds("never asked"))
-    called = [(member.label, is_wrapper) for member, is_wrapper in host.order("build_step")]
+    called = [(member.table, is_wrapper) for member, is_wrapper in host.order("build_step")]
     assert called == [("callbacks.c", True), ("callbacks.a", True), ("callbacks.b", False), ("callbacks.d", False)]
     assert host.order("on_epoch_end") == []
 
@@ -449,10 +449,10 @@ def test_telling_reaches_only_plugins_that_were_started() -> None:
 
     first, second = Hears(), Hears(OSError("no"))
     host = host_of(first, second)
-    host.tell("on_warning", run=None, message="too early")
+    host.notify_started("on_warning", run=None, message="too early")
     with pytest.raises(OSError, match="no"):
         host.start(None, run=None)
-    host.tell("on_warning", run=None, message="beware")
+    host.notify_started("on_warning", run=None, message="beware")
     assert (first.heard, second.heard) == (["beware"], [])
 
 
@@ -477,8 +477,8 @@ def test_a_tolerated_plugin_that_fails_is_told_once_and_left_out_but_closed() ->
     host = tolerant_host(warnings, FailsInEpochs("a", log), Logs("b", log))
     host.start(None, run=None)
     for _ in range(3):
-        host.call("on_epoch_start", run=None)
-    assert host.close("on_run_end", run=None, outcome="completed") == []
+        host.notify("on_epoch_start", run=None)
+    assert host.close_each("on_run_end", run=None, outcome="completed") == []
     assert log == ["a starts", "b starts", "tries", "b epoch", "b epoch", "b epoch", "a completed", "b completed"]
     assert warnings == [
         (
@@ -493,13 +493,13 @@ def test_a_tolerated_plugin_that_fails_to_start_is_not_closed() -> None:
     raises = Raises(ValueError("no"))
     host = tolerant_host(warnings, raises)
     host.start(None, run=None)
-    assert host.close("on_run_end", run=None, outcome="completed") == []
+    assert host.close_each("on_run_end", run=None, outcome="completed") == []
     assert len(warnings) == 1
 
 
 def test_a_tolerated_plugin_cannot_end_the_program_nor_hide_an_interrupt() -> None:
     warnings: Log = []
-    tolerant_host(warnings, Raises(SystemExit(0))).call("on_epoch_start", run=None)
+    tolerant_host(warnings, Raises(SystemExit(0))).notify("on_epoch_start", run=None)
     assert "raised SystemExit(0) in hook 'on_epoch_start'" in warnings[0]
     with pytest.raises(KeyboardInterrupt):
-        tolerant_host(warnings, Raises(KeyboardInterrupt())).call("on_epoch_start", run=None)
+        tolerant_host(warnings, Raises(KeyboardInterrupt())).notify("on_epoch_start", run=None)

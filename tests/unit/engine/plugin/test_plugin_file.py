@@ -63,7 +63,7 @@ def test_a_file_offers_what_is_marked_in_it_and_nothing_else(write: WriteFile) -
 def test_a_plugin_of_a_file_is_named_like_any_other_and_has_its_options(write: WriteFile) -> None:
     catalog = Catalog.installed().with_entries(entries_of_file(write(NET)))
     config = load_config(None, ["model=net", "model.width=9"], catalog=catalog)
-    choice = next(choice for choice in config.plugins if choice.label == "model")
+    choice = next(choice for choice in config.plugins if choice.table == "model")
     assert choice.options == {"width": 9}
     assert choice.plugin.target.__name__ == "Net"
 

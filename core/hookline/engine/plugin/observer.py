@@ -1,6 +1,6 @@
 """Who looks on at the calls of hooks: a ledger of what each costs, a trace of each as it happens.
 
-A run without a watch has nothing of this in its way.
+A run without an observer has nothing of this in its way.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member
 
 
-class Watch:
-    """Looks on at every call of a hook; this one does nothing. Hand one to a run: ``Run(watches=[watch])``."""
+class Observer:
+    """Looks on at every call of a hook; this one does nothing. Hand one to a run: ``Run(observers=[observer])``."""
 
     def meet(self, members: Sequence[Member]) -> None:
         """Take note of the plugins of the run; they were just made.

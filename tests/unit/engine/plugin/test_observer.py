@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hookline import Run, hookimpl, train
-from hookline.engine import Watch
+from hookline.engine import Observer
 from hookline.engine.result import Row
 from hookline.trials import HookCall, HookTrace, Ledger
 
@@ -66,7 +66,7 @@ def rows_of(ledger: Ledger) -> dict[tuple[str, str], Row]:
 
 def ledger_with(**callbacks: object) -> tuple[Ledger, dict[tuple[str, str], Row]]:
     ledger = Ledger()
-    train(SMALL, plugins={f"callbacks.{name}": plugin for name, plugin in callbacks.items()}, watches=[ledger])
+    train(SMALL, plugins={f"callbacks.{name}": plugin for name, plugin in callbacks.items()}, observers=[ledger])
     return ledger, rows_of(ledger)
 
 
@@ -138,8 +138,8 @@ def test_a_hook_that_draws_from_a_global_generator_is_told(draw: Callable[[Tenso
 
 def test_a_ledger_changes_no_number_of_the_run() -> None:
     plugins = {"callbacks.slow": Does(lambda loss: loss.item()), "callbacks.step": SlowStep()}
-    watched = train(SMALL, plugins=plugins, watches=[Ledger(), HookTrace(lambda _: None)])
-    assert watched.history == train(SMALL, plugins=plugins).history
+    observed = train(SMALL, plugins=plugins, observers=[Ledger(), HookTrace(lambda _: None)])
+    assert observed.history == train(SMALL, plugins=plugins).history
 
 
 def test_a_run_that_fails_leaves_a_ledger_that_can_be_read() -> None:
@@ -148,7 +148,7 @@ def test_a_run_that_fails_leaves_a_ledger_that_can_be_read() -> None:
 
     ledger = Ledger()
     with pytest.raises(RuntimeError, match="no"):
-        train(SMALL, plugins={"callbacks.fails": Does(fail)}, watches=[ledger])
+        train(SMALL, plugins={"callbacks.fails": Does(fail)}, observers=[ledger])
     assert rows_of(ledger)["callbacks.fails", "on_step_end"]["calls"] == 1
     assert ledger.loop_s > 0
 
@@ -158,7 +158,7 @@ def test_a_run_that_fails_leaves_a_ledger_that_can_be_read() -> None:
 
 def test_a_trace_tells_every_call_with_plugin_arguments_result_and_time() -> None:
     calls: list[HookCall] = []
-    train(SMALL, {"train.epochs": 1}, plugins={"callbacks.slow": Slow()}, watches=[HookTrace(calls.append)])
+    train(SMALL, {"train.epochs": 1}, plugins={"callbacks.slow": Slow()}, observers=[HookTrace(calls.append)])
     told = [(call.table, call.hook) for call in calls]
     assert told == [
         ("data", "build_data"),
@@ -194,7 +194,7 @@ def test_a_trace_shows_values_in_short_and_what_was_raised() -> None:
 
     calls: list[HookCall] = []
     with pytest.raises(ValueError, match="two"):
-        train(SMALL, plugins={"callbacks.shows": Shows()}, watches=[HookTrace(calls.append)])
+        train(SMALL, plugins={"callbacks.shows": Shows()}, observers=[HookTrace(calls.append)])
     by_hook = {call.hook: call for call in calls}
     assert by_hook["on_step_end"].arguments == {"run": "Run", "loss": "Tensor[]"}
     assert by_hook["on_epoch_end"].error == "ValueError: two lines"
@@ -204,16 +204,16 @@ def test_a_trace_shows_values_in_short_and_what_was_raised() -> None:
 
 def test_a_wrapper_is_told_in_its_two_halves_without_what_it_wraps() -> None:
     calls: list[HookCall] = []
-    train(SMALL, plugins={"callbacks.step": SlowStep()}, watches=[HookTrace(calls.append)])
+    train(SMALL, plugins={"callbacks.step": SlowStep()}, observers=[HookTrace(calls.append)])
     told = [(call.hook, call.result) for call in calls if "build_step" in call.hook]
     assert told == [("build_step (before)", ""), ("build_step (after)", "function")]
 
 
-# ---- any watch -------------------------------------------------------------------------------------------------------
+# ---- any observer ----------------------------------------------------------------------------------------------------
 
 
 def test_a_watch_that_does_nothing_sees_the_beginning_and_the_end() -> None:
-    class Counts(Watch):
+    class Counts(Observer):
         seen = ""
 
         def begin(self) -> None:
@@ -222,13 +222,13 @@ def test_a_watch_that_does_nothing_sees_the_beginning_and_the_end() -> None:
         def end(self) -> None:
             self.seen += "end"
 
-    watch = Counts()
-    train(SMALL, watches=[watch])
-    assert watch.seen == "begin end"
+    observer = Counts()
+    train(SMALL, observers=[observer])
+    assert observer.seen == "begin end"
 
 
 def test_a_watch_stands_before_the_batches_of_each_split() -> None:
-    class Reads(Watch):
+    class Reads(Observer):
         def __init__(self) -> None:
             self.read: list[str] = []
 
@@ -238,7 +238,7 @@ def test_a_watch_stands_before_the_batches_of_each_split() -> None:
                 yield batch
 
     first, second = Reads(), Reads()
-    train(SMALL, {"train.epochs": 1, "train.eval_batch_size": 8}, watches=[first, second])
+    train(SMALL, {"train.epochs": 1, "train.eval_batch_size": 8}, observers=[first, second])
     # The first batch is tried when the run is built; then come 2 steps and an evaluation.
     assert first.read == second.read == ["train"] * 4
 
@@ -254,5 +254,5 @@ def test_a_run_without_a_watch_calls_the_methods_of_its_plugins_themselves() -> 
             seen.extend(frame.function for frame in inspect.stack())
 
     train(SMALL, {"train.epochs": 1}, plugins={"callbacks.looks": Looks()})
-    assert "_watched" not in seen
+    assert "_observed" not in seen
     assert "on_epoch_end" in seen
