@@ -166,7 +166,7 @@ def test_going_on_with_a_finished_run_says_so_and_changes_no_byte(
     before = _files(path)
     done = hookline("resume", "1")
     assert done.returncode == 0, done.stderr
-    assert "nothing is left to do" in done.stdout
+    assert "nothing left to do" in done.stdout
     assert _files(path) == before
 
 

@@ -38,7 +38,7 @@ def assert_clean(done: subprocess.CompletedProcess[str], code: int) -> None:
 def test_train_in_an_empty_folder_fits_the_linear_regression(hookline: Hookline, tmp_path: Path) -> None:
     done = hookline("train")
     assert (done.returncode, done.stderr) == (0, "")
-    kept = "kept in runs/0001-synthetic-linear-linear\n"
+    kept = "saved in runs/0001-synthetic-linear-linear\n"
     for words in ["synthetic-linear (hookline 0.1.0), default", "learned and true parameters", kept, "try next"]:
         assert words in done.stdout
     rows = re.findall(r"^ +(\d)/3 +([\d.e-]+) +([\d.e-]+) +[\d.]+$", done.stdout, re.MULTILINE)
@@ -113,8 +113,8 @@ def test_ctrl_c_ends_the_run_with_130_and_closes_it(tmp_path: Path) -> None:
     assert (events[-1]["event"], events[-1]["outcome"]) == ("run_end", "interrupted")
     folder = "runs/0001-synthetic-linear-linear"
     assert err.splitlines() == [
-        "SIGINT: the run ends after this step, and its state is saved; once more ends it at once",
-        f"go on with: hookline resume {folder}",
+        "SIGINT: ending the run after this step and saving its state; a second signal ends it at once",
+        f"resume with: hookline resume {folder}",
     ]
     record = json.loads((tmp_path / folder / "run.json").read_text())
     assert (record["status"], record["step"]) == ("interrupted", events[-1]["steps"])
@@ -237,7 +237,7 @@ def test_options_that_exclude_each_other_are_told_at_their_place(hookline: Hookl
 def test_check_says_sizes_and_writes_nothing(hookline: Hookline, tmp_path: Path) -> None:
     done = hookline("check")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "3 parameters, 100 steps in an epoch, first loss " in done.stdout
+    assert "3 parameters, 100 steps per epoch, first loss " in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -422,7 +422,7 @@ def test_a_full_device_is_no_traceback() -> None:
 
 def test_an_error_that_click_has_a_meaning_of_its_own_for_is_told_like_any_other(tmp_path: Path) -> None:
     program = (
-        "import sys, hookline_plugins.models.mlp as m\n"
+        "import sys, hookline_plugins.models.linear as m\n"
         "m.Linear.__init__ = lambda self, **options: (_ for _ in ()).throw(EOFError('truncated file'))\n"
         "sys.argv = ['hookline', 'check']\n"
         "from hookline.cli import main; main()"

@@ -112,7 +112,7 @@ def test_its_own_tests_pass_with_warnings_as_errors(made: Made, kind: str) -> No
 def test_a_name_that_was_made_and_installed_is_taken(made: Made, tmp_path: Path) -> None:
     done = made.environment.hookline("new", "loss", NAMES["model"], cwd=tmp_path)
     assert done.returncode == 2
-    assert "hookline-residual 0.1.0, which is installed, has the distribution's name" in done.stderr
+    assert "hookline-residual 0.1.0 is installed and already uses the distribution name" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,7 +180,7 @@ def test_a_folder_with_something_in_it_is_refused_and_left_as_it_is(hookline: Ho
     (tmp_path / "hookline-net" / "notes").write_text("mine")
     done = hookline("new", "model", "net")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no plugin was made\n\nthe folder hookline-net is not empty\n")
+    assert done.stderr.startswith("error: no plugin was created\n\nthe folder hookline-net is not empty\n")
     assert "choose another folder with --dir" in done.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["hookline-net", "notes"]
 
@@ -189,9 +189,9 @@ def test_every_fault_is_told_at_once(hookline: Hookline, tmp_path: Path) -> None
     (tmp_path / "net").write_text("a file")
     done = hookline("new", "model", "My_Net", "--dir", "net")
     assert done.returncode == 2
-    assert "'My_Net' is no name for a plugin" in done.stderr
+    assert "'My_Net' is not a valid plugin name" in done.stderr
     assert "for example 'my-net'" in done.stderr
-    assert "net exists already, and is no folder" in done.stderr
+    assert "net already exists and is not a folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 

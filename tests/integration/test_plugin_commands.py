@@ -174,7 +174,7 @@ def test_an_observing_callback_that_fails_is_left_out_with_a_warning_and_the_led
     assert (done.returncode, done.stderr) == (0, "")
     warning = "callbacks.flaky failed and is left out from here on: ConnectionError: no route"
     assert f"warning: {warning}" in done.stdout
-    ledger = done.stdout.partition("hooks, beside the loop's own")[2]
+    ledger = done.stdout.partition("hooks, in addition to")[2]
     rows = {tuple(line.split()[:2]): line.split() for line in ledger.splitlines() if line.startswith("callbacks.")}
     assert rows["callbacks.flaky", "on_step_end"][2] == "3"
     assert rows["callbacks.flaky", "on_step_end"][-1] == "yes", "it drew from torch's generator"
@@ -232,7 +232,7 @@ def test_a_lock_refuses_a_file_that_changed_and_warns_without_being_asked(
     net.write_text(FILE + "print('imported')\n")
     refused = hookline("train", "--locked", "run.lock", *words)
     assert (refused.returncode, refused.stdout) == (3, ""), "it was not imported"
-    assert "net.py is not what was locked\n\nnet.py was changed" in refused.stderr
+    assert "net.py differs from the lock\n\nnet.py was changed" in refused.stderr
     net.write_text(FILE + "# changed\n")
     warned = hookline("train", *words)
     assert warned.returncode == 0
@@ -369,9 +369,9 @@ def test_a_plugin_with_options_that_must_be_given_says_which(hookline: Hookline,
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "nothing says what to check"),
-        (("model",), "nothing says what to check"),
-        (("model", "mlp", "--all"), "nothing says what to check"),
+        ((), "no plugin to check"),
+        (("model",), "no plugin to check"),
+        (("model", "mlp", "--all"), "no plugin to check"),
         (("model", "mpl"), "no model plugin named 'mpl' is installed\n  = did you mean 'mlp'?"),
         (("model", "mlp", "hidden"), "'hidden' is not an override"),
     ],

@@ -118,7 +118,7 @@ def test_the_default_run_resumes_exactly_and_both_runs_are_kept(prove: Hookline,
     assert [attempt["outcome"] for attempt in record["attempts"]] == [None, None, None, "completed"]
     again = prove("--keep", "proof")
     assert again.returncode == 2
-    assert "error: proof cannot be made: File exists\n  = name a new folder with --keep\n" in again.stderr
+    assert "error: cannot create proof: File exists\n  = name a new folder with --keep\n" in again.stderr
 
 
 def test_what_plugins_do_not_keep_is_found_and_each_of_them_named(prove: Hookline) -> None:
@@ -152,6 +152,6 @@ def test_a_run_that_is_never_the_same_twice_is_told_as_that(prove: Hookline) -> 
 def test_a_run_that_fails_by_itself_fails_with_its_own_error(prove: Hookline) -> None:
     done = prove("--kills", "1", "data=unreadable", "train.max_time_s=60")
     assert done.returncode == 4
-    assert "note: train.max_time_s = 60 is left out" in done.stderr
+    assert "note: ignoring train.max_time_s = 60" in done.stderr
     assert "the run fails without interruption: example 77 of the train split" in done.stderr
     assert "OSError: the disk is gone" in done.stderr

@@ -104,7 +104,7 @@ def test_runs_lists_how_each_ended_and_what_changed(hookline: Hookline, make: Ma
 def test_runs_shows_the_newest_twenty_and_says_how_many_more_there_are(
     hookline: Hookline, make: Make, tmp_path: Path
 ) -> None:
-    assert hookline("runs").stdout == "there is no run in runs; hookline train makes one\n"
+    assert hookline("runs").stdout == "no runs in runs; start one with: hookline train\n"
     assert json.loads(hookline("runs", "--json").stdout) == []
     for _ in range(22):
         make()
@@ -205,7 +205,7 @@ def test_diff_tells_side_by_side_what_differs(hookline: Hookline, make: Make) ->
     values = json.loads(hookline("runs", "diff", "1", "2", "--json").stdout)
     assert values["differences"][0] == {"part": "settings", "key": "optimizer.lr", "first": 0.03, "second": 0.1}
     same = hookline("runs", "diff", "1", str(first))
-    assert same.stdout == "0001-csv-mlp and 0001-csv-mlp do not differ in anything that is known\n"
+    assert same.stdout == "no known differences between 0001-csv-mlp and 0001-csv-mlp\n"
 
 
 def test_path_prints_the_absolute_path_and_nothing_else(hookline: Hookline, make: Make, tmp_path: Path) -> None:
@@ -277,11 +277,11 @@ def test_plot_says_what_is_not_there(hookline: Hookline, make: Make) -> None:
     make()
     done = hookline("runs", "plot", "1", "2", "--metric", "lost")
     assert_clean(done, 2)
-    assert "0001-csv-mlp has no numbers of 'lost'" in done.stderr
+    assert "0001-csv-mlp has no values of 'lost'" in done.stderr
     assert "did you mean 'loss'?" in done.stderr
     done = hookline("runs", "plot", "2")
     assert_clean(done, 2)
-    assert "0002-csv-mlp has no numbers yet" in done.stderr
+    assert "0002-csv-mlp has no metrics yet" in done.stderr
 
 
 def test_lines_that_are_no_numbers_of_a_step_are_passed_over(make: Make) -> None:
@@ -535,7 +535,7 @@ def test_a_killed_run_is_lost_and_goes_on_to_the_same_bytes(whole: Place, killed
     assert " lost " in place.call("runs").stdout
     refused = place.call("resume", "last")
     assert_clean(refused, 2)
-    assert "(the run was begun with --plugin mine.py, and this command was not given it)" in refused.stderr
+    assert "(the run was started with --plugin mine.py, and this command was not)" in refused.stderr
     done = place.resume()
     assert_clean(done, 0)
     assert "from step 160" in done.stdout
@@ -560,7 +560,7 @@ def test_a_signal_ends_a_run_which_then_goes_on_to_the_same_bytes(
     place = Place(tmp_path)
     done = place.train(signals)
     assert_clean(done, code)
-    assert "go on with: hookline resume runs/0001-synthetic-linear-mlp --plugin mine.py\n" in done.stderr
+    assert "resume with: hookline resume runs/0001-synthetic-linear-mlp --plugin mine.py\n" in done.stderr
     assert place.record()["status"] == status
     steps = [path.name for path in (tmp_path / "runs" / "last" / "checkpoints").iterdir()]
     # The first one is kept at its own step, the second one does not wait for that.
@@ -601,8 +601,8 @@ def test_going_on_with_a_finished_run_says_so_and_leaves_every_byte(whole: Place
     done = whole.call("resume", "1")
     assert_clean(done, 0)
     assert done.stdout == (
-        "0001-synthetic-linear-mlp is completed, after 300 steps: nothing is left to do\n"
-        "  = to train it for longer: hookline resume 1 train.epochs=6\n"
+        "0001-synthetic-linear-mlp is completed after 300 steps: nothing left to do\n"
+        "  = to train longer: hookline resume 1 train.epochs=6\n"
     )
     path = str(whole.folder / "runs" / "0001-synthetic-linear-mlp")
     assert json.loads(whole.call("resume", "best", "--json").stdout) == {

@@ -100,7 +100,7 @@ def _expect_end(one: Training, number: signal.Signals, code: int) -> None:
     returned, told = one.end(number)
     assert returned == code, told
     assert f"{number.name}: the run ends after this step" in told
-    assert "go on with: hookline resume" in told
+    assert "resume with: hookline resume" in told
     assert "Traceback" not in told
 
 

@@ -76,7 +76,7 @@ def test_check_tells_the_modules_of_the_model(hookline: Hookline) -> None:
         "1        ReLU        [10, 8]  0           0\n"
         "2        Linear      [10, 1]  9           9\n"
         "\n33 of 33 parameters trainable, 132 bytes, and 0 bytes of buffers\n"
-        "\n33 parameters, 100 steps in an epoch, first loss "
+        "\n33 parameters, 100 steps per epoch, first loss "
     ) in done.stdout
     document = json.loads(hookline("check", "model=mlp", "--json").stdout)
     assert [module["parameters"] for module in document["modules"]] == [4417, 192, 0, 4160, 0, 65]
@@ -87,7 +87,7 @@ def test_check_leaves_out_most_of_a_very_deep_model_and_says_how_much(hookline: 
     hidden = ",".join(["2"] * 500)
     done = hookline("check", "model=mlp", f"model.hidden=[{hidden}]")
     assert done.returncode == 0, done.stderr
-    assert "\n... and 962 modules more\n" in done.stdout
+    assert "\n... and 962 more modules\n" in done.stdout
     assert len(done.stdout.splitlines()) < 60
     assert hookline("check", "--quiet").stdout == ""
 
@@ -104,7 +104,7 @@ def test_a_model_is_made_to_learn_a_few_examples_and_the_plan_says_why(hookline:
     losses = [float(row) for row in re.findall(r"^ +\d+/60 +[\d.e-]+ +([\d.e-]+) ", done.stdout, re.MULTILINE)]
     assert losses[-1] < losses[0] / 100
     assert "completed after 60 steps" in done.stdout
-    assert "hookline train train.epochs=60 optimizer.lr=0.1  # train in earnest" in done.stdout
+    assert "hookline train train.epochs=60 optimizer.lr=0.1  # train in full" in done.stdout
 
 
 def test_a_fast_run_puts_a_few_batches_through_every_part(

@@ -78,7 +78,7 @@ def proof_config(order: Order, catalog: Catalog) -> RunConfig:
     from hookline.cli.arguments import added_callbacks, load_words
     from hookline.cli.output import Output
 
-    added = added_callbacks(Output(quiet=True), catalog, is_kept=True)
+    added = added_callbacks(Output(quiet=True), catalog, is_saved=True)
     kept = catalog.default("proof")(Path(order.parent), order.every_steps)
     return load_words(order.words, catalog, added, switches={PUT_OVER: {**kept, "train.max_time_s": 0.0}})
 

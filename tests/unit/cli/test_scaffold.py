@@ -146,7 +146,7 @@ def test_a_name_of_lower_case_letters_digits_and_hyphens_is_taken(name: str, cat
 )
 def test_another_name_is_a_fault_that_suggests_one(name: str, suggestion: str | None, catalog_with: Catalogs) -> None:
     [fault] = Scaffold("model", name).faults(catalog_with())
-    assert f"{name!r} is no name for a plugin: expected lower case letters" in fault.message
+    assert f"{name!r} is not a valid plugin name: expected lowercase letters" in fault.message
     assert fault.hint == suggestion
 
 

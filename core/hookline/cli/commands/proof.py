@@ -1,4 +1,4 @@
-"""The command that proves that a run resumes exactly: it starts processes, kills them, and compares what they leave."""
+"""Command that proves that a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from hookline.cli.arguments import choosing, load_words, printing, words_argument
+from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import plan_lines
 from hookline.cli.proof_child import PUT_OVER, proof_config
@@ -37,12 +38,22 @@ _TOLD_LINES = 20
 _WIDTH = 15
 
 
-@click.command("prove-resume")
+@click.command("prove-resume", cls=Command)
 @words_argument
-@click.option("--kills", "num_kills", type=click.IntRange(min=1), default=5, show_default=True, help="How many kills.")
-@click.option("--every-steps", type=click.IntRange(min=1), metavar="K", help="Steps from one state to the next.")
-@click.option("--seed", type=click.IntRange(min=0), help="Where the kills are drawn from; else it is drawn itself.")
-@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="A new folder in which both runs stay.")
+@click.option(
+    "--kills",
+    "num_kills",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Number of kills.",
+)
+@click.option(
+    "--every-steps", type=click.IntRange(min=1), metavar="K", help="Number of steps between two compared states."
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="SEED", help="Seed of the kills; random by default.")
+@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep both runs in this new folder.")
 @printing
 @choosing
 def prove_resume(
@@ -54,25 +65,26 @@ def prove_resume(
     seed: int | None,
     keep: Path | None,
 ) -> None:
-    """Prove that a run, with its plugins, resumes exactly: train it, kill and resume it, and compare every bit.
+    """Prove that a run resumes exactly.
 
-    The run is trained once without interruption, and once killed at random points and resumed each time.
+    Trains the run once without interruption, and once with kills at random points, resuming it after each. Then
+    compares everything that both have saved, plugin states included, to the last bit.
     """
     config = load_words(words, catalog)
     for line in plan_lines(config):
         output.prose(line)
     output.prose("\nproving that this run resumes exactly")
     if limit_s := config.train.max_time_s:
-        told = f"train.max_time_s = {limit_s:g} is left out, for by the clock no two runs end alike"
-        output.note(f"note: {told}; bound the run with train.max_steps")
+        reason = "two runs never end at the same step by the clock"
+        output.note(f"note: ignoring train.max_time_s = {limit_s:g}: {reason}; limit the run with train.max_steps")
     if seed is None:
         seed = secrets.randbelow(10**6)
     with _folder(keep) as folder:
         trial = _Trial(output, catalog, folder, words)
         proof, done = trial.prove(num_kills, seed, every_steps)
-        _tell_verdict(output, proof, done, seed)
+        _print_verdict(output, proof, done, seed)
         if keep:
-            output.prose(f"both runs are kept in {keep}")
+            output.prose(f"both runs are saved in {keep}")
         if proof.divergence:
             raise proof.divergence.error()
 
@@ -88,11 +100,11 @@ def _folder(keep: Path | None) -> Iterator[Path]:
     try:
         keep.mkdir(parents=True)
     except OSError as error:
-        raise ConfigError(f"{keep} cannot be made: {error.strerror}", hint="name a new folder with --keep") from error
+        raise ConfigError(f"cannot create {keep}: {error.strerror}", hint="name a new folder with --keep") from error
     yield keep.resolve()
 
 
-def _tell_verdict(output: Output, proof: Proof, done: Sequence[Report], seed: int) -> None:
+def _print_verdict(output: Output, proof: Proof, done: Sequence[Report], seed: int) -> None:
     steps = [report.step for report in done]
     divergence = proof.divergence
     if output.json:
