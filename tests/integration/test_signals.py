@@ -99,7 +99,7 @@ def test_the_first_signal_saves_and_the_run_goes_on_from_that_very_step(
 def _expect_end(one: Training, number: signal.Signals, code: int) -> None:
     returned, told = one.end(number)
     assert returned == code, told
-    assert f"{number.name}: the run ends after this step" in told
+    assert f"{number.name}: ending the run after this step" in told
     assert "resume with: hookline resume" in told
     assert "Traceback" not in told
 
