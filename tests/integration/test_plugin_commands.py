@@ -243,7 +243,10 @@ def test_a_lock_refuses_a_file_that_changed_and_warns_without_being_asked(
 
 def test_a_lock_can_be_written_elsewhere_and_a_folder_is_no_place_for_it(hookline: Hookline, tmp_path: Path) -> None:
     assert hookline("lock", "-o", "mine.lock").stdout.startswith("wrote mine.lock: hookline with ")
-    assert "hookline/engine/loop/run.py" in json.loads((tmp_path / "mine.lock").read_text())["distributions"]["hookline"]["files"]
+    assert (
+        "hookline/engine/loop/run.py"
+        in json.loads((tmp_path / "mine.lock").read_text())["distributions"]["hookline"]["files"]
+    )
     done = hookline("lock", "--output", "no/such/folder.lock")
     assert done.returncode == 2
     assert "cannot be written: No such file or directory" in done.stderr

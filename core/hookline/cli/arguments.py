@@ -6,7 +6,9 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
@@ -14,9 +16,9 @@ import click
 from hookline.cli.command import Command
 from hookline.cli.completion import complete_words, split_words
 from hookline.cli.output import Output
-from hookline.engine.config.layers import read_overrides
+from hookline.engine.config.layers import Origin, read_overrides
 from hookline.engine.config.loading import load_config
-from hookline.engine.config.run_config import RunConfig
+from hookline.engine.config.run_config import OFF, SHOWN, RunConfig, Setting
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.plugin.plugin import combined
@@ -134,6 +136,21 @@ def unwanted_callbacks(output: Output, catalog: Catalog, *, is_saved: bool) -> l
     """Return the tables of callbacks that would show a run differently or, without ``is_saved``, save it."""
     parts = {"terminal", "json", "keep"} - {*_wanted_parts(output, is_saved=is_saved)}
     return [f"callbacks.{name}" for part in sorted(parts) for name in catalog.default(part)["callbacks"]]
+
+
+def without_callbacks(config: RunConfig, tables: Sequence[str]) -> RunConfig:
+    """Return a config with those of the callbacks ``tables`` switched off that the config file has."""
+    origins = {table: config.settings[f"{table}.use"].origin for table in tables if f"{table}.use" in config.settings}
+    hidden = {table for table, origin in origins.items() if origin.layer == "file"}
+    settings: dict[str, Setting] = {}
+    for key, setting in config.settings.items():
+        table, _, name = key.rpartition(".")
+        if table not in hidden:
+            settings[key] = setting
+        elif name == "use":
+            settings[key] = Setting(key, OFF, Origin(SHOWN), overrode=setting)
+    plugins = tuple(choice for choice in config.plugins if choice.table not in hidden)
+    return replace(config, plugins=plugins, settings=MappingProxyType(settings))
 
 
 def _wanted_parts(output: Output, *, is_saved: bool) -> list[str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
+from hookline.engine.config.layers import Origin
+from hookline.engine.config.run_config import RunConfig, Setting
 from hookline.engine.errors import ConfigError
 from hookline.engine.train_options import TrainOptions
 
@@ -12,6 +16,33 @@ _OVERFIT_EPOCHS = 100
 _FAST_EPOCHS = 2
 """Two, so that an epoch also follows another."""
 _FAST_BATCHES = 3
+
+
+def trial_config(config: RunConfig, overfit: int | None, *, is_fast: bool) -> RunConfig:
+    """Return a config with the values of ``--overfit`` or ``--fast``; values from the command line take precedence.
+
+    Args:
+        config: The complete config.
+        overfit: Number of examples to overfit, at least 1.
+        is_fast: Run only a few batches through every part of the run.
+
+    Raises:
+        ConfigError: When both are requested.
+    """
+    settings = dict(config.settings)
+    changed: dict[str, Any] = {}
+    for option, values in trial_values(config.train, overfit, is_fast=is_fast).items():
+        for key, value in values.items():
+            before = settings[key]
+            layer = before.origin.layer
+            below = before.overrode if layer in ("default", "command line") else before
+            setting = Setting(key, value, Origin(option), below)
+            if layer == "command line":
+                settings[key] = replace(before, overrode=setting)
+            else:
+                settings[key] = setting
+                changed[key.removeprefix("train.")] = tuple(value) if isinstance(value, list) else value
+    return replace(config, train=replace(config.train, **changed), settings=MappingProxyType(settings))
 
 
 def trial_values(train: TrainOptions, overfit: int | None, *, is_fast: bool) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import pytest
 
 from hookline import ConfigError, RunConfig, load_config, train
 from hookline.engine import TrainOptions
-from hookline.trials.switches import trial_values
+from hookline.trials.switches import trial_config, trial_values
 
 
 def config_of(overfit: int | None = None, *words: str, is_fast: bool = False) -> RunConfig:
@@ -62,3 +62,13 @@ def test_words_of_the_command_win() -> None:
 def test_both_at_once_are_refused() -> None:
     with pytest.raises(ConfigError, match="--overfit and --fast cannot be had at once"):
         trial_values(TrainOptions(), 8, is_fast=True)
+
+
+@pytest.mark.parametrize(("overfit", "is_fast"), [(8, False), (None, True), (None, False)])
+def test_a_loaded_config_gets_the_values_as_if_they_had_been_loaded_with_it(overfit: int | None, is_fast: bool) -> None:
+    words = ("train.max_examples=5", "train.evaluate_every_steps=7", "model=mlp")
+    loaded = config_of(overfit, *words, is_fast=is_fast)
+    found = trial_config(load_config({"train": {"epochs": 50}}, words), overfit, is_fast=is_fast)
+    assert found.train == loaded.train
+    assert dict(found.settings) == dict(loaded.settings)
+    assert list(found.settings) == list(loaded.settings)

@@ -15,6 +15,7 @@ from hookline.cli.arguments import (
     load_words,
     printing,
     unwanted_callbacks,
+    without_callbacks,
     words_argument,
 )
 from hookline.cli.completion import script, split_words
@@ -23,14 +24,14 @@ from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step_lines
 from hookline.engine.config.loading import load_config
-from hookline.engine.config.run_config import OFF, SHOWN, RunConfig
+from hookline.engine.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.catalog import KINDS, Catalog
 from hookline.engine.words import did_you_mean
 from hookline.runs.lock import make_lock, read_lock
 from hookline.shortcuts.light_optimizer import light_optimizer
-from hookline.trials.switches import trial_values
+from hookline.trials.switches import trial_config
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
@@ -84,13 +85,8 @@ def train(
     locks = read_lock(locked) if locked else None
     is_trial = is_fast or overfit is not None
     added = added_callbacks(output, catalog, is_saved=not is_trial)
-    config = load_words(words, catalog, added, locks)
-    switches = trial_values(config.train, overfit, is_fast=is_fast)
-    unwanted = unwanted_callbacks(output, catalog, is_saved=not is_trial)
-    if hidden := {label: OFF for label in unwanted if _is_from_file(config, label)}:
-        switches[SHOWN] = hidden
-    if switches:
-        config = load_words(words, catalog, added, locks, switches)
+    config = trial_config(load_words(words, catalog, added, locks), overfit, is_fast=is_fast)
+    config = without_callbacks(config, unwanted_callbacks(output, catalog, is_saved=not is_trial))
     if output.json:
         output.event("plan", **plan_events(config))
     for line in plan_lines(config):
@@ -106,12 +102,6 @@ def train(
         fit(output, run, observers)
     for line in next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_saved=run.folder is not None):
         output.prose(line)
-
-
-def _is_from_file(config: RunConfig, label: str) -> bool:
-    """Return whether a callback comes from a config file."""
-    use = config.settings.get(f"{label}.use")
-    return use is not None and use.origin.layer == "file"
 
 
 def _warn_of_drift(output: Output, words: Sequence[str], config: RunConfig) -> None:
