@@ -319,6 +319,16 @@ def test_init_overwrites_nothing_unless_forced(hookline: Hookline, tmp_path: Pat
     assert (tmp_path / "run.toml").read_text() != "mine"
 
 
+def test_a_config_that_init_cannot_write_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("mine")
+    # No file may become larger than 1024 bytes, and the config is.
+    done = run(["bash", "-c", 'ulimit -f 1 && exec "$@"', "bash", PROGRAM, "init", "--force"], cwd=tmp_path)
+    assert_clean(done, 2)
+    assert "run.toml cannot be written: File too large (EFBIG)" in done.stderr
+    assert (tmp_path / "run.toml").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
+
+
 def test_schema_is_draft_7_and_tells_right_from_wrong(hookline: Hookline) -> None:
     schema = json.loads(hookline("schema").stdout)
     jsonschema.Draft7Validator.check_schema(schema)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from support import run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -249,7 +252,20 @@ def test_a_lock_can_be_written_elsewhere_and_a_folder_is_no_place_for_it(hooklin
     )
     done = hookline("lock", "--output", "no/such/folder.lock")
     assert done.returncode == 2
-    assert "cannot be written: No such file or directory" in done.stderr
+    assert "no/such/folder.lock cannot be written: No such file or directory" in done.stderr
+
+
+def test_a_lock_that_cannot_be_written_leaves_the_old_one(hookline: Hookline, tmp_path: Path) -> None:
+    assert hookline("lock").returncode == 0
+    before = (tmp_path / "hookline.lock").read_bytes()
+    # No file may become larger than 1024 bytes, and the lock is.
+    program = str(Path(sys.executable).parent / "hookline")
+    done = run(["bash", "-c", 'ulimit -f 1 && exec "$@"', "bash", program, "lock", "model=mlp"], cwd=tmp_path)
+    assert done.returncode == 2
+    expected = "error: hookline.lock cannot be written: File too large (EFBIG)\n  = choose another name with -o\n"
+    assert done.stderr == expected
+    assert (tmp_path / "hookline.lock").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["hookline.lock"]
 
 
 # ---- rules -----------------------------------------------------------------------------------------------------------

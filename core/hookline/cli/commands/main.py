@@ -189,6 +189,7 @@ def init(output: Output, datafile: Path | None, target: Path, force: bool) -> No
 
     With DATAFILE, a CSV or Parquet file, the config fits that file.
     """
+    from hookline.cli.text_file import write_text_file
     from hookline.runs.config_text import commented_toml
 
     if target.exists() and not force:
@@ -197,12 +198,7 @@ def init(output: Output, datafile: Path | None, target: Path, force: bool) -> No
     tables = catalog.default("starter")(datafile, target.parent) if datafile else {}
     config = load_config(tables, catalog=catalog)
     head = f"# Train with: hookline train {target}\n# A line that begins with # shows a default.\n"
-    text = f"{head}\n{commented_toml(config)}"
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        hint = "choose another name with -o"
-        raise ConfigError(f"{target} cannot be written: {error.strerror}", hint=hint) from error
+    write_text_file(target, f"{head}\n{commented_toml(config)}", force=force)
     if output.json:
         output.document({"path": str(target)})
     output.prose(f"wrote {target}; next: hookline check {target}, then hookline train {target}")

@@ -223,6 +223,8 @@ def lock(output: Output, catalog: Catalog, words: Sequence[str], target: Path | 
     `hookline train --locked` rejects plugins that differ from it. No installed plugin is imported. The default file is
     CONFIG with the suffix .lock, or hookline.lock without a CONFIG.
     """
+    from hookline.cli.text_file import write_text_file
+
     path, overrides = split_words(words)
     named = named_entries(path, overrides, defaults=callbacks_of_train(catalog), catalog=catalog)
     if named.errors:
@@ -230,11 +232,7 @@ def lock(output: Output, catalog: Catalog, words: Sequence[str], target: Path | 
     target = target or lock_path(path)
     now = make_lock(named.entries)
     drift = read_lock(target).drift(now) if target.exists() else []
-    try:
-        target.write_text(now.to_json(), encoding="utf-8")
-    except OSError as error:
-        hint = "choose another name with -o"
-        raise ConfigError(f"{target} cannot be written: {error.strerror}", hint=hint) from error
+    write_text_file(target, now.to_json(), force=True)
     if output.json:
         output.document({"path": str(target), "changes": drift})
     for text in drift:
