@@ -12,7 +12,7 @@ from hookline.engine.errors import ContractError, DataError
 from hookline.engine.hookspecs import Metric
 from hookline.engine.loop.batch import brief, count_examples
 from hookline.engine.loop.rng import preserved_rng
-from hookline.engine.loop.step import LossFunction
+from hookline.engine.view import LossFunction
 
 if TYPE_CHECKING:
     pass

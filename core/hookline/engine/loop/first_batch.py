@@ -19,7 +19,7 @@ from hookline.engine.loop.memory import (
     half,
     is_out_of_memory,
 )
-from hookline.engine.loop.step import LossFunction
+from hookline.engine.view import LossFunction
 
 if TYPE_CHECKING:
     pass

@@ -209,11 +209,17 @@ class Catalog:
             )
         return found[0]
 
+    def moved(self, key: str) -> str | None:
+        """Return a hint for a key that was renamed, as hookline's own distribution declares it; None for any other."""
+        new_keys = self.default("moved") if "moved" in self._defaults else {}
+        return f"it is now {new_keys[key]!r}" if key in new_keys else None
+
     def default(self, part: str) -> Any:
         """Return what hookline's own distribution declares as default ``part``.
 
         The parts are ``run``, ``terminal``, ``json`` and ``keep`` (tables of a config), ``starter`` (a function that
-        suggests a config for a data file) and ``proof`` (one that gives what a proof puts over a run). Other
+        suggests a config for a data file), ``proof`` (one that gives the overrides of a proof), ``fast`` and
+        ``overfit`` (functions that give the overrides of a trial), and ``moved`` (new names of renamed keys). Other
         distributions cannot declare any: what is installed never changes a run.
         """
         return self._defaults[part].load()

@@ -14,11 +14,10 @@ from typing import Any
 import pluggy
 
 from hookline.engine import hookspecs
-from hookline.engine.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError, ContractError, Fault, HooklineError, PluginError
 from hookline.engine.plugin.hook_call import guarded, old_arguments
 from hookline.engine.plugin.hook_checks import HOOKS, MARK
-from hookline.engine.plugin.member import Member, is_wrapper
+from hookline.engine.plugin.member import Member, PluginChoice, is_wrapper
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.options import copied
 from hookline.engine.plugin.plugin import Plugin, as_faults, combined
@@ -78,13 +77,13 @@ class Host:
     @classmethod
     def open(
         cls,
-        config: RunConfig,
+        choices: Sequence[PluginChoice],
         base: object,
         *,
         warn: Callable[[str], None] | None = None,
         observers: Sequence[Observer] = (),
     ) -> Host:
-        """Make every plugin that ``config`` chose; the other arguments are the constructor's.
+        """Make every plugin of the choices of a config; the other arguments are the constructor's.
 
         Raises:
             ConfigError: When plugins refuse the values of their options; carries every refusal.
@@ -93,7 +92,7 @@ class Host:
         members: list[Member] = []
         refusals: list[Fault] = []
         broken: list[PluginError] = []
-        for choice in config.plugins:
+        for choice in choices:
             try:
                 # A copy, so that what a plugin does to its options stays in this run.
                 instance = choice.plugin.make(copied(choice.options))
@@ -219,7 +218,7 @@ class Host:
             lacks = [f"the run has no {label!r} with a state" for label in strange if label in state]
             lacks += [f"there is no state for {label!r}" for label in strange if label not in state]
             hint = "resume with the config with which the state was taken"
-            raise ContractError(f"the state is that of another run: {'; '.join(lacks)}", hint=hint)
+            raise ContractError(f"this state belongs to a different run: {'; '.join(lacks)}", hint=hint)
         for label, member in members.items():
             try:
                 member.instance.load_state_dict(state[label])
