@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from hookline.engine.data import DataSource
-    from hookline.engine.result import Row
     from hookline.engine.train_options import TrainOptions
 
+Row = Mapping[str, str | int | float | bool | None]
 LossFunction = Callable[["Tensor", "Tensor"], "Tensor"]
 StepFunction = Callable[[Any], "Tensor"]
 

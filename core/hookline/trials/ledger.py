@@ -15,7 +15,7 @@ from hookline.engine.plugin.observer import Observer
 
 if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member
-    from hookline.engine.result import Row
+    from hookline.engine.view import Row
 
 
 # ---- ledger ----------------------------------------------------------------------------------------------------------

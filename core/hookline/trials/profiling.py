@@ -18,7 +18,8 @@ from hookline.engine.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.result import Row, Step
+from hookline.engine.result import Step
+from hookline.engine.view import Row
 
 if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     pass
 
 
-def _sizes(data: DataSource) -> tuple[int, int]:
+def sizes_of(data: DataSource) -> tuple[int, int]:
     if data.in_features is None or data.out_features is None:
         raise ContractError(
             "the data source does not say its in_features and out_features, which the model needs",

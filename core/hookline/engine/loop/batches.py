@@ -25,14 +25,14 @@ from torch.utils.data import (
 from hookline.engine.errors import DataError
 from hookline.engine.loop.batch import placed
 from hookline.engine.loop.reading import (
-    _Failure,
-    _naming,
-    _Reader,
-    _Rows,
-    _stop_workers,
-    _StreamReader,
-    _unchanged,
+    ExampleReader,
+    Failure,
+    Rows,
+    StreamReader,
     lost_worker,
+    name_examples,
+    stop_workers,
+    unchanged,
 )
 from hookline.engine.loop.rng import ReaderState, derive_seed, make_generator
 
@@ -180,7 +180,7 @@ class Batches:
                     batch = self._next(batches, epoch, start, number)
                 if batch is _END:
                     return
-                if isinstance(batch, _Failure):
+                if isinstance(batch, Failure):
                     raise batch.as_error(self._name) from batch.cause
                 yield placed(batch, self._reading.device, self._reading.dtype)
         except RuntimeError as error:
@@ -189,22 +189,22 @@ class Batches:
             raise
         finally:
             if self._reading.num_workers:
-                _stop_workers(batches)
+                stop_workers(batches)
 
     def _loader(self, epoch: int, start: int) -> DataLoader[Any]:
         settings: dict[str, Any] = {
             # DataLoader draws a seed for its workers; from a generator of ours it leaves the global one alone.
             "generator": make_generator(self._reading.item_seed, "workers", epoch),
             "batch_size": None,
-            "collate_fn": _unchanged,
+            "collate_fn": unchanged,
             "num_workers": self._reading.num_workers,
             "timeout": self._reading.worker_timeout_s if self._reading.num_workers else 0,
             "pin_memory": self._reading.device.type == "cuda",
         }
         collate = self._reading.collate or default_collate
         if self._is_stream:
-            return DataLoader(_StreamReader(self._dataset, self._batch_size, collate), **settings)
-        reader = _Reader(self._dataset, collate, (self._reading.item_seed, epoch))
+            return DataLoader(StreamReader(self._dataset, self._batch_size, collate), **settings)
+        reader = ExampleReader(self._dataset, collate, (self._reading.item_seed, epoch))
         return DataLoader(reader, sampler=cast(Any, self._rows(epoch, start)), **settings)
 
     def _next(self, batches: Iterator[Any], epoch: int, start: int, number: int) -> Any:
@@ -217,18 +217,18 @@ class Batches:
             if not self._is_stream:
                 # The workers take turns.
                 worker = (number - start) % self._reading.num_workers
-                what = f"{_naming(self.indices(epoch, number))} of {what}, which worker {worker} reads"
+                what = f"{name_examples(self.indices(epoch, number))} of {what}, which worker {worker} reads"
             message = f"{what}, did not come within {self._reading.worker_timeout_s:g} s (train.worker_timeout_s)"
             raise DataError(message, hint="see what the dataset waits for, or allow more time") from error
 
-    def _rows(self, epoch: int, start: int) -> Iterator[_Rows]:
+    def _rows(self, epoch: int, start: int) -> Iterator[Rows]:
         """Give the examples of each batch of an epoch, without the first ``start`` batches."""
         order, size = self.order(epoch), self._batch_size
         # A permutation has no example twice.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
         for number in range(start, cast(int, self.num_batches)):
             part = slice(number * size, (number + 1) * size)
-            yield _Rows(number, order[part].tolist(), repeats[part].tolist())
+            yield Rows(number, order[part].tolist(), repeats[part].tolist())
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)

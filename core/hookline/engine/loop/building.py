@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +12,9 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import Metric
-from hookline.engine.loop.batch import brief
 from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
+from hookline.engine.loop.evaluation import build_metrics, evaluate_splits
 from hookline.engine.loop.finite_guard import FiniteGuard, Guarded
 from hookline.engine.loop.first_batch import check_parameters, try_what_fits
 from hookline.engine.loop.position import Position
@@ -26,9 +25,6 @@ from hookline.engine.plugin.observer import Observer
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.view import LossFunction, RunView, StepFunction
 from hookline.engine.words import with_article
-
-_MAX_METRICS = 100_000
-"""With more, the record of a run would be larger than any that is read."""
 
 
 class Components:
@@ -73,6 +69,10 @@ class Components:
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.device = find_device(options.device)
         self.micro_batch_size: int | None = None
+
+    def evaluate(self, run: RunView) -> Mapping[str, float]:
+        """Return the loss and the metrics of every split that is evaluated; no events."""
+        return evaluate_splits(run, self.read, self.evaluation_batches, self.metrics)
 
 
 class Site(NamedTuple):
@@ -200,29 +200,3 @@ def build_component(host: Host, kind: str, expected: Any, **arguments: Any) -> A
         advice = wrap if expected is DataSource else None
         raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=advice)
     return built
-
-
-def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
-    """Return the metrics of all plugins by name.
-
-    Raises:
-        ContractError: When a plugin gives no mapping, a name that is there already or is no text, or far too many.
-    """
-    metrics: dict[str, Metric] = {}
-    for plugin, built in host.results("build_metrics", **arguments):
-        if not isinstance(built, Mapping):
-            raise ContractError(f"build_metrics of {plugin} returned {brief(built)}, but must return metrics by name")
-        for name, metric in built.items():
-            if name in metrics or name in ("loss", "running_loss"):
-                raise ContractError(f"{plugin} brings the metric {name!r}, which is there already")
-            if not _is_text(name):
-                raise ContractError(f"{plugin} names a metric {name!r}, which is no text that a file can hold")
-            metrics[name] = metric
-        if len(metrics) > _MAX_METRICS:
-            raise ContractError(f"with {plugin} there are {len(metrics):,} metrics; a run takes {_MAX_METRICS:,}")
-    return MappingProxyType(metrics)
-
-
-def _is_text(name: Any) -> bool:
-    # Half of a surrogate pair, as in the name of a file that is no UTF-8, cannot be written.
-    return isinstance(name, str) and name.encode(errors="ignore").decode() == name

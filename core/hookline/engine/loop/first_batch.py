@@ -94,6 +94,17 @@ def try_batch(
         raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
 
 
+def check_step_result(loss: Any) -> None:
+    """Check what a step has returned.
+
+    Raises:
+        ContractError: When it is not a detached scalar.
+    """
+    if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
+        message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
+        raise ContractError(message, hint="end the step with: return loss.detach()")
+
+
 def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction, optimizer_name: str) -> None:
     """Check that an optimizer has the parameters of the model that are to be trained, and no strange ones.
 

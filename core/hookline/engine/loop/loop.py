@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from hookline.engine.errors import ContractError, DataError, NonFiniteError, TrainingError
-from hookline.engine.loop.batch import brief, count_examples
+from hookline.engine.errors import DataError, NonFiniteError, TrainingError
+from hookline.engine.loop.batch import count_examples
 from hookline.engine.loop.building import Components
-from hookline.engine.loop.evaluation import WeightedMean, evaluate
-from hookline.engine.loop.memory import MEMORY_ERRORS, evaluating, memory_error_of_step
+from hookline.engine.loop.first_batch import check_step_result
+from hookline.engine.loop.memory import MEMORY_ERRORS, memory_error_of_step
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker
-from hookline.engine.loop.rng import RandomState
+from hookline.engine.loop.rng import RandomState, in_run
+from hookline.engine.loop.state import Progress
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.result import Outcome, Step
@@ -39,7 +39,7 @@ class Loop:
     Attributes:
         host: The plugins.
         parts: The components.
-        history: The metrics of each epoch that has ended.
+        progress: The numbers and the random state so far.
         outcome: The outcome; None until the run is over.
         plugin_states: States to hand to the plugins when they are started; None: none.
         is_resting: Whether the run stands between two steps, where it has a state to save.
@@ -51,20 +51,17 @@ class Loop:
         self._run, self.host, self.parts, self._position = run, host, parts, position
         self._observers = observers
         self._options = run.config.train
-        self._random = RandomState(position.seed, "train", device=parts.device)
-        self._running = WeightedMean()
-        self._evaluated: tuple[int, Mapping[str, float]] = (0, {})  # the last step after which it was evaluated
-        self._used_s = self._started = 0.0
+        self._started = 0.0
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
-        self.history: list[Mapping[str, float]] = []
+        self.progress = Progress(RandomState(position.seed, "train", device=parts.device))
         self.outcome: Outcome | None = None
         self.plugin_states: Mapping[str, Any] | None = None
         self.is_resting = True
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
-    def steps(self) -> Generator[Tensor]:
+    def steps(self) -> Generator[Tensor]:  # noqa: C901 - all of it on one screen says more than parts of it on two
         """Take all steps; every event is a call in here. Give the loss of each step."""
         self._begin()
         host, run, position, step = self.host, self._run, self._position, self.parts.step
@@ -140,54 +137,15 @@ class Loop:
             with self.working():
                 steps.close()
 
-    def measure(self) -> Mapping[str, float]:
-        """Return the loss and the metrics of every split that is evaluated; no events."""
-        measured: dict[str, float] = {}
-        for split, batches in self.parts.evaluation_batches.items():
-            # Closed at once also when the model raises: the error holds the frames in which it was raised.
-            read = closing(self.parts.read(split, batches, 1))
-            with read as stream, evaluating(self._run, split, batches.num_examples):
-                numbers = evaluate(stream, self.parts.model, self.parts.loss, self.parts.metrics)
-            measured |= {f"{split}/{name}": value for name, value in numbers.items()}
-        return MappingProxyType(measured)
-
     @contextmanager
     def working(self) -> Iterator[None]:
         """Work with the run's own random numbers and with gradients, whatever the program around it has set."""
         was_resting, self.is_resting = self.is_resting, False
         try:
-            with in_run(self._random):
+            with in_run(self.progress.random):
                 yield
         finally:
             self.is_resting = was_resting
-
-    # ---- state -------------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of the loop, without that of components and plugins."""
-        position = self._position
-        return {
-            "epoch": position.epoch,
-            "step": position.step,
-            "used_s": self._used_s,
-            "position": position.batch,
-            "stop_reason": position.stop_reason,
-            "history": [dict(metrics) for metrics in self.history],
-            "random": self._random.state_dict(),
-            "running": self._running.state_dict(),
-            "evaluated": [self._evaluated[0], dict(self._evaluated[1])],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what ``state_dict`` returned."""
-        position = self._position
-        position.epoch, position.step, position.batch = state["epoch"], state["step"], state["position"]
-        position.stop_reason, self._used_s = state["stop_reason"], state["used_s"]
-        self.history = [MappingProxyType(metrics) for metrics in state["history"]]
-        self._random.load_state_dict(state["random"])
-        self._running.load_state_dict(state["running"])
-        evaluated_step, metrics = state["evaluated"]
-        self._evaluated = evaluated_step, MappingProxyType(metrics)
 
     # ---- the parts of the loop ---------------------------------------------------------------------------------------
 
@@ -195,7 +153,7 @@ class Loop:
         if self._position.is_begun:
             raise TrainingError("the run was begun before", hint="make a new Run for a new run")
         self._position.is_begun = True
-        self._started = time.perf_counter() - self._used_s
+        self._started = time.perf_counter() - self.progress.used_s
         for observer in self._observers:
             observer.begin()
 
@@ -211,14 +169,14 @@ class Loop:
         position.step += 1
         position.batch += 1
         if position.step == 1:
-            _check_loss(loss)
+            check_step_result(loss)
         if self.parts.finite_guard.has_skipped:
             self.parts.finite_guard.forget_skip()
         else:
-            self._running.add(loss, count_examples(batch))
+            self.progress.running.add(loss, count_examples(batch))
         if self._options.max_time_s:
-            self._used_s = time.perf_counter() - self._started
-            if self._used_s >= self._options.max_time_s:
+            self.progress.used_s = time.perf_counter() - self._started
+            if self.progress.used_s >= self._options.max_time_s:
                 self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} is over")
 
     def _is_over(self) -> bool:
@@ -250,8 +208,8 @@ class Loop:
         if not self.parts.evaluation_batches:
             return
         self.host.notify("on_evaluation_start", run=self._run)
-        metrics = self.measure()
-        self._evaluated = self._position.step, metrics
+        metrics = self.parts.evaluate(self._run)
+        self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
         self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
 
     def _end_epoch(self) -> Mapping[str, float]:
@@ -259,14 +217,14 @@ class Loop:
         position, every = self._position, self._options.evaluate_every_epochs
         is_last = position.epoch == position.num_epochs or self._is_over()
         is_due = every and (position.epoch % every == 0 or is_last)
-        if is_due and self._evaluated[0] != position.step:
+        if is_due and self.progress.evaluated_step != position.step:
             self._evaluate()
-        evaluated = self._evaluated[1] if is_due else {}
-        metrics = MappingProxyType({"train/running_loss": self._running.compute(), **evaluated})
-        self.history.append(metrics)
+        evaluated = self.progress.evaluated if is_due else {}
+        metrics = MappingProxyType({"train/running_loss": self.progress.running.compute(), **evaluated})
+        self.progress.history.append(metrics)
         # Without any update the mean is that of nothing.
-        checked = metrics if self._running.weight else evaluated
-        self._running.reset()
+        checked = metrics if self.progress.running.weight else evaluated
+        self.progress.running.reset()
         for name, value in checked.items():
             if name.endswith("loss") and not math.isfinite(value):
                 hint = "try a smaller learning rate, and look for extreme values in the data"
@@ -304,16 +262,3 @@ class Loop:
         if error is None:
             self.outcome = "failed"
             raise first
-
-
-@contextmanager
-def in_run(random: RandomState) -> Iterator[None]:
-    """Work with random numbers of one's own and with gradients, whatever the program around has set."""
-    with random.active(), torch.inference_mode(mode=False), torch.enable_grad():
-        yield
-
-
-def _check_loss(loss: Any) -> None:
-    if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
-        message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
-        raise ContractError(message, hint="end the step with: return loss.detach()")

@@ -19,16 +19,16 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Components, Site, build_all
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.loop import Loop, in_run
+from hookline.engine.loop.loop import Loop
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.rng import RandomState, make_generator
+from hookline.engine.loop.rng import RandomState, in_run, make_generator
 from hookline.engine.loop.state import component_state, load_component_state
 from hookline.engine.loop.step import CoreHooks
 from hookline.engine.plugin.host import Host
-from hookline.engine.plugin.member import Member
+from hookline.engine.plugin.member import Member, make_members
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.result import Outcome, Row, RunResult, Step
-from hookline.engine.view import LossFunction
+from hookline.engine.result import Outcome, RunResult, Step
+from hookline.engine.view import LossFunction, Row
 
 
 class Run:
@@ -84,7 +84,7 @@ class Run:
         core = CoreHooks(parts, shortcuts=shortcuts)
         try:
             with in_run(RandomState(config.train.seed, "build")):
-                host = Host.open(config.plugins, core, warn=self.warn, observers=observers)
+                host = Host(make_members(config.plugins), core, warn=self.warn, observers=observers)
                 self._loop = Loop(self, host, parts, self._position, observers)
                 build(Site(parts, host, self, self._position, observers))
         except SystemExit as ending:
@@ -198,7 +198,7 @@ class Run:
     @property
     def history(self) -> Sequence[Mapping[str, float]]:
         """The metrics of each epoch that has ended."""
-        return self._loop.history
+        return self._loop.progress.history
 
     @property
     def outcome(self) -> Outcome | None:
@@ -284,9 +284,9 @@ class Run:
             message = f"a run has no state to keep within a block: the weights are {self.num_ahead} steps ahead"
             raise TrainingError(message, hint="ask when run.num_ahead is 0, or take single steps")
         self._loop.parts.finite_guard.look()  # a resumed run would not know of it
-        own = {"summary": self.summary, "warnings": self.warnings}
-        plugins = {"plugins": self._loop.host.state_dict()}
-        return copy.deepcopy(self._loop.state_dict() | own | component_state(self._loop.parts) | plugins)
+        own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.state_dict()}
+        progress = self._loop.progress.state_dict(self._position)
+        return copy.deepcopy(progress | own | component_state(self._loop.parts))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what ``state_dict`` of a run of the same config returned, before the first step.
@@ -302,7 +302,7 @@ class Run:
             raise TrainingError("the run was begun before", hint="make a new Run, and load the state first")
         state = copy.deepcopy(dict(state))
         load_component_state(self._loop.parts, state)
-        self._loop.load_state_dict(state)
+        self._loop.progress.load_state_dict(state, self._position)
         self._loop.plugin_states = state["plugins"]
         self.summary, self.warnings = state["summary"], state["warnings"]
 
@@ -338,7 +338,7 @@ class Run:
     def evaluate(self) -> Mapping[str, float]:
         """Return the loss and the metrics of every split that is evaluated, with the current weights; no events."""
         with self._loop.working():
-            return self._loop.measure()
+            return self._loop.parts.evaluate(self)
 
     def result(self) -> RunResult:
         """Return the result of the run.
@@ -348,17 +348,7 @@ class Run:
         """
         if self.outcome is None:
             raise TrainingError("the run is not over", hint="take all its steps, or call fit()")
-        return RunResult(
-            outcome=self.outcome,
-            stop_reason=self.stop_reason,
-            epochs=self.epoch,
-            steps=self.step,
-            metrics=self.history[-1] if self.history else {},
-            history=tuple(self.history),
-            summary=self.summary,
-            warnings=tuple(self.warnings),
-            model=self.model,
-        )
+        return RunResult.of(self, self.outcome)
 
 
 def train(

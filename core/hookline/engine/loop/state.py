@@ -3,12 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from hookline.engine.errors import ContractError
 from hookline.engine.loop.building import Components
+from hookline.engine.loop.evaluation import WeightedMean
+from hookline.engine.loop.position import Position
+from hookline.engine.loop.rng import RandomState
+
+
+class Progress:
+    """The numbers of a run so far, and its random state.
+
+    Attributes:
+        random: State of torch's global generators in the run.
+        history: The metrics of each epoch that has ended.
+        running: Mean loss of the steps of the current epoch.
+        evaluated_step: The last step after which the run was evaluated; 0: none.
+        evaluated: The metrics of that evaluation.
+        used_s: Seconds in the loop, over all attempts; measured with ``train.max_time_s`` alone.
+    """
+
+    def __init__(self, random: RandomState) -> None:
+        self.random = random
+        self.history: list[Mapping[str, float]] = []
+        self.running = WeightedMean()
+        self.evaluated_step = 0
+        self.evaluated: Mapping[str, float] = {}
+        self.used_s = 0.0
+
+    def state_dict(self, position: Position) -> dict[str, Any]:
+        """Return the state of the loop: progress and position."""
+        return {
+            "epoch": position.epoch,
+            "step": position.step,
+            "used_s": self.used_s,
+            "position": position.batch,
+            "stop_reason": position.stop_reason,
+            "history": [dict(metrics) for metrics in self.history],
+            "random": self.random.state_dict(),
+            "running": self.running.state_dict(),
+            "evaluated": [self.evaluated_step, dict(self.evaluated)],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], position: Position) -> None:
+        """Load what ``state_dict`` returned, and move the position there."""
+        position.epoch, position.step, position.batch = state["epoch"], state["step"], state["position"]
+        position.stop_reason, self.used_s = state["stop_reason"], state["used_s"]
+        self.history = [MappingProxyType(metrics) for metrics in state["history"]]
+        self.random.load_state_dict(state["random"])
+        self.running.load_state_dict(state["running"])
+        self.evaluated_step, metrics = state["evaluated"]
+        self.evaluated = MappingProxyType(metrics)
 
 
 def component_state(parts: Components) -> dict[str, Any]:

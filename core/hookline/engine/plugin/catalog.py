@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 from hookline.engine.errors import Fault, PluginError
-from hookline.engine.plugin.metadata import _declared, _distributions, _name_and_version, _place, normalized_name
+from hookline.engine.plugin.metadata import declared_entry_points, find_distributions, name_and_version, place_of, normalized_name
 from hookline.engine.words import did_you_mean
 
 KINDS = ("data", "model", "loss", "optimizer", "callback")
@@ -113,17 +113,17 @@ class Catalog:
         defaults: list[EntryPoint] = []
         problems: list[str] = []
         seen: set[str] = set()
-        for distribution in _distributions():
+        for distribution in find_distributions():
             try:
                 text = distribution.read_text("entry_points.txt") or ""
                 if "hookline." not in text:
                     continue
-                name, version = _name_and_version(distribution)
-                declared = list(_declared(text))
+                name, version = name_and_version(distribution)
+                declared = list(declared_entry_points(text))
             except Exception as error:  # noqa: BLE001 - whatever is damaged there, the other distributions still count
                 what = f"{type(error).__name__}: {error}"
                 problems.append(
-                    f"the metadata at {_place(distribution)} are damaged, so its plugins are not seen: {what}"
+                    f"the metadata at {place_of(distribution)} are damaged, so its plugins are not seen: {what}"
                 )
                 continue
             # The first on sys.path is the one that is imported, so a second copy further on does not count.
