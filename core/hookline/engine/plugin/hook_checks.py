@@ -66,4 +66,5 @@ def _argument_fault(name: str, member: Any) -> Fault | None:
 
 
 def signature_of(hook: str) -> str:
+    """Return the signature of a hook as a plugin writes it."""
     return f"{hook}({', '.join(('self', *HOOKS[hook]))})"

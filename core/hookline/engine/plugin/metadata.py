@@ -59,6 +59,7 @@ def declared_entry_points(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def name_and_version(distribution: _Metadata) -> tuple[str, str]:
+    """Return the name and the version of a distribution; the version is empty when its metadata lack it."""
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     # https://packaging.python.org/en/latest/specifications/core-metadata/: a description follows the first empty line.
     fields = dict(_FIELD.findall(re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]))
@@ -74,4 +75,5 @@ def normalized_name(name: str) -> str:
 
 
 def place_of(distribution: _Metadata) -> str:
+    """Return the path of a distribution's metadata, for messages."""
     return str(getattr(distribution, "_path", "an unknown place"))
