@@ -13,7 +13,13 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 from hookline.engine.errors import Fault, PluginError
-from hookline.engine.plugin.metadata import declared_entry_points, find_distributions, name_and_version, place_of, normalized_name
+from hookline.engine.plugin.metadata import (
+    declared_entry_points,
+    find_distributions,
+    name_and_version,
+    normalized_name,
+    place_of,
+)
 from hookline.engine.words import did_you_mean
 
 KINDS = ("data", "model", "loss", "optimizer", "callback")
