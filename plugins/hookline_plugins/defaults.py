@@ -1,4 +1,4 @@
-"""What a run is made of when nobody says otherwise: tables of a config."""
+"""Default tables of a config, declared in the entry-point group ``hookline.defaults``."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -9,20 +9,20 @@ RUN: Final[dict[str, Any]] = {
     "loss": {"use": "mse"},
     "optimizer": {"use": "sgd"},
 }
-"""The linear regression that PyTorch courses begin with."""
+"""The default run: the linear regression that PyTorch courses begin with."""
 
 TERMINAL: Final[dict[str, Any]] = {"callbacks": {"progress": {}}}
-"""What ``hookline train`` adds to show a person how the run goes."""
+"""Added by ``hookline train``, to show the progress of the run."""
 
 JSON: Final[dict[str, Any]] = {"callbacks": {"json-lines": {}}}
-"""What ``hookline train --json`` adds to tell a program."""
+"""Added by ``hookline train --json``, to report events to a program."""
 
 KEEP: Final[dict[str, Any]] = {"callbacks": {"run-folder": {}, "checkpoint": {}}}
-"""What ``hookline train`` adds so that nothing is lost."""
+"""Added by ``hookline train``, to save the run."""
 
 
 def proving(parent: Path, every_steps: int) -> dict[str, Any]:
-    """Return what ``hookline prove-resume`` puts over a run, by dotted key: all of its states stay in ``parent``."""
+    """Return the overrides of ``hookline prove-resume``, by dotted key: they save every state in ``parent``."""
     return {
         "callbacks.run-folder.use": "run-folder",
         "callbacks.run-folder.parent": str(parent),

@@ -369,7 +369,7 @@ def test_every_fault_of_new_rows_is_told_with_its_line_wherever_the_pieces_end(
     assert found == {
         ("column 'colour' was not in the training data", None),
         ("column 'area': the cell is empty", 3),
-        ("column 'color': 'pink' was in no row of the training", 3),
+        ("column 'color': 'pink' was not in the training data", 3),
         ("column 'rooms': 'a' is not a number", 4),
         ("the row has 2 fields, the header has 4", 6),
         ("column 'rooms': 'z' is not a number", 8),
@@ -478,14 +478,14 @@ def test_arrays_of_another_shape_or_with_what_is_not_finite_are_refused(tmp_path
     run = trained_run(tmp_path / "runs", {"use": "arrays", "path": str(tmp_path / "train.npz")})
     assert run.folder is not None
     np.savez(tmp_path / "new.npz", inputs=inputs[:, :3])
-    with pytest.raises(DataError, match=r"has the shape \[3\], and was \[4\] in the training"):
+    with pytest.raises(DataError, match=r"have the shape \[3\], but the model was trained on \[4\]"):
         predicted(run.folder.path, tmp_path / "new.npz")
     inputs[5, 1] = np.nan
     np.savez(tmp_path / "new.npz", inputs=inputs)
     with pytest.raises(DataError, match="row 5 of the array 'inputs' is not finite"):
         predicted(run.folder.path, tmp_path / "new.npz")
     np.savez(tmp_path / "new.npz", inputs=np.zeros((3, 4), dtype=np.int64))
-    with pytest.raises(DataError, match="holds <i8, and held floating-point numbers"):
+    with pytest.raises(DataError, match="holds int64, but the model was trained on floating-point numbers"):
         predicted(run.folder.path, tmp_path / "new.npz")
 
 
