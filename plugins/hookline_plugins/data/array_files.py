@@ -18,14 +18,13 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from hookline import Location
 from hookline.engine import did_you_mean
+from hookline_plugins.data.faults import NO_FILE_HINT, Faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import numpy as np
     from torch import Tensor
-
-    from hookline_plugins.data.table_file import Faults
 
 
 _CHUNK_BYTES = 2**24
@@ -96,7 +95,7 @@ class StoredArray:
         where = Location(str(self.path))
         if self.kind not in "fiub":
             what = _WORDS.get(self.kind, f"numbers of type {self.dtype_name}")
-            hint = "save numbers: nothing is unpickled" if self.kind == "O" else "save integers or float32"
+            hint = "save it as numbers: nothing is unpickled" if self.kind == "O" else "save it as integers or float32"
             faults.add(f"the array {self.name!r} holds {what}", location=where, hint=hint)
             return False
         if not self.shape or 0 in self.shape:
@@ -197,8 +196,7 @@ def _open(path: Path, faults: Faults) -> Store:
     if path.is_dir():
         return _Folder(path)
     if not path.exists():
-        hint = "a relative path starts at the config file's folder, on the command line at the current folder"
-        faults.stop("there is no such file", hint=hint)
+        faults.stop("there is no such file", hint=NO_FILE_HINT)
     if not path.is_file():
         faults.stop("this is not a regular file", hint="save the arrays to a file on disk first")
     make = stores.get(path.suffix.lower())

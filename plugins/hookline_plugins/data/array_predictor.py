@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hookline import Location
 from hookline_plugins.data.array_files import StoredArray, find_arrays
+from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.predictions import WRITERS, class_columns, in_batches, number_columns
-from hookline_plugins.data.table_file import Faults
 
 if TYPE_CHECKING:
     from hookline import DataSource

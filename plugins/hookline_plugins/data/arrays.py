@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from hookline import DataSource, Location, hookimpl
 from hookline_plugins.data.array_files import StoredArray, find_arrays
+from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
-from hookline_plugins.data.table_file import Faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

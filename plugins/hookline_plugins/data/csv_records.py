@@ -1,4 +1,4 @@
-"""Records of a CSV file with their line numbers, to find and locate faults.
+"""Records of a CSV file with their line numbers, whole or in pieces, to find and locate faults.
 
 polars reads the values; this module finds what polars does not report. A line without a quote mark, which is nearly
 every line, is not parsed: counting its delimiters is enough, and takes half the time.
@@ -7,6 +7,7 @@ every line, is not parsed: counting its delimiters is enough, and takes half the
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,8 +16,11 @@ from hookline import Location
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 
+_PIECE_BYTES = 2**22
+"""Bytes of a file to read at once, if it is read in pieces; a row may be four times as long."""
 _LONGEST_EXCERPT = 200  # characters; a longer line does not help a reader
 _CSV_ERRORS = {
     "unexpected end of data": "a quoted cell begins here and is never closed",
@@ -83,6 +87,65 @@ def records_of(lines: Iterable[str], delimiter: str, line: int = 1) -> Iterator[
         problem = "there is a quote mark inside a cell that is not quoted" if is_stray else None
         yield Record(line, text, len(fields), fields, problem)
         line += reader.line_num
+
+
+class Piece(NamedTuple):
+    """Whole records of a CSV file, as bytes.
+
+    Attributes:
+        line: The number of its first line, from 1.
+        data: The bytes.
+    """
+
+    line: int
+    data: bytes
+
+    def records(self, delimiter: str) -> Iterator[Record]:
+        """Yield its records up to the first that cannot be parsed."""
+        # Decoded only here, because most pieces are never read record by record.
+        yield from records_of(io.StringIO(self.data.decode(), newline="\n"), delimiter, self.line)
+
+
+def read_row_pieces(path: Path) -> Iterator[Piece]:
+    """Yield the rows below the header in pieces, including blank lines."""
+    with path.open("rb") as file:
+        line, data = _skip_header(file), b""
+        while chunk := file.read(_PIECE_BYTES):
+            data += chunk
+            # Unbalanced quote marks would otherwise take the whole file into memory.
+            end = _end_of_records(data) or (len(data) if len(data) > 4 * _PIECE_BYTES else 0)
+            if end:
+                piece, data = Piece(line, data[:end]), data[end:]
+                yield piece
+                line += piece.data.count(b"\n")
+        if data:
+            yield Piece(line, data)
+
+
+def _skip_header(file: BinaryIO) -> int:
+    """Read a file to the end of its header; return the number of the next line."""
+    line, quotes = 1, 0
+    for raw in file:
+        line += 1
+        quotes += raw.count(b'"')
+        if raw.strip(b" \r\n\xef\xbb\xbf") and quotes % 2 == 0:
+            break
+    return line
+
+
+def _end_of_records(data: bytes) -> int:
+    r"""Return the end of the last complete record: after a line end outside quote marks; 0 if there is none.
+
+    >>> _end_of_records(b'1,2\n3,"a\nb')
+    4
+    """
+    quotes, end = data.count(b'"'), len(data)
+    while (found := data.rfind(b"\n", 0, end)) >= 0:
+        quotes -= data.count(b'"', found, end)
+        if quotes % 2 == 0:
+            return found + 1
+        end = found
+    return 0
 
 
 def _in_words(error: csv.Error) -> str:

@@ -11,7 +11,7 @@ from msgspec import Meta
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hookline_plugins.data.table_file import Faults
+    from hookline_plugins.data.faults import Faults
 
 
 _NAMES = ("train", "validation", "test")

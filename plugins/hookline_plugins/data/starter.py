@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.sheet import Sheet
 from hookline_plugins.data.table_columns import Reader, distinct, kind_of
-from hookline_plugins.data.table_file import Faults, Sheet, check_file, read_table
+from hookline_plugins.data.table_file import check_file, read_table
 
 if TYPE_CHECKING:
     import polars as pl

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hookline.engine import did_you_mean, nearest
-from hookline_plugins.data.table_file import LISTED, Cell, Faults, Sheet, polars
+from hookline_plugins.data.faults import LISTED, Cell, Faults
+from hookline_plugins.data.sheet import Sheet, polars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

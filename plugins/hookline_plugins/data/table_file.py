@@ -6,28 +6,22 @@ that it refuses, or whose result is doubtful, is read again record by record.
 
 from __future__ import annotations
 
-import io
 import stat
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING
 
-from hookline import DataError, Fault, Location, PluginError
-from hookline_plugins.data.csv_records import Record, excerpt, read_records, read_rows, records_of
+from hookline import Location
+from hookline_plugins.data.csv_records import Record, excerpt, read_records, read_row_pieces, read_rows
+from hookline_plugins.data.faults import NO_FILE_HINT, Faults
+from hookline_plugins.data.sheet import Sheet, polars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
-    from typing import BinaryIO
 
     import polars as pl
 
 
-LISTED = 20
-"""Number of faults that are listed; the rest are counted."""
-
-_PIECE_BYTES = 2**22
-"""Bytes of a CSV file to read at once, if it is read in pieces; a row may be four times as long."""
 _PIECE_ROWS = 2**16
 """Rows of a Parquet file to read at once, if it is read in pieces."""
 
@@ -39,133 +33,6 @@ _MAGIC = {
     b"\xff\xfe": ("is UTF-16, not UTF-8", "save it as UTF-8"),
     b"\xfe\xff": ("is UTF-16, not UTF-8", "save it as UTF-8"),
 }
-
-
-def polars() -> Any:
-    """Return the polars module.
-
-    Raises:
-        PluginError: If it is not installed.
-    """
-    try:
-        import polars
-    except ImportError as error:
-        message = f"reading a table needs polars, which cannot be imported: {error}"
-        raise PluginError(message, hint="pip install 'hookline[tables]'") from error
-    return polars
-
-
-class Cell(NamedTuple):
-    """A faulty cell: its row in the file, from 0 below the header, its column, and the message."""
-
-    row: int
-    column: str
-    message: str
-    hint: str | None = None
-
-
-class Faults:
-    """The faults of one file: all are counted, the first ones listed.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._faults: list[Fault] = []
-        self._cells: list[Cell] = []
-        self._count = 0
-
-    @property
-    def has_any(self) -> bool:
-        """True if there is any fault."""
-        return self._count > 0
-
-    @property
-    def is_full(self) -> bool:
-        """True if further faults are only counted, so that they need not be located."""
-        return len(self._faults) == LISTED
-
-    def add(self, message: str, *, location: Location | None = None, hint: str | None = None) -> None:
-        """Add a fault of the file, or of a whole row or column."""
-        self._count += 1
-        if not self.is_full:
-            self._faults.append(Fault(message, location or Location(str(self._path)), hint))
-
-    def add_cells(self, cells: Sequence[Cell], count: int) -> None:
-        """Add ``count`` faulty cells of one column, of which ``cells`` are the first."""
-        self._count += count
-        self._cells += cells[:LISTED]
-
-    def stop(self, message: str, *, location: Location | None = None, hint: str | None = None) -> NoReturn:
-        """Add a fault after which the file cannot be read any further, and raise all faults."""
-        self.add(message, location=location, hint=hint)
-        raise self._error(None)
-
-    def check(self, sheet: Sheet | None = None) -> None:
-        """Raise all faults, if there are any; ``sheet`` locates the faulty cells.
-
-        Raises:
-            DataError: If there is any fault.
-        """
-        if self._count:
-            raise self._error(sheet)
-
-    def _error(self, sheet: Sheet | None) -> DataError:
-        cells = sorted(self._cells, key=lambda cell: cell.row)[: LISTED - len(self._faults)]
-        faults = [*self._faults, *(sheet.cell_faults(cells) if sheet else [])]
-        if more := self._count - len(faults):
-            faults.append(Fault(f"and {more:,} more"))
-        number = "one fault" if self._count == 1 else f"{self._count:,} faults"
-        return DataError(f"the data file {self._path.name!r} cannot be used: {number}", faults=faults)
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """The content of a table file, or of a part of it.
-
-    Attributes:
-        path: The file.
-        names: The column names, in order; empty for a column without one.
-        frame: The rows, without blank and faulty ones; all text for a CSV file.
-        rows: The number in the file of each row of ``frame``, from 0 below the header.
-        delimiter: The delimiter of a CSV file; None for Parquet.
-    """
-
-    path: Path
-    names: tuple[str, ...]
-    frame: pl.DataFrame
-    rows: pl.Series
-    delimiter: str | None
-
-    def column(self, name: str) -> pl.Series:
-        """Return a column; text is stripped of blanks, and null if nothing is left."""
-        pl = polars()
-        column = self.frame[name]
-        if column.dtype != pl.String:
-            return column
-        text = pl.col(name).str.strip_chars()
-        return column.to_frame().select(pl.when(text != "").then(text)).to_series().alias(name)
-
-    def cell_faults(self, cells: Sequence[Cell]) -> list[Fault]:
-        """Return a fault for each cell, with its location in the file."""
-        if self.delimiter is None:
-            where = Location(str(self.path))
-            return [Fault(f"row {c.row + 1}, column {c.column!r}: {c.message}", where, c.hint) for c in cells]
-        wanted, records = {cell.row for cell in cells}, {}
-        for row, record in enumerate(read_rows(self.path, self.delimiter)):
-            if row in wanted:
-                records[row] = record
-                if len(records) == len(wanted):
-                    break
-        return [Fault(f"column {c.column!r}: {c.message}", self._locate(c, records.get(c.row)), c.hint) for c in cells]
-
-    def _locate(self, cell: Cell, record: Record | None) -> Location:
-        assert self.delimiter is not None
-        if record is None:
-            return Location(str(self.path))
-        return record.location(self.path, self.names.index(cell.column), self.delimiter)
 
 
 def read_table(path: Path, delimiter: str, faults: Faults) -> Sheet:
@@ -197,26 +64,6 @@ def read_pieces(path: Path, delimiter: str, faults: Faults) -> Iterator[Sheet]:
     yield from _parquet_pieces(path, faults) if is_parquet else _csv_pieces(path, delimiter, faults)
 
 
-def read_header(path: Path, delimiter: str, faults: Faults) -> tuple[Record, tuple[str, ...]]:
-    """Return the header of a CSV file and the column names in it.
-
-    Raises:
-        DataError: If there is no readable header.
-    """
-    try:
-        header = next((record for record in read_records(path, delimiter) if record.num_fields or record.problem), None)
-    except UnicodeDecodeError:
-        _check_encoding(path, faults)
-        raise
-    if header is None:
-        faults.stop("the file is empty", hint="the first line must hold the column names")
-    if "\r" in header.text:
-        faults.stop("the lines end in lone carriage returns", hint="save the file with ordinary line endings")
-    if header.problem:
-        faults.stop(header.problem, location=Location(str(path), header.line, text=excerpt(header.text)))
-    return header, tuple(name.strip() for name in header.fields or header.text.split(delimiter))
-
-
 def check_file(path: Path, faults: Faults) -> None:
     """Refuse a file that cannot be a table, before opening it could block.
 
@@ -232,8 +79,7 @@ def check_file(path: Path, faults: Faults) -> None:
         with path.open("rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
-        hint = "a relative path starts at the config file's folder, on the command line at the current folder"
-        faults.stop("there is no such file", hint=hint)
+        faults.stop("there is no such file", hint=NO_FILE_HINT)
     except (OSError, ValueError) as error:
         faults.stop(f"the file cannot be opened: {getattr(error, 'strerror', None) or error}")
     _check_head(head, faults, is_parquet=path.suffix.lower() == ".parquet")
@@ -251,21 +97,6 @@ def _check_head(head: bytes, faults: Faults, *, is_parquet: bool) -> None:
             faults.stop(f"the file {what}", hint=hint)
     if b"\0" in head:
         faults.stop(f"the file is not text: byte {head.index(0):,} is NUL", hint="save the table as CSV in UTF-8")
-
-
-def _check_encoding(path: Path, faults: Faults) -> None:
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                before = line[: error.start].decode().removeprefix("\ufeff")
-                text = line.decode(errors="replace").removeprefix("\ufeff").rstrip("\r\n")
-                message = f"the file is not UTF-8: byte 0x{line[error.start]:02X} at offset {offset + error.start:,}"
-                location = Location(str(path), number, len(before) + 1, excerpt(text))
-                faults.stop(message, location=location, hint="save the file as UTF-8")
-            offset += len(line)
 
 
 # ---- Parquet --------------------------------------------------------------------------------------------------------
@@ -296,73 +127,60 @@ def _parquet_pieces(path: Path, faults: Faults) -> Iterator[Sheet]:
 
 
 def _read_csv(path: Path, delimiter: str, faults: Faults) -> Sheet:
-    header, names = read_header(path, delimiter, faults)
+    header, names = _read_header(path, delimiter, faults)
     _check_names(path, header, names, delimiter, faults)
     sheet, _ = _sheet(path, names, delimiter, faults, path, read_rows(path, delimiter))
     return sheet
 
 
 def _csv_pieces(path: Path, delimiter: str, faults: Faults) -> Iterator[Sheet]:
-    header, names = read_header(path, delimiter, faults)
+    header, names = _read_header(path, delimiter, faults)
     _check_names(path, header, names, delimiter, faults)
     head = delimiter.join(f"c{number}" for number in range(len(names))).encode() + b"\n"
     row = 0
-    with path.open("rb") as file:
-        line = _skip_header(file)
-        for data in _pieces(file):
-            # A generator: the lines are decoded only if polars finds a problem.
-            records = records_of(_lines(data), delimiter, line)
-            sheet, num_rows = _sheet(path, names, delimiter, faults, head + data, records, row)
-            yield sheet
-            line, row = line + data.count(b"\n"), row + num_rows
+    for piece in read_row_pieces(path):
+        sheet, num_rows = _sheet(path, names, delimiter, faults, head + piece.data, piece.records(delimiter), row)
+        yield sheet
+        row += num_rows
     if not row:
         pl = polars()
         frame = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
         yield Sheet(path, names, frame, pl.int_range(0, eager=True), delimiter)
 
 
-def _skip_header(file: BinaryIO) -> int:
-    """Read a file to the end of its header; return the number of the next line."""
-    line, quotes = 1, 0
-    for raw in file:
-        line += 1
-        quotes += raw.count(b'"')
-        if raw.strip(b" \r\n\xef\xbb\xbf") and quotes % 2 == 0:
-            break
-    return line
+def _read_header(path: Path, delimiter: str, faults: Faults) -> tuple[Record, tuple[str, ...]]:
+    """Return the header of a CSV file and the column names in it.
 
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the rest of a file in pieces that end at the end of a record."""
-    data = b""
-    while chunk := file.read(_PIECE_BYTES):
-        data += chunk
-        # Unbalanced quote marks would otherwise take the whole file into memory.
-        end = _end_of_records(data) or (len(data) if len(data) > 4 * _PIECE_BYTES else 0)
-        if end:
-            yield data[:end]
-            data = data[end:]
-    if data:
-        yield data
-
-
-def _end_of_records(data: bytes) -> int:
-    r"""Return the end of the last complete record: after a line end outside quote marks; 0 if there is none.
-
-    >>> _end_of_records(b'1,2\n3,"a\nb')
-    4
+    Raises:
+        DataError: If there is no readable header.
     """
-    quotes, end = data.count(b'"'), len(data)
-    while (found := data.rfind(b"\n", 0, end)) >= 0:
-        quotes -= data.count(b'"', found, end)
-        if quotes % 2 == 0:
-            return found + 1
-        end = found
-    return 0
+    try:
+        header = next((record for record in read_records(path, delimiter) if record.num_fields or record.problem), None)
+    except UnicodeDecodeError:
+        _check_encoding(path, faults)
+        raise
+    if header is None:
+        faults.stop("the file is empty", hint="the first line must hold the column names")
+    if "\r" in header.text:
+        faults.stop("the lines end in lone carriage returns", hint="save the file with ordinary line endings")
+    if header.problem:
+        faults.stop(header.problem, location=Location(str(path), header.line, text=excerpt(header.text)))
+    return header, tuple(name.strip() for name in header.fields or header.text.split(delimiter))
 
 
-def _lines(data: bytes) -> Iterator[str]:
-    yield from io.StringIO(data.decode(), newline="\n")
+def _check_encoding(path: Path, faults: Faults) -> None:
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                before = line[: error.start].decode().removeprefix("\ufeff")
+                text = line.decode(errors="replace").removeprefix("\ufeff").rstrip("\r\n")
+                message = f"the file is not UTF-8: byte 0x{line[error.start]:02X} at offset {offset + error.start:,}"
+                location = Location(str(path), number, len(before) + 1, excerpt(text))
+                faults.stop(message, location=location, hint="save the file as UTF-8")
+            offset += len(line)
 
 
 def _sheet(

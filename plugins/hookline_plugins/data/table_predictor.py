@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.predictions import WRITERS, class_columns, in_batches, number_columns
+from hookline_plugins.data.sheet import Sheet
 from hookline_plugins.data.table_columns import Missing, Reader, as_tensor, check_known_columns
-from hookline_plugins.data.table_file import Faults, Sheet, read_pieces
+from hookline_plugins.data.table_file import read_pieces
 
 if TYPE_CHECKING:
     from hookline import DataSource

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
+from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
 from hookline_plugins.data.table_columns import Missing, Reader, as_tensor, choose_columns
-from hookline_plugins.data.table_file import Faults, read_table
+from hookline_plugins.data.table_file import read_table
 
 if TYPE_CHECKING:
     import polars as pl
