@@ -310,7 +310,7 @@ def _nothing(column: pl.Series) -> pl.Series:
 
 
 def _first_fraction(column: pl.Series) -> float | None:
-    """Return the first value that is not a whole number; None if there is none, or a value that is not a number."""
+    """Return the first value that is not a whole number; None if all are whole, or if some are not numbers."""
     pl = polars()
     if not (column.dtype.is_float() or column.dtype.is_decimal() or column.dtype == pl.String):
         return None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import has_torch_function_variadic
 
-_mse_loss: Callable[[Tensor, Tensor, int], Tensor] = torch._C._nn.mse_loss  # type: ignore[assignment]  # noqa: SLF001 - what torch's own calls
+_mse_loss: Callable[[Tensor, Tensor, int], Tensor] = torch._C._nn.mse_loss  # type: ignore[assignment]  # noqa: SLF001 - nn.MSELoss calls it too
 
 
 class MSELoss(nn.MSELoss):
