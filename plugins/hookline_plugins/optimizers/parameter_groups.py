@@ -40,7 +40,7 @@ def check_groups(optimizer: Any) -> None:
     """Check the groups of an optimizer plugin, and convert their options to the types of the plugin's options.
 
     Raises:
-        ValueError: If patterns are missing, options unknown, or values of a wrong type or incompatible; carries every fault.
+        ValueError: If patterns are missing, options unknown, or values incompatible or of a wrong type; lists all.
     """
     hints = typing.get_type_hints(type(optimizer), include_extras=True)
     # fused is one choice for all weights.
