@@ -21,6 +21,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-shortcuts"):
         from hookline.engine.loop import run
+        from hookline.engine.loop.step import CoreHooks
 
-        core_hooks = run.CoreHooks
-        vars(run)["CoreHooks"] = lambda parts, *, shortcuts: core_hooks(parts, shortcuts=False)
+        vars(run)["CoreHooks"] = lambda parts, *, shortcuts: CoreHooks(parts, shortcuts=False)
