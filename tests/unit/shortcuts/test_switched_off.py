@@ -43,10 +43,13 @@ def test_without_shortcuts_torch_is_called_in_its_own_way(monkeypatch: pytest.Mo
             called.append("zero_grad")
             super().zero_grad(set_to_none)
 
-    backward = torch.Tensor.backward
-    monkeypatch.setattr(
-        torch.Tensor, "backward", lambda *args, **kw: (called.append("backward"), backward(*args, **kw))
-    )
+    backward: Any = torch.Tensor.backward
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        called.append("backward")
+        backward(*arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "backward", noted)
     model = torch.nn.Linear(2, 1)
     plugins = {"model": model, "optimizer": Noting(model.parameters(), lr=0.1)}
     Run({"train": {"max_steps": 1}}, plugins=plugins, shortcuts=False).fit()
