@@ -187,7 +187,9 @@ def load_words(
     path, overrides = split_words(words)
     # Plugins may print on import; standard output is for results.
     with contextlib.redirect_stdout(sys.stderr):
-        return load_config(path, overrides, defaults=defaults, switches=switches, catalog=catalog, lock=lock)
+        return load_config(
+            path, overrides, defaults=defaults, switches=switches, catalog=catalog, vet=lock.check if lock else None
+        )
 
 
 def option_values(words: Sequence[str]) -> dict[str, Any]:

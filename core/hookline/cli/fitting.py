@@ -13,6 +13,7 @@ import click
 
 from hookline.cli.arguments import choosing_words
 from hookline.cli.signals import ending_by_signals, exit_code
+from hookline.runs.folder import folder_of
 
 if TYPE_CHECKING:
     from hookline.cli.output import Output
@@ -72,8 +73,8 @@ def fit(output: Output, run: Run, observers: Observers) -> None:
             run.fit()
     except Exception as error:
         # As a note, so that the error itself is printed first.
-        if run.folder:
-            error.add_note(_resume_hint(run.folder.path))
+        if folder := folder_of(run):
+            error.add_note(_resume_hint(folder.path))
         raise
     except BaseException:
         _print_resume_hint(output, run)
@@ -83,16 +84,17 @@ def fit(output: Output, run: Run, observers: Observers) -> None:
             for message in run.warnings:
                 output.note(f"warning: {message}")
         observers.print_costs(output, run.config)
-    if run.folder:
-        output.prose(f"saved in {_relative(run.folder.path)}")
+    if folder := folder_of(run):
+        output.prose(f"saved in {_relative(folder.path)}")
     if code := exit_code(run):
         _print_resume_hint(output, run)
         click.get_current_context().exit(code)
 
 
 def _print_resume_hint(output: Output, run: Run) -> None:
-    if run.folder and not output.quiet:
-        output.note(_resume_hint(run.folder.path))
+    folder = folder_of(run)
+    if folder and not output.quiet:
+        output.note(_resume_hint(folder.path))
 
 
 def _resume_hint(path: Path) -> str:

@@ -29,9 +29,10 @@ from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.catalog import KINDS, Catalog
 from hookline.engine.words import did_you_mean
+from hookline.runs.folder import folder_of
 from hookline.runs.lock import make_lock, read_lock
 from hookline.shortcuts.light_optimizer import light_optimizer
-from hookline.trials.switches import trial_config
+from hookline.trials.switches import trial_values
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
@@ -85,7 +86,11 @@ def train(
     locks = read_lock(locked) if locked else None
     is_trial = is_fast or overfit is not None
     added = added_callbacks(output, catalog, is_saved=not is_trial)
-    config = trial_config(load_words(words, catalog, added, locks), overfit, is_fast=is_fast)
+    config = load_words(words, catalog, added, locks)
+    if is_trial:
+        # The values of a trial depend on those of the config, so it is loaded again with them.
+        switches = trial_values(config, catalog, overfit, is_fast=is_fast)
+        config = load_words(words, catalog, added, locks, switches)
     config = without_callbacks(config, unwanted_callbacks(output, catalog, is_saved=not is_trial))
     if output.json:
         output.event("plan", **plan_events(config))
@@ -100,7 +105,8 @@ def train(
     with light_optimizer():
         run = Run(config, observers=observers.active)
         fit(output, run, observers)
-    for line in next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_saved=run.folder is not None):
+    steps = next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_saved=folder_of(run) is not None)
+    for line in steps:
         output.prose(line)
 
 
@@ -136,7 +142,7 @@ def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
     with light_optimizer():
         run = Run(config)
         with OutputShapes(run.model) as shapes:
-            loss = run.try_step()
+            loss = next(run.try_steps()).loss.item()
     model = summarize(run.model, shapes)
     if output.json:
         sizes = {"steps_per_epoch": run.steps_per_epoch, **model_values(model)}

@@ -98,8 +98,6 @@ def resume(
                 observers=observers.active,
                 shown=shown,
             )
-        if overrides:
-            resumed.stop_reason = None
         if output.json:
             output.event("resume", path=str(path.resolve()), epoch=resumed.epoch, step=resumed.step)
         output.prose(f"resuming {path} from step {resumed.step}\n")

@@ -51,6 +51,7 @@ def _train(
     order: Order, catalog: Catalog, config_of: Callable[[Order, Catalog], RunConfig], write: Callable[[Report], None]
 ) -> None:
     from hookline.engine.loop.run import Run
+    from hookline.runs.folder import folder_of
     from hookline.runs.resuming import resume
     from hookline.shortcuts.light_optimizer import light_optimizer
 
@@ -66,7 +67,8 @@ def _train(
             return
         start = time.perf_counter()
         run.fit()
-    folder = str(run.folder.path) if run.folder else ""
-    moments = {kind: dict(counts) for kind, counts in witness.moments.items()}
     seconds = time.perf_counter() - start
+    saved = folder_of(run)
+    folder = str(saved.path) if saved else ""
+    moments = {kind: dict(counts) for kind, counts in witness.moments.items()}
     write(Report("ended", run.step, len(run.history), folder=folder, seconds=seconds, moments=moments))
