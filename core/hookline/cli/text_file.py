@@ -1,4 +1,4 @@
-"""Text files that commands write: completely or not at all."""
+"""Text files that commands write: whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hookline.trained.target_file import written_whole
 
 
 def write_text_file(target: Path, text: str, *, force: bool) -> None:
-    """Write a text file completely or not at all. Where ``target`` is a link, the file that it points to is written.
+    """Write a text file whole or not at all; if ``target`` is a link, write the file that it points to.
 
     Args:
         target: The file.

@@ -1,4 +1,4 @@
-"""New folder with files, written completely or not at all."""
+"""New folder with files, written whole or not at all."""
 
 from __future__ import annotations
 
