@@ -89,7 +89,7 @@ def resume(
 
     shown = _shown_callbacks(output, catalog)
     with light_optimizer():
-        with _naming_missing_files(record):
+        with _note_missing_files(record):
             resumed = resume_run(
                 path,
                 overrides,
@@ -112,7 +112,7 @@ def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
 
 
 @contextlib.contextmanager
-def _naming_missing_files(record: RunRecord) -> Iterator[None]:
+def _note_missing_files(record: RunRecord) -> Iterator[None]:
     """Add a note to an error for each plugin file that the run had and this command lacks.
 
     Files named in a record are never imported: the user must name those to trust.
