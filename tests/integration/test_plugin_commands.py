@@ -65,10 +65,10 @@ def net(tmp_path: Path) -> Path:
     return path
 
 
-# ---- which there are -------------------------------------------------------------------------------------------------
+# ---- plugins list ----------------------------------------------------------------------------------------------------
 
 
-def test_plugins_tells_which_are_active_in_a_run_and_imports_none(hookline: Hookline, tmp_path: Path) -> None:
+def test_plugins_shows_which_are_active_in_a_run_and_imports_none(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("model = 'mlp'\n[callbacks.early-stopping]\n")
     done = hookline("plugins", "run.toml", "loss=huber", "--json")
     assert done.returncode == 0, done.stderr
@@ -94,17 +94,17 @@ def test_plugins_of_a_kind_have_the_columns_that_the_head_names(hookline: Hookli
     assert mlp.endswith("blocked by --deny")
 
 
-def test_plugins_list_is_what_plugins_does(hookline: Hookline) -> None:
+def test_plugins_without_a_subcommand_is_plugins_list(hookline: Hookline) -> None:
     assert hookline("plugins", "list", "data").stdout == hookline("plugins", "data").stdout
 
 
-def test_a_word_that_is_no_kind_gets_the_nearest(hookline: Hookline) -> None:
+def test_an_unknown_kind_gets_the_nearest_as_a_hint(hookline: Hookline) -> None:
     done = hookline("plugins", "modle")
     assert done.returncode == 2
     assert "'modle' is neither a kind of plugin nor a config file\n  = did you mean 'model'?" in done.stderr
 
 
-def test_the_order_of_a_run_names_for_each_hook_who_is_called(hookline: Hookline, net: Path) -> None:
+def test_the_order_of_a_run_lists_the_plugins_called_for_each_hook(hookline: Hookline, net: Path) -> None:
     words = ["--plugin", "net.py", "callbacks.half.use=half-step", "callbacks.early-stopping.monitor=train/loss"]
     done = hookline("plugins", "--order", *words)
     assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ def test_the_order_of_a_run_names_for_each_hook_who_is_called(hookline: Hookline
         {"table": "model", "plugin": "model 'linear' (hookline 0.1.0)", "is_wrapper": False}
     ]
     assert [call["table"] for call in order["on_run_start"]] == [
-        "callbacks.run-folder",  # which asks to be first
+        "callbacks.run-folder",  # it requests to be first
         "callbacks.progress",
         "callbacks.checkpoint",
         "callbacks.early-stopping",
@@ -130,7 +130,7 @@ def test_the_order_of_a_run_names_for_each_hook_who_is_called(hookline: Hookline
 # ---- plugins of a file -----------------------------------------------------------------------------------------------
 
 
-def test_a_plugin_of_a_file_trains_and_is_told_with_its_file(hookline: Hookline, net: Path) -> None:
+def test_a_plugin_of_a_file_trains_and_is_shown_with_its_file(hookline: Hookline, net: Path) -> None:
     done = hookline("train", "--plugin", "./net.py", "model=net", "model.width=4", "train.epochs=1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "model                 net (./net.py), command line\n" in done.stdout
@@ -152,7 +152,7 @@ def test_show_describes_a_plugin_of_a_file(hookline: Hookline, net: Path) -> Non
     assert 'use = "net"\n# width = 8' in done.stdout
 
 
-def test_faults_of_the_words_are_told_where_nothing_is_imported(hookline: Hookline) -> None:
+def test_faults_of_the_arguments_are_reported_by_commands_that_import_nothing(hookline: Hookline) -> None:
     for command in ("lock", "plugins"):
         done = hookline(command, "lodel=x", "model=typo")
         assert done.returncode == 2
@@ -166,10 +166,10 @@ def test_a_file_that_is_named_twice_counts_once(hookline: Hookline, net: Path) -
     assert [line.split()[-1] for line in done.stdout.splitlines() if " net " in line] == ["active"]
 
 
-# ---- what plugins do and cost ----------------------------------------------------------------------------------------
+# ---- calls and costs of plugins --------------------------------------------------------------------------------------
 
 
-def test_an_observing_callback_that_fails_is_left_out_with_a_warning_and_the_ledger_tells_what_it_did(
+def test_a_tolerated_callback_that_fails_is_disabled_with_a_warning_and_the_ledger_shows_its_calls(
     hookline: Hookline, net: Path
 ) -> None:
     words = ["callbacks.flaky.on_error=warn", "callbacks.half.use=half-step", "train.epochs=1"]
@@ -211,7 +211,7 @@ def test_the_json_of_a_run_has_warnings_ledger_and_each_call_of_a_hook(hookline:
     assert [call["error"] for call in traced if call["error"]] == ["ConnectionError: no route"]
 
 
-def test_a_trace_tells_each_call_on_standard_error(hookline: Hookline) -> None:
+def test_a_trace_prints_each_call_on_standard_error(hookline: Hookline) -> None:
     done = hookline("train", "--trace-hooks", "train.epochs=1")
     assert done.returncode == 0
     told = [line.split(" ms  ")[1] for line in done.stderr.splitlines()]
@@ -222,7 +222,7 @@ def test_a_trace_tells_each_call_on_standard_error(hookline: Hookline) -> None:
 # ---- locks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_refuses_a_file_that_changed_and_warns_without_being_asked(
+def test_a_lock_rejects_a_file_that_changed_and_warns_of_it_without_the_option(
     hookline: Hookline, net: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "run.toml").write_text("model = 'net'\n[train]\nepochs = 0\n")
@@ -244,7 +244,7 @@ def test_a_lock_refuses_a_file_that_changed_and_warns_without_being_asked(
     assert json.loads(again.stdout) == {"path": "run.lock", "changes": ["net.py was changed"]}
 
 
-def test_a_lock_can_be_written_elsewhere_and_a_folder_is_no_place_for_it(hookline: Hookline, tmp_path: Path) -> None:
+def test_a_lock_can_be_written_elsewhere_but_not_into_a_missing_folder(hookline: Hookline, tmp_path: Path) -> None:
     assert hookline("lock", "-o", "mine.lock").stdout.startswith("wrote mine.lock: hookline with ")
     assert (
         "hookline/engine/loop/run.py"
@@ -314,7 +314,7 @@ from hookline import hookimpl
 
 
 class Base:
-    """Does harm when it is made."""
+    """Does harm when it is created."""
 
     @hookimpl
     def on_run_end(self): ...
@@ -334,15 +334,13 @@ class Crashes(Base):
 
 @hookline.plugin("callback", "needs")
 class Needs(Base):
-    """Needs to be told something."""
+    """Has a required option."""
 
     def __init__(self, room: str): ...
 '''
 
 
-def test_a_plugin_is_checked_in_a_process_of_its_own_with_options_of_its_own(
-    hookline: Hookline, tmp_path: Path
-) -> None:
+def test_a_plugin_is_checked_in_a_separate_process_with_its_own_options(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "sound.py").write_text(SOUND.replace("Meta(ge=1)", "Meta(ge=1, description='the power')"))
     done = hookline("plugins", "check", "loss", "power", "exponent=4", "--plugin", "sound.py")
     assert done.returncode == 0, done.stderr
@@ -366,7 +364,7 @@ def test_a_plugin_that_breaks_its_contract_fails_with_rule_and_advice(hookline: 
     assert json.loads(error)["type"] == "PluginError"
 
 
-def test_a_plugin_that_hangs_or_crashes_harms_no_one_else(hookline: Hookline, tmp_path: Path) -> None:
+def test_a_plugin_that_hangs_or_crashes_does_not_affect_the_others(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "hostile.py").write_text(HOSTILE)
     done = hookline("plugins", "check", "callback", "sleeps", "--timeout", "12", "--plugin", "hostile.py", "--quiet")
     assert done.returncode == 3
@@ -377,7 +375,7 @@ def test_a_plugin_that_hangs_or_crashes_harms_no_one_else(hookline: Hookline, tm
     assert "callback 'crashes' (hostile.py): its process ended with code 3" in crashed.stderr
 
 
-def test_a_plugin_with_options_that_must_be_given_says_which(hookline: Hookline, tmp_path: Path) -> None:
+def test_the_check_of_a_plugin_with_required_options_names_them(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "hostile.py").write_text(HOSTILE)
     done = hookline("plugins", "check", "callback", "needs", "--plugin", "hostile.py")
     assert done.returncode == 0, done.stderr

@@ -96,7 +96,7 @@ def test_a_command_that_compiles_nothing_does_not_load_the_compiler(command: str
     code, modules = modules_after(command, cwd=tmp_path)
     assert code == 0
     assert "torch.optim" in modules
-    # Known of torch 2.10 to 2.15; another imports it when an optimizer is made, until its source was read.
+    # True of torch 2.10 to 2.15; other versions import it with the optimizer until their source has been read.
     assert "torch._dynamo" not in modules
 
 
@@ -107,8 +107,8 @@ def test_importing_the_door_imports_neither_torch_nor_click_nor_a_plugin() -> No
         assert repr(name) not in done.stdout
 
 
-def test_the_folders_of_the_repository_are_no_packages() -> None:
-    # Neither for the tests themselves, which also run the examples of every module.
+def test_the_folders_of_the_repository_are_not_packages() -> None:
+    # Nor in the tests themselves, which also run the examples of every module.
     assert not [name for name in sys.modules if name.partition(".")[0] in ("core", "plugins")]
     _, modules = modules_after("check", "train.epochs=1", cwd=Path(__file__).parents[2])
     assert not [name for name in modules if name.partition(".")[0] in ("core", "plugins")]
