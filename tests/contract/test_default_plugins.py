@@ -207,6 +207,6 @@ def test_a_fused_optimizer_is_fused_in_all_groups_and_moves_the_weights_alike(na
         assert torch.allclose(one, other, rtol=1e-4)
 
 
-def test_a_group_has_no_way_of_updating_of_its_own() -> None:
+def test_a_group_cannot_choose_how_it_is_updated() -> None:
     with pytest.raises(ConfigError, match="unknown option 'fused'"):
         Run({"optimizer": {"use": "adam", "fused": True, "groups": [{"parameters": ["bias"], "fused": False}]}})

@@ -66,7 +66,7 @@ def commands_of(group: click.Group, path: str = "") -> dict[str, click.Command]:
 COMMANDS = commands_of(command)
 
 
-def test_what_is_listed_of_commands_that_are_not_imported_is_what_they_say() -> None:
+def test_the_listed_summary_of_a_lazy_command_is_its_own() -> None:
     assert isinstance(command, LazyGroup)
     for name, lazy in command.lazy.items():
         assert lazy.summary == COMMANDS[name].get_short_help_str(1000)
@@ -102,7 +102,7 @@ DOORS = [importlib.import_module(name) for name in ("hookline", *(f"hookline.{ro
 
 
 @pytest.mark.parametrize("package", DOORS, ids=lambda package: package.__name__)
-def test_each_door_offers_what_it_says(package: ModuleType) -> None:
+def test_each_door_offers_the_names_that_it_lists(package: ModuleType) -> None:
     assert set(dir(package)) == {*package.__all__, *getattr(package, "_ROOMS", ())}
     text = reference("testing.md" if package.__name__ == "hookline.testing" else "python.md")
     for name in package.__all__:
@@ -178,7 +178,7 @@ def test_the_page_of_the_architecture_has_every_module_on_its_floor() -> None:
     assert {path.stem for path in CORE.glob("*.py")} - {"__init__"} <= floors.keys()
 
 
-def test_the_top_level_holds_what_was_agreed() -> None:
+def test_the_top_level_holds_the_agreed_entries() -> None:
     expected = {"pyproject.toml", "README.md", "LICENSE", "core", "plugins", "tests", "docs"}
     made = {"dist", "build", "runs"}  # by building, and by the README's first command; git ignores them
     assert {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} - made == expected

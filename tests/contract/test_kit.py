@@ -77,7 +77,7 @@ def test_a_good_plugin_gives_a_report_and_a_line(capsys: pytest.CaptureFixture[s
     assert not report.expected
 
 
-def test_a_failure_tells_rule_what_was_seen_and_what_to_do() -> None:
+def test_a_failure_states_the_rule_the_finding_and_the_remedy() -> None:
     with pytest.raises(AssertionError) as raised:
         check_plugin("model", Restless)
     assert str(raised.value) == (
@@ -110,7 +110,7 @@ def test_a_plugin_that_cannot_be_built_fails_once_and_skips_what_needs_a_run() -
     assert reports[0].skipped["output_shape"] == "no run can be built with it: see can_be_made"
 
 
-def test_an_expected_failure_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_expected_failure_is_not_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     report = check_plugin("model", Restless, expected_failures={"draws_from_torch_alone": "it plays dice"})
     assert report.expected == {"draws_from_torch_alone": "it plays dice"}
     assert "draws_from_torch_alone" in report.ran
@@ -122,12 +122,12 @@ def test_an_expected_failure_that_passes_is_a_failure() -> None:
         check_plugin("model", Net, expected_failures={"draws_from_torch_alone": "it plays dice"})
 
 
-def test_an_expected_failure_of_no_check_is_refused_with_the_nearest_name() -> None:
+def test_an_expected_failure_of_an_unknown_check_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ValueError, match="the kind model has no such check; did you mean 'output_shape'"):
         check_plugin("model", Net, expected_failures={"outputs_shape": "it is flat"})
 
 
-def test_a_kind_that_is_none_is_refused_with_the_nearest() -> None:
+def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="there is no kind 'modle' of plugin; did you mean 'model'"):
         check_plugin("modle", Net)
 
@@ -153,7 +153,7 @@ class Ambiguous:
         assert self.data == "mine"
 
 
-def test_options_that_are_called_like_an_argument_go_into_options() -> None:
+def test_options_named_like_an_argument_go_into_options() -> None:
     assert not check_plugin("callback", Ambiguous, options={"data": "mine"}).failed
     with pytest.raises(TypeError, match="given twice, by name and in options=: width"):
         check_plugin("model", Net, options={"width": 1}, width=2)
@@ -166,7 +166,7 @@ def four_features(data: DataSource) -> nn.Module:
     return nn.Linear(4, 1)
 
 
-def test_a_plugin_that_needs_particular_data_is_given_them() -> None:
+def test_a_plugin_that_needs_particular_data_gets_them() -> None:
     inputs = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     data = DataSource(TensorDataset(inputs, inputs.sum(1, keepdim=True)), in_features=4, out_features=1)
     assert not check_plugin("model", four_features, data=data).failed
@@ -176,7 +176,7 @@ def test_a_plugin_that_needs_particular_data_is_given_them() -> None:
         check_plugin("data", four_features, data=data)
 
 
-def test_data_are_tried_until_a_run_takes_them() -> None:
+def test_data_are_tried_until_a_run_accepts_them() -> None:
     def index_loss() -> object:
         """Cross-entropy, which takes class indices alone."""
 
@@ -226,7 +226,7 @@ def test_a_stream_is_checked_as_far_as_it_can_be() -> None:
     assert {"starts_anywhere", "length_is_true", "order_follows_the_epoch"} <= report.skipped.keys()
 
 
-def test_what_a_plugin_prints_and_writes_is_not_seen(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_output_and_files_of_a_plugin_are_hidden(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     class Loud:
         """Prints, and writes where it stands."""
 
@@ -404,7 +404,7 @@ def test_a_hosted_run_takes_any_part_with_options(run_host: type[HostedRun]) -> 
     assert run.fit().epochs == 2
 
 
-def test_a_hosted_run_knows_nothing_that_is_installed(run_host: type[HostedRun]) -> None:
+def test_a_hosted_run_ignores_installed_plugins(run_host: type[HostedRun]) -> None:
     with pytest.raises(ConfigError, match="the configuration has 1 fault"):
         run_host(overrides={"model": "mlp"})
 
@@ -417,7 +417,7 @@ def test_the_transcript_has_every_event() -> None:
 # ---- guards ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_kit_offers_what_it_says() -> None:
+def test_the_kit_offers_the_names_that_it_lists() -> None:
     assert dir(kit) == sorted(kit.__all__)
     for name in kit.__all__:
         assert getattr(kit, name) is not None

@@ -676,19 +676,21 @@ def test_an_import_with_an_effect_is_found(seen: str, tmp_path: Path, monkeypatc
     assert seen in report.failed["import_without_effect"]
 
 
-def test_torch_is_told_apart_from_the_module_that_imports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_to_the_state_of_torch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     effect = "import torch; torch.manual_seed(1); torch.set_default_dtype(torch.float64)"
     report = report_of("callback", plugin_in_a_module(tmp_path, "with_torch", effect, monkeypatch))
     message = report.failed["import_without_effect"]
     assert "torch's default dtype; it changes the state of torch's generator" in message
 
 
-def test_a_module_without_effect_passes_and_its_time_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_without_effect_passes_and_its_time_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = check_plugin("callback", plugin_in_a_module(tmp_path, "quiet", "", monkeypatch))
     assert report.told["import_without_effect"].startswith("quiet takes 0.")
 
 
-def test_a_module_that_is_not_found_elsewhere_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_another_process_cannot_find_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     report = check_plugin("callback", Quiet)
     assert "cannot be imported by name" in report.skipped["import_without_effect"]
