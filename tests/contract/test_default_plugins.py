@@ -1,4 +1,4 @@
-"""What the default plugins do beyond the contract of their kinds, which test_conformance.py tries."""
+"""The default plugins beyond the contract of their kinds, which test_conformance.py checks."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_every_option_of_an_optimizer_reaches_torch(entry: Entry) -> None:
     options = {option.name: option.default for option in load_plugin(entry).options if option.name != "groups"}
     assert type(optimizer) is getattr(torch.optim, load_plugin(entry).target.__name__)
     for name, value in options.items():
-        # torch chooses how to update where nothing is said; to say false would rule out more.
+        # None lets torch choose how to update; False would rule out more.
         assert optimizer.param_groups[0][name] == (None if name == "fused" else value)
 
 
@@ -154,7 +154,7 @@ def test_sgd_updates_many_weights_at_once_with_the_result_of_torchs_default(
     ],
     ids=str,
 )
-def test_sgd_updates_weights_at_once_only_where_that_takes_no_memory(options: dict[str, Any]) -> None:
+def test_sgd_updates_weights_at_once_only_if_that_needs_no_memory(options: dict[str, Any]) -> None:
     model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(9)], nn.Linear(3, 1))
     many = Run({"optimizer": options}, plugins={"data": regression(), "model": model})
     few = Run({}, plugins={"data": regression()})

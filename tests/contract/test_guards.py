@@ -1,4 +1,4 @@
-"""Guards: what is public is tested, documented and in its place."""
+"""Guards: every public thing is tested, documented and in its place."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_error_is_documented_drawn_exported_and_tested(error: type[errors.
 
 
 def commands_of(group: click.Group, path: str = "") -> dict[str, click.Command]:
-    """Return every command by the words that call it, those of groups within included."""
+    """Return every command by its words, including those of nested groups."""
     found: dict[str, click.Command] = {}
     context = click.Context(group)
     for name in group.list_commands(context):
@@ -122,7 +122,7 @@ def test_the_types_that_checkers_see_are_those_that_programs_get(package: Module
 
 def test_the_public_door_is_small() -> None:
     assert len(door.__all__) <= 27
-    assert isinstance(door.runs.RunFolder, type)  # a room is loaded when it is asked for
+    assert isinstance(door.runs.RunFolder, type)  # a room is loaded on first use
 
 
 def strings(path: Path) -> list[str]:
@@ -135,8 +135,8 @@ def strings(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
 def test_the_core_names_no_plugin(path: Path) -> None:
-    # Whole strings: prose and examples may speak of "sgd", code that looks one up may not.
-    # "best" is also a run, by what it measured, "checkpoint" a module, and "metrics" what a record has.
+    # Whole strings: prose and examples may mention "sgd", but code may not look it up.
+    # "best" is also a name for a run, "checkpoint" a module, and "metrics" a key of a record.
     own_words = {"hookline", "json", "best", "checkpoint", "metrics", *KINDS}
     names = {entry.name for entry in OWN} - own_words
     assert not names & set(strings(path))
@@ -150,7 +150,7 @@ FORBIDDEN = {
     "os.environ": "the core reads no environment",
     "signal.signal": "the core installs no handler",
     "logging.": "the core sets up no logging",
-    "global ": "the core keeps no global",
+    "global ": "the core has no globals",
     "manual_seed_all": "the core seeds nothing global",
     "torch.manual_seed": "the core seeds nothing global",
     "eval(": "no text chooses code",
@@ -164,7 +164,7 @@ def test_the_core_is_silent_and_keeps_its_hands_off(path: Path) -> None:
     code = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
     found = {word: why for word, why in FORBIDDEN.items() if re.search(rf"(?<![\w.]){re.escape(word)}", code)}
     if path == CORE / "cli" / "signals.py":
-        assert found.pop("signal.signal")  # the command line is a program, and no library
+        assert found.pop("signal.signal")  # the command line is a program, not a library
     assert not found
 
 
@@ -180,7 +180,7 @@ def test_the_page_of_the_architecture_has_every_module_on_its_floor() -> None:
 
 def test_the_top_level_holds_the_agreed_entries() -> None:
     expected = {"pyproject.toml", "README.md", "LICENSE", "core", "plugins", "tests", "docs"}
-    made = {"dist", "build", "runs"}  # by building, and by the README's first command; git ignores them
+    made = {"dist", "build", "runs"}  # made by builds and by the README's first command; ignored by git
     assert {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} - made == expected
     assert not list(ROOT.glob("core/__init__.py")) + list(ROOT.glob("plugins/__init__.py"))
 
