@@ -1,4 +1,4 @@
-"""Every default plugin fulfils the contract of its kind."""
+"""Every default plugin meets the contract of its kind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize(
     "entry", [entry for entry in OWN if entry.name != "checkpoint"], ids=lambda entry: f"{entry.kind}-{entry.name}"
 )
-def test_a_default_plugin_fulfils_the_contract_of_its_kind(entry: Entry) -> None:
+def test_a_default_plugin_meets_the_contract_of_its_kind(entry: Entry) -> None:
     report = check_plugin(
         entry.kind,
         entry.qualified_name,
@@ -59,7 +59,7 @@ class SaveInAFolder(SaveCheckpoints):
         self.made.close()
 
 
-def test_the_callback_checkpoint_fulfils_the_contract_of_callbacks(
+def test_the_callback_checkpoint_meets_the_contract_of_callbacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # from here, another process cannot import this module

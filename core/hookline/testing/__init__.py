@@ -1,4 +1,4 @@
-"""The conformance kit: checks that a plugin fulfils the contract of its kind.
+"""The conformance kit: checks that a plugin meets the contract of its kind.
 
 Everything here is loaded on first use, so importing the package imports neither torch nor pytest.
 
