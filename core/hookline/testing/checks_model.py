@@ -89,7 +89,7 @@ def seed_makes_weights(subject: Subject) -> None:
     """The same seed gives the same initial weights: draw them from torch's global generator."""
     first, second = (subject.run(seed=0).model.state_dict() for _ in range(2))
     if changed := [name for name in first if not _same(first[name], second[name])]:
-        advice = "draw initial weights in build_model from torch's global generator, which the run seeds"
+        advice = "draw initial weights in build_model with torch, whose generator the run seeds"
         raise Broken(f"different values the second time: {', '.join(changed)}", advice)
 
 

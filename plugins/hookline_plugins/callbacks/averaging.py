@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.callbacks.weights import copied, is_finished, put, weights_of
+from hookline_plugins.callback_parts.weights import copied, is_finished, put, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import CheckpointError, ConfigError, hookimpl
-from hookline_plugins.callbacks.monitoring import check_monitored
-from hookline_plugins.callbacks.single import check_single
+from hookline_plugins.callback_parts.monitoring import check_monitored
+from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
     from hookline import Run

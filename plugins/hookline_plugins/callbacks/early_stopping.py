@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.callbacks.monitoring import Monitor, MonitoringCallback
+from hookline_plugins.callback_parts.monitoring import Monitor, MonitoringCallback
 
 if TYPE_CHECKING:
     from hookline import Run

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from hookline import ConfigError, hookimpl
 from hookline.engine import did_you_mean
-from hookline_plugins.callbacks.monitoring import check_monitored
+from hookline_plugins.callback_parts.monitoring import check_monitored
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

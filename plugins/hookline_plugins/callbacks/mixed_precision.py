@@ -49,7 +49,7 @@ class MixedPrecision:
         """Run the model's forward pass under autocast."""
         import torch
 
-        from hookline_plugins.callbacks.autocast import Autocast
+        from hookline_plugins.callback_parts.autocast import Autocast
 
         self.__post_init__()
         model = yield

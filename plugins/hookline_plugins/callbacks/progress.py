@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TextIO
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.callbacks.event_text import EventText
+from hookline_plugins.callback_parts.event_text import EventText
 
 if TYPE_CHECKING:
     from rich.progress import Progress as LiveProgress

@@ -22,9 +22,9 @@ from msgspec import Meta
 from hookline import CheckpointError, HooklineError, hookimpl
 from hookline.engine import printable
 from hookline.runs import Attempt, BestValue, RunFolder, complete_toml, redacted_word
-from hookline_plugins.callbacks.event_text import EventText
-from hookline_plugins.callbacks.monitoring import Monitor
-from hookline_plugins.callbacks.single import check_single
+from hookline_plugins.callback_parts.event_text import EventText
+from hookline_plugins.callback_parts.monitoring import Monitor
+from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
     from hookline import Outcome, Run

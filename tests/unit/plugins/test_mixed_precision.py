@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import TensorDataset
 
 from hookline import ConfigError, ContractError, DataSource, NonFiniteError, Run, RunResult, hookimpl
-from hookline_plugins.callbacks.autocast import Autocast
+from hookline_plugins.callback_parts.autocast import Autocast
 
 CONFIG: dict[str, Any] = {
     "train": {"epochs": 3, "batch_size": 8},
