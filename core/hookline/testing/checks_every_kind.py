@@ -14,7 +14,6 @@ from typing import Any
 import tomli
 
 from hookline.engine.plugin.options import is_plain, plain
-from hookline.runs.config_text import to_toml
 from hookline.testing.kit import Broken, Subject, check, skip
 
 IMPORT_LIMIT_S = 5.0
@@ -122,10 +121,25 @@ def _written(name: str, value: Any) -> Mapping[str, Any]:
     """Return an option's value after a round trip through each format."""
     return {
         "JSON": json.loads(json.dumps(plain(value))),
-        "TOML": tomli.loads(f"value = {to_toml(value)}")["value"],
+        "TOML": tomli.loads(f"value = {_toml(plain(value))}")["value"],
         # As multiprocessing sends values.
         "another process": ForkingPickler.loads(ForkingPickler.dumps((name, plain(value))))[1],
     }
+
+
+def _toml(value: Any) -> str:
+    """Return a plain value as TOML on one line.
+
+    >>> _toml({"a": [1, float("inf")], "b": True})
+    '{"a" = [1, inf], "b" = true}'
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(name)} = {_toml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float):
+        return str(value)  # JSON spells infinity and NaN differently
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML, unlike JSON, escapes DEL
 
 
 @check
