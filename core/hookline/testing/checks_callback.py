@@ -82,7 +82,7 @@ def _without(subject: Subject, **arguments: Any) -> Ended:
 
 @check
 def survives_every_ending(subject: Subject) -> None:
-    """The callback raises no error of its own and hides none of others, however the run ends."""
+    """The callback raises no error and hides none of others, however the run ends."""
     expected = {"interrupted": KeyboardInterrupt, "failed": DeliberateError}
     for how in ENDINGS:
         with new_folder():
@@ -174,9 +174,9 @@ def resumes_where_it_was(subject: Subject) -> None:
         resumed.load_state_dict(_state_in_the_middle(subject.run(plugins=plugins)))
         resumed.fit()
     ends = [(list(map(dict, run.history)), run.step, run.outcome, run.stop_reason) for run in (whole, resumed)]
-    for what, one, other in zip(("history", "step", "outcome", "stop reason"), *ends, strict=True):
+    for name, one, other in zip(("history", "step", "outcome", "stop reason"), *ends, strict=True):
         if one != other:
-            seen = f"the {what} is {other!r} instead of {one!r}"
+            seen = f"the {name} is {other!r} instead of {one!r}"
             raise Broken(seen, "save everything that it counts or remembers in state_dict, and restore it")
 
 
@@ -201,7 +201,7 @@ def closes_what_it_opens(subject: Subject) -> None:
             before = _open_things()
             # Keep a reference, so that garbage collection cannot pass for closing.
             ended = _end(subject, how)
-            left = [what for thing, what in _open_things().items() if thing not in before]
+            left = [description for thing, description in _open_things().items() if thing not in before]
             assert ended.run.outcome is not None
         if left:
             raise Broken(f"a run that is {how} leaves {', '.join(left)}", "open in on_run_start, close in on_run_end")

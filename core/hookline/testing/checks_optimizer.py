@@ -63,10 +63,10 @@ def holds_each_parameter_once(subject: Subject) -> None:
 def leaves_the_others_alone(subject: Subject) -> None:
     """Parameters that are frozen or have no gradient keep their values."""
     run = subject.run()
-    kept = {name: p for name, p in run.model.named_parameters() if name in ("frozen", "idle")}
-    before = {name: p.detach().clone() for name, p in kept.items()}
+    untrained = {name: p for name, p in run.model.named_parameters() if name in ("frozen", "idle")}
+    before = {name: p.detach().clone() for name, p in untrained.items()}
     _take_steps(subject, run)
-    if changed := [name for name, p in kept.items() if not torch.equal(p, before[name])]:
+    if changed := [name for name, p in untrained.items() if not torch.equal(p, before[name])]:
         advice = "skip parameters whose grad is None, for the weight decay, too"
         raise Broken(f"changed: the parameter {' and the parameter '.join(map(repr, changed))}", advice)
 

@@ -219,14 +219,14 @@ class KeepRunFolder:
         self._folder.write(f"{name}/traceback.txt", text.encode(errors="backslashreplace"))
         self._folder.write(f"{name}/error.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n")
 
-    def _attempt_to(self, run: Run, what: str, write: Callable[[], None]) -> None:
+    def _attempt_to(self, run: Run, part: str, write: Callable[[], None]) -> None:
         """Write something that is not essential; warn of its first failure."""
         try:
             write()
         except (OSError, HooklineError) as error:
-            if what not in self._failed:
-                self._failed.add(what)
-                run.warn(f"{what} of the run cannot be written; trying again later: {error}")
+            if part not in self._failed:
+                self._failed.add(part)
+                run.warn(f"{part} of the run cannot be written; trying again later: {error}")
 
 
 def _label(run: Run) -> str:

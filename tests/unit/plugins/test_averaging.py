@@ -70,14 +70,14 @@ class Eyes:
         self.epochs.append(weights(run.unwrapped_model))
 
 
-def averaged_run(options: Mapping[str, Any] | None, *, eyes: Any = None, beside: Any = None, **train: Any) -> Run:
+def averaged_run(options: Mapping[str, Any] | None, *, eyes: Any = None, plugins: Any = None, **train: Any) -> Run:
     callbacks: dict[str, Any] = {} if options is None else {"averaging": {"use": Averaging, **options}}
     source = {
         "train": {"epochs": 4, "batch_size": 4, "evaluate": ["validation"], **train},
         "optimizer": {"use": "adam", "lr": 0.05},
         "callbacks": callbacks,
     }
-    extra = {"callbacks.eyes": eyes or Eyes(), **(beside or {})}
+    extra = {"callbacks.eyes": eyes or Eyes(), **(plugins or {})}
     return Run(source, plugins={"data": data(), "model": lambda data: Net(), **extra})
 
 
@@ -213,7 +213,7 @@ class Wraps:
 @BOTH
 def test_a_wrapped_model_has_the_same_average_under_the_same_names(options: dict[str, Any]) -> None:
     plain, _ = trained(options)
-    run, _ = trained(options, beside={"callbacks.wraps": Wraps()})
+    run, _ = trained(options, plugins={"callbacks.wraps": Wraps()})
     assert isinstance(run.model, Wrapped)
     assert run.history == plain.history
     assert same(weights(run.unwrapped_model), weights(plain.model))
@@ -225,7 +225,7 @@ def test_a_wrapped_model_has_the_same_average_under_the_same_names(options: dict
 class FailsIn:
     def __init__(self, event: str) -> None:
         self.event = event
-        self.kept: Weights = {}
+        self.at_end: Weights = {}
 
     @hookimpl
     def on_evaluation_start(self) -> None:
@@ -240,17 +240,17 @@ class FailsIn:
     @hookimpl
     def on_run_end(self, run: Run, outcome: Outcome) -> None:
         assert outcome == "failed"
-        self.kept = weights(run.model)
+        self.at_end = weights(run.model)
 
 
 @BOTH
 @pytest.mark.parametrize("event", ["on_evaluation_start", "on_evaluation_end"])
 def test_a_failed_evaluation_leaves_the_trained_weights(options: dict[str, Any], event: str) -> None:
     eyes, fails = Eyes(), FailsIn(event)
-    run = averaged_run({**options, "start_epoch": 1}, eyes=eyes, beside={"callbacks.fails": fails})
+    run = averaged_run({**options, "start_epoch": 1}, eyes=eyes, plugins={"callbacks.fails": fails})
     with pytest.raises(RuntimeError, match="no evaluation"):
         run.fit()
-    assert same(fails.kept, eyes.steps[-1])
+    assert same(fails.at_end, eyes.steps[-1])
     assert same(weights(run.model), eyes.steps[-1])
 
 
@@ -261,7 +261,7 @@ def test_only_updates_count_and_not_the_steps_that_accumulate() -> None:
             update = yield
             return lambda: update() if run.step % 2 else None
 
-    run, eyes = trained(EMA, beside={"callbacks.second": EverySecond()}, dtype="float64")
+    run, eyes = trained(EMA, plugins={"callbacks.second": EverySecond()}, dtype="float64")
     expected = eyes.steps[1]["line.weight"]
     for each in eyes.steps[3::2]:
         expected = 0.8 * expected + 0.2 * each["line.weight"]

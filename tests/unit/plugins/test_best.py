@@ -39,9 +39,9 @@ def data() -> DataSource:
     return DataSource(dataset, dataset, in_features=1, out_features=1)
 
 
-def run_of(table: dict[str, Any], beside: dict[str, Any] | None = None, **train: Any) -> Run:
+def run_of(table: dict[str, Any], others: dict[str, Any] | None = None, **train: Any) -> Run:
     source = {"train": {"epochs": 5, "batch_size": 4, "evaluate": ["validation"], **train}}
-    callbacks: dict[str, Any] = {"callbacks": {**(beside or {}), "best": {"use": Best, **table}}}
+    callbacks: dict[str, Any] = {"callbacks": {**(others or {}), "best": {"use": Best, **table}}}
     parts = {"data": data(), "model": lambda data: one_weight(), "callbacks.sets": Sets()}
     return Run(source | callbacks, plugins=parts)
 
@@ -82,7 +82,7 @@ def test_the_best_weights_are_not_restored_in_a_failed_run() -> None:
             if run.epoch == 5:
                 raise OSError("disk gone")
 
-    run = run_of({"restore": True}, beside={"fails": {"use": Fails}})
+    run = run_of({"restore": True}, others={"fails": {"use": Fails}})
     with pytest.raises(OSError, match="disk gone"):
         run.fit()
     assert weight(run) == 4.0
@@ -130,7 +130,7 @@ def test_an_unmeasured_metric_is_refused_with_the_nearest_name() -> None:
 
 def test_the_best_averaged_weights_are_restored_and_not_the_last_average() -> None:
     averaging = {"averaging": {"use": "averaging", "method": "swa"}}
-    run = run_of({"restore": True}, beside=averaging)
+    run = run_of({"restore": True}, others=averaging)
     result = run.fit()
     means = [5.0, 3.5, 10 / 3, 2.75, 3.0]
     assert [metrics["validation/loss"] for metrics in result.history] == pytest.approx([m * m for m in means])

@@ -74,7 +74,7 @@ class Losses:
 
 def test_the_last_state_is_saved_even_if_no_other_is(tmp_path: Path) -> None:
     announced = Announced()
-    make(tmp_path, {"every_s": 0}, told=announced).fit()
+    make(tmp_path, {"every_s": 0}, announced=announced).fit()
     assert announced.saved == [(20, name(20, 2))]
     assert checkpoints(tmp_path) == [name(20, 2)]
 
@@ -134,8 +134,8 @@ def test_the_best_stays_with_its_number(tmp_path: Path, mode: str, best: int) ->
     options = {"every_s": 0, "keep": 1, "keep_best": 1, "monitor": "train/given", "mode": mode}
     make(tmp_path, options, epochs=5, values=values).fit()
     assert checkpoints(tmp_path) == sorted([name(best * STEPS, best), name(50, 5)])
-    kept = read_checkpoint(tmp_path / "0001-it" / "checkpoints" / name(best * STEPS, best))
-    assert kept.manifest.metrics["train/given"] == values.values[best - 1]
+    loaded = read_checkpoint(tmp_path / "0001-it" / "checkpoints" / name(best * STEPS, best))
+    assert loaded.manifest.metrics["train/given"] == values.values[best - 1]
 
 
 def test_the_best_is_saved_even_if_its_step_was_saved_before_it_was_measured(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_the_last_save_must_not_fail(tmp_path: Path) -> None:
 def test_a_save_in_the_background_is_announced_at_the_next_one_and_its_thread_ends(tmp_path: Path) -> None:
     announced = Announced()
     options = {"every_s": 0, "every_steps": 5, "in_background": True, "keep": 100}
-    make(tmp_path, options, epochs=1, told=announced).fit()
+    make(tmp_path, options, epochs=1, announced=announced).fit()
     assert announced.saved == [(10, name(5, 0)), (10, name(10, 0)), (10, name(10, 1))]
     assert "hookline checkpoint" not in [thread.name for thread in threading.enumerate()]
 

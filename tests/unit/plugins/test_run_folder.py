@@ -57,7 +57,7 @@ class NotANumber:
 
     @hookimpl
     def build_metrics(self) -> Mapping[str, Any]:
-        return {"strange": self}
+        return {"infinite": self}
 
     def update(self, prediction: torch.Tensor, target: torch.Tensor) -> None: ...
 
@@ -237,11 +237,11 @@ def test_there_is_a_line_for_each_epoch_and_each_evaluation_within_one(tmp_path:
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
-    run = make(tmp_path, epochs=1, strange=NotANumber())
+    run = make(tmp_path, epochs=1, infinite=NotANumber())
     run.fit()
-    assert lines_of(run)[0]["train/strange"] is None
+    assert lines_of(run)[0]["train/infinite"] is None
     assert "NaN" not in (folder_of(run) / "run.json").read_text()
-    assert record_of(run)["metrics"]["train/strange"] is None
+    assert record_of(run)["metrics"]["train/infinite"] is None
 
 
 def test_the_log_has_the_output_and_the_warnings(tmp_path: Path) -> None:
