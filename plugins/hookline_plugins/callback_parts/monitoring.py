@@ -14,10 +14,10 @@ from hookline import ConfigError, hookimpl
 from hookline.engine import did_you_mean
 
 if TYPE_CHECKING:
-    from hookline import Run
+    from hookline import RunView
 
 
-def check_monitored(run: Run, name: str, who: str) -> None:
+def check_monitored(run: RunView, name: str, who: str) -> None:
     """Check that a run measures a metric.
 
     Raises:
@@ -55,7 +55,7 @@ class Monitor:
         self.epoch = 0
         self.step = 0
 
-    def update(self, run: Run, metrics: Mapping[str, float]) -> bool | None:
+    def update(self, run: RunView, metrics: Mapping[str, float]) -> bool | None:
         """Return True if the metric has a new best value, False if not, None if there is no new value."""
         if self.name not in metrics or run.step == self._last_step:
             return None
@@ -98,21 +98,21 @@ class MonitoringCallback(ABC):
     )
 
     @abstractmethod
-    def update(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def update(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the metric with the best value so far."""
 
     @hookimpl(wrapper=True)
-    def build_step(self, run: Run) -> Generator[None, Any, Any]:
+    def build_step(self, run: RunView) -> Generator[None, Any, Any]:
         """Check that the run measures the metric."""
         check_monitored(run, self.monitor, self.plugin_name)
         return (yield)
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the evaluation's metric with the best value so far."""
         self.update(run, metrics)
 
     @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Do the same for ``train/running_loss``, which is not part of an evaluation."""
         self.update(run, metrics)

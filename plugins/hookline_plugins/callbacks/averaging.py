@@ -14,7 +14,7 @@ from hookline_plugins.callback_parts.weights import copied, is_finished, put, we
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hookline import Outcome, Run
+    from hookline import Outcome, RunView
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Averaging:
         self._detach: Callable[[], None] | None = None
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunView) -> None:
         """Start following the optimizer's updates."""
         self._forget()
         self._warn_if_too_short(run)
@@ -74,7 +74,7 @@ class Averaging:
 
     # First, so that other callbacks see the weights that are evaluated.
     @hookimpl(tryfirst=True)
-    def on_evaluation_start(self, run: Run) -> None:
+    def on_evaluation_start(self, run: RunView) -> None:
         """Load the averaged weights into the model."""
         average = self._average_now(run)
         if average:
@@ -88,14 +88,14 @@ class Averaging:
         self._put_back()
 
     @hookimpl
-    def on_epoch_end(self, run: Run) -> None:
+    def on_epoch_end(self, run: RunView) -> None:
         """Count the weights at the end of the epoch."""
         if self.method == "swa":
             self._count(run)
 
     # First, so that reports on the model describe its final weights.
     @hookimpl(tryfirst=True)
-    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+    def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Stop following the optimizer, and load the final weights."""
         if self._detach:
             self._detach()
@@ -114,7 +114,7 @@ class Averaging:
         # The state may be on another device, or shared with the run that it came from.
         self._average = {name: value.to(weights[name].device, copy=True) for name, value in state["average"].items()}
 
-    def _warn_if_too_short(self, run: Run) -> None:
+    def _warn_if_too_short(self, run: RunView) -> None:
         span = round(1 / (1 - self.decay))
         if self.start_epoch > run.num_epochs > 0:
             run.warn(f"averaging starts at epoch {self.start_epoch}, but the run has {run.num_epochs}")
@@ -132,13 +132,13 @@ class Averaging:
             put(self._weights(), self._raw)
             self._raw = None
 
-    def _count(self, run: Run) -> None:
+    def _count(self, run: RunView) -> None:
         """Add the current weights to the average."""
         if run.epoch >= self.start_epoch:
             self._average = self._joined(self._average)
             self._num_averaged += 1
 
-    def _average_now(self, run: Run) -> dict[str, Tensor]:
+    def _average_now(self, run: RunView) -> dict[str, Tensor]:
         """Return the average for an evaluation; empty before the first counted weights."""
         if self.method == "ema" or run.epoch < self.start_epoch:
             return self._average

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import CheckpointError, ConfigError, hookimpl
+from hookline.runs import folder_of, identity_of
 from hookline_plugins.callback_parts.monitoring import check_monitored
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
-    from hookline import Run
+    from hookline import RunView
     from hookline.runs import Manifest, RunFolder
 
 
@@ -58,29 +59,30 @@ class SaveCheckpoints:
         self._saving: _Saving | None = None
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunView) -> None:
         """Reset the state, and find the run folder."""
         self.__post_init__()
-        if run.folder is None:
+        folder = folder_of(run)
+        if folder is None:
             hint = "let run-folder create one: callbacks.run-folder={}, or switch saving off: callbacks.checkpoint=off"
             raise ConfigError("checkpoint has no folder to save in", hint=hint)
         check_single(run, self)
-        self._folder = run.folder
+        self._folder = folder
         if self.keep_best:
             check_monitored(run, self.monitor, "checkpoint")
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Remember the metrics of this step."""
         self.measured = run.step, dict(metrics)
 
     @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Remember the metrics of this step."""
         self.measured = run.step, dict(metrics)
 
     @hookimpl
-    def on_save_point(self, run: Run, is_last: bool) -> None:
+    def on_save_point(self, run: RunView, is_last: bool) -> None:
         """Save if a checkpoint is due."""
         if not (is_last or self._is_due(run)):
             return
@@ -91,7 +93,7 @@ class SaveCheckpoints:
             self._finish(run, must_succeed=True)
 
     @hookimpl
-    def on_run_error(self, run: Run) -> None:
+    def on_run_error(self, run: RunView) -> None:
         """Wait for a save in the background."""
         self._finish(run, must_succeed=False)
 
@@ -105,7 +107,7 @@ class SaveCheckpoints:
         self._best = list(state["best"])
         self._saved = (saved[0], saved[1]) if saved else None
 
-    def _is_due(self, run: Run) -> bool:
+    def _is_due(self, run: RunView) -> bool:
         if not self._was_tried:
             # Refuse a state that cannot be saved after the first step, not after hours of training.
             self._was_tried = True
@@ -120,14 +122,14 @@ class SaveCheckpoints:
             return True
         return bool(self.every_epochs) and run.position == 0 and run.epoch % self.every_epochs == 0
 
-    def _check_state(self, run: Run) -> None:
+    def _check_state(self, run: RunView) -> None:
         try:
             state = run.state_dict()
         except CheckpointError:
             return  # a disk that is full now may have room when the state is saved
         self._folder.check_state(state)
 
-    def _is_among_best(self, run: Run) -> bool:
+    def _is_among_best(self, run: RunView) -> bool:
         step, metrics = self.measured
         value = _badness(metrics.get(self.monitor), self.mode)
         if step != run.step or value is None or step == self._ranked_step:
@@ -138,7 +140,7 @@ class SaveCheckpoints:
         self._best = sorted([*self._best, value])[: self.keep_best]
         return True
 
-    def _save(self, run: Run, place: tuple[int, int], *, must_succeed: bool) -> None:
+    def _save(self, run: RunView, place: tuple[int, int], *, must_succeed: bool) -> None:
         self._finish(run, must_succeed=self.on_failure == "fail")
         self._saved, self._saved_at = place, time.monotonic()
         try:
@@ -152,7 +154,7 @@ class SaveCheckpoints:
             saving.run()
             self._finish(run, must_succeed=must_succeed)
 
-    def _finish(self, run: Run, *, must_succeed: bool) -> None:
+    def _finish(self, run: RunView, *, must_succeed: bool) -> None:
         """Wait until the current save is on disk, and report its result."""
         saving, self._saving = self._saving, None
         if saving is None:
@@ -166,7 +168,7 @@ class SaveCheckpoints:
         if saving.error:
             self._report_failure(run, saving.error, must_succeed=must_succeed)
 
-    def _report_failure(self, run: Run, error: BaseException, *, must_succeed: bool) -> None:
+    def _report_failure(self, run: RunView, error: BaseException, *, must_succeed: bool) -> None:
         # So that the end of the run tries this place again.
         self._saved = None
         if must_succeed or not isinstance(error, CheckpointError):
@@ -183,9 +185,9 @@ class _Saving(threading.Thread):
         prune_error: The reason that an old checkpoint was not removed.
     """
 
-    def __init__(self, options: SaveCheckpoints, run: Run, folder: RunFolder) -> None:
+    def __init__(self, options: SaveCheckpoints, run: RunView, folder: RunFolder) -> None:
         super().__init__(name="hookline checkpoint")
-        self._options, self._folder, self._identity = options, folder, run.identity
+        self._options, self._folder, self._identity = options, folder, identity_of(run)
         self._state = run.state_dict()
         step, metrics = options.measured
         # Metrics of an earlier step do not describe these weights.

@@ -23,7 +23,7 @@ from hookline.engine import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hookline import DataSource, Run
+    from hookline import DataSource, RunView
 
 
 _READ_AT_ONCE = 1024
@@ -47,7 +47,7 @@ class WeightedSampling:
             raise ValueError("`path` and `feature` cannot both be given: both hold the weights")
 
     @hookimpl
-    def build_order(self, run: Run, data: DataSource) -> Callable[[int], Tensor]:
+    def build_order(self, run: RunView, data: DataSource) -> Callable[[int], Tensor]:
         """Return the order: a new draw for each epoch."""
         import torch
 
@@ -119,7 +119,7 @@ class BucketByLength:
     pool_batches: Annotated[int, Meta(ge=1, description="number of batches sorted by length together")] = 50
 
     @hookimpl
-    def build_order(self, run: Run, data: DataSource) -> Callable[[int], Tensor]:
+    def build_order(self, run: RunView, data: DataSource) -> Callable[[int], Tensor]:
         """Return the order: new batches for each epoch."""
         import torch
 
