@@ -1,4 +1,4 @@
-"""Kept runs -> evaluations, predictions and exports. Everything is loaded on first use."""
+"""Evaluations, predictions and exports of saved runs. All load on first use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HOME = {
 __all__ = ["Evaluation", "Exported", "Trained", "evaluate_run", "export_model", "load_trained", "write_predictions"]
 
 if not TYPE_CHECKING:
-    # A type checker that saw it would take any name for one of ours.
+    # A type checker that saw it would accept any name.
     __getattr__ = lazy(__name__, _HOME)
 
 

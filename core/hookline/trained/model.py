@@ -1,7 +1,7 @@
-"""A run -> its model with the weights that it has kept, ready to be asked: for predictions, and how good it is.
+"""Load a run's model to evaluate it or predict with it.
 
-Nothing in the run folder is written. For predictions the training data need not be there any more: what was kept of
-them is enough.
+Nothing in the run folder is written. Predictions do not need the training data: the run folder has all that is needed
+of them.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def load_trained(
     parent: Path = Path("runs"),
     catalog: Catalog | None = None,
 ) -> Trained:
-    """Return the model of a run with its weights, ready for predictions. The training data are not read.
+    """Load the model of a run with its weights, ready to predict. The training data are not read.
 
     The arguments are those of ``evaluate_run``.
 
     Raises:
-        CheckpointError: When there are no such weights, or they are damaged or those of another model.
-        HooklineError: As ``Run`` does.
+        CheckpointError: When there are no such weights, or they are damaged or belong to a different model.
+        HooklineError: As ``Run`` raises it.
     """
     path = find_run(os.fspath(run), parent)
     config = load_config(path / CONFIG, overrides, catalog=catalog)
@@ -54,15 +54,15 @@ def load_trained(
 
 
 class Trained:
-    """A trained model, ready to be asked.
+    """A trained model, ready to predict.
 
     Attributes:
         path: The run folder.
-        weights: Where the weights are from: ``model.safetensors``, or the name of a checkpoint.
-        step: Number of steps before them.
-        warnings: What should be known of them.
+        weights: Origin of the weights: ``model.safetensors``, or the name of a checkpoint.
+        step: Number of steps that they were trained for.
+        warnings: Warnings about them.
         config: The config of the run.
-        data: Sizes and names of the data that it was trained with; its dataset is one example of zeros.
+        data: Sizes and names of the training data; its dataset is one example of zeros.
         model: The model as its plugin built it, in eval mode.
     """
 
@@ -74,23 +74,23 @@ class Trained:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self._run.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of its weights, and of all floating-point inputs."""
+        """The dtype of its weights and of all floating-point inputs."""
         dtype: torch.dtype = getattr(torch, self.config.train.dtype)
         return dtype
 
     def placed(self, inputs: Any) -> Any:
-        """Return inputs on the device of the model, and of its dtype."""
+        """Return inputs on the device of the model, with its dtype."""
         return placed(inputs, self.device, self.dtype)
 
     def predict(self, inputs: Any) -> Any:
-        """Return what the model gives for a batch of inputs ``[B, I]``, on the CPU, without gradients.
+        """Return the output of the model for a batch of inputs ``[B, I]``, on the CPU, without gradients.
 
-        The inputs are as the model was trained with them: scaled, for instance. ``predictions`` reads a file.
+        The inputs must be as in training: scaled, for instance. ``predictions`` reads a file.
         """
         model = self._run.model
         with torch.no_grad(), preserved_rng(), evaluation_mode(model):
@@ -98,7 +98,7 @@ class Trained:
 
     @functools.cached_property
     def predictor(self) -> Predictor:
-        """What reads inputs for the model, and names what it predicts.
+        """Reader of inputs for the model, which also names its predictions.
 
         Raises:
             PluginError: When the data source cannot read new inputs.
@@ -106,12 +106,12 @@ class Trained:
         return self._run.build_predictor()
 
     def predictions(self, source: Path) -> Iterator[Mapping[str, Sequence[Any]]]:
-        """Give what is predicted for the inputs of a file, in its order: columns by name, one batch after the other.
+        """Yield the predictions for the inputs of a file, in its order: columns by name, one batch at a time.
 
         Raises:
-            DataError: When the file cannot be used; with every fault, at the latest when its end is reached.
+            DataError: When the file cannot be used; carries every fault, at the latest at its end.
             PluginError: When the data source cannot read new inputs.
-            ContractError: When the columns are not those of a batch.
+            ContractError: When the columns do not fit the batch.
         """
         predictor, names = self.predictor, None
         for inputs in predictor.read(source, self.config.train.eval_batch_size):
@@ -120,7 +120,7 @@ class Trained:
             names = list(columns)
             yield columns
         if names is None:
-            raise DataError(f"{source} holds no inputs")
+            raise DataError(f"{source} contains no inputs")
 
 
 class _AskedRun(Run):
@@ -158,9 +158,9 @@ class _AskedRun(Run):
 
 def _check_columns(columns: Any, names: list[str] | None, num_examples: int, owner: str) -> None:
     if not isinstance(columns, Mapping) or not columns:
-        raise ContractError(f"the predictor of {owner} gave {brief(columns)}, but must give columns by name")
+        raise ContractError(f"the predictor of {owner} returned {brief(columns)}, but must return columns by name")
     if names is not None and list(columns) != names:
-        raise ContractError(f"the predictor of {owner} gave the columns {list(columns)} after {names}")
+        raise ContractError(f"the predictor of {owner} returned the columns {list(columns)} after {names}")
     if wrong := [name for name, values in columns.items() if len(values) != num_examples]:
         got = f"{len(columns[wrong[0]])} values for {num_examples} inputs"
-        raise ContractError(f"the predictor of {owner} gave {got} in the column {wrong[0]!r}")
+        raise ContractError(f"the predictor of {owner} returned {got} in the column {wrong[0]!r}")

@@ -1,4 +1,4 @@
-"""Weights of a kept run: find, read and load them."""
+"""Weights of a saved run: find, read and load them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from hookline.runs.identity import model_faults
 from hookline.runs.record import RunRecord, read_record
 
 LATEST = "latest"
-"""What stands for the newest good checkpoint."""
+"""The name for the newest valid checkpoint."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that a run has kept.
+    """Weights that a run has saved.
 
     Attributes:
         model: The weights of the model, by name.
-        origin: Where they are from: ``model.safetensors``, or the name of a checkpoint.
-        step: Number of steps before them.
-        identity: What the run was made of then.
-        notes: What should be known of them.
-        rest: Gives the state of the wrappers and of the loss that belongs to them; None if it was not kept.
+        origin: Their origin: ``model.safetensors``, or the name of a checkpoint.
+        step: Number of steps that they were trained for.
+        identity: Fingerprint of the run when they were saved.
+        notes: Warnings about them.
+        rest: Returns the state of the wrappers and of the loss that belongs to them; None if it was not saved.
     """
 
     model: Mapping[str, Tensor]
@@ -48,7 +48,7 @@ class Weights:
 
 
 def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
-    """Return the weights that a run has kept: those that it ended with, or those of its newest good checkpoint.
+    """Read the saved weights of a run: the final ones, or those of its newest valid checkpoint.
 
     Args:
         path: The run folder.
@@ -65,23 +65,23 @@ def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
         return _of_end(path, record, ())
     found, damaged = _newest(path, record)
     if found:
-        state = () if is_finished else (f"{path.name} is not finished: it is {record.status}",)
+        state = () if is_finished else (f"{path.name} is not finished (status: {record.status})",)
         return _of_checkpoint(found, (*state, *damaged))
     if record.model is None or checkpoint is not None:
         hint = damaged[0] if damaged else f"train it first: hookline resume {path}"
-        raise CheckpointError(f"{path.name} has no good checkpoint", hint=hint)
-    return _of_end(path, record, (f"{path.name} went on after these weights: it is {record.status}", *damaged))
+        raise CheckpointError(f"{path.name} has no valid checkpoint", hint=hint)
+    return _of_end(path, record, (f"{path.name} continued after these weights (status: {record.status})", *damaged))
 
 
 def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
-    """Put weights into the model of a run that was not begun; return what should be known of it.
+    """Load weights into the model of a run that has not started; return warnings.
 
     Raises:
-        CheckpointError: When they are those of another model; carries every difference.
+        CheckpointError: When they belong to a different model; carries every difference.
     """
     if faults := list(model_faults(weights.model, run.unwrapped_model.state_dict())):
         hint = "use the plugins and the config that the run was trained with"
-        raise CheckpointError(f"{weights.origin} of {path.name} is that of another model", hint=hint, faults=faults)
+        raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different model", hint=hint, faults=faults)
     run.unwrapped_model.load_state_dict(weights.model)
     added = state_of_wrappers(run.model, run.unwrapped_model)
     of_loss = run.loss.state_dict() if isinstance(run.loss, nn.Module) else {}
@@ -89,14 +89,14 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
         return []
     rest = weights.rest()
     if rest is None:
-        what = " and ".join([*(["wrappers of the model"] if added else []), *(["the loss"] if of_loss else [])])
-        return [f"no checkpoint has the state of {what} after step {weights.step}: it is that of the beginning"]
+        parts = " and ".join([*(["the model's wrappers"] if added else []), *(["the loss"] if of_loss else [])])
+        return [f"no checkpoint has the state of {parts} after step {weights.step}; the initial state is used"]
     try:
         load_state_of_wrappers(run.model, run.unwrapped_model, rest["wrappers"])
         if isinstance(run.loss, nn.Module) and of_loss:
             run.loss.load_state_dict(rest["loss"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{weights.origin} of {path.name} is that of another run: {error}") from error
+        raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different run: {error}") from error
     return []
 
 
@@ -104,7 +104,7 @@ def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
     try:
         model = read_model(path)
     except CheckpointError as error:
-        hint = "take the newest checkpoint: --checkpoint latest"
+        hint = "use the newest checkpoint: --checkpoint latest"
         raise CheckpointError(error.message, hint=error.hint or hint) from error
 
     def rest() -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""``HookTrace``: each call of a hook as it happens."""
+"""``HookTrace``: reports each call of a hook as it happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 _SHORT = 60
-"""Number of characters that a value takes at most in a trace."""
+"""Maximum number of characters of a value in a trace."""
 
 
 # ---- trace -----------------------------------------------------------------------------------------------------------
@@ -22,16 +22,16 @@ _SHORT = 60
 
 @dataclass(frozen=True)
 class HookCall:
-    """One call of a hook, in words.
+    """One call of a hook, as text.
 
     Attributes:
         table: The plugin's table in the config.
         plugin: The plugin, with its distribution.
         hook: The hook.
-        arguments: What it was given, in short, by name.
-        result: What it returned, in short; empty for nothing.
-        error: What it raised, in short; empty for nothing.
-        seconds: How long it took.
+        arguments: Its arguments by name, abbreviated.
+        result: Its result, abbreviated; empty for None.
+        error: The exception that it raised, abbreviated; empty for none.
+        seconds: Its duration.
     """
 
     table: str
@@ -50,10 +50,10 @@ class HookCall:
 
 
 class HookTrace(Observer):
-    """Tells every call of a hook when it has returned.
+    """Reports every call of a hook when it has returned.
 
     Args:
-        tell: Called with each.
+        tell: Called with each ``HookCall``.
 
     Example:
         >>> from hookline import Run
@@ -67,13 +67,13 @@ class HookTrace(Observer):
         self._tell = tell
 
     def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:
-        """Call a hook, and tell it."""
+        """Call a hook, and report it."""
         given = {name: _short(value) for name, value in arguments.items()}
         start = time.perf_counter()
-        told, error = "", ""
+        returned, error = "", ""
         try:
             result = run()
-            told = "" if result is None else _short(result)
+            returned = "" if result is None else _short(result)
         except BaseException as raised:
             error = _cut(f"{type(raised).__name__}: {raised}")
             raise
@@ -81,11 +81,11 @@ class HookTrace(Observer):
             return result
         finally:
             seconds = time.perf_counter() - start
-            self._tell(HookCall(member.table, str(member.plugin), hook, given, told, error, seconds))
+            self._tell(HookCall(member.table, str(member.plugin), hook, given, returned, error, seconds))
 
 
 def _short(value: Any) -> str:
-    """Return a value in one line of a few words."""
+    """Return a value as one short line."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str | int | None):

@@ -1,4 +1,4 @@
-"""Two states compared to the last bit: where they differ, in what, and by how much."""
+"""Differences of two states to the last bit: their places, kinds and sizes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from hookline.engine.words import printable
 
 _SHORT = 60
-"""Number of characters that a value takes at most in a sentence."""
+"""Maximum number of characters of a value in a message."""
 
 
 class Missing:
-    """What stands where only the other state has something."""
+    """Stands for a value that only the other state has."""
 
     def __repr__(self) -> str:
         return "nothing"
@@ -30,12 +30,12 @@ MISSING: Final = Missing()
 
 @dataclass(frozen=True)
 class Difference:
-    """One place in which two states are not the same.
+    """One place in which two states differ.
 
     Attributes:
         keys: The keys that lead there, from the outermost.
-        first: What the first state has there; ``MISSING`` for nothing.
-        second: What the second state has there, likewise.
+        first: The value in the first state; ``MISSING`` for none.
+        second: The value in the second state, likewise.
     """
 
     keys: tuple[Any, ...]
@@ -49,7 +49,7 @@ class Difference:
 
     @property
     def largest(self) -> float | None:
-        """The largest absolute difference of two numbers; None where there are none to subtract."""
+        """The largest absolute difference of two numbers; None if there are none to subtract."""
         if _are_numbers(self.first, self.second):
             return _largest(torch.tensor(self.first).double(), torch.tensor(self.second).double())
         first, second = _tensor(self.first), _tensor(self.second)
@@ -60,7 +60,7 @@ class Difference:
 
     @property
     def how(self) -> str:
-        """What is different, in words."""
+        """The difference, in words."""
         first, second = _tensor(self.first), _tensor(self.second)
         if first is None or second is None:
             return f"{_brief(self.first)} and {_brief(self.second)}"
@@ -79,11 +79,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Tally:
-    """How much a state holds.
+    """Size of a state.
 
     Attributes:
         tensors: Number of tensors and arrays.
-        values: Number of values: the elements of those, and the plain values.
+        values: Number of values: elements of tensors and arrays, and plain values.
     """
 
     tensors: int
@@ -94,18 +94,18 @@ class Tally:
 
 
 def differences(first: Any, second: Any, keys: tuple[Any, ...] = ()) -> Iterator[Difference]:
-    """Give every place in which two states differ, in the order of the first.
+    """Yield every difference of two states, in the order of the first.
 
-    States are mappings, lists and tuples of tensors, arrays and plain values. The order of a mapping does not count,
-    nor does the device of a tensor; all else does, to the last bit: types, shapes, 0.0 and -0.0, and which NaN it is.
+    States are mappings, lists and tuples of tensors, arrays and plain values. The order of a mapping and the device
+    of a tensor do not count. Everything else does, to the last bit: types, shapes, 0.0 and -0.0, the bits of a NaN.
 
     Args:
-        first: The one state.
-        second: The other.
+        first: The first state.
+        second: The second state.
         keys: The keys that lead to both.
     """
     if isinstance(first, Mapping) and isinstance(second, Mapping):
-        # 1, 1.0 and True are one key to Python.
+        # To Python, 1, 1.0 and True are the same key.
         ours, theirs = ({(type(key), key): item for key, item in state.items()} for state in (first, second))
         for place in ours | theirs:
             yield from differences(ours.get(place, MISSING), theirs.get(place, MISSING), (*keys, place[1]))
@@ -117,7 +117,7 @@ def differences(first: Any, second: Any, keys: tuple[Any, ...] = ()) -> Iterator
 
 
 def first_difference(first: Any, second: Any) -> Difference | None:
-    """Return the first place in which two states differ, as ``differences`` gives it; None if they are the same.
+    """Return the first difference of two states, as ``differences`` yields it; None if there is none.
 
     Example:
         >>> print(first_difference({"lr": 0.1, "betas": [0.9]}, {"betas": [0.8], "lr": 0.1}))
@@ -128,7 +128,7 @@ def first_difference(first: Any, second: Any) -> Difference | None:
 
 
 def tally(state: Any) -> Tally:
-    """Return how much a state holds.
+    """Return the size of a state.
 
     Example:
         >>> tally({"weight": torch.zeros(2, 3), "betas": (0.9, 0.999)})
@@ -166,14 +166,14 @@ def _as_bytes(tensor: Tensor) -> Tensor:
     """Return the bytes of a tensor, uint8 ``[num_elements, num_bytes of one]``."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg()
     dense = plain if plain.layout is torch.strided else plain.to_dense()
-    # Without values there is nothing that could be seen as bytes.
+    # An empty tensor cannot be viewed as bytes.
     if not dense.numel():
         return torch.empty(0, 1, dtype=torch.uint8)
     return dense.contiguous().reshape(-1, 1).view(torch.uint8)
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """Return a tensor, or an array of numbers, as a tensor in memory; None for what is neither."""
+    """Return a tensor, or an array of numbers, as a tensor in memory; None for anything else."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
@@ -186,7 +186,7 @@ def _are_numbers(first: Any, second: Any) -> bool:
 
 
 def _largest(first: Tensor, second: Tensor) -> float | None:
-    # What is no number on one side, or infinite on both, has no difference.
+    # NaN on one side, or infinity on both, has no difference.
     gaps = (first - second).abs()
     gaps = gaps[~gaps.isnan()]
     return gaps.max().item() if gaps.numel() else None

@@ -1,8 +1,8 @@
-"""Whether a run that was killed and resumed is the one that was not: where to kill it, and what the two have left.
+"""Verdict of a proof of resume: compare a run that was killed and resumed with one that was not.
 
-A proof is made of two runs of one config: one that is never interrupted, and one that is killed again and again. Both
-keep every state. Beside each state, and when the killed run goes on, it is written down what its plugins hold, so that
-what one of them lost can be named although no state knows of it.
+A proof is made of two runs of one config: the first is never interrupted, the second is killed again and again. Both
+save every state. The contents of their plugins are recorded with each state, and again on each resume, so that a loss
+can be named even if no state shows it.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 
 NOT_COMPARED = ("used_s", "warnings")
-"""Parts of a state that are about the clock, or about what was told to whom."""
+"""Parts of a state that depend on the clock or on the interruptions."""
 
 _MAX_DIFFERENCES = 1000
 _MAX_TOLD = 4
 _SHIP = "docs/how-to/ship-state.md"
 _ELSEWHERE = "Python's and NumPy's generators"
-"""The table under which that is noted which belongs to no plugin."""
+"""The table of contents that belong to no plugin."""
 _OWNERS = {"model": "model", "wrappers": "model", "loss": "loss", "optimizer": "optimizer"}
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Something that a plugin held before an interruption, and not after it.
+    """Contents of a plugin that are not the same in both runs.
 
     Attributes:
         table: The plugin's table.
         name: Its place in the plugin.
-        before: What was there, in short; None for nothing.
-        after: What was there when the run went on, likewise.
-        step: Number of steps after which it went on.
+        before: Its text in the first run; None for nothing.
+        after: Its text in the second run, likewise.
+        step: Number of steps taken by then.
     """
 
     table: str
@@ -56,21 +56,21 @@ class Lost:
 
     def __str__(self) -> str:
         before, after = self.before or "nothing", self.after or "nothing"
-        return f"{self.name or 'it'} was {before} after {self.step} steps, and {after} when the run was there again"
+        return f"{self.name or 'it'} was {before} after {self.step} steps in the first run, and {after} in the second"
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where the two runs part.
+    """The first place where the two runs differ.
 
     Attributes:
         where: The checkpoint or the file.
-        differences: What is different there.
-        is_before_kill: Whether the other run had not been killed yet.
-        resumed_from: Number of steps after which it had gone on before; 0 if it had begun anew.
-        lost: What plugins did not bring back until then.
-        draws: Which hooks draw from generators that belong to no run.
-        plugins: What each table's plugin is, in words.
+        differences: The differences there.
+        is_before_kill: Whether the second run had not been killed yet.
+        resumed_from: Number of steps from which it had last resumed; 0 if it had started anew.
+        lost: Contents that plugins had not restored by then.
+        draws: The hooks that draw from generators that belong to no run.
+        plugins: Description of each table's plugin.
     """
 
     where: str
@@ -83,12 +83,12 @@ class Divergence:
 
     @property
     def first(self) -> Difference:
-        """The difference to begin with."""
+        """The first difference."""
         return self.differences[0]
 
     @property
     def owner(self) -> str | None:
-        """The table of the plugin whose it most probably is; None where it is nobody's."""
+        """The table of the plugin that most probably caused it; None if no plugin did."""
         if self._is_drawn:
             return self.draws[0].partition(" ")[0]
         if self.lost:
@@ -97,19 +97,19 @@ class Divergence:
 
     @property
     def _is_drawn(self) -> bool:
-        """Whether it comes from generators that belong to no run, as far as was seen."""
+        """True if it comes from generators that belong to no run, as far as was recorded."""
         lost = self.lost[0].table if self.lost else _ELSEWHERE
         return bool(self.draws) and lost == _ELSEWHERE and (self.is_before_kill or bool(self.lost))
 
     def error(self) -> CheckpointError:
-        """Return the error that tells it."""
+        """Return the error that reports it."""
         faults = [Fault(f"the first difference is in {self.where}: {self.first}"), *self._others()]
         if self.is_before_kill:
-            message = "this run is not repeatable: two runs of it differ before any of them was interrupted"
+            message = "this run is not repeatable: two runs of it differ before either was interrupted"
             return CheckpointError(message, faults=[*faults, *self._causes()], hint=_UNREPEATABLE)
         message = "this run does not resume exactly"
-        faults.append(Fault(f"the run had been killed, and had gone on from step {self.resumed_from}"))
-        hint = f"what a plugin needs to go on, its state_dict returns and its load_state_dict takes up: {_SHIP}"
+        faults.append(Fault(f"the run had been killed, and resumed from step {self.resumed_from}"))
+        hint = f"return all state of a plugin from state_dict, and restore it in load_state_dict: {_SHIP}"
         return CheckpointError(message, faults=[*faults, *self._causes()], hint=hint)
 
     def _others(self) -> list[Fault]:
@@ -121,13 +121,14 @@ class Divergence:
     def _causes(self) -> Iterator[Fault]:
         owner = self.owner
         if owner is None:
-            yield Fault("no plugin owns it, and none was seen to lose anything", hint="--every-steps 1 looks closer")
+            hint = "save states more often: --every-steps 1"
+            yield Fault("no plugin owns it, and none was seen to lose state", hint=hint)
             return
         if self._is_drawn:
             drawn = f"it draws from {_ELSEWHERE}, which belong to no run: {', '.join(self.draws)}"
             yield Fault(f"owner: {self._named(owner)}: {drawn}")
             return
-        yield Fault(f"owner: {self._named(owner)}: {self._losses(owner) or 'it owns what is different'}")
+        yield Fault(f"owner: {self._named(owner)}: {self._losses(owner) or 'the difference is in its state'}")
         others = dict.fromkeys(found.table for found in self.lost if found.table not in (owner, _ELSEWHERE))
         for table in islice(others, _MAX_TOLD):
             yield Fault(f"or: {self._named(table)}: {self._losses(table)}")
@@ -139,18 +140,18 @@ class Divergence:
         return "; ".join([str(found) for found in self.lost if found.table == table][:_MAX_TOLD])
 
 
-_UNREPEATABLE = "draw from torch, or from a generator of run.generator(NAME): docs/explanation/random-numbers.md"
+_UNREPEATABLE = "draw from torch, or from the generator run.generator(NAME): docs/explanation/random-numbers.md"
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What the comparison of the two runs gave.
+    """Result of comparing the two runs.
 
     Attributes:
         num_states: Number of states that were compared.
-        num_lines: Number of lines of metrics that were.
-        tally: How much the states hold.
-        divergence: Where the runs part; None if they do not.
+        num_lines: Number of lines of metrics that were compared.
+        tally: Size of the states.
+        divergence: The first place where the runs differ; None if there is none.
     """
 
     num_states: int
@@ -161,14 +162,14 @@ class Proof:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the processes of a proof have left.
+    """Files that the processes of a proof have left.
 
     Attributes:
         whole: Folder of the run that was never interrupted.
         resumed: Folder of the run that was killed.
-        seen: Folder of what was seen of their plugins.
-        besides: The tables of the plugins that kept the runs for the proof: what they hold is about their own files.
-        begun: Where each process of the killed run began: (0, 0) for the first.
+        seen: Folder of the contents of their plugins.
+        besides: Tables of the plugins that save the runs for the proof: their contents are about their own files.
+        begun: Place where each process of the killed run started: (0, 0) for the first.
     """
 
     whole: Path
@@ -182,7 +183,7 @@ def compare(evidence: Evidence) -> Proof:
     """Compare two runs, state by state, to the last bit.
 
     Raises:
-        CheckpointError: When something that they left cannot be read.
+        CheckpointError: When one of their files cannot be read.
     """
     from hookline.trials.proof.comparison import differences, tally
 
@@ -226,12 +227,12 @@ def _end(folder: Path) -> dict[str, Any]:
 
 
 def _found(found: Iterator[Difference]) -> tuple[Difference, ...]:
-    """Return differences, those first which are not a consequence of others as a rule."""
+    """Return differences, causes before their usual consequences."""
     return tuple(sorted(islice(found, _MAX_DIFFERENCES), key=_rank))
 
 
 def _rank(difference: Difference) -> int:
-    # What was drawn steers the model, the model its optimizer, all of them what is measured.
+    # Random numbers steer the model, the model its optimizer, all of them the metrics.
     order = ("step", "epoch", "position", "random", "model", "wrappers", "loss", "optimizer", "plugins")
     head = difference.keys[0] if difference.keys else ""
     return order.index(head) if head in order else len(order)
@@ -244,7 +245,7 @@ def _table_of(difference: Difference) -> str | None:
     return _OWNERS.get(str(head))
 
 
-# ---- what plugins lost -----------------------------------------------------------------------------------------------
+# ---- losses of plugins -----------------------------------------------------------------------------------------------
 
 
 def _divergence(evidence: Evidence, where: str, place: Place, found: tuple[Difference, ...]) -> Divergence:
@@ -254,7 +255,7 @@ def _divergence(evidence: Evidence, where: str, place: Place, found: tuple[Diffe
     found_lost = _lost(seen, begun) if begun else _generators(seen)
     lost = [item for item in found_lost if item.table not in evidence.besides]
     order = list(plugins)
-    # Whoever is the author of a plugin looks there first; those of Hookline are tried by its own tests.
+    # Plugins of others first: Hookline's own are covered by its tests.
     lost.sort(key=lambda item: (_is_own(plugins.get(item.table)), item.table in order and order.index(item.table)))
     return Divergence(
         where=where,
@@ -277,7 +278,7 @@ def _plugin(table: str, plugin: Mapping[str, Any]) -> str:
 
 
 def _generators(seen: Mapping[str, Seen]) -> Iterator[Lost]:
-    """Give the generators of plugins that gave other numbers although nothing was interrupted."""
+    """Yield the generators of plugins that differ although nothing was interrupted."""
     from hookline.trials.proof.inside import STATE
 
     whole = {one.place: one for name, one in seen.items() if name.startswith("whole-")}
@@ -289,7 +290,7 @@ def _generators(seen: Mapping[str, Seen]) -> Iterator[Lost]:
 
 
 def _lost(seen: Mapping[str, Seen], begun: Sequence[Place]) -> Iterator[Lost]:
-    """Give what was not brought back where the run went on, but for what is never the same in two runs."""
+    """Yield contents that were not restored on resume, except those that differ in any two runs."""
     whole = {one.place: one for name, one in seen.items() if name.startswith("whole-")}
     noise = {
         (table, name)
