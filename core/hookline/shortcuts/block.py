@@ -15,8 +15,6 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from hookline.engine.errors import ContractError
-
 _BACKEND = "inductor"
 """Backend of the compiler: torch's own, which needs a C++ compiler."""
 _CLASSES = (SGD, Adam, AdamW)
@@ -27,6 +25,10 @@ _Tensors = dict[str, Tensor]
 """Tensors by the name of their parameter."""
 _States = list[dict[str, _Tensors]]
 """State of the optimizer: for each parameter group, by the name of the state and by parameter."""
+
+
+class CompileError(Exception):
+    """The steps of a block cannot be compiled as one graph; the message is the first line of torch's error."""
 
 
 class Objective(nn.Module):
@@ -99,7 +101,7 @@ class Block:
         The list is empty if a number is not finite; then nothing was changed.
 
         Raises:
-            ContractError: When the steps cannot be compiled.
+            CompileError: When the steps cannot be compiled as one graph.
         """
         weights = {name: weight.detach() for group in self._groups for name, weight in group.parameters.items()}
         rates = [torch.tensor(float(group["lr"]), dtype=torch.float64) for group in self._optimizer.param_groups]
@@ -119,10 +121,7 @@ class Block:
         try:
             taken = take(*arguments)
         except Exception as error:
-            first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-            message = f"the steps of a block (train.fuse_steps) cannot be compiled as one graph: {first_line}"
-            hint = "set train.fuse_steps to 1; torch.compile(model, fullgraph=True) shows what is in the way of a model"
-            raise ContractError(message, hint=hint) from error
+            raise CompileError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
         self._take = take
         return taken
 

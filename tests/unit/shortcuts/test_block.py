@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from hookline import ContractError
+from hookline import ContractError, Run
 from hookline.shortcuts import block
-from hookline.shortcuts.block import Block, Objective, followers, why_not
+from hookline.shortcuts.block import Block, CompileError, Objective, followers, why_not
 
 Make = Callable[..., Optimizer]
 Batch = tuple[Tensor, Tensor]
@@ -188,8 +188,12 @@ class Branches(Net):
 def test_a_model_that_cannot_be_one_graph_is_an_error_with_a_hint() -> None:
     net = Branches().double()
     steps = Block(Objective(net, nn.MSELoss()), SGD(net.parameters(), lr=0.1), net.trained(), is_checked=True)
-    with pytest.raises(ContractError, match=r"the steps of a block \(train.fuse_steps\) cannot be compiled") as caught:
+    with pytest.raises(CompileError, match=r"^Unsupported: ") as found:
         steps(batches_of(2))
+    assert len(str(found.value).splitlines()) == 1
+    run = Run({"train": {"fuse_steps": 2, "dtype": "float64"}}, plugins={"model": net})
+    with pytest.raises(ContractError, match=r"the steps of a block \(train.fuse_steps\) cannot be compiled") as caught:
+        run.fit()
     assert "set train.fuse_steps to 1" in (caught.value.hint or "")
 
 

@@ -15,7 +15,7 @@ from hookline.engine.hookspecs import hookimpl
 from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.step import DefaultStep, StepFunction
 from hookline.engine.plugin.host import Host
-from hookline.shortcuts.block import Block, Objective, followers, why_not
+from hookline.shortcuts.block import Block, CompileError, Objective, followers, why_not
 
 if TYPE_CHECKING:
     from hookline.engine.loop.run import Run
@@ -103,10 +103,18 @@ class FusedSteps(DefaultStep):
     def _step(self, batch: Any) -> Tensor:
         if self._next_block:
             block, self._next_block = self._next_block, []
-            self._losses = self._block(block)[::-1]
+            self._losses = self._taken(block)[::-1]
             if self._losses:
                 self._guard.forget_skips()
         return self._losses.pop() if self._losses else self._single(batch)
+
+    def _taken(self, block: list[Any]) -> list[Tensor]:
+        try:
+            return self._block(block)
+        except CompileError as error:
+            message = f"the steps of a block (train.fuse_steps) cannot be compiled as one graph: {error}"
+            hint = "set train.fuse_steps to 1; torch.compile(model, fullgraph=True) shows what is in the way of a model"
+            raise ContractError(message, hint=hint) from error
 
     def _num_free(self, run: Run, position: int) -> int:
         """Return how many steps with full batches come before something is due between two steps."""
