@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hookline.engine.plugin.observer import Observer
+from hookline.trials.short_texts import cut
 
 if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member
-
-
-_SHORT = 60
-"""Maximum number of characters of a value in a trace."""
 
 
 # ---- trace -----------------------------------------------------------------------------------------------------------
@@ -75,7 +72,7 @@ class HookTrace(Observer):
             result = run()
             returned = "" if result is None else _short(result)
         except BaseException as raised:
-            error = _cut(f"{type(raised).__name__}: {raised}")
+            error = _line(f"{type(raised).__name__}: {raised}")
             raise
         else:
             return result
@@ -89,16 +86,15 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str | int | None):
-        return _cut(repr(value))
+        return _line(repr(value))
     if isinstance(value, Mapping):
-        return _cut("{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items()) + "}")
+        return _line("{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items()) + "}")
     if isinstance(value, Sequence):
-        return _cut("[" + ", ".join(map(_short, value)) + "]")
+        return _line("[" + ", ".join(map(_short, value)) + "]")
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{type(value).__name__}{list(value.shape)}"
-    return f"{type(value).__name__}: {_cut(str(value))}" if isinstance(value, BaseException) else type(value).__name__
+    return f"{type(value).__name__}: {_line(str(value))}" if isinstance(value, BaseException) else type(value).__name__
 
 
-def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHORT else line[: _SHORT - 3] + "..."
+def _line(text: str) -> str:
+    return cut(" ".join(text.split()))

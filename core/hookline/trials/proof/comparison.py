@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from hookline.engine.words import printable
-
-_SHORT = 60
-"""Maximum number of characters of a value in a message."""
+from hookline.trials.short_texts import cut, form
 
 
 class Missing:
@@ -65,7 +63,7 @@ class Difference:
         if first is None or second is None:
             return f"{_brief(self.first)} and {_brief(self.second)}"
         if (first.dtype, first.shape) != (second.dtype, second.shape):
-            return f"{_form(first)} and {_form(second)}"
+            return f"{form(first)} and {form(second)}"
         if first.dim() == 0:
             return f"{first.item()!r} and {second.item()!r}"
         return f"{_num_different(first, second)} of {first.numel()} values differ{self._at_most()}"
@@ -146,16 +144,12 @@ def _is_same(first: Any, second: Any) -> bool:
     if type(first) is not type(second):
         return False
     if isinstance(first, Tensor | np.ndarray | np.generic):
-        return _form(first) == _form(second) and _bits(first) == _bits(second)
+        return form(first) == form(second) and _bits(first) == _bits(second)
     if isinstance(first, float):
         return struct.pack("d", first) == struct.pack("d", second)
     if isinstance(first, complex):
         return struct.pack("dd", first.real, first.imag) == struct.pack("dd", second.real, second.imag)
     return bool(first == second)
-
-
-def _form(value: Any) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 def _bits(value: Tensor | np.ndarray[Any, Any] | np.generic) -> bytes:
@@ -200,6 +194,5 @@ def _brief(value: Any) -> str:
     if isinstance(value, Mapping | list | tuple | set):
         return f"{type(value).__name__} of {len(value)}"
     if isinstance(value, Tensor | np.ndarray):
-        return _form(value)
-    text = printable(repr(value))
-    return text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}..."
+        return form(value)
+    return cut(printable(repr(value)))

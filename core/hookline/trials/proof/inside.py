@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hookline.trials.short_texts import MAX_CHARACTERS, form
+
 _MAX_DEPTH = 12
 _MAX_PLACES = 10_000
 _MAX_ELEMENTS = 2**20
 """Number of elements of a tensor that are hashed; of larger ones a sample, since state mostly changes as a whole."""
-_SHORT = 60
 STATE = "state "
 """Prefix of the text of a random generator."""
 
@@ -113,13 +114,12 @@ def _text(value: Any) -> str | None:
     if isinstance(value, Tensor):
         return _of_tensor(value)
     if isinstance(value, np.ndarray | np.generic):
-        one = value.size == 1
-        return repr(value.item()) if one else f"{value.dtype} {list(value.shape)} {_hash(value.tobytes())}"
+        return repr(value.item()) if value.size == 1 else f"{form(value)} {_hash(value.tobytes())}"
     if get_state := next((get for kind, get in _GENERATORS.items() if isinstance(value, kind)), None):
         return f"{STATE}{_hash(repr(get_state(value)).encode())}"
     if isinstance(value, (*_PLAIN, itertools.count)):
         text = repr(value)
-        return text if len(text) <= _SHORT else f"{text[: _SHORT // 2]}... {_hash(text.encode())}"
+        return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS // 2]}... {_hash(text.encode())}"
     if isinstance(value, AbstractSet):
         return f"{type(value).__name__} of {len(value)} {_hash(' '.join(sorted(map(repr, value))).encode())}"
     return None
@@ -133,7 +133,7 @@ def _of_tensor(tensor: Tensor) -> str:
         return repr(flat.item())
     sample = flat[:: 1 + flat.numel() // _MAX_ELEMENTS].cpu().resolve_conj().resolve_neg().contiguous()
     data = sample.view(torch.uint8).numpy().tobytes() if sample.numel() else b""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} {_hash(data)}"
+    return f"{form(tensor)} {_hash(data)}"
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
