@@ -9,7 +9,8 @@ from hookline.engine.door import lazy
 if TYPE_CHECKING:
     from hookline.trained.evaluating import Evaluation, evaluate_run
     from hookline.trained.exporting import Exported, export_model
-    from hookline.trained.model import Trained, load_trained
+    from hookline.trained.loading import load_trained
+    from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
 
 _HOME = {
@@ -21,10 +22,8 @@ _HOME = {
         "Exported",
         "export_model",
     ),
-    "model": (
-        "Trained",
-        "load_trained",
-    ),
+    "loading": ("load_trained",),
+    "model": ("Trained",),
     "predicting": ("write_predictions",),
 }
 

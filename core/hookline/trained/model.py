@@ -1,56 +1,22 @@
-"""Load a run's model to evaluate it or predict with it.
-
-Nothing in the run folder is written. Predictions do not need the training data: the run folder has all that is needed
-of them.
-"""
+"""A trained model: its predictions for batches of inputs and for files. The training data are not needed."""
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hookline.engine.config.loading import load_config
 from hookline.engine.data import DataSource, Predictor
 from hookline.engine.errors import ContractError, DataError, PluginError
-from hookline.engine.loop.batch import brief, count_examples, placed
+from hookline.engine.loop.batch import brief, count_examples, placed, with_parts
 from hookline.engine.loop.building import build_component
 from hookline.engine.loop.evaluation import evaluation_mode
 from hookline.engine.loop.rng import RandomState, preserved_rng
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.catalog import Catalog
-from hookline.runs.folder import CONFIG, read_data
-from hookline.runs.search import find_run
-from hookline.trained.weights import _on_cpu, load_weights_into, read_weights
-
-
-def load_trained(
-    run: str | os.PathLike[str],
-    overrides: Mapping[str, Any] | Sequence[str] = (),
-    *,
-    checkpoint: str | None = None,
-    parent: Path = Path("runs"),
-    catalog: Catalog | None = None,
-) -> Trained:
-    """Load the model of a run with its weights, ready to predict. The training data are not read.
-
-    The arguments are those of ``evaluate_run``.
-
-    Raises:
-        CheckpointError: When there are no such weights, or they are damaged or belong to a different model.
-        HooklineError: As ``Run`` raises it.
-    """
-    path = find_run(os.fspath(run), parent)
-    config = load_config(path / CONFIG, overrides, catalog=catalog)
-    weights = read_weights(path, checkpoint)
-    asked = _AskedRun(config, read_data(path))
-    notes = load_weights_into(asked, weights, path)
-    return Trained(asked, path, weights.origin, weights.step, (*weights.notes, *asked.warnings, *notes))
 
 
 class Trained:
@@ -164,3 +130,7 @@ def _check_columns(columns: Any, names: list[str] | None, num_examples: int, own
     if wrong := [name for name, values in columns.items() if len(values) != num_examples]:
         got = f"{len(columns[wrong[0]])} values for {num_examples} inputs"
         raise ContractError(f"the predictor of {owner} returned {got} in the column {wrong[0]!r}")
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else with_parts(value, _on_cpu)

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from hookline.engine.errors import CheckpointError
-from hookline.engine.loop.batch import with_parts
 from hookline.engine.loop.building import load_state_of_wrappers, state_of_wrappers
 from hookline.engine.loop.run import Run
 from hookline.engine.words import did_you_mean
@@ -138,7 +137,3 @@ def _newest(path: Path, record: RunRecord) -> tuple[Checkpoint | None, tuple[str
         except CheckpointError as error:
             damaged.append(error.message)
     return None, tuple(damaged)
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else with_parts(value, _on_cpu)
