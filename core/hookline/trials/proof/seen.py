@@ -8,6 +8,9 @@ import msgspec
 
 from hookline.trials.proof.kills import Place
 
+OUTSIDE = "Python's and NumPy's generators"
+"""The table of contents that belong to no plugin."""
+
 
 class Seen(msgspec.Struct):
     """Contents of the plugins of a run at one place.
@@ -30,7 +33,8 @@ class Seen(msgspec.Struct):
         return self.step, self.epochs
 
 
-def _read_seen(folder: Path) -> dict[str, Seen]:
+def read_seen(folder: Path) -> dict[str, Seen]:
+    """Return the records in a folder, by the stem of their file."""
     return {path.stem: msgspec.json.decode(path.read_bytes(), type=Seen) for path in sorted(folder.glob("*.json"))}
 
 

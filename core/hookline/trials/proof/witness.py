@@ -16,7 +16,7 @@ import msgspec
 
 from hookline.engine.plugin.observer import Observer
 from hookline.trials.proof.kills import Kill, Place
-from hookline.trials.proof.seen import Seen, seen_name
+from hookline.trials.proof.seen import OUTSIDE, Seen, seen_name
 
 if TYPE_CHECKING:
     from hookline.engine.loop.run import Run
@@ -220,7 +220,7 @@ class Witness(Observer):
         objects = [run, run.config, run.folder, run.model, run.optimizer, run.loss, run.data, self]
         owned = [*objects, *run.model.modules(), *run.data.splits().values()]
         instances = [member.instance for member in self._members]
-        held: dict[str, dict[str, str]] = {"Python's and NumPy's generators": outside_generators()}
+        held: dict[str, dict[str, str]] = {OUTSIDE: outside_generators()}
         for member in self._members:
             besides = [*owned, *(other for other in instances if other is not member.instance)]
             held[member.table] = inside(member.instance, besides=besides)

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookline.trials.proof.comparison import MISSING, Difference, Tally, differences, first_difference, tally
+from hookline.trials.proof.differences import MISSING, Difference, Tally, differences, first_difference, tally
 
 NAN = float("nan")
 OTHER_NAN = struct.unpack("d", struct.pack("Q", 0x7FF8_0000_0000_0001))[0]
