@@ -11,6 +11,7 @@ from hookline.engine.config.toml_text import parse_value
 from hookline.engine.plugin.member import PluginChoice
 from hookline.engine.plugin.options import Option, is_plain, options_of, plain
 from hookline.engine.train_options import TrainOptions
+from hookline.engine.view import ConfigView
 from hookline.engine.words import printable
 from hookline.runs.redaction import REDACTED, is_secret, redacted
 
@@ -44,7 +45,7 @@ def commented_toml(config: RunConfig) -> str:
     return "\n".join(parts)
 
 
-def complete_toml(config: RunConfig) -> str:
+def complete_toml(config: ConfigView) -> str:
     """Return ``config`` as TOML that means the same whatever the defaults become: each value with its origin.
 
     Secrets are left out, and so is what a config cannot hold: None, objects that were given from Python, numbers that

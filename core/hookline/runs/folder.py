@@ -30,6 +30,7 @@ import msgspec
 
 from hookline.engine.errors import CheckpointError, ConfigError
 from hookline.engine.files import reason
+from hookline.engine.view import RunView
 from hookline.runs.disk.checkpoint import (
     Checkpoint,
     FileSum,
@@ -56,6 +57,21 @@ if TYPE_CHECKING:
 _UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}[A-Za-z0-9._-]{{1,40}}-[0-9a-f]{{8}}")
 _DEBUG = "debug"
 CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "model.safetensors", "data.json"
+
+
+_SHARED = "run folder"
+
+
+def folder_of(run: RunView) -> RunFolder | None:
+    """Return the folder in which the plugins of a run save files; None if there is none."""
+    folder = run.shared.get(_SHARED)
+    assert folder is None or isinstance(folder, RunFolder)
+    return folder
+
+
+def give_folder(run: RunView, folder: RunFolder) -> None:
+    """Give a run the folder in which its plugins save files, before its first step."""
+    run.shared[_SHARED] = folder
 
 
 class RunFolder:

@@ -6,19 +6,18 @@ import hashlib
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from hookline.engine.config.run_config import RunConfig
 from hookline.engine.errors import Fault, PluginError
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.options import is_plain
+from hookline.engine.view import ConfigView, RunView
 from hookline.runs.lock import make_lock
 from hookline.runs.redaction import redacted
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset, TensorDataset
 
-    from hookline.engine.loop.run import Run
     from hookline.engine.plugin.catalog import Entry
 
 
@@ -26,8 +25,20 @@ _SAMPLED_ROWS = 64
 """How many rows of an in-memory dataset are hashed: enough to see new data or another order, few enough to be free."""
 
 
-def identity_of(run: Run) -> dict[str, Any]:
-    """Return what a run is made of: versions, plugins, hashes of their code, settings, data, machine."""
+_SHARED = "identity"
+
+
+def identity_of(run: RunView) -> Mapping[str, Any]:
+    """Return the fingerprint of a run: versions, plugins, hashes of their code, settings, data, machine.
+
+    It is taken when it is first requested; later calls return the same.
+    """
+    identity = run.shared.get(_SHARED) or _taken(run)
+    run.shared[_SHARED] = identity
+    return cast(Mapping[str, Any], identity)
+
+
+def _taken(run: RunView) -> dict[str, Any]:
     import torch
 
     return {
@@ -40,7 +51,7 @@ def identity_of(run: Run) -> dict[str, Any]:
     }
 
 
-def plugins_of(config: RunConfig) -> dict[str, Any]:
+def plugins_of(config: ConfigView) -> dict[str, Any]:
     """Return the plugins of a run by table, and a hash of the code of each of their distributions."""
     entries = {choice.table: choice.plugin.entry for choice in config.plugins}
     plugins = {

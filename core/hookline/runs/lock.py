@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from hookline.engine.errors import ConfigError
+from hookline.engine.errors import ConfigError, Fault
 from hookline.engine.files import read_file, reason
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.catalog import OWN_DISTRIBUTION, Entry
@@ -91,6 +91,16 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def drift_of(self, entry: Entry) -> list[str]:
         """Return in what the distribution of a plugin differs from what is locked."""
         return list(self._drift_of(entry.distribution, _locked(entry)))
+
+    def check(self, entry: Entry) -> None:
+        """Check that a plugin is what was locked; for ``load_config(vet=lock.check)``.
+
+        Raises:
+            PluginError: When it is not; carries every difference.
+        """
+        if drift := self.drift_of(entry):
+            hint = "if that is as it should be, make the lock again: hookline lock"
+            raise entry.error(f"{entry} is not what was locked", hint=hint, faults=[Fault(text) for text in drift])
 
     def _drift_of(self, name: str, found: LockedDistribution) -> Iterator[str]:
         locked = self.distributions.get(name)

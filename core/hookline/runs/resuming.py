@@ -18,8 +18,8 @@ from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
 from hookline.runs.changes import changes
 from hookline.runs.disk.checkpoint import Checkpoint
-from hookline.runs.folder import RunFolder
-from hookline.runs.identity import model_faults
+from hookline.runs.folder import RunFolder, give_folder
+from hookline.runs.identity import identity_of, model_faults
 from hookline.runs.search import find_run
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def resume(
 ) -> Run:
     """Return a run that goes on from its newest good checkpoint, in its folder; its steps are the caller's to take.
 
-    What is different from before, and what was damaged, stands in ``run.warnings``. Close ``run.folder`` when the run
-    is not taken to its end.
+    What is different from before, and what was damaged, stands in ``run.warnings``. Close ``folder_of(run)`` when the
+    run is not taken to its end.
 
     Args:
         run: Its folder, its number or its name.
@@ -70,12 +70,14 @@ def resume(
             catalog=catalog,
         )
         resumed = Run(config, observers=observers)
-        resumed.folder = folder
+        give_folder(resumed, folder)
         damaged: list[str] = []
         checkpoint = folder.newest_checkpoint(lambda error: damaged.append(error.message))
-        changes = (
-            resume_from(resumed, checkpoint, allow_changed_data=allow_changed_data, aside=shown) if checkpoint else []
-        )
+        changes: list[str] = []
+        if checkpoint:
+            changes = resume_from(
+                resumed, checkpoint, allow_changed_data=allow_changed_data, aside=shown, is_changed=bool(overrides)
+            )
         for text in damaged:
             resumed.warn(f"{text}; an older checkpoint is taken")
         if changes:
@@ -112,33 +114,42 @@ class _State(msgspec.Struct):
 
 
 def resume_from(
-    run: Run, checkpoint: Checkpoint, *, allow_changed_data: bool = False, aside: Collection[str] = ()
+    run: Run,
+    checkpoint: Checkpoint,
+    *,
+    allow_changed_data: bool = False,
+    aside: Collection[str] = (),
+    is_changed: bool = False,
 ) -> list[str]:
     """Let a run that was not begun go on from a checkpoint; return what is different from the run that wrote it.
 
-    Tables ``aside`` are not compared.
+    Tables ``aside`` are not compared. A run whose config ``is_changed`` forgets a reason to stop.
 
     Raises:
         DataError: When its data are others, unless ``allow_changed_data``.
         CheckpointError: When the checkpoint lacks a part, or is that of another model; carries every difference.
     """
-    state = checkpoint.state
-    if missing := [part for part in _State.__struct_fields__ if part not in state]:
+    if missing := [part for part in _State.__struct_fields__ if part not in checkpoint.state]:
         raise CheckpointError(f"{checkpoint.path} lacks {', '.join(missing)}")
-    _ = run.identity  # taken here: what a dataset raises is no fault of the checkpoint
+    now = identity_of(run)  # taken here: what a dataset raises is no fault of the checkpoint
     try:
-        return _resumed_from(run, checkpoint, allow_changed_data=allow_changed_data, aside=aside)
+        changed_data = _load(run, checkpoint, now, allow_changed_data=allow_changed_data, is_changed=is_changed)
     except _MISFITS as error:
         raise CheckpointError(f"{checkpoint.path} is no state of a run: {type(error).__name__}: {error}") from error
+    then, parts = checkpoint.manifest.identity, ("versions", "plugins", "code", "settings", "machine")
+    compared = ((part, _without(aside, then.get(part, {})), _without(aside, now[part])) for part in parts)
+    return changed_data + [text for part in compared for text in changes(*part)]
 
 
-def _resumed_from(run: Run, checkpoint: Checkpoint, *, allow_changed_data: bool, aside: Collection[str]) -> list[str]:
-    state = checkpoint.state
+def _load(
+    run: Run, checkpoint: Checkpoint, now: Mapping[str, Any], *, allow_changed_data: bool, is_changed: bool
+) -> list[str]:
+    """Load a checkpoint into a run; return in what its data differ."""
+    state, then = checkpoint.state, checkpoint.manifest.identity
     msgspec.convert(state, _State)
     if faults := list(model_faults(state["model"], run.unwrapped_model.state_dict())):
         hint = "resume with the config of the run, or train a new model: hookline train"
         raise CheckpointError(f"{checkpoint.path} is that of another model", hint=hint, faults=faults)
-    now, then = run.identity, checkpoint.manifest.identity
     changed_data = list(changes("the data", then.get("data", {}), now["data"]))
     if changed_data and not allow_changed_data:
         hint = "bring back the data of the run, or go on with others: --allow-changed-data"
@@ -147,11 +158,9 @@ def _resumed_from(run: Run, checkpoint: Checkpoint, *, allow_changed_data: bool,
     if faults := list(_optimizer_faults(state["optimizer"].get("param_groups", ()), as_built)):
         hint = "resume with the optimizer of the run, or train a new model: hookline train"
         raise CheckpointError(f"{checkpoint.path} is that of another optimizer", hint=hint, faults=faults)
-    run.load_state_dict(state)
-    _set_changed_options(run, as_built, then.get("settings", {}))
-    parts = ("versions", "plugins", "code", "settings", "machine")
-    compared = ((part, _without(aside, then.get(part, {})), _without(aside, now[part])) for part in parts)
-    return changed_data + [text for part in compared for text in changes(*part)]
+    run.load_state_dict({**state, "stop_reason": None} if is_changed else state)
+    _set_changed_options(run, as_built, then.get("settings", {}), now["settings"])
+    return changed_data
 
 
 def _optimizer_faults(saved: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
@@ -162,9 +171,10 @@ def _optimizer_faults(saved: Sequence[Mapping[str, Any]], there: Sequence[Mappin
             yield Fault(f"its group {number} of parameters has no {', '.join(missing)}")
 
 
-def _set_changed_options(run: Run, as_built: Sequence[Mapping[str, Any]], then: Mapping[str, Any]) -> None:
+def _set_changed_options(
+    run: Run, as_built: Sequence[Mapping[str, Any]], then: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
     """Let options of the optimizer that are not as they were win over those in its state, such as a learning rate."""
-    now: Mapping[str, Any] = run.identity["settings"]
     prefix = "optimizer."
     changed = {
         key.removeprefix(prefix) for key in now if key.startswith(prefix) and now[key] != then.get(key, now[key])

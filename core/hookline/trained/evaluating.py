@@ -16,6 +16,7 @@ from hookline.engine.train_options import Split
 from hookline.engine.words import did_you_mean
 from hookline.runs.changes import changes
 from hookline.runs.folder import CONFIG
+from hookline.runs.identity import identity_of
 from hookline.runs.search import find_run
 from hookline.trained.weights import Weights, load_weights_into, read_weights
 
@@ -90,7 +91,7 @@ def evaluate_run(
 
 
 def _notes_on_data(run: Run, weights: Weights) -> list[str]:
-    then, now = weights.identity.get("data", {}), run.identity["data"]
+    then, now = weights.identity.get("data", {}), identity_of(run)["data"]
     return [
         f"these are not the data that the run was trained with; values that the data source computes from data, "
         f"such as scales, come from these: {'; '.join(different)}"

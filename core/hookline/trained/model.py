@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hookline.engine.data import DataSource, Predictor
+from hookline.engine.config.run_config import RunConfig
+from hookline.engine.data import Predictor
 from hookline.engine.errors import ContractError, DataError, PluginError
 from hookline.engine.loop.batch import brief, count_examples, placed, with_parts
-from hookline.engine.loop.building import build_component
+from hookline.engine.loop.building import Site
 from hookline.engine.loop.evaluation import evaluation_mode
-from hookline.engine.loop.rng import RandomState, preserved_rng
-from hookline.engine.loop.run import Run
+from hookline.engine.loop.rng import preserved_rng
+from hookline.trained.weights import Weights
 
 
 class Trained:
@@ -32,22 +33,21 @@ class Trained:
         model: The model as its plugin built it, in eval mode.
     """
 
-    def __init__(self, run: _AskedRun, path: Path, weights: str, step: int, warnings: tuple[str, ...]) -> None:
-        self.path, self.weights, self.step, self.warnings = path, weights, step, warnings
-        self.config, self.data = run.config, run.data
-        self.model: nn.Module = run.unwrapped_model.eval()
-        self._run = run
+    def __init__(self, site: Site, config: RunConfig, path: Path, weights: Weights, warnings: tuple[str, ...]) -> None:
+        self.path, self.weights, self.step, self.warnings = path, weights.origin, weights.step, warnings
+        self.config, self.data = config, site.parts.data
+        self.model: nn.Module = site.parts.unwrapped_model.eval()
+        self._site = site
 
     @property
     def device(self) -> torch.device:
         """The device of the model."""
-        return self._run.device
+        return self._site.parts.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of its weights and of all floating-point inputs."""
-        dtype: torch.dtype = getattr(torch, self.config.train.dtype)
-        return dtype
+        return self._site.parts.dtype
 
     def placed(self, inputs: Any) -> Any:
         """Return inputs on the device of the model, with its dtype."""
@@ -58,7 +58,7 @@ class Trained:
 
         The inputs must be as in training: scaled, for instance. ``predictions`` reads a file.
         """
-        model = self._run.model
+        model = self._site.parts.model
         with torch.no_grad(), preserved_rng(), evaluation_mode(model):
             return _on_cpu(model(self.placed(inputs)))
 
@@ -69,7 +69,7 @@ class Trained:
         Raises:
             PluginError: When the data source cannot read new inputs.
         """
-        return self._run.build_predictor()
+        return _build_predictor(self._site)
 
     def predictions(self, source: Path) -> Iterator[Mapping[str, Sequence[Any]]]:
         """Yield the predictions for the inputs of a file, in its order: columns by name, one batch at a time.
@@ -82,44 +82,26 @@ class Trained:
         predictor, names = self.predictor, None
         for inputs in predictor.read(source, self.config.train.eval_batch_size):
             columns = predictor.columns(self.predict(inputs))
-            _check_columns(columns, names, count_examples(inputs), self._run.data_owner)
+            _check_columns(columns, names, count_examples(inputs), str(self._site.host.owner("data")))
             names = list(columns)
             yield columns
         if names is None:
             raise DataError(f"{source} contains no inputs")
 
 
-class _AskedRun(Run):
-    """A run of which only the model is built, from what was kept of the data."""
-
-    def __init__(self, config: Any, kept: DataSource) -> None:
-        self._kept = kept
-        super().__init__(config)
-
-    def _build(self) -> None:
-        self.data = self._kept
-        with RandomState(self.seed, "model").active():
-            model: nn.Module = build_component(self._host, "model", nn.Module, run=self, data=self.data)
-            self.unwrapped_model = self._host.innermost("build_model")
-            self.model = model.to(device=self.device, dtype=self._dtype)
-        self.loss = nn.Identity()  # it has no state, and is never asked
-
-    @property
-    def data_owner(self) -> str:
-        return str(self._host.owner("data"))
-
-    def build_predictor(self) -> Predictor:
-        if not self._host.is_implemented("build_predictor"):
-            hint = "its plugin needs a hook build_predictor; Python programs can ask the model itself: load_trained"
-            raise PluginError(f"the data source {self.data_owner} reads no inputs to predict for", hint=hint)
-        built = self._host.first_result("build_predictor", run=self, data=self.data)
-        if not (callable(getattr(built, "read", None)) and callable(getattr(built, "columns", None))):
-            raise ContractError(
-                f"build_predictor of {self.data_owner} returned {brief(built)}, but must return a Predictor",
-                hint="an object with the methods read(path, batch_size) and columns(prediction)",
-            )
-        predictor: Predictor = built
-        return predictor
+def _build_predictor(site: Site) -> Predictor:
+    owner = site.host.owner("data")
+    if not site.host.is_implemented("build_predictor"):
+        hint = "its plugin needs a hook build_predictor; from Python, use the model itself: load_trained"
+        raise PluginError(f"the data source {owner} reads no inputs to predict for", hint=hint)
+    built = site.host.first_result("build_predictor", run=site.run, data=site.parts.data)
+    if not (callable(getattr(built, "read", None)) and callable(getattr(built, "columns", None))):
+        raise ContractError(
+            f"build_predictor of {owner} returned {brief(built)}, but must return a Predictor",
+            hint="an object with the methods read(path, batch_size) and columns(prediction)",
+        )
+    predictor: Predictor = built
+    return predictor
 
 
 def _check_columns(columns: Any, names: list[str] | None, num_examples: int, owner: str) -> None:

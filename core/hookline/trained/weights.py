@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from hookline.engine.errors import CheckpointError
-from hookline.engine.loop.building import load_state_of_wrappers, state_of_wrappers
 from hookline.engine.loop.run import Run
+from hookline.engine.loop.state import load_state_of_wrappers, state_of_wrappers
 from hookline.engine.words import did_you_mean
 from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint
 from hookline.runs.folder import MODEL, read_model

@@ -15,10 +15,14 @@ from hookline.engine.plugin.observer import Observer
 
 if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member
-    from hookline.engine.result import Row
+    from hookline.engine.view import Row
 
 
 # ---- ledger ----------------------------------------------------------------------------------------------------------
+
+
+_EACH_STEP = "each step"
+"""Replaces the name of a hook in the row of a step, or of a wrapper of it."""
 
 
 @dataclass
@@ -76,7 +80,7 @@ class Ledger(Observer):
     @property
     def num_steps(self) -> int:
         """Number of steps taken."""
-        return max((account.calls for account in self._accounts.values() if account.is_step), default=0)
+        return max((account.calls for (_, hook), account in self._accounts.items() if hook == _EACH_STEP), default=0)
 
     def rows(self) -> list[Row]:
         """Return a row for each hook that was called, the most expensive first.
@@ -129,7 +133,7 @@ class Ledger(Observer):
         """Return a step with a clock around it; any other result as it is."""
         if hook != "build_step" or result is None:
             return result
-        account = self._accounts.setdefault((member.table, "each step"), _Account(is_step=not is_wrapper))
+        account = self._accounts.setdefault((member.table, _EACH_STEP), _Account(is_step=not is_wrapper))
 
         def step(batch: Any) -> Any:
             return self._timed(account, lambda: result(batch), is_probed=False)

@@ -9,7 +9,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from hookline.engine.loop.batch import tensors_in
-from hookline.engine.result import Row
+from hookline.engine.view import Row
 
 _MAX_ROWS = 40
 """Number of rows that are shown: about a screenful."""

@@ -18,7 +18,8 @@ from hookline.engine.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.result import Row, Step
+from hookline.engine.result import Step
+from hookline.engine.view import Row
 
 if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member
@@ -87,9 +88,9 @@ def profile(
     stopwatch = _Stopwatch()
     run = Run(config, overrides, plugins=plugins, observers=[stopwatch])
     stopwatch.attach(run)
-    if run.config.train.fuse_steps > 1:
-        message = f"a profile measures single steps, but train.fuse_steps is {run.config.train.fuse_steps}"
-        raise ConfigError(message, hint="set train.fuse_steps to 1 for the profile")
+    if batching := [str(member.plugin) for member, _ in run.hook_order("build_reader")]:
+        message = f"a profile measures single steps, but {', '.join(batching)} takes several at once"
+        raise ConfigError(message, hint="switch it off for the profile")
     num_needed = _WARMUP_STEPS + 2 * num_steps
     if run.num_steps is not None and run.num_steps < num_needed:
         raise _too_short(run.num_steps, num_needed)

@@ -12,7 +12,7 @@ from hookline import DataSource, hookimpl
 if TYPE_CHECKING:
     import torch
 
-    from hookline import Outcome, Run
+    from hookline import Outcome, RunView
 
 
 @dataclass
@@ -35,7 +35,7 @@ class SyntheticLinear:
     noise_std: Annotated[float, Meta(ge=0, description="standard deviation of the noise added to each target")] = 0.01
 
     @hookimpl
-    def build_data(self, run: Run) -> DataSource:
+    def build_data(self, run: RunView) -> DataSource:
         """Draw the examples."""
         import torch
         from torch.utils.data import TensorDataset
@@ -54,7 +54,7 @@ class SyntheticLinear:
         )
 
     @hookimpl
-    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+    def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Report the learned weights beside the true ones."""
         from torch import nn
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor, nn
 
-    from hookline import Outcome, Predictor, Run
+    from hookline import Outcome, Predictor, RunView
 
 
 _Names = tuple[str, ...]
@@ -162,7 +162,7 @@ class Table:
         return TablePredictor(data, self.delimiter, self.missing, self.task)
 
     @hookimpl
-    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+    def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Report the coefficients of a linear regression in the units of the file."""
         from torch import nn
 

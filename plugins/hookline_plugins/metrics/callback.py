@@ -19,7 +19,7 @@ from hookline_plugins.metrics.accuracy import Accuracy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hookline import Metric, Run
+    from hookline import Metric, RunView
 
 
 _Name = Literal[
@@ -86,7 +86,7 @@ class Metrics:
     ] = "auto"
 
     @hookimpl
-    def build_metrics(self, run: Run, data: DataSource) -> dict[str, Metric]:
+    def build_metrics(self, run: RunView, data: DataSource) -> dict[str, Metric]:
         """Make the metrics; refuse those that are not for such data."""
         task = _task_of(run, data) if self.task == "auto" else self.task
         names = _FITTING[task] if self.metrics == "auto" else self.metrics
@@ -113,7 +113,7 @@ class Metrics:
         return {"accuracy": Accuracy, **of_classes, **top_k}
 
 
-def _task_of(run: Run, data: DataSource) -> str:
+def _task_of(run: RunView, data: DataSource) -> str:
     """Return what the targets of a data source are."""
     from torch import nn
 
@@ -167,7 +167,7 @@ class _Torchmetric:
         self._metric.reset()
 
 
-def _of_torchmetrics(name: str, arguments: Mapping[str, Any], run: Run) -> Metric:
+def _of_torchmetrics(name: str, arguments: Mapping[str, Any], run: RunView) -> Metric:
     found = _torchmetrics()
     if name not in found:
         raise ConfigError(f"torchmetrics has no metric {name!r} for examples", hint=did_you_mean(name, found))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
-from hookline_plugins.models.sizes import _sizes
+from hookline_plugins.models.sizes import sizes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ class Linear:
         """Make the layer."""
         from torch import nn
 
-        layer = nn.Linear(*_sizes(data), bias=self.bias)
+        layer = nn.Linear(*sizes_of(data), bias=self.bias)
         nn.init.normal_(layer.weight, std=self.init_std)
         if self.bias:
             nn.init.zeros_(layer.bias)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
-from hookline_plugins.models.sizes import _sizes
+from hookline_plugins.models.sizes import sizes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +38,7 @@ class MLP:
         from torch import nn
 
         activation = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}[self.activation]
-        in_features, out_features = _sizes(data)
+        in_features, out_features = sizes_of(data)
         widths = (in_features, *self.hidden)
         layers: list[nn.Module] = []
         for fan_in, fan_out in zip(widths, self.hidden, strict=False):

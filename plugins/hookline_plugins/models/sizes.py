@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     pass
 
 
-def _sizes(data: DataSource) -> tuple[int, int]:
+def sizes_of(data: DataSource) -> tuple[int, int]:
+    """Return the numbers of input features and of outputs that a data source names."""
     if data.in_features is None or data.out_features is None:
         raise ContractError(
             "the data source does not say its in_features and out_features, which the model needs",

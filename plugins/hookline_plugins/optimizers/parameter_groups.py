@@ -20,7 +20,7 @@ from hookline.engine import did_you_mean, nearest
 if TYPE_CHECKING:
     from torch import nn
 
-    from hookline import Run
+    from hookline import RunView
 
 
 _PATTERNS = "parameters"
@@ -81,7 +81,7 @@ def _options_of(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != _PATTERNS}
 
 
-def parameter_groups(optimizer: Any, run: Run, model: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(optimizer: Any, run: RunView, model: nn.Module) -> list[dict[str, Any]]:
     """Return the parameters of a model as an optimizer of torch takes them: the groups, then what is in none.
 
     Raises:
@@ -106,7 +106,7 @@ def parameter_groups(optimizer: Any, run: Run, model: nn.Module) -> list[dict[st
     return [*groups, {"params": [parameter for _, parameter in rest]}] if rest else groups
 
 
-def _named_parameters(run: Run, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def _named_parameters(run: RunView, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Return the parameters with their names in the model as its plugin built it, whatever is put around it."""
     names = {id(parameter): name for name, parameter in run.unwrapped_model.named_parameters()}
     return [(names.get(id(parameter), name), parameter) for name, parameter in model.named_parameters()]

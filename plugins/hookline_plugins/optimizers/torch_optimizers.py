@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from hookline import Run
+    from hookline import RunView
 
 
 _Beta = Annotated[float, Meta(ge=0, lt=1)]
@@ -62,7 +62,7 @@ class SGD:
         check_groups(self)
 
     @hookimpl
-    def build_optimizer(self, run: Run, model: nn.Module) -> Optimizer:
+    def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
         """Make the optimizer."""
         import torch
 
@@ -89,7 +89,7 @@ class Adam:
         check_groups(self)
 
     @hookimpl
-    def build_optimizer(self, run: Run, model: nn.Module) -> Optimizer:
+    def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
         """Make the optimizer."""
         import torch
 
@@ -115,7 +115,7 @@ class AdamW:
         check_groups(self)
 
     @hookimpl
-    def build_optimizer(self, run: Run, model: nn.Module) -> Optimizer:
+    def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
         """Make the optimizer."""
         import torch
 
@@ -141,7 +141,7 @@ class RMSprop:
         check_groups(self)
 
     @hookimpl
-    def build_optimizer(self, run: Run, model: nn.Module) -> Optimizer:
+    def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
         """Make the optimizer."""
         import torch
 

@@ -16,7 +16,9 @@ import safetensors.torch
 import torch
 
 from hookline import CheckpointError, ConfigError, NonFiniteError, Run, hookimpl, load_config, resume
+from hookline.runs import folder_of
 from hookline.runs.redaction import REDACTED
+from support import saved_folder
 
 
 def make(folder: Path, options: Mapping[str, Any] | None = None, *, epochs: int = 2, **callbacks: Any) -> Run:
@@ -30,8 +32,8 @@ def make(folder: Path, options: Mapping[str, Any] | None = None, *, epochs: int 
 
 
 def kept(run: Run) -> Path:
-    assert run.folder
-    return run.folder.path
+    assert folder_of(run)
+    return saved_folder(run).path
 
 
 def record_of(run: Run) -> dict[str, Any]:
@@ -468,8 +470,8 @@ def test_an_option_of_the_optimizer_that_was_not_changed_is_that_of_its_state(tm
     second = resume(kept(first), ["optimizer.weight_decay=0.1"])
     assert second.optimizer.param_groups[0]["weight_decay"] == 0.1
     assert second.optimizer.param_groups[0]["lr"] == first.optimizer.param_groups[0]["lr"] == 0.015
-    assert second.folder
-    second.folder.close()
+    assert folder_of(second)
+    saved_folder(second).close()
 
 
 def test_another_optimizer_is_refused_with_what_its_state_lacks(tmp_path: Path) -> None:
@@ -478,5 +480,5 @@ def test_another_optimizer_is_refused_with_what_its_state_lacks(tmp_path: Path) 
         resume(kept(first), ["optimizer=adam"])
     assert "betas" in caught.value.faults[0].message
     second = resume(kept(first))  # the folder was given back
-    assert second.folder
-    second.folder.close()
+    assert folder_of(second)
+    saved_folder(second).close()

@@ -171,7 +171,7 @@ def locked_catalog() -> tuple[Catalog, Lock]:
 
 def test_a_plugin_that_is_what_was_locked_is_imported(installed: Path) -> None:
     catalog, lock = locked_catalog()
-    assert load_config({"model": "net"}, catalog=catalog, lock=lock).settings["model.use"].value == "net"
+    assert load_config({"model": "net"}, catalog=catalog, vet=lock.check).settings["model.use"].value == "net"
 
 
 def test_a_plugin_that_differs_from_the_lock_is_refused_before_its_import(
@@ -182,7 +182,7 @@ def test_a_plugin_that_differs_from_the_lock_is_refused_before_its_import(
     for name in ("acme_locked", "acme_locked.nets"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(PluginError) as caught:
-        load_config({"model": "net"}, catalog=catalog, lock=lock)
+        load_config({"model": "net"}, catalog=catalog, vet=lock.check)
     assert str(caught.value) == (
         "model 'net' (acme-locked 1.0) is not what was locked\n\n"
         "acme_locked/nets.py of acme-locked was changed\n"

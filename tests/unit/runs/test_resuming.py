@@ -32,11 +32,12 @@ from hookline import (
     load_config,
     resume,
 )
-from hookline.runs import read_checkpoint
+from hookline.runs import folder_of, identity_of, read_checkpoint
 from hookline.runs.disk.checkpoint import checkpoints_in, set_aside
 from hookline.runs.disk.encoding import encode
 from reliability import job
 from reliability.layer import WRITING, Layer, failing, under_files
+from support import saved_folder
 
 SECRET = "hunter2"
 
@@ -47,8 +48,8 @@ def begun(parent: Path, *, stop_at: int = 0, epochs: int = 1, **checkpoint: Any)
     for step in run.steps():
         if step.step == stop_at:
             run.interrupt("test")
-    assert run.folder is not None
-    return run.folder.path
+    assert folder_of(run) is not None
+    return saved_folder(run).path
 
 
 def exit_code(function: Callable[[], Any]) -> int:
@@ -94,13 +95,13 @@ def test_a_run_that_was_interrupted_before_its_first_step_goes_on(tmp_path: Path
     run.interrupt("SIGTERM")
     run.fit()
     assert run.outcome == "interrupted"
-    assert run.folder is not None
+    assert folder_of(run) is not None
     for _ in range(2):
-        again = resume(run.folder.path)
+        again = resume(saved_folder(run).path)
         again.interrupt("SIGTERM")
         again.fit()
-    job.go_on(run.folder.path)
-    assert job.digest(run.folder.path) == whole
+    job.go_on(saved_folder(run).path)
+    assert job.digest(saved_folder(run).path) == whole
 
 
 def test_a_run_killed_between_its_last_save_and_its_end_comes_to_its_end(tmp_path: Path, whole: dict[str, str]) -> None:
@@ -157,8 +158,8 @@ def test_micro_batches_are_resumed_exactly(tmp_path: Path) -> None:
         for step in run.steps():
             if step.step == stop_at:
                 run.interrupt("test")
-        assert run.folder is not None
-        return run.folder.path
+        assert folder_of(run) is not None
+        return saved_folder(run).path
 
     path = one("interrupted", 6)
     job.go_on(path)
@@ -381,8 +382,8 @@ def test_another_version_is_told(path: Path) -> None:
     shutil.rmtree(newest)
     write_checkpoint(path / "checkpoints", kept.state, run=kept.manifest.run, identity=identity)
     run = resume(path)
-    assert run.folder is not None
-    run.folder.close()
+    assert folder_of(run) is not None
+    saved_folder(run).close()
     told = " ".join(run.warnings)
     assert "torch was '1.0', and is" in told
     assert "0.0.1" in told
@@ -396,11 +397,11 @@ def test_two_programs_cannot_work_in_one_run(path: Path) -> None:
     with pytest.raises(RunBusyError, match="another program works in") as caught:
         resume(path)
     assert caught.value.exit_code == 7
-    assert first.folder is not None
-    first.folder.close()
+    assert folder_of(first) is not None
+    saved_folder(first).close()
     second = resume(path)
-    assert second.folder is not None
-    second.folder.close()
+    assert folder_of(second) is not None
+    saved_folder(second).close()
 
 
 def test_a_run_that_cannot_be_gone_on_with_is_free_for_the_next(path: Path) -> None:
@@ -465,8 +466,8 @@ def test_a_folder_that_is_renamed_during_the_run_does_not_get_a_second_half(tmp_
 
     def rename(step: int) -> None:
         if step == 6:
-            assert run.folder is not None
-            run.folder.path.rename(tmp_path / "renamed")
+            assert folder_of(run) is not None
+            saved_folder(run).path.rename(tmp_path / "renamed")
 
     with pytest.raises(CheckpointError):
         take_steps(run, rename)
@@ -503,11 +504,11 @@ def test_a_full_disk_is_told_and_the_run_goes_on_and_saves_when_there_is_room(
     told = [text for text in run.warnings if text.startswith("the state was not saved")]
     assert told
     assert all("ENOSPC" in text or "No space left" in text for text in told)
-    assert run.folder is not None
-    digest = job.digest(run.folder.path)
+    assert folder_of(run) is not None
+    digest = job.digest(saved_folder(run).path)
     assert (digest["weights"], digest["metrics"]) == (whole["weights"], whole["metrics"])
-    assert (run.folder.path / "log.txt").read_text().count("the state was not saved") >= 2
-    assert job.left_over(run.folder.path) == []
+    assert (saved_folder(run).path / "log.txt").read_text().count("the state was not saved") >= 2
+    assert job.left_over(saved_folder(run).path) == []
 
 
 def test_a_disk_that_stays_full_fails_the_last_save_and_the_earlier_ones_are_good(
@@ -521,10 +522,10 @@ def test_a_disk_that_stays_full_fails_the_last_save_and_the_earlier_ones_are_goo
     finally:
         full.after(99)
     assert caught.value.exit_code == 5
-    assert run.folder is not None
-    assert saved_steps(run.folder.path) == [5]
-    job.go_on(run.folder.path)
-    assert job.digest(run.folder.path) == whole
+    assert folder_of(run) is not None
+    assert saved_steps(saved_folder(run).path) == [5]
+    job.go_on(saved_folder(run).path)
+    assert job.digest(saved_folder(run).path) == whole
 
 
 def test_a_save_that_may_not_fail_ends_the_run(tmp_path: Path) -> None:
@@ -555,8 +556,8 @@ def test_the_last_save_is_tried_again_when_that_of_the_same_place_failed(tmp_pat
     values = job.config(tmp_path, 1, every_steps=0, every_epochs=1)
     run = Run(load_config(values, plugins={"callbacks.end": EndOfEpoch()}))
     run.fit()
-    assert run.folder is not None
-    assert saved_steps(run.folder.path) == [20]
+    assert folder_of(run) is not None
+    assert saved_steps(saved_folder(run).path) == [20]
 
 
 def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_removed_later(tmp_path: Path) -> None:
@@ -566,9 +567,9 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_removed_later(tmp_
         stuck.after(step.step)
     assert run.outcome == "completed"
     assert any("cannot be removed" in text for text in run.warnings)
-    assert run.folder is not None
-    assert saved_steps(run.folder.path) == [20]
-    assert job.left_over(run.folder.path) == []
+    assert folder_of(run) is not None
+    assert saved_steps(saved_folder(run).path) == [20]
+    assert job.left_over(saved_folder(run).path) == []
 
 
 def test_a_checkpoint_that_cannot_be_read_again_does_not_count(tmp_path: Path, whole: dict[str, str]) -> None:
@@ -576,10 +577,10 @@ def test_a_checkpoint_that_cannot_be_read_again_does_not_count(tmp_path: Path, w
     blind = Break(7, 12, ("fdopen",))
     take_steps(run, blind.after)
     assert any("not saved" in text for text in run.warnings)
-    assert run.folder is not None
-    assert set(saved_steps(run.folder.path)) <= {15, 20}
-    assert len(list((run.folder.path / "checkpoints").glob("damaged-step-000000000010-*"))) == 1
-    assert job.digest(run.folder.path)["weights"] == whole["weights"]
+    assert folder_of(run) is not None
+    assert set(saved_steps(saved_folder(run).path)) <= {15, 20}
+    assert len(list((saved_folder(run).path / "checkpoints").glob("damaged-step-000000000010-*"))) == 1
+    assert job.digest(saved_folder(run).path)["weights"] == whole["weights"]
 
 
 def test_a_save_in_the_background_is_of_one_step(tmp_path: Path) -> None:
@@ -589,8 +590,8 @@ def test_a_save_in_the_background_is_of_one_step(tmp_path: Path) -> None:
     with under_files(Layer(longest_write=64)):  # slowly
         for step in run.steps():
             kept[step.step] = {name: value.clone() for name, value in run.unwrapped_model.state_dict().items()}
-    assert run.folder is not None
-    found = checkpoints_in(run.folder.path / "checkpoints")
+    assert folder_of(run) is not None
+    found = checkpoints_in(saved_folder(run).path / "checkpoints")
     assert len(found) >= 20
     for path in found:
         checkpoint = read_checkpoint(path)
@@ -614,8 +615,8 @@ def test_a_run_that_fails_waits_for_what_is_being_written(tmp_path: Path) -> Non
     run = Run(load_config(values, plugins={"callbacks.fails": Fails()}))
     with under_files(Layer(longest_write=64)), pytest.raises(ValueError, match="no more"):
         run.fit()
-    assert run.folder is not None
-    assert saved_steps(run.folder.path) == [5]
+    assert folder_of(run) is not None
+    assert saved_steps(saved_folder(run).path) == [5]
     assert threading.active_count() == 1
 
 
@@ -673,9 +674,9 @@ def test_numbers_that_are_not_finite_are_never_saved_over_a_good_checkpoint(tmp_
         run.fit()
     assert (caught.value.exit_code, caught.value.step) == (6, 12)
     assert caught.value.indices
-    assert run.folder is not None
-    assert saved_steps(run.folder.path) == [10, 5]
-    kept = read_checkpoint(checkpoints_in(run.folder.path / "checkpoints")[0])
+    assert folder_of(run) is not None
+    assert saved_steps(saved_folder(run).path) == [10, 5]
+    kept = read_checkpoint(checkpoints_in(saved_folder(run).path / "checkpoints")[0])
     assert all(torch.isfinite(value).all() for value in kept.state["model"].values())
 
 
@@ -694,13 +695,13 @@ def test_a_lack_of_memory_in_a_hook_leaves_a_run_that_goes_on_exactly(
     run = Run(load_config(job.config(tmp_path, 1), plugins={"callbacks.short": Short()}))
     with pytest.raises(type(error)):
         run.fit()
-    assert run.folder is not None
-    assert job.record_of(run.folder.path).status == "failed"
-    config = (run.folder.path / "config.toml").read_text()
+    assert folder_of(run) is not None
+    assert job.record_of(saved_folder(run).path).status == "failed"
+    config = (saved_folder(run).path / "config.toml").read_text()
     assert "callbacks.short" in config
-    going_on = resume(run.folder.path, ["callbacks.short=off"])
+    going_on = resume(saved_folder(run).path, ["callbacks.short=off"])
     going_on.fit()
-    digest = job.digest(run.folder.path)
+    digest = job.digest(saved_folder(run).path)
     assert (digest["weights"], digest["metrics"]) == (whole["weights"], whole["metrics"])
 
 
@@ -766,7 +767,7 @@ def test_a_data_source_in_memory_is_known_by_its_values() -> None:
             def build_data(self) -> DataSource:
                 return source
 
-        return Run(load_config({}, plugins={"data": Given()})).identity["data"]
+        return identity_of(Run(load_config({}, plugins={"data": Given()})))["data"]
 
     assert identity(inputs) == identity(inputs.clone())
     assert identity(inputs) != identity(inputs.flip(0))

@@ -191,10 +191,11 @@ def test_a_model_that_cannot_be_one_graph_is_an_error_with_a_hint() -> None:
     with pytest.raises(CompileError, match=r"^Unsupported: ") as found:
         steps(batches_of(2))
     assert len(str(found.value).splitlines()) == 1
-    run = Run({"train": {"fuse_steps": 2, "dtype": "float64"}}, plugins={"model": net})
-    with pytest.raises(ContractError, match=r"the steps of a block \(train.fuse_steps\) cannot be compiled") as caught:
+    config = {"train": {"dtype": "float64"}, "callbacks": {"fuse-steps": {"size": 2}}}
+    run = Run(config, plugins={"model": net})
+    with pytest.raises(ContractError, match=r"the steps of a block cannot be compiled .*fuse-steps.size = 2") as caught:
         run.fit()
-    assert "set train.fuse_steps to 1" in (caught.value.hint or "")
+    assert "switch fuse-steps off" in (caught.value.hint or "")
 
 
 def test_torch_does_not_count_what_it_compiles_for_one_block_against_another() -> None:

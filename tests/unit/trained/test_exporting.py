@@ -18,7 +18,9 @@ from torch.utils.data import TensorDataset
 import hookline
 from hookline import Catalog, ConfigError, ContractError, DataSource, PluginError, load_config
 from hookline.engine import entries_of_file
+from hookline.runs import folder_of
 from hookline.trained import Trained, export_model, exporting, load_trained
+from support import saved_folder
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 with_onnx = pytest.mark.skipif(not HAS_ONNX, reason="the extra onnx is not installed")
@@ -96,8 +98,8 @@ def trained_with(parent: Path, **config: Any) -> Trained:
     tables = {"train": {"epochs": 1}, "callbacks": {"run-folder": {"parent": str(parent)}}, **config}
     run = hookline.Run(load_config(tables, catalog=catalog))
     run.fit()
-    assert run.folder is not None
-    return load_trained(run.folder.path, catalog=catalog)
+    assert folder_of(run) is not None
+    return load_trained(saved_folder(run).path, catalog=catalog)
 
 
 def test_weights_are_exported_bit_by_bit_with_the_metadata_to_use_them(tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import hookline
 from hookline import Catalog, CheckpointError, ConfigError, ContractError, DataError, DataSource, PluginError, Run
-from hookline.runs import find_run, read_checkpoint
+from hookline.runs import find_run, folder_of, identity_of, read_checkpoint
 from hookline.runs.disk.data_file import KeptExample, from_kept, to_kept
 from hookline.runs.folder import read_model
 from hookline.runs.record import read_record
 from hookline.trained import evaluate_run, load_trained, write_predictions
 from hookline_plugins.data import table_file
+from support import saved_folder
 
 HEAD = "area,rooms,color,note,price"
 COLORS = ["red", "green", "blue"]
@@ -78,8 +79,8 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def folder(run: Run) -> Path:
-    assert run.folder is not None
-    return run.folder.path
+    assert folder_of(run) is not None
+    return saved_folder(run).path
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -121,9 +122,9 @@ def test_a_single_split_can_be_evaluated_and_a_missing_one_is_refused(folder: Pa
     with pytest.raises(ConfigError, match=r"there is no split 'tset'.*\n.*did you mean 'test'"):
         evaluate_run(folder, splits=["tset"])
     whole = trained_run(tmp_path / "runs", table(tmp_path / "houses.csv", split=[1.0]))
-    assert whole.folder is not None
+    assert folder_of(whole) is not None
     with pytest.raises(ConfigError, match="the data have no split 'test'"):
-        evaluate_run(whole.folder.path, splits=["train", "test"])
+        evaluate_run(saved_folder(whole).path, splits=["train", "test"])
 
 
 def test_data_other_than_the_training_data_are_a_warning(folder: Path, tmp_path: Path) -> None:
@@ -163,8 +164,8 @@ def interrupted_run(tmp_path: Path, steps: int = 5) -> Run:
 
 def test_an_unfinished_run_uses_its_newest_valid_checkpoint_and_a_damaged_one_stays(tmp_path: Path) -> None:
     run = interrupted_run(tmp_path)
-    assert run.folder is not None
-    path = run.folder.path
+    assert folder_of(run) is not None
+    path = saved_folder(run).path
     newest, older = sorted((path / "checkpoints").iterdir(), reverse=True)[:2]
     found = evaluate_run(path)
     assert (found.weights, found.step) == (newest.name, 5)
@@ -181,16 +182,16 @@ def test_an_unfinished_run_uses_its_newest_valid_checkpoint_and_a_damaged_one_st
 
 def test_a_checkpoint_is_chosen_by_name_or_folder_but_not_from_a_different_run(tmp_path: Path) -> None:
     run, other = interrupted_run(tmp_path), interrupted_run(tmp_path)
-    assert run.folder is not None
-    assert other.folder is not None
-    path, name = run.folder.path, "step-000000000002-epochs-0"
+    assert folder_of(run) is not None
+    assert folder_of(other) is not None
+    path, name = saved_folder(run).path, "step-000000000002-epochs-0"
     weights = read_checkpoint(path / "checkpoints" / name).state["model"]
     for asked in (name, str(path / "checkpoints" / name)):
         trained = load_trained(path, checkpoint=asked)
         assert trained.step == 2
         assert torch.equal(trained.model.state_dict()["weight"], weights["weight"])
     with pytest.raises(CheckpointError, match="checkpoint of another run"):
-        load_trained(path, checkpoint=str(other.folder.path / "checkpoints" / name))
+        load_trained(path, checkpoint=str(saved_folder(other).path / "checkpoints" / name))
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*\n.*did you mean 'step-0000"):
         load_trained(path, checkpoint="step-000000000002")
 
@@ -214,10 +215,10 @@ def test_damaged_weights_are_found_and_the_error_gives_a_hint(folder: Path) -> N
 
 def test_a_run_without_any_weights_says_so(folder: Path, tmp_path: Path) -> None:
     run = interrupted_run(tmp_path)
-    assert run.folder is not None
-    shutil.rmtree(run.folder.path / "checkpoints")
+    assert folder_of(run) is not None
+    shutil.rmtree(saved_folder(run).path / "checkpoints")
     with pytest.raises(CheckpointError, match=r"has no valid checkpoint\n.*hookline resume"):
-        load_trained(run.folder.path)
+        load_trained(saved_folder(run).path)
 
 
 class Tied(nn.Module):
@@ -280,8 +281,8 @@ def test_a_trained_loss_is_read_from_the_checkpoint_and_a_missing_one_is_a_warni
     }
     run = Run(hookline.load_config(config, catalog=catalog))
     run.fit()
-    assert run.folder is not None
-    path = run.folder.path
+    assert folder_of(run) is not None
+    path = saved_folder(run).path
     assert evaluate_run(path, catalog=catalog).metrics["train/loss"] == run.history[-1]["train/loss"]
     shutil.rmtree(path / "checkpoints")
     assert evaluate_run(path, catalog=catalog).warnings == (
@@ -403,11 +404,13 @@ def test_a_file_without_rows_is_refused(folder: Path, tmp_path: Path, name: str)
 def test_a_missing_cell_is_filled_with_the_mean_of_the_training(tmp_path: Path) -> None:
     lines = [*rows(40), ",3,red,x,1000.00"]
     run = trained_run(tmp_path / "runs", table(write_table(tmp_path / "a.csv", lines), missing="mean"))
-    assert run.folder is not None
+    assert folder_of(run) is not None
     head = "area,rooms,color"
-    empty = predicted(run.folder.path, write_table(tmp_path / "new.csv", [",,red"], head))
+    empty = predicted(saved_folder(run).path, write_table(tmp_path / "new.csv", [",,red"], head))
     mean = run.data.kept["fill"]
-    filled = predicted(run.folder.path, write_table(tmp_path / "new.csv", [f"{mean[0]!r},{mean[1]!r},red"], head))
+    filled = predicted(
+        saved_folder(run).path, write_table(tmp_path / "new.csv", [f"{mean[0]!r},{mean[1]!r},red"], head)
+    )
     assert empty == filled
 
 
@@ -424,8 +427,8 @@ def test_classes_are_named_and_have_probabilities(tmp_path: Path, task: str) -> 
     }
     loss = "cross-entropy" if task == "classification" else "bce-with-logits"
     run = trained_run(tmp_path / "runs", data, loss=loss)
-    assert run.folder is not None
-    found = predicted(run.folder.path, tmp_path / "a.csv")
+    assert folder_of(run) is not None
+    found = predicted(saved_folder(run).path, tmp_path / "a.csv")
     assert list(found) == ["predicted_kind", *(f"probability_{name}" for name in sorted(names))]
     chances = torch.tensor([found[f"probability_{name}"] for name in sorted(names)], dtype=torch.float64)
     assert torch.allclose(chances.sum(0), torch.ones(30, dtype=torch.float64), rtol=0, atol=1e-15)
@@ -446,8 +449,8 @@ def test_one_hot_names_that_begin_alike_keep_their_own_categories(tmp_path: Path
     }
     run = trained_run(tmp_path / "runs", data)
     assert run.data.kept["features"] == [["a", ["b=y", "x"]], ["a=b", ["p", "q"]]]
-    assert run.folder is not None
-    assert len(predicted(run.folder.path, tmp_path / "a.csv")["predicted_y"]) == 20
+    assert folder_of(run) is not None
+    assert len(predicted(saved_folder(run).path, tmp_path / "a.csv")["predicted_y"]) == 20
 
 
 # ---- predictions for arrays ------------------------------------------------------------------------------------------
@@ -459,7 +462,7 @@ def test_arrays_are_predicted_for_without_targets(tmp_path: Path, form: str) -> 
     np.savez(tmp_path / "train.npz", inputs=inputs, targets=np.arange(30) % 3)
     data = {"use": "arrays", "path": str(tmp_path / "train.npz")}
     run = trained_run(tmp_path / "runs", data, loss="cross-entropy")
-    assert run.folder is not None
+    assert folder_of(run) is not None
     if form == "npz":
         np.savez(tmp_path / "new.npz", inputs=inputs)
     else:
@@ -467,7 +470,7 @@ def test_arrays_are_predicted_for_without_targets(tmp_path: Path, form: str) -> 
         np.save(tmp_path / "new" / "inputs.npy", inputs)
     source = tmp_path / ("new.npz" if form == "npz" else "new")
     (tmp_path / "train.npz").unlink()
-    found = predicted(run.folder.path, source)
+    found = predicted(saved_folder(run).path, source)
     assert list(found) == ["predicted", "probability_0", "probability_1", "probability_2"]
     with torch.no_grad():
         logits = run.model.eval()(torch.from_numpy(inputs)).double()
@@ -478,17 +481,17 @@ def test_arrays_of_another_shape_or_with_values_that_are_not_finite_are_refused(
     inputs = np.zeros((30, 4), dtype=np.float32)
     np.savez(tmp_path / "train.npz", inputs=inputs, targets=inputs[:, 0])
     run = trained_run(tmp_path / "runs", {"use": "arrays", "path": str(tmp_path / "train.npz")})
-    assert run.folder is not None
+    assert folder_of(run) is not None
     np.savez(tmp_path / "new.npz", inputs=inputs[:, :3])
     with pytest.raises(DataError, match=r"has the shape \[3\], and was \[4\] in the training"):
-        predicted(run.folder.path, tmp_path / "new.npz")
+        predicted(saved_folder(run).path, tmp_path / "new.npz")
     inputs[5, 1] = np.nan
     np.savez(tmp_path / "new.npz", inputs=inputs)
     with pytest.raises(DataError, match="row 5 of the array 'inputs' is not finite"):
-        predicted(run.folder.path, tmp_path / "new.npz")
+        predicted(saved_folder(run).path, tmp_path / "new.npz")
     np.savez(tmp_path / "new.npz", inputs=np.zeros((3, 4), dtype=np.int64))
     with pytest.raises(DataError, match="holds <i8, and held floating-point numbers"):
-        predicted(run.folder.path, tmp_path / "new.npz")
+        predicted(saved_folder(run).path, tmp_path / "new.npz")
 
 
 def test_other_data_in_a_mapped_file_have_another_fingerprint(tmp_path: Path) -> None:
@@ -496,7 +499,7 @@ def test_other_data_in_a_mapped_file_have_another_fingerprint(tmp_path: Path) ->
         np.save(tmp_path / "inputs.npy", inputs)
         np.save(tmp_path / "targets.npy", np.zeros(len(inputs), dtype=np.float32))
         run = Run({"data": {"use": "arrays", "path": str(tmp_path), "memory_map": True, "split": [0.5, 0.5]}})
-        content = run.identity["data"]["train"]["content"]
+        content = identity_of(run)["data"]["train"]["content"]
         assert isinstance(content, str)
         return content
 
@@ -512,8 +515,8 @@ def test_other_data_in_a_mapped_file_have_another_fingerprint(tmp_path: Path) ->
 
 def test_a_data_source_that_reads_no_inputs_is_named(tmp_path: Path) -> None:
     run = trained_run(tmp_path, {"use": "synthetic-linear"})
-    assert run.folder is not None
-    trained = load_trained(run.folder.path)
+    assert folder_of(run) is not None
+    trained = load_trained(saved_folder(run).path)
     assert torch.equal(trained.predict(torch.zeros(1, 2)), run.unwrapped_model.state_dict()["bias"][None])
     message = r"the data source data 'synthetic-linear' \(hookline 0.1.0\) reads no inputs to predict for"
     with pytest.raises(PluginError, match=message):
@@ -573,9 +576,9 @@ def test_the_predictor_of_a_plugin_is_used_and_checked(tmp_path: Path, scale: in
     }
     run = Run(hookline.load_config(config, catalog=catalog))
     run.fit()
-    assert run.folder is not None
+    assert folder_of(run) is not None
     (tmp_path / "new.txt").write_text("\n".join(map(str, range(9))))
-    trained = load_trained(run.folder.path, catalog=catalog)
+    trained = load_trained(saved_folder(run).path, catalog=catalog)
     if message:
         with pytest.raises(ContractError, match=message):
             list(trained.predictions(tmp_path / "new.txt"))

@@ -117,7 +117,7 @@ def test_a_model_without_parts_is_one_row() -> None:
 def test_a_run_is_summarized_during_its_trial_step() -> None:
     run = Run({"model": {"use": "mlp", "hidden": [8]}})
     with OutputShapes(run.model) as shapes:
-        run.try_step()
+        next(run.try_steps()).loss.item()
     assert column(summarize(run.model, shapes), "output") == {
         "": "[10, 1]",
         "0": "[10, 8]",

@@ -71,7 +71,11 @@ class SlowStep:
 def profile_of(num_steps: int = 5, *, pause_s: float = 0.0, evaluate: int = 0, **plugins: Any) -> Profile:
     data = DataSource(Items(pause_s), in_features=1, out_features=1)
     train = {"batch_size": 1, "evaluate": ["train"], "evaluate_every_epochs": 0, "evaluate_every_steps": evaluate}
-    return profile({"train": {**train, "max_examples": 20}}, plugins={"data": data, **plugins}, num_steps=num_steps)
+    return profile(
+        {"train": train, "callbacks": {"limit-examples": {"num_examples": 20}}},
+        plugins={"data": data, **plugins},
+        num_steps=num_steps,
+    )
 
 
 def slow_optimizer(params: Any, lr: float = 0.1) -> torch.optim.Optimizer:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from hookline.engine.plugin.observer import Observer
+from hookline.runs.folder import folder_of
 from hookline.trials.proof.kills import Kill, Place
 from hookline.trials.proof.seen import OUTSIDE, Seen, seen_name
 
@@ -182,9 +183,10 @@ class Witness(Observer):
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Count every operation on a file of a checkpoint as a moment."""
-        if event in _FILE_EVENTS and self.run.folder and isinstance(arguments[0], str | os.PathLike):
+        folder = folder_of(self.run)
+        if event in _FILE_EVENTS and folder and isinstance(arguments[0], str | os.PathLike):
             path = Path(os.fspath(arguments[0]))
-            if path.is_relative_to(self.run.folder.path / "checkpoints"):
+            if path.is_relative_to(folder.path / "checkpoints"):
                 self._moment("save", f"at {event.removeprefix('os.')} of {path.name} in {path.parent.name}")
 
     # ---- contents of plugins -----------------------------------------------------------------------------------------
@@ -217,7 +219,7 @@ class Witness(Observer):
         from hookline.trials.proof.inside import inside, inside_modules, outside_generators
 
         run = self.run
-        objects = [run, run.config, run.folder, run.model, run.optimizer, run.loss, run.data, self]
+        objects = [run, run.config, folder_of(run), run.model, run.optimizer, run.loss, run.data, self]
         owned = [*objects, *run.model.modules(), *run.data.splits().values()]
         instances = [member.instance for member in self._members]
         held: dict[str, dict[str, str]] = {OUTSIDE: outside_generators()}
