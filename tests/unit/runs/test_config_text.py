@@ -101,13 +101,13 @@ use = "mse"
 [optimizer]
 use = "sgd"
 lr = 0.5                      # learning rate (a number >= 0)
-# momentum = 0.0              # share of the last update that is kept (a number >= 0)
-# dampening = 0.0             # share of the gradient that momentum leaves out (a number)
+# momentum = 0.0              # share of the previous update to add (a number >= 0)
+# dampening = 0.0             # share of the gradient that does not enter the momentum (a number)
 # weight_decay = 0.0          # factor of the L2 penalty on the weights (a number >= 0)
-# nesterov = false            # whether momentum looks ahead; needs momentum > 0, dampening 0 (true or false)
-# fused = false               # whether one kernel updates all weights; it can leave out what is not finite \
+# nesterov = false            # use Nesterov momentum; needs momentum > 0, dampening 0 (true or false)
+# fused = false               # update all weights in one kernel, which can skip an update that is not finite \
 (true or false)
-# groups = []                 # parameters with options of their own: tables with a list of name patterns, and options \
+# groups = []                 # options for some parameters: tables with a list of name patterns, and options \
 (a list of tables)
 
 [callbacks.chatty]

@@ -23,7 +23,7 @@ from hookline.runs.disk.data_file import KeptExample, from_kept, to_kept
 from hookline.runs.folder import read_model
 from hookline.runs.record import read_record
 from hookline.trained import evaluate_run, load_trained, write_predictions
-from hookline_plugins.data import table_file
+from hookline_plugins.data import csv_records, table_file
 from support import saved_folder
 
 HEAD = "area,rooms,color,note,price"
@@ -310,8 +310,8 @@ def test_predictions_are_those_of_the_model_to_the_last_bit_without_the_training
 
 def hookline_rows(count: int) -> list[int]:
     """Return the row numbers of the training split of 0.7."""
+    from hookline_plugins.data.faults import Faults
     from hookline_plugins.data.splits import split_rows
-    from hookline_plugins.data.table_file import Faults
 
     found: list[int] = split_rows(count, (0.7, 0.2, 0.1), 0, Faults(Path("x")))[0].tolist()
     return found
@@ -333,7 +333,7 @@ def test_a_file_read_in_pieces_gives_the_same_predictions_as_at_once(
     lines[3] = lines[3].replace("n3", '"a note, and\na line ""more"""')
     source = write_table(tmp_path / "new.csv", [*lines[:20], "", *lines[20:]])
     whole = predicted(folder, source)
-    monkeypatch.setattr(table_file, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(csv_records, "_PIECE_BYTES", piece_bytes)
     assert predicted(folder, source) == whole
     assert len(whole["predicted_price"]) == 40
 
@@ -363,7 +363,7 @@ def test_parquet_in_and_out_gives_the_same_as_csv(
 def test_every_fault_of_new_rows_is_reported_with_its_line_wherever_the_pieces_end(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
 ) -> None:
-    monkeypatch.setattr(table_file, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(csv_records, "_PIECE_BYTES", piece_bytes)
     lines = ["1,2,red,5", ",3,pink,5", "4,a,red,5", '5,6,"blue",5', "7,8", "9,9,green,5", "1,z,red,5"]
     source = write_table(tmp_path / "new.csv", lines, "area,rooms,color,colour")
     with pytest.raises(DataError) as caught:
@@ -372,7 +372,7 @@ def test_every_fault_of_new_rows_is_reported_with_its_line_wherever_the_pieces_e
     assert found == {
         ("column 'colour' was not in the training data", None),
         ("column 'area': the cell is empty", 3),
-        ("column 'color': 'pink' was in no row of the training", 3),
+        ("column 'color': 'pink' was not in the training data", 3),
         ("column 'rooms': 'a' is not a number", 4),
         ("the row has 2 fields, the header has 4", 6),
         ("column 'rooms': 'z' is not a number", 8),
@@ -483,14 +483,14 @@ def test_arrays_of_another_shape_or_with_values_that_are_not_finite_are_refused(
     run = trained_run(tmp_path / "runs", {"use": "arrays", "path": str(tmp_path / "train.npz")})
     assert folder_of(run) is not None
     np.savez(tmp_path / "new.npz", inputs=inputs[:, :3])
-    with pytest.raises(DataError, match=r"has the shape \[3\], and was \[4\] in the training"):
+    with pytest.raises(DataError, match=r"have the shape \[3\], but the model was trained on \[4\]"):
         predicted(saved_folder(run).path, tmp_path / "new.npz")
     inputs[5, 1] = np.nan
     np.savez(tmp_path / "new.npz", inputs=inputs)
     with pytest.raises(DataError, match="row 5 of the array 'inputs' is not finite"):
         predicted(saved_folder(run).path, tmp_path / "new.npz")
     np.savez(tmp_path / "new.npz", inputs=np.zeros((3, 4), dtype=np.int64))
-    with pytest.raises(DataError, match="holds <i8, and held floating-point numbers"):
+    with pytest.raises(DataError, match="holds int64, but the model was trained on floating-point numbers"):
         predicted(saved_folder(run).path, tmp_path / "new.npz")
 
 
