@@ -180,7 +180,7 @@ def test_a_run_without_a_good_checkpoint_exits_5_without_a_traceback(
     assert done.returncode == 5
     assert done.stderr.startswith("error: ")
     assert "damaged" in done.stderr
-    assert "= start anew" in done.stderr
+    assert "= start over" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def changes(where: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Give in words what is different between two parts of an identity."""
+    """Yield the differences between two parts of a fingerprint, in words."""
     for key in sorted(then.keys() | now.keys()):
         before, after = then.get(key), now.get(key)
         if before != after:
@@ -27,7 +27,7 @@ def _brief(value: Any) -> str:
 
 
 PARTS = ("settings", "versions", "plugins", "code", "data", "machine")
-"""The parts of a run's identity, in the order in which they are told."""
+"""The parts of a run's fingerprint, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Change:
     """One value in which two runs differ.
 
     Attributes:
-        part: What it belongs to: a part of the identity, ``git`` or ``metrics``.
-        key: Its name there.
-        before: What the first run has; None if it has none.
-        after: What the second run has; None if it has none.
+        part: The part that it belongs to: a part of the fingerprint, ``git`` or ``metrics``.
+        key: Its key within the part.
+        before: The value of the first run; None if it has none.
+        after: The value of the second run; None if it has none.
     """
 
     part: str
@@ -48,13 +48,13 @@ class Change:
 
 
 def identity_changes(before: RunRecord, after: RunRecord) -> Iterator[Change]:
-    """Give what differs in what two runs are made of."""
+    """Yield the differences between the fingerprints of two runs."""
     for part in PARTS:
         yield from _changes(part, _part(before, part), _part(after, part))
 
 
 def differences(before: RunRecord, after: RunRecord) -> Iterator[Change]:
-    """Give all in which two runs differ: what they are made of, their commits, and the numbers of their last epochs."""
+    """Yield all differences between two runs: fingerprints, commits, and metrics of their last epochs."""
     yield from identity_changes(before, after)
     yield from _changes("git", {"commit": before.git}, {"commit": after.git})
     yield from _changes("metrics", before.metrics, after.metrics)
@@ -70,7 +70,7 @@ def _changes(part: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
         return
     changed = [key for key, value in before.items() if after.get(key) != value]
     changed += [key for key, value in after.items() if key not in before and value is not None]
-    # What one of them alone has stands with the rest of its table.
+    # A key that only one run has is listed with the rest of its table.
     tables = {table: number for number, table in enumerate(dict.fromkeys(map(_table, changed)))}
     for key in sorted(changed, key=lambda key: tables[_table(key)]):
         yield Change(part, key, before.get(key), after.get(key))

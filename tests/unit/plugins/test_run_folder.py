@@ -107,7 +107,7 @@ def test_a_name_that_is_none_is_refused_with_what_it_may_be(tmp_path: Path, name
 
 def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(ConfigError, match="no run folder can be made in"):
+    with pytest.raises(ConfigError, match="cannot make a run folder in"):
         make(tmp_path, epochs=0).fit()
 
 

@@ -163,7 +163,7 @@ def test_a_file_larger_than_it_may_be_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as stream:
         stream.truncate(2**40)
-    with pytest.raises(OSError, match="may have 1048576"):
+    with pytest.raises(OSError, match="the limit is 1048576"):
         read_file(path, MAX)
 
 
@@ -186,7 +186,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None
     # It is opened as a stream after its size was asked for.
     with (
         under_files(Layer(1, shrink, operations=("fdopen",))),
-        pytest.raises(OSError, match="changed while it was read"),
+        pytest.raises(OSError, match="changed while being read"),
     ):
         read_file(path, MAX)
 

@@ -67,7 +67,7 @@ def test_any_bytes_are_a_record_or_a_told_fault(data: bytes, tmp_path: Path) -> 
 def test_a_record_that_is_no_file_or_too_large_is_not_waited_for(tmp_path: Path) -> None:
     path = run_folder(tmp_path)
     os.mkfifo(path / "run.json")
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         read_record(path)
     (path / "run.json").unlink()
     with (path / "run.json").open("wb") as file:

@@ -72,7 +72,7 @@ def test_drift_names_each_file_that_was_changed_is_new_or_is_gone(installed: Pat
     assert lock.drift_of(ACME) == [
         "acme_locked/more.py of acme-locked is new",
         "acme_locked/nets.py of acme-locked was changed",
-        "acme_locked/table.bin of acme-locked is gone",
+        "acme_locked/table.bin of acme-locked is missing",
     ]
     assert lock.drift(make_lock({"model": ACME})) == lock.drift_of(ACME)
 
@@ -153,7 +153,7 @@ def test_a_distribution_that_is_not_installed_cannot_be_locked() -> None:
 def test_a_file_that_is_no_lock_is_a_fault_of_the_words(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.lock"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match="is no lock") as caught:
+    with pytest.raises(ConfigError, match="is not a valid lock") as caught:
         read_lock(path)
     assert caught.value.hint == "make it with: hookline lock"
 

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one program at a time works in it, and says who it is."""
+"""The lock of a run folder: one program at a time works in it, and others see which one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hookline.runs.disk.durable_files import FileLock, is_locked
 LOCK = ".lock"
 _MAX_LOCK_BYTES = 1000
 _ORPHANS_S = 10.0
-"""How long processes that read data may outlive the one that they read for: torch has them look every 5 seconds."""
+"""How long processes that load data may outlive the one that started them: torch has them check every 5 seconds."""
 _GLANCE_S = 0.5
-"""How long a lock is asked for again: who looks whether a run is at work holds it for an instant."""
+"""How long to retry: a program that checks whether a run is active holds its lock for an instant."""
 
 
 class _Holder(msgspec.Struct):
-    """Who holds the lock of a run, as its file says."""
+    """The program that holds the lock of a run, as written in its file."""
 
     host: str
     pid: int
@@ -32,30 +32,30 @@ class _Holder(msgspec.Struct):
 
 
 def sign(lock: FileLock) -> None:
-    """Write down, in the file of a lock that is held, who holds it."""
+    """Write this program into the file of a lock that it holds."""
     lock.sign(msgspec.json.encode(_Holder(platform.node(), os.getpid(), datetime.now(UTC))).decode())
 
 
 def is_at_work(path: Path) -> bool:
-    """Whether some program works in a run folder now; False where that cannot be told."""
+    """Return whether a program works in a run folder now; False where the system cannot say."""
     return is_locked(path / LOCK)
 
 
 def hold(path: Path) -> FileLock:
-    """Return the lock of a run folder, taken.
+    """Lock a run folder, and return the lock.
 
     Raises:
         RunBusyError: When another program works in it.
-        ConfigError: When there can be no lock.
+        ConfigError: When it cannot be locked.
     """
     try:
         lock = FileLock(path / LOCK)
     except OSError as error:
-        raise ConfigError(f"nobody can work in {path}: {LOCK}: {reason(error)}") from error
+        raise ConfigError(f"cannot lock run folder {path}: {LOCK}: {reason(error)}") from error
     begin = time.monotonic()
     while not lock.take():
         holder = _holder(path)
-        # Processes that a killed program had started hold it for some seconds more.
+        # Processes that a killed program had started hold the lock for some more seconds.
         patience_s = _ORPHANS_S if holder and _is_dead(holder) else _GLANCE_S
         if time.monotonic() - begin >= patience_s:
             lock.close()

@@ -249,5 +249,5 @@ def test_a_lock_is_read_through_a_link_and_nothing_is_waited_for(tmp_path: Path)
 def test_a_lock_nested_without_end_is_refused(tmp_path: Path) -> None:
     for text in ("[" * 10**5, '{"plugins":' * 10**5):
         (tmp_path / "run.lock").write_text(text)
-        with pytest.raises(ConfigError, match="is no lock"):
+        with pytest.raises(ConfigError, match="is not a valid lock"):
             read_lock(tmp_path / "run.lock")
