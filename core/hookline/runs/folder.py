@@ -42,8 +42,8 @@ from hookline.runs.disk.checkpoint import (
     set_aside,
     write_checkpoint,
 )
-from hookline.runs.disk.durable_files import TEMPORARY, AppendedFile, FileLock, make_folder, remove_file, replace_file
-from hookline.runs.disk.occupancy import LOCK, hold, sign
+from hookline.runs.disk.durable_files import TEMPORARY, AppendedFile, make_folder, remove_file, replace_file
+from hookline.runs.disk.occupancy import LOCK, FileLock, hold
 from hookline.runs.names import check_name, next_number, point_to
 from hookline.runs.record import RECORD, RunRecord, read_record
 
@@ -93,11 +93,7 @@ class RunFolder:
             numbers.take(wait=True)
             path = parent / f"{next_number(parent):04d}-{label}"
             make_folder(path)
-            lock = FileLock(path / LOCK)
-            # No program works in it yet, but one may be checking whether any does.
-            lock.take(wait=True)
-            sign(lock)
-            folder = cls(path, RunRecord(), lock)
+            folder = cls(path, RunRecord(), hold(path))
             folder.save(flush=False)
             point_to(path)
         finally:

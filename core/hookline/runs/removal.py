@@ -11,8 +11,8 @@ from pathlib import Path
 from hookline.engine.errors import ConfigError
 from hookline.engine.files import reason
 from hookline.runs.disk import checkpoint
-from hookline.runs.disk.durable_files import TEMPORARY, FileLock, remove_folder
-from hookline.runs.disk.occupancy import LOCK, hold, is_at_work
+from hookline.runs.disk.durable_files import TEMPORARY, remove_folder
+from hookline.runs.disk.occupancy import LOCK, FileLock, hold, is_at_work
 from hookline.runs.folder import CONFIG, DATA, LOG, METRICS, MODEL
 from hookline.runs.names import NUMBERED, point_to_newest
 from hookline.runs.record import RECORD, read_record

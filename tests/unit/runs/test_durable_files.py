@@ -13,7 +13,6 @@ import pytest
 from hookline.engine.files import read_file, reason
 from hookline.runs.disk.durable_files import (
     AppendedFile,
-    FileLock,
     beside,
     move_folder,
     remove_folder,
@@ -303,18 +302,6 @@ def test_lines_are_not_written_through_a_link_or_into_a_pipe(tmp_path: Path) -> 
         with pytest.raises(OSError, match="Errno"):
             AppendedFile(tmp_path / name)
     assert (tmp_path / "outside").read_bytes() == b"kept\n"
-
-
-# ---- locks ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_lock_has_one_holder_until_it_is_given_back(tmp_path: Path) -> None:
-    first, second = FileLock(tmp_path / ".lock"), FileLock(tmp_path / ".lock")
-    assert first.take()
-    assert not second.take()
-    first.close()
-    assert second.take()
-    second.close()
 
 
 def test_a_reason_names_the_number_of_the_error() -> None:

@@ -20,7 +20,7 @@ import pytest
 from hookline import CheckpointError, ConfigError, RunBusyError
 from hookline.runs import Attempt, BestValue, RunFolder, RunRecord, find_run
 from hookline.runs.disk import durable_files as store
-from hookline.runs.disk.occupancy import is_at_work
+from hookline.runs.disk.occupancy import FileLock, is_at_work
 from hookline.runs.names import check_name, point_to_newest, run_names, run_paths
 from hookline.runs.record import read_record
 
@@ -410,7 +410,7 @@ def test_to_look_changes_nothing(make: Make) -> None:
 
 def test_a_lock_that_does_not_say_who_holds_it_is_a_lock(make: Make) -> None:
     path = make()
-    lock = store.FileLock(path / ".lock")
+    lock = FileLock(path / ".lock")
     assert lock.take()
     lock.sign("not JSON")
     with pytest.raises(RunBusyError, match=rf"another program works in {path}\n"):
@@ -423,7 +423,7 @@ def test_a_lock_that_does_not_say_who_holds_it_is_a_lock(make: Make) -> None:
 
 def test_processes_that_outlive_a_killed_program_are_waited_for(make: Make) -> None:
     path = make()
-    lock = store.FileLock(path / ".lock")
+    lock = FileLock(path / ".lock")
     assert lock.take()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular
 
-if sys.platform != "win32":
-    import fcntl
 TEMPORARY = ".tmp-"
 """Prefix of the names of unfinished files and folders."""
 
@@ -255,64 +253,3 @@ def _end_of_lines(descriptor: int, size: int) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-class FileLock:
-    """A lock on a file, held by the kernel: it is released when its holder ends, however it ends.
-
-    On a file system without such locks, nobody is locked out.
-
-    Args:
-        path: Path of the file, which is created if it is missing and never removed.
-
-    Raises:
-        OSError: When the file cannot be created.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING, 0o666)
-
-    def take(self, *, wait: bool = False) -> bool:
-        """Take the lock; return False if it is held elsewhere and ``wait`` is off."""
-        assert self._descriptor is not None, "the lock was released"
-        if sys.platform == "win32":
-            return True
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
-        return True
-
-    def sign(self, text: str) -> None:
-        """Write the name of the holder into the file; a failure is ignored, because the text only informs."""
-        assert self._descriptor is not None, "the lock was released"
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._descriptor, 0)
-            _write(self._descriptor, text.encode())
-
-    def close(self) -> None:
-        """Release the lock."""
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether the lock of a file is held; False where the system cannot say. Changes nothing.
-
-    The check itself holds the lock for an instant, shared with all other checks.
-    """
-    if sys.platform == "win32":
-        return False
-    try:
-        descriptor = os.open(path, os.O_RDONLY | NO_LINKS | NO_WAITING)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    finally:
-        os.close(descriptor)
-    return False
