@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hookline.runs.record import RunRecord
 
-if TYPE_CHECKING:
-    pass
-
-
-def changes(where: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the differences between two parts of a fingerprint, in words."""
-    for key in sorted(then.keys() | now.keys()):
-        before, after = then.get(key), now.get(key)
-        if before != after:
-            yield f"{where}: {key} was {_brief(before)}, and is {_brief(after)}"
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(str(item)[:16] for item in value.values() if item is not None)
-    return "not there" if value is None else repr(value)
-
-
 PARTS = ("settings", "versions", "plugins", "code", "data", "machine")
 """The parts of a run's fingerprint, in the order in which they are shown."""
+
+_HEX_DIGITS = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True)
@@ -46,22 +30,43 @@ class Change:
     before: Any
     after: Any
 
+    def __str__(self) -> str:
+        return f"{self.part}: {self.key} was {_short(self.before)}, and is {_short(self.after)}"
 
-def identity_changes(before: RunRecord, after: RunRecord) -> Iterator[Change]:
+
+def identity_changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], parts: Sequence[str] = PARTS
+) -> Iterator[Change]:
     """Yield the differences between the fingerprints of two runs."""
-    for part in PARTS:
+    for part in parts:
         yield from _changes(part, _part(before, part), _part(after, part))
 
 
 def differences(before: RunRecord, after: RunRecord) -> Iterator[Change]:
     """Yield all differences between two runs: fingerprints, commits, and metrics of their last epochs."""
-    yield from identity_changes(before, after)
+    yield from identity_changes(before.identity, after.identity)
     yield from _changes("git", {"commit": before.git}, {"commit": after.git})
     yield from _changes("metrics", before.metrics, after.metrics)
 
 
-def _part(record: RunRecord, name: str) -> Mapping[str, Any]:
-    part = record.identity.get(name)
+def entry_text(entry: Mapping[str, Any]) -> str:
+    """Return an entry of a fingerprint in a few words.
+
+    >>> entry_text({"type": "TensorDataset", "num_examples": 1000, "content": None})
+    'TensorDataset 1000'
+    """
+    words = (str(value) for value in entry.values() if value is not None)
+    return " ".join(word[:12] if len(word) == 64 and _HEX_DIGITS.issuperset(word) else word for word in words)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return entry_text(value)
+    return "not there" if value is None else repr(value)
+
+
+def _part(identity: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = identity.get(name)
     return part if isinstance(part, Mapping) else {}
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from hookline.engine.errors import ConfigError
 from hookline.engine.files import read_lines, reason
+from hookline.runs.disk.formats import NOT_JSON
 from hookline.runs.folder import METRICS
 
 _MAX_POINTS = 128
@@ -53,7 +54,7 @@ def read_curves(path: Path, metrics: Sequence[str]) -> list[Curve]:
     for line in _lines(path):
         try:
             row: Any = decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             continue
         step = row.step
         if 0 <= step < _MAX_STEP:
@@ -99,7 +100,7 @@ def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             yield decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             continue
 
 

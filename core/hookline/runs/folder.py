@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
 
 _UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}[A-Za-z0-9._-]{{1,40}}-[0-9a-f]{{8}}")
-_DEBUG = "debug"
 CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "model.safetensors", "data.json"
+CHECKPOINTS, DEBUG, ARTIFACTS = "checkpoints", "debug", "artifacts"
 
 
 class RunFolder:
@@ -119,17 +119,17 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints, made on first use."""
-        return self._made("checkpoints")
+        return self._made(CHECKPOINTS)
 
     @property
     def debug(self) -> Path:
         """Folder for the details of a failure, made on first use."""
-        return self._made(_DEBUG)
+        return self._made(DEBUG)
 
     @property
     def artifacts(self) -> Path:
         """Folder for the files of plugins, each under its own name; made on first use."""
-        return self._made("artifacts")
+        return self._made(ARTIFACTS)
 
     @property
     def config_path(self) -> Path:
@@ -208,7 +208,7 @@ class RunFolder:
         try:
             path = write_checkpoint(self.checkpoints, state, run=self.record.run, metrics=metrics, identity=identity)
         except OSError as error:
-            raise _unwritten(self.path / "checkpoints", error) from error
+            raise _unwritten(self.path / CHECKPOINTS, error) from error
         try:
             check_checkpoint(path)
         except CheckpointError:
@@ -307,7 +307,7 @@ def read_data(path: Path) -> DataSource:
 
 def _remove_unfinished_files(path: Path) -> None:
     """Remove unfinished files, left by killed programs; the caller holds the lock of the run."""
-    for folder in (path, path / _DEBUG):
+    for folder in (path, path / DEBUG):
         if folder.is_symlink() or not folder.is_dir():
             continue
         for entry in list(os.scandir(folder)):

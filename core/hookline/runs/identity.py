@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from hookline.engine.config.run_config import RunConfig
-from hookline.engine.errors import Fault, PluginError
+from hookline.engine.errors import PluginError
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.options import is_plain
 from hookline.runs.lock import make_lock
@@ -93,18 +92,3 @@ def _hash(dataset: TensorDataset) -> str:
         sample = tensor.detach()[rows.to(tensor.device)].cpu().contiguous()
         digest.update(sample.reshape(-1).view(torch.uint8).numpy().tobytes() if sample.numel() else b"")
     return digest.hexdigest()
-
-
-def model_faults(saved: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield the differences in names, shapes and dtypes between saved weights and those of a model."""
-    for name in sorted(saved.keys() | there.keys()):
-        if name not in there:
-            yield Fault(f"{name} is in the checkpoint, but not in the model")
-        elif name not in saved:
-            yield Fault(f"{name} is in the model, but not in the checkpoint")
-        elif (then := _form(saved[name])) != (now := _form(there[name])):
-            yield Fault(f"{name} is {then} in the checkpoint, but {now} in the model")
-
-
-def _form(value: Any) -> str:
-    return f"{value.dtype} {list(value.shape)}" if hasattr(value, "dtype") else type(value).__name__

@@ -11,6 +11,7 @@ from hookline.engine.errors import CheckpointError, ConfigError, HooklineError
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Manifest, checkpoints_in, read_manifest
 from hookline.runs.disk.occupancy import is_at_work
+from hookline.runs.folder import CHECKPOINTS
 from hookline.runs.names import run_names
 from hookline.runs.record import RunRecord, read_record
 
@@ -81,7 +82,7 @@ def row_of(path: Path) -> RunRow:
 
 def checkpoint_rows(path: Path) -> list[CheckpointRow]:
     """Return the checkpoints of a run folder, the newest last."""
-    return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(path / "checkpoints"))]
+    return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(path / CHECKPOINTS))]
 
 
 def _row(path: Path, before: RunRecord | None) -> RunRow:
@@ -92,7 +93,7 @@ def _row(path: Path, before: RunRecord | None) -> RunRow:
         problem = error.message.removeprefix(f"{path}: ").removeprefix(f"{path} is ")
         return RunRow(path, "unreadable", problem=problem)
     is_lost = record.status == "running" and not is_at_work(path)
-    changes = tuple(identity_changes(before, record)) if before else ()
+    changes = tuple(identity_changes(before.identity, record.identity)) if before else ()
     return RunRow(path, "lost" if is_lost else record.status, record, changes=changes)
 
 

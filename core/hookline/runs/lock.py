@@ -21,6 +21,7 @@ from hookline.engine.errors import ConfigError
 from hookline.engine.files import read_file, reason
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.catalog import OWN_DISTRIBUTION, Entry
+from hookline.runs.disk.formats import NOT_JSON
 
 _MAX_FILES_SHOWN = 5
 _MAX_LOCK_BYTES = 2**26
@@ -141,7 +142,7 @@ def read_lock(path: str | os.PathLike[str]) -> Lock:
         raise ConfigError(f"the lock {shown!r} cannot be read: {why}", hint=hint) from error
     try:
         return msgspec.json.decode(data, type=Lock)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ConfigError(f"{shown!r} is not a valid lock: {error}", hint=hint) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 from hookline.engine.errors import ConfigError
 from hookline.engine.files import read_file, reason
 from hookline.runs.disk.checkpoint import FileSum
+from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
 
 RECORD = "run.json"
 FORMAT = 1
@@ -117,14 +119,10 @@ def read_record(path: Path) -> RunRecord:
     text = _read(path)
     try:
         return msgspec.json.decode(text, type=_Written)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        number = _format_of(text)
-        if number in (None, FORMAT):
-            raise ConfigError(f"{path}: run.json cannot be read: {error}") from error
-        hint = "use the version of Hookline that wrote it"
-        raise ConfigError(
-            f"{path}: run.json has format {number}, but this Hookline reads format {FORMAT}", hint=hint
-        ) from error
+    except NOT_JSON as error:
+        with contextlib.suppress(*NOT_JSON):
+            check_format(format_of(text), FORMAT, f"{path}: {RECORD}", ConfigError)
+        raise ConfigError(f"{path}: {RECORD} cannot be read: {error}") from error
 
 
 def read_best(path: Path) -> BestValue | None:
@@ -135,12 +133,8 @@ def read_best(path: Path) -> BestValue | None:
     """
     try:
         return msgspec.json.decode(_read(path), type=_Ranked).best
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ConfigError(f"{path}: {RECORD} cannot be read: {error}") from error
-
-
-class _Numbered(msgspec.Struct):
-    format: int
 
 
 class _Written(RunRecord, kw_only=True):
@@ -149,13 +143,6 @@ class _Written(RunRecord, kw_only=True):
     run: str
     attempts: list[Attempt]
     format: Literal[1]
-
-
-def _format_of(text: bytes) -> int | None:
-    try:
-        return msgspec.json.decode(text, type=_Numbered).format
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 class _Ranked(msgspec.Struct):
@@ -170,6 +157,6 @@ def _read(path: Path) -> bytes:
     try:
         return read_file(path / RECORD, _MAX_RECORD_BYTES)
     except OSError as error:
-        raise ConfigError(f"{path} is not a run folder: run.json: {reason(error)}") from error
+        raise ConfigError(f"{path} is not a run folder: {RECORD}: {reason(error)}") from error
     except ValueError as error:
         raise ConfigError(f"{str(path)!r} is not a valid path: {error}") from error

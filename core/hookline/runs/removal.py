@@ -13,13 +13,13 @@ from hookline.engine.files import reason
 from hookline.runs.disk import checkpoint
 from hookline.runs.disk.durable_files import TEMPORARY, remove_folder
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold, is_at_work
-from hookline.runs.folder import CONFIG, DATA, LOG, METRICS, MODEL
+from hookline.runs.folder import ARTIFACTS, CHECKPOINTS, CONFIG, DATA, DEBUG, LOG, METRICS, MODEL
 from hookline.runs.names import NUMBERED, point_to_newest
 from hookline.runs.record import RECORD, read_record
 
 _FILES = (LOCK, RECORD, CONFIG, METRICS, LOG, DATA, MODEL)
 _UNFINISHED_FILE = re.compile(rf"{re.escape(TEMPORARY)}({'|'.join(map(re.escape, _FILES))})-[0-9a-f]{{8}}")
-_OPEN_FOLDERS = ("debug", "artifacts")
+_OPEN_FOLDERS = (DEBUG, ARTIFACTS)
 _LEFT = re.compile(rf"{re.escape(TEMPORARY)}[0-9]{{4,9}}-.*-[0-9a-f]{{8}}")
 _MAX_NAMED = 10
 
@@ -81,7 +81,7 @@ def foreign_in(path: Path) -> Iterator[Path]:
     """Yield everything in a run folder that no run put there. Plugins may use any names for their files."""
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         is_folder = entry.is_dir(follow_symlinks=False)
-        if is_folder and entry.name == "checkpoints":
+        if is_folder and entry.name == CHECKPOINTS:
             yield from checkpoint.foreign_in(Path(entry.path))
         elif is_folder and entry.name in _OPEN_FOLDERS:
             continue

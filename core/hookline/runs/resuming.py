@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -16,14 +16,10 @@ from hookline.engine.errors import CheckpointError, DataError, Fault
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
-from hookline.runs.changes import changes
+from hookline.runs.changes import identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint
 from hookline.runs.folder import RunFolder
-from hookline.runs.identity import model_faults
 from hookline.runs.search import find_run
-
-if TYPE_CHECKING:
-    from hookline.engine.loop.run import Run
 
 
 def resume(
@@ -138,20 +134,34 @@ def _resumed_from(run: Run, checkpoint: Checkpoint, *, allow_changed_data: bool,
     if faults := list(model_faults(state["model"], run.unwrapped_model.state_dict())):
         hint = "resume with the config of the run, or train a new model: hookline train"
         raise CheckpointError(f"{checkpoint.path} belongs to a different model", hint=hint, faults=faults)
-    now, then = run.identity, checkpoint.manifest.identity
-    changed_data = list(changes("the data", then.get("data", {}), now["data"]))
+    then = checkpoint.manifest.identity
+    changes = [c for c in identity_changes(then, run.identity) if not _is_within(c.key, aside)]
+    changed_data = [Fault(str(change)) for change in changes if change.part == "data"]
     if changed_data and not allow_changed_data:
         hint = "restore the data of the run, or resume with the new data: --allow-changed-data"
-        raise DataError("the data of the run have changed", hint=hint, faults=[*map(Fault, changed_data)])
+        raise DataError("the data of the run have changed", hint=hint, faults=changed_data)
     as_built = [dict(group) for group in run.optimizer.param_groups]
     if faults := list(_optimizer_faults(state["optimizer"].get("param_groups", ()), as_built)):
         hint = "resume with the optimizer of the run, or train a new model: hookline train"
         raise CheckpointError(f"{checkpoint.path} belongs to a different optimizer", hint=hint, faults=faults)
     run.load_state_dict(state)
     _set_changed_options(run, as_built, then.get("settings", {}))
-    parts = ("versions", "plugins", "code", "settings", "machine")
-    compared = ((part, _without(aside, then.get(part, {})), _without(aside, now[part])) for part in parts)
-    return changed_data + [text for part in compared for text in changes(*part)]
+    return list(map(str, changes))
+
+
+def model_faults(saved: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield the differences in names, shapes and dtypes between saved weights and those of a model."""
+    for name in sorted(saved.keys() | there.keys()):
+        if name not in there:
+            yield Fault(f"{name} is in the checkpoint, but not in the model")
+        elif name not in saved:
+            yield Fault(f"{name} is in the model, but not in the checkpoint")
+        elif (then := _form(saved[name])) != (now := _form(there[name])):
+            yield Fault(f"{name} is {then} in the checkpoint, but {now} in the model")
+
+
+def _form(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if hasattr(value, "dtype") else type(value).__name__
 
 
 def _optimizer_faults(saved: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
@@ -173,5 +183,5 @@ def _set_changed_options(run: Run, as_built: Sequence[Mapping[str, Any]], then: 
         group.update({name: built[name] for name in changed & built.keys() - {"params"}})
 
 
-def _without(tables: Collection[str], part: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: item for key, item in part.items() if not any(f"{key}.".startswith(f"{name}.") for name in tables)}
+def _is_within(key: str, tables: Collection[str]) -> bool:
+    return any(f"{key}.".startswith(f"{table}.") for table in tables)

@@ -14,7 +14,7 @@ from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.train_options import Split
 from hookline.engine.words import did_you_mean
-from hookline.runs.changes import changes
+from hookline.runs.changes import identity_changes
 from hookline.runs.folder import CONFIG
 from hookline.runs.search import find_run
 from hookline.trained.weights import Weights, load_weights_into, read_weights
@@ -90,11 +90,10 @@ def evaluate_run(
 
 
 def _notes_on_data(run: Run, weights: Weights) -> list[str]:
-    then, now = weights.identity.get("data", {}), run.identity["data"]
     return [
         f"these are not the data that the run was trained with, and what the data source learns of data, such as "
         f"scales, it learned of these: {'; '.join(different)}"
-        for different in [list(changes("the data", then, now))]
+        for different in [list(map(str, identity_changes(weights.identity, run.identity, ["data"])))]
         if different
     ]
 

@@ -355,7 +355,7 @@ def test_other_data_are_refused_unless_they_are_allowed(path: Path) -> None:
         assert "--allow-changed-data" in caught.value.hint
     run = resume(path, {"data.noise_std": 0.5}, allow_changed_data=True)
     run.fit()
-    assert any("the data" in text for text in job.record_of(path).attempts[-1].changes)
+    assert any("data: train was" in text for text in job.record_of(path).attempts[-1].changes)
 
 
 def test_a_state_of_plugins_that_are_not_there_is_refused_by_name(path: Path) -> None:

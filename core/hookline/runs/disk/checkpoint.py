@@ -32,6 +32,7 @@ import msgspec
 from hookline.engine.errors import CheckpointError
 from hookline.engine.files import read_file, reason
 from hookline.runs.disk.durable_files import beside, make_folder, move_folder, remove_folder, sync_folder, write_file
+from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
 
 FORMAT = 1
 """Version of the format of a checkpoint."""
@@ -174,13 +175,9 @@ def read_manifest(path: Path) -> Manifest:
     if _read(path / _MANIFEST_SUM, 100) != f"{_sha256(text)}  {_MANIFEST}\n".encode():
         raise CheckpointError(f"{path} is damaged: {_MANIFEST} does not match {_MANIFEST_SUM}")
     try:
-        # In a later format any field may have a different meaning.
-        number = msgspec.json.decode(text, type=_Numbered).format
-        if number != FORMAT:
-            hint = "use the version of Hookline that wrote it"
-            raise _UnreadableError(f"{path} has format {number}, but this Hookline reads format {FORMAT}", hint=hint)
+        check_format(format_of(text), FORMAT, str(path), _UnreadableError)
         manifest = msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise CheckpointError(f"{path} is not a checkpoint: {_MANIFEST}: {error}") from error
     if manifest.files.keys() != set(_HELD):
         raise CheckpointError(f"{path} is not a checkpoint: {_MANIFEST} does not list exactly {', '.join(_HELD)}")
@@ -239,12 +236,30 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(places, key=places.__getitem__, reverse=True)
 
 
+def newest_valid(
+    folder: Path, report: Callable[[Path, CheckpointError], None], *, run: str | None = None
+) -> Checkpoint | None:
+    """Return the newest valid checkpoint; None if there is none. No checkpoint is changed.
+
+    Args:
+        folder: The folder of the run's checkpoints.
+        report: Called with the path and the error of each newer checkpoint.
+        run: ID of the run; a checkpoint of a different run is not valid.
+    """
+    for path in checkpoints_in(folder):
+        try:
+            return read_checkpoint(path, run=run)
+        except CheckpointError as error:
+            report(path, error)
+    return None
+
+
 def newest_checkpoint(
     folder: Path, report: Callable[[CheckpointError], None], *, run: str | None = None
 ) -> Checkpoint | None:
-    """Return the newest valid checkpoint; None if the folder has no checkpoints.
+    """Return the newest valid checkpoint, as ``newest_valid`` does; None if the folder has no checkpoints.
 
-    A damaged one is set aside, under a name that begins with ``damaged-``.
+    Damaged ones are set aside, under a name that begins with ``damaged-``.
 
     Args:
         folder: The folder of the run's checkpoints; the caller holds the lock of the run.
@@ -254,20 +269,20 @@ def newest_checkpoint(
     Raises:
         CheckpointError: When there are checkpoints, but none is valid; or when one that may be valid cannot be read.
     """
-    found = checkpoints_in(folder)
-    for path in found:
-        try:
-            return read_checkpoint(path, run=run)
-        except _UnreadableError:
-            raise
-        except CheckpointError as error:
-            report(error)
-            set_aside(path)
-    kept = list(folder.glob(f"{_DAMAGED}*"))
-    if not (found or kept):
+
+    def pass_over(path: Path, error: CheckpointError) -> None:
+        if isinstance(error, _UnreadableError):
+            raise error
+        report(error)
+        set_aside(path)
+
+    if checkpoint := newest_valid(folder, pass_over, run=run):
+        return checkpoint
+    damaged = list(folder.glob(f"{_DAMAGED}*"))
+    if not (damaged or checkpoints_in(folder)):
         return None
     hint = f"start over: hookline train {folder.parent / 'config.toml'}"
-    raise CheckpointError(f"no checkpoint in {folder} is valid: {len(kept)} damaged", hint=hint)
+    raise CheckpointError(f"no checkpoint in {folder} is valid: {len(damaged)} damaged", hint=hint)
 
 
 def set_aside(path: Path) -> None:
@@ -346,10 +361,6 @@ def read_summed(path: Path, wanted: FileSum) -> bytes:
 
 class _UnreadableError(CheckpointError):
     """A checkpoint cannot be read here and now, but may be valid."""
-
-
-class _Numbered(msgspec.Struct):
-    format: int
 
 
 def _encoded(state: Mapping[str, Any]) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import CheckpointError, DataError
 from hookline.engine.loop.rng import ReaderState
 from hookline.runs.disk.encoding import decode, encode, from_json, to_json
+from hookline.runs.disk.formats import check_format
 
 FORMAT = 1
 """Version of the format."""
@@ -45,10 +46,7 @@ def from_kept(text: bytes) -> DataSource:
         CheckpointError: When ``text`` is not output of ``to_kept``.
     """
     tree = from_json(text)
-    number = tree.get("format") if isinstance(tree, dict) else None
-    if number != FORMAT:
-        hint = "use the version of Hookline that wrote it"
-        raise CheckpointError(f"it has format {number}, but this Hookline reads format {FORMAT}", hint=hint)
+    check_format(tree.get("format") if isinstance(tree, dict) else None, FORMAT, "it", CheckpointError)
     try:
         example = tree.pop("example")
         values = decode({name: tree[name] for name in (*_FACTS, "kept")}, {})

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hookline.engine.errors import CheckpointError
+from hookline.runs.disk.formats import NOT_JSON
 
 _INT64 = range(-(2**63), 2**63)
 _DTYPES = frozenset(
@@ -94,7 +95,7 @@ def from_json(data: bytes) -> Any:
     """
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise CheckpointError(f"it is not valid JSON: {error}") from error
 
 

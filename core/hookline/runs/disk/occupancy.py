@@ -14,6 +14,7 @@ import msgspec
 
 from hookline.engine.errors import ConfigError, RunBusyError
 from hookline.engine.files import NO_LINKS, NO_WAITING, read_file, reason
+from hookline.runs.disk.formats import NOT_JSON
 
 LOCK = ".lock"
 _MAX_LOCK_BYTES = 1000
@@ -130,7 +131,7 @@ def _open_existing(path: Path) -> int:
 def _holder(path: Path) -> _Holder | None:
     try:
         return msgspec.json.decode(read_file(path / LOCK, _MAX_LOCK_BYTES), type=_Holder)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, *NOT_JSON):
         return None
 
 
