@@ -57,9 +57,9 @@ def complete_toml(config: RunConfig) -> str:
         if name == "use" and setting.origin.layer == SHOWN and setting.value == OFF:
             continue
         value = config.lasting(key)
-        is_kept = is_plain(value) and not is_secret(key) and _is_readable(to_toml(value))
-        text = _kept(key, value)
-        line = f"{_key(name)} = {text}" if is_kept else f"# {_key(name)} = {printable(text)}"
+        is_setting = is_plain(value) and not is_secret(key) and _is_readable(to_toml(value))
+        text = _saved(key, value)
+        line = f"{_key(name)} = {text}" if is_setting else f"# {_key(name)} = {printable(text)}"
         tables.setdefault(label, []).append(f"{line.ljust(_KEY_WIDTH)}  # {printable(str(setting.origin))}")
     return "\n".join("\n".join([_header(label), *lines, ""]) for label, lines in tables.items())
 
@@ -70,7 +70,7 @@ def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
     return [_header(label), f"use = {to_toml(name)}", *settings]
 
 
-def _kept(key: str, value: Any) -> str:
+def _saved(key: str, value: Any) -> str:
     if is_secret(key):
         return REDACTED
     return to_toml(redacted(value)) if is_plain(value) else "none"

@@ -178,9 +178,9 @@ class RunFolder:
         """
         from hookline.runs.disk.data_file import to_kept
 
-        kept = to_kept(data)
-        self.write(DATA, kept)
-        self.record.data = FileSum.of(kept)
+        text = to_kept(data)
+        self.write(DATA, text)
+        self.record.data = FileSum.of(text)
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Check that a checkpoint can hold a state.

@@ -39,7 +39,7 @@ FORMAT = 1
 
 _MANIFEST, _MANIFEST_SUM = "manifest.json", "manifest.sha256"
 _MODEL, _TENSORS, _TREE = "model.safetensors", "state.safetensors", "state.json"
-_HELD = (_MODEL, _TENSORS, _TREE)
+_FILES = (_MODEL, _TENSORS, _TREE)
 _MAX_MANIFEST_BYTES = 2**24
 _MODEL_PREFIX = "model/"
 _NAME = re.compile(r"step-(\d{12,})-epochs-(\d+)")
@@ -179,8 +179,8 @@ def read_manifest(path: Path) -> Manifest:
         manifest = msgspec.json.decode(text, type=Manifest)
     except NOT_JSON as error:
         raise CheckpointError(f"{path} is not a checkpoint: {_MANIFEST}: {error}") from error
-    if manifest.files.keys() != set(_HELD):
-        raise CheckpointError(f"{path} is not a checkpoint: {_MANIFEST} does not list exactly {', '.join(_HELD)}")
+    if manifest.files.keys() != set(_FILES):
+        raise CheckpointError(f"{path} is not a checkpoint: {_MANIFEST} does not list exactly {', '.join(_FILES)}")
     if _NAME.fullmatch(path.name) and path.name != manifest.name:
         raise CheckpointError(f"{path} was renamed: it is {manifest.name}")
     return manifest
@@ -340,11 +340,11 @@ def foreign_in(folder: Path) -> Iterator[Path]:
             yield Path(entry.path)
             continue
         with os.scandir(entry.path) as held:
-            yield from (Path(file.path) for file in held if not _is_held(file))
+            yield from (Path(file.path) for file in held if not _is_own_file(file))
 
 
-def _is_held(entry: os.DirEntry[str]) -> bool:
-    return entry.name in (*_HELD, _MANIFEST, _MANIFEST_SUM) and entry.is_file(follow_symlinks=False)
+def _is_own_file(entry: os.DirEntry[str]) -> bool:
+    return entry.name in (*_FILES, _MANIFEST, _MANIFEST_SUM) and entry.is_file(follow_symlinks=False)
 
 
 def read_summed(path: Path, wanted: FileSum) -> bytes:
@@ -382,7 +382,7 @@ def _own(folder: Path, run: str) -> Iterator[tuple[Path, Manifest]]:
             manifest = read_manifest(path)
         except CheckpointError:
             continue
-        if manifest.run == run and all(_is_held(entry) for entry in list(os.scandir(path))):
+        if manifest.run == run and all(_is_own_file(entry) for entry in list(os.scandir(path))):
             yield path, manifest
 
 
