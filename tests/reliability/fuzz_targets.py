@@ -110,14 +110,14 @@ def answer(read: Callable[[], Any], folder: Path) -> Any:
     except HooklineError as error:
         if not 2 <= error.exit_code <= 8:
             raise Finding(f"exit code {error.exit_code}") from error
-        check_told(error)
+        check_error(error)
         result = error
     if (seconds := time.process_time() - begin) > MAX_S:
         raise Finding(f"it took {seconds:.1f} s")
     return result
 
 
-def check_told(error: HooklineError) -> None:
+def check_error(error: HooklineError) -> None:
     """Check that an error, as the command line prints it, is harmless to a terminal, and has a bounded length."""
     for is_json in (False, True):
         check_shown(printed(lambda is_json=is_json: Output(json=is_json).error(error)))  # type: ignore[misc]
@@ -250,7 +250,7 @@ def show_runs(folder: Path, *commands: list[str]) -> None:
 
 
 def fuzz_metrics(data: bytes, folder: Path) -> None:
-    """A file of metrics is drawn as far as it is readable; opened for appending, it keeps exactly its complete lines."""
+    """A file of metrics is drawn as far as it is readable; opened for appending, it keeps just its complete lines."""
     path = run_folder(folder)
     (path / "run.json").write_bytes(GOOD_RECORD)
     (path / "metrics.jsonl").write_bytes(data)

@@ -23,7 +23,7 @@ from hookline.runs.names import check_name
 from hookline.runs.record import read_record
 from hookline_plugins.callbacks.json_lines import JSONLines
 from hookline_plugins.data.tables import Table
-from reliability.fuzz_targets import GOOD_RECORD, TARGETS, check_told, run_folder, show_runs
+from reliability.fuzz_targets import GOOD_RECORD, TARGETS, check_error, run_folder, show_runs
 
 # Each example writes its files anew, so that a folder can be shared.
 quick = settings(
@@ -89,7 +89,7 @@ def test_any_text_names_a_run_or_none_and_what_can_be_a_name_is_one_file(name: s
         try:
             read()
         except ConfigError as error:
-            check_told(error)
+            check_error(error)
 
 
 @settings(quick, max_examples=20)
@@ -98,7 +98,7 @@ def test_an_invalid_name_makes_no_folder(name: str, tmp_path: Path) -> None:
     try:
         RunFolder.claim(tmp_path / "runs", name).close()
     except ConfigError as error:
-        check_told(error)
+        check_error(error)
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
     assert all(path.name[:4].isdigit() or path.name in ("last", ".lock") for path in tmp_path.glob("runs/*"))
 
@@ -108,7 +108,7 @@ def test_a_place_that_cannot_hold_runs_is_reported(parent: str, tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError) as caught:
         find_run("x", tmp_path / parent)
-    check_told(caught.value)
+    check_error(caught.value)
 
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_numbers_of_five_thousand_digits_are_reported(task: Any, one_hot: tuple[
     (tmp_path / "t.csv").write_text(f"a,y\n{'9' * 5000},{'8' * 5000}\n2,1\n")
     with pytest.raises(DataError) as caught:
         Table(path=tmp_path / "t.csv", target="y", task=task, one_hot=one_hot).build_data()
-    check_told(caught.value)
+    check_error(caught.value)
     assert len(str(caught.value)) < 2000
 
 
@@ -244,7 +244,7 @@ class Named:
 def test_a_metric_with_a_name_that_cannot_be_saved_is_refused_before_the_first_step(name: Any) -> None:
     with pytest.raises(ContractError, match="which is no text that a file can hold") as caught:
         Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.named": Named(name)}))
-    check_told(caught.value)
+    check_error(caught.value)
 
 
 class Many:
