@@ -14,7 +14,7 @@ from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.train_options import Split
 from hookline.engine.words import did_you_mean
-from hookline.runs.changes import changes
+from hookline.runs.changes import identity_changes
 from hookline.runs.folder import CONFIG
 from hookline.runs.identity import identity_of
 from hookline.runs.search import find_run
@@ -91,11 +91,10 @@ def evaluate_run(
 
 
 def _notes_on_data(run: Run, weights: Weights) -> list[str]:
-    then, now = weights.identity.get("data", {}), identity_of(run)["data"]
     return [
         f"these are not the data that the run was trained with; values that the data source computes from data, "
         f"such as scales, come from these: {'; '.join(different)}"
-        for different in [list(changes("the data", then, now))]
+        for different in [list(map(str, identity_changes(weights.identity, identity_of(run), ["data"])))]
         if different
     ]
 

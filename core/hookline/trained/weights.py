@@ -13,10 +13,10 @@ from hookline.engine.errors import CheckpointError
 from hookline.engine.loop.run import Run
 from hookline.engine.loop.state import load_state_of_wrappers, state_of_wrappers
 from hookline.engine.words import did_you_mean
-from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint
-from hookline.runs.folder import MODEL, read_model
-from hookline.runs.identity import model_faults
+from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, newest_valid, read_checkpoint
+from hookline.runs.folder import CHECKPOINTS, MODEL, read_model
 from hookline.runs.record import RunRecord, read_record
+from hookline.runs.resuming import model_faults
 
 LATEST = "latest"
 """The name for the newest valid checkpoint."""
@@ -121,9 +121,9 @@ def _of_checkpoint(checkpoint: Checkpoint, notes: tuple[str, ...]) -> Weights:
 
 
 def _named_checkpoint(path: Path, record: RunRecord, name: str) -> Checkpoint:
-    place = path / "checkpoints" / name if name == Path(name).name else Path(name)
+    place = path / CHECKPOINTS / name if name == Path(name).name else Path(name)
     if not place.is_dir():
-        known = [one.name for one in checkpoints_in(path / "checkpoints")]
+        known = [one.name for one in checkpoints_in(path / CHECKPOINTS)]
         raise CheckpointError(f"there is no checkpoint {place}", hint=did_you_mean(place.name, known))
     return read_checkpoint(place, run=record.run)
 
@@ -131,9 +131,5 @@ def _named_checkpoint(path: Path, record: RunRecord, name: str) -> Checkpoint:
 def _newest(path: Path, record: RunRecord) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """Return the newest good checkpoint, and what is wrong with those that are newer. All stay where they are."""
     damaged: list[str] = []
-    for place in checkpoints_in(path / "checkpoints"):
-        try:
-            return read_checkpoint(place, run=record.run), tuple(damaged)
-        except CheckpointError as error:
-            damaged.append(error.message)
-    return None, tuple(damaged)
+    found = newest_valid(path / CHECKPOINTS, lambda _, error: damaged.append(error.message), run=record.run)
+    return found, tuple(damaged)
