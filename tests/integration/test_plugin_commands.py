@@ -351,11 +351,11 @@ def test_a_plugin_that_hangs_or_crashes_harms_no_one_else(hookline: Hookline, tm
     (tmp_path / "hostile.py").write_text(HOSTILE)
     done = hookline("plugins", "check", "callback", "sleeps", "--timeout", "12", "--plugin", "hostile.py", "--quiet")
     assert done.returncode == 3
-    assert "callback 'sleeps' (hostile.py): it did not end within 12 s; it was in File " in done.stderr
+    assert "callback 'sleeps' (hostile.py): it did not finish within 12 s; it was in File " in done.stderr
     assert 'hostile.py", line 18 in __init__' in done.stderr
     crashed = hookline("plugins", "check", "callback", "crashes", "--plugin", "hostile.py")
     assert crashed.returncode == 3
-    assert "callback 'crashes' (hostile.py): its process ended with code 3" in crashed.stderr
+    assert "callback 'crashes' (hostile.py): its process exited with code 3" in crashed.stderr
 
 
 def test_a_plugin_with_options_that_must_be_given_says_which(hookline: Hookline, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_plugin_with_options_that_must_be_given_says_which(hookline: Hookline,
     done = hookline("plugins", "check", "callback", "needs", "--plugin", "hostile.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].endswith("imported")
-    assert "callback needs: no check of its contract ran: give its options, room=..." in done.stdout
+    assert "callback needs: its contract was not checked: give its options, room=..." in done.stdout
 
 
 @pytest.mark.parametrize(

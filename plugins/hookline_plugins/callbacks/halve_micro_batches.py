@@ -1,4 +1,4 @@
-"""Callback ``halve-micro-batches``: takes a step that runs out of memory again, in parts of half the size."""
+"""Callback ``halve-micro-batches``: repeat a step that runs out of memory, in parts of half the size."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class HalveMicroBatches:
-    """Halve ``train.micro_batch_size`` when a step runs out of memory, and take the step again.
+    """Smaller micro-batches when memory runs out: halve ``train.micro_batch_size``, and repeat the step.
 
-    The model, its buffers and random numbers are restored first, so the run equals one with the smaller size from the
-    start. An update is never taken twice.
+    The model, its buffers and the random generators are restored first, so the step equals one with the smaller size
+    from the start. No update is applied twice.
     """
 
     @hookimpl(wrapper=True, trylast=True)
     def build_step(self, run: RunView) -> Generator[None, Callable[[Any], Tensor], Callable[[Any], Tensor]]:
-        """Return a step that is taken again in smaller parts."""
+        """Return a step that is repeated in smaller parts if memory runs out."""
         step = yield
         if run.micro_batch_size is None:
             has_own = any(not is_wrapper for _, is_wrapper in run.hook_order("build_step"))
-            owner = "a plugin's step" if has_own else f"{type(run.optimizer).__name__}, which takes the step by itself"
-            message = f"halve-micro-batches is for the run's own step in parts, and not for {owner}"
+            owner = "a plugin's step" if has_own else f"{type(run.optimizer).__name__}, which takes steps itself"
+            message = f"halve-micro-batches works only with the run's own step, not with {owner}"
             raise ConfigError(message, hint="switch it off, and set a train.batch_size that fits")
         self._run = run
 
@@ -43,7 +43,7 @@ class HalveMicroBatches:
         return halving_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the size that the run has arrived at."""
+        """Return the current size."""
         return {"micro_batch_size": self._run.micro_batch_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ class HalveMicroBatches:
 
 
 def _attempted(run: RunView, step: Callable[[Any], Tensor], batch: Any) -> Tensor | None:
-    """Return the loss of a step; None when it is to be taken again in smaller parts."""
+    """Return the loss of a step; None if it has to be repeated in smaller parts."""
     num_examples = count_examples(batch)
     size = min(run.micro_batch_size or num_examples, num_examples)
     try:
@@ -62,7 +62,7 @@ def _attempted(run: RunView, step: Callable[[Any], Tensor], batch: Any) -> Tenso
         if size == 1 or not is_out_of_memory(error):
             raise
         cause = first_line(error)
-    # The error is gone by now, and with it the frames of the failed step, which hold its tensors.
+    # Outside the except block, because the error holds the frames of the failed step and so its tensors.
     run.optimizer.zero_grad()
     _free_memory(run.device)
     run.micro_batch_size = -(-size // 2)
@@ -72,11 +72,11 @@ def _attempted(run: RunView, step: Callable[[Any], Tensor], batch: Any) -> Tenso
 
 
 class _Moment:
-    """Snapshot of what a forward pass changes besides gradients: random numbers, and buffers of modules.
+    """Snapshot of everything that a forward pass changes besides gradients: random generators, and buffers of modules.
 
     Args:
-        modules: Modules with their parts; what is none is passed over.
-        device: A device whose random numbers may be drawn, beside the CPU.
+        modules: Modules with their submodules; other objects are ignored.
+        device: A device, in addition to the CPU, whose random generator may be used.
     """
 
     def __init__(self, *modules: object, device: torch.device) -> None:
@@ -98,11 +98,11 @@ class _Moment:
         with torch.no_grad():
             for part, name, buffer, value in self._buffers:
                 buffer.copy_(value)
-                setattr(part, name, buffer)  # a module may have put another tensor there
+                setattr(part, name, buffer)  # the module may have replaced it
 
 
 def _free_memory(device: torch.device) -> None:
-    """Release memory that nothing refers to any longer."""
+    """Release unreferenced memory."""
     gc.collect()  # frames of a failed step may refer to each other
     if device.type != "cpu":
         import torch

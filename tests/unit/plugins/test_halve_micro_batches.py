@@ -1,4 +1,4 @@
-"""The callback ``halve-micro-batches``: steps that run out of memory are taken again in smaller parts."""
+"""Callback ``halve-micro-batches``: steps that run out of memory are repeated in smaller parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, is_equal, narrow_run, st
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("since", [0, 1, 4])
-def test_a_halved_run_is_to_the_last_bit_one_with_that_size_from_that_step_on(since: int, is_late: bool) -> None:
+def test_a_halved_run_is_bit_identical_to_one_with_that_size_from_that_step_on(since: int, is_late: bool) -> None:
     model = Narrow(3, since=since, is_late=is_late)
     halved = narrow_run(model, HALVE)
     result = halved.fit()
@@ -42,15 +42,17 @@ def test_a_halved_run_is_to_the_last_bit_one_with_that_size_from_that_step_on(si
     assert is_equal(state_of(halved), state_of(told))
 
 
-def test_a_run_that_halves_in_its_first_step_is_one_with_that_size_from_the_beginning() -> None:
+def test_a_run_that_halves_in_its_first_step_equals_one_with_that_size_from_the_start() -> None:
     halved, small = narrow_run(Narrow(4), HALVE), narrow_run(Narrow(99), {"train.micro_batch_size": 4})
     halved.fit()
     small.fit()
-    ended = [{**state_of(run), "plugins": None} for run in (halved, small)]  # one of them keeps its size as a state
+    ended = [
+        {**state_of(run), "plugins": None} for run in (halved, small)
+    ]  # only one of them has the size in its state
     assert is_equal(*ended)
 
 
-def test_each_halving_warns_once_and_every_plugin_hears_it() -> None:
+def test_each_halving_warns_once_and_every_plugin_gets_the_warning() -> None:
     class Listener:
         heard: list[str]
 
@@ -67,13 +69,13 @@ def test_each_halving_warns_once_and_every_plugin_hears_it() -> None:
     assert model.sizes == [8, 4, 2, *[1] * 40]
 
 
-def test_one_example_that_is_too_much_ends_a_run_that_halves() -> None:
+def test_a_single_example_that_does_not_fit_ends_a_run_that_halves() -> None:
     error = told_by(narrow_run(Narrow(0), HALVE))
     assert "with 1 of 8 examples at once (train.micro_batch_size = 1)" in error.message
     assert "one example alone is too much" in str(error.hint)
 
 
-def test_a_plugin_that_draws_while_it_hears_a_warning_changes_nothing() -> None:
+def test_a_plugin_that_draws_when_it_gets_the_warning_changes_nothing() -> None:
     class Draws:
         @hookimpl
         def on_warning(self) -> None:
@@ -87,7 +89,7 @@ def test_a_plugin_that_draws_while_it_hears_a_warning_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("taken", [1, 2, 4])
-def test_a_run_that_is_taken_up_goes_on_with_the_size_that_was_found(taken: int) -> None:
+def test_a_resumed_run_continues_with_the_size_that_was_found(taken: int) -> None:
     whole = narrow_run(Narrow(3, since=1), HALVE)
     whole.fit()
     first = narrow_run(Narrow(3, since=1), HALVE)
@@ -105,7 +107,7 @@ def test_a_run_that_is_taken_up_goes_on_with_the_size_that_was_found(taken: int)
     assert is_equal(state_of(second), state_of(whole))
 
 
-def test_the_size_of_the_config_counts_where_it_is_smaller_or_nothing_is_halved() -> None:
+def test_the_size_of_the_config_wins_if_it_is_smaller_or_nothing_is_halved() -> None:
     first = narrow_run(Narrow(3), HALVE)
     first.fit()
     state = state_of(first) | {"warnings": []}
@@ -124,11 +126,11 @@ def test_the_size_of_the_config_counts_where_it_is_smaller_or_nothing_is_halved(
 
 
 class Token:
-    """Stands for what a graph keeps for its backward pass."""
+    """A placeholder for tensors that a graph saves for its backward pass."""
 
 
 class Keeps(torch.autograd.Function):
-    """Gives its input, keeps a token, and fails in the backward pass of more than two examples."""
+    """The identity: saves a token, and fails in the backward pass of more than two examples."""
 
     alive: ClassVar[list[weakref.ref[Token]]] = []
 
@@ -145,7 +147,7 @@ class Keeps(torch.autograd.Function):
         return gradients[0]
 
 
-def test_what_a_failed_step_has_kept_is_free_when_it_is_taken_again() -> None:
+def test_memory_of_a_failed_step_is_free_when_it_is_repeated() -> None:
     counts: list[int] = []
 
     class Holds(nn.Linear):
@@ -160,7 +162,7 @@ def test_what_a_failed_step_has_kept_is_free_when_it_is_taken_again() -> None:
             return output
 
     Keeps.alive.clear()
-    gc.disable()  # so that it is the step that frees them
+    gc.disable()  # so that only the step can free them
     try:
         narrow_run(Holds(2, 1), {**HALVE, "train.max_steps": 1}).fit()
     finally:
@@ -171,13 +173,13 @@ def test_what_a_failed_step_has_kept_is_free_when_it_is_taken_again() -> None:
 @pytest.mark.parametrize("part", ["optimizer", "callback"])
 def test_halving_is_refused_for_a_step_that_has_no_parts(part: str) -> None:
     plugins: dict[str, Any] = {"callbacks.own": OwnStep()} if part == "callback" else {}
-    with pytest.raises(ConfigError, match="halve-micro-batches is for the run's own step in parts") as caught:
+    with pytest.raises(ConfigError, match="halve-micro-batches works only with the run's own step") as caught:
         Run(SHORT, {**HALVE, **({} if plugins else {"optimizer": "lbfgs"})}, plugins=plugins)
     assert "train.batch_size" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("policy", ["fail", "skip"])
-def test_what_is_not_finite_is_found_in_a_step_that_is_taken_again(policy: str) -> None:
+def test_a_non_finite_loss_is_found_in_a_repeated_step(policy: str) -> None:
     inputs = torch.ones(16, 2)
     inputs[13] = float("nan")
     source = DataSource(TensorDataset(inputs, torch.ones(16, 1)), in_features=2, out_features=1)
@@ -210,7 +212,7 @@ def test_a_failed_step_calls_no_wrapper_of_the_update() -> None:
     assert calls == [0, 1, 2, 3, 4, 5]
 
 
-# ---- a real lack of memory -------------------------------------------------------------------------------------------
+# ---- real memory -----------------------------------------------------------------------------------------------------
 
 REAL = """
 import resource
@@ -246,12 +248,12 @@ def real_lack(policy: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
-def test_a_real_lack_of_memory_is_told_and_halved() -> None:
-    told = real_lack("fail")
-    assert told.startswith("out of memory in step 1 (epoch 1) on cpu, with 64 of 64 examples at once")
-    assert "DefaultCPUAllocator: can't allocate memory" in told
-    assert "set train.micro_batch_size = 32" in told
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_a_real_lack_of_memory_is_reported_and_halved() -> None:
+    message = real_lack("fail")
+    assert message.startswith("out of memory in step 1 (epoch 1) on cpu, with 64 of 64 examples at once")
+    assert "DefaultCPUAllocator: can't allocate memory" in message
+    assert "set train.micro_batch_size = 32" in message
     first, warning = real_lack("halve").splitlines()
     outcome, size, num_warnings = first.split()
     assert (outcome, int(size) * 2 ** int(num_warnings)) == ("completed", 64)
