@@ -32,6 +32,7 @@ html_title = "Hookline"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}
 
 LISTED = re.compile(r"^(?:-|\d+\.) \[[^]]+\]\((?!https?:)([^)#\s]+)\.md\)", re.MULTILINE)

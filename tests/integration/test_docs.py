@@ -21,6 +21,7 @@ MARK = re.compile(r"# (part of |end of |)file: (\S+)\n")
 """The first line of a block that is a file, or that stands in one, or that is to be put at its end."""
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-plugin.md"
+COMING_FROM = ROOT / "docs" / "explanation" / "coming-from.md"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,18 @@ def test_the_first_plugin_goes_from_an_empty_folder_to_an_installed_one(
             block.place(folder)
         for command, shown in block.commands() if block.language == "console" else []:
             assert_shows(shown, output_of(command, folder, environment), f"{block}: {command}")
+
+
+def test_the_job_of_other_frameworks_runs_as_the_page_for_their_users_says(tmp_path: Path) -> None:
+    # Theirs are files without a command: they are not installed here.
+    page = blocks(COMING_FROM)
+    for block in page:
+        if block.file:
+            block.place(tmp_path)
+    commands = [(block, *command) for block in page if block.language == "console" for command in block.commands()]
+    assert len({block for block, *_ in commands}) == 5, "each framework has its job in Hookline"
+    for block, command, shown in commands:
+        assert_shows(shown, output_of(command, tmp_path, Environment(Path(sys.executable))), f"{block}: {command}")
 
 
 def output_of(command: str, folder: Path, environment: Environment) -> str:
