@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hookline import RunView
+from hookline.runs import RunFolder, folder_of
+
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
 
@@ -56,3 +59,10 @@ def make_environment(folder: Path) -> Environment:
     environment = Environment(python)
     environment.install(ROOT)
     return environment
+
+
+def saved_folder(run: RunView) -> RunFolder:
+    """Return the folder of a run that has one."""
+    folder = folder_of(run)
+    assert folder is not None
+    return folder

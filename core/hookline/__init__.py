@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hookline.engine.plugin.catalog import Catalog
     from hookline.engine.plugin.plugin_file import plugin
     from hookline.engine.result import Outcome, RunResult, Step
+    from hookline.engine.view import RunView
     from hookline.runs.resuming import resume
 
 _HOME = {
@@ -78,6 +79,7 @@ _HOME = {
         "RunResult",
         "Step",
     ),
+    "engine.view": ("RunView",),
     "runs.resuming": ("resume",),
 }
 
@@ -103,6 +105,7 @@ __all__ = [
     "RunBusyError",
     "RunConfig",
     "RunResult",
+    "RunView",
     "Step",
     "TrainingError",
     "hookimpl",

@@ -1,7 +1,19 @@
-"""What a run is made of when nobody says otherwise: tables of a config."""
+"""Defaults declared in the entry-point group ``hookline.defaults``: tables of a config, and overrides of commands."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from hookline import RunConfig
+
+_OVERFIT_EPOCHS = 100
+"""Enough steps to learn a few examples exactly, unless the learning rate is far too small."""
+_FAST_EPOCHS = 2
+"""Two, so that an epoch also follows another."""
+_FAST_BATCHES = 3
+_LIMIT = "callbacks.limit-examples.num_examples"
 
 RUN: Final[dict[str, Any]] = {
     "data": {"use": "synthetic-linear"},
@@ -9,20 +21,20 @@ RUN: Final[dict[str, Any]] = {
     "loss": {"use": "mse"},
     "optimizer": {"use": "sgd"},
 }
-"""The linear regression that PyTorch courses begin with."""
+"""The default run: the linear regression that PyTorch courses begin with."""
 
 TERMINAL: Final[dict[str, Any]] = {"callbacks": {"progress": {}}}
-"""What ``hookline train`` adds to show a person how the run goes."""
+"""Added by ``hookline train``, to show the progress of the run."""
 
 JSON: Final[dict[str, Any]] = {"callbacks": {"json-lines": {}}}
-"""What ``hookline train --json`` adds to tell a program."""
+"""Added by ``hookline train --json``, to report events to a program."""
 
 KEEP: Final[dict[str, Any]] = {"callbacks": {"run-folder": {}, "checkpoint": {}}}
-"""What ``hookline train`` adds so that nothing is lost."""
+"""Added by ``hookline train``, to save the run."""
 
 
 def proving(parent: Path, every_steps: int) -> dict[str, Any]:
-    """Return what ``hookline prove-resume`` puts over a run, by dotted key: all of its states stay in ``parent``."""
+    """Return the overrides of ``hookline prove-resume``, by dotted key: they save every state in ``parent``."""
     return {
         "callbacks.run-folder.use": "run-folder",
         "callbacks.run-folder.parent": str(parent),
@@ -31,3 +43,30 @@ def proving(parent: Path, every_steps: int) -> dict[str, Any]:
         "callbacks.checkpoint.every_steps": every_steps,
         "callbacks.checkpoint.keep": 2**31,
     }
+
+
+MOVED: Final[dict[str, str]] = {
+    "train.fuse_steps": "callbacks.fuse-steps.size",
+    "train.max_examples": _LIMIT,
+    "train.out_of_memory": "callbacks.halve-micro-batches",
+}
+"""New names of keys that were renamed."""
+
+
+def overfit(config: RunConfig, num_examples: int) -> dict[str, Any]:
+    """Return the overrides of ``hookline train --overfit N``: learn the first ``num_examples`` examples exactly.
+
+    The same examples are trained on and evaluated. Karpathy, "A Recipe for Training Neural Networks" (2019).
+    """
+    del config
+    return {"train.epochs": _OVERFIT_EPOCHS, "train.evaluate": ["train"], _LIMIT: num_examples}
+
+
+def fast(config: RunConfig) -> dict[str, Any]:
+    """Return the overrides of ``hookline train --fast``: a few batches through every part of the run."""
+    train, limit = config.train, config.settings.get(_LIMIT)
+    size = train.eval_batch_size if train.batch_size == "all" else _FAST_BATCHES * train.batch_size
+    values: dict[str, Any] = {"train.epochs": _FAST_EPOCHS, _LIMIT: min(size, limit.value) if limit else size}
+    if train.evaluate_every_steps:
+        values["train.evaluate_every_steps"] = min(train.evaluate_every_steps, _FAST_BATCHES)
+    return values

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from hookline import Catalog, Run, hookimpl
+from hookline import Catalog, RunView, hookimpl
 from hookline.engine import Entry
-from hookline.runs import RunFolder
+from hookline.runs import RunFolder, folder_of, give_folder
 from hookline.testing import check_plugin
 from hookline_plugins.callbacks.checkpoint import SaveCheckpoints
 from support import FIXTURES
@@ -50,8 +50,9 @@ class SaveInAFolder(SaveCheckpoints):
     """The callback ``checkpoint`` with a run folder, which it needs and does not make."""
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
-        run.folder = self.made = run.folder or RunFolder.claim(Path("runs"), "kit")
+    def on_run_start(self, run: RunView) -> None:
+        self.made = folder_of(run) or RunFolder.claim(Path("runs"), "kit")
+        give_folder(run, self.made)
         super().on_run_start(run)
 
     @hookimpl(trylast=True)

@@ -451,5 +451,5 @@ def test_an_instance_of_an_installed_plugin_takes_part_in_the_run_itself() -> No
     entry = Catalog.installed().find("callback", "early-stopping")
     subject = Subject(load_plugin(entry), {"patience": 2}, None, ROOT)
     instance = subject.make()
-    members = subject.run(beside={subject.table: instance})._host.members
+    members = subject.run(beside={subject.table: instance}).members
     assert [member.instance for member in members if member.table == subject.table] == [instance]

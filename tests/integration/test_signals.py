@@ -19,6 +19,8 @@ import pytest
 
 import hookline as door
 from hookline.cli.signals import ending_by_signals, exit_code
+from hookline.runs import folder_of
+from support import saved_folder
 
 PROGRAM = str(Path(sys.executable).parent / "hookline")
 # Long enough to be met at work, and the steps count: an epoch is 100 steps.
@@ -126,8 +128,8 @@ def test_a_second_signal_ends_it_at_once_and_what_was_saved_is_good(
     assert code in (130, 143), told
     assert "Traceback" not in told
     run = door.resume(next(tmp_path.glob("runs/0*")))
-    assert run.folder is not None
-    run.folder.close()
+    assert folder_of(run) is not None
+    saved_folder(run).close()
     assert run.step > 0
 
 
@@ -140,8 +142,8 @@ def test_a_kill_a_second_after_the_request_to_end_loses_nothing(
     code, _ = one.end(signal.SIGKILL)
     assert code in (-signal.SIGKILL, 143)
     run = door.resume(next(tmp_path.glob("runs/0*")))
-    assert run.folder is not None
-    run.folder.close()
+    assert folder_of(run) is not None
+    saved_folder(run).close()
     assert run.step > 0
 
 

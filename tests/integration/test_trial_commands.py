@@ -17,6 +17,8 @@ import hookline
 import torch
 from hookline import DataSource, hookimpl
 
+LIMIT = "callbacks.limit-examples.num_examples"
+
 
 class Items(torch.utils.data.Dataset):
     def __init__(self, num_examples):
@@ -98,7 +100,7 @@ def test_check_leaves_out_most_of_a_very_deep_model_and_says_how_much(hookline: 
 def test_a_model_is_made_to_learn_a_few_examples_and_the_plan_says_why(hookline: Hookline) -> None:
     done = hookline("train", "--overfit", "5", "train.epochs=60", "optimizer.lr=0.1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "max_examples = 5 (--overfit)" in done.stdout
+    assert "num_examples = 5 (--overfit)" in done.stdout
     assert 'evaluate = ["train"] (--overfit)' in done.stdout
     assert "epochs = 60 (command line)" in done.stdout
     losses = [float(row) for row in re.findall(r"^ +\d+/60 +[\d.e-]+ +([\d.e-]+) ", done.stdout, re.MULTILINE)]
@@ -117,7 +119,10 @@ def test_a_fast_run_puts_a_few_batches_through_every_part(
     settings = events[0]["settings"]
     assert (settings["train.epochs"]["value"], settings["train.epochs"]["origin"]) == (2, "--fast")
     assert settings["train.epochs"]["overrode"]["value"] == 100
-    assert (settings["train.max_examples"]["value"], settings["train.max_examples"]["origin"]) == (12, "--fast")
+    assert (
+        settings["callbacks.limit-examples.num_examples"]["value"],
+        settings["callbacks.limit-examples.num_examples"]["origin"],
+    ) == (12, "--fast")
     metrics = "train/running_loss train/loss validation/loss"
     assert (tmp_path / "events.txt").read_text().splitlines() == [
         "run start",
@@ -130,7 +135,7 @@ def test_a_fast_run_puts_a_few_batches_through_every_part(
 def test_both_trials_at_once_are_refused(hookline: Hookline) -> None:
     done = hookline("train", "--fast", "--overfit", "5")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --overfit and --fast cannot be had at once\n")
+    assert done.stderr.startswith("error: --overfit and --fast cannot be combined\n")
 
 
 # ---- lr-find ---------------------------------------------------------------------------------------------------------
@@ -148,7 +153,7 @@ def test_a_learning_rate_is_found_and_nothing_is_written(
     assert all(line.isascii() and len(line) <= 80 for line in drawn)
     assert re.search(r"^ended after \d+ steps: the loss diverged at ", done.stdout, re.MULTILINE)
     (suggested,) = re.findall(
-        r"^suggestion: ([\d.e-]+), a tenth of .*, where the smoothed loss is least$", done.stdout, re.MULTILINE
+        r"^suggestion: ([\d.e-]+), a tenth of .*, where the smoothed loss is lowest$", done.stdout, re.MULTILINE
     )
     assert hookline("lr-find", *words, "--quiet").stdout.strip() == suggested
     # It is one to train with.

@@ -14,6 +14,7 @@ import hookline
 from hookline import DataSource, Run, RunConfig, RunResult
 from hookline.engine import PluginChoice, TrainOptions
 from hookline.engine.config.run_config import Setting
+from hookline.runs import folder_of, identity_of
 
 OUTCOMES = Literal["completed", "stopped", "interrupted", "failed"]
 
@@ -44,7 +45,6 @@ def check_run() -> None:
     assert_type(run.data, DataSource)
     assert_type(run.model, nn.Module)
     assert_type(run.optimizer, torch.optim.Optimizer)
-    assert_type(run.metrics, Mapping[str, hookline.Metric])
     assert_type(run.epoch, int)
     assert_type(run.step, int)
     assert_type(run.num_epochs, int)
@@ -53,7 +53,7 @@ def check_run() -> None:
     assert_type(run.generator("mine"), torch.Generator)
     assert_type(run.position, int)
     assert_type(run.interrupt_reason, str | None)
-    assert_type(run.identity, Mapping[str, Any])
+    assert_type(identity_of(run), Mapping[str, Any])
     assert_type(run.evaluate(), Mapping[str, float])
 
 
@@ -63,7 +63,7 @@ def check_run_folder() -> None:
         Run(keep, ["train.epochs=1"]).fit()
         path = assert_type(hookline.runs.find_run("last", Path(parent)), Path)
         run = assert_type(hookline.resume(path, {"train.epochs": 2}), Run)
-        folder = assert_type(run.folder, hookline.runs.RunFolder | None)
+        folder = assert_type(folder_of(run), hookline.runs.RunFolder | None)
         assert folder is not None
         assert_type(folder.path, Path)
         assert_type(folder.record, hookline.runs.RunRecord)

@@ -162,7 +162,9 @@ def load_words(
     """
     path, overrides = split_words(words)
     with contextlib.redirect_stdout(sys.stderr):
-        return load_config(path, overrides, defaults=defaults, switches=switches, catalog=catalog, lock=lock)
+        return load_config(
+            path, overrides, defaults=defaults, switches=switches, catalog=catalog, vet=lock.check if lock else None
+        )
 
 
 def option_values(words: Sequence[str]) -> dict[str, Any]:

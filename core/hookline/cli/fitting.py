@@ -13,6 +13,7 @@ import click
 
 from hookline.cli.arguments import choosing_words
 from hookline.cli.signals import ending_by_signals, exit_code
+from hookline.runs.folder import folder_of
 
 if TYPE_CHECKING:
     from hookline.cli.output import Output
@@ -72,8 +73,8 @@ def fit(output: Output, run: Run, observing: Observing) -> None:
             run.fit()
     except Exception as error:
         # Told behind the error, which is what a person has to read first.
-        if run.folder:
-            error.add_note(_way_on(run.folder.path))
+        if folder := folder_of(run):
+            error.add_note(_way_on(folder.path))
         raise
     except BaseException:
         _tell_folder(output, run)
@@ -83,8 +84,8 @@ def fit(output: Output, run: Run, observing: Observing) -> None:
             for message in run.warnings:
                 output.note(f"warning: {message}")
         observing.tell(output, run.config)
-    if run.folder:
-        output.prose(f"kept in {_shown(run.folder.path)}")
+    if folder := folder_of(run):
+        output.prose(f"kept in {_shown(folder.path)}")
     if code := exit_code(run):
         _tell_folder(output, run)
         click.get_current_context().exit(code)
@@ -92,8 +93,9 @@ def fit(output: Output, run: Run, observing: Observing) -> None:
 
 def _tell_folder(output: Output, run: Run) -> None:
     """Say how a run that did not come to its end goes on."""
-    if run.folder and not output.quiet:
-        output.note(_way_on(run.folder.path))
+    folder = folder_of(run)
+    if folder and not output.quiet:
+        output.note(_way_on(folder.path))
 
 
 def _way_on(path: Path) -> str:

@@ -51,6 +51,7 @@ def main() -> None:
 def _obey(order: Order, told: Callable[[Report], None]) -> None:
     from hookline.cli.arguments import chosen_catalog
     from hookline.engine.loop.run import Run
+    from hookline.runs.folder import folder_of
     from hookline.runs.resuming import resume
     from hookline.shortcuts.light_optimizer import light_optimizer
 
@@ -67,7 +68,8 @@ def _obey(order: Order, told: Callable[[Report], None]) -> None:
             return
         start = time.perf_counter()
         run.fit()
-    folder = str(run.folder.path) if run.folder else ""
+    kept = folder_of(run)
+    folder = str(kept.path) if kept else ""
     moments = {kind: dict(counts) for kind, counts in witness.moments.items()}
     seconds = time.perf_counter() - start
     told(Report("ended", run.step, len(run.history), folder=folder, seconds=seconds, moments=moments))

@@ -11,6 +11,9 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.engine.config.run_config import PluginRules
+    from hookline.engine.loop.batch import count_examples
+    from hookline.engine.loop.memory import first_line, is_out_of_memory
+    from hookline.engine.loop.rng import RandomMark
     from hookline.engine.plugin.catalog import KINDS, Entry
     from hookline.engine.plugin.member import Member, PluginChoice
     from hookline.engine.plugin.observer import Observer
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from hookline.engine.words import did_you_mean, nearest, printable
 
 _HOME = {
+    "loop.batch": ("count_examples",),
+    "loop.memory": ("first_line", "is_out_of_memory"),
+    "loop.rng": ("RandomMark",),
     "config.run_config": ("PluginRules",),
     "plugin.catalog": (
         "KINDS",
@@ -45,9 +51,13 @@ __all__ = [
     "Observer",
     "PluginChoice",
     "PluginRules",
+    "RandomMark",
     "TrainOptions",
+    "count_examples",
     "did_you_mean",
     "entries_of_file",
+    "first_line",
+    "is_out_of_memory",
     "nearest",
     "printable",
 ]

@@ -18,7 +18,7 @@ names the plugin; ``on_run_error`` and ``on_run_end`` alone are called on every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pluggy
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from hookline.engine.data import DataSource, Predictor
-    from hookline.engine.loop.run import Run
     from hookline.engine.result import Outcome
+    from hookline.engine.view import RunView
 
 
 PROJECT = "hookline"
@@ -71,7 +71,7 @@ class Metric(Protocol):
 
 
 @hookspec(firstresult=True)
-def build_data(run: Run) -> DataSource:
+def build_data(run: RunView) -> DataSource:
     """Make or open the datasets.
 
     Called first, before there is a model. ``run.generator("data")`` gives random numbers that depend on the run's seed
@@ -92,7 +92,7 @@ def build_data(run: Run) -> DataSource:
 
 
 @hookspec(firstresult=True)
-def build_order(run: Run, data: DataSource) -> Callable[[int], Tensor]:
+def build_order(run: RunView, data: DataSource) -> Callable[[int], Tensor]:
     """Make the order in which the training examples are gone through, in the place of a random permutation.
 
     Called after ``build_data``. Steps take consecutive examples of the order, so an order also says which examples
@@ -113,7 +113,7 @@ def build_order(run: Run, data: DataSource) -> Callable[[int], Tensor]:
 
 
 @hookspec(firstresult=True)
-def build_model(run: Run, data: DataSource) -> nn.Module:
+def build_model(run: RunView, data: DataSource) -> nn.Module:
     """Make the model.
 
     Called after ``build_data``, with torch's global random generator seeded from the run's seed; the generator is as
@@ -132,7 +132,7 @@ def build_model(run: Run, data: DataSource) -> nn.Module:
 
 
 @hookspec(firstresult=True)
-def build_loss(run: Run, data: DataSource) -> Callable[[Tensor, Tensor], Tensor]:
+def build_loss(run: RunView, data: DataSource) -> Callable[[Tensor, Tensor], Tensor]:
     """Make the loss.
 
     Called after ``build_model``.
@@ -151,7 +151,7 @@ def build_loss(run: Run, data: DataSource) -> Callable[[Tensor, Tensor], Tensor]
 
 
 @hookspec
-def build_metrics(run: Run, data: DataSource) -> Mapping[str, Metric]:
+def build_metrics(run: RunView, data: DataSource) -> Mapping[str, Metric]:
     """Make what is measured in each evaluation beside the loss.
 
     Called after ``build_loss`` on every plugin that has it; the results are put together. A name given twice is an
@@ -170,7 +170,7 @@ def build_metrics(run: Run, data: DataSource) -> Mapping[str, Metric]:
 
 
 @hookspec(firstresult=True)
-def build_optimizer(run: Run, model: nn.Module) -> Optimizer:
+def build_optimizer(run: RunView, model: nn.Module) -> Optimizer:
     """Make the optimizer.
 
     Called after all wrappers of ``build_model``, and after a first batch went through model and loss.
@@ -188,7 +188,7 @@ def build_optimizer(run: Run, model: nn.Module) -> Optimizer:
 
 
 @hookspec(firstresult=True)
-def build_backward(run: Run) -> Callable[[Tensor], None]:
+def build_backward(run: RunView) -> Callable[[Tensor], None]:
     """Make what computes the gradients of a loss.
 
     Called after ``build_optimizer``. Wrap it to change the loss that gradients are taken of, for example to scale it.
@@ -206,7 +206,7 @@ def build_backward(run: Run) -> Callable[[Tensor], None]:
 
 
 @hookspec(firstresult=True)
-def build_update(run: Run) -> Callable[[], None]:
+def build_update(run: RunView) -> Callable[[], None]:
     """Make what updates the weights when their gradients are there.
 
     Called after ``build_backward``. Wrap it to change the gradients before the update, or to follow the weights after
@@ -225,7 +225,7 @@ def build_update(run: Run) -> Callable[[], None]:
 
 
 @hookspec(firstresult=True)
-def build_step(run: Run) -> Callable[[Any], Tensor]:
+def build_step(run: RunView) -> Callable[[Any], Tensor]:
     """Make the training step: what is done with one batch.
 
     Called last. Without an implementation the run takes its own step: ``zero_grad``, forward, loss, ``run.backward``,
@@ -244,7 +244,25 @@ def build_step(run: Run) -> Callable[[Any], Tensor]:
 
 
 @hookspec(firstresult=True)
-def build_predictor(run: Run, data: DataSource) -> Predictor:
+def build_reader(run: RunView) -> Callable[[int, int], Iterator[Any]]:
+    """Make the reader of the training batches.
+
+    Called after ``build_step``. Wrap it to see or group the batches before the step does: a step that takes several
+    batches at once looks ahead here. Without a wrapper it reads the batches in their order.
+
+    Args:
+        run: The run that is being built; it has everything else.
+
+    Returns:
+        A callable ``(epoch, start) -> batches``: gives the batches of an epoch (from 1), without the first ``start``.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_predictor(run: RunView, data: DataSource) -> Predictor:
     """Make what reads new inputs for the trained model, and names what it predicts.
 
     Called when predictions are asked for, in a run of which only the model is built. The training data need not be
@@ -267,7 +285,7 @@ def build_predictor(run: Run, data: DataSource) -> Predictor:
 
 
 @hookspec
-def on_run_start(run: Run) -> None:
+def on_run_start(run: RunView) -> None:
     """Everything is built; no step was taken.
 
     Args:
@@ -278,7 +296,7 @@ def on_run_start(run: Run) -> None:
 
 
 @hookspec
-def on_epoch_start(run: Run) -> None:
+def on_epoch_start(run: RunView) -> None:
     """An epoch begins.
 
     Args:
@@ -289,7 +307,7 @@ def on_epoch_start(run: Run) -> None:
 
 
 @hookspec
-def on_step_end(run: Run, loss: Tensor) -> None:
+def on_step_end(run: RunView, loss: Tensor) -> None:
     """The weights were updated with one batch.
 
     Called for every batch. Keep it short; ``loss.item()`` waits for an accelerator to finish, so do it seldom.
@@ -306,7 +324,7 @@ def on_step_end(run: Run, loss: Tensor) -> None:
 
 
 @hookspec
-def on_evaluation_start(run: Run) -> None:
+def on_evaluation_start(run: RunView) -> None:
     """An evaluation begins.
 
     Args:
@@ -318,7 +336,7 @@ def on_evaluation_start(run: Run) -> None:
 
 
 @hookspec
-def on_evaluation_end(run: Run, metrics: Mapping[str, float]) -> None:
+def on_evaluation_end(run: RunView, metrics: Mapping[str, float]) -> None:
     """An evaluation ended.
 
     Called when some split was evaluated: at the end of an epoch, before ``on_epoch_end``, or after a step, after
@@ -333,7 +351,7 @@ def on_evaluation_end(run: Run, metrics: Mapping[str, float]) -> None:
 
 
 @hookspec
-def on_save_point(run: Run, is_last: bool) -> None:
+def on_save_point(run: RunView, is_last: bool) -> None:
     """The run stands between two steps: what it needs to go on from here can be kept now.
 
     Called after each step, when ``on_step_end`` and what it led to are over, after each ``on_epoch_end``, and once when
@@ -349,7 +367,7 @@ def on_save_point(run: Run, is_last: bool) -> None:
 
 
 @hookspec
-def on_checkpoint_saved(run: Run, path: Path) -> None:
+def on_checkpoint_saved(run: RunView, path: Path) -> None:
     """The state of the run was kept, and is on the disk.
 
     Called on every plugin that was started, when a plugin says so with ``run.announce_checkpoint(path)``.
@@ -363,7 +381,7 @@ def on_checkpoint_saved(run: Run, path: Path) -> None:
 
 
 @hookspec
-def on_epoch_end(run: Run, metrics: Mapping[str, float]) -> None:
+def on_epoch_end(run: RunView, metrics: Mapping[str, float]) -> None:
     """An epoch ended and was evaluated.
 
     Args:
@@ -376,7 +394,7 @@ def on_epoch_end(run: Run, metrics: Mapping[str, float]) -> None:
 
 
 @hookspec
-def on_warning(run: Run, message: str) -> None:
+def on_warning(run: RunView, message: str) -> None:
     """Something is wrong without ending the run.
 
     Called on every plugin that was started, when the run itself warns or a plugin calls ``run.warn(message)``. What
@@ -391,7 +409,7 @@ def on_warning(run: Run, message: str) -> None:
 
 
 @hookspec
-def on_run_error(run: Run, error: BaseException) -> None:
+def on_run_error(run: RunView, error: BaseException) -> None:
     """The run failed or was interrupted.
 
     Called on every plugin, each guarded from the others, before ``on_run_end``.
@@ -405,7 +423,7 @@ def on_run_error(run: Run, error: BaseException) -> None:
 
 
 @hookspec
-def on_run_end(run: Run, outcome: Outcome) -> None:
+def on_run_end(run: RunView, outcome: Outcome) -> None:
     """The run is over, in whatever way: close what was opened.
 
     Called once on every plugin, each guarded from the others: the first error is raised when all were called, later

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from hookline.engine.view import Row, RunView
+
 
 Outcome = Literal["completed", "stopped", "interrupted", "failed"]
-Row = Mapping[str, str | int | float | bool | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +56,18 @@ class RunResult:
     summary: Mapping[str, Sequence[Row]]
     warnings: Sequence[str]
     model: nn.Module = field(repr=False)
+
+    @classmethod
+    def of(cls, run: RunView, outcome: Outcome) -> RunResult:
+        """Return the result of a run that is over."""
+        return cls(
+            outcome=outcome,
+            stop_reason=run.stop_reason,
+            epochs=run.epoch,
+            steps=run.step,
+            metrics=run.history[-1] if run.history else {},
+            history=tuple(run.history),
+            summary=run.summary,
+            warnings=tuple(run.warnings),
+            model=run.model,
+        )

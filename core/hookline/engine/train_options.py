@@ -49,13 +49,6 @@ class TrainOptions:
             ge=0, description="examples that go through the model at once; gradients are summed to the step's; 0: all"
         ),
     ] = 0
-    out_of_memory: Annotated[
-        Literal["fail", "halve"],
-        Meta(description="what a step does for which memory does not suffice: end the run, or halve the micro batches"),
-    ] = "fail"
-    fuse_steps: Annotated[
-        int, Meta(ge=1, description="steps that are taken at once by compiled code, on the CPU; 1: each by itself")
-    ] = 1
     non_finite: Annotated[
         Literal["fail", "skip", "ignore"],
         Meta(description="what a loss or gradient that is NaN or infinite does, before the weights are touched"),
@@ -69,6 +62,3 @@ class TrainOptions:
     worker_timeout_s: Annotated[
         float, Meta(ge=0, description="seconds after which a batch that those processes owe is a fault; 0: no limit")
     ] = 0.0
-    max_examples: Annotated[
-        int, Meta(ge=0, description="examples of each split that are used, the first ones; 0: all")
-    ] = 0

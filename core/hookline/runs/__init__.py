@@ -1,4 +1,4 @@
-"""Kept runs: what is on disk, and how a run resumes from it. Everything is loaded on first use."""
+"""Saved runs: run folders, records, checkpoints, and resuming. Each name is imported on first use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from hookline.runs.config_text import complete_toml
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
-    from hookline.runs.folder import RunFolder
+    from hookline.runs.folder import RunFolder, folder_of, give_folder
+    from hookline.runs.identity import identity_of
     from hookline.runs.lock import Lock, make_lock, read_lock
     from hookline.runs.record import Attempt, BestValue, RunRecord
     from hookline.runs.redaction import redacted_word
@@ -24,7 +25,8 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
-    "folder": ("RunFolder",),
+    "folder": ("RunFolder", "folder_of", "give_folder"),
+    "identity": ("identity_of",),
     "lock": (
         "Lock",
         "make_lock",
@@ -50,6 +52,9 @@ __all__ = [
     "RunRecord",
     "complete_toml",
     "find_run",
+    "folder_of",
+    "give_folder",
+    "identity_of",
     "make_lock",
     "read_checkpoint",
     "read_lock",
@@ -57,7 +62,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # A type checker that saw it would take any name for one of ours.
+    # A type checker that saw it would accept any name.
     __getattr__ = lazy(__name__, _HOME)
 
 

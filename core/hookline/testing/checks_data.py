@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hookline.engine.data import DataSource
-from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import BuildWatch, tensors_in
 
@@ -55,7 +55,7 @@ def _contents(dataset: Dataset[Any]) -> list[Content]:
 
 
 def _batches(data: DataSource, seed: int = 0) -> Batches:
-    return Batches(data.train, _BATCH_SIZE, dtype=torch.float32, seed=seed)
+    return Batches(data.train, _BATCH_SIZE, ReadOptions(torch.float32, item_seed=seed), seed=seed)
 
 
 def _epoch(batches: Batches, epoch: int, start: int = 0) -> list[Content]:

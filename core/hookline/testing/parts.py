@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 
 from hookline.engine.data import DataSource
 from hookline.engine.hookspecs import hookimpl
-from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.result import Outcome
@@ -73,7 +73,7 @@ def _source(target_of: Callable[[Tensor], Tensor], *, out_features: int) -> Data
 
 def first_batch(data: DataSource, size: int, dtype: torch.dtype = torch.float32) -> Any:
     """Return the first ``size`` training examples as a batch, in the dataset's own order."""
-    return next(Batches(data.train, size, dtype=dtype, seed=None).epoch(1))
+    return next(Batches(data.train, size, ReadOptions(dtype)).epoch(1))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from hookline_plugins.callbacks.weights import copied, is_finished, put, weights
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hookline import Outcome, Run
+    from hookline import Outcome, RunView
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Averaging:
         self._detach: Callable[[], None] | None = None
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunView) -> None:
         """Begin to follow the updates of the optimizer."""
         self._forget()
         self._warn_of_little(run)
@@ -76,7 +76,7 @@ class Averaging:
 
     # First, so that whoever looks at the model sees what is evaluated.
     @hookimpl(tryfirst=True)
-    def on_evaluation_start(self, run: Run) -> None:
+    def on_evaluation_start(self, run: RunView) -> None:
         """Put the averaged weights in."""
         average = self._average_now(run)
         if average:
@@ -90,14 +90,14 @@ class Averaging:
         self._put_back()
 
     @hookimpl
-    def on_epoch_end(self, run: Run) -> None:
+    def on_epoch_end(self, run: RunView) -> None:
         """Count the weights at the end of the epoch."""
         if self.method == "swa":
             self._count(run)
 
     # First, so that whoever reports on the model sees the weights that it keeps.
     @hookimpl(tryfirst=True)
-    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+    def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Stop following, and leave the model with the weights that it is to have."""
         if self._detach:
             self._detach()
@@ -116,7 +116,7 @@ class Averaging:
         # A copy on the device of the model, wherever the state comes from.
         self._average = {name: value.to(weights[name].device, copy=True) for name, value in state["average"].items()}
 
-    def _warn_of_little(self, run: Run) -> None:
+    def _warn_of_little(self, run: RunView) -> None:
         span = round(1 / (1 - self.decay))
         if self.start_epoch > run.num_epochs > 0:
             run.warn(f"averaging begins with epoch {self.start_epoch}, but the run has {run.num_epochs}")
@@ -134,13 +134,13 @@ class Averaging:
             put(self._weights(), self._raw)
             self._raw = None
 
-    def _count(self, run: Run) -> None:
+    def _count(self, run: RunView) -> None:
         """Let the weights of now count."""
         if run.epoch >= self.start_epoch:
             self._average = self._joined(self._average)
             self._num_averaged += 1
 
-    def _average_now(self, run: Run) -> dict[str, Tensor]:
+    def _average_now(self, run: RunView) -> dict[str, Tensor]:
         """Return the average for an evaluation; empty when no weights count yet."""
         if self.method == "ema" or run.epoch < self.start_epoch:
             return self._average

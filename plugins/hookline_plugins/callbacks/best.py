@@ -15,7 +15,7 @@ from hookline_plugins.callbacks.weights import copied, is_finished, put, weights
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hookline import Outcome, Run
+    from hookline import Outcome, RunView
 
 
 @dataclass
@@ -36,14 +36,14 @@ class Best(MonitoringCallback):
         self._weights: dict[str, Tensor] | None = None
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunView) -> None:
         """Forget an earlier run."""
         self.__post_init__()
         self._model = run.unwrapped_model
 
     # First, so that whoever reports on the model sees the weights that it keeps.
     @hookimpl(tryfirst=True)
-    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+    def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Report the best value, and put its weights in."""
         seen = self._seen
         if seen.best is None:
@@ -71,7 +71,7 @@ class Best(MonitoringCallback):
         saved = state["weights"]
         self._weights = saved and {name: value.to(devices[name], copy=True) for name, value in saved.items()}
 
-    def look(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def look(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the metric with the best so far."""
         if self._seen.look(run, metrics) and self.restore:
             self._weights = copied(weights_of(run.unwrapped_model))

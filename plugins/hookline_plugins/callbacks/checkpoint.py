@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import CheckpointError, ConfigError, hookimpl
+from hookline.runs import folder_of, identity_of
 from hookline_plugins.callbacks.monitoring import check_monitored
 from hookline_plugins.callbacks.single import check_single
 
 if TYPE_CHECKING:
-    from hookline import Run
+    from hookline import RunView
     from hookline.runs import Manifest, RunFolder
 
 
@@ -56,29 +57,30 @@ class SaveCheckpoints:
         self._saving: _Saving | None = None
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunView) -> None:
         """Forget an earlier run."""
         self.__post_init__()
-        if run.folder is None:
+        folder = folder_of(run)
+        if folder is None:
             hint = "let run-folder make one: callbacks.run-folder={}, or switch it off: callbacks.checkpoint=off"
             raise ConfigError("checkpoint has no folder to save in", hint=hint)
         check_single(run, self)
-        self._folder = run.folder
+        self._folder = folder
         if self.keep_best:
             check_monitored(run, self.monitor, "checkpoint")
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Note what was measured."""
         self.measured = run.step, dict(metrics)
 
     @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Note what was measured."""
         self.measured = run.step, dict(metrics)
 
     @hookimpl
-    def on_save_point(self, run: Run, is_last: bool) -> None:
+    def on_save_point(self, run: RunView, is_last: bool) -> None:
         """Save, if it is time."""
         if not (is_last or self._is_due(run)):
             return
@@ -89,7 +91,7 @@ class SaveCheckpoints:
             self._finish(run, must_succeed=True)
 
     @hookimpl
-    def on_run_error(self, run: Run) -> None:
+    def on_run_error(self, run: RunView) -> None:
         """Wait for what is being written."""
         self._finish(run, must_succeed=False)
 
@@ -103,7 +105,7 @@ class SaveCheckpoints:
         self._best = list(state["best"])
         self._saved = (saved[0], saved[1]) if saved else None
 
-    def _is_due(self, run: Run) -> bool:
+    def _is_due(self, run: RunView) -> bool:
         if not self._was_tried:
             # A state that cannot be kept is refused after the first step, and not after a night.
             self._was_tried = True
@@ -118,14 +120,14 @@ class SaveCheckpoints:
             return True
         return bool(self.every_epochs) and run.position == 0 and run.epoch % self.every_epochs == 0
 
-    def _check_state(self, run: Run) -> None:
+    def _check_state(self, run: RunView) -> None:
         try:
             state = run.state_dict()
         except CheckpointError:
             return  # a disk that is full now may not be when the state is saved
         self._folder.check_state(state)
 
-    def _is_among_best(self, run: Run) -> bool:
+    def _is_among_best(self, run: RunView) -> bool:
         step, metrics = self.measured
         value = _badness(metrics.get(self.monitor), self.mode)
         if step != run.step or value is None or step == self._ranked_step:
@@ -136,7 +138,7 @@ class SaveCheckpoints:
         self._best = sorted([*self._best, value])[: self.keep_best]
         return True
 
-    def _save(self, run: Run, place: tuple[int, int], *, must_succeed: bool) -> None:
+    def _save(self, run: RunView, place: tuple[int, int], *, must_succeed: bool) -> None:
         self._finish(run, must_succeed=self.on_failure == "fail")
         self._saved, self._saved_at = place, time.monotonic()
         try:
@@ -150,7 +152,7 @@ class SaveCheckpoints:
             saving.run()
             self._finish(run, must_succeed=must_succeed)
 
-    def _finish(self, run: Run, *, must_succeed: bool) -> None:
+    def _finish(self, run: RunView, *, must_succeed: bool) -> None:
         """Wait until what is being written is on the disk, and tell what became of it."""
         saving, self._saving = self._saving, None
         if saving is None:
@@ -164,7 +166,7 @@ class SaveCheckpoints:
         if saving.error:
             self._tell_failure(run, saving.error, must_succeed=must_succeed)
 
-    def _tell_failure(self, run: Run, error: BaseException, *, must_succeed: bool) -> None:
+    def _tell_failure(self, run: RunView, error: BaseException, *, must_succeed: bool) -> None:
         # The same place is tried again when it is the last.
         self._saved = None
         if must_succeed or not isinstance(error, CheckpointError):
@@ -181,9 +183,9 @@ class _Saving(threading.Thread):
         kept_error: Why an old checkpoint could not be removed.
     """
 
-    def __init__(self, options: SaveCheckpoints, run: Run, folder: RunFolder) -> None:
+    def __init__(self, options: SaveCheckpoints, run: RunView, folder: RunFolder) -> None:
         super().__init__(name="hookline checkpoint")
-        self._options, self._folder, self._identity = options, folder, run.identity
+        self._options, self._folder, self._identity = options, folder, identity_of(run)
         self._state = run.state_dict()
         step, metrics = options.measured
         # Numbers of other weights say nothing about these.

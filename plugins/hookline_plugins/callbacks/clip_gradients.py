@@ -14,7 +14,7 @@ from hookline import hookimpl
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hookline import Run
+    from hookline import RunView
 
 
 _Power = Annotated[float, Meta(gt=0, description="the p of the norm; 'inf' takes the largest element")]
@@ -43,7 +43,7 @@ class ClipGradients:
             raise ValueError("norm_type goes with max_norm, but max_value is given")
 
     @hookimpl(wrapper=True)
-    def build_update(self, run: Run) -> Generator[None, Any, Callable[[], None]]:
+    def build_update(self, run: RunView) -> Generator[None, Any, Callable[[], None]]:
         """Clip before the update."""
         update = yield
         clip = self._clip()

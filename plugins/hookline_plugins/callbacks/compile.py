@@ -14,7 +14,7 @@ from hookline.engine import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-    from hookline import Run
+    from hookline import RunView
 
 
 _Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
@@ -42,7 +42,7 @@ class Compile:
             raise ValueError(f"mode = {self.mode!r} needs backend = 'inductor', but it is {self.backend!r}")
 
     @hookimpl(wrapper=True)
-    def build_model(self, run: Run) -> Generator[None, nn.Module, nn.Module]:
+    def build_model(self, run: RunView) -> Generator[None, nn.Module, nn.Module]:
         """Put the compiled model in the place of the model."""
         import torch
         from torch import nn

@@ -12,7 +12,7 @@ from hookline import hookimpl
 from hookline_plugins.callbacks.monitoring import Monitor, MonitoringCallback
 
 if TYPE_CHECKING:
-    from hookline import Run
+    from hookline import RunView
 
 
 @dataclass
@@ -45,7 +45,7 @@ class EarlyStopping(MonitoringCallback):
         self._seen.load_state_dict(state["seen"])
         self._num_bad = state["num_bad"]
 
-    def look(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def look(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the metric with the best so far."""
         is_better = self._seen.look(run, metrics)
         if is_better is None:
@@ -54,7 +54,7 @@ class EarlyStopping(MonitoringCallback):
         if self._num_bad >= self.patience:
             run.request_stop(f"{self.monitor} did not improve for {self._waited(run)}")
 
-    def _waited(self, run: Run) -> str:
+    def _waited(self, run: RunView) -> str:
         train = run.config.train
         is_in_epochs = train.evaluate_every_epochs == 1 and not train.evaluate_every_steps
         return f"{self.patience} {'epoch' if is_in_epochs else 'evaluation'}{'s' * (self.patience != 1)}"

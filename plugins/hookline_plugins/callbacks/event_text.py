@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hookline.engine import printable
 
 if TYPE_CHECKING:
-    from hookline import Outcome, Run
+    from hookline import Outcome, RunView
 
 
 _EPOCH_WIDTH = 9
@@ -22,12 +22,12 @@ class EventText:
         run: The run, which begins now.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunView) -> None:
         self._start = self._epoch_start = time.perf_counter()
         self._last_row = 0
         self._widths = {name: max(len(name), 12) for name in run.metric_names}
 
-    def head(self, run: Run) -> list[str]:
+    def head(self, run: RunView) -> list[str]:
         """Return what was wrong before the run began, and the head of the table."""
         names = [printable(name).rjust(width) for name, width in self._widths.items()]
         return [*map(self.warning, run.warnings), "  ".join(["epoch".rjust(_EPOCH_WIDTH), *names, "seconds"])]
@@ -36,7 +36,7 @@ class EventText:
         """Note when an epoch begins."""
         self._epoch_start = time.perf_counter()
 
-    def evaluation(self, run: Run, metrics: Mapping[str, float]) -> list[str]:
+    def evaluation(self, run: RunView, metrics: Mapping[str, float]) -> list[str]:
         """Return the row of an evaluation within an epoch; that at the end of one stands in the epoch's row."""
         every = run.config.train.evaluate_every_steps
         if not (every and run.step % every == 0 and run.step != self._last_row):
@@ -44,7 +44,7 @@ class EventText:
         self._last_row = run.step
         return [self._row(f"step {run.step}", metrics)]
 
-    def epoch(self, run: Run, metrics: Mapping[str, float]) -> str:
+    def epoch(self, run: RunView, metrics: Mapping[str, float]) -> str:
         """Return the epoch's row; what was not measured has an empty cell."""
         return self._row(f"{run.epoch}/{run.num_epochs}", metrics)
 
@@ -52,7 +52,7 @@ class EventText:
         """Return what is wrong."""
         return f"warning: {printable(message)}"
 
-    def end(self, run: Run, outcome: Outcome) -> list[str]:
+    def end(self, run: RunView, outcome: Outcome) -> list[str]:
         """Return what was reported, and how the run ended."""
         tables = [
             line

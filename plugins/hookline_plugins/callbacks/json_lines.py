@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hookline import hookimpl
+from hookline.runs import folder_of
 
 if TYPE_CHECKING:
-    from hookline import Outcome, Run
+    from hookline import Outcome, RunView
 
 
 @dataclass
@@ -20,26 +21,27 @@ class JSONLines:
     """Writes one JSON object (RFC 8259) a line for each event but the steps; numbers that are not finite are null."""
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunView) -> None:
         """Write the size of the run."""
-        folder = str(run.folder.path) if run.folder else None
+        kept = folder_of(run)
+        folder = str(kept.path) if kept else None
         size = {"epochs": run.num_epochs, "steps_per_epoch": run.steps_per_epoch, "step": run.step}
-        _write("run_start", **size, seed=run.seed, folder=folder)
+        _write("run_start", **size, seed=run.config.train.seed, folder=folder)
         for message in run.warnings:
             self.on_warning(message)
 
     @hookimpl
-    def on_epoch_start(self, run: Run) -> None:
+    def on_epoch_start(self, run: RunView) -> None:
         """Write the epoch's number."""
         _write("epoch_start", epoch=run.epoch)
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the evaluation's numbers."""
         _write("evaluation_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
 
     @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the epoch's numbers."""
         _write("epoch_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
 
@@ -49,13 +51,13 @@ class JSONLines:
         _write("warning", message=_text(message))
 
     @hookimpl
-    def on_run_error(self, run: Run, error: BaseException) -> None:
+    def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Write what was raised."""
         _write("run_error", epoch=run.epoch, step=run.step, type=type(error).__name__, message=_text(str(error)))
 
     # Last, to tell what the other plugins report.
     @hookimpl(trylast=True)
-    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+    def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Write how it ended and what was reported."""
         _write("run_end", outcome=outcome, stop_reason=run.stop_reason, steps=run.step, summary=dict(run.summary))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from hookline import Run
+    from hookline import RunView
 
 
 _Scheduler = Literal[
@@ -120,7 +120,7 @@ class LRSchedule:
 
     # A wrapper, so that torch's schedulers see the optimizer before its state is loaded, as they ask for.
     @hookimpl(wrapper=True)
-    def build_optimizer(self, run: Run) -> Generator[None, Any, Any]:
+    def build_optimizer(self, run: RunView) -> Generator[None, Any, Any]:
         """Make the scheduler, and set the learning rate of the first step."""
         from torch.optim import Optimizer
 
@@ -141,7 +141,7 @@ class LRSchedule:
         self._used, self._of_epochs, self._last_look = [], [], 0
 
     @hookimpl
-    def on_step_end(self, run: Run) -> None:
+    def on_step_end(self, run: RunView) -> None:
         """Note the learning rate of the step, and set that of the next one."""
         self._used = [float(group["lr"]) for group in self._scheduler.optimizer.param_groups]
         if self.interval == "step":
@@ -150,12 +150,12 @@ class LRSchedule:
             self._warm_up(run.step)
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Show the metric to ``reduce-on-plateau``."""
         self._look(run, metrics)
 
     @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Set the learning rate of the next epoch."""
         self._of_epochs.append(self._used)
         if self.monitor:
@@ -164,7 +164,7 @@ class LRSchedule:
             self._advance(run)
 
     @hookimpl
-    def on_run_end(self, run: Run) -> None:
+    def on_run_end(self, run: RunView) -> None:
         """Report the learning rate of the last step of each epoch; of a long run those of evenly spaced ones."""
         epochs = list(enumerate(self._of_epochs, 1))
         stride = max(math.ceil(len(epochs) / _MAX_ROWS), 1)
@@ -187,13 +187,13 @@ class LRSchedule:
         self._used, self._last_look = list(state["used"]), state["last_look"]
         self._of_epochs = [list(rates) for rates in state["of_epochs"]]
 
-    def _look(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def _look(self, run: RunView, metrics: Mapping[str, float]) -> None:
         # The end of an epoch brings the same number as the evaluation before it.
         if self.monitor in metrics and run.step != self._last_look:
             self._last_look = run.step
             self._advance(run, metrics[self.monitor])
 
-    def _advance(self, run: Run, *metric: float) -> None:
+    def _advance(self, run: RunView, *metric: float) -> None:
         """Let the scheduler take a step from the learning rate that it gave before the warm-up changed it."""
         if run.step <= self.warmup_steps:
             self._set(self._scheduler.get_last_lr())
@@ -213,7 +213,7 @@ class LRSchedule:
             else:
                 group["lr"].fill_(rate)  # a tensor, which the optimizer may have captured
 
-    def _build(self, run: Run, optimizer: Optimizer) -> LRScheduler:
+    def _build(self, run: RunView, optimizer: Optimizer) -> LRScheduler:
         from torch.optim.lr_scheduler import SequentialLR
 
         length = _length(run, self.interval)
@@ -230,7 +230,7 @@ class LRSchedule:
         return SequentialLR(optimizer, schedulers, milestones[:-1])
 
 
-def _length(run: Run, interval: str) -> int | None:
+def _length(run: RunView, interval: str) -> int | None:
     """Return how many steps the scheduler is to take in the run, at least 1; None when nothing says so."""
     if interval == "step":
         return None if run.num_steps is None else max(run.num_steps, 1)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from hookline import Run
+    from hookline import RunView
 
 
 _DType = Literal["bfloat16", "float16"]
@@ -45,7 +45,7 @@ class MixedPrecision:
         self._num_skipped = 0
 
     @hookimpl(wrapper=True)
-    def build_model(self, run: Run) -> Generator[None, Any, nn.Module]:
+    def build_model(self, run: RunView) -> Generator[None, Any, nn.Module]:
         """Run the model's forward pass under autocast."""
         import torch
 
@@ -70,7 +70,7 @@ class MixedPrecision:
 
     # The outermost, so that whatever other plugins do with gradients is done to those of the loss itself.
     @hookimpl(wrapper=True, tryfirst=True)
-    def build_update(self, run: Run) -> Generator[None, Any, Callable[[], None]]:
+    def build_update(self, run: RunView) -> Generator[None, Any, Callable[[], None]]:
         """Update with the gradients of the loss itself, with float16; leave the update out if they are not finite."""
         update: Callable[[], None] = yield
         scaler = self._scaler
@@ -89,7 +89,7 @@ class MixedPrecision:
 
         return unscaled_update
 
-    def _count_skipped(self, run: Run, scale: float) -> None:
+    def _count_skipped(self, run: RunView, scale: float) -> None:
         self._num_skipped += 1
         if self._num_skipped < self.max_skipped_steps:
             return

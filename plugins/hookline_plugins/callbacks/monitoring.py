@@ -14,10 +14,10 @@ from hookline import ConfigError, hookimpl
 from hookline.engine import did_you_mean
 
 if TYPE_CHECKING:
-    from hookline import Run
+    from hookline import RunView
 
 
-def check_monitored(run: Run, name: str, who: str) -> None:
+def check_monitored(run: RunView, name: str, who: str) -> None:
     """Check that a run measures a metric.
 
     Raises:
@@ -55,7 +55,7 @@ class Monitor:
         self.epoch = 0
         self.step = 0
 
-    def look(self, run: Run, metrics: Mapping[str, float]) -> bool | None:
+    def look(self, run: RunView, metrics: Mapping[str, float]) -> bool | None:
         """Return whether the metric is better than ever before; None when it was not measured anew."""
         if self.name not in metrics or run.step == self._last_step:
             return None
@@ -96,21 +96,21 @@ class MonitoringCallback(ABC):
     mode: Annotated[Literal["min", "max"], Meta(description="whether smaller or larger is better")] = "min"
 
     @abstractmethod
-    def look(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def look(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the metric with the best so far."""
 
     @hookimpl(wrapper=True)
-    def build_step(self, run: Run) -> Generator[None, Any, Any]:
+    def build_step(self, run: RunView) -> Generator[None, Any, Any]:
         """Refuse a metric that the run will not have, as soon as it is built."""
         check_monitored(run, self.monitor, self.plugin_name)
         return (yield)
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the evaluation's metric with the best so far."""
         self.look(run, metrics)
 
     @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare a metric that no evaluation gives, ``train/running_loss``."""
         self.look(run, metrics)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as LiveProgress
     from torch import Tensor
 
-    from hookline import Outcome, Run
+    from hookline import Outcome, RunView
 
 
 _REDRAW_S = 0.1
@@ -49,7 +49,7 @@ class Progress:
             self.on_step_end = None  # type: ignore[assignment, method-assign] # see above
 
     @hookimpl
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunView) -> None:
         """Write the head of the table, and start the live line."""
         self._start = time.perf_counter()
         self._text = EventText(run)
@@ -64,19 +64,19 @@ class Progress:
         self._text.epoch_start()
 
     @hookimpl
-    def on_step_end(self, run: Run, loss: Tensor) -> None:
+    def on_step_end(self, run: RunView, loss: Tensor) -> None:
         """Redraw the live line if it is time."""
         now = time.perf_counter()
         if now >= self._next_redraw:
             self._redraw(run, now, f"{loss.item():.4g}")
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write a row for an evaluation within an epoch; that at the end of one stands in the epoch's row."""
         self._write(*self._text.evaluation(run, metrics))
 
     @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the epoch's row; what was not measured has an empty cell."""
         self._write(self._text.epoch(run, metrics))
 
@@ -87,7 +87,7 @@ class Progress:
 
     # Last, to show what the other plugins report.
     @hookimpl(trylast=True)
-    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+    def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Take the live line away, write what was reported, and say how the run ended."""
         if self._display:
             self._display.stop()
@@ -103,7 +103,7 @@ class Progress:
             for line in lines:
                 print(line, flush=True)  # noqa: T201 - standard output is what this plugin is for
 
-    def _redraw(self, run: Run, now: float, loss: str) -> None:
+    def _redraw(self, run: RunView, now: float, loss: str) -> None:
         assert self._display is not None, "the hook is off without a live line"
         self._next_redraw = now + _REDRAW_S
         rate = f"{run.step / (now - self._start):.0f} steps/s"
@@ -123,7 +123,7 @@ def _is_terminal() -> bool:
     return can_redraw and stream is not None and stream.isatty()
 
 
-def _live_display(run: Run) -> LiveProgress:
+def _live_display(run: RunView) -> LiveProgress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (

@@ -21,13 +21,22 @@ from msgspec import Meta
 
 from hookline import CheckpointError, HooklineError, hookimpl
 from hookline.engine import printable
-from hookline.runs import Attempt, BestValue, RunFolder, complete_toml, redacted_word
+from hookline.runs import (
+    Attempt,
+    BestValue,
+    RunFolder,
+    complete_toml,
+    folder_of,
+    give_folder,
+    identity_of,
+    redacted_word,
+)
 from hookline_plugins.callbacks.event_text import EventText
 from hookline_plugins.callbacks.monitoring import Monitor
 from hookline_plugins.callbacks.single import check_single
 
 if TYPE_CHECKING:
-    from hookline import Outcome, Run
+    from hookline import Outcome, RunView
     from hookline.runs import AppendedFile
 
 
@@ -66,15 +75,17 @@ class KeepRunFolder:
 
     # First, so that the others find the folder.
     @hookimpl(tryfirst=True)
-    def on_run_start(self, run: Run) -> None:
+    def on_run_start(self, run: RunView) -> None:
         """Make the folder, if the run does not go on in one, and begin an attempt."""
         check_single(run, self)
         self.__post_init__()
         self._start = self._recorded = time.perf_counter()
-        is_new = run.folder is None
-        if run.folder is None:
-            run.folder = RunFolder.claim(self.parent, self.name or _label(run))
-        self._folder = run.folder
+        folder = folder_of(run)
+        is_new = folder is None
+        if folder is None:
+            folder = RunFolder.claim(self.parent, self.name or _label(run))
+            give_folder(run, folder)
+        self._folder = folder
         try:
             self._open(run, is_new=is_new)
         except BaseException:
@@ -87,7 +98,7 @@ class KeepRunFolder:
         self._text.epoch_start()
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Keep the numbers of an evaluation within an epoch; those at the end of one stand in the epoch's line."""
         self._best.look(run, metrics)
         if lines := self._text.evaluation(run, metrics):
@@ -95,7 +106,7 @@ class KeepRunFolder:
             self._write_log(run, *lines)
 
     @hookimpl
-    def on_epoch_end(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Keep the numbers of the epoch."""
         self._best.look(run, metrics)
         self._write_metrics(run, metrics)
@@ -106,17 +117,17 @@ class KeepRunFolder:
             self._attempt_to(run, "the record", lambda: self._folder.save(flush=False))
 
     @hookimpl
-    def on_checkpoint_saved(self, run: Run, path: Path) -> None:
+    def on_checkpoint_saved(self, run: RunView, path: Path) -> None:
         """Keep that the state was saved."""
         self._write_log(run, f"step {run.step}: saved {path.name}")
 
     @hookimpl
-    def on_warning(self, run: Run, message: str) -> None:
+    def on_warning(self, run: RunView, message: str) -> None:
         """Keep what is wrong."""
         self._write_log(run, self._text.warning(message))
 
     @hookimpl
-    def on_run_error(self, run: Run, error: BaseException) -> None:
+    def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Keep what ended the run, and what is known of it."""
         told = "".join(traceback.format_exception(error))
         self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
@@ -125,7 +136,7 @@ class KeepRunFolder:
 
     # Last, to keep what the others report and did to the weights.
     @hookimpl(trylast=True)
-    def on_run_end(self, run: Run, outcome: Outcome) -> None:
+    def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Keep the weights, and how the run ended."""
         self._write_log(run, *self._text.end(run, outcome))
         self._look_at(run, len(run.history))
@@ -158,11 +169,11 @@ class KeepRunFolder:
         except OSError as error:
             raise CheckpointError(f"{self._metrics.path} cannot be written: {error.strerror}") from error
 
-    def _open(self, run: Run, *, is_new: bool) -> None:
+    def _open(self, run: RunView, *, is_new: bool) -> None:
         before = self._folder.record.identity
-        if before.get("settings") != run.identity["settings"]:
+        if before.get("settings") != identity_of(run)["settings"]:
             self._folder.write("config.toml", complete_toml(run.config).encode(), flush=False)
-        if before.get("data") != run.identity["data"]:
+        if before.get("data") != identity_of(run)["data"]:
             self._folder.write_data(run.data)
         self._log = self._folder.lines("log.txt")
         # What came after the checkpoint comes again.
@@ -173,53 +184,53 @@ class KeepRunFolder:
         command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(_command())}"
         self._write_log(run, command, *self._text.head(run))
 
-    def _begin_attempt(self, run: Run, *, is_new: bool) -> None:
+    def _begin_attempt(self, run: RunView, *, is_new: bool) -> None:
         record = self._folder.record
         changes = [] if is_new else run.warnings
         started, host = datetime.now(UTC), platform.node()
         self._attempt = Attempt(started, _command(), host, os.getpid(), run.step, run.step, changes=list(changes))
         record.attempts = [*record.attempts, self._attempt]
         self._time_before_s = record.time_s
-        record.identity = dict(run.identity)
-        record.seed, record.num_epochs, record.status = run.seed, run.num_epochs, "running"
+        record.identity = dict(identity_of(run))
+        record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
         record.git = record.git or _git_commit()
         self._folder.save(flush=False)
 
-    def _look_at(self, run: Run, epochs: int) -> None:
+    def _look_at(self, run: RunView, epochs: int) -> None:
         record, best = self._folder.record, self._best
         record.epochs, record.step = epochs, run.step
         record.time_s = self._time_before_s + time.perf_counter() - self._start
         record.metrics = dict(run.history[-1]) if run.history else {}
-        record.warnings = run.warnings[-_MAX_WARNINGS:]
+        record.warnings = list(run.warnings[-_MAX_WARNINGS:])
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
         self._attempt.step = run.step
 
-    def _write_metrics(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def _write_metrics(self, run: RunView, metrics: Mapping[str, float]) -> None:
         # msgspec writes NaN and infinity as null.
         line = msgspec.json.encode({"epoch": run.epoch, "step": run.step, **metrics}).decode()
         self._attempt_to(run, "the metrics", lambda: self._metrics.append(line))
 
-    def _write_log(self, run: Run, *texts: str) -> None:
+    def _write_log(self, run: RunView, *texts: str) -> None:
         # Tracebacks and commands hold what others wrote, which a terminal could obey when the log is read.
         lines = [printable(line) for text in texts for line in text.split("\n")]
         self._attempt_to(run, "the log", lambda: self._log.append("\n".join(lines)))
 
-    def _write_debug(self, run: Run, error: BaseException, told: str) -> None:
+    def _write_debug(self, run: RunView, error: BaseException, told: str) -> None:
         known = {
             "error": f"{type(error).__name__}: {error}",
             "notes": list(getattr(error, "__notes__", ())),
             "epoch": run.epoch,
             "step": run.step,
             "indices": list(getattr(error, "indices", ())),
-            "seed": run.seed,
+            "seed": run.config.train.seed,
             "hint": error.hint if isinstance(error, HooklineError) else None,
         }
         name = self._folder.debug.name
         self._folder.write(f"{name}/traceback.txt", told.encode(errors="backslashreplace"))
         self._folder.write(f"{name}/error.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n")
 
-    def _attempt_to(self, run: Run, what: str, write: Callable[[], None]) -> None:
+    def _attempt_to(self, run: RunView, what: str, write: Callable[[], None]) -> None:
         """Write something that the run can do without; the first failure is told."""
         try:
             write()
@@ -229,12 +240,12 @@ class KeepRunFolder:
                 run.warn(f"{what} of the run cannot be written, and is tried again: {error}")
 
 
-def _label(run: Run) -> str:
+def _label(run: RunView) -> str:
     names = [choice.plugin.name for choice in run.config.plugins if choice.table in ("data", "model")]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).lstrip("._-")[:80] or "run"
 
 
-def _default_metric(run: Run) -> str:
+def _default_metric(run: RunView) -> str:
     wanted = ("validation/loss", "train/loss")
     return next((name for name in wanted if name in run.metric_names), "train/running_loss")
 

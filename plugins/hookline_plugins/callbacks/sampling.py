@@ -23,7 +23,7 @@ from hookline.engine import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hookline import DataSource, Run
+    from hookline import DataSource, RunView
 
 
 _READ_AT_ONCE = 1024
@@ -49,7 +49,7 @@ class WeightedSampling:
             raise ValueError("the weights are those of `path` or those of `feature`, not both")
 
     @hookimpl
-    def build_order(self, run: Run, data: DataSource) -> Callable[[int], Tensor]:
+    def build_order(self, run: RunView, data: DataSource) -> Callable[[int], Tensor]:
         """Return the order: for each epoch a draw of its own."""
         import torch
 
@@ -119,7 +119,7 @@ class BucketByLength:
     pool_batches: Annotated[int, Meta(ge=1, description="batches that are sorted by length together")] = 50
 
     @hookimpl
-    def build_order(self, run: Run, data: DataSource) -> Callable[[int], Tensor]:
+    def build_order(self, run: RunView, data: DataSource) -> Callable[[int], Tensor]:
         """Return the order: for each epoch batches of its own."""
         import torch
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from hookline import ConfigError
 
 if TYPE_CHECKING:
-    from hookline import Run
+    from hookline import RunView
 
 
-def check_single(run: Run, plugin: Any) -> None:
+def check_single(run: RunView, plugin: Any) -> None:
     """Check that a run has no second callback of the class of ``plugin``.
 
     Raises:

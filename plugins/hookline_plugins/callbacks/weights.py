@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hookline import Outcome, Run
+    from hookline import Outcome, RunView
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -27,7 +27,7 @@ def put(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
         tensor.copy_(values[name])
 
 
-def is_finished(run: Run, outcome: Outcome) -> bool:
+def is_finished(run: RunView, outcome: Outcome) -> bool:
     """Whether a run came to an end of its own, and was not left by the program that iterates over its steps.
 
     What was left may be taken up again, and so keeps the weights that it was trained with.

@@ -22,6 +22,7 @@ BUILD_HOOKS = [
     "build_backward",
     "build_update",
     "build_step",
+    "build_reader",
     "build_predictor",
 ]
 EVENTS = {

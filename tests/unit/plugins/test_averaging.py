@@ -217,7 +217,7 @@ def test_a_wrapped_model_has_the_same_average_under_the_same_names(options: dict
     assert isinstance(run.model, Wrapped)
     assert run.history == plain.history
     assert same(weights(run.unwrapped_model), weights(plain.model))
-    averaging = next(member.instance for member in run._host.members if member.table == "callbacks.averaging")
+    averaging = next(member.instance for member in run._loop.host.members if member.table == "callbacks.averaging")
     assert isinstance(averaging, Averaging)
     assert not [name for name in averaging.state_dict()["average"] if "_orig_mod" in name]
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from hookline import CheckpointError, ConfigError, Run, hookimpl, resume
-from hookline.runs import RunFolder, read_checkpoint
+from hookline.runs import RunFolder, folder_of, give_folder, read_checkpoint
+from support import saved_folder
 
 STEPS = 10  # in an epoch
 
@@ -179,8 +180,8 @@ class InTheWay:
 
     @hookimpl
     def on_step_end(self, run: Run) -> None:
-        assert run.folder
-        place = run.folder.checkpoints / name(run.step, run.epoch - 1)
+        assert folder_of(run)
+        place = saved_folder(run).checkpoints / name(run.step, run.epoch - 1)
         if self.first <= run.step <= self.last:
             place.write_text("in the way")
 
@@ -215,8 +216,8 @@ def test_the_last_save_must_not_fail(tmp_path: Path) -> None:
     class InTheLast:
         @hookimpl
         def on_epoch_end(self, run: Run) -> None:
-            assert run.folder
-            (run.folder.checkpoints / name(10, 1)).write_text("in the way")
+            assert folder_of(run)
+            (saved_folder(run).checkpoints / name(10, 1)).write_text("in the way")
 
     run = make(tmp_path, {"every_s": 0}, epochs=1, way=InTheLast())
     with pytest.raises(CheckpointError, match="File exists"):
@@ -257,10 +258,10 @@ def test_a_run_without_a_folder_is_refused_with_both_ways_out() -> None:
 
 def test_a_program_may_give_the_folder(tmp_path: Path) -> None:
     run = Run({"train": {"epochs": 1}, "callbacks": {"checkpoint": {}}})
-    run.folder = RunFolder.claim(tmp_path, "mine")
+    give_folder(run, RunFolder.claim(tmp_path, "mine"))
     run.fit()
-    run.folder.close()
-    assert [path.name for path in run.folder.checkpoints.iterdir()] == [name(100, 1)]
+    saved_folder(run).close()
+    assert [path.name for path in saved_folder(run).checkpoints.iterdir()] == [name(100, 1)]
 
 
 def test_a_second_one_in_a_run_is_refused_with_both_tables(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import safetensors.torch
 import torch
 
 from hookline import CheckpointError, ConfigError, NonFiniteError, Run, hookimpl, load_config, resume
+from hookline.runs import folder_of
 from hookline.runs.redaction import REDACTED
+from support import saved_folder
 
 
 def make(folder: Path, options: Mapping[str, Any] | None = None, *, epochs: int = 2, **callbacks: Any) -> Run:
@@ -30,8 +32,8 @@ def make(folder: Path, options: Mapping[str, Any] | None = None, *, epochs: int 
 
 
 def kept(run: Run) -> Path:
-    assert run.folder
-    return run.folder.path
+    assert folder_of(run)
+    return saved_folder(run).path
 
 
 def record_of(run: Run) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def test_a_name_can_be_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "last", "best", "con", "x" * 101, "a b", "a\n"])
 def test_a_name_that_is_none_is_refused_with_what_it_may_be(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="no name for a run") as caught:
+    with pytest.raises(ConfigError, match="is not a valid run name") as caught:
         make(tmp_path, {"name": name}, epochs=0).fit()
     assert "1 to 100" in str(caught.value.hint)
     assert not (tmp_path / "runs").exists()
@@ -107,7 +109,7 @@ def test_a_name_that_is_none_is_refused_with_what_it_may_be(tmp_path: Path, name
 
 def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(ConfigError, match="no run folder can be made in"):
+    with pytest.raises(ConfigError, match="cannot make a run folder in"):
         make(tmp_path, epochs=0).fit()
 
 
@@ -468,15 +470,15 @@ def test_an_option_of_the_optimizer_that_was_not_changed_is_that_of_its_state(tm
     second = resume(kept(first), ["optimizer.weight_decay=0.1"])
     assert second.optimizer.param_groups[0]["weight_decay"] == 0.1
     assert second.optimizer.param_groups[0]["lr"] == first.optimizer.param_groups[0]["lr"] == 0.015
-    assert second.folder
-    second.folder.close()
+    assert folder_of(second)
+    saved_folder(second).close()
 
 
 def test_another_optimizer_is_refused_with_what_its_state_lacks(tmp_path: Path) -> None:
     first = interrupted(tmp_path)
-    with pytest.raises(CheckpointError, match="another optimizer") as caught:
+    with pytest.raises(CheckpointError, match="a different optimizer") as caught:
         resume(kept(first), ["optimizer=adam"])
     assert "betas" in caught.value.faults[0].message
     second = resume(kept(first))  # the folder was given back
-    assert second.folder
-    second.folder.close()
+    assert folder_of(second)
+    saved_folder(second).close()

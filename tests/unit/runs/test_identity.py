@@ -1,4 +1,4 @@
-"""What a run is made of: told in plain values, without secrets, and different when something is different."""
+"""The fingerprint of a run: plain values without secrets, which change when something changes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import DataSource, Run, hookimpl, load_config
+from hookline.runs import identity_of
 from hookline.runs.disk.encoding import encode
 from hookline.runs.redaction import redacted, redacted_word
 
 
 def source(dataset: Any, **splits: Any) -> Any:
     class Given:
-        """Gives a dataset."""
+        """Return a dataset."""
 
         @hookimpl
         def build_data(self) -> DataSource:
@@ -27,7 +28,7 @@ def source(dataset: Any, **splits: Any) -> Any:
 
 
 def identity(dataset: Any, **values: Any) -> Any:
-    return Run(load_config(values, plugins={"data": source(dataset)})).identity
+    return identity_of(Run(load_config(values, plugins={"data": source(dataset)})))
 
 
 def rows(seed: int = 0, num: int = 200) -> TensorDataset:
@@ -36,7 +37,7 @@ def rows(seed: int = 0, num: int = 200) -> TensorDataset:
 
 
 class Lazy(Dataset[tuple[Tensor, Tensor]]):
-    """Rows that are read when they are asked for."""
+    """Rows that are read on demand."""
 
     def __init__(self, sign: str | None = None) -> None:
         if sign is not None:
@@ -56,15 +57,15 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         return iter([(torch.ones(2), torch.ones(1))] * 20)
 
 
-def test_the_same_run_has_the_same_identity_and_it_can_be_kept() -> None:
+def test_the_same_run_has_the_same_identity_and_it_can_be_saved() -> None:
     first, second = identity(rows()), identity(rows())
     assert first == second
     assert json.loads(json.dumps(first)) == first
     encode(first)
 
 
-def test_versions_plugins_and_machine_are_told() -> None:
-    found = Run(load_config({})).identity
+def test_versions_plugins_and_machine_are_included() -> None:
+    found = identity_of(Run(load_config({})))
     assert found["versions"].keys() >= {"hookline", "torch", "numpy", "python", "hooks"}
     assert found["plugins"]["model"]["name"] == "linear"
     assert found["plugins"]["model"]["distribution"] == "hookline"
@@ -105,9 +106,9 @@ class Uploads:
         """Do nothing."""
 
 
-def test_secrets_are_not_told() -> None:
+def test_secrets_are_not_included() -> None:
     run = Run(load_config({}, plugins={"callbacks.up": Uploads("hunter2", "postgres://me:hunter2@host/runs")}))
     run.fit()
-    assert "hunter2" not in json.dumps(run.identity)
+    assert "hunter2" not in json.dumps(identity_of(run))
     assert "hunter2" not in repr(redacted({"a": [{"password": "hunter2"}, "ftp://u:hunter2@h"]}))
     assert "hunter2" not in redacted_word("callbacks.up.token=hunter2")

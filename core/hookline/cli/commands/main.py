@@ -28,6 +28,7 @@ from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.catalog import KINDS, Catalog
 from hookline.engine.words import did_you_mean
+from hookline.runs.folder import folder_of
 from hookline.runs.lock import make_lock, read_lock
 from hookline.shortcuts.light_optimizer import light_optimizer
 from hookline.trials.switches import trial_values
@@ -107,7 +108,7 @@ def train(
     is_trial = is_fast or overfit is not None
     added = added_callbacks(output, catalog, is_kept=not is_trial)
     config = load_words(words, catalog, added, locks)
-    switches = trial_values(config.train, overfit, is_fast=is_fast)
+    switches = trial_values(config, catalog, overfit, is_fast=is_fast)
     unwanted = unwanted_callbacks(output, catalog, is_kept=not is_trial)
     if hidden := {label: OFF for label in unwanted if _is_from_file(config, label)}:
         switches[SHOWN] = hidden
@@ -126,7 +127,7 @@ def train(
     with light_optimizer():
         run = Run(config, observers=observing.observers)
         fit(output, run, observing)
-    for line in next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_kept=run.folder is not None):
+    for line in next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_kept=folder_of(run) is not None):
         output.prose(line)
 
 
@@ -165,7 +166,7 @@ def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
     with light_optimizer():
         run = Run(config)
         with OutputShapes(run.model) as shapes:
-            loss = run.try_step()
+            loss = next(run.try_steps()).loss.item()
     model = summarize(run.model, shapes)
     if output.json:
         sizes = {"steps_per_epoch": run.steps_per_epoch, **model_values(model)}

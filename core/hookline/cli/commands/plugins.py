@@ -95,8 +95,9 @@ def _state(entry: Entry, catalog: Catalog, active: Collection[tuple[str, str]]) 
 def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
     from hookline.engine.plugin.hook_checks import HOOKS
     from hookline.engine.plugin.host import Host
+    from hookline.engine.plugin.member import make_members
 
-    host = Host.open(load_words(words, catalog, callbacks_of_train(catalog)), base=object())
+    host = Host(make_members(load_words(words, catalog, callbacks_of_train(catalog)).plugins), base=object())
     calls = {hook: [(m.table, m.plugin, is_wrapper) for m, is_wrapper in host.order(hook)] for hook in HOOKS}
     if output.json:
         output.document(

@@ -96,8 +96,6 @@ def resume(
                 observers=observing.observers,
                 shown=shown,
             )
-        if overrides:
-            going_on.stop_reason = None
         if output.json:
             output.event("resume", path=str(path.resolve()), epoch=going_on.epoch, step=going_on.step)
         output.prose(f"going on with {path} from step {going_on.step}\n")

@@ -11,7 +11,7 @@ from hookline.cli.output import Output
 from hookline.cli.printing.drawing import column, drawn
 
 if TYPE_CHECKING:
-    from hookline.engine.result import Row
+    from hookline.engine.view import Row
     from hookline.trials.lr_finder import LRCurve, LRPoint
     from hookline.trials.model_summary import ModelSummary
     from hookline.trials.profiling import Profile

@@ -6,7 +6,7 @@ that names another plugin for a table drops the options that earlier layers gave
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,6 @@ from hookline.engine.plugin.plugin import Plugin, as_faults, combined, is_called
 from hookline.engine.plugin.requirements import unmet
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean
-from hookline.runs.lock import Lock
 
 _PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 
@@ -60,7 +59,7 @@ def load_config(
     defaults: Mapping[str, Any] | None = None,
     switches: Mapping[str, Mapping[str, Any]] | None = None,
     catalog: Catalog | None = None,
-    lock: Lock | None = None,
+    vet: Callable[[Entry], None] | None = None,
 ) -> RunConfig:
     """Return the complete config of a run.
 
@@ -74,18 +73,18 @@ def load_config(
         switches: What options of a command stand for, between source and overrides: values by dotted key, by the
             option, ``{"--overfit": {"train.max_examples": 10}}``.
         catalog: The plugins that may be named; default: those installed.
-        lock: What the code of the plugins must be; one that is not is not imported.
+        vet: Called with each plugin before it is imported; raises ``PluginError`` to refuse it.
 
     Raises:
         ConfigError: With every fault of the config.
-        PluginError: When the config is right but a plugin that it names is not, or differs from the lock.
+        PluginError: When the config is right but a plugin that it names is not, or is refused by ``vet``.
 
     Example:
         >>> config = load_config({"optimizer": {"lr": 0.1}}, ["train.epochs=5"])
         >>> config.train.epochs, str(config.settings["optimizer.lr"].origin)
         (5, 'python')
     """
-    build = _Assembly(catalog or Catalog.installed(), lock)
+    build = _Assembly(catalog or Catalog.installed(), vet)
     build.add_layers(source, overrides, plugins or {}, defaults or {}, switches or {})
     return build.finish()
 
@@ -103,7 +102,7 @@ def named_entries(
         ConfigError: With every fault that shows without knowing the plugins' options.
         PluginError: When what the config requires is not installed.
     """
-    build = _Assembly(catalog or Catalog.installed(), None)
+    build = _Assembly(catalog or Catalog.installed())
     build.add_layers(source, overrides, {}, defaults or {}, {})
     return build.named()
 
@@ -114,10 +113,10 @@ def named_entries(
 class _Assembly:
     """The tables of a config while layers are added, and the faults found on the way."""
 
-    def __init__(self, catalog: Catalog, lock: Lock | None) -> None:
+    def __init__(self, catalog: Catalog, vet: Callable[[Entry], None] | None = None) -> None:
         self.faults: list[Fault] = []
         self._catalog = catalog
-        self._lock = lock
+        self._vet = vet
         self._plugin_errors: list[PluginError] = []
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
@@ -360,9 +359,8 @@ class _Assembly:
         return None
 
     def _load(self, entry: Entry) -> Plugin:
-        if self._lock and (drift := self._lock.drift_of(entry)):
-            hint = "if that is as it should be, make the lock again: hookline lock"
-            raise entry.error(f"{entry} is not what was locked", hint=hint, faults=[Fault(text) for text in drift])
+        if self._vet:
+            self._vet(entry)
         return load_plugin(entry)
 
     def _convert(
@@ -373,6 +371,7 @@ class _Assembly:
         for name, setting in table.settings.items():
             if name not in known:
                 hint = did_you_mean(name, known) if known else f"{owner} has no options"
+                hint = self._catalog.moved(setting.key) or hint
                 self._fault_at(
                     f"unknown key {shown(setting.key)}: {owner} has no such option", setting.key_location, hint
                 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sized
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,19 +25,39 @@ from torch.utils.data import (
 from hookline.engine.errors import DataError
 from hookline.engine.loop.batch import placed
 from hookline.engine.loop.reading import (
-    _Failure,
-    _naming,
-    _Reader,
-    _Rows,
-    _stop_workers,
-    _StreamReader,
-    _unchanged,
+    ExampleReader,
+    Failure,
+    Rows,
+    StreamReader,
     lost_worker,
+    name_examples,
+    stop_workers,
+    unchanged,
 )
 from hookline.engine.loop.rng import ReaderState, derive_seed, make_generator
 
 _GATHERED_BYTES = 2**26
 """How much of an in-memory dataset is put in order at once: large enough to cost little, small enough not to matter."""
+
+
+class ReadOptions(NamedTuple):
+    """How the examples of a dataset are read.
+
+    Attributes:
+        dtype: Floating-point type that floating-point tensors are cast to.
+        device: Device of the batches.
+        num_workers: Number of processes that read the examples; 0 reads them in this one.
+        worker_timeout_s: Seconds to wait for a batch from those processes; 0: no limit.
+        collate: Makes a batch of a list of items; None: that of ``DataLoader``.
+        item_seed: Seed of the random numbers drawn while examples are read.
+    """
+
+    dtype: torch.dtype
+    device: torch.device = torch.device("cpu")
+    num_workers: int = 0
+    worker_timeout_s: float = 0.0
+    collate: Callable[[list[Any]], Any] | None = None
+    item_seed: int = 0
 
 
 class Batches:
@@ -46,15 +66,10 @@ class Batches:
     Args:
         dataset: Items ``(input, target)``, or anything that the default collation of ``DataLoader`` takes.
         batch_size: Examples in a batch, at least 1; None for all of them. The last batch may be smaller.
-        dtype: What floating-point tensors are cast to.
-        seed: The run's seed; None keeps the dataset's own order.
-        name: What the dataset is called in messages.
-        device: Where the batches are to be; default: the CPU.
-        num_workers: Number of processes that read the examples; 0 reads them in this one.
-        worker_timeout_s: Seconds after which a batch that the workers owe is a fault; 0 waits without end.
-        collate: Makes a batch of a list of items; default: that of ``DataLoader``.
-        order: Gives the indices of the examples of an epoch, int64, in the place of the private generator.
-        item_seed: Where that what is drawn for the examples comes from; default: ``seed``, or 0 if that is None.
+        reading: Options of reading the examples.
+        seed: Seed of the order; None keeps the dataset's own order.
+        name: Name of the dataset in messages.
+        order: Gives the indices of the examples of an epoch, int64, instead of the private generator.
 
     Attributes:
         num_examples: Number of examples in an epoch; None for a stream.
@@ -66,24 +81,19 @@ class Batches:
 
     Example:
         >>> dataset = TensorDataset(torch.arange(5.0))
-        >>> [batch[0].tolist() for batch in Batches(dataset, 2, dtype=torch.float32, seed=None).epoch(1)]
+        >>> [batch[0].tolist() for batch in Batches(dataset, 2, ReadOptions(torch.float32)).epoch(1)]
         [[0.0, 1.0], [2.0, 3.0], [4.0]]
     """
 
-    def __init__(  # noqa: PLR0913 - each says one thing about how a dataset is read
+    def __init__(
         self,
         dataset: Dataset[Any],
         batch_size: int | None,
+        reading: ReadOptions,
         *,
-        dtype: torch.dtype,
-        seed: int | None,
+        seed: int | None = None,
         name: str = "dataset",
-        device: torch.device | None = None,
-        num_workers: int = 0,
-        worker_timeout_s: float = 0.0,
-        collate: Callable[[list[Any]], Any] | None = None,
         order: Callable[[int], Tensor] | None = None,
-        item_seed: int | None = None,
     ) -> None:
         self._is_stream = isinstance(dataset, IterableDataset)
         self.num_examples = None if self._is_stream else _length(dataset, name)
@@ -94,16 +104,11 @@ class Batches:
         if self._is_stream and order is not None:
             hint = "build_order is for datasets that have a length"
             raise DataError(f"the {name} is a stream, and so has an order of its own", hint=hint)
-        self.is_in_memory = type(dataset) is TensorDataset and collate is None
-        self._dataset = _cast_tensors(dataset, dtype) if type(dataset) is TensorDataset else dataset
-        self._dtype = dtype
+        self.is_in_memory = type(dataset) is TensorDataset and reading.collate is None
+        self._dataset = _cast_tensors(dataset, reading.dtype) if type(dataset) is TensorDataset else dataset
+        self._reading = reading
         self._seed = seed
-        self._item_seed = item_seed if item_seed is not None else seed or 0
         self._name = name
-        self._device = device or torch.device("cpu")
-        self._num_workers = num_workers
-        self._worker_timeout_s = worker_timeout_s
-        self._collate = collate
         self._order = order
         if order is not None:
             self.num_examples = len(self._checked(order(1)))
@@ -158,7 +163,7 @@ class Batches:
         order = self.order(epoch)
         for first in range(start - start % per_piece, cast(int, self.num_batches), per_piece):
             rows = order[first * size : (first + per_piece) * size]
-            pieces = (placed(tensor[rows], self._device, self._dtype) for tensor in tensors)
+            pieces = (placed(tensor[rows], self._reading.device, self._reading.dtype) for tensor in tensors)
             batches = zip(*(torch.split(piece, size) for piece in pieces), strict=True)
             for number, batch in enumerate(batches, first):
                 if number >= start:
@@ -167,39 +172,39 @@ class Batches:
     def _loaded(self, epoch: int, start: int) -> Iterator[Any]:
         """Read batch after batch, in this process or in workers."""
         batches: Any = iter(self._loader(epoch, start))
-        stream = ReaderState(derive_seed(self._item_seed, "stream", epoch))
+        stream = ReaderState(derive_seed(self._reading.item_seed, "stream", epoch))
         try:
             for number in itertools.count(start):
                 # Workers have generators of their own.
-                with nullcontext() if self._num_workers else stream.active():
+                with nullcontext() if self._reading.num_workers else stream.active():
                     batch = self._next(batches, epoch, start, number)
                 if batch is _END:
                     return
-                if isinstance(batch, _Failure):
+                if isinstance(batch, Failure):
                     raise batch.as_error(self._name) from batch.cause
-                yield placed(batch, self._device, self._dtype)
+                yield placed(batch, self._reading.device, self._reading.dtype)
         except RuntimeError as error:
             if lost := lost_worker(error):
                 raise lost from error
             raise
         finally:
-            if self._num_workers:
-                _stop_workers(batches)
+            if self._reading.num_workers:
+                stop_workers(batches)
 
     def _loader(self, epoch: int, start: int) -> DataLoader[Any]:
         settings: dict[str, Any] = {
             # DataLoader draws a seed for its workers; from a generator of ours it leaves the global one alone.
-            "generator": make_generator(self._item_seed, "workers", epoch),
+            "generator": make_generator(self._reading.item_seed, "workers", epoch),
             "batch_size": None,
-            "collate_fn": _unchanged,
-            "num_workers": self._num_workers,
-            "timeout": self._worker_timeout_s if self._num_workers else 0,
-            "pin_memory": self._device.type == "cuda",
+            "collate_fn": unchanged,
+            "num_workers": self._reading.num_workers,
+            "timeout": self._reading.worker_timeout_s if self._reading.num_workers else 0,
+            "pin_memory": self._reading.device.type == "cuda",
         }
-        collate = self._collate or default_collate
+        collate = self._reading.collate or default_collate
         if self._is_stream:
-            return DataLoader(_StreamReader(self._dataset, self._batch_size, collate), **settings)
-        reader = _Reader(self._dataset, collate, (self._item_seed, epoch))
+            return DataLoader(StreamReader(self._dataset, self._batch_size, collate), **settings)
+        reader = ExampleReader(self._dataset, collate, (self._reading.item_seed, epoch))
         return DataLoader(reader, sampler=cast(Any, self._rows(epoch, start)), **settings)
 
     def _next(self, batches: Iterator[Any], epoch: int, start: int, number: int) -> Any:
@@ -211,19 +216,19 @@ class Batches:
             what = f"the {self._name}"
             if not self._is_stream:
                 # The workers take turns.
-                worker = (number - start) % self._num_workers
-                what = f"{_naming(self.indices(epoch, number))} of {what}, which worker {worker} reads"
-            message = f"{what}, did not come within {self._worker_timeout_s:g} s (train.worker_timeout_s)"
+                worker = (number - start) % self._reading.num_workers
+                what = f"{name_examples(self.indices(epoch, number))} of {what}, which worker {worker} reads"
+            message = f"{what}, did not come within {self._reading.worker_timeout_s:g} s (train.worker_timeout_s)"
             raise DataError(message, hint="see what the dataset waits for, or allow more time") from error
 
-    def _rows(self, epoch: int, start: int) -> Iterator[_Rows]:
+    def _rows(self, epoch: int, start: int) -> Iterator[Rows]:
         """Give the examples of each batch of an epoch, without the first ``start`` batches."""
         order, size = self.order(epoch), self._batch_size
         # A permutation has no example twice.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
         for number in range(start, cast(int, self.num_batches)):
             part = slice(number * size, (number + 1) * size)
-            yield _Rows(number, order[part].tolist(), repeats[part].tolist())
+            yield Rows(number, order[part].tolist(), repeats[part].tolist())
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)

@@ -1,30 +1,187 @@
-"""The components of a run, made by its plugins and checked as they come."""
+"""``Components``: what a run is made of, built one after the other by its plugins and checked as they come."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import Metric
-from hookline.engine.loop.batch import brief
-from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.first_batch import try_what_fits
-from hookline.engine.loop.step import LossFunction
+from hookline.engine.loop.batches import Batches, ReadOptions
+from hookline.engine.loop.device import find_device
+from hookline.engine.loop.evaluation import build_metrics, evaluate_splits
+from hookline.engine.loop.finite_guard import FiniteGuard, Guarded
+from hookline.engine.loop.first_batch import check_parameters, try_what_fits
+from hookline.engine.loop.position import Position
+from hookline.engine.loop.rng import RandomState
+from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
+from hookline.engine.plugin.observer import Observer
 from hookline.engine.train_options import TrainOptions
+from hookline.engine.view import LossFunction, RunView, StepFunction
 from hookline.engine.words import with_article
 
-Read = Callable[..., Iterator[Any]]
 
-_MAX_METRICS = 100_000
-"""With more, the record of a run would be larger than any that is read."""
+class Components:
+    """The components of a run. Each is there as soon as it is built, in this order.
+
+    Attributes:
+        dtype: Floating-point type of weights and data.
+        device: Device of the model and of every batch.
+        data: The data source.
+        read: Reader of the batches of a split.
+        batches: The training batches.
+        evaluation_batches: The batches of each split that is evaluated.
+        model: The model, with all wrappers around it.
+        unwrapped_model: The model as its plugin built it.
+        loss: The loss.
+        metrics: The metrics, by name.
+        optimizer: The optimizer.
+        finite_guard: The check that losses and gradients are finite.
+        backward: Adds the gradients of a loss to the parameters' ``grad``.
+        update: Updates the weights by their gradients.
+        micro_batch_size: Number of examples that go through the model at once; 0: all; None: the step has no parts.
+        step: The training step.
+        reader: Reader of the training batches, ``(epoch, start) -> batches``.
+    """
+
+    data: DataSource
+    read: SplitReader
+    batches: Batches
+    evaluation_batches: Mapping[str, Batches]
+    model: nn.Module
+    unwrapped_model: nn.Module
+    loss: LossFunction
+    metrics: Mapping[str, Metric]
+    optimizer: Optimizer
+    finite_guard: FiniteGuard
+    backward: Callable[[Tensor], None]
+    update: Callable[[], None]
+    step: StepFunction
+    reader: Callable[[int, int], Iterator[Any]]
+
+    def __init__(self, options: TrainOptions) -> None:
+        self.dtype: torch.dtype = getattr(torch, options.dtype)
+        self.device = find_device(options.device)
+        self.micro_batch_size: int | None = None
+
+    def evaluate(self, run: RunView) -> Mapping[str, float]:
+        """Return the loss and the metrics of every split that is evaluated; no events."""
+        return evaluate_splits(run, self.read, self.evaluation_batches, self.metrics)
+
+
+class Site(NamedTuple):
+    """A run while it is built.
+
+    Attributes:
+        parts: Its components so far.
+        host: Its plugins.
+        run: The view that hooks are given.
+        position: Its position.
+        observers: Its observers.
+    """
+
+    parts: Components
+    host: Host
+    run: RunView
+    position: Position
+    observers: Sequence[Observer]
+
+
+def build_all(site: Site) -> None:
+    """Build every component, each from those before it; a first batch is tried before there is an optimizer."""
+    build_data(site)
+    build_batches(site)
+    with RandomState(site.position.seed, "model").active():
+        build_model(site)
+        build_loss(site)
+        check_first_batches(site)
+        build_optimizer(site)
+        build_step(site)
+
+
+def build_data(site: Site) -> None:
+    """Build the data source."""
+    site.parts.data = build_component(site.host, "data", DataSource, run=site.run)
+
+
+def build_batches(site: Site) -> None:
+    """Build the batches of the training split, and those of each split that is evaluated."""
+    parts, options, owner = site.parts, site.run.config.train, str(site.host.owner("data"))
+    order = site.host.first_result("build_order", run=site.run, data=parts.data)
+    reading = ReadOptions(
+        parts.dtype, parts.device, options.num_workers, options.worker_timeout_s, parts.data.collate, options.seed
+    )
+    size = None if options.batch_size == "all" else options.batch_size
+    seed = options.seed if options.shuffle else None
+    splits = parts.data.splits()
+    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=f"train split of {owner}", order=order)
+    parts.evaluation_batches = {
+        split: Batches(splits[split], options.eval_batch_size, reading, seed=None, name=f"{split} split of {owner}")
+        for split in dict.fromkeys(options.evaluate)
+        if split in splits and not (split == "train" and parts.batches.num_batches is None)
+    }
+    parts.read = SplitReader(owner, site.position, site.observers)
+    site.position.batches = parts.batches
+
+
+def build_model(site: Site) -> None:
+    """Build the model, and move it to the run's device and dtype."""
+    parts = site.parts
+    model: nn.Module = build_component(site.host, "model", nn.Module, run=site.run, data=parts.data)
+    parts.unwrapped_model = site.host.innermost("build_model")
+    parts.model = model.to(device=parts.device, dtype=parts.dtype)
+
+
+def build_loss(site: Site) -> None:
+    """Build the loss and the metrics."""
+    parts = site.parts
+    parts.loss = build_component(site.host, "loss", Callable, run=site.run, data=parts.data)
+    if isinstance(parts.loss, nn.Module):
+        parts.loss.to(device=parts.device, dtype=parts.dtype)
+    parts.metrics = build_metrics(site.host, run=site.run, data=parts.data)
+
+
+def check_first_batches(site: Site) -> None:
+    """Put the first batch of each split through model and loss; the errors are those of ``try_batch``.
+
+    Of a training batch as much as goes through the model at once in a step. A plugin with a step of its own answers
+    for its training batches.
+    """
+    parts, host = site.parts, site.host
+    splits = dict(parts.evaluation_batches)
+    if not host.is_implemented("build_step"):
+        splits["train"] = parts.batches
+    names = {kind: str(host.owner(kind)) for kind in ("data", "model", "loss")}
+    for split, batches in splits.items():
+        batch = next(parts.read(split, batches, epoch=1), None)
+        names["data"] = f"the {split} split of {host.owner('data')}"
+        size = site.run.config.train.micro_batch_size if split == "train" else 0
+        try_what_fits(batch, parts.model, parts.loss, names, size)
+
+
+def build_optimizer(site: Site) -> None:
+    """Build the optimizer, and the guard of its gradients."""
+    parts, host, options = site.parts, site.host, site.run.config.train
+    parts.optimizer = build_component(host, "optimizer", Optimizer, run=site.run, model=parts.model)
+    if not host.is_implemented("build_step"):
+        check_parameters(parts.optimizer, parts.model, parts.loss, str(host.owner("optimizer")))
+    guarded = Guarded(parts.model, parts.unwrapped_model, parts.optimizer, parts.device)
+    parts.finite_guard = FiniteGuard(options.non_finite, guarded, site.position, site.run.warn)
+
+
+def build_step(site: Site) -> None:
+    """Build the step from its parts, and the reader of its batches."""
+    parts, host, run = site.parts, site.host, site.run
+    parts.backward = host.first_result("build_backward", run=run)
+    parts.update = host.first_result("build_update", run=run)
+    parts.step = host.first_result("build_step", run=run)
+    parts.reader = host.first_result("build_reader", run=run)
 
 
 def build_component(host: Host, kind: str, expected: Any, **arguments: Any) -> Any:
@@ -43,111 +200,3 @@ def build_component(host: Host, kind: str, expected: Any, **arguments: Any) -> A
         advice = wrap if expected is DataSource else None
         raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=advice)
     return built
-
-
-def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
-    """Return the metrics of all plugins by name.
-
-    Raises:
-        ContractError: When a plugin gives no mapping, a name that is there already or is no text, or far too many.
-    """
-    metrics: dict[str, Metric] = {}
-    for plugin, built in host.results("build_metrics", **arguments):
-        if not isinstance(built, Mapping):
-            raise ContractError(f"build_metrics of {plugin} returned {brief(built)}, but must return metrics by name")
-        for name, metric in built.items():
-            if name in metrics or name in ("loss", "running_loss"):
-                raise ContractError(f"{plugin} brings the metric {name!r}, which is there already")
-            if not _is_text(name):
-                raise ContractError(f"{plugin} names a metric {name!r}, which is no text that a file can hold")
-            metrics[name] = metric
-        if len(metrics) > _MAX_METRICS:
-            raise ContractError(f"with {plugin} there are {len(metrics):,} metrics; a run takes {_MAX_METRICS:,}")
-    return MappingProxyType(metrics)
-
-
-def _is_text(name: Any) -> bool:
-    # Half of a surrogate pair, as in the name of a file that is no UTF-8, cannot be written.
-    return isinstance(name, str) and name.encode(errors="ignore").decode() == name
-
-
-def build_batches(
-    data: DataSource,
-    options: TrainOptions,
-    order: Callable[[int], Tensor] | None,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    owner: str,
-) -> tuple[Batches, dict[str, Batches]]:
-    """Return the batches of the training split, and those of each split that is evaluated.
-
-    Args:
-        data: The data source.
-        options: The loop's options.
-        order: What gives the order of the training examples; None for a random one.
-        dtype: What floating-point tensors are cast to.
-        device: Where the batches are to be.
-        owner: What the data plugin is called in messages.
-    """
-    make = functools.partial(
-        Batches,
-        dtype=dtype,
-        device=device,
-        num_workers=options.num_workers,
-        worker_timeout_s=options.worker_timeout_s,
-        collate=data.collate,
-        item_seed=options.seed,
-    )
-    size = None if options.batch_size == "all" else options.batch_size
-    seed = options.seed if options.shuffle else None
-    training = make(data.train, size, seed=seed, name=f"train split of {owner}", order=order)
-    splits = data.splits()
-    evaluated: dict[str, Batches] = {
-        split: make(splits[split], options.eval_batch_size, seed=None, name=f"{split} split of {owner}")
-        for split in dict.fromkeys(options.evaluate)
-        if split in splits and not (split == "train" and training.num_batches is None)
-    }
-    return training, evaluated
-
-
-def try_first_batches(
-    splits: Mapping[str, Batches],
-    read: Read,
-    model: nn.Module,
-    loss: LossFunction,
-    host: Host,
-    micro_batch_size: int = 0,
-) -> None:
-    """Put the first batch of each split through model and loss; the errors are those of ``try_batch``.
-
-    Of a training batch as much as goes through the model at once in a step.
-    """
-    names = {kind: str(host.owner(kind)) for kind in ("data", "model", "loss")}
-    for split, batches in splits.items():
-        batch = next(read(split, batches, epoch=1), None)
-        names["data"] = f"the {split} split of {host.owner('data')}"
-        try_what_fits(batch, model, loss, names, micro_batch_size if split == "train" else 0)
-
-
-# ---- state of a wrapped model ----------------------------------------------------------------------------------------
-
-
-def state_of_wrappers(model: nn.Module, unwrapped: nn.Module) -> dict[str, Any]:
-    """Return what wrappers have added to the state of a model, by the names that they give it."""
-    if model is unwrapped:
-        return {}
-    inner = unwrapped.state_dict(keep_vars=True)
-    around, ids = model.state_dict(keep_vars=True), set(map(id, inner.values()))
-    return {name: value for name, value in model.state_dict().items() if id(around[name]) not in ids}
-
-
-def load_state_of_wrappers(model: nn.Module, unwrapped: nn.Module, state: Mapping[str, Any]) -> None:
-    """Take up what ``state_of_wrappers`` gave.
-
-    Raises:
-        ValueError: When the wrappers are others.
-    """
-    if strange := sorted(state.keys() ^ state_of_wrappers(model, unwrapped).keys()):
-        raise ValueError(f"the wrappers of the model differ in {', '.join(strange)}")
-    model.load_state_dict(state, strict=False)

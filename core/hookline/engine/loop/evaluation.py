@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +13,12 @@ from torch import Tensor, nn
 from hookline.engine.errors import ContractError, DataError
 from hookline.engine.hookspecs import Metric
 from hookline.engine.loop.batch import brief, count_examples
+from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.memory import evaluating
 from hookline.engine.loop.rng import preserved_rng
-from hookline.engine.loop.step import LossFunction
+from hookline.engine.loop.splits import SplitReader
+from hookline.engine.plugin.host import Host
+from hookline.engine.view import LossFunction, RunView
 
 if TYPE_CHECKING:
     pass
@@ -20,6 +26,10 @@ if TYPE_CHECKING:
 
 _FOLD = 1024
 """Values kept before they are summed up: one sum for many steps instead of one for each."""
+
+
+_MAX_METRICS = 100_000
+"""With more, the record of a run would be larger than any that is read."""
 
 
 class WeightedMean:
@@ -106,6 +116,19 @@ def evaluate(
     return {"loss": mean.compute()} | {name: _number(name, metric.compute()) for name, metric in metrics.items()}
 
 
+def evaluate_splits(
+    run: RunView, read: SplitReader, splits: Mapping[str, Batches], metrics: Mapping[str, Metric]
+) -> Mapping[str, float]:
+    """Return the loss and the metrics of every split that is evaluated, by names such as ``validation/loss``."""
+    measured: dict[str, float] = {}
+    for split, batches in splits.items():
+        # Closed at once also when the model raises: the error holds the frames in which it was raised.
+        with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
+            numbers = evaluate(stream, run.model, run.loss, metrics)
+        measured |= {f"{split}/{name}": value for name, value in numbers.items()}
+    return MappingProxyType(measured)
+
+
 def _number(name: str, value: Tensor | float) -> float:
     try:
         return float(value)
@@ -126,3 +149,29 @@ class evaluation_mode:  # noqa: N801 - a context manager, named like torch.no_gr
     def __exit__(self, *exception: object) -> None:
         for module in self._training:
             module.training = True
+
+
+def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
+    """Return the metrics of all plugins by name.
+
+    Raises:
+        ContractError: When a plugin gives no mapping, a name that is there already or is no text, or far too many.
+    """
+    metrics: dict[str, Metric] = {}
+    for plugin, built in host.results("build_metrics", **arguments):
+        if not isinstance(built, Mapping):
+            raise ContractError(f"build_metrics of {plugin} returned {brief(built)}, but must return metrics by name")
+        for name, metric in built.items():
+            if name in metrics or name in ("loss", "running_loss"):
+                raise ContractError(f"{plugin} brings the metric {name!r}, which is there already")
+            if not _is_text(name):
+                raise ContractError(f"{plugin} names a metric {name!r}, which is no text that a file can hold")
+            metrics[name] = metric
+        if len(metrics) > _MAX_METRICS:
+            raise ContractError(f"with {plugin} there are {len(metrics):,} metrics; a run takes {_MAX_METRICS:,}")
+    return MappingProxyType(metrics)
+
+
+def _is_text(name: Any) -> bool:
+    # Half of a surrogate pair, as in the name of a file that is no UTF-8, cannot be written.
+    return isinstance(name, str) and name.encode(errors="ignore").decode() == name

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.engine.errors import NonFiniteError
-
-if TYPE_CHECKING:
-    from hookline.engine.loop.run import Run
-
+from hookline.engine.loop.position import Position
 
 _MAX_SKIPS = 100
 """Updates left out one after the other after which a run fails: it no longer learns."""
@@ -28,6 +25,22 @@ def _is_quick(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+class Guarded(NamedTuple):
+    """The parts of a run that a guard looks into.
+
+    Attributes:
+        model: The model, with all wrappers around it.
+        unwrapped_model: The model as its plugin built it, whose parameters are named in messages.
+        optimizer: The optimizer, whose gradients are checked.
+        device: Device of the model.
+    """
+
+    model: nn.Module
+    unwrapped_model: nn.Module
+    optimizer: Optimizer
+    device: torch.device
+
+
 class FiniteGuard:
     """Keeps what is not finite from the weights of a run.
 
@@ -37,19 +50,23 @@ class FiniteGuard:
     step on; the weights that another one updates may have been touched by then.
 
     Args:
-        run: The run that is guarded.
         policy: ``fail``, ``skip`` the update, or ``ignore``.
+        parts: The model and the optimizer that are guarded.
+        position: Position of the run.
+        warn: Called with each step that is skipped.
 
     Attributes:
-        has_skipped: Whether the update of the step at work was left out.
+        has_skipped: Whether the update of the last step was left out.
     """
 
-    def __init__(self, run: Run, policy: str) -> None:
-        self._run = run
+    def __init__(self, policy: str, parts: Guarded, position: Position, warn: Callable[[str], None]) -> None:
+        self._parts = parts
+        self._position = position
+        self._warn = warn
         self._policy = policy
         self._is_ignoring = policy == "ignore"
-        self._is_waiting = _is_quick(run.device)
-        self._first_bad = torch.zeros((), dtype=torch.int64, device=run.device)  # from 1; 0: none
+        self._is_waiting = _is_quick(parts.device)
+        self._first_bad = torch.zeros((), dtype=torch.int64, device=parts.device)  # from 1; 0: none
         # What the look at the gradients takes, whatever the program has made torch's defaults.
         self._found, self._one = (torch.tensor(value, dtype=torch.float32, device="cpu") for value in (0.0, 1.0))
         self._has_held = False
@@ -77,7 +94,7 @@ class FiniteGuard:
         """
         if self._is_ignoring:
             return True
-        groups = self._run.optimizer.param_groups
+        groups = self._parts.optimizer.param_groups
         gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
         if not gradients:
             return True
@@ -90,8 +107,9 @@ class FiniteGuard:
             return True
         return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
 
-    def held(self, optimizer: Optimizer, update: Callable[[], object]) -> Callable[[], object]:
-        """Return an optimizer's update, such that from the first bad step on it does nothing, where it can be so."""
+    def held(self, update: Callable[[], object]) -> Callable[[], object]:
+        """Return the optimizer's update; where possible it does nothing from the first bad step on."""
+        optimizer = self._parts.optimizer
         if self._is_waiting or self._policy != "fail" or not _can_leave_out(optimizer):
             return update
 
@@ -114,18 +132,22 @@ class FiniteGuard:
         step = 0 if self._is_waiting else int(self._first_bad)
         if not step:
             return
-        run, what = self._run, f"a loss or gradient is not finite in step {step}"
+        num_steps, what = self._position.step, f"a loss or gradient is not finite in step {step}"
         if self._policy == "skip":
             self._first_bad.zero_()
-            run.warn(f"{what}, seen after step {run.step}: on an accelerator its update was not left out")
+            self._warn(f"{what}, seen after step {num_steps}: on an accelerator its update was not left out")
             return
-        is_before = self._has_held or step == run.step + 1  # in a step it is seen before the update
-        touched = "before the weights were touched" if is_before else f"seen after {run.step} steps"
+        is_before = self._has_held or step == num_steps + 1  # in a step it is seen before the update
+        touched = "before the weights were touched" if is_before else f"seen after {num_steps} steps"
         raise self._error(f"{what}, {touched}", step)
 
-    def forget_skips(self) -> None:
-        """Take note of an update that somebody else has found finite."""
+    def note_finite_update(self) -> None:
+        """Record an update that was found finite elsewhere."""
         self._num_skips = 0
+
+    def forget_skip(self) -> None:
+        """Forget that the update of the last step was left out; it is counted."""
+        self.has_skipped = False
 
     def _are_finite(self, gradients: list[Tensor]) -> bool:
         try:
@@ -141,30 +163,29 @@ class FiniteGuard:
 
     def _note(self, is_finite: Tensor) -> None:
         """Keep a verdict on the device, and read it when it is time."""
-        self._first_bad.masked_fill_((self._first_bad == 0) & ~is_finite, self._run.step + 1)
-        if self._run.step % _STRIDE == 0:
+        self._first_bad.masked_fill_((self._first_bad == 0) & ~is_finite, self._position.step + 1)
+        if self._position.step % _STRIDE == 0:
             self.look()
 
     def _refused(self, what: str, batch: Any) -> bool:
-        run = self._run
+        step = self._position.step + 1
         self._num_skips += 1
-        where = f"in step {run.step + 1} (epoch {run.epoch})"
+        where = f"in step {step} (epoch {self._position.epoch})"
         if self._policy == "skip" and self._num_skips < _MAX_SKIPS:
             self.has_skipped = True
             if self._num_skips <= 3:
-                run.warn(f"{what} {where}: the step was left out")
+                self._warn(f"{what} {where}: the step was left out")
             return False
-        first = _first_bad_output(run.model, batch[0]) if batch is not None else ""
-        raise self._error(f"{what} {where}, before the weights were touched{first}", run.step + 1)
+        first = _first_bad_output(self._parts.model, batch[0]) if batch is not None else ""
+        raise self._error(f"{what} {where}, before the weights were touched{first}", step)
 
     def _error(self, what: str, step: int) -> NonFiniteError:
-        run = self._run
-        indices = run.batch_indices(step)
+        indices = self._position.indices(step)
         shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
         examples = f"; its examples are {shown}" if indices else ""
         return NonFiniteError(
-            f"{what}{examples}; the seed is {run.seed}",
-            epoch=run.epoch if step == run.step + 1 or not run.steps_per_epoch else -(-step // run.steps_per_epoch),
+            f"{what}{examples}; the seed is {self._position.seed}",
+            epoch=self._position.epoch_of(step),
             step=step,
             indices=indices,
             hint=f"to see it again: the same run with train.max_steps={step}; try a smaller learning rate, or "
@@ -172,7 +193,7 @@ class FiniteGuard:
         )
 
     def _first_bad_gradient(self) -> str:
-        for name, parameter in self._run.unwrapped_model.named_parameters():
+        for name, parameter in self._parts.unwrapped_model.named_parameters():
             if parameter.grad is not None and not torch.isfinite(_values(parameter.grad)).all():
                 return repr(name)
         return "a parameter"

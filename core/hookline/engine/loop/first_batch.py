@@ -19,7 +19,7 @@ from hookline.engine.loop.memory import (
     half,
     is_out_of_memory,
 )
-from hookline.engine.loop.step import LossFunction
+from hookline.engine.view import LossFunction
 
 if TYPE_CHECKING:
     pass
@@ -92,6 +92,17 @@ def try_batch(
     if not torch.isfinite(value):
         hint = "look at the scale of the inputs and at the model's initial weights"
         raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
+
+
+def check_step_result(loss: Any) -> None:
+    """Check what a step has returned.
+
+    Raises:
+        ContractError: When it is not a detached scalar.
+    """
+    if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
+        message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
+        raise ContractError(message, hint="end the step with: return loss.detach()")
 
 
 def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction, optimizer_name: str) -> None:

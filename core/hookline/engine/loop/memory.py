@@ -1,24 +1,17 @@
-"""What is told when memory does not suffice: where it was, how many examples were at work, and what to set.
+"""Out-of-memory errors: where, how many examples, which option to change.
 
-Not every such error is of a type of its own, so it is known by what it says.
+Not every such error has a type of its own, so it is recognized by its message.
 """
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from hookline.engine.errors import TrainingError
-from hookline.engine.loop.rng import RandomMark
-
-if TYPE_CHECKING:
-    from hookline.engine.loop.run import Run
-
+from hookline.engine.view import RunView
 
 MEMORY_ERRORS = (MemoryError, RuntimeError)
 """The types of what is raised when memory does not suffice; ``torch.OutOfMemoryError`` is a ``RuntimeError``."""
@@ -53,12 +46,12 @@ def half(size: int) -> int:
     return -(-size // 2)
 
 
-def at_once(run: Run, num_examples: int) -> int:
+def at_once(run: RunView, num_examples: int) -> int:
     """Return how many of a step's examples go through the model at once."""
     return min(run.micro_batch_size or num_examples, num_examples)
 
 
-def memory_error_of_step(error: BaseException, run: Run) -> TrainingError | None:
+def memory_error_of_step(error: BaseException, run: RunView) -> TrainingError | None:
     """Return what to tell when memory does not suffice for the step at work; None when an error says something else.
 
     What a plugin raises in a hook has a note that says so, and keeps its type.
@@ -73,15 +66,14 @@ def memory_error_of_step(error: BaseException, run: Run) -> TrainingError | None
         size = at_once(run, num_examples)
         of = f"{size} of {num_examples} examples at once (train.micro_batch_size = {run.micro_batch_size})"
         hint = f"set {_smaller('micro_batch_size', size)}, which gives the same step, or a smaller train.batch_size"
-        if size > 1 and run.config.train.out_of_memory == "fail":
-            hint += "; with train.out_of_memory = 'halve' the run does it by itself"
+        hint += "; a callback can do it during the run: docs/how-to/fit-into-memory.md"
         if size == 1:
             hint = ONE_TOO_MUCH
     where = f"in step {run.step + 1} (epoch {run.epoch})"
     return _told(f"{where} on {run.device}, with {of}", error, run, hint)
 
 
-def check_update(error: BaseException, run: Run) -> None:
+def check_update(error: BaseException, run: RunView) -> None:
     """Tell what to do when an update has ended with an ``error`` that says that memory does not suffice.
 
     Raises:
@@ -98,7 +90,7 @@ def check_update(error: BaseException, run: Run) -> None:
 
 
 @contextmanager
-def evaluating(run: Run, split: str, num_examples: int | None) -> Iterator[None]:
+def evaluating(run: RunView, split: str, num_examples: int | None) -> Iterator[None]:
     """Tell what to set when memory does not suffice for an evaluation.
 
     Args:
@@ -122,39 +114,6 @@ def evaluating(run: Run, split: str, num_examples: int | None) -> Iterator[None]
         raise _told(f"{where} on {run.device}, with {of}", error, run, hint) from error
 
 
-class Moment:
-    """All that a forward pass changes beside gradients, to go back to: random numbers, and buffers of modules.
-
-    Args:
-        modules: Modules with their parts; what is none is passed over.
-        device: A device whose random numbers may be drawn, beside the CPU.
-    """
-
-    def __init__(self, *modules: object, device: torch.device) -> None:
-        self._random = RandomMark(device)
-        parts = [part for module in modules if isinstance(module, nn.Module) for part in module.modules()]
-        self._buffers = [
-            (part, name, buffer, buffer.detach().clone())
-            for part in parts
-            for name, buffer in part.named_buffers(recurse=False)
-        ]
-
-    def restore(self) -> None:
-        """Go back to it."""
-        self._random.restore()
-        with torch.no_grad():
-            for part, name, buffer, value in self._buffers:
-                buffer.copy_(value)
-                setattr(part, name, buffer)  # a module may have put another tensor there
-
-
-def free_memory(device: torch.device) -> None:
-    """Give back what nobody refers to any longer."""
-    gc.collect()  # frames of a failed step may refer to each other
-    if device.type != "cpu":
-        torch.get_device_module(device).empty_cache()
-
-
 def first_line(error: BaseException) -> str:
     """Return what an error says, in one line.
 
@@ -171,7 +130,7 @@ def _smaller(option: str, size: int) -> str:
     return f"train.{option} = {half(size)}"
 
 
-def _told(where: str, error: BaseException, run: Run, hint: str) -> TrainingError:
+def _told(where: str, error: BaseException, run: RunView, hint: str) -> TrainingError:
     return TrainingError(
         f"out of memory {where}: {first_line(error)}", epoch=run.epoch or None, step=run.step, hint=hint
     )

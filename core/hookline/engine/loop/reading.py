@@ -22,7 +22,7 @@ _NAMED = 8
 """How many examples of a batch are named in a message."""
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """The examples of a batch.
 
     Attributes:
@@ -36,7 +36,7 @@ class _Rows(NamedTuple):
     repeats: list[int]
 
 
-class _Reader(Dataset[Any]):
+class ExampleReader(Dataset[Any]):
     """Reads batches of a map-style dataset, in whatever process it is.
 
     What is drawn for an example that is read by itself depends on the seed, the epoch, its index, and how often the
@@ -51,7 +51,7 @@ class _Reader(Dataset[Any]):
         self._stream = stream
         self._reads_many = _reads_many(dataset)
 
-    def __getitem__(self, rows: _Rows) -> Any:
+    def __getitem__(self, rows: Rows) -> Any:
         try:
             if hasattr(self._dataset, "gather"):
                 self._seed("batch", rows.number)
@@ -64,10 +64,10 @@ class _Reader(Dataset[Any]):
                 try:
                     items.append(self._item(index, repeat))
                 except Exception as error:  # noqa: BLE001 - whatever a dataset raises is told as a fault of the data
-                    return _Failure(f"example {index}", error)
+                    return Failure(f"example {index}", error)
             return self._collate(items)
         except Exception as error:  # noqa: BLE001 - as above
-            return _Failure(_naming(rows.indices), error, " as a batch")
+            return Failure(name_examples(rows.indices), error, " as a batch")
 
     def _item(self, index: int, repeat: int) -> Any:
         self._seed("item", index, repeat)
@@ -78,7 +78,7 @@ class _Reader(Dataset[Any]):
         seed_all(derive_seed(seed, *names, epoch))
 
 
-class _StreamReader(IterableDataset[Any]):
+class StreamReader(IterableDataset[Any]):
     """Reads batches of a stream, in whatever process it is."""
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, collate: Callable[[list[Any]], Any]) -> None:
@@ -99,14 +99,14 @@ class _StreamReader(IterableDataset[Any]):
                     return
                 yield self._collate(items)
         except Exception as error:  # noqa: BLE001 - whatever a dataset raises is told as a fault of the data
-            yield _Failure(f"what comes after {num_read} examples", error)
+            yield Failure(f"what comes after {num_read} examples", error)
 
 
 class _WorkerTraceback(Exception):  # noqa: N818 - it is no error of its own
     """The traceback of an error in a worker, as text: not every error can go from one process to another."""
 
 
-class _Failure:
+class Failure:
     """Stands in the place of a batch that could not be read.
 
     Attributes:
@@ -140,7 +140,7 @@ def lost_worker(error: BaseException) -> DataError | None:
     return DataError(f"a process that reads examples is lost: {text.strip()}", hint=hint)
 
 
-def _stop_workers(batches: Any) -> None:
+def stop_workers(batches: Any) -> None:
     """End the processes that read: whoever holds the error that ended the reading would keep them alive as well.
 
     One that is lost only now was to read what nobody waits for, and must not hide what ended the reading.
@@ -152,7 +152,8 @@ def _stop_workers(batches: Any) -> None:
             raise
 
 
-def _unchanged(batch: Any) -> Any:
+def unchanged(batch: Any) -> Any:
+    """Return the batch; ``DataLoader`` calls it on what a reader gave."""
     return batch
 
 
@@ -163,10 +164,10 @@ def _reads_many(dataset: Dataset[Any]) -> bool:
     return callable(getattr(dataset, "__getitems__", None))
 
 
-def _naming(indices: Sequence[int]) -> str:
+def name_examples(indices: Sequence[int]) -> str:
     """Return words for some examples.
 
-    >>> _naming([3]), _naming([3, 1]), _naming(range(20))
+    >>> name_examples([3]), name_examples([3, 1]), name_examples(range(20))
     ('example 3', 'examples 3, 1', 'examples 0, 1, 2, 3, 4, 5, 6, 7 and 12 more')
     """
     shown = ", ".join(map(str, indices[:_NAMED]))

@@ -125,6 +125,13 @@ def _global_state(device: torch.device) -> torch.Tensor:
     return cast(torch.Tensor, state)
 
 
+@contextmanager
+def in_run(random: RandomState) -> Iterator[None]:
+    """Work with the random numbers of a run and with gradients, whatever the program around has set."""
+    with random.active(), torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
 def seed_all(seed: int) -> None:
     """Seed the global generators of torch (on the CPU), Python and NumPy."""
     torch.default_generator.manual_seed(seed)

@@ -1,142 +1,93 @@
-"""The training step of a run that brings none of its own, and the trial that a first batch goes through before it.
-
-Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
-"""
+"""``CoreHooks``: the hooks of the engine itself, called after those of all plugins: the default training step."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hookline.engine.errors import ConfigError, ContractError
+from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import hookimpl
 from hookline.engine.loop.batch import count_examples, part_of
-from hookline.engine.loop.memory import (
-    MEMORY_ERRORS,
-    Moment,
-    at_once,
-    check_update,
-    first_line,
-    free_memory,
-    half,
-    is_out_of_memory,
-)
+from hookline.engine.loop.building import Components
+from hookline.engine.loop.memory import MEMORY_ERRORS, check_update
+from hookline.engine.view import RunView, StepFunction
 from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
 
-if TYPE_CHECKING:
-    from hookline.engine.loop.run import Run
 
+class CoreHooks:
+    """The default implementation of the training step and its parts.
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-StepFunction = Callable[[Any], Tensor]
+    Args:
+        parts: The components of the run; those that the step is made of are there when its hooks are called.
+        shortcuts: Whether to call torch without the Python around its calls; the numbers are the same.
+    """
 
-
-class DefaultStep:
-    """The core's own implementation of the step and its parts, asked when no plugin has one."""
+    def __init__(self, parts: Components, *, shortcuts: bool = True) -> None:
+        self._parts = parts
+        self._shortcuts = shortcuts
 
     @hookimpl(trylast=True)
-    def build_backward(self, run: Run) -> Callable[[Tensor], None]:
+    def build_backward(self, run: RunView) -> Callable[[Tensor], None]:
         """Return ``loss.backward()``."""
-        return backward_on(run.device)
+        return backward_on(run.device) if self._shortcuts else _backward
 
     @hookimpl(trylast=True)
-    def build_update(self, run: Run) -> Callable[[], None]:
+    def build_update(self) -> Callable[[], None]:
         """Return ``optimizer.step()``, unless a gradient is not finite."""
-        return _Update(run)
+        return _Update(self._parts, shortcuts=self._shortcuts)
 
     @hookimpl(trylast=True)
-    def build_step(self, run: Run) -> StepFunction:
-        """Return the step that is made of the run's model, loss and optimizer."""
-        if _needs_closure(run.optimizer):
-            if not isinstance(run.update, _Update):
-                name = type(run.optimizer).__name__
-                message = f"{name} updates the weights several times in a step, so build_update cannot be wrapped"
-                raise ContractError(message, hint="choose another optimizer, or switch off what wraps it")
-            check_step_can_halve(run, f"{type(run.optimizer).__name__}, which takes the step by itself")
-            return _closure_step(run)
-        run.micro_batch_size = run.config.train.micro_batch_size
-        return _HalvingStep(run) if run.config.train.out_of_memory == "halve" else _step_of(run)
+    def build_step(self, run: RunView) -> StepFunction:
+        """Return the step made of the run's model, loss and optimizer."""
+        if not _needs_closure(run.optimizer):
+            self._parts.micro_batch_size = run.config.train.micro_batch_size
+            zero_grad = zero_grad_of(run.optimizer) if self._shortcuts else run.optimizer.zero_grad
+            return _whole_step(run, self._parts, zero_grad)
+        if not isinstance(run.update, _Update):
+            name = type(run.optimizer).__name__
+            message = f"{name} updates the weights several times in a step, so build_update cannot be wrapped"
+            raise ContractError(message, hint="choose another optimizer, or switch off what wraps it")
+        return _closure_step(run)
+
+    @hookimpl(trylast=True)
+    def build_reader(self) -> Callable[[int, int], Iterator[Any]]:
+        """Return the reader of the training batches."""
+        return functools.partial(self._parts.read, "train", self._parts.batches)
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
 
 
 class _Update:
-    """The update that is not wrapped: ``optimizer.step()``, unless a gradient is not finite."""
+    """The update without wrappers: ``optimizer.step()``, unless a gradient is not finite."""
 
-    def __init__(self, run: Run) -> None:
-        self._guard = run.finite_guard
-        self._update = run.finite_guard.held(run.optimizer, update_of(run.optimizer))
+    def __init__(self, parts: Components, *, shortcuts: bool) -> None:
+        self._guard = parts.finite_guard
+        self._update = self._guard.held(update_of(parts.optimizer) if shortcuts else parts.optimizer.step)
 
     def __call__(self) -> None:
         if self._guard.accepts_gradients():
             self._update()
 
 
-def check_step_can_halve(run: Run, owner: str) -> None:
-    """Refuse micro batches that get smaller for a step that has none.
+def _whole_step(run: RunView, parts: Components, zero_grad: Callable[[], object]) -> StepFunction:
+    """Return a step ``(input, target) -> loss``: zero_grad, forward, loss, backward, update.
 
-    Raises:
-        ConfigError: When they are wanted.
+    It is taken in parts as long as ``micro_batch_size`` says so.
     """
-    if run.config.train.out_of_memory == "halve":
-        message = f"train.out_of_memory = 'halve' is for the run's own step in parts, and not for {owner}"
-        raise ConfigError(message, hint="set train.out_of_memory = 'fail', and a train.batch_size that fits")
-
-
-def _step_of(run: Run) -> StepFunction:
-    return _step_in_parts(run, run.micro_batch_size) if run.micro_batch_size else _whole_step(run)
-
-
-class _HalvingStep:
-    """A step that is taken again in parts of half the size when memory does not suffice for it.
-
-    Before, all that it has changed is as it was. An update is never begun twice: what it changes nobody could undo.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._size = run.micro_batch_size
-        self._step = _step_of(run)
-
-    def __call__(self, batch: Any) -> Tensor:
-        run = self._run
-        if self._size != run.micro_batch_size:  # it was halved, or a state was loaded
-            self._size, self._step = run.micro_batch_size, _step_of(run)
-        moment = Moment(run.model, run.loss, device=run.device)
-        while (loss := self._attempted(batch)) is None:
-            moment.restore()
-        return loss
-
-    def _attempted(self, batch: Any) -> Tensor | None:
-        """Return the loss of a step; None when it is to be taken again in smaller parts."""
-        run, size = self._run, at_once(self._run, count_examples(batch))
-        try:
-            return self._step(batch)
-        except MEMORY_ERRORS as error:
-            if size == 1 or not is_out_of_memory(error):
-                raise
-            cause = first_line(error)
-        # The error is gone by now, and with it the frames of the failed step, which hold its tensors.
-        run.optimizer.zero_grad()
-        free_memory(run.device)
-        self._size = run.micro_batch_size = half(size)
-        self._step = _step_of(run)
-        where = (
-            f"out of memory in step {run.step + 1} (epoch {run.epoch}) on {run.device}, with {size} examples at once"
-        )
-        run.warn(f"{where}: {cause}; from this step on train.micro_batch_size is {self._size}")
-        return None
-
-
-def _whole_step(run: Run) -> StepFunction:
-    """Return a step ``(input, target) -> loss``: zero_grad, forward, loss, backward, update."""
-    model, loss, guard = run.model, run.loss, run.finite_guard
-    backward, update, zero_grad = run.backward, run.update, zero_grad_of(run.optimizer)
+    model, loss, guard, backward, update = run.model, run.loss, run.finite_guard, run.backward, run.update
+    step_in_parts = _step_in_parts(run, parts, zero_grad)
 
     def step(batch: Any) -> Tensor:
+        if parts.micro_batch_size:
+            return step_in_parts(batch)
         inputs, target = batch
         zero_grad()
         value = loss(model(inputs), target)
@@ -152,17 +103,16 @@ def _whole_step(run: Run) -> StepFunction:
     return step
 
 
-def _step_in_parts(run: Run, size: int) -> StepFunction:
-    """Return a step in which at most ``size`` examples go through the model at once.
+def _step_in_parts(run: RunView, parts: Components, zero_grad: Callable[[], object]) -> StepFunction:
+    """Return a step in which at most ``micro_batch_size`` examples go through the model at once.
 
     The gradient is that of the whole batch: each part's mean loss counts by its share of the examples.
     """
-    model, loss, guard = run.model, run.loss, run.finite_guard
-    backward, update, zero_grad = run.backward, run.update, zero_grad_of(run.optimizer)
+    model, loss, guard, backward, update = run.model, run.loss, run.finite_guard, run.backward, run.update
 
     def step(batch: Any) -> Tensor:
         zero_grad()
-        num_examples = count_examples(batch)
+        num_examples, size = count_examples(batch), cast(int, parts.micro_batch_size)
         values = []
         for start in range(0, num_examples, size):
             inputs, target = part = part_of(batch, start, start + size)
@@ -181,7 +131,7 @@ def _step_in_parts(run: Run, size: int) -> StepFunction:
     return step
 
 
-def _closure_step(run: Run) -> StepFunction:
+def _closure_step(run: RunView) -> StepFunction:
     """Return a step for an optimizer whose ``step`` needs a closure (``torch.optim.LBFGS``): it does all the rest."""
     model, loss, optimizer, guard, backward = run.model, run.loss, run.optimizer, run.finite_guard, run.backward
 

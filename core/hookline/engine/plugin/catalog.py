@@ -13,7 +13,13 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 from hookline.engine.errors import Fault, PluginError
-from hookline.engine.plugin.metadata import _declared, _distributions, _name_and_version, _place, normalized_name
+from hookline.engine.plugin.metadata import (
+    declared_entry_points,
+    find_distributions,
+    name_and_version,
+    normalized_name,
+    place_of,
+)
 from hookline.engine.words import did_you_mean
 
 KINDS = ("data", "model", "loss", "optimizer", "callback")
@@ -113,17 +119,17 @@ class Catalog:
         defaults: list[EntryPoint] = []
         problems: list[str] = []
         seen: set[str] = set()
-        for distribution in _distributions():
+        for distribution in find_distributions():
             try:
                 text = distribution.read_text("entry_points.txt") or ""
                 if "hookline." not in text:
                     continue
-                name, version = _name_and_version(distribution)
-                declared = list(_declared(text))
+                name, version = name_and_version(distribution)
+                declared = list(declared_entry_points(text))
             except Exception as error:  # noqa: BLE001 - whatever is damaged there, the other distributions still count
                 what = f"{type(error).__name__}: {error}"
                 problems.append(
-                    f"the metadata at {_place(distribution)} are damaged, so its plugins are not seen: {what}"
+                    f"the metadata at {place_of(distribution)} are damaged, so its plugins are not seen: {what}"
                 )
                 continue
             # The first on sys.path is the one that is imported, so a second copy further on does not count.
@@ -209,11 +215,17 @@ class Catalog:
             )
         return found[0]
 
+    def moved(self, key: str) -> str | None:
+        """Return a hint for a key that was renamed, as hookline's own distribution declares it; None for any other."""
+        new_keys = self.default("moved") if "moved" in self._defaults else {}
+        return f"it is now {new_keys[key]!r}" if key in new_keys else None
+
     def default(self, part: str) -> Any:
         """Return what hookline's own distribution declares as default ``part``.
 
         The parts are ``run``, ``terminal``, ``json`` and ``keep`` (tables of a config), ``starter`` (a function that
-        suggests a config for a data file) and ``proof`` (one that gives what a proof puts over a run). Other
+        suggests a config for a data file), ``proof`` (one that gives the overrides of a proof), ``fast`` and
+        ``overfit`` (functions that give the overrides of a trial), and ``moved`` (new names of renamed keys). Other
         distributions cannot declare any: what is installed never changes a run.
         """
         return self._defaults[part].load()

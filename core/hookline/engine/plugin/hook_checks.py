@@ -24,7 +24,7 @@ MARK = f"{hookspecs.PROJECT}_impl"
 """The attribute by which pluggy's ``@hookimpl`` marks a method."""
 
 
-def _hook_fault(name: str, member: Any) -> Fault | None:
+def hook_fault(name: str, member: Any) -> Fault | None:
     """Return what is wrong with a member of a plugin class, if anything is."""
     # A static or class method bears the mark itself, or its function does.
     mark = getattr(member, MARK, None) or getattr(getattr(member, "__func__", None), MARK, None)
@@ -58,12 +58,13 @@ def _argument_fault(name: str, member: Any) -> Fault | None:
     known = (*HOOKS[name], *hookspecs.RENAMED.get(name, ()))
     if strange := [p.name for p in parameters if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
         message = f"its hook {name!r} takes {', '.join(map(repr, strange))}, which the hook does not give"
-        return Fault(message, hint=f"the hook is {_signature(name)}; leave out what you do not need")
+        return Fault(message, hint=f"the hook is {signature_of(name)}; leave out what you do not need")
     if optional := [p.name for p in parameters if p.default is not inspect.Parameter.empty]:
         message = f"its hook {name!r} has a default for {', '.join(map(repr, optional))}, so it would never be given"
         return Fault(message, hint="take the default away")
     return None
 
 
-def _signature(hook: str) -> str:
+def signature_of(hook: str) -> str:
+    """Return the signature of a hook as a plugin writes it."""
     return f"{hook}({', '.join(('self', *HOOKS[hook]))})"

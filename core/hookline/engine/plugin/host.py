@@ -14,14 +14,12 @@ from typing import Any
 import pluggy
 
 from hookline.engine import hookspecs
-from hookline.engine.config.run_config import RunConfig
-from hookline.engine.errors import ConfigError, ContractError, Fault, HooklineError, PluginError
+from hookline.engine.errors import ContractError, HooklineError
 from hookline.engine.plugin.hook_call import guarded, old_arguments
 from hookline.engine.plugin.hook_checks import HOOKS, MARK
 from hookline.engine.plugin.member import Member, is_wrapper
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.options import copied
-from hookline.engine.plugin.plugin import Plugin, as_faults, combined
+from hookline.engine.plugin.plugin import Plugin
 
 _CLOSING = ("on_run_error", "on_run_end")
 _LEFT_OUT = " and is left out from here on"
@@ -74,40 +72,6 @@ class Host:
         self._manager.check_pending()
         starters = [half.member for half, _ in self._each("on_run_start", {})]
         self._started = [member for member in members if member not in starters]
-
-    @classmethod
-    def open(
-        cls,
-        config: RunConfig,
-        base: object,
-        *,
-        warn: Callable[[str], None] | None = None,
-        observers: Sequence[Observer] = (),
-    ) -> Host:
-        """Make every plugin that ``config`` chose; the other arguments are the constructor's.
-
-        Raises:
-            ConfigError: When plugins refuse the values of their options; carries every refusal.
-            PluginError: When a plugin cannot be made or does not keep to the hooks.
-        """
-        members: list[Member] = []
-        refusals: list[Fault] = []
-        broken: list[PluginError] = []
-        for choice in config.plugins:
-            try:
-                # A copy, so that what a plugin does to its options stays in this run.
-                instance = choice.plugin.make(copied(choice.options))
-                members.append(Member(choice.table, choice.plugin, instance, choice.on_error == "warn"))
-            except ValueError as error:
-                refusals.append(Fault(f"{choice.plugin}: {error}", choice.location))
-            except PluginError as error:
-                broken.append(error)
-        if refusals:
-            refusals += [fault for error in broken for fault in as_faults(error)]
-            raise ConfigError("the plugins refuse some options", faults=refusals)
-        if broken:
-            raise combined(broken)
-        return cls(members, base, warn=warn, observers=observers)
 
     def _register(self, member: Member, part: str, is_wanted: Callable[[Callable[..., Any]], bool]) -> None:
         wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
@@ -219,7 +183,7 @@ class Host:
             lacks = [f"the run has no {label!r} with a state" for label in strange if label in state]
             lacks += [f"there is no state for {label!r}" for label in strange if label not in state]
             hint = "resume with the config with which the state was taken"
-            raise ContractError(f"the state is that of another run: {'; '.join(lacks)}", hint=hint)
+            raise ContractError(f"this state belongs to a different run: {'; '.join(lacks)}", hint=hint)
         for label, member in members.items():
             try:
                 member.instance.load_state_dict(state[label])

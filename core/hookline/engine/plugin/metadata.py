@@ -25,13 +25,13 @@ class _Folder:
 
     def read_text(self, filename: str) -> str | None:
         try:
-            with open(f"{self._path}/{filename}", "rb", buffering=0) as file:  # noqa: PTH123 - see _distributions
+            with open(f"{self._path}/{filename}", "rb", buffering=0) as file:  # noqa: PTH123 - see find_distributions
                 return file.read().decode()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
 
-def _distributions() -> Iterator[_Metadata]:
+def find_distributions() -> Iterator[_Metadata]:
     """Give the distributions that Python finds, the first on ``sys.path`` first.
 
     importlib.metadata gives the same, but takes five times as long to find, read and parse a thousand of them.
@@ -44,7 +44,7 @@ def _distributions() -> Iterator[_Metadata]:
             yield from distributions(path=[place])
 
 
-def _declared(text: str) -> Iterator[tuple[str, str, str]]:
+def declared_entry_points(text: str) -> Iterator[tuple[str, str, str]]:
     """Give the group, the name and the value of each entry point."""
     # https://packaging.python.org/en/latest/specifications/entry-points/#file-format
     group = ""
@@ -58,7 +58,8 @@ def _declared(text: str) -> Iterator[tuple[str, str, str]]:
             yield group, name.rstrip(), value.lstrip()
 
 
-def _name_and_version(distribution: _Metadata) -> tuple[str, str]:
+def name_and_version(distribution: _Metadata) -> tuple[str, str]:
+    """Return the name and the version of a distribution; the version is empty when its metadata lack it."""
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     # https://packaging.python.org/en/latest/specifications/core-metadata/: a description follows the first empty line.
     fields = dict(_FIELD.findall(re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]))
@@ -73,5 +74,6 @@ def normalized_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _place(distribution: _Metadata) -> str:
+def place_of(distribution: _Metadata) -> str:
+    """Return the path of a distribution's metadata, for messages."""
     return str(getattr(distribution, "_path", "an unknown place"))

@@ -23,7 +23,7 @@ from typing import Any
 from hookline.engine import hookspecs
 from hookline.engine.errors import Fault, PluginError, describe_error
 from hookline.engine.plugin.catalog import Entry
-from hookline.engine.plugin.hook_checks import HOOKS, MARK, _hook_fault, _signature
+from hookline.engine.plugin.hook_checks import HOOKS, MARK, hook_fault, signature_of
 from hookline.engine.plugin.options import Option, options_of
 from hookline.engine.plugin.requirements import check_fits
 from hookline.engine.words import with_article
@@ -127,10 +127,10 @@ class Plugin:
 
     def _check_hooks(self) -> None:
         members = _members(self.target)
-        faults = [fault for name, member in members.items() if (fault := _hook_fault(name, member))]
+        faults = [fault for name, member in members.items() if (fault := hook_fault(name, member))]
         build_hook = f"build_{self.kind}"
         if not faults and self.kind != "callback" and build_hook not in members:
-            hint = f"give it a method {_signature(build_hook)} marked @hookimpl"
+            hint = f"give it a method {signature_of(build_hook)} marked @hookimpl"
             faults.append(Fault(f"it has no hook {build_hook!r}, which a {self.kind} plugin must have", hint=hint))
         if faults:
             raise self.error(f"{self} does not keep to the hooks", faults=tuple(faults))

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, ge
 from hookline import DataError, DataSource, Fault, Run, hookimpl
 from hookline.engine.loop import batches
 from hookline.engine.loop.batch import count_examples
-from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.batches import Batches, ReadOptions
 
 NUM = 23
 INPUTS = torch.arange(NUM * 3, dtype=torch.float32).reshape(NUM, 3).sin()
@@ -68,7 +68,10 @@ def dataset(request: pytest.FixtureRequest) -> Dataset[Any]:
 
 
 def make(dataset: Dataset[Any], batch_size: int | None = 4, **more: Any) -> Batches:
-    return Batches(dataset, batch_size, **{"dtype": torch.float32, "seed": 0, **more})
+    order = {name: more.pop(name) for name in ("name", "order") if name in more}
+    seed = more.pop("seed", 0)
+    reading = ReadOptions(**{"dtype": torch.float32, "item_seed": seed or 0, **more})
+    return Batches(dataset, batch_size, reading, seed=seed, **order)
 
 
 def rows(stream: Iterable[Any]) -> list[list[float]]:
@@ -703,7 +706,7 @@ def test_a_run_ends_with_the_same_bits_whatever_the_number_of_workers_and_where_
 
 
 def test_the_seed_of_a_run_counts_for_what_is_drawn_also_without_shuffling() -> None:
-    first = [next(iter(noisy_run(0, shuffle=False, seed=seed)._batches.epoch(1)))[0] for seed in (0, 1)]
+    first = [next(iter(noisy_run(0, shuffle=False, seed=seed)._loop.parts.batches.epoch(1)))[0] for seed in (0, 1)]
     assert not torch.equal(*first)
 
 

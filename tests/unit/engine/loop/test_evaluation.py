@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from hookline.engine.errors import ContractError, DataError
-from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.evaluation import WeightedMean, evaluate
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -22,7 +22,7 @@ TARGETS = torch.randn(23, 1, generator=GENERATOR)
 
 
 def batches_of(size: int | None) -> Iterator[Any]:
-    return Batches(TensorDataset(INPUTS, TARGETS), size, dtype=torch.float64, seed=None).epoch(1)
+    return Batches(TensorDataset(INPUTS, TARGETS), size, ReadOptions(torch.float64)).epoch(1)
 
 
 def model() -> nn.Module:

@@ -11,6 +11,8 @@ import pytest
 import hookline
 from hookline import Catalog, Run, load_config
 from hookline.engine import entries_of_file
+from hookline.runs import folder_of
+from support import saved_folder
 
 PLUGINS = '''
 import torch
@@ -109,8 +111,8 @@ def interrupted_after(run: Run, step: int) -> Path:
     for taken in run.steps():
         if taken.step == step:
             run.interrupt("the test")
-    assert run.folder is not None
-    return run.folder.path
+    assert folder_of(run) is not None
+    return saved_folder(run).path
 
 
 def kept(path: Path) -> dict[str, bytes]:
@@ -128,8 +130,8 @@ def test_a_run_that_is_interrupted_at_any_place_ends_as_if_it_had_not_been(
 ) -> None:
     whole = make(tmp_path, overrides, catalog)
     whole.fit()
-    assert whole.folder is not None
-    expected = kept(whole.folder.path)
+    assert folder_of(whole) is not None
+    expected = kept(saved_folder(whole).path)
     # Before the last batch of an epoch, after it, in the middle, and at the last step of all.
     for steps in ([2], [STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH], [5, 6, 7], [whole.step - 1], [whole.step]):
         assert kept(through(steps, overrides, catalog, tmp_path)) == expected, steps

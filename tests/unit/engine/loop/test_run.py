@@ -636,7 +636,8 @@ def test_early_stopping_stops() -> None:
 
 def test_try_step_leaves_no_events_behind() -> None:
     recorder = Recorder()
-    assert math.isfinite(Run(SMALL, plugins={"callbacks.recorder": recorder}).try_step())
+    step = next(Run(SMALL, plugins={"callbacks.recorder": recorder}).try_steps())
+    assert math.isfinite(step.loss.item())
     assert recorder.events == []
 
 
@@ -1066,7 +1067,7 @@ def test_a_plugin_gets_its_state_when_it_was_started() -> None:
     run = stateful_run()
     run.load_state_dict(stateful_run().state_dict())
     run.fit()
-    counts = next(member.instance for member in run._host.members if member.table == "callbacks.counts")
+    counts = next(member.instance for member in run._loop.host.members if member.table == "callbacks.counts")
     assert isinstance(counts, Counts)
     assert counts.log == ["start", "load"]
 
@@ -1114,7 +1115,7 @@ def test_a_state_is_taken_up_before_the_first_step() -> None:
 
 
 def test_the_state_of_another_model_is_refused() -> None:
-    with pytest.raises(ContractError, match="the state is that of another run: Error"):
+    with pytest.raises(ContractError, match="this state belongs to a different run: Error"):
         Run(SMALL).load_state_dict(stateful_run().state_dict())
 
 

@@ -14,7 +14,6 @@ from torch.utils.data import TensorDataset
 from hookline import Catalog, ContractError, DataError, DataSource, NonFiniteError, Run, load_config
 from hookline.engine.loop.evaluation import evaluation_mode
 from hookline.engine.loop.first_batch import try_batch
-from hookline.engine.loop.step import DefaultStep
 
 MakeCatalog = Callable[..., Catalog]
 NAMES = {"data": "data 'd'", "model": "model 'm'", "loss": "loss 'l'"}
@@ -44,7 +43,7 @@ def default_step(catalog: Catalog, model: nn.Module, optimizer: Any) -> Callable
         "loss": nn.MSELoss(),
         "optimizer": optimizer,
     }
-    return DefaultStep().build_step(Run(load_config(plugins=plugins, catalog=catalog)))
+    return Run(load_config(plugins=plugins, catalog=catalog))._loop.parts.step
 
 
 def refusal(error: type[Exception], batch: Any, model: Any = None, loss: Any = None) -> str:

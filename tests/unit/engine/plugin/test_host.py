@@ -12,7 +12,7 @@ import pytest
 from hookline import Catalog, ConfigError, TrainingError, hookimpl, load_config
 from hookline.engine import Entry
 from hookline.engine.plugin.host import Host
-from hookline.engine.plugin.member import Member
+from hookline.engine.plugin.member import Member, make_members
 from hookline.engine.plugin.plugin import Plugin
 
 Log = list[str]
@@ -258,7 +258,7 @@ def test_a_wrapper_alone_does_not_count_as_an_implementation() -> None:
 
 
 def test_the_owner_of_a_kind_is_the_plugin_of_its_table(catalog_with: Callable[..., Catalog]) -> None:
-    host = Host.open(load_config({"optimizer": "adamw"}, catalog=catalog_with()), Base())
+    host = Host(make_members(load_config({"optimizer": "adamw"}, catalog=catalog_with()).plugins), Base())
     assert str(host.owner("optimizer")) == "optimizer 'adamw' (hookline 0.1.0)"
     assert host.owner("model").name == "linear"
 
@@ -398,7 +398,7 @@ def test_open_makes_the_plugins_of_the_config_in_its_order_with_their_options(
     catalog_with: Callable[..., Catalog],
 ) -> None:
     source = {"optimizer": {"lr": 0.5}, "callbacks": {"early-stopping": {"patience": 7}}}
-    host = Host.open(load_config(source, catalog=catalog_with()), Base())
+    host = Host(make_members(load_config(source, catalog=catalog_with()).plugins), Base())
     assert [member.table for member in host.members] == [
         "data",
         "model",
@@ -413,10 +413,10 @@ def test_every_refusal_of_options_by_the_plugins_is_told_at_once(catalog_with: C
     words = ["optimizer.nesterov=true", "data=csv", "data.path=a.csv", "data.target=y", "data.split=[0.5]"]
     config = load_config(None, words, catalog=catalog_with())
     with pytest.raises(ConfigError) as caught:
-        Host.open(config, Base())
+        Host(make_members(config.plugins), Base())
     assert caught.value.message == "the plugins refuse some options"
     assert [fault.message for fault in caught.value.faults] == [
-        "data 'csv' (hookline 0.1.0): the fractions of `split` must have the sum 1, not 0.5",
+        "data 'csv' (hookline 0.1.0): the fractions in `split` must sum to 1, not 0.5",
         "optimizer 'sgd' (hookline 0.1.0): nesterov = true needs momentum > 0 and dampening = 0",
     ]
     assert str(caught.value.faults[0].location) == "command line"

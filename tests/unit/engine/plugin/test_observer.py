@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hookline import Run, hookimpl, train
 from hookline.engine import Observer
-from hookline.engine.result import Row
+from hookline.engine.view import Row
 from hookline.trials import HookCall, HookTrace, Ledger
 
 SMALL = {"train": {"epochs": 2, "batch_size": 4}, "data": {"num_examples": 8}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from hookline import DataError, DataSource, Run, hookimpl
-from hookline.engine.loop.subset import first_examples
+from hookline_plugins.data.subset import first_examples
 
 INPUTS = torch.arange(24, dtype=torch.float32).reshape(12, 2).sin()
 TARGETS = torch.arange(12, dtype=torch.float32).unsqueeze(1)
@@ -73,10 +73,15 @@ DATASETS: dict[str, Callable[[], Dataset[Any]]] = {
 }
 
 
-def run_of(dataset: Dataset[Any], max_examples: int = 5, **train: Any) -> Run:
-    options = {"epochs": 2, "batch_size": 2, "max_examples": max_examples, **train}
+def limited(num_examples: int) -> dict[str, Any]:
+    """The callbacks of a run that uses so many examples; 0: all."""
+    return {"limit-examples": {"num_examples": num_examples}} if num_examples else {}
+
+
+def run_of(dataset: Dataset[Any], num_examples: int = 5, **train: Any) -> Run:
+    options = {"epochs": 2, "batch_size": 2, **train}
     data = DataSource(dataset, dataset, in_features=2, out_features=1)
-    return Run({"train": options}, plugins={"data": data})
+    return Run({"train": options, "callbacks": limited(num_examples)}, plugins={"data": data})
 
 
 class Notes:
@@ -100,8 +105,8 @@ class Notes:
 def test_every_epoch_has_the_first_examples_and_no_others(name: str) -> None:
     notes = Notes()
     data = DataSource(DATASETS[name](), in_features=2, out_features=1)
-    train = {"epochs": 2, "batch_size": 2, "max_examples": 5}
-    run = Run({"train": train}, plugins={"data": data, "callbacks.notes": notes})
+    train = {"epochs": 2, "batch_size": 2}
+    run = Run({"train": train, "callbacks": limited(5)}, plugins={"data": data, "callbacks.notes": notes})
     result = run.fit()
     assert result.steps == 6
     for epoch in (notes.seen[:3], notes.seen[3:]):
@@ -128,9 +133,9 @@ def test_examples_have_the_order_of_a_dataset_that_is_so_short() -> None:
     assert run_of(Items()).batch_order(1).tolist() == short.batch_order(1).tolist()
 
 
-@pytest.mark.parametrize("max_examples", [0, 12, 1000])
-def test_no_limit_and_one_that_is_not_reached_change_nothing(max_examples: int) -> None:
-    assert run_of(Items(), max_examples).steps_per_epoch == 6
+@pytest.mark.parametrize("num_examples", [0, 12, 1000])
+def test_no_limit_and_one_that_is_not_reached_change_nothing(num_examples: int) -> None:
+    assert run_of(Items(), num_examples).steps_per_epoch == 6
 
 
 def test_an_order_of_a_plugin_is_one_of_the_first_examples() -> None:
@@ -141,7 +146,7 @@ def test_an_order_of_a_plugin_is_one_of_the_first_examples() -> None:
             return lambda epoch: torch.arange(num_examples).flip(0)
 
     data = DataSource(TENSORS, in_features=2, out_features=1)
-    run = Run({"train": {"max_examples": 3}}, plugins={"data": data, "callbacks.order": Backwards()})
+    run = Run({"callbacks": limited(3)}, plugins={"data": data, "callbacks.order": Backwards()})
     assert run.batch_order(1).tolist() == [2, 1, 0]
 
 
@@ -178,4 +183,5 @@ def test_what_else_a_data_source_says_is_kept() -> None:
     data = DataSource(TENSORS, test=Items(), in_features=2, out_features=1, feature_names=("a", "b"), collate=list)
     short = first_examples(data, 3)
     assert (short.in_features, short.feature_names, short.collate) == (2, ("a", "b"), list)
-    assert (short.validation, len(short.test)) == (None, 3)  # type: ignore[arg-type] # it has a length
+    assert short.validation is None
+    assert len(cast(Any, short.test)) == 3

@@ -1,4 +1,4 @@
-"""Fused steps: what the loop does with blocks, and what is refused; the blocks themselves are in ``test_block``."""
+"""The callback ``fuse-steps``: blocks in the loop, and what is refused; the blocks themselves are in ``test_block``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from hookline import ConfigError, ContractError, DataSource, NonFiniteError, Run, TrainingError, hookimpl
 from hookline.shortcuts import block
 from hookline.trials import Ledger, lr_find, profile
+from hookline_plugins.callbacks.fuse_steps import FuseSteps
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a compiler for C++")
 ignores_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
@@ -27,10 +28,17 @@ def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
-def run_of(fuse_steps: int, *overrides: str, plugins: Mapping[str, Any] | None = None, **tables: Any) -> Run:
+def in_blocks(size: int) -> dict[str, Any]:
+    """The callbacks of a run that takes blocks of ``size`` steps."""
+    return {"fuse-steps": {"size": size}} if size > 1 else {}
+
+
+def run_of(size: int, *overrides: str, plugins: Mapping[str, Any] | None = None, **tables: Any) -> Run:
     """A run of 11 batches in an epoch, the last of which is smaller."""
-    train = {"epochs": 2, "batch_size": 8, "dtype": "float64", "fuse_steps": fuse_steps, **tables.pop("train", {})}
-    return Run({"train": train, "data": {"num_examples": 84}, **tables}, overrides, plugins=plugins or {})
+    train = {"epochs": 2, "batch_size": 8, "dtype": "float64", **tables.pop("train", {})}
+    callbacks = {**in_blocks(size), **tables.pop("callbacks", {})}
+    config = {"train": train, "data": {"num_examples": 84}, "callbacks": callbacks, **tables}
+    return Run(config, overrides, plugins=plugins or {})
 
 
 class Steps:
@@ -51,10 +59,10 @@ class Steps:
         self.weights.append([weight for p in run.model.parameters() for weight in p.flatten().tolist()])
 
 
-def ahead_of(fuse_steps: int, *overrides: str, **tables: Any) -> list[int]:
+def ahead_of(size: int, *overrides: str, **tables: Any) -> list[int]:
     """Return of each step how many the weights were ahead of it."""
     steps = Steps()
-    run_of(fuse_steps, *overrides, plugins={"callbacks.steps": steps}, **tables).fit()
+    run_of(size, *overrides, plugins={"callbacks.steps": steps}, **tables).fit()
     return steps.ahead
 
 
@@ -211,11 +219,11 @@ class WithBadExample:
         return DataSource(train=dataset, in_features=2, out_features=1)
 
 
-def bad_run(fuse_steps: int, non_finite: str, seed: int = 0) -> tuple[Run, Steps]:
+def bad_run(size: int, non_finite: str, seed: int = 0) -> tuple[Run, Steps]:
     steps = Steps()
     train = {"evaluate": [], "batch_size": 4, "non_finite": non_finite, "epochs": 1, "seed": seed}
     plugins = {"data": WithBadExample(), "callbacks.steps": steps}
-    config: Any = {"train": {**train, "fuse_steps": fuse_steps, "dtype": "float64"}}
+    config: Any = {"train": {**train, "dtype": "float64"}, "callbacks": in_blocks(size)}
     return Run(config, plugins=plugins), steps
 
 
@@ -334,14 +342,14 @@ def test_options_that_change_are_a_warning_and_each_step_is_taken_by_itself() ->
 def test_a_block_that_never_fits_is_a_warning(setting: str) -> None:
     run = run_of(4, setting)
     assert run.warnings == [
-        f"train.fuse_steps = 4, but there are never more than {1 if 'all' in setting else 3} steps to fuse"
+        f"fuse-steps has size = 4, but there are never more than {1 if 'all' in setting else 3} steps to fuse"
     ]
     assert run.fit().outcome == "completed"
 
 
 def test_a_ledger_counts_all_steps() -> None:
     ledger = Ledger()
-    run = Run({"train": {"epochs": 1, "fuse_steps": 2, "evaluate": []}}, observers=[ledger])
+    run = Run({"train": {"epochs": 1, "evaluate": []}, "callbacks": in_blocks(2)}, observers=[ledger])
     assert run.fit().steps == ledger.num_steps == 100
 
 
@@ -349,7 +357,7 @@ def test_trials_outside_the_loop_take_single_steps() -> None:
     run = run_of(4)
     assert [step.step for step, _ in zip(run.try_steps(), range(3), strict=False)] == [1, 2, 3]
     assert run.num_ahead == 0
-    assert len(lr_find({"train": {"fuse_steps": 4}}, num_steps=10).points) == 10
+    assert len(lr_find({"callbacks": in_blocks(4)}, num_steps=10).points) == 10
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -400,8 +408,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "micro batches": ({"train": {"micro_batch_size": 2}}, "train.micro_batch_size = 2 takes the parts"),
     "items": ({"plugins": {"data": FromItems()}}, "the training data are not in memory"),
     "collate": ({"plugins": {"data": Collated()}}, "the training data are not in memory"),
-    "rmsprop": ({"optimizer": {"use": "rmsprop"}}, "the optimizer RMSprop is none of torch's SGD, Adam, AdamW"),
-    "lbfgs": ({"optimizer": {"use": "lbfgs"}}, "the optimizer LBFGS is none of torch's SGD, Adam, AdamW"),
+    "rmsprop": ({"optimizer": {"use": "rmsprop"}}, "the optimizer RMSprop is not one of torch's SGD, Adam, AdamW"),
+    "lbfgs": ({"optimizer": {"use": "lbfgs"}}, "the optimizer LBFGS is not one of torch's SGD, Adam, AdamW"),
     "undeclared": ({"plugins": {"callbacks.own": InStep()}}, "callback 'InStep' .* has 'on_step_end', which may need"),
     "own step": ({"plugins": {"callbacks.own": OwnStep()}}, "callback 'OwnStep' .* has 'build_step', which may need"),
     "clip-gradients": (
@@ -422,7 +430,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_blocks_cannot_do_is_refused_when_the_run_is_built(name: str) -> None:
     tables, words = REFUSED[name]
-    with pytest.raises(ConfigError, match=r"cannot take its steps in blocks \(train.fuse_steps = 4\)") as caught:
+    with pytest.raises(
+        ConfigError, match=r"cannot take its steps in blocks \(callbacks.fuse-steps.size = 4\)"
+    ) as caught:
         run_of(4, **tables)
     assert len(caught.value.faults) == 1
     caught.match(words)
@@ -438,10 +448,13 @@ def test_all_that_is_in_the_way_is_told_at_once() -> None:
 
 def test_an_accelerator_is_refused() -> None:
     run = run_of(4)
-    run.device = torch.device("cuda", 0)
-    assert run._fused
+    run._loop.parts.device = torch.device("cuda", 0)
+    member, _ = run.hook_order("build_reader")[0]
+    assert isinstance(member.instance, FuseSteps)
+    building = member.instance.build_reader(run)
+    next(building)
     with pytest.raises(ConfigError, match="the device is 'cuda:0', but blocks are compiled for the CPU alone"):
-        run._fused.prepare(run, run._host, run._batches, run._read)
+        building.send(run._loop.parts.reader)
 
 
 class Masked(nn.Module):
@@ -496,5 +509,5 @@ def test_who_follows_the_updates_of_the_optimizer_is_refused_when_the_first_bloc
 
 
 def test_a_profile_looks_at_single_steps_alone() -> None:
-    with pytest.raises(ConfigError, match=r"a profile looks at single steps, but train.fuse_steps is 4"):
-        profile({"train": {"fuse_steps": 4}})
+    with pytest.raises(ConfigError, match=r"measures single steps, but callback 'fuse-steps' \(hookline 0.1.0\) takes"):
+        profile({"callbacks": in_blocks(4)})

@@ -1,0 +1,264 @@
+"""``Loop``: takes the steps of a run and fires its events; every event is a call in ``Loop.steps``."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from hookline.engine.errors import DataError, NonFiniteError, TrainingError
+from hookline.engine.loop.batch import count_examples
+from hookline.engine.loop.building import Components
+from hookline.engine.loop.first_batch import check_step_result
+from hookline.engine.loop.memory import MEMORY_ERRORS, memory_error_of_step
+from hookline.engine.loop.position import Position
+from hookline.engine.loop.reading import lost_worker
+from hookline.engine.loop.rng import RandomState, in_run
+from hookline.engine.loop.state import Progress
+from hookline.engine.plugin.host import Host
+from hookline.engine.plugin.observer import Observer
+from hookline.engine.result import Outcome, Step
+from hookline.engine.view import RunView
+
+
+class Loop:
+    """The loop of a run.
+
+    Args:
+        run: The view of the run that events are given.
+        host: The plugins.
+        parts: The components.
+        position: Position of the run, which the loop moves.
+        observers: Observers of the run.
+
+    Attributes:
+        host: The plugins.
+        parts: The components.
+        progress: The numbers and the random state so far.
+        outcome: The outcome; None until the run is over.
+        plugin_states: States to hand to the plugins when they are started; None: none.
+        is_resting: Whether the run stands between two steps, where it has a state to save.
+    """
+
+    def __init__(
+        self, run: RunView, host: Host, parts: Components, position: Position, observers: Sequence[Observer]
+    ) -> None:
+        self._run, self.host, self.parts, self._position = run, host, parts, position
+        self._observers = observers
+        self._options = run.config.train
+        self._started = 0.0
+        self._is_left = False
+        self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
+        self.progress = Progress(RandomState(position.seed, "train", device=parts.device))
+        self.outcome: Outcome | None = None
+        self.plugin_states: Mapping[str, Any] | None = None
+        self.is_resting = True
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    def steps(self) -> Generator[Tensor]:  # noqa: C901 - all of it on one screen says more than parts of it on two
+        """Take all steps; every event is a call in here. Give the loss of each step."""
+        self._begin()
+        host, run, position, step = self.host, self._run, self._position, self.parts.step
+        on_step_end, evaluate_every = host.caller("on_step_end"), self._options.evaluate_every_steps
+        has_save_points = self._notify_save_point is not None
+        outcome: Outcome = "failed"
+        error: BaseException | None = None
+        try:
+            host.start(self.plugin_states, run=run)
+            while not position.interrupt_reason and (position.batch or self._has_next_epoch()):
+                if not position.batch:
+                    position.epoch += 1
+                    host.notify("on_epoch_start", run=run)
+                self.parts.model.train()
+                for batch in self._training_batches():
+                    loss = step(batch)
+                    self._count(loss, batch)
+                    if on_step_end:
+                        on_step_end(run=run, loss=loss)
+                    if evaluate_every and position.step % evaluate_every == 0:
+                        self._evaluate()
+                    if has_save_points:
+                        self._save_point(is_last=False)
+                    yield loss
+                    if self._is_over():
+                        break
+                if not position.interrupt_reason:
+                    host.notify("on_epoch_end", run=run, metrics=self._end_epoch())
+                    position.batch = 0
+                    self._save_point(is_last=False)
+            self._save_point(is_last=True)
+            outcome = self._outcome_of_all_steps()
+        except BaseException as raised:
+            outcome, error = self._early_end(raised)
+            if error is None or error is raised:
+                raise
+            raise error from raised
+        finally:
+            self._end(outcome, error)
+
+    def bare_steps(self) -> Generator[Tensor]:
+        """Take the steps alone, epoch after epoch without end: no events, no evaluations. Give the loss of each."""
+        self._begin()
+        while True:
+            self._position.epoch += 1
+            self.parts.model.train()
+            for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
+                loss = self.parts.step(batch)
+                self._count(loss, batch)
+                yield loss
+            if not self._position.batch:
+                hint = "a stream must start anew each time it is iterated over"
+                message = f"{self.host.owner('data')} gave no batch in epoch {self._position.epoch}"
+                raise DataError(message, hint=hint)
+            self._position.batch = 0
+
+    def each(self, steps: Generator[Tensor]) -> Iterator[Step]:
+        """Take one step after the other, each when it is requested; leaving the iteration ends the loop."""
+        try:
+            while True:
+                with self.working():
+                    try:
+                        loss = next(steps)
+                    except StopIteration:
+                        return
+                    except MEMORY_ERRORS as error:
+                        if explained := memory_error_of_step(error, self._run):
+                            raise explained from error
+                        raise
+                yield Step(self._position.epoch, self._position.step, loss)
+        finally:
+            self._is_left = True
+            with self.working():
+                steps.close()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Work with the run's own random numbers and with gradients, whatever the program around it has set."""
+        was_resting, self.is_resting = self.is_resting, False
+        try:
+            with in_run(self.progress.random):
+                yield
+        finally:
+            self.is_resting = was_resting
+
+    # ---- the parts of the loop ---------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self._position.is_begun:
+            raise TrainingError("the run was begun before", hint="make a new Run for a new run")
+        self._position.is_begun = True
+        self._started = time.perf_counter() - self.progress.used_s
+        for observer in self._observers:
+            observer.begin()
+
+    def _training_batches(self) -> Iterator[Any]:
+        """Return the rest of the batches of the current epoch; none when the run is over in its middle."""
+        if self._position.batch and self._is_over():
+            return iter(())
+        return self.parts.reader(self._position.epoch, self._position.batch)
+
+    def _count(self, loss: Tensor, batch: Any) -> None:
+        """Count a step that was taken."""
+        position = self._position
+        position.step += 1
+        position.batch += 1
+        if position.step == 1:
+            check_step_result(loss)
+        if self.parts.finite_guard.has_skipped:
+            self.parts.finite_guard.forget_skip()
+        else:
+            self.progress.running.add(loss, count_examples(batch))
+        if self._options.max_time_s:
+            self.progress.used_s = time.perf_counter() - self._started
+            if self.progress.used_s >= self._options.max_time_s:
+                self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} is over")
+
+    def _is_over(self) -> bool:
+        position = self._position
+        is_ending = position.stop_reason is not None or position.interrupt_reason is not None
+        # With weights that are ahead of the step the end comes when the steps have caught up.
+        return (is_ending or position.step == (self._options.max_steps or -1)) and not position.num_ahead
+
+    def _has_next_epoch(self) -> bool:
+        position = self._position
+        has_steps = position.step != (self._options.max_steps or -1)
+        return position.epoch < position.num_epochs and position.stop_reason is None and has_steps
+
+    def _outcome_of_all_steps(self) -> Outcome:
+        if self._position.interrupt_reason and (self._position.batch or self._has_next_epoch()):
+            return "interrupted"
+        return "completed" if self._position.stop_reason is None else "stopped"
+
+    def _save_point(self, *, is_last: bool) -> None:
+        if self._notify_save_point and not self._position.num_ahead:
+            self.is_resting = True
+            try:
+                self._notify_save_point(run=self._run, is_last=is_last)
+            finally:
+                self.is_resting = False
+
+    def _evaluate(self) -> None:
+        """Evaluate every split, with the events around it; nothing, without events, if there is none."""
+        if not self.parts.evaluation_batches:
+            return
+        self.host.notify("on_evaluation_start", run=self._run)
+        metrics = self.parts.evaluate(self._run)
+        self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
+        self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
+
+    def _end_epoch(self) -> Mapping[str, float]:
+        self.parts.finite_guard.look()
+        position, every = self._position, self._options.evaluate_every_epochs
+        is_last = position.epoch == position.num_epochs or self._is_over()
+        is_due = every and (position.epoch % every == 0 or is_last)
+        if is_due and self.progress.evaluated_step != position.step:
+            self._evaluate()
+        evaluated = self.progress.evaluated if is_due else {}
+        metrics = MappingProxyType({"train/running_loss": self.progress.running.compute(), **evaluated})
+        self.progress.history.append(metrics)
+        # Without any update the mean is that of nothing.
+        checked = metrics if self.progress.running.weight else evaluated
+        self.progress.running.reset()
+        for name, value in checked.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                hint = "try a smaller learning rate, and look for extreme values in the data"
+                raise NonFiniteError(f"{name} is {value} in epoch {position.epoch}", hint=hint)
+        return metrics
+
+    def _early_end(self, raised: BaseException) -> tuple[Outcome, BaseException | None]:
+        """Return the outcome, and the error to raise if there is one, for what ended the loop before its time."""
+        if isinstance(raised, GeneratorExit) and self._is_left:
+            return "stopped", None
+        if isinstance(raised, KeyboardInterrupt):
+            return "interrupted", raised
+        position = self._position
+        if isinstance(raised, SystemExit | StopIteration | GeneratorExit):
+            message = f"a component raised {type(raised).__name__}, {position}"
+            hint = "to end a run early, a plugin calls run.request_stop(reason)"
+            return "failed", TrainingError(message, epoch=position.epoch, step=position.step, hint=hint)
+        error = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
+        error.add_note(str(position))
+        return "failed", error
+
+    def _end(self, outcome: Outcome, error: BaseException | None) -> None:
+        """Notify every plugin that the run is over; an error of theirs never hides what ended it."""
+        self.outcome = outcome
+        failures = self.host.close_each("on_run_error", run=self._run, error=error) if error else []
+        failures += self.host.close_each("on_run_end", run=self._run, outcome=outcome)
+        for observer in self._observers:
+            observer.end()
+        if not failures:
+            return
+        first = error or failures.pop(0)
+        for failure in failures:
+            notes = getattr(failure, "__notes__", ())
+            first.add_note("and then " + "; ".join([f"{type(failure).__name__}: {failure}", *notes]))
+        if error is None:
+            self.outcome = "failed"
+            raise first

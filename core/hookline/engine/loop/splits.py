@@ -1,0 +1,46 @@
+"""``SplitReader``: the batches of a split, with every fault of reading them reported as a fault of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from hookline.engine.errors import DataError, HooklineError
+from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.position import Position
+from hookline.engine.loop.reading import lost_worker
+from hookline.engine.plugin.observer import Observer
+
+
+class SplitReader:
+    """Reads the batches of the splits of a data source.
+
+    Args:
+        owner: The data plugin, for messages.
+        position: Position of the run.
+        observers: Observers of the run, which see every batch.
+    """
+
+    def __init__(self, owner: str, position: Position, observers: Sequence[Observer]) -> None:
+        self._owner = owner
+        self._position = position
+        self._observers = observers
+
+    def __call__(self, split: str, batches: Batches, epoch: int, start: int = 0) -> Generator[Any]:
+        """Give the batches of an epoch from ``start`` on.
+
+        Raises:
+            DataError: When reading them fails.
+        """
+        stream = batches.epoch(epoch, start)
+        for observer in self._observers:
+            stream = observer.reading(split, stream)
+        try:
+            yield from stream
+        except HooklineError as error:
+            # Ctrl-C reaches the workers, too.
+            if not (self._position.interrupt_reason and lost_worker(error.__cause__ or error)):
+                raise
+        except Exception as error:
+            message = f"{self._owner} fails while its {split} split is read"
+            raise DataError(f"{message}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,107 @@
+"""State of a run: everything needed to continue it bit for bit, as tensors and plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from hookline.engine.errors import ContractError
+from hookline.engine.loop.building import Components
+from hookline.engine.loop.evaluation import WeightedMean
+from hookline.engine.loop.position import Position
+from hookline.engine.loop.rng import RandomState
+
+
+class Progress:
+    """The numbers of a run so far, and its random state.
+
+    Attributes:
+        random: State of torch's global generators in the run.
+        history: The metrics of each epoch that has ended.
+        running: Mean loss of the steps of the current epoch.
+        evaluated_step: The last step after which the run was evaluated; 0: none.
+        evaluated: The metrics of that evaluation.
+        used_s: Seconds in the loop, over all attempts; measured with ``train.max_time_s`` alone.
+    """
+
+    def __init__(self, random: RandomState) -> None:
+        self.random = random
+        self.history: list[Mapping[str, float]] = []
+        self.running = WeightedMean()
+        self.evaluated_step = 0
+        self.evaluated: Mapping[str, float] = {}
+        self.used_s = 0.0
+
+    def state_dict(self, position: Position) -> dict[str, Any]:
+        """Return the state of the loop: progress and position."""
+        return {
+            "epoch": position.epoch,
+            "step": position.step,
+            "used_s": self.used_s,
+            "position": position.batch,
+            "stop_reason": position.stop_reason,
+            "history": [dict(metrics) for metrics in self.history],
+            "random": self.random.state_dict(),
+            "running": self.running.state_dict(),
+            "evaluated": [self.evaluated_step, dict(self.evaluated)],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], position: Position) -> None:
+        """Load what ``state_dict`` returned, and move the position there."""
+        position.epoch, position.step, position.batch = state["epoch"], state["step"], state["position"]
+        position.stop_reason, self.used_s = state["stop_reason"], state["used_s"]
+        self.history = [MappingProxyType(metrics) for metrics in state["history"]]
+        self.random.load_state_dict(state["random"])
+        self.running.load_state_dict(state["running"])
+        self.evaluated_step, metrics = state["evaluated"]
+        self.evaluated = MappingProxyType(metrics)
+
+
+def component_state(parts: Components) -> dict[str, Any]:
+    """Return the state of the model, its wrappers, the loss and the optimizer."""
+    return {
+        "model": parts.unwrapped_model.state_dict(),
+        "wrappers": state_of_wrappers(parts.model, parts.unwrapped_model),
+        "loss": parts.loss.state_dict() if isinstance(parts.loss, nn.Module) else {},
+        "optimizer": parts.optimizer.state_dict(),
+    }
+
+
+def load_component_state(parts: Components, state: Mapping[str, Any]) -> None:
+    """Load what ``component_state`` returned into the components.
+
+    Raises:
+        ContractError: When the state belongs to another model or optimizer.
+    """
+    try:
+        parts.unwrapped_model.load_state_dict(state["model"])
+        load_state_of_wrappers(parts.model, parts.unwrapped_model, state["wrappers"])
+        if isinstance(parts.loss, nn.Module):
+            parts.loss.load_state_dict(state["loss"])
+        parts.optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        hint = "resume with the config with which the state was taken"
+        raise ContractError(f"this state belongs to a different run: {error}", hint=hint) from error
+
+
+def state_of_wrappers(model: nn.Module, unwrapped: nn.Module) -> dict[str, Any]:
+    """Return the entries that wrappers added to the state of a model, by the names that they give them."""
+    if model is unwrapped:
+        return {}
+    inner = unwrapped.state_dict(keep_vars=True)
+    around, ids = model.state_dict(keep_vars=True), set(map(id, inner.values()))
+    return {name: value for name, value in model.state_dict().items() if id(around[name]) not in ids}
+
+
+def load_state_of_wrappers(model: nn.Module, unwrapped: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load what ``state_of_wrappers`` returned.
+
+    Raises:
+        ValueError: When the model has other wrappers.
+    """
+    if unknown := sorted(state.keys() ^ state_of_wrappers(model, unwrapped).keys()):
+        raise ValueError(f"the wrappers of the model differ in {', '.join(unknown)}")
+    model.load_state_dict(state, strict=False)
