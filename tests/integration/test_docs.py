@@ -17,6 +17,8 @@ from support import ROOT, Environment, make_environment, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PRINTS = re.compile(r"\n\nIt prints:\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+"""What follows a block that prints."""
 MARK = re.compile(r"# (part of |end of |)file: (\S+)\n")
 """The first line of a block that is a file, or that stands in one, or that is to be put at its end."""
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
@@ -30,6 +32,7 @@ class Block:
     line: int
     language: str
     text: str
+    printed: str | None = None
 
     @property
     def file(self) -> str | None:
@@ -57,19 +60,24 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
-    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2]) for m in FENCE.finditer(text)]
+    found = ((m, PRINTS.match(text, m.end())) for m in FENCE.finditer(text))
+    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2], shown and shown[1]) for m, shown in found]
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python" and not b.file], ids=str)
-def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_block_runs_and_prints_what_the_page_shows(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     # In this process: a hundred starts of torch would take minutes. A dataclass looks its module up by name.
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     exec(compile(block.text, str(block), "exec"), vars(module))
+    if block.printed is not None:
+        assert_shows(block.printed, capsys.readouterr().out, str(block))
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python" and b.file], ids=str)
