@@ -97,6 +97,16 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").rglob("README.md")), ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_a_list_of_pages_has_their_titles(page: Path) -> None:
+    listed = re.findall(r"^- \[([^]]+)\]\((?!https?://)([^)#\s]+)\)", page.read_text(), re.MULTILINE)
+    assert listed
+    for title, target in listed:
+        assert (page.parent / target).read_text().startswith(f"# {title}\n"), target
+
+
 def test_the_first_plugin_goes_from_an_empty_folder_to_an_installed_one(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
