@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 import zipfile
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,7 @@ import hookline as door
 from hookline import Catalog
 from hookline.cli.commands.main import hookline as command
 from hookline.cli.lazy_group import LazyGroup
-from hookline.engine import KINDS, Entry, errors
+from hookline.engine import KINDS, Entry, PluginRules, errors
 from hookline.engine.plugin.hook_checks import HOOKS
 from hookline.engine.plugin.options import options_of
 from hookline.engine.plugin.plugin import load_plugin
@@ -31,13 +32,20 @@ OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "
 ERRORS = [e for e in vars(errors).values() if inspect.isclass(e) and issubclass(e, errors.HooklineError)]
 
 
+DESCRIBED = re.compile(r"^\.\. auto\w+:: (\S+)$", re.MULTILINE)
+"""A line that becomes the signature and the docstring of a name; a name that is none fails the build of the site."""
+
+
 def reference(name: str) -> str:
     return (REFERENCE / name).read_text()
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_is_documented_with_its_signature_and_tested(hook: str) -> None:
-    assert f"### `{hook}({', '.join(HOOKS[hook])})`" in reference("hooks.md")
+    section = reference("hooks.md").partition(f"\n### `{hook}({', '.join(HOOKS[hook])})`\n")[2].partition("\n### ")[0]
+    assert DESCRIBED.findall(section) == [f"hookline.engine.hookspecs.{hook}"]
+    examples = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    assert any(f"def {hook}(" in example for example in examples), "it has no example"
     assert hook in TESTS
 
 
@@ -45,6 +53,7 @@ def test_every_hook_is_documented_with_its_signature_and_tested(hook: str) -> No
 def test_every_error_is_documented_drawn_exported_and_tested(error: type[errors.HooklineError]) -> None:
     assert error.__name__ in door.__all__
     assert re.search(rf"`{error.__name__}`.*\b{error.exit_code}\b", reference("errors.md"))
+    assert f"hookline.{error.__name__}" in DESCRIBED.findall(reference("errors.md"))
     assert re.search(rf"{error.__name__} +{error.exit_code} ", errors.__doc__ or "")
     assert error.__name__ in TESTS
 
@@ -103,12 +112,34 @@ DOORS = [importlib.import_module(name) for name in ("hookline", *(f"hookline.{ro
 @pytest.mark.parametrize("package", DOORS, ids=lambda package: package.__name__)
 def test_each_door_offers_the_names_that_it_lists(package: ModuleType) -> None:
     assert set(dir(package)) == {*package.__all__, *getattr(package, "_ROOMS", ())}
-    text = reference("testing.md" if package.__name__ == "hookline.testing" else "python.md")
+    described = [name for page in sorted(REFERENCE.glob("*.md")) for name in DESCRIBED.findall(page.read_text())]
+    of_package = [name for name in described if name.rpartition(".")[0] == package.__name__]
+    assert sorted(of_package) == sorted(f"{package.__name__}.{name}" for name in package.__all__)
     for name in package.__all__:
         assert getattr(package, name) is not None
-        assert f"`{name}" in text or f"`{package.__name__}.{name}" in text, name
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = package.trian
+
+
+CLASSES = [
+    pytest.param(getattr(package, name), id=f"{package.__name__}.{name}")
+    for package in DOORS
+    for name in package.__all__
+    if inspect.isclass(getattr(package, name))
+]
+
+
+@pytest.mark.parametrize("public", CLASSES)
+def test_a_public_class_describes_each_of_its_members(public: type) -> None:
+    # What the site shows of it: a member without a docstring is left out there.
+    for name, member in vars(public).items():
+        function = getattr(member, "__func__", member)  # of a class or a static method
+        if not name.startswith("_") and (inspect.isroutine(function) or isinstance(member, property | cached_property)):
+            assert inspect.getdoc(member), name
+    if public not in (TrainOptions, PluginRules):  # each option of theirs has a row on the page of the config
+        own_text = re.compile(r'^    (\w+): [^\n]*\n    """', re.MULTILINE).findall(inspect.getsource(public))
+        for name in public.__annotations__.keys() - {"exit_code", *own_text}:
+            assert re.search(rf"^ +{name}: ", public.__doc__ or "", re.MULTILINE), name
 
 
 @pytest.mark.parametrize("package", DOORS, ids=lambda package: package.__name__)
