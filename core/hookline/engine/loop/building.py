@@ -15,7 +15,7 @@ from hookline.engine.hookspecs import Metric
 from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import build_metrics, evaluate_splits
-from hookline.engine.loop.finite_guard import FiniteGuard, Guarded
+from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.first_batch import check_parameters, try_what_fits
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
@@ -167,12 +167,11 @@ def check_first_batches(site: Site) -> None:
 
 def build_optimizer(site: Site) -> None:
     """Build the optimizer, and the guard of its gradients."""
-    parts, host, options = site.parts, site.host, site.run.config.train
+    parts, host = site.parts, site.host
     parts.optimizer = build_component(host, "optimizer", Optimizer, run=site.run, model=parts.model)
     if not host.is_implemented("build_step"):
         check_parameters(parts.optimizer, parts.model, parts.loss, str(host.owner("optimizer")))
-    guarded = Guarded(parts.model, parts.unwrapped_model, parts.optimizer, parts.device)
-    parts.finite_guard = FiniteGuard(options.non_finite, guarded, site.position, site.run.warn)
+    parts.finite_guard = FiniteGuard(site.run, site.position)
 
 
 def build_step(site: Site) -> None:
