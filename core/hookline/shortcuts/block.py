@@ -120,8 +120,8 @@ class Block:
             taken = take(*arguments)
         except Exception as error:
             first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-            message = f"the steps of a block (train.fuse_steps) cannot be compiled as one graph: {first_line}"
-            hint = "set train.fuse_steps to 1; torch.compile(model, fullgraph=True) shows what is in the way of a model"
+            message = f"the steps of a block cannot be compiled as one graph: {first_line}"
+            hint = "take single steps; torch.compile(model, fullgraph=True) shows the cause"
             raise ContractError(message, hint=hint) from error
         self._take = take
         return taken
