@@ -81,7 +81,7 @@ def test_a_lock_that_is_no_file_is_told_at_once(hookline: Hookline, tmp_path: Pa
     os.mkfifo(tmp_path / "pipe")
     done = hookline("train", "--locked", device)
     assert_told(done, 2)
-    assert "it is no regular file" in done.stderr
+    assert "it is not a regular file" in done.stderr
     assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]
 
 

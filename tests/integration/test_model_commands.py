@@ -86,6 +86,6 @@ def test_export_writes_a_file_and_says_how_well_it_answers(place: tuple[Path, Ho
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1:] == [
         "wrote m.safetensors",
-        "compared on the first 16 of the training data: the largest difference of an output is 0; none is allowed",
+        "compared on the first 16 training examples: the largest difference of an output is 0; none is allowed",
     ]
     assert set(load_file(folder / "m.safetensors")) == {"weight", "bias"}

@@ -133,7 +133,7 @@ def test_a_record_that_cannot_be_read_is_one_row_and_nothing_more(hookline: Hook
     rows = done.stdout.splitlines()[1:]
     assert len(rows) == 7
     assert all("unreadable" in row and "run.json" in row for row in rows[1:6])
-    assert "is of format 9" in rows[3]
+    assert "has format 9" in rows[3]
     # What changed is told against the last one that can be read.
     assert rows[6].endswith("optimizer.lr=0.5")
     values = json.loads(hookline("runs", "--json").stdout)
@@ -392,7 +392,7 @@ def test_rm_names_what_no_run_put_there_and_removes_it_only_by_force(
     done = hookline("runs", "rm", "1", "--yes")
     assert_clean(done, 2)
     named = "checkpoints/step-000000000100-epochs-1, linked, notes\\x1b.md"
-    assert f"holds what no run put there: {named}" in done.stderr
+    assert f"contains files that do not belong to a run: {named}" in done.stderr
     assert "--force" in done.stderr
     assert path.exists()
     assert_clean(hookline("runs", "rm", "1", "--yes", "--force"), 0)

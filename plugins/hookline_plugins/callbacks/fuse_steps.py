@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import ConfigError, ContractError, Fault, RunView, hookimpl
-from hookline.shortcuts import Block, Objective, followers, why_not
+from hookline.shortcuts import Block, CompileError, Objective, followers, why_not
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,7 +44,7 @@ class FuseSteps:
         def step(batch: Any) -> Tensor:
             if self._next_block:
                 block, self._next_block = self._next_block, []
-                losses[:] = self._block(block)[::-1]
+                losses[:] = self._taken(block)[::-1]
                 if losses:
                     run.finite_guard.note_finite_update()
             loss = losses.pop() if losses else single(batch)
@@ -90,6 +90,14 @@ class FuseSteps:
             else:
                 position += 1
                 yield batch
+
+    def _taken(self, block: list[Any]) -> list[Tensor]:
+        try:
+            return self._block(block)
+        except CompileError as error:
+            message = f"the steps of a block cannot be compiled as one graph: {error}"
+            hint = "switch fuse-steps off; torch.compile(model, fullgraph=True) shows what is in the way of a model"
+            raise ContractError(f"{message} (callbacks.fuse-steps.size = {self.size})", hint=hint) from error
 
     def _num_free(self, run: RunView, position: int) -> int:
         """Return the number of steps with full batches before something is due between two steps."""

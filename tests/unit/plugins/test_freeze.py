@@ -63,8 +63,8 @@ def test_a_large_model_is_not_listed_as_a_whole() -> None:
     with pytest.raises(ConfigError) as caught:
         Run(freezing("encoder.*"), {"model.hidden": [2] * 20})
     assert caught.value.faults[0].hint == (
-        "it has 42 names: '0.weight', '0.bias', '2.weight', '2.bias', '4.weight', '4.bias', '6.weight', '6.bias', "
-        "'8.weight', '8.bias', ..."
+        "the model has 42 parameters: '0.weight', '0.bias', '2.weight', '2.bias', '4.weight', '4.bias', '6.weight', "
+        "'6.bias', '8.weight', '8.bias', ..."
     )
 
 

@@ -407,8 +407,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "micro batches": ({"train": {"micro_batch_size": 2}}, "train.micro_batch_size = 2 splits each batch"),
     "items": ({"plugins": {"data": FromItems()}}, "the training data are not in memory"),
     "collate": ({"plugins": {"data": Collated()}}, "the training data are not in memory"),
-    "rmsprop": ({"optimizer": {"use": "rmsprop"}}, "the optimizer RMSprop is none of torch's SGD, Adam, AdamW"),
-    "lbfgs": ({"optimizer": {"use": "lbfgs"}}, "the optimizer LBFGS is none of torch's SGD, Adam, AdamW"),
+    "rmsprop": ({"optimizer": {"use": "rmsprop"}}, "the optimizer RMSprop is not one of torch's SGD, Adam, AdamW"),
+    "lbfgs": ({"optimizer": {"use": "lbfgs"}}, "the optimizer LBFGS is not one of torch's SGD, Adam, AdamW"),
     "undeclared": (
         {"plugins": {"callbacks.own": InStep()}},
         "callback 'InStep' .* has 'on_step_end', which may require",
@@ -514,5 +514,5 @@ def test_who_follows_the_updates_of_the_optimizer_is_refused_when_the_first_bloc
 
 
 def test_a_profile_looks_at_single_steps_alone() -> None:
-    with pytest.raises(ConfigError, match=r"looks at single steps, but callback 'fuse-steps' \(hookline 0.1.0\) takes"):
+    with pytest.raises(ConfigError, match=r"measures single steps, but callback 'fuse-steps' \(hookline 0.1.0\) takes"):
         profile({"callbacks": in_blocks(4)})

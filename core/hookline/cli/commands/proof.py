@@ -157,8 +157,9 @@ class _Trial:
 
     def prove(self, num_kills: int, seed: int, every_steps: int | None) -> tuple[Proof, list[Report]]:
         """Train both runs, and compare them; return what came of it, and the kills that were done."""
+        from hookline.trials.proof.comparing import compare
+        from hookline.trials.proof.evidence import Evidence
         from hookline.trials.proof.kills import choose_kills
-        from hookline.trials.proof.verdict import Evidence, compare
 
         if every_steps is None:
             # A run that does not know its length is told by nothing but its end.
