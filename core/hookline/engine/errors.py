@@ -21,7 +21,7 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -111,7 +111,6 @@ class Fault:
         return "\n".join(lines)
 
 
-@dataclass(eq=False, repr=False)
 class HooklineError(Exception):
     """Anything that a user of Hookline can cause and fix.
 
@@ -122,15 +121,13 @@ class HooklineError(Exception):
         exit_code: Exit code of the command line.
     """
 
-    message: str
-    _: KW_ONLY
-    hint: str | None = None
-    faults: Sequence[Fault] = ()
     exit_code: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        super().__init__(self.message)
-        self.faults = tuple(self.faults)
+    def __init__(self, message: str, *, hint: str | None = None, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.faults = tuple(faults)
 
     def __str__(self) -> str:
         text = "\n\n".join([self.message, *map(str, self.faults)])
@@ -143,7 +140,6 @@ class ConfigError(HooklineError):
     exit_code = 2
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class PluginError(HooklineError):
     """A plugin is missing, ambiguous, broken, or does not match the hook specification.
 
@@ -153,10 +149,22 @@ class PluginError(HooklineError):
         version: Version of that distribution.
     """
 
-    plugin: str | None = None
-    distribution: str | None = None
-    version: str | None = None
     exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        plugin: str | None = None,
+        distribution: str | None = None,
+        version: str | None = None,
+        hint: str | None = None,
+        faults: Sequence[Fault] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, faults=faults)
+        self.plugin = plugin
+        self.distribution = distribution
+        self.version = version
 
 
 class DataError(HooklineError):
@@ -183,7 +191,6 @@ class RunBusyError(HooklineError):
     exit_code = 7
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class NonFiniteError(HooklineError):
     """A loss or a gradient is NaN or infinite.
 
@@ -193,17 +200,23 @@ class NonFiniteError(HooklineError):
         indices: Indices of the training examples in the batch of that step; empty if unknown.
     """
 
-    epoch: int | None = None
-    step: int | None = None
-    indices: Sequence[int] = ()
     exit_code = 6
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.indices = tuple(self.indices)
+    def __init__(
+        self,
+        message: str,
+        *,
+        epoch: int | None = None,
+        step: int | None = None,
+        indices: Sequence[int] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.epoch = epoch
+        self.step = step
+        self.indices = tuple(indices)
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class TrainingError(HooklineError):
     """Memory ran out, a plugin tried to end the program, or a run is used out of order.
 
@@ -214,7 +227,18 @@ class TrainingError(HooklineError):
         hook: The hook in which it happened.
     """
 
-    epoch: int | None = None
-    step: int | None = None
-    plugin: str | None = None
-    hook: str | None = None
+    def __init__(
+        self,
+        message: str,
+        *,
+        epoch: int | None = None,
+        step: int | None = None,
+        plugin: str | None = None,
+        hook: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.epoch = epoch
+        self.step = step
+        self.plugin = plugin
+        self.hook = hook

@@ -96,7 +96,7 @@ class FuseSteps:
             return self._block(block)
         except CompileError as error:
             message = f"the steps of a block cannot be compiled as one graph: {error}"
-            hint = "switch fuse-steps off; torch.compile(model, fullgraph=True) shows what is in the way of a model"
+            hint = "disable fuse-steps; torch.compile(model, fullgraph=True) shows the cause"
             raise ContractError(f"{message} (callbacks.fuse-steps.size = {self.size})", hint=hint) from error
 
     def _num_free(self, run: RunView, position: int) -> int:
