@@ -1,10 +1,11 @@
-"""Callback ``fuse-steps``: several steps at once in compiled code, on the CPU, reported one by one."""
+"""Callback ``fuse-steps``: take several steps at once as compiled code, on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,21 +25,21 @@ _Reader = Callable[[int, int], Iterator[Any]]
 
 @dataclass
 class FuseSteps:
-    """Blocks of ``size`` steps that run at once, in compiled code on the CPU.
+    """Take blocks of ``size`` steps at once, as compiled code on the CPU.
 
-    The first batch of a block takes all its steps; the others are only reported. An event between two steps, such as
-    an evaluation, ends a block; if fewer than ``size`` steps are left before it, they are taken one by one. So are
-    those of a block with non-finite values, because a single step can handle and report them.
+    All steps of a block are taken with its first batch, and then reported one by one. Anything due between two steps,
+    such as an evaluation, ends a block. If fewer than ``size`` steps remain before it, or a block is not finite, its
+    steps are taken one by one.
     """
 
     size: Annotated[int, Meta(ge=2, description="number of steps in a block")] = 50
 
     @hookimpl(wrapper=True, trylast=True)
     def build_step(self, run: RunView) -> Generator[None, _Step, _Step]:
-        """Return a step that takes a block if one is due, and a single step otherwise."""
+        """Return a step that takes a block if one is due, and otherwise a single step."""
         single = yield
-        self._next_block: list[Any] = []  # its batches, until its first step
-        losses: list[Tensor] = []  # of steps that were taken but not reported yet, last first
+        self._next_block: list[Any] = []  # the batches of a block, until its first step
+        losses: list[Tensor] = []  # of steps taken but not yet reported, in reverse
 
         def step(batch: Any) -> Tensor:
             if self._next_block:
@@ -54,18 +55,18 @@ class FuseSteps:
 
     @hookimpl(wrapper=True)
     def build_reader(self, run: RunView) -> Generator[None, _Reader, _Reader]:
-        """Return a reader that collects the batches of a block for its first step.
+        """Return a reader that collects the batches of a block before its first step.
 
         Raises:
-            ConfigError: When the run has parts that do not work in blocks; lists them all.
+            ConfigError: With everything that is incompatible with blocks.
             ContractError: When the model draws random numbers or changes its buffers.
         """
         read = yield
         if faults := [*_faults_of_run(run), *self._faults_of_plugins(run)]:
             message = f"this run cannot take its steps in blocks (callbacks.fuse-steps.size = {self.size})"
-            raise ConfigError(message, faults=faults, hint="switch fuse-steps off, or fix these faults")
+            raise ConfigError(message, faults=faults, hint="disable fuse-steps, or fix these faults")
         objective = Objective(run.model, run.loss)
-        # There is a first batch: the run has tried it.
+        # There is a first batch: it was checked.
         trained = _trained_parameters(objective, next(read(1, 0)), _name_of(run, "model"))
         is_checked = run.config.train.non_finite != "ignore"
         self._is_off = False
@@ -95,7 +96,7 @@ class FuseSteps:
             return self._block(block)
         except CompileError as error:
             message = f"the steps of a block cannot be compiled as one graph: {error}"
-            hint = "switch fuse-steps off; torch.compile(model, fullgraph=True) shows what is in the way of a model"
+            hint = "disable fuse-steps; torch.compile(model, fullgraph=True) shows the cause"
             raise ContractError(f"{message} (callbacks.fuse-steps.size = {self.size})", hint=hint) from error
 
     def _num_free(self, run: RunView, position: int) -> int:
@@ -108,21 +109,21 @@ class FuseSteps:
         return min(bounds)
 
     def _is_ready(self, run: RunView) -> bool:
-        """Return True if a block now gives the same as single steps.
+        """Return whether a block now equals single steps.
 
         Raises:
-            ContractError: When a hook follows the updates, which a block does not call.
+            ContractError: When hooks on gradients or updates would not be called.
         """
         if self._is_off:
             return False
         if names := list(followers(self._objective, run.optimizer)):
-            message = f"{', '.join(names)} follows each gradient or update, but is not called in a block"
-            hint = "switch fuse-steps off, or remove these hooks"
+            message = f"{', '.join(names)} hooks into gradients or updates, but is not called within a block"
+            hint = "disable fuse-steps, or remove the hook"
             raise ContractError(f"{message} (callbacks.fuse-steps.size = {self.size})", hint=hint)
         if self._block.has_changed():
             self._is_off = True
             run.warn(
-                "the options or the parameters of the optimizer have changed: "
+                "the options of the optimizer or its trained parameters have changed: "
                 f"from step {run.step + 1} on, steps are taken one by one"
             )
             return False
@@ -135,27 +136,27 @@ class FuseSteps:
                 continue
             allows = getattr(member.instance, "allows_fused_steps", None)
             found = {hook: wraps for hook, calls in order.items() for one, wraps in calls if one is member}
-            # A block would skip these replacements of the core's step, even if the plugin allows it.
+            # Refused even if allowed: its replacement of the default step would not be called.
             own = [hook for hook, wraps in found.items() if not wraps and hook != "on_step_end"]
             if own or (allows is None and found):
-                hint = None if own else "if it only observes, set allows_fused_steps = True in its class"
+                hint = None if own else "if it only counts or displays, set allows_fused_steps = True in its class"
                 hooks = ", ".join(map(repr, own or found))
-                yield Fault(f"{member.plugin} has {hooks}, which may need single steps", hint=hint)
+                yield Fault(f"{member.plugin} has {hooks}, which may require single steps", hint=hint)
             elif allows is not None and not allows:
-                yield Fault(f"{member.plugin} needs single steps with these options (allows_fused_steps = False)")
+                yield Fault(f"{member.plugin} requires single steps with these options (allows_fused_steps = False)")
 
 
 def _faults_of_run(run: RunView) -> Iterator[Fault]:
     from torch.utils.data import TensorDataset
 
     if run.device.type != "cpu":
-        hint = "set train.device to 'cpu', or switch fuse-steps off"
+        hint = "set train.device to 'cpu', or take single steps"
         yield Fault(f"the device is {str(run.device)!r}, but blocks are compiled for the CPU only", hint=hint)
     if run.config.train.micro_batch_size:
         size = run.config.train.micro_batch_size
-        yield Fault(f"train.micro_batch_size = {size} takes the parts of a batch one by one")
+        yield Fault(f"train.micro_batch_size = {size} splits each batch")
     if type(run.data.train) is not TensorDataset or run.data.collate is not None:
-        hint = "use a TensorDataset without collate; reading examples one by one takes longer than a step"
+        hint = "blocks require a TensorDataset without a collate; reading single examples takes longer than a step"
         yield Fault("the training data are not in memory as whole tensors", hint=hint)
     if reason := why_not(run.optimizer):
         yield Fault(f"the optimizer {type(run.optimizer).__name__} {reason}")
@@ -169,19 +170,21 @@ def _trained_parameters(objective: Objective, batch: Any, model_name: str) -> li
     """Return the parameters that get gradients from a batch.
 
     Raises:
-        ContractError: When the forward pass draws random numbers or changes buffers.
+        ContractError: When random numbers are drawn or buffers changed.
     """
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     before = {name: (buffer, buffer.clone()) for name, buffer in objective.named_buffers()}
-    with _training_mode(objective), _noting_draws(objective) as drawing:
+    with _training_mode(objective), _recorded_draws(objective) as drawing:
         loss = objective(*batch)
-    changed = [_own_name(name) for name, buffer in objective.named_buffers() if not _is_kept(buffer, before.get(name))]
-    hint = "switch fuse-steps off, or remove those layers"
+    changed = [
+        _own_name(name) for name, buffer in objective.named_buffers() if not _is_unchanged(buffer, before.get(name))
+    ]
+    hint = "disable fuse-steps, or remove those layers"
     if drawing:
-        message = f"{model_name} or the loss draws random numbers (first in {drawing[0]}): a block would draw others"
+        message = f"{model_name} or the loss draws random numbers (first in {drawing[0]}), which differ within a block"
         raise ContractError(message, hint=hint)
     if changed:
-        message = f"{model_name} or the loss changes buffers in each step ({', '.join(changed)}): a block does not"
+        message = f"{model_name} or the loss changes buffers ({', '.join(changed)}), which a block cannot do"
         raise ContractError(message, hint=hint)
     import torch
 
@@ -189,8 +192,8 @@ def _trained_parameters(objective: Objective, batch: Any, model_name: str) -> li
     return [one for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
-def _is_kept(buffer: Tensor, before: tuple[Tensor, Tensor] | None) -> bool:
-    """Return True if a buffer is the same tensor with the same values, where NaN equals NaN."""
+def _is_unchanged(buffer: Tensor, before: tuple[Tensor, Tensor] | None) -> bool:
+    """Return whether a buffer is still the same tensor with the same values; NaN equals NaN."""
     if before is None or buffer is not before[0]:
         return False
     value = before[1]
@@ -213,32 +216,29 @@ def _training_mode(objective: Objective) -> Iterator[None]:
 
 
 @contextmanager
-def _noting_draws(objective: Objective) -> Iterator[list[str]]:
-    """Record the module in which the state of torch's generator first changed."""
+def _recorded_draws(objective: Objective) -> Iterator[list[str]]:
+    """Record the module that was running when the global random generator was first found to have changed."""
     import torch
 
-    before, found = torch.get_rng_state(), list[str]()
-    active: list[str] = []
+    before = torch.get_rng_state()
+    found: list[str] = []
+    running: list[str] = []
 
-    def compare() -> None:
+    def look() -> None:
         if not found and not torch.equal(before, torch.get_rng_state()):
-            found.append(active[-1])
+            found.append(running[-1])
 
-    def enter(words: str) -> None:
-        compare()
-        active.append(words)
+    def enter(description: str, *_: Any) -> None:
+        look()
+        running.append(description)
 
     def leave(*_: Any) -> None:
-        compare()
-        active.pop()
+        look()
+        running.pop()
 
-    handles: list[Any] = []
-    for name, module in objective.named_modules():
-        words = f"{_own_name(name)!r}, a {type(module).__name__}" if name else "a function"
-        handles.append(module.register_forward_pre_hook(lambda *_, words=words: enter(words)))
-        handles.append(module.register_forward_hook(leave))
-    try:
+    with ExitStack() as hooks:
+        for name, module in objective.named_modules():
+            description = f"{_own_name(name)!r}, a {type(module).__name__}" if name else "a function"
+            hooks.enter_context(module.register_forward_pre_hook(partial(enter, description)))
+            hooks.enter_context(module.register_forward_hook(leave))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

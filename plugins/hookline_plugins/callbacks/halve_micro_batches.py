@@ -1,4 +1,4 @@
-"""Callback ``halve-micro-batches``: repeat a step that runs out of memory, in parts of half the size."""
+"""Callback ``halve-micro-batches``: repeat a step that runs out of memory with smaller micro-batches."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class HalveMicroBatches:
-    """Smaller micro-batches when memory runs out: halve ``train.micro_batch_size``, and repeat the step.
+    """Halve ``train.micro_batch_size`` when a step runs out of memory, and repeat the step.
 
-    The model, its buffers and the random generators are restored first, so the step equals one with the smaller size
-    from the start. No update is applied twice.
+    Buffers and random numbers are restored first, so from that step on the run equals one with the smaller size, to the
+    last bit. An update is never repeated.
     """
 
     @hookimpl(wrapper=True, trylast=True)
     def build_step(self, run: RunView) -> Generator[None, Callable[[Any], Tensor], Callable[[Any], Tensor]]:
-        """Return a step that is repeated in smaller parts if memory runs out."""
+        """Return a step that is repeated with smaller micro-batches."""
         step = yield
         if run.micro_batch_size is None:
-            has_own = any(not is_wrapper for _, is_wrapper in run.hook_order("build_step"))
-            owner = "a plugin's step" if has_own else f"{type(run.optimizer).__name__}, which takes steps itself"
-            message = f"halve-micro-batches works only with the run's own step, not with {owner}"
-            raise ConfigError(message, hint="switch it off, and set a train.batch_size that fits")
+            is_custom = any(not is_wrapper for _, is_wrapper in run.hook_order("build_step"))
+            owner = "a plugin" if is_custom else f"the optimizer {type(run.optimizer).__name__}"
+            message = f"halve-micro-batches requires a step that splits batches, unlike that of {owner}"
+            raise ConfigError(message, hint="disable it, and set a train.batch_size that fits")
         self._run = run
 
         def halving_step(batch: Any) -> Tensor:
-            moment = _Moment(run.model, run.loss, device=run.device)
+            snapshot = _Snapshot(run.model, run.loss, device=run.device)
             while (loss := _attempted(run, step, batch)) is None:
-                moment.restore()
+                snapshot.restore()
             return loss
 
         return halving_step
@@ -47,13 +47,13 @@ class HalveMicroBatches:
         return {"micro_batch_size": self._run.micro_batch_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the size, unless the config has a smaller one."""
+        """Load the size, unless the config sets a smaller one."""
         sizes = (state["micro_batch_size"], self._run.micro_batch_size)
         self._run.micro_batch_size = min((size for size in sizes if size), default=0)
 
 
 def _attempted(run: RunView, step: Callable[[Any], Tensor], batch: Any) -> Tensor | None:
-    """Return the loss of a step; None if it has to be repeated in smaller parts."""
+    """Return the loss of a step; None if it has to be repeated with the smaller micro-batches set here."""
     num_examples = count_examples(batch)
     size = min(run.micro_batch_size or num_examples, num_examples)
     try:
@@ -62,48 +62,49 @@ def _attempted(run: RunView, step: Callable[[Any], Tensor], batch: Any) -> Tenso
         if size == 1 or not is_out_of_memory(error):
             raise
         cause = first_line(error)
-    # Outside the except block, because the error holds the frames of the failed step and so its tensors.
+    # The error is released by now, and with it the frames and tensors of the failed step.
     run.optimizer.zero_grad()
     _free_memory(run.device)
     run.micro_batch_size = -(-size // 2)
     where = f"out of memory in step {run.step + 1} (epoch {run.epoch}) on {run.device}, with {size} examples at once"
-    run.warn(f"{where}: {cause}; from this step on train.micro_batch_size is {run.micro_batch_size}")
+    run.warn(f"{where}: {cause}; from this step on, train.micro_batch_size is {run.micro_batch_size}")
     return None
 
 
-class _Moment:
-    """Snapshot of everything that a forward pass changes besides gradients: random generators, and buffers of modules.
+class _Snapshot:
+    """Snapshot of the state that a forward pass changes: random numbers, and buffers of modules.
 
     Args:
-        modules: Modules with their submodules; other objects are ignored.
-        device: A device, in addition to the CPU, whose random generator may be used.
+        objects: Modules; other objects are ignored.
+        device: Device of the random numbers, in addition to the CPU.
     """
 
-    def __init__(self, *modules: object, device: torch.device) -> None:
+    def __init__(self, *objects: object, device: torch.device) -> None:
         from torch import nn
 
         self._random = RandomMark(device)
-        parts = [part for module in modules if isinstance(module, nn.Module) for part in module.modules()]
         self._buffers = [
-            (part, name, buffer, buffer.detach().clone())
-            for part in parts
-            for name, buffer in part.named_buffers(recurse=False)
+            (module, name, buffer, buffer.detach().clone())
+            for one in objects
+            if isinstance(one, nn.Module)
+            for module in one.modules()
+            for name, buffer in module.named_buffers(recurse=False)
         ]
 
     def restore(self) -> None:
         """Restore the snapshot."""
-        self._random.restore()
         import torch
 
+        self._random.restore()
         with torch.no_grad():
-            for part, name, buffer, value in self._buffers:
+            for module, name, buffer, value in self._buffers:
                 buffer.copy_(value)
-                setattr(part, name, buffer)  # the module may have replaced it
+                setattr(module, name, buffer)  # a module may have assigned another tensor
 
 
 def _free_memory(device: torch.device) -> None:
-    """Release unreferenced memory."""
-    gc.collect()  # frames of a failed step may refer to each other
+    """Release memory that is no longer referenced."""
+    gc.collect()  # the frames of a failed step may form cycles
     if device.type != "cpu":
         import torch
 

@@ -1,4 +1,4 @@
-"""Callback ``limit-examples``: only the first examples of each split."""
+"""Callback ``limit-examples``: use only the first examples of each split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hookline import DataSource, hookimpl
 
 @dataclass
 class LimitExamples:
-    """Only the first examples of each split: for trials, and to see how much data a model needs."""
+    """Use only the first examples of each split, for trials or to find out how much data a model needs."""
 
     num_examples: Annotated[int, Meta(ge=1, description="number of examples to use from the start of each split")]
 

@@ -137,5 +137,5 @@ def test_an_update_with_an_infinite_gradient_is_skipped_when_the_run_skips_such_
 
 
 def test_an_optimizer_with_a_closure_is_refused() -> None:
-    with pytest.raises(ContractError, match="LBFGS updates the weights several times in a step"):
+    with pytest.raises(ContractError, match="LBFGS updates the weights several times per step"):
         train(clipping(max_norm=1.0), {"optimizer": "lbfgs"})

@@ -1,4 +1,4 @@
-"""Callback ``fuse-steps``: blocks in the loop, and refusals. The blocks themselves are in ``test_block``."""
+"""The callback ``fuse-steps``: blocks in the loop, and what is refused; the blocks themselves are in ``test_block``."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from hookline.shortcuts import block
 from hookline.trials import Ledger, lr_find, profile
 from hookline_plugins.callbacks.fuse_steps import FuseSteps
 
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a compiler for C++")
 ignores_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
 def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Capture graphs as usual, but run them with torch's own operations: the C++ compiler takes seconds."""
+    """The graph is captured as ever, and done by torch's own operations: the compiler for C++ takes seconds."""
     monkeypatch.setattr(block, "_BACKEND", "eager")
     yield
     torch.compiler.reset()
 
 
 def in_blocks(size: int) -> dict[str, Any]:
-    """Return the callbacks of a run with blocks of ``size`` steps."""
+    """The callbacks of a run that takes blocks of ``size`` steps."""
     return {"fuse-steps": {"size": size}} if size > 1 else {}
 
 
 def run_of(size: int, *overrides: str, plugins: Mapping[str, Any] | None = None, **tables: Any) -> Run:
-    """Return a run with 11 batches per epoch, the last of which is smaller."""
+    """A run of 11 batches in an epoch, the last of which is smaller."""
     train = {"epochs": 2, "batch_size": 8, "dtype": "float64", **tables.pop("train", {})}
     callbacks = {**in_blocks(size), **tables.pop("callbacks", {})}
     config = {"train": train, "data": {"num_examples": 84}, "callbacks": callbacks, **tables}
@@ -42,7 +42,7 @@ def run_of(size: int, *overrides: str, plugins: Mapping[str, Any] | None = None,
 
 
 class Steps:
-    """Records each reported step."""
+    """Notes each step as it is told."""
 
     allows_fused_steps = True
 
@@ -60,20 +60,20 @@ class Steps:
 
 
 def ahead_of(size: int, *overrides: str, **tables: Any) -> list[int]:
-    """Return for each step the number of steps that the weights were ahead of it."""
+    """Return of each step how many the weights were ahead of it."""
     steps = Steps()
     run_of(size, *overrides, plugins={"callbacks.steps": steps}, **tables).fit()
     return steps.ahead
 
 
 def numbers(run: Run) -> dict[str, Any]:
-    """Return all numbers of a run, independent of the order of sums."""
+    """All that a run keeps, but for the order of its sums."""
     state = run.state_dict()
-    moments = [
+    kept = [
         {name: torch.as_tensor(one) for name, one in entry.items()} for entry in state["optimizer"]["state"].values()
     ]
     gradients = [None if p.grad is None else p.grad.clone() for p in run.model.parameters()]
-    return {"model": dict(state["model"]), "moments": moments, "gradients": gradients, "history": state["history"]}
+    return {"model": dict(state["model"]), "kept": kept, "gradients": gradients, "history": state["history"]}
 
 
 def assert_same(ours: Run, theirs: Run, rtol: float) -> None:
@@ -142,11 +142,11 @@ def test_weights_are_those_after_the_block_in_each_of_its_steps() -> None:
         assert steps.weights[number] == pytest.approx(single.weights[4], rel=1e-10)
 
 
-# ---- ends of a run ---------------------------------------------------------------------------------------------------
+# ---- where a run may end ---------------------------------------------------------------------------------------------
 
 
 class Stop(Steps):
-    """Stops the run after a step."""
+    """Wants the run to end after a step."""
 
     @hookimpl
     def on_step_end(self, run: Run, loss: Tensor) -> None:
@@ -155,7 +155,7 @@ class Stop(Steps):
             run.request_stop("enough")
 
 
-def test_a_stop_that_is_requested_within_a_block_comes_at_its_end() -> None:
+def test_a_stop_that_is_asked_for_within_a_block_comes_at_its_end() -> None:
     stop = Stop()
     run = run_of(5, plugins={"callbacks.stop": stop})
     result = run.fit()
@@ -180,7 +180,7 @@ def test_a_run_has_no_state_within_a_block_and_says_when_it_has() -> None:
     assert (run.num_ahead, run.state_dict()["step"]) == (0, 4)
 
 
-def test_a_run_that_resumes_at_the_end_of_a_block_ends_with_the_same_bits() -> None:
+def test_a_run_that_is_taken_up_at_the_end_of_a_block_ends_with_the_same_bits() -> None:
     tables = {"optimizer": OPTIMIZERS["momentum"]}
     whole = run_of(4, **tables)
     states = [whole.state_dict() for step in whole.steps() if step.step in (5, 15)]
@@ -198,17 +198,17 @@ class Fails(Steps):
             raise RuntimeError("no")
 
 
-def test_an_error_within_a_block_says_that_the_weights_are_ahead() -> None:
+def test_an_error_within_a_block_tells_that_the_weights_are_ahead() -> None:
     with pytest.raises(RuntimeError) as caught:
         run_of(5, plugins={"callbacks.fails": Fails()}).fit()
     assert caught.value.__notes__[-1] == "in epoch 1 of 2, after 2 steps, with weights that are 3 steps ahead"
 
 
-# ---- non-finite numbers ----------------------------------------------------------------------------------------------
+# ---- numbers that are not finite -------------------------------------------------------------------------------------
 
 
 class WithBadExample:
-    """Has an infinite target in the 7th batch of the first epoch."""
+    """Has a target that is infinite, which is in the 7th batch of the first epoch."""
 
     @hookimpl
     def build_data(self) -> DataSource:
@@ -227,7 +227,7 @@ def bad_run(size: int, non_finite: str, seed: int = 0) -> tuple[Run, Steps]:
     return Run(config, plugins=plugins), steps
 
 
-def test_a_non_finite_number_fails_in_its_step_with_the_weights_before_it() -> None:
+def test_a_number_that_is_not_finite_fails_in_its_step_with_the_weights_before_it() -> None:
     (ours, steps), (theirs, same) = bad_run(6, "fail", seed=1), bad_run(1, "fail", seed=1)
     errors = []
     for run in (ours, theirs):
@@ -245,7 +245,7 @@ def test_a_non_finite_number_fails_in_its_step_with_the_weights_before_it() -> N
     torch.testing.assert_close(dict(ours.model.state_dict()), dict(theirs.model.state_dict()), rtol=1e-12, atol=1e-14)
 
 
-def test_only_the_step_is_skipped_with_non_finite_skip() -> None:
+def test_the_step_alone_is_left_out_when_it_is_to_be_skipped() -> None:
     (ours, steps), (theirs, same) = bad_run(6, "skip"), bad_run(1, "skip")
     assert ours.fit().warnings == theirs.fit().warnings
     assert steps.losses == pytest.approx(same.losses, rel=1e-12)
@@ -253,7 +253,7 @@ def test_only_the_step_is_skipped_with_non_finite_skip() -> None:
     assert sorted(steps.ahead, reverse=True) == [5, 4, 3, 2, 1, *[0] * 7]  # one of the two blocks
 
 
-def test_nothing_is_checked_with_non_finite_ignore() -> None:
+def test_nothing_is_looked_at_when_it_is_to_be_ignored() -> None:
     run, steps = bad_run(6, "ignore")
     with pytest.raises(NonFiniteError, match=r"train/running_loss is (nan|inf)"):
         run.fit()
@@ -266,7 +266,7 @@ def test_skips_with_good_blocks_between_are_not_in_a_row() -> None:
     assert run.fit().outcome == "completed"
 
 
-# ---- plugins that work with blocks -----------------------------------------------------------------------------------
+# ---- what goes with blocks -------------------------------------------------------------------------------------------
 
 
 class Quiet:
@@ -278,7 +278,7 @@ class Quiet:
 
 
 class Twice:
-    """Provides an order with each example twice, like the sampling plugins."""
+    """Has an order of its own, with each example twice, as the sampling plugins have."""
 
     @hookimpl
     def build_order(self) -> Callable[[int], Tensor]:
@@ -308,7 +308,7 @@ def test_plugins_that_need_no_single_step_do_the_same_with_blocks(
     assert ours.warnings == theirs.warnings
 
 
-def test_a_changed_learning_rate_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learning_rate_that_changes_is_not_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.testing import CompileCounter
 
     counter: Any = CompileCounter()
@@ -318,21 +318,20 @@ def test_a_changed_learning_rate_is_not_compiled_again(monkeypatch: pytest.Monke
 
 
 class SetsMomentum(Quiet):
-    """Changes a constant of the compiled code."""
+    """Changes what is a constant of the compiled code."""
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:
         run.optimizer.param_groups[0]["momentum"] = 0.5 + run.epoch / 10
 
 
-def test_changed_options_cause_a_warning_and_single_steps() -> None:
+def test_options_that_change_are_a_warning_and_each_step_is_taken_by_itself() -> None:
     tables = {"optimizer": {"use": "sgd", "momentum": 0.9}}
     ours, theirs = (run_of(size, plugins={"callbacks.sets": SetsMomentum()}, **tables) for size in (4, 1))
     ours.fit()
     theirs.fit()
-    assert ours.warnings == [
-        "the options or the parameters of the optimizer have changed: from step 1 on, steps are taken one by one"
-    ]
+    changed = "the options of the optimizer or its trained parameters have changed"
+    assert ours.warnings == [f"{changed}: from step 1 on, steps are taken one by one"]
     assert theirs.warnings == []
     ours.warnings.clear()
     assert_same(ours, theirs, 0.0)
@@ -360,7 +359,7 @@ def test_trials_outside_the_loop_take_single_steps() -> None:
     assert len(lr_find({"callbacks": in_blocks(4)}, num_steps=10).points) == 10
 
 
-# ---- refusals --------------------------------------------------------------------------------------------------------
+# ---- what is refused -------------------------------------------------------------------------------------------------
 
 
 class InStep:
@@ -370,7 +369,7 @@ class InStep:
 
 
 class OwnStep:
-    """Allows fused steps although its step cannot be fused."""
+    """Says that it allows what cannot be."""
 
     allows_fused_steps = True
 
@@ -405,30 +404,36 @@ class Collated:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "micro batches": ({"train": {"micro_batch_size": 2}}, "train.micro_batch_size = 2 takes the parts"),
+    "micro batches": ({"train": {"micro_batch_size": 2}}, "train.micro_batch_size = 2 splits each batch"),
     "items": ({"plugins": {"data": FromItems()}}, "the training data are not in memory"),
     "collate": ({"plugins": {"data": Collated()}}, "the training data are not in memory"),
     "rmsprop": ({"optimizer": {"use": "rmsprop"}}, "the optimizer RMSprop is not one of torch's SGD, Adam, AdamW"),
     "lbfgs": ({"optimizer": {"use": "lbfgs"}}, "the optimizer LBFGS is not one of torch's SGD, Adam, AdamW"),
-    "undeclared": ({"plugins": {"callbacks.own": InStep()}}, "callback 'InStep' .* has 'on_step_end', which may need"),
-    "own step": ({"plugins": {"callbacks.own": OwnStep()}}, "callback 'OwnStep' .* has 'build_step', which may need"),
+    "undeclared": (
+        {"plugins": {"callbacks.own": InStep()}},
+        "callback 'InStep' .* has 'on_step_end', which may require",
+    ),
+    "own step": (
+        {"plugins": {"callbacks.own": OwnStep()}},
+        "callback 'OwnStep' .* has 'build_step', which may require",
+    ),
     "clip-gradients": (
         {"callbacks": {"clip-gradients": {"max_norm": 1.0}}},
-        r"callback 'clip-gradients' \(hookline 0.1.0\) has 'build_update', which may need single steps",
+        r"callback 'clip-gradients' \(hookline 0.1.0\) has 'build_update', which may require single steps",
     ),
     "mixed-precision": (
         {"callbacks": {"mixed-precision": {}}, "train": {"dtype": "float32"}},
         "'mixed-precision' .* has 'build_backward', 'build_update'",
     ),
-    "compile": ({"callbacks": {"compile": {"backend": "eager"}}}, "'compile' .* needs single steps"),
-    "ema": ({"callbacks": {"averaging": {"method": "ema"}}}, "'averaging' .* needs single steps with these options"),
-    "by step": ({"callbacks": {"lr-schedule": {"interval": "step"}}}, "'lr-schedule' .* needs single steps"),
-    "warm-up": ({"callbacks": {"lr-schedule": {"warmup_steps": 2}}}, "'lr-schedule' .* needs single steps"),
+    "compile": ({"callbacks": {"compile": {"backend": "eager"}}}, "'compile' .* requires single steps"),
+    "ema": ({"callbacks": {"averaging": {"method": "ema"}}}, "'averaging' .* requires single steps with these options"),
+    "by step": ({"callbacks": {"lr-schedule": {"interval": "step"}}}, "'lr-schedule' .* requires single steps"),
+    "warm-up": ({"callbacks": {"lr-schedule": {"warmup_steps": 2}}}, "'lr-schedule' .* requires single steps"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_part_that_blocks_do_not_support_is_refused_when_the_run_is_built(name: str) -> None:
+def test_what_blocks_cannot_do_is_refused_when_the_run_is_built(name: str) -> None:
     tables, words = REFUSED[name]
     with pytest.raises(
         ConfigError, match=r"cannot take its steps in blocks \(callbacks.fuse-steps.size = 4\)"
@@ -439,7 +444,7 @@ def test_a_part_that_blocks_do_not_support_is_refused_when_the_run_is_built(name
     run_of(1, **tables)
 
 
-def test_all_unsupported_parts_are_reported_at_once() -> None:
+def test_all_that_is_in_the_way_is_told_at_once() -> None:
     tables: Any = {"train": {"micro_batch_size": 2}, "optimizer": "rmsprop", "callbacks": {"averaging": {}}}
     with pytest.raises(ConfigError) as caught:
         run_of(4, **tables, plugins={"callbacks.own": InStep()})
@@ -458,7 +463,7 @@ def test_an_accelerator_is_refused() -> None:
 
 
 class Masked(nn.Module):
-    """Draws with a function, not with a layer."""
+    """Draws by a function, not by a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -486,7 +491,7 @@ def test_models_that_draw_or_count_in_each_step_are_refused(model: nn.Module, wo
         run_of(4, plugins={"model": model})
 
 
-def test_layers_without_state_are_not_refused() -> None:
+def test_layers_that_keep_nothing_are_not_refused() -> None:
     norm, dropout = nn.BatchNorm1d(3, track_running_stats=False), nn.Dropout(0.0)
     model = sequence(lambda: nn.Sequential(norm, dropout, nn.LayerNorm(3))).eval()
     run = run_of(4, plugins={"model": model})
@@ -497,17 +502,17 @@ def test_layers_without_state_are_not_refused() -> None:
 class Follows:
     @hookimpl
     def on_run_start(self, run: Run) -> None:
-        run.optimizer.register_step_post_hook(self.follow)
+        run.optimizer.register_step_post_hook(self.look)
 
-    def follow(self, *_: Any) -> None:
+    def look(self, *_: Any) -> None:
         pass
 
 
-def test_a_hook_on_the_updates_of_the_optimizer_is_refused_when_the_first_block_is_due() -> None:
-    with pytest.raises(ContractError, match=r"Follows.follow follows each gradient or update, but is not called"):
+def test_who_follows_the_updates_of_the_optimizer_is_refused_when_the_first_block_is_due() -> None:
+    with pytest.raises(ContractError, match=r"Follows.look hooks into gradients or updates, but is not called"):
         run_of(4, plugins={"callbacks.follows": Follows()}).fit()
 
 
-def test_a_profile_measures_single_steps_only() -> None:
+def test_a_profile_looks_at_single_steps_alone() -> None:
     with pytest.raises(ConfigError, match=r"measures single steps, but callback 'fuse-steps' \(hookline 0.1.0\) takes"):
         profile({"callbacks": in_blocks(4)})

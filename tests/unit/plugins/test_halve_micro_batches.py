@@ -1,4 +1,4 @@
-"""Callback ``halve-micro-batches``: steps that run out of memory are repeated in smaller parts."""
+"""The callback ``halve-micro-batches``: steps that run out of memory are taken again in smaller parts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, is_equal, narrow_run, st
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("since", [0, 1, 4])
-def test_a_halved_run_is_bit_identical_to_one_with_that_size_from_that_step_on(since: int, is_late: bool) -> None:
+def test_a_halved_run_is_to_the_last_bit_one_with_that_size_from_that_step_on(since: int, is_late: bool) -> None:
     model = Narrow(3, since=since, is_late=is_late)
     halved = narrow_run(model, HALVE)
     result = halved.fit()
     assert [len(halved.warnings), halved.micro_batch_size] == [2, 2]
     assert result.warnings[0] == (
         f"out of memory in step {since + 1} (epoch {1 + since // 3}) on cpu, with 8 examples at once: {CUDA}; from "
-        "this step on train.micro_batch_size is 4"
+        "this step on, train.micro_batch_size is 4"
     )
     assert "with 4 examples at once" in result.warnings[1]
     told = narrow_run(Narrow(99), HALVE)
@@ -42,17 +42,15 @@ def test_a_halved_run_is_bit_identical_to_one_with_that_size_from_that_step_on(s
     assert is_equal(state_of(halved), state_of(told))
 
 
-def test_a_run_that_halves_in_its_first_step_equals_one_with_that_size_from_the_start() -> None:
+def test_a_run_that_halves_in_its_first_step_is_one_with_that_size_from_the_beginning() -> None:
     halved, small = narrow_run(Narrow(4), HALVE), narrow_run(Narrow(99), {"train.micro_batch_size": 4})
     halved.fit()
     small.fit()
-    ended = [
-        {**state_of(run), "plugins": None} for run in (halved, small)
-    ]  # only one of them has the size in its state
+    ended = [{**state_of(run), "plugins": None} for run in (halved, small)]  # one of them keeps its size as a state
     assert is_equal(*ended)
 
 
-def test_each_halving_warns_once_and_every_plugin_gets_the_warning() -> None:
+def test_each_halving_warns_once_and_every_plugin_hears_it() -> None:
     class Listener:
         heard: list[str]
 
@@ -69,13 +67,13 @@ def test_each_halving_warns_once_and_every_plugin_gets_the_warning() -> None:
     assert model.sizes == [8, 4, 2, *[1] * 40]
 
 
-def test_a_single_example_that_does_not_fit_ends_a_run_that_halves() -> None:
+def test_one_example_that_is_too_much_ends_a_run_that_halves() -> None:
     error = told_by(narrow_run(Narrow(0), HALVE))
     assert "with 1 of 8 examples at once (train.micro_batch_size = 1)" in error.message
-    assert "one example alone is too much" in str(error.hint)
+    assert "a single example is too large" in str(error.hint)
 
 
-def test_a_plugin_that_draws_when_it_gets_the_warning_changes_nothing() -> None:
+def test_a_plugin_that_draws_while_it_hears_a_warning_changes_nothing() -> None:
     class Draws:
         @hookimpl
         def on_warning(self) -> None:
@@ -89,7 +87,7 @@ def test_a_plugin_that_draws_when_it_gets_the_warning_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("taken", [1, 2, 4])
-def test_a_resumed_run_continues_with_the_size_that_was_found(taken: int) -> None:
+def test_a_run_that_is_taken_up_goes_on_with_the_size_that_was_found(taken: int) -> None:
     whole = narrow_run(Narrow(3, since=1), HALVE)
     whole.fit()
     first = narrow_run(Narrow(3, since=1), HALVE)
@@ -107,7 +105,7 @@ def test_a_resumed_run_continues_with_the_size_that_was_found(taken: int) -> Non
     assert is_equal(state_of(second), state_of(whole))
 
 
-def test_the_size_of_the_config_wins_if_it_is_smaller_or_nothing_is_halved() -> None:
+def test_the_size_of_the_config_counts_where_it_is_smaller_or_nothing_is_halved() -> None:
     first = narrow_run(Narrow(3), HALVE)
     first.fit()
     state = state_of(first) | {"warnings": []}
@@ -126,11 +124,11 @@ def test_the_size_of_the_config_wins_if_it_is_smaller_or_nothing_is_halved() -> 
 
 
 class Token:
-    """A placeholder for tensors that a graph saves for its backward pass."""
+    """Stands for what a graph keeps for its backward pass."""
 
 
 class Keeps(torch.autograd.Function):
-    """The identity: saves a token, and fails in the backward pass of more than two examples."""
+    """Gives its input, keeps a token, and fails in the backward pass of more than two examples."""
 
     alive: ClassVar[list[weakref.ref[Token]]] = []
 
@@ -147,7 +145,7 @@ class Keeps(torch.autograd.Function):
         return gradients[0]
 
 
-def test_memory_of_a_failed_step_is_free_when_it_is_repeated() -> None:
+def test_what_a_failed_step_has_kept_is_free_when_it_is_taken_again() -> None:
     counts: list[int] = []
 
     class Holds(nn.Linear):
@@ -162,7 +160,7 @@ def test_memory_of_a_failed_step_is_free_when_it_is_repeated() -> None:
             return output
 
     Keeps.alive.clear()
-    gc.disable()  # so that only the step can free them
+    gc.disable()  # so that it is the step that frees them
     try:
         narrow_run(Holds(2, 1), {**HALVE, "train.max_steps": 1}).fit()
     finally:
@@ -173,13 +171,13 @@ def test_memory_of_a_failed_step_is_free_when_it_is_repeated() -> None:
 @pytest.mark.parametrize("part", ["optimizer", "callback"])
 def test_halving_is_refused_for_a_step_that_has_no_parts(part: str) -> None:
     plugins: dict[str, Any] = {"callbacks.own": OwnStep()} if part == "callback" else {}
-    with pytest.raises(ConfigError, match="halve-micro-batches works only with the run's own step") as caught:
+    with pytest.raises(ConfigError, match="halve-micro-batches requires a step that splits batches") as caught:
         Run(SHORT, {**HALVE, **({} if plugins else {"optimizer": "lbfgs"})}, plugins=plugins)
     assert "train.batch_size" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("policy", ["fail", "skip"])
-def test_a_non_finite_loss_is_found_in_a_repeated_step(policy: str) -> None:
+def test_what_is_not_finite_is_found_in_a_step_that_is_taken_again(policy: str) -> None:
     inputs = torch.ones(16, 2)
     inputs[13] = float("nan")
     source = DataSource(TensorDataset(inputs, torch.ones(16, 1)), in_features=2, out_features=1)
@@ -189,7 +187,7 @@ def test_a_non_finite_loss_is_found_in_a_repeated_step(policy: str) -> None:
         with pytest.raises(NonFiniteError, match="the loss is nan in step 2 "):
             run.fit()
     else:
-        assert run.fit().warnings[1] == "the loss is nan in step 2 (epoch 1): the step was left out"
+        assert run.fit().warnings[1] == "the loss is nan in step 2 (epoch 1): the step was skipped"
     assert len(run.warnings) == (1 if policy == "fail" else 2)
     assert run.step == (1 if policy == "fail" else 2)
 
@@ -212,7 +210,7 @@ def test_a_failed_step_calls_no_wrapper_of_the_update() -> None:
     assert calls == [0, 1, 2, 3, 4, 5]
 
 
-# ---- real memory -----------------------------------------------------------------------------------------------------
+# ---- a real lack of memory -------------------------------------------------------------------------------------------
 
 REAL = """
 import resource
@@ -248,12 +246,12 @@ def real_lack(policy: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
-def test_a_real_lack_of_memory_is_reported_and_halved() -> None:
-    message = real_lack("fail")
-    assert message.startswith("out of memory in step 1 (epoch 1) on cpu, with 64 of 64 examples at once")
-    assert "DefaultCPUAllocator: can't allocate memory" in message
-    assert "set train.micro_batch_size = 32" in message
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+def test_a_real_lack_of_memory_is_told_and_halved() -> None:
+    told = real_lack("fail")
+    assert told.startswith("out of memory in step 1 (epoch 1) on cpu, with 64 of 64 examples at once")
+    assert "DefaultCPUAllocator: can't allocate memory" in told
+    assert "set train.micro_batch_size = 32" in told
     first, warning = real_lack("halve").splitlines()
     outcome, size, num_warnings = first.split()
     assert (outcome, int(size) * 2 ** int(num_warnings)) == ("completed", 64)
