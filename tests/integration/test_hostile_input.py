@@ -81,7 +81,7 @@ def test_a_lock_that_is_not_a_file_is_reported_at_once(hookline: Hookline, tmp_p
     os.mkfifo(tmp_path / "pipe")
     done = hookline("train", "--locked", device)
     assert_told(done, 2)
-    assert "it is no regular file" in done.stderr
+    assert "it is not a regular file" in done.stderr
     assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]
 
 

@@ -134,7 +134,7 @@ def test_state_that_plugins_do_not_save_is_found_and_each_plugin_named(prove: Ho
         r"error: this run does not resume exactly\n\nthe first difference is in checkpoint step-0{9}\d{3}-epochs-\d: "
     )
     assert re.match(first + r"model/weight: \d of 2 values differ, at most by \S+\n", done.stderr), done.stderr
-    counted = r"calls was (\d+) after \1 steps, and 0 when the run was there again"
+    counted = r"calls was (\d+) after \1 steps in the first run, and 0 in the second"
     assert re.search(rf"owner: callbacks\.first \(counter, mine\.py\): {counted}", done.stderr), done.stderr
     assert re.search(rf"or: callbacks\.second \(liar, mine\.py\): {counted}", done.stderr), done.stderr
     assert re.search(r"or: callbacks\.third \(drawing, mine\.py\): rng was state \w+ after", done.stderr), done.stderr
@@ -145,7 +145,7 @@ def test_state_that_plugins_do_not_save_is_found_and_each_plugin_named(prove: Ho
 def test_a_run_that_is_not_repeatable_is_reported_as_such(prove: Hookline) -> None:
     done = prove("--kills", "1", "--seed", "4", "--quiet", "callbacks.mine=dicing")
     assert done.returncode == 5
-    assert done.stderr.startswith("error: this run is not repeatable: two runs of it differ before any of them was")
+    assert done.stderr.startswith("error: this run is not repeatable: two runs of it differ before either was")
     assert "owner: callbacks.mine (dicing, mine.py): it draws from Python's and NumPy's generators" in done.stderr
 
 

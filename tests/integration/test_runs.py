@@ -390,7 +390,7 @@ def test_rm_names_foreign_files_and_removes_them_only_by_force(hookline: Hooklin
     done = hookline("runs", "rm", "1", "--yes")
     assert_clean(done, 2)
     named = "checkpoints/step-000000000100-epochs-1, linked, notes\\x1b.md"
-    assert f"holds what no run put there: {named}" in done.stderr
+    assert f"contains files that do not belong to a run: {named}" in done.stderr
     assert "--force" in done.stderr
     assert path.exists()
     assert_clean(hookline("runs", "rm", "1", "--yes", "--force"), 0)

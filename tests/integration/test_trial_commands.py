@@ -135,7 +135,7 @@ def test_a_fast_run_puts_a_few_batches_through_every_part(
 def test_both_trials_at_once_are_refused(hookline: Hookline) -> None:
     done = hookline("train", "--fast", "--overfit", "5")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --overfit and --fast cannot be had at once\n")
+    assert done.stderr.startswith("error: --overfit and --fast cannot be combined\n")
 
 
 # ---- lr-find ---------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_learning_rate_is_found_and_nothing_is_written(
     assert all(line.isascii() and len(line) <= 80 for line in drawn)
     assert re.search(r"^ended after \d+ steps: the loss diverged at ", done.stdout, re.MULTILINE)
     (suggested,) = re.findall(
-        r"^suggestion: ([\d.e-]+), a tenth of .*, where the smoothed loss is least$", done.stdout, re.MULTILINE
+        r"^suggestion: ([\d.e-]+), a tenth of .*, where the smoothed loss is lowest$", done.stdout, re.MULTILINE
     )
     assert hookline("lr-find", *words, "--quiet").stdout.strip() == suggested
     # A model can be trained with it.

@@ -125,7 +125,7 @@ def predict(
     """
     path = find_run(run, parent)
 
-    from hookline.trained.model import load_trained
+    from hookline.trained.loading import load_trained
     from hookline.trained.predicting import write_predictions
 
     trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
@@ -170,7 +170,7 @@ def export(
     path = find_run(run, parent)
 
     from hookline.trained.exporting import export_model
-    from hookline.trained.model import load_trained
+    from hookline.trained.loading import load_trained
 
     trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
     _print_warnings(output, trained)

@@ -12,7 +12,7 @@ import msgspec
 from hookline.cli.output import Output
 from hookline.cli.printing.drawing import plot_lines
 from hookline.engine.words import printable
-from hookline.runs.changes import Change
+from hookline.runs.changes import Change, entry_text
 from hookline.runs.curves import Curve
 from hookline.runs.listing import CheckpointRow, RunRow
 from hookline.runs.record import BestValue, RunRecord
@@ -211,14 +211,7 @@ def print_differences(output: Output, names: tuple[str, str], changes: Sequence[
 
 
 def _format_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        words = (value_words(item) for item in value.values() if item is not None)
-        return " ".join(word[:12] if _is_hash(word) else word for word in words)
-    return "none" if value is None else value_words(value)
-
-
-def _is_hash(word: str) -> bool:
-    return len(word) == 64 and set(word) <= set("0123456789abcdef")
+    return entry_text(value) if isinstance(value, Mapping) else value_words(value)
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------

@@ -103,8 +103,9 @@ class Driver:
             HooklineError: When a process fails; of the class with which it failed, or ``CheckpointError`` for one that
                 resumed the run.
         """
+        from hookline.trials.proof.comparing import compare
+        from hookline.trials.proof.evidence import Evidence
         from hookline.trials.proof.kills import choose_kills
-        from hookline.trials.proof.verdict import Evidence, compare
 
         Path(self._order.seen).mkdir()
         if every_steps is None:
