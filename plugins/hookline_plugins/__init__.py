@@ -1,1 +1,1 @@
-"""The default plugins of Hookline. They use nothing but the framework's public door."""
+"""The default plugins of Hookline. They use only the public doors of the framework."""

@@ -1,4 +1,4 @@
-"""Defaults of a run, and the overrides that options of commands stand for: tables and values of a config."""
+"""Defaults declared in the entry-point group ``hookline.defaults``: tables of a config, and overrides of commands."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ RUN: Final[dict[str, Any]] = {
     "loss": {"use": "mse"},
     "optimizer": {"use": "sgd"},
 }
-"""The linear regression that PyTorch courses begin with."""
+"""The default run: the linear regression that PyTorch courses begin with."""
 
 TERMINAL: Final[dict[str, Any]] = {"callbacks": {"progress": {}}}
-"""What ``hookline train`` adds to show a person how the run goes."""
+"""Added by ``hookline train``, to show the progress of the run."""
 
 JSON: Final[dict[str, Any]] = {"callbacks": {"json-lines": {}}}
-"""What ``hookline train --json`` adds to tell a program."""
+"""Added by ``hookline train --json``, to report events to a program."""
 
 KEEP: Final[dict[str, Any]] = {"callbacks": {"run-folder": {}, "checkpoint": {}}}
-"""What ``hookline train`` adds so that nothing is lost."""
+"""Added by ``hookline train``, to save the run."""
 
 
 def proving(parent: Path, every_steps: int) -> dict[str, Any]:
-    """Return what ``hookline prove-resume`` puts over a run, by dotted key: all of its states stay in ``parent``."""
+    """Return the overrides of ``hookline prove-resume``, by dotted key: they save every state in ``parent``."""
     return {
         "callbacks.run-folder.use": "run-folder",
         "callbacks.run-folder.parent": str(parent),

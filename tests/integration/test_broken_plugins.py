@@ -422,8 +422,8 @@ LOCKS = (
     Row("a lock of what is denied", "lock model=plain --deny acme-plain", 3, ("--deny forbids acme-plain",)),
     Row("not in the lock", "train model=plain --locked changed.lock", 3, ("acme-plain is not in the lock",)),
     Row("no such lock", "train --locked missing.lock", 2, ("'missing.lock'", "No such file", "hookline lock")),
-    Row("no lock", "train --locked text.lock", 2, ("'text.lock' is no lock", "hookline lock")),
-    Row("a lock with nothing in it", "train --locked empty.lock", 2, ("'empty.lock' is no lock", "hookline lock")),
+    Row("no lock", "train --locked text.lock", 2, ("'text.lock' is not a valid lock", "hookline lock")),
+    Row("an empty lock", "train --locked empty.lock", 2, ("'empty.lock' is not a valid lock", "hookline lock")),
     Row("a lock of a later form", "train --locked later.lock", 2, ("'later.lock'", "format", "hookline lock")),
     Row("a folder for a lock", "train --locked folder", 2, ("'folder'", "Is a directory", "hookline lock")),
 )

@@ -1,4 +1,4 @@
-"""Faults for real: killed processes, full disks, crowds. The samples of ``tests/reliability/run_all.py``."""
+"""Real faults: killed processes, full disks, many processes at once. Samples of ``tests/reliability/run_all.py``."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="it forks, and reads 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What the quick part of the program found: one process, whose children are copies of it."""
+    """The results of the program with ``--quick``: one process, whose children are forks of it."""
     output = tmp_path_factory.mktemp("found") / "found.json"
     command = [sys.executable, str(PROGRAM), "--quick", "-o", str(output)]
-    # Where Python warns of copies of a process with threads: this one has none.
+    # Python warns about forks of a process with threads; this one has none.
     env = {**os.environ, "PYTHONWARNINGS": "error,ignore::DeprecationWarning"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=600)
     assert output.exists(), done.stderr
@@ -51,7 +51,7 @@ def test_a_save_that_is_killed_at_any_operation_leaves_the_old_or_the_new_checkp
 
 
 @linux
-def test_a_run_that_is_killed_at_an_operation_on_a_file_goes_on_and_ends_with_the_same_bits(found: Found) -> None:
+def test_a_run_that_is_killed_at_an_operation_on_a_file_resumes_and_ends_with_the_same_bits(found: Found) -> None:
     part = found["a kill on entry to each operation on a file of a run"]
     assert part["lost"] == []
     assert part["points"] >= 5
@@ -67,7 +67,7 @@ def test_runs_that_are_killed_at_any_time_lose_no_step_that_was_saved(found: Fou
 
 @linux
 @pytest.mark.parametrize("name", ["an error at each operation that writes", "a disk that is full from an operation on"])
-def test_a_run_on_a_disk_that_refuses_goes_on_or_ends_with_a_clear_error(found: Found, name: str) -> None:
+def test_a_run_on_a_disk_that_refuses_continues_or_ends_with_a_clear_error(found: Found, name: str) -> None:
     part = found[name]
     assert part["lost"] == []
     assert part["went_on"] + sum(part["stopped"].values()) == part["points"] >= 3
@@ -75,7 +75,7 @@ def test_a_run_on_a_disk_that_refuses_goes_on_or_ends_with_a_clear_error(found: 
 
 
 @linux
-def test_a_run_on_a_full_file_system_goes_on_when_there_is_room(found: Found) -> None:
+def test_a_run_on_a_full_file_system_resumes_when_there_is_room(found: Found) -> None:
     part = found["a full file system"]
     if "skipped" in part:
         pytest.skip(part["skipped"])
@@ -104,13 +104,13 @@ def test_a_reader_never_sees_a_part_of_a_checkpoint(found: Found) -> None:
 
 @linux
 def test_fifty_runs_that_begin_at_once_get_fifty_folders(found: Found) -> None:
-    part = found["fifty runs begun at once"]
+    part = found["fifty runs started at once"]
     assert (part["lost"], part["points"]) == ([], 50)
 
 
 @linux
-def test_of_fifty_that_go_on_with_a_run_at_once_one_does_and_the_others_are_told(found: Found) -> None:
-    part = found["one run gone on with by fifty at once"]
+def test_of_fifty_that_resume_a_run_at_once_one_does_and_the_others_are_refused(found: Found) -> None:
+    part = found["one run resumed by fifty at once"]
     assert (part["lost"], part["exit_codes"]) == ([], {"0": 1, "7": 49})
 
 
@@ -144,7 +144,7 @@ def _only_run(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that came to its end, to be copied."""
+    """The folder of a completed run, to be copied."""
     folder = tmp_path_factory.mktemp("trained")
     command = [str(Path(sys.executable).parent / "hookline"), *TRAIN]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -159,18 +159,16 @@ def _files(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_going_on_with_a_finished_run_says_so_and_changes_no_byte(
-    hookline: Hookline, trained: Path, tmp_path: Path
-) -> None:
+def test_resuming_a_finished_run_says_so_and_changes_no_byte(hookline: Hookline, trained: Path, tmp_path: Path) -> None:
     path = _copy(trained, tmp_path)
     before = _files(path)
     done = hookline("resume", "1")
     assert done.returncode == 0, done.stderr
-    assert "nothing is left to do" in done.stdout
+    assert "nothing left to do" in done.stdout
     assert _files(path) == before
 
 
-def test_a_run_without_a_good_checkpoint_exits_5_without_a_traceback(
+def test_a_run_without_a_valid_checkpoint_exits_5_without_a_traceback(
     hookline: Hookline, trained: Path, tmp_path: Path
 ) -> None:
     path = _copy(trained, tmp_path)
@@ -180,12 +178,12 @@ def test_a_run_without_a_good_checkpoint_exits_5_without_a_traceback(
     assert done.returncode == 5
     assert done.stderr.startswith("error: ")
     assert "damaged" in done.stderr
-    assert "= start anew" in done.stderr
+    assert "= start over" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_that_is_killed_ends_the_run_and_going_on_is_possible(hookline: Hookline, tmp_path: Path) -> None:
-    """The data kill the process that reads them, once."""
+def test_a_worker_that_is_killed_ends_the_run_and_it_can_be_resumed(hookline: Hookline, tmp_path: Path) -> None:
+    """The dataset kills the process that reads it, once."""
     (tmp_path / "deadly.py").write_text(
         "import os, pathlib, signal, torch, hookline\n"
         "class Rows(torch.utils.data.Dataset):\n"
@@ -275,7 +273,7 @@ def _is_safe_array(name: str, options: dict[str | None, ast.expr]) -> bool:
 
 
 def test_one_function_makes_the_tensors_of_a_checkpoint() -> None:
-    """Data sources read arrays of their own; of what a run keeps, ``encoding.from_safetensors`` alone makes tensors."""
+    """Data sources read arrays themselves; for saved runs, only ``encoding.from_safetensors`` makes tensors."""
     found = []
     for path in (ROOT / "core").rglob("*.py"):
         for function in ast.walk(ast.parse(path.read_text())):
@@ -290,7 +288,7 @@ def test_one_function_makes_the_tensors_of_a_checkpoint() -> None:
 
 
 def test_no_duration_is_measured_by_a_clock_that_can_be_set() -> None:
-    """Wall clocks jump; what has to do with how long something took asks ``monotonic`` or ``perf_counter``."""
+    """Wall clocks jump, so durations are measured with ``monotonic`` or ``perf_counter``."""
     faults = []
     for path in _sources():
         for node in ast.walk(ast.parse(path.read_text())):

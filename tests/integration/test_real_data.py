@@ -19,9 +19,9 @@ from support import FIXTURES
 NIST = FIXTURES / "nist"
 CERTIFIED = json.loads((NIST / "certified.json").read_text())
 
-# A full-batch fit in double precision: quasi-Newton steps until nothing improves. They are taken without a line search:
-# it compares losses, which differ by less than their rounding as soon as half of the digits of the weights are found
-# (a loss is flat at its minimum: relative changes of 1e-16 are weights that differ by 1e-8). Gradients tell further.
+# A full-batch fit in double precision: quasi-Newton steps until nothing improves, without a line search. A line search
+# compares losses, which differ by less than their rounding once half of the digits of the weights are found: a loss is
+# flat at its minimum, and weights that differ by 1e-8 change it by 1e-16. Gradients remain accurate beyond that.
 EXACT: dict[str, Any] = {
     "train": {"dtype": "float64", "batch_size": "all", "epochs": 60, "evaluate": []},
     "optimizer": {
@@ -31,8 +31,8 @@ EXACT: dict[str, Any] = {
         "tolerance_grad": 0.0,
         "tolerance_change": 0.0,
     },
-    # The target keeps its units: torch's L-BFGS passes over updates whose curvature is below 1e-10, and a target of
-    # unit variance comes there before all digits are found.
+    # The target is not standardized: torch's L-BFGS skips updates whose curvature is below 1e-10. With a target of unit
+    # variance that happens before all digits are found.
     "data": {"use": "csv", "standardize": True},
 }
 
@@ -83,7 +83,7 @@ IRIS: dict[str, Any] = {
 }
 
 
-def test_a_classification_of_real_data_is_learned_and_its_accuracy_shown() -> None:
+def test_a_classification_of_real_data_is_learned_and_its_accuracy_reported() -> None:
     result = door.train(IRIS)
     assert result.metrics["validation/accuracy"] >= 0.9
     assert result.metrics["train/accuracy"] >= 0.95
@@ -111,7 +111,7 @@ def test_a_regression_of_real_columns_reports_coefficients_in_their_units() -> N
     assert coefficients == {"petal_length": pytest.approx(slope), "(intercept)": pytest.approx(intercept)}
 
 
-def test_init_looks_at_a_table_and_the_config_that_it_writes_trains(
+def test_init_writes_a_config_for_a_table_that_trains(
     hookline: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "iris.csv").write_bytes((FIXTURES / "iris" / "iris.csv").read_bytes())
@@ -123,7 +123,7 @@ def test_init_looks_at_a_table_and_the_config_that_it_writes_trains(
     assert "validation/accuracy" in done.stdout
 
 
-def test_init_writes_a_path_that_holds_where_the_config_lies(
+def test_init_writes_a_path_relative_to_the_config(
     hookline: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "configs").mkdir()

@@ -1,4 +1,4 @@
-"""Tables from CSV and Parquet files: what is read, what is refused and in which words."""
+"""Tables from CSV and Parquet files: the data read from them, and the errors for bad ones."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_regression_gives_float64_inputs_and_targets_with_their_names(folder: Fo
     assert (data.feature_names, data.target_names, data.class_names) == (("a", "b"), ("y",), ())
 
 
-def test_listed_features_are_taken_in_the_order_of_the_list_and_no_others(folder: Folder) -> None:
+def test_only_listed_features_are_used_in_the_order_of_the_list(folder: Folder) -> None:
     path = folder.csv("a,note,y,b\n1,hello,10,2\n3,bye,20,4\n")
     data = Table(path, "y", features=("b", "a")).build_data()
     assert data.feature_names == ("b", "a")
@@ -135,7 +135,7 @@ def test_numbers_are_read_to_the_nearest_float64(folder: Folder) -> None:
         "line break in cell",
     ],
 )
-def test_the_ways_to_write_the_same_table_give_the_same_numbers(
+def test_different_spellings_of_a_table_give_the_same_numbers(
     folder: Folder, content: str, options: dict[str, Any]
 ) -> None:
     data = Table(folder.csv(content), "y", **options).build_data()
@@ -252,7 +252,7 @@ def test_a_split_depends_on_its_seed_alone(folder: Folder) -> None:
     assert first[0] != list(range(14))
 
 
-def test_standardize_uses_the_training_rows_and_only_centres_a_constant(folder: Folder) -> None:
+def test_standardize_uses_the_training_rows_and_only_centers_a_constant(folder: Folder) -> None:
     rng = random.Random(0)
     rows = [(rng.gauss(50, 9), 0.1, rng.gauss(-3, 2)) for _ in range(30)]
     path = folder.csv("x,constant,y\n" + "".join(f"{x!r},{c!r},{y!r}\n" for x, c, y in rows))
@@ -313,21 +313,21 @@ IN_CSV: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
     "nameless target": (",y\n1,2\n", {"target": ""}, ["there is no column '', which `target` names"]),
     "missing feature": ("x,y\n1,2\n", {"features": ("X1",)}, ["no column 'X1', which `features`", "did you mean 'x'?"]),
     "missing one-hot": ("x,y\n1,2\n", {"one_hot": ("z",)}, ["no column 'z', which `one_hot` names"]),
-    "no header": ("1,2\n3,4\n", {}, ["no column 'y'", "here it holds numbers"]),
+    "no header": ("1,2\n3,4\n", {}, ["no column 'y'", "but it holds numbers"]),
     "other delimiter": ("x;y\n1;2\n", {}, ["no column 'y'", "set `delimiter` to ';'"]),
     "duplicate name": ("x,y,x\n1,2,3\n", {}, ["2 columns are named 'x'", ":1:5", "its own name"]),
     "nameless column": (",x,y\n1,2,3\n", {}, ["column 1 has no name", "only numbers the rows"]),
     "only the target": ("y\n1\n", {}, ["no column but the target"]),
-    "target twice": ("x,y\n1,2\n", {"target": ("y", "y")}, ["`target` names the column 'y' 2 times"]),
+    "target twice": ("x,y\n1,2\n", {"target": ("y", "y")}, ["`target` lists the column 'y' 2 times"]),
     "target as feature": ("x,y\n1,2\n", {"features": ("x", "y")}, ["the target 'y' is also a feature"]),
     "target one-hot": ("x,y\n1,2\n", {"one_hot": ("y",)}, ["the target 'y' is also a feature"]),
     "one-hot without feature": (
         "x,k,y\n1,2,3\n",
         {"features": ("x",), "one_hot": ("k",)},
-        ["`one_hot` names 'k', which is not a feature"],
+        ["`one_hot` lists 'k', which is not a feature"],
     ),
-    "long row": ("x,y\n1,2\n3,4,5\n", {}, ["the row has 3 fields, the header has 2", ":3:5", "3,4,5", "quote marks"]),
-    "short row": ("x,y\n1,2\n3\n", {}, ["the row has 1 field, the header has 2", ":3:2", "needs its delimiter"]),
+    "long row": ("x,y\n1,2\n3,4,5\n", {}, ["the row has 3 fields, the header has 2", ":3:5", "3,4,5", "quote a cell"]),
+    "short row": ("x,y\n1,2\n3\n", {}, ["the row has 1 field, the header has 2", ":3:2", "needs a delimiter"]),
     "long row behind a line break": (
         'x,y,note\n1,2,"a\nb"\n3,4,5,6\n',
         {"features": ("x",)},
@@ -341,12 +341,12 @@ IN_CSV: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
     "text column": (
         "k,y\nred,1\nblue,2\nred,3\n",
         {},
-        ["column 'k' holds text", "'red', 'blue'", "name it in `one_hot`"],
+        ["column 'k' holds text", "'red', 'blue'", "list it in `one_hot`"],
     ),
     "word among numbers": ("x,y\n1,1\nabc,2\n3,3\n", {}, ["column 'x': 'abc' is not a number", ":3:1", "abc,2"]),
     "word in the target": ("x,y\n1,1\n2,abc\n3,3\n", {}, ["column 'y': 'abc' is not a number", ":3:3"]),
     "text target": ("x,y\n1,a\n2,b\n", {}, ["column 'y' holds text", "task = 'classification'"]),
-    "NA": ("x,y\n1,1\nNA,2\n", {}, ["'NA' is not a number", "a missing value is an empty cell"]),
+    "NA": ("x,y\n1,1\nNA,2\n", {}, ["'NA' is not a number", "write a missing value as an empty cell"]),
     "null": ("x,y\n1,1\nnull,2\n", {"missing": "drop"}, ["'null' is not a number", "an empty cell"]),
     "nan": ("x,y\n1,1\nnan,2\n", {}, ["'nan' is not a number", ":3:1", "an empty cell"]),
     "inf": ("x,y\n1,1\n2,-inf\n", {}, ["'-inf' is not a finite number", ":3:3"]),
@@ -359,15 +359,15 @@ IN_CSV: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
     "empty target with mean": (
         "x,y\n1,\n2,2\n",
         {"missing": "mean"},
-        ["column 'y': the cell is empty", "never filled in with a mean"],
+        ["column 'y': the cell is empty", "never filled in with the mean"],
     ),
     "empty category": ("k,y\na,1\n,2\n", {"one_hot": ("k",)}, ["column 'k': the cell is empty", ":3:1"]),
-    "empty column": ("x,e,y\n1,,1\n2,,2\n", {"missing": "mean"}, ["column 'e' has no value in any row"]),
+    "empty column": ("x,e,y\n1,,1\n2,,2\n", {"missing": "mean"}, ["column 'e' has no values"]),
     "all rows dropped": ("a,b,y\n1,,1\n,2,2\n", {"missing": "drop"}, ["every row has a missing cell"]),
-    "unclosed quote": ('x,y\n1,2\n"3,4\n5,6\n', {}, ["is never closed", ":3", "were not looked at"]),
-    "text behind a quote": ('x,y\n"1"2,3\n', {}, ["something stands between the end of a quoted cell", ":2"]),
-    "stray quote": ('x,y,n\n1,2,5" nail\n', {"features": ("x",)}, ["a quote mark stands inside a cell", ":2"]),
-    "lone carriage returns": ("x,y\r1,2\r3,4\r", {}, ["lone carriage returns", "ordinary line ends"]),
+    "unclosed quote": ('x,y\n1,2\n"3,4\n5,6\n', {}, ["is never closed", ":3", "were not checked"]),
+    "text behind a quote": ('x,y\n"1"2,3\n', {}, ["text between a closing quote mark and the next delimiter", ":2"]),
+    "stray quote": ('x,y,n\n1,2,5" nail\n', {"features": ("x",)}, ["a quote mark inside a cell", ":2"]),
+    "lone carriage returns": ("x,y\r1,2\r3,4\r", {}, ["lone carriage returns", "ordinary line endings"]),
     "Latin-1": (
         "x,y,n\n1,2,a\n3,4,é\n".encode("latin-1"),
         {"features": ("x",)},
@@ -386,7 +386,7 @@ IN_CSV: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
     "three values for binary": (
         "x,y\n1,a\n2,b\n3,c\n",
         {"task": "binary"},
-        ["must have two different values, it has 3: 'a', 'b', 'c'", "task = 'classification'"],
+        ["must have two different values, but has 3: 'a', 'b', 'c'", "task = 'classification'"],
     ),
     "too many categories": (
         "k,y\n" + "".join(f"name {number},0\n" for number in range(1001)),
@@ -403,7 +403,7 @@ IN_CSV: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", IN_CSV)
-def test_bad_csv_is_refused_with_what_where_and_what_to_do(folder: Folder, case: str) -> None:
+def test_bad_csv_is_refused_with_reason_location_and_remedy(folder: Folder, case: str) -> None:
     content, options, words = IN_CSV[case]
     path = folder.csv(content)
     error = refusal(path, **{"target": "y", **options})
@@ -463,11 +463,11 @@ def test_a_column_without_a_value_in_the_training_part_has_no_mean(folder: Folde
             Table(path, "y", **split, missing="mean").build_data()
         else:
             message = str(refusal(path, **split, missing="mean"))
-            assert "column 'z' has no value in the training split" in message
+            assert "column 'z' has no values in the training split" in message
     assert outcomes == {True, False}
 
 
-# ---- files that are none --------------------------------------------------------------------------------------------
+# ---- paths without a file -------------------------------------------------------------------------------------------
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None
     [("/dev/zero", "not a regular file"), ("a\0b", "cannot be opened"), ("x" * 5000, "File name too long")],
     ids=["device", "NUL", "long"],
 )
-def test_a_path_that_is_no_file_is_refused(path: str, words: str) -> None:
+def test_a_path_that_is_not_a_file_is_refused(path: str, words: str) -> None:
     assert words in str(refusal(Path(path)))
 
 
@@ -519,7 +519,7 @@ def test_a_file_without_permission_is_refused(unreadable: Path) -> None:
 # ---- all faults at once ---------------------------------------------------------------------------------------------
 
 
-def test_every_fault_is_told_at_once_in_the_order_of_the_lines(folder: Folder) -> None:
+def test_all_faults_are_reported_at_once_in_the_order_of_the_lines(folder: Folder) -> None:
     path = folder.csv(
         "a,b,k,y\n1,2,red,3\n4,oops,red,6\n7,8,blue\n,11,red,12\n13,14,red,what\n16,17,red,18\n19,20,red,21\n"
     )
@@ -562,20 +562,20 @@ def test_a_very_long_line_is_not_shown(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"split": (0.5, 0.4)}, "the sum 1, not 0.9"),
-        ({"split": (0.5, 0.5 + 1e-8)}, "the sum 1"),
+        ({"split": (0.5, 0.4)}, "must sum to 1, not 0.9"),
+        ({"split": (0.5, 0.5 + 1e-8)}, "must sum to 1"),
         ({"delimiter": '"'}, "`delimiter`"),
         ({"delimiter": "é"}, "`delimiter`"),
         ({"task": "binary", "standardize_target": True}, "`standardize_target` is for task = 'regression'"),
         ({"task": "classification", "target": ("a", "b")}, "takes one target, not 2"),
     ],
 )
-def test_options_that_contradict_are_refused(options: dict[str, Any], words: str) -> None:
+def test_contradictory_options_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         Table(**{"path": Path("t.csv"), "target": "y", **options})
 
 
-def test_fractions_that_are_one_but_for_rounding_are_taken() -> None:
+def test_fractions_that_sum_to_one_up_to_rounding_are_accepted() -> None:
     assert Table(Path("t.csv"), "y", split=(0.7, 0.2, 0.1)).split == (0.7, 0.2, 0.1)
 
 
@@ -656,7 +656,7 @@ def test_coefficients_of_unscaled_columns_are_the_weights_themselves(folder: Fol
 
 
 @pytest.mark.parametrize(("bias", "intercept"), [(None, 0.0), (0.5, 5.0)], ids=["no bias", "bias"])
-def test_the_intercept_takes_up_centring_and_bias(folder: Folder, bias: float | None, intercept: float) -> None:
+def test_the_intercept_includes_centering_and_bias(folder: Folder, bias: float | None, intercept: float) -> None:
     layer = nn.Linear(1, 1, bias=bias is not None, dtype=torch.float64)
     weights = {"weight": torch.tensor([[1.0]])} | ({} if bias is None else {"bias": torch.tensor([bias])})
     layer.load_state_dict(weights)
@@ -698,7 +698,7 @@ def test_starter_for_words_is_a_classification_with_a_perceptron() -> None:
     }
 
 
-def test_starter_for_numbers_is_a_regression_with_what_the_columns_need(folder: Folder) -> None:
+def test_starter_for_numbers_is_a_regression_with_the_options_that_the_columns_need(folder: Folder) -> None:
     rows = "".join(f"{n};name {n};{'ab'[n % 2]};{'' if n == 3 else n};;{n * 2}\n" for n in range(12))
     config = from_table(folder.csv("id;name;kind;x;void;price\n" + rows), folder.path)
     assert config["data"] == {
@@ -751,7 +751,7 @@ def test_starter_looks_at_the_columns(folder: Folder, content: str, expected: di
     ],
     ids=["iris", "longley", "parquet", "tab"],
 )
-def test_what_the_starter_suggests_can_be_run(folder: Folder, make: Any) -> None:
+def test_the_config_of_the_starter_can_be_run(folder: Folder, make: Any) -> None:
     config = from_table(make(folder), folder.path)
     result = Run(config, {"train.epochs": 2}).fit()
     assert result.outcome == "completed"
@@ -762,12 +762,12 @@ def test_what_the_starter_suggests_can_be_run(folder: Folder, make: Any) -> None
     [
         ("x,y\n1,2\n3\n", "the row has 1 field"),
         ("x,y\n1,2\nNA,4\n", "'NA' is not a number"),
-        ("y\n1\n2\n", "1 columns that can be used"),
-        ("a,b\nu,v\nw,x\n", "0 columns that can be used"),
+        ("y\n1\n2\n", "the file has 1 usable column"),
+        ("a,b\nu,v\nw,x\n", "the file has 0 usable columns"),
         ("", "the file is empty"),
     ],
 )
-def test_starter_refuses_what_the_plugin_would_refuse(folder: Folder, content: str, words: str) -> None:
+def test_starter_refuses_the_files_that_the_plugin_refuses(folder: Folder, content: str, words: str) -> None:
     with pytest.raises(DataError) as caught:
         from_table(folder.csv(content), folder.path)
     assert words in str(caught.value)

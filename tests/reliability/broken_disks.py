@@ -1,4 +1,4 @@
-"""Disks that refuse: an error at each operation of a run, once or from there on, and file systems that are full."""
+"""Broken disks: an error at each operation of a run, once or from then on, and full file systems."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ EVERY = {"every_steps": 8}  # steps 8, 16 and 20
 
 @dataclass
 class Report:
-    """What runs on a disk that refuses came to.
+    """Results of runs on a broken disk.
 
     Attributes:
         points: Number of runs.
-        operations: Number of operations on files of a run that nothing disturbs.
-        went_on: How many came to their end.
-        stopped: How many ended with an error of Hookline's, by exit code.
-        resumed: How many of those were gone on with when the disk was well again.
-        lost: What was not as it must be, in words.
+        operations: Number of operations on files of an undisturbed run.
+        went_on: Number of runs that completed.
+        stopped: Number of runs that ended with an error of Hookline, by exit code.
+        resumed: Number of those that were resumed once the disk worked again.
+        lost: Violations, in words.
     """
 
     points: int = 0
@@ -47,7 +47,7 @@ class Report:
 
 
 def errors_at_each_operation(folder: Path, numbers: Iterable[int], *, every: int, lasts: bool) -> dict[str, Any]:
-    """Let one operation fail, or all from there on (``lasts``), in one run after the other."""
+    """Make one operation fail, or all from then on (``lasts``), in one run after the other."""
     with under_files(Layer(operations=WRITING)) as layer:
         job.begin(job.fresh(folder / "whole"), EPOCHS, **EVERY)
     whole = job.run_folder(folder / "whole")
@@ -71,8 +71,8 @@ def _one(parent: Path, layer: Layer, wanted: dict[str, str], report: Report, *, 
 
     ended = job.in_child(struck)
     path = job.run_folder(parent)
-    is_told = lasts or any("cannot be removed" in text for text in ended.value or ())
-    faults = [] if is_told or path is None else [f"left {name}" for name in job.left_over(path)]
+    is_reported = lasts or any("cannot be removed" in text for text in ended.value or ())
+    faults = [] if is_reported or path is None else [f"left {name}" for name in job.left_over(path)]
     faults += _bad_checkpoints(path)
     if ended.code == 0 and path:
         report.went_on += 1
@@ -84,9 +84,9 @@ def _one(parent: Path, layer: Layer, wanted: dict[str, str], report: Report, *, 
     if path is None:
         return faults
     report.resumed += 1
-    ended = job.in_child(lambda: job.go_on(path))
+    ended = job.in_child(lambda: job.resume_run(path))
     if ended.code:
-        return [*faults, f"going on ended with {ended.code}: {ended.error} {ended.trace}"]
+        return [*faults, f"resuming ended with {ended.code}: {ended.error} {ended.trace}"]
     return faults + [f"other {name} in the end" for name, value in job.digest(path).items() if value != wanted[name]]
 
 
@@ -101,9 +101,9 @@ def _bad_checkpoints(path: Path | None) -> list[str]:
 
 
 def full_disks(folder: Path, sizes: Iterable[int]) -> dict[str, Any]:
-    """Train on file systems of so many KiB, make them larger when they are full, and go on."""
+    """Train on file systems of the given sizes in KiB, enlarge them when they are full, and resume."""
     if not (shutil.which("unshare") and _may_mount()):
-        return {"skipped": "this machine lets nobody mount a file system of a fixed size"}
+        return {"skipped": "this machine does not allow mounting a file system of a fixed size"}
     with under_files(Layer()):
         job.begin(job.fresh(folder / "whole"), EPOCHS, **EVERY)
     whole = job.run_folder(folder / "whole")
@@ -131,7 +131,7 @@ def full_disks(folder: Path, sizes: Iterable[int]) -> dict[str, Any]:
 
 
 def without_rights(folder: Path) -> dict[str, Any]:
-    """Go on with a run as another user, who may read its folder and not write; the superuser may do everything."""
+    """Resume a run as another user, who may read its folder but not write to it."""
     if os.geteuid() != 0:
         return {"skipped": "only the superuser can become another user"}
     parent = job.fresh(folder / "runs")
@@ -144,7 +144,7 @@ def without_rights(folder: Path) -> dict[str, Any]:
     def as_nobody() -> None:
         os.setgid(65534)
         os.setuid(65534)
-        job.go_on(path)
+        job.resume_run(path)
 
     def files() -> dict[Path, bytes]:
         return {found: found.read_bytes() for found in path.rglob("*") if found.is_file()}
@@ -161,7 +161,7 @@ def _may_mount() -> bool:
 
 
 def _on_a_small_disk(mount: Path, size: int) -> None:
-    """Run in a mount namespace of its own: train, make room, go on; print exit code, what was done, and the digest."""
+    """Train, make room and resume, in a separate mount namespace; print exit code, outcome and digest."""
 
     def mounted(options: str) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount)], check=True)
@@ -177,9 +177,9 @@ def _on_a_small_disk(mount: Path, size: int) -> None:
     if ended.code:
         mounted("remount,size=64m")
         what = "resumed" if path else "begun-anew"
-        again = job.in_child(lambda: job.go_on(path) if path else job.begin(mount / "new", EPOCHS, **EVERY))
+        again = job.in_child(lambda: job.resume_run(path) if path else job.begin(mount / "new", EPOCHS, **EVERY))
         if again.code:
-            sys.exit(f"going on ended with {again.code}: {again.error} {again.trace}")
+            sys.exit(f"resuming ended with {again.code}: {again.error} {again.trace}")
         path = path or job.run_folder(mount / "new")
     assert path is not None
     digest = job.digest(path)

@@ -1,4 +1,4 @@
-"""Many processes at once: kills at any time, readers during saves, fifty that start together, ten preemptions."""
+"""Many processes at once: kills at any time, readers during saves, fifty simultaneous starts, ten preemptions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reliability import job
 
 
 def kills_at_any_time(folder: Path, num_kills: int, epochs: int = 3) -> dict[str, Any]:
-    """Kill runs that save every five steps, each again and again until it ends, and compare what they leave."""
+    """Kill runs that save every five steps, each repeatedly until it completes, and compare the results."""
     job.begin(job.fresh(folder / "whole"), epochs)
     whole = job.run_folder(folder / "whole")
     assert whole is not None
@@ -58,11 +58,11 @@ def kills_at_any_time(folder: Path, num_kills: int, epochs: int = 3) -> dict[str
 
 
 def _next_attempt(parent: Path, path: Path | None, epochs: int) -> Callable[[], Any]:
-    return lambda: job.go_on(path) if path else job.begin(job.fresh(parent), epochs)
+    return lambda: job.resume_run(path) if path else job.begin(job.fresh(parent), epochs)
 
 
 def _started(function: Callable[[], Any]) -> int:
-    """Call a function in a copy of this process, which ends with the exit code of what it raised; return its number."""
+    """Call a function in a fork of this process, which exits with the exit code of its error; return its process ID."""
     pid = os.fork()
     if pid:
         return pid
@@ -89,7 +89,7 @@ def _killed_after(seconds: float, function: Callable[[], Any]) -> int:
 
 
 def reading_during_saves(folder: Path, num_saves: int) -> dict[str, Any]:
-    """Read the newest checkpoint in a loop while another process saves and removes; none may be there in part."""
+    """Read the newest checkpoint in a loop while another process saves and removes; none may be incomplete."""
     job.fresh(folder)
 
     def state(step: int) -> dict[str, Any]:
@@ -116,13 +116,13 @@ def _faults_of(path: Path) -> list[str]:
     try:
         kept = read_checkpoint(path)
     except CheckpointError as error:
-        return [error.message] if path.exists() else []  # it was removed meanwhile, whole
+        return [error.message] if path.exists() else []  # it was removed meanwhile, completely
     is_of_one_step = bool((kept.state["model"]["weight"] == kept.manifest.step).all())
-    return [] if is_of_one_step else [f"{path.name} is of several steps"]
+    return [] if is_of_one_step else [f"{path.name} mixes several steps"]
 
 
 def starts_at_once(folder: Path, num_processes: int = 50) -> dict[str, Any]:
-    """Let many processes claim a run folder at once."""
+    """Make many processes claim a run folder at once."""
     job.fresh(folder)
     codes = _all_at_once(num_processes, lambda: RunFolder.claim(folder / "runs", "job").path.name)
     names = sorted(path.name for path in (folder / "runs").glob("0*"))
@@ -132,7 +132,7 @@ def starts_at_once(folder: Path, num_processes: int = 50) -> dict[str, Any]:
 
 
 def resumes_at_once(folder: Path, num_processes: int = 50) -> dict[str, Any]:
-    """Let many processes go on with one run at once: one works in it until all others were told."""
+    """Make many processes resume one run at once: one works in it until all others were refused."""
     job.fresh(folder)
     claimed = RunFolder.claim(folder / "runs", "job")
     claimed.close()
@@ -153,7 +153,7 @@ def resumes_at_once(folder: Path, num_processes: int = 50) -> dict[str, Any]:
 def _all_at_once(
     num: int, function: Callable[[], Any], wait_for: int | None = None, then: Callable[[], Any] = lambda: None
 ) -> list[int]:
-    """Call a function in many processes that begin together; ``then`` is called when ``wait_for`` have ended."""
+    """Call a function in many processes that start together; call ``then`` when ``wait_for`` of them have ended."""
     reader, writer = os.pipe()
 
     def waited() -> None:
@@ -175,7 +175,7 @@ def _all_at_once(
 
 
 def preemptions(folder: Path, num_preemptions: int = 10) -> dict[str, Any]:
-    """End a run by SIGTERM after every step or two of one epoch, and go on each time."""
+    """End a run with SIGTERM after every step or two of one epoch, and resume it each time."""
     job.begin(job.fresh(folder / "whole"), 1)
     whole = job.run_folder(folder / "whole")
     assert whole is not None

@@ -1,4 +1,4 @@
-"""A thousand runs in one process: nothing is left open, no thread, no memory."""
+"""A thousand runs in one process leak no descriptor, no thread and no memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from reliability import job
 
 
 def _open_things() -> tuple[int, int, int]:
-    """Return how many descriptors and threads there are, and the bytes of memory in use."""
+    """Return the number of open descriptors and of threads, and the memory in use in bytes."""
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), resident
 
 
 def many_runs(folder: Path, num_runs: int, num_before: int = 400) -> dict[str, Any]:
-    """Take a few steps of many runs, each with a folder and checkpoints, the half of them saved in the background.
+    """Take a few steps of many runs, each with a folder and checkpoints, half of them saved in the background.
 
-    The memory of the first runs is not compared: the system's allocator takes some hundred to come to rest.
+    The memory of the first runs is not compared: the system's allocator takes several hundred runs to settle.
     """
 
     def one(number: int) -> None:

@@ -1,13 +1,13 @@
-"""Coverage-guided fuzzing of everything that reads what others wrote.
+"""Coverage-guided fuzzing of every reader of untrusted input.
 
 ::
 
     python tests/reliability/fuzz.py TARGET --seconds 180     one of the targets
-    python tests/reliability/fuzz.py all --seconds 180        each of them, that long
-    python tests/reliability/fuzz.py TARGET --again FILE      once more what was found
+    python tests/reliability/fuzz.py all --seconds 180        each of them, for that time
+    python tests/reliability/fuzz.py TARGET --again FILE      repeat a finding
 
-It needs atheris (https://github.com/google/atheris, Linux and CPython 3.11 to 3.13), which no other test does. What is
-found is kept in ``--findings`` as a file of the bytes that led to it; the program then ends with another code than 0.
+It needs atheris (https://github.com/google/atheris, Linux and CPython 3.11 to 3.13), which no other test does. The
+input that causes a finding is saved as a file in ``--findings``; the exit code is then not 0.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pathlib import Path
 _TESTS = Path(__file__).parents[1]
 _MAX_BYTES = 4096
 _MAX_MB = 3000
-"""Most memory, of which torch takes a quarter."""
+"""Maximum memory, of which torch takes a quarter."""
 _MAX_BLOCK_MB = 256
-"""Most memory that is asked for at once, however small the bytes are."""
+"""Maximum memory of a single allocation, however small the input is."""
 
 
 def main() -> int:
-    """Fuzz what the command line says; return an exit code."""
-    parser = argparse.ArgumentParser(description="Fuzz one of the readers of what others wrote.")
-    parser.add_argument("target", help="one of those in fuzz_targets.py, or 'all'")
-    parser.add_argument("--seconds", type=int, default=180, help="how long each target is fuzzed")
-    parser.add_argument("--corpus", type=Path, help="a folder in which what led to new code is kept from run to run")
-    parser.add_argument("--findings", type=Path, default=Path(tempfile.gettempdir()), help="where findings are kept")
-    parser.add_argument("--again", type=Path, help="a file of bytes to be given to the target once")
+    """Fuzz the targets of the command line; return an exit code."""
+    parser = argparse.ArgumentParser(description="Fuzz the readers of untrusted input.")
+    parser.add_argument("target", help="a target of fuzz_targets.py, or 'all'")
+    parser.add_argument("--seconds", type=int, default=180, help="time for each target")
+    parser.add_argument("--corpus", type=Path, help="folder of inputs that reached new code, reused in the next run")
+    parser.add_argument("--findings", type=Path, default=Path(tempfile.gettempdir()), help="folder for findings")
+    parser.add_argument("--again", type=Path, help="file of bytes to pass to the target once")
     words = parser.parse_args()
     sys.path.insert(0, str(_TESTS))
     sys.dont_write_bytecode = True
@@ -88,7 +88,7 @@ def _fuzz(words: argparse.Namespace) -> int:
     options = {
         "max_total_time": words.seconds,
         "max_len": _MAX_BYTES,
-        "len_control": 5,  # long ones soon: what is read is longer than what most fuzzing is of
+        "len_control": 5,  # long inputs early: these formats are longer than most that are fuzzed
         "timeout": 60,
         "rss_limit_mb": _MAX_MB,
         "malloc_limit_mb": _MAX_BLOCK_MB,
@@ -98,7 +98,7 @@ def _fuzz(words: argparse.Namespace) -> int:
         "verbosity": 1,
     }
     atheris.Setup([sys.argv[0], str(corpus), *(f"-{key}={value}" for key, value in options.items())], once)
-    atheris.Fuzz()  # ends the program
+    atheris.Fuzz()  # exits the program
     return 0
 
 

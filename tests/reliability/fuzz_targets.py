@@ -1,7 +1,7 @@
-"""What is fuzzed: each reader of what others wrote, given any bytes, and what must hold whatever they are.
+"""Fuzz targets: every reader of untrusted input, and the properties that must hold for any bytes.
 
-A reader gives something or tells an error of Hookline's own, in bounded time; it writes nothing outside of its folder,
-starts no program and unpickles nothing; and whatever is printed can do nothing to a terminal.
+A reader returns a result or raises an error of Hookline, in bounded time; it writes nothing outside its folder, starts
+no program and unpickles nothing; and its output never controls a terminal.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ from hookline.runs.record import RunRecord, read_record
 from hookline_plugins.data.tables import Table
 
 MAX_S = 5.0
-"""Seconds of the processor that a reader may take; the slowest take milliseconds."""
+"""Processor time that a reader may take, in seconds; the slowest take milliseconds."""
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _MOVING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
 _STARTING = ("pickle.find_class", "subprocess.Popen", "socket.connect", "socket.bind")
 _CATALOG = Catalog.installed()
 
 
-class Finding(AssertionError):  # noqa: N818 - what the fuzzer looks for
-    """Something that must not be."""
+class Finding(AssertionError):  # noqa: N818 - the fuzzer's word
+    """A violated property."""
 
 
-# ---- what must hold --------------------------------------------------------------------------------------------------
+# ---- properties ------------------------------------------------------------------------------------------------------
 
 
 class _Guard:
-    """Listens to what Python does (sys.addaudithook), and notes what a reader must not do."""
+    """An audit hook (sys.addaudithook) that records forbidden actions of a reader."""
 
     def __init__(self) -> None:
         self.folder: str | None = None
@@ -80,7 +80,7 @@ class _Guard:
             self.seen.append(f"{event} of {arguments}")
 
     def _is_inside(self, path: Any) -> bool:
-        if isinstance(path, int) or path is None:  # a descriptor that was opened before
+        if isinstance(path, int) or path is None:  # a descriptor that is already open
             return True
         text = os.path.realpath(os.fsdecode(path))
         return text.startswith(f"{self.folder}/") or "__pycache__" in text
@@ -91,7 +91,7 @@ _GUARD = _Guard()
 
 @contextmanager
 def only_in(folder: Path) -> Iterator[None]:
-    """Raise a finding when something is written outside of ``folder``, or a program is started."""
+    """Raise a finding when something is written outside ``folder``, or a program is started."""
     _GUARD.folder, _GUARD.seen = os.path.realpath(folder), []
     try:
         yield
@@ -102,7 +102,7 @@ def only_in(folder: Path) -> Iterator[None]:
 
 
 def answer(read: Callable[[], Any], folder: Path) -> Any:
-    """Return what a reader gives, or the error that it tells."""
+    """Return the result of a reader, or its error."""
     begin = time.process_time()
     try:
         with only_in(folder):
@@ -110,21 +110,21 @@ def answer(read: Callable[[], Any], folder: Path) -> Any:
     except HooklineError as error:
         if not 2 <= error.exit_code <= 8:
             raise Finding(f"exit code {error.exit_code}") from error
-        check_told(error)
+        check_error(error)
         result = error
     if (seconds := time.process_time() - begin) > MAX_S:
         raise Finding(f"it took {seconds:.1f} s")
     return result
 
 
-def check_told(error: HooklineError) -> None:
-    """Check that an error, as the command line prints it, does nothing to a terminal, and is of bounded length."""
+def check_error(error: HooklineError) -> None:
+    """Check that an error, as the command line prints it, is harmless to a terminal, and has a bounded length."""
     for is_json in (False, True):
         check_shown(printed(lambda is_json=is_json: Output(json=is_json).error(error)))  # type: ignore[misc]
 
 
 def check_shown(text: str) -> None:
-    """Check that a text does nothing to a terminal."""
+    """Check that a text is harmless to a terminal."""
     if not text.replace("\n", "").isprintable():
         hidden = sorted({c for c in text if not c.isprintable()} - {"\n"})
         raise Finding(f"{hidden} reached the terminal in {text[:500]!r}")
@@ -141,7 +141,7 @@ def printed(tell: Callable[[], None]) -> str:
 
 
 def run_command(*words: str) -> None:
-    """Run a command in this process and check what it prints; errors of Hookline's own come through."""
+    """Run a command in this process and check its output; errors of Hookline are raised."""
     output = Output()
 
     def call() -> None:
@@ -157,7 +157,7 @@ def run_command(*words: str) -> None:
 
 
 def fuzz_config(data: bytes, folder: Path) -> None:
-    """A file is a config or a told fault; a config that is written down is read as the same config."""
+    """A file is a config or a reported fault; a config that is written is read back unchanged."""
     (folder / "run.toml").write_bytes(data)
     config = answer(lambda: load_config(folder / "run.toml", catalog=_CATALOG), folder)
     if isinstance(config, RunConfig):
@@ -166,13 +166,13 @@ def fuzz_config(data: bytes, folder: Path) -> None:
 
 
 def same_config(first: RunConfig, second: RunConfig) -> None:
-    """Check that two configs are one."""
+    """Check that two configs are equal."""
     if contents(first) != contents(second):
         raise Finding(f"{contents(first)} became {contents(second)}")
 
 
 def contents(config: RunConfig) -> list[Any]:
-    """Return what a config says, in a form that tells 1 from 1.0 and from True; paths are absolute."""
+    """Return the contents of a config in a form that distinguishes 1, 1.0 and True; paths are absolute."""
     choices = [(c.table, c.plugin.target, c.on_error, _typed(dict(c.options))) for c in config.plugins]
     return [repr(config.train), repr(config.rules), choices]
 
@@ -186,7 +186,7 @@ def _typed(value: Any) -> Any:
 
 
 def fuzz_overrides(data: bytes, folder: Path) -> None:
-    """Words, one a line, are overrides or told faults."""
+    """Words, one per line, are overrides or reported faults."""
     words = data.decode(errors="surrogateescape").split("\n")
     answer(lambda: load_config(None, words, catalog=_CATALOG), folder)
     for word in words:
@@ -198,45 +198,45 @@ def fuzz_overrides(data: bytes, folder: Path) -> None:
 
 
 def fuzz_lock(data: bytes, folder: Path) -> None:
-    """A file is a lock or a told fault; a lock that is written down is read as the same lock."""
+    """A file is a lock or a reported fault; a lock that is written is read back unchanged."""
     (folder / "run.lock").write_bytes(data)
     lock = answer(lambda: read_lock(folder / "run.lock"), folder)
     if not isinstance(lock, ConfigError):
         (folder / "run.lock").write_text(lock.to_json(), encoding="utf-8")
         if read_lock(folder / "run.lock") != lock or lock.drift(lock):
-            raise Finding("a lock that is written down is another one")
+            raise Finding("a lock changes when it is written and read")
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 
 def fuzz_name(data: bytes, folder: Path) -> None:
-    """A text names a run or not; one that can be the name of a run is the name of a file in the folder."""
+    """A text names a run or not; a valid run name is a valid file name."""
     name = data.decode(errors="surrogateescape")
     (folder / "runs" / "0001-there").mkdir(parents=True, exist_ok=True)
     answer(lambda: find_run(name, folder / "runs"), folder)
     if answer(lambda: check_name(name), folder) is None and (
         not name.isascii() or not name.isprintable() or "/" in name
     ):
-        raise Finding(f"{name!r} is taken for a name")
+        raise Finding(f"{name!r} is accepted as a name")
 
 
 def fuzz_record(data: bytes, folder: Path) -> None:
-    """A record is read or a told fault, and every command that shows runs goes on whatever is in it."""
+    """A record is read or a reported fault, and every command that shows runs works whatever it contains."""
     path = run_folder(folder)
     (path / "run.json").write_bytes(data)
     record = answer(lambda: read_record(path), folder)
     if isinstance(record, RunRecord):
         again = msgspec.json.encode(msgspec.json.decode(msgspec.json.encode(record), type=RunRecord))
         if again != msgspec.json.encode(record):
-            raise Finding("a record that is written down is another one")
+            raise Finding("a record changes when it is written and read")
     answer(lambda: find_run("best", folder / "runs"), folder)
     answer(lambda: find_run("1", folder / "runs"), folder)
     show_runs(folder, ["list"], ["show", "1"], ["diff", "1", "2"], ["list", "--json"], ["show", "1", "--json"])
 
 
 def run_folder(folder: Path) -> Path:
-    """Return a run folder to be filled; there is a second, good one."""
+    """Return an empty run folder next to a valid one."""
     for name in ("0001-x", "0002-good"):
         (folder / "runs" / name).mkdir(parents=True, exist_ok=True)
     (folder / "runs" / "0002-good" / "run.json").write_bytes(GOOD_RECORD)
@@ -250,7 +250,7 @@ def show_runs(folder: Path, *commands: list[str]) -> None:
 
 
 def fuzz_metrics(data: bytes, folder: Path) -> None:
-    """A file of metrics is drawn as far as it can be read; opened to go on, it keeps its whole lines and no more."""
+    """A file of metrics is drawn as far as it is readable; opened for appending, it keeps just its complete lines."""
     path = run_folder(folder)
     (path / "run.json").write_bytes(GOOD_RECORD)
     (path / "metrics.jsonl").write_bytes(data)
@@ -301,7 +301,7 @@ def good_checkpoint(folder: Path) -> Path:
 
 
 def rehash(path: Path) -> None:
-    """Make the sums of a checkpoint those of its files, as one who forges it can."""
+    """Make the checksums of a checkpoint match its files, as a forger can."""
     manifest = json.loads((path / "manifest.json").read_bytes())
     for name in _FILES[1:]:
         data = (path / name).read_bytes()
@@ -311,13 +311,13 @@ def rehash(path: Path) -> None:
 
 
 def rehash_manifest(path: Path) -> None:
-    """Make the sum of a manifest that of its file."""
+    """Make the checksum of a manifest match its file."""
     digest = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
     (path / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
 
 
 def fuzz_manifest(data: bytes, folder: Path) -> None:
-    """A manifest with the right sum is read or refused."""
+    """A manifest with the right checksum is read or refused."""
     path = good_checkpoint(folder)
     (path / "manifest.json").write_bytes(data)
     rehash_manifest(path)
@@ -326,7 +326,7 @@ def fuzz_manifest(data: bytes, folder: Path) -> None:
 
 
 def fuzz_checkpoint(data: bytes, folder: Path) -> None:
-    """A checkpoint of which one file was forged, with the right sums, is read or refused; the first byte chooses."""
+    """A checkpoint with one forged file and the right checksums is read or refused; the first byte selects the file."""
     path = good_checkpoint(folder)
     for name, content in _GOOD_FILES.items():
         (path / name).write_bytes(content)
@@ -339,7 +339,7 @@ def fuzz_checkpoint(data: bytes, folder: Path) -> None:
 
 
 def fuzz_state(data: bytes, folder: Path) -> None:
-    """A JSON text is a state or refused; what is a state can be written down and is the same when it is read."""
+    """A JSON text is a state or refused; a state that is written is read back unchanged."""
     state = answer(lambda: decode(from_json(data), TENSORS), folder)
     if isinstance(state, HooklineError):
         return
@@ -350,7 +350,7 @@ def fuzz_state(data: bytes, folder: Path) -> None:
 
 
 def fuzz_tensors(data: bytes, folder: Path) -> None:
-    """Bytes are tensors or refused, and tensors are no larger than they are."""
+    """Bytes are tensors or refused, and tensors are not larger than the bytes."""
     for file in (data, _framed(data)):
         tensors = answer(lambda file=file: from_safetensors(file), folder)  # type: ignore[misc]
         if not isinstance(tensors, HooklineError) and sum(t.nbytes for t in tensors.values()) > len(file):
@@ -358,13 +358,13 @@ def fuzz_tensors(data: bytes, folder: Path) -> None:
 
 
 def _framed(data: bytes) -> bytes:
-    """Return a safetensors file whose header is what stands before the first NUL."""
+    """Return a safetensors file whose header is the part before the first NUL."""
     header, _, values = data.partition(b"\0")
     return struct.pack("<Q", len(header)) + header + values
 
 
 def fuzz_kept(data: bytes, folder: Path) -> None:
-    """What is kept of the data of a run is read or refused."""
+    """A description of the data of a run is read or refused."""
     answer(lambda: from_kept(data), folder)
 
 
@@ -372,7 +372,7 @@ def fuzz_kept(data: bytes, folder: Path) -> None:
 
 
 def fuzz_csv(data: bytes, folder: Path) -> None:
-    """A table is read or refused, with options that the first two bytes choose."""
+    """A table is read or refused, with options selected by the first two bytes."""
     first, second, content = (*data[:2], *b"\0\0")[0], (*data[:2], *b"\0\0")[1], data[2:]
     (folder / "t.csv").write_bytes(content)
     tasks: tuple[Any, ...] = ("regression", "classification", "binary")
@@ -394,7 +394,7 @@ def fuzz_csv(data: bytes, folder: Path) -> None:
             raise Finding(f"{x}, {y} from {source}")
 
 
-# ---- what is begun with ----------------------------------------------------------------------------------------------
+# ---- seeds -----------------------------------------------------------------------------------------------------------
 
 GOOD_RECORD = msgspec.json.encode(
     RunRecord(seed=1, status="completed", epochs=2, num_epochs=2, step=4, metrics={"train/loss": 0.5, "x": None})
@@ -414,12 +414,12 @@ _GOOD_FILES = _good_files()
 
 @dataclass(frozen=True)
 class Target:
-    """Something to be fuzzed.
+    """One fuzz target.
 
     Attributes:
-        fuzz: Gets bytes and an own folder; raises when something must not be.
-        seeds: Bytes to begin with.
-        words: What the fuzzer puts into them.
+        fuzz: Takes bytes and a folder; raises a ``Finding`` when a property is violated.
+        seeds: Bytes to start with.
+        words: Words that the fuzzer inserts.
     """
 
     fuzz: Callable[[bytes, Path], None]

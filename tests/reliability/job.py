@@ -1,4 +1,4 @@
-"""The run that is struck: small, with all that makes going on exactly hard, and the digest of what it leaves."""
+"""The run under attack: small, with everything that makes exact resuming hard, and the digest of its results."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from hookline.runs.disk.encoding import encode
 
 EVERY_STEPS = 5
 STEPS = 60
-_NOT_COMPARED = ("used_s", "warnings", "summary")  # times, and what was told on the way
+_NOT_COMPARED = ("used_s", "warnings", "summary")  # times, and reports along the way
 
 
 def config(parent: Path, epochs: int = 3, **checkpoint: Any) -> dict[str, Any]:
-    """Dropout, momentum, a schedule, an order of its own for each epoch, evaluations within epochs; 20 steps each."""
+    """Return a config with dropout, momentum, a schedule, a new order and evaluations in each epoch of 20 steps."""
     return {
         "train": {"epochs": epochs, "batch_size": 10, "seed": 3, "evaluate_every_steps": 7},
         "data": {"num_examples": 200},
@@ -50,15 +50,15 @@ def begin(parent: Path, epochs: int = 3, **checkpoint: Any) -> list[str]:
     return run.warnings
 
 
-def go_on(path: Path) -> list[str]:
-    """Take all steps that are left; return the warnings."""
+def resume_run(path: Path) -> list[str]:
+    """Resume a run and take its remaining steps; return its warnings."""
     run = resume(path)
     run.fit()
     return run.warnings
 
 
 def run_folder(parent: Path) -> Path | None:
-    """Return the folder of the run in ``parent``; None if it was not begun, or left nothing to begin with."""
+    """Return the folder of the run in ``parent``; None if it was not begun, or left nothing to resume."""
     found = [path for path in parent.glob("0*-job") if (path / "config.toml").exists()]
     return found[0] if found else None
 
@@ -68,7 +68,7 @@ def record_of(path: Path) -> RunRecord:
 
 
 def digest(path: Path) -> dict[str, str]:
-    """Return what must be the same however often the run was interrupted: weights, metrics, and the last state."""
+    """Return hashes of the results that must not depend on interruptions: weights, metrics, and the last state."""
     state = read_checkpoint(checkpoints_in(path / "checkpoints")[0]).state
     tree, tensors = encode({name: part for name, part in state.items() if name not in _NOT_COMPARED})
     return {
@@ -80,7 +80,7 @@ def digest(path: Path) -> dict[str, str]:
 
 
 def left_over(path: Path) -> list[str]:
-    """Return what an interrupted program left that a run that went on must have removed."""
+    """Return the remains of interrupted programs, which a resumed run must remove."""
     return [str(found.relative_to(path)) for found in path.rglob(f"{TEMPORARY}*")]
 
 
@@ -98,9 +98,9 @@ class Ended:
 
     Attributes:
         code: Its exit code, negative for a signal.
-        value: What its function returned.
-        error: What it raised, in one line.
-        trace: The traceback of what nobody had foreseen.
+        value: The value that its function returned.
+        error: The error that it raised, in one line.
+        trace: The traceback of an unexpected error.
     """
 
     code: int
@@ -111,7 +111,7 @@ class Ended:
 
 
 def in_child(function: Callable[[], Any]) -> Ended:
-    """Call ``function`` in a copy of this process: torch is there already, and whatever happens stays there."""
+    """Call ``function`` in a fork of this process: torch is already imported, and side effects stay in the child."""
     sys.stdout.flush()
     reader, writer = os.pipe()
     pid = os.fork()
@@ -134,7 +134,7 @@ def _outcome(function: Callable[[], Any]) -> tuple[int, Mapping[str, Any]]:
         return 0, {"value": function()}
     except HooklineError as error:
         return error.exit_code, {"error": f"{type(error).__name__}: {error}"}
-    except BaseException as error:  # noqa: BLE001 - it is told to the parent
+    except BaseException as error:  # noqa: BLE001 - it is reported to the parent
         return 99, {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
 
 

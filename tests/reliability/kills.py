@@ -1,4 +1,4 @@
-"""SIGKILL on entry to every operation on a file of a whole run, and at any time."""
+"""SIGKILL on entry to every operation on a file of a run, and of a single save."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from reliability.layer import Layer, killing, under_files
 
 @dataclass
 class Report:
-    """What became of a number of kills.
+    """Results of a number of kills.
 
     Attributes:
-        points: Number of places at which the run was killed.
-        operations: Number of operations on files of the run that was not.
-        begun_anew: Kills before there was a run to go on with.
-        lost: What was not as it must be, in words.
+        points: Number of points at which the run was killed.
+        operations: Number of operations on files of the uninterrupted run.
+        begun_anew: Number of kills before there was a run to resume.
+        lost: Violations, in words.
     """
 
     points: int = 0
@@ -44,15 +44,15 @@ class Report:
 
 
 def operations_of_a_run(folder: Path, epochs: int) -> list[str]:
-    """Return the operations on files of a run that nothing interrupts, in order."""
+    """Return the operations on files of an uninterrupted run, in order."""
     with under_files(Layer()) as layer:
-        # Here and in no child, so that all later children have what it imports.
+        # In this process, so that all later children inherit its imports.
         job.begin(folder, epochs)
     return layer.calls
 
 
 def kill_at(folder: Path, points: Iterable[int], epochs: int, wanted: dict[str, str], report: Report) -> None:
-    """Kill a run at each of these operations, go on with it, and compare what it leaves."""
+    """Kill a run at each of these operations, resume it, and compare the results."""
     for point in points:
         parent = job.fresh(folder / "runs")
 
@@ -65,10 +65,10 @@ def kill_at(folder: Path, points: Iterable[int], epochs: int, wanted: dict[str, 
         if not job.expect_kill(ended):
             report.lost.append(f"{point}: not killed, but ended with {ended.code}: {ended.error}")
             continue
-        report.lost += [f"{point}: {text}" for text in _gone_on(parent, epochs, wanted, report)]
+        report.lost += [f"{point}: {text}" for text in _resumed(parent, epochs, wanted, report)]
 
 
-def _gone_on(parent: Path, epochs: int, wanted: dict[str, str], report: Report) -> list[str]:
+def _resumed(parent: Path, epochs: int, wanted: dict[str, str], report: Report) -> list[str]:
     path = job.run_folder(parent)
     if path is None:
         report.begun_anew += 1
@@ -77,17 +77,17 @@ def _gone_on(parent: Path, epochs: int, wanted: dict[str, str], report: Report) 
         path = job.run_folder(parent)
     else:
         saved = checkpoints_in(path / "checkpoints")
-        ended = job.in_child(lambda: job.go_on(path))
+        ended = job.in_child(lambda: job.resume_run(path))
         if saved and not ended.code and job.record_of(path).attempts[-1].from_step != int(saved[0].name.split("-")[1]):
-            return ["it did not go on from the newest checkpoint"]
+            return ["it did not resume from the newest checkpoint"]
     if ended.code or path is None:
-        return [f"going on ended with {ended.code}: {ended.error} {ended.trace}"]
+        return [f"resuming ended with {ended.code}: {ended.error} {ended.trace}"]
     faults = [f"other {name}" for name, value in job.digest(path).items() if value != wanted[name]]
     return faults + [f"left {name}" for name in job.left_over(path)]
 
 
 def kill_points(folder: Path, epochs: int, *, which: slice = slice(None)) -> dict[str, Any]:
-    """Kill a run at each operation, or at some of them, and tell what became of it."""
+    """Kill a run at each operation, or at some of them, and return the results."""
     calls = operations_of_a_run(job.fresh(folder / "whole"), epochs)
     whole = job.run_folder(folder / "whole")
     assert whole is not None
@@ -98,7 +98,7 @@ def kill_points(folder: Path, epochs: int, *, which: slice = slice(None)) -> dic
 
 
 def kills_of_a_save(folder: Path) -> dict[str, Any]:
-    """Kill a save, its check and the removal of the oldest checkpoint at each operation: old or new is there, whole."""
+    """Kill a save, its check and the removal of the oldest checkpoint at each operation: one of the two survives."""
     place = folder / "checkpoints"
     _prepare(place)
     with under_files(Layer()) as layer:
@@ -120,7 +120,7 @@ def kills_of_a_save(folder: Path) -> dict[str, Any]:
         if found not in (newest, 30):
             report.lost.append(f"{point}: {found}")
         elif found == 30:
-            newest = 30  # once it is there, it is there
+            newest = 30  # once saved, it must not disappear
     return report.values()
 
 
@@ -140,11 +140,11 @@ def _prepare(folder: Path) -> None:
 
 
 def _found(folder: Path) -> int | str:
-    """Return the step of the newest checkpoint, or what is wrong."""
+    """Return the step of the newest checkpoint, or the fault."""
     remove_unfinished(folder)
-    told: list[CheckpointError] = []
-    found = newest_checkpoint(folder, told.append, run="r")
-    if told or found is None:
-        return f"damaged: {told}"
+    errors: list[CheckpointError] = []
+    found = newest_checkpoint(folder, errors.append, run="r")
+    if errors or found is None:
+        return f"damaged: {errors}"
     is_of_one_step = bool((found.state["model"]["weight"] == found.manifest.step).all())
-    return found.manifest.step if is_of_one_step else "of several steps"
+    return found.manifest.step if is_of_one_step else "mixes several steps"

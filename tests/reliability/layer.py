@@ -1,7 +1,7 @@
-"""A layer under the modules that read and write files: it counts the operations, and strikes at one of them.
+"""A layer under the modules that read, write and lock files: it counts their operations, and strikes at one of them.
 
-All that a run keeps goes through ``engine.files`` and ``runs.disk.durable_files``, so a kill on entry to each of their
-operations is a kill at every place where a file can be half done. It needs no tracing, and works wherever Python does.
+Everything that a run saves goes through these modules, so a kill on entry to each of their operations is a kill at
+every point where a file can be incomplete. It needs no tracing, and works wherever Python does.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ from typing import Any, TypeVar
 
 from hookline.engine import files as reading
 from hookline.runs.disk import durable_files as writing
+from hookline.runs.disk import occupancy as locking
 
 OPERATIONS = (
     "open", "write", "ftruncate", "fsync", "close", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir",
     "scandir", "lseek", "fstat", "fdopen",
 )  # fmt: skip
-"""The functions of ``os`` that the two modules call."""
+"""The functions of ``os`` that the modules call."""
 WRITING = ("open", "write", "ftruncate", "fsync", "close", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir")
 """Those that a full or broken disk can refuse."""
+_MODULES = (reading, writing, locking)
 
 L = TypeVar("L")
 Strike = Callable[[str], None]
 
 
 class Layer:
-    """The module ``os`` as the two modules see it.
+    """A stand-in for the module ``os`` in these modules.
 
     Args:
-        at: Number of the operation that is struck, from 1; None: none is.
-        strike: What happens on entry to it; gets its name.
-        operations: Which are counted.
-        longest_write: Most bytes that one ``write`` takes; a real one may take less than it is given, too.
-        lasts: Whether every later operation is struck, too, as by a disk that stays broken.
+        at: Number of the operation to strike, from 1; None for none.
+        strike: Called with the name of the operation on entry to it.
+        operations: The operations to count.
+        longest_write: Maximum number of bytes that one ``write`` accepts; a real one may also accept fewer than given.
+        lasts: Whether to strike every later operation too, like a disk that stays broken.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Layer:
                 self._strike(name)
             except OSError:
                 if name == "close":
-                    function(*arguments)  # the descriptor is gone also when closing fails: close(2)
+                    function(*arguments)  # the descriptor is closed even when closing fails: close(2)
                 raise
         if name == "write" and self._longest_write:
             descriptor, data = arguments
@@ -74,24 +76,24 @@ class Layer:
 
 @contextmanager
 def under_files(layer: L) -> Iterator[L]:
-    """Put a layer under the modules that read and write files."""
+    """Put a layer under the modules."""
     there = os
-    for module in (reading, writing):
+    for module in _MODULES:
         vars(module)["os"] = layer
     try:
         yield layer
     finally:
-        for module in (reading, writing):
+        for module in _MODULES:
             vars(module)["os"] = there
 
 
 def killing(_name: str) -> None:
-    """End the process as the kernel does when memory is short: nothing is closed, nothing is written."""
+    """Kill the process as the kernel does when memory is short: nothing is closed, nothing is written."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def failing(number: int) -> Strike:
-    """Return a strike that fails with a number of ``errno``."""
+    """Return a strike that fails with an ``errno``."""
 
     def strike(_name: str) -> None:
         raise OSError(number, os.strerror(number))

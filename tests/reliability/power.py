@@ -1,7 +1,8 @@
 """Loss of power: every state that a disk may be in after each operation of a save, built and read.
 
-What was not flushed may be there or not, in any order: the data of a file until its fsync, a name until the fsync of
-its folder. The method is that of Pillai et al., *All File Systems Are Not Created Equal* (OSDI 2014), section 3.
+Unflushed changes may or may not have reached the disk, in any order: the data of a file until its fsync, a name until
+the fsync of its folder. The method is that of Pillai et al., *All File Systems Are Not Created Equal* (OSDI 2014),
+section 3.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _RUN = "r"
 
 @dataclass(frozen=True)
 class _Operation:
-    """A change of a file system: of the names in a folder, or of the data of a file, each known by a number."""
+    """A change of a file system: to the names in a folder, or to the data of a file, each identified by a number."""
 
     kind: str
     inode: int
@@ -36,7 +37,7 @@ class _Operation:
 
 @dataclass
 class _Recorder:
-    """The module ``os`` as durable files see it; writes down all that is done within a folder."""
+    """A stand-in for the module ``os`` that records all changes within a folder."""
 
     root: Path
     operations: list[_Operation] = field(default_factory=list)
@@ -93,7 +94,7 @@ class _Recorder:
 
 
 def _is_durable(operations: Sequence[_Operation]) -> list[bool]:
-    """Say of each operation whether one that flushes what it changed comes after it."""
+    """Return for each operation whether a later one flushes its change."""
     flushed: set[int] = set()
     durable = []
     for operation in reversed(operations):
@@ -104,7 +105,7 @@ def _is_durable(operations: Sequence[_Operation]) -> list[bool]:
 
 
 def _states(operations: Sequence[_Operation]) -> Iterator[list[_Operation]]:
-    """Give what a disk may hold: all that is flushed, and of the others none, all, one, or all but one."""
+    """Yield possible states of the disk: all flushed operations, and none, all, one, or all but one of the others."""
     durable = _is_durable(operations)
     pending = [number for number, is_durable in enumerate(durable) if not is_durable]
     data = {number for number in pending if operations[number].kind == "data"}
@@ -115,7 +116,7 @@ def _states(operations: Sequence[_Operation]) -> Iterator[list[_Operation]]:
 
 
 def _build(root: Path, before: Path, operations: Sequence[_Operation]) -> None:
-    """Make the folder that a disk with these operations holds."""
+    """Build the folder on a disk that holds these operations."""
     shutil.rmtree(root, ignore_errors=True)
     folders: dict[int, dict[str, int]] = {0: {}}
     data: dict[int, bytes] = {}
@@ -163,7 +164,7 @@ def _state(step: int) -> dict[str, Any]:
 
 
 def losses_of_power(folder: Path) -> dict[str, Any]:
-    """Save with two checkpoints there, remove the oldest, and read every state that a loss of power may leave."""
+    """Save next to two checkpoints, remove the oldest, and read every state that a loss of power may leave."""
     shutil.rmtree(folder, ignore_errors=True)
     work, before = folder / "work", folder / "before"
     work.mkdir(parents=True)
@@ -195,12 +196,12 @@ def _read(folder: Path) -> int | str:
     except CheckpointError as error:
         return error.message
     if found is None or not bool((found.state["model"]["weight"] == found.manifest.step).all()):
-        return "none, or of several steps"
+        return "none, or mixes several steps"
     return found.manifest.step
 
 
 def torn_lines(folder: Path) -> dict[str, Any]:
-    """Cut a file of lines off after every byte, open it, and add to it: whole lines, each once."""
+    """Cut off a file of lines after every byte, open it, and append to it: only complete lines, each once."""
     path = folder / "metrics.jsonl"
     whole = b"".join(b'{"epoch":%d,"loss":0.5}\n' % epoch for epoch in range(20))
     lost = []

@@ -1,8 +1,8 @@
-"""Strikes runs in every way that can be done on one machine, prints a table, and writes what was found as JSON.
+"""Attack runs in every way that one machine allows, print a table, and write the results as JSON.
 
     python tests/reliability/run_all.py -o reliability.json
 
-takes about half an hour on two slow cores. ``--quick`` takes samples, as the tests do; ``--only NAME`` takes one part.
+It takes about half an hour on two slow cores. ``--quick`` takes samples, as the tests do; ``--only NAME`` one part.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported: children are copies of this process, and threads are not copied.
+# Set before torch is imported: children are forks of this process, and a fork does not copy threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -39,8 +39,8 @@ LONG: dict[str, Part] = {
     "every state of a disk after a loss of power": power.losses_of_power,
     "a file of lines cut off after each byte": power.torn_lines,
     "a reader during saves": lambda f: crowds.reading_during_saves(f, 1000),
-    "fifty runs begun at once": crowds.starts_at_once,
-    "one run gone on with by fifty at once": crowds.resumes_at_once,
+    "fifty runs started at once": crowds.starts_at_once,
+    "one run resumed by fifty at once": crowds.resumes_at_once,
     "ten preemptions in an epoch": crowds.preemptions,
     "a user without rights": broken_disks.without_rights,
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 1000),
@@ -61,20 +61,20 @@ QUICK: dict[str, Part] = LONG | {
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 8, num_before=4),
 }
 del QUICK["a kill on entry to each system call of a save"]
-# All points of a save, and no training around them.
+# All points of a save, without the training around it.
 QUICK["a kill on entry to each operation of a save"] = kills.kills_of_a_save
 LONG["a kill on entry to each operation of a save"] = kills.kills_of_a_save
 
 
 def main() -> int:
-    """Strike, and return how many parts had something that was lost."""
+    """Run the attacks, and return the number of parts with violations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="take samples")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="parts with this in their name")
-    parser.add_argument("--folder", type=Path, help="where runs are made; default: in memory, if the machine can")
-    parser.add_argument("-o", "--output", type=Path, help="where to write what was found")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run parts with NAME in their name")
+    parser.add_argument("--folder", type=Path, help="folder for the runs; default: in memory, if possible")
+    parser.add_argument("-o", "--output", type=Path, help="file for the results")
     chosen = parser.parse_args()
-    memory = Path("/dev/shm")  # it is about what is written, and not about how fast a disk is
+    memory = Path("/dev/shm")  # the tests are about the contents of a disk, not its speed
     parent = chosen.folder or (memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir()))
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(dir=parent) as folder:
@@ -94,13 +94,13 @@ def main() -> int:
 def _line(name: str, values: dict[str, Any]) -> str:
     if "skipped" in values:
         return f"{name}: skipped, {values['skipped']}"
-    told = [
+    counts = [
         f"{values['points']} points",
         *(f"{key} {values[key]}" for key in ("operations", "states") if values.get(key)),
     ]
     lost = values["lost"]
     return "\n".join(
-        [f"{name}: {', '.join(told)}; lost {len(lost)}; {values['took_s']} s", *(f"  {x}" for x in lost[:5])]
+        [f"{name}: {', '.join(counts)}; lost {len(lost)}; {values['took_s']} s", *(f"  {x}" for x in lost[:5])]
     )
 
 

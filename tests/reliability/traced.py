@@ -1,4 +1,4 @@
-"""SIGKILL on entry to every system call of a save, by strace: nothing of Python's stands in between."""
+"""SIGKILL on entry to every system call of a save, by strace, without Python in between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reliability.kills import operations_of_a_run
 from reliability.layer import Layer, under_files
 
 _EPOCHS = 1
-_SAVE = 4  # number of the folder that the struck save makes: that of the run, and those of three saves
+_SAVE = 4  # number of the folder that the attacked save makes: after that of the run and those of two saves
 _NO_FILES = (
     *("futex", "munmap", "mmap", "brk", "mprotect", "madvise", "rt_sigaction", "rt_sigprocmask", "exit_group"),
     *("getpid", "kill", "rt_sigreturn", "restart_syscall", "clock_nanosleep", "sched_yield", "getrandom"),
@@ -26,9 +26,9 @@ _NO_FILES = (
 
 
 def kills_at_each_system_call(folder: Path) -> dict[str, Any]:
-    """Kill a run at every system call of its third save, the removal of the first included, and go on with it."""
+    """Kill a run at every system call of its third save, the removal of the first included, and resume it."""
     if not (shutil.which("strace") and _may_trace()):
-        return {"skipped": "there is no strace here, or it may not trace"}
+        return {"skipped": "strace is missing, or may not trace"}
     calls = operations_of_a_run(job.fresh(folder / "whole"), _EPOCHS)
     whole = job.run_folder(folder / "whole")
     assert whole is not None
@@ -53,24 +53,24 @@ def kills_at_each_system_call(folder: Path) -> dict[str, Any]:
         if code != -signal.SIGKILL:
             lost.append(f"{where}: not killed, but ended with {code}")
             continue
-        lost += [f"{where}: {text}" for text in _gone_on(parent, wanted)]
+        lost += [f"{where}: {text}" for text in _resumed(parent, wanted)]
     return {"points": points, "system_calls": dict(seen), "lost": lost}
 
 
-def _gone_on(parent: Path, wanted: dict[str, str]) -> list[str]:
+def _resumed(parent: Path, wanted: dict[str, str]) -> list[str]:
     path = job.run_folder(parent)
     assert path is not None
     steps = [int(found.name.split("-")[1]) for found in checkpoints_in(path / "checkpoints")]
-    ended = job.in_child(lambda: job.go_on(path))
+    ended = job.in_child(lambda: job.resume_run(path))
     if ended.code:
-        return [f"going on ended with {ended.code}: {ended.error}"]
+        return [f"resuming ended with {ended.code}: {ended.error}"]
     faults = [] if steps[0] in (10, 15) else [f"the newest was that of step {steps[0]}"]
     faults += [f"other {name}" for name, value in job.digest(path).items() if value != wanted[name]]
     return faults + [f"left {name}" for name in job.left_over(path)]
 
 
 def _traced(parent: Path, first: int, last: int, options: list[str]) -> int:
-    """Run until an operation, have strace look on, run until another one; return how the process ended."""
+    """Run to an operation, attach strace, and run to another one; return the exit code of the process."""
     pid = os.fork()
     if pid == 0:
         count = 0

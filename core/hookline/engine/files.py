@@ -8,13 +8,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # the opening of a named pipe would wait for whoever writes it
-_CHUNK = 2**20
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # opening a named pipe would wait for its writer
+CHUNK_BYTES = 2**20
 
 
 def reason(error: OSError) -> str:
-    """Return what the system says of a failed operation, with the name of its number.
+    """Return the system's message for a failed operation, with the symbol of its error number.
 
     >>> reason(OSError(28, "No space left on device"))
     'No space left on device (ENOSPC)'
@@ -24,56 +24,61 @@ def reason(error: OSError) -> str:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """Return what a regular file holds.
+    """Return the contents of a regular file.
 
     Raises:
-        OSError: When it cannot be read, is a link or no regular file, or has more than ``max_bytes``.
+        OSError: When it cannot be read, is a link or not a regular file, or is larger than ``max_bytes``.
     """
-    descriptor = os.open(path, os.O_RDONLY | _NO_LINKS | _NO_WAITING)
+    descriptor = os.open(path, os.O_RDONLY | NO_LINKS | NO_WAITING)
     try:
         status = os.fstat(descriptor)
-        _check_regular(status, path)
+        check_regular(status, path)
         if status.st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, and may have {max_bytes}", str(path))
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, the limit is {max_bytes}", str(path))
         try:
             with os.fdopen(descriptor, "rb", closefd=False) as stream:
-                # One more than there may be: it could grow while it is read.
+                # One byte more than expected, to notice a file that grows while it is read.
                 data = stream.read(status.st_size + 1)
         except MemoryError as error:
-            raise OSError(errno.ENOMEM, f"memory cannot hold its {status.st_size} bytes", str(path)) from error
+            raise OSError(errno.ENOMEM, f"its {status.st_size} bytes do not fit into memory", str(path)) from error
         if len(data) != status.st_size:
-            raise OSError(errno.EIO, f"it changed while it was read: {status.st_size} bytes", str(path))
+            raise OSError(errno.EIO, f"it changed while being read: {status.st_size} bytes", str(path))
         return data
     finally:
         os.close(descriptor)
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Give the whole lines of a regular file, without their ends; only a piece of it is in memory at a time.
+    """Yield the complete lines of a regular file without their line ends, holding only a part of it in memory.
 
-    What stands behind the last end of a line is left out, for it is torn, and so is a line of more than a MiB.
+    An incomplete last line is left out, and so is a line of more than one MiB.
 
     Raises:
-        OSError: When it cannot be read, is a link or no regular file.
+        OSError: When it cannot be read, is a link or not a regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | _NO_LINKS | _NO_WAITING)
+    descriptor = os.open(path, os.O_RDONLY | NO_LINKS | NO_WAITING)
     try:
-        _check_regular(os.fstat(descriptor), path)
+        check_regular(os.fstat(descriptor), path)
         rest, is_too_long = b"", False
-        while piece := os.read(descriptor, _CHUNK):
+        while piece := os.read(descriptor, CHUNK_BYTES):
             *lines, rest = (rest + piece).split(b"\n")
             if lines and is_too_long:
                 del lines[0]
                 is_too_long = False
             yield from lines
-            if len(rest) > _CHUNK:
+            if len(rest) > CHUNK_BYTES:
                 rest, is_too_long = b"", True
     finally:
         os.close(descriptor)
 
 
-def _check_regular(status: os.stat_result, path: Path) -> None:
+def check_regular(status: os.stat_result, path: Path) -> None:
+    """Check that a file is a regular one.
+
+    Raises:
+        OSError: When it is not.
+    """
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))

@@ -1,4 +1,4 @@
-"""Kept runs: what is on disk, and how a run resumes from it. Everything is loaded on first use."""
+"""Saved runs: run folders, records, checkpoints, and resuming. Each name is imported on first use."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # A type checker that saw it would take any name for one of ours.
+    # A type checker that saw it would accept any name.
     __getattr__ = lazy(__name__, _HOME)
 
 

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hookline.runs.record import RunRecord
 
-if TYPE_CHECKING:
-    pass
-
-
-def changes(where: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Give in words what is different between two parts of an identity."""
-    for key in sorted(then.keys() | now.keys()):
-        before, after = then.get(key), now.get(key)
-        if before != after:
-            yield f"{where}: {key} was {_brief(before)}, and is {_brief(after)}"
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(str(item)[:16] for item in value.values() if item is not None)
-    return "not there" if value is None else repr(value)
-
-
 PARTS = ("settings", "versions", "plugins", "code", "data", "machine")
-"""The parts of a run's identity, in the order in which they are told."""
+"""The parts of a run's fingerprint, in the order in which they are shown."""
+
+_HEX_DIGITS = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True)
@@ -35,10 +19,10 @@ class Change:
     """One value in which two runs differ.
 
     Attributes:
-        part: What it belongs to: a part of the identity, ``git`` or ``metrics``.
-        key: Its name there.
-        before: What the first run has; None if it has none.
-        after: What the second run has; None if it has none.
+        part: The part that it belongs to: a part of the fingerprint, ``git`` or ``metrics``.
+        key: Its key within the part.
+        before: The value of the first run; None if it has none.
+        after: The value of the second run; None if it has none.
     """
 
     part: str
@@ -46,22 +30,43 @@ class Change:
     before: Any
     after: Any
 
+    def __str__(self) -> str:
+        return f"{self.part}: {self.key} was {_short(self.before)}, and is {_short(self.after)}"
 
-def identity_changes(before: RunRecord, after: RunRecord) -> Iterator[Change]:
-    """Give what differs in what two runs are made of."""
-    for part in PARTS:
+
+def identity_changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], parts: Sequence[str] = PARTS
+) -> Iterator[Change]:
+    """Yield the differences between the fingerprints of two runs."""
+    for part in parts:
         yield from _changes(part, _part(before, part), _part(after, part))
 
 
 def differences(before: RunRecord, after: RunRecord) -> Iterator[Change]:
-    """Give all in which two runs differ: what they are made of, their commits, and the numbers of their last epochs."""
-    yield from identity_changes(before, after)
+    """Yield all differences between two runs: fingerprints, commits, and metrics of their last epochs."""
+    yield from identity_changes(before.identity, after.identity)
     yield from _changes("git", {"commit": before.git}, {"commit": after.git})
     yield from _changes("metrics", before.metrics, after.metrics)
 
 
-def _part(record: RunRecord, name: str) -> Mapping[str, Any]:
-    part = record.identity.get(name)
+def entry_text(entry: Mapping[str, Any]) -> str:
+    """Return an entry of a fingerprint in a few words.
+
+    >>> entry_text({"type": "TensorDataset", "num_examples": 1000, "content": None})
+    'TensorDataset 1000'
+    """
+    words = (str(value) for value in entry.values() if value is not None)
+    return " ".join(word[:12] if len(word) == 64 and _HEX_DIGITS.issuperset(word) else word for word in words)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return entry_text(value)
+    return "not there" if value is None else repr(value)
+
+
+def _part(identity: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = identity.get(name)
     return part if isinstance(part, Mapping) else {}
 
 
@@ -70,7 +75,7 @@ def _changes(part: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
         return
     changed = [key for key, value in before.items() if after.get(key) != value]
     changed += [key for key, value in after.items() if key not in before and value is not None]
-    # What one of them alone has stands with the rest of its table.
+    # A key that only one run has is listed with the rest of its table.
     tables = {table: number for number, table in enumerate(dict.fromkeys(map(_table, changed)))}
     for key in sorted(changed, key=lambda key: tables[_table(key)]):
         yield Change(part, key, before.get(key), after.get(key))

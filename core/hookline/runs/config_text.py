@@ -1,4 +1,4 @@
-"""A config -> TOML text for a person: what is set, and in comments what else can be, with its meaning."""
+"""Write a config as TOML for people: settings, and further options as comments with their meaning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def to_toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        # JSON's escapes are all TOML's, but for the one of DEL, which JSON leaves as it is.
+        # TOML has all of JSON's escapes, but also requires one for DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_key(name)} = {to_toml(item)}" for name, item in value.items()) + "}"
@@ -38,7 +38,7 @@ def to_toml(value: Any) -> str:
 
 
 def commented_toml(config: RunConfig) -> str:
-    """Return ``config`` as TOML: values that differ in origin from a default as settings, the others as comments."""
+    """Return ``config`` as TOML: values that were set as settings, defaults as comments."""
     parts = [_section("train", None, options_of(TrainOptions), config)]
     parts += [_section(choice.table, choice, choice.plugin.options, config) for choice in config.plugins]
     parts.append(_section("plugins", None, options_of(PluginRules), config))
@@ -46,11 +46,11 @@ def commented_toml(config: RunConfig) -> str:
 
 
 def complete_toml(config: ConfigView) -> str:
-    """Return ``config`` as TOML that means the same whatever the defaults become: each value with its origin.
+    """Return ``config`` as TOML that does not depend on later defaults: every value, with its origin.
 
-    Secrets are left out, and so is what a config cannot hold: None, objects that were given from Python, numbers that
-    are not finite, texts with hidden characters. A callback that was switched off for one showing of the run is left
-    out as well.
+    Secrets are left out, and so are values that a config cannot hold: None, objects passed from Python, numbers that
+    are not finite, text with hidden characters. So is a callback that was switched off only to show the run
+    differently.
     """
     tables: dict[str, list[str]] = {}
     for key, setting in config.settings.items():
@@ -58,20 +58,20 @@ def complete_toml(config: ConfigView) -> str:
         if name == "use" and setting.origin.layer == SHOWN and setting.value == OFF:
             continue
         value = config.lasting(key)
-        is_kept = is_plain(value) and not is_secret(key) and _is_readable(to_toml(value))
-        text = _kept(key, value)
-        line = f"{_key(name)} = {text}" if is_kept else f"# {_key(name)} = {printable(text)}"
+        is_setting = is_plain(value) and not is_secret(key) and _is_readable(to_toml(value))
+        text = _saved(key, value)
+        line = f"{_key(name)} = {text}" if is_setting else f"# {_key(name)} = {printable(text)}"
         tables.setdefault(label, []).append(f"{line.ljust(_KEY_WIDTH)}  # {printable(str(setting.origin))}")
     return "\n".join("\n".join([_header(label), *lines, ""]) for label, lines in tables.items())
 
 
 def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
-    """Return the lines that put a plugin into a config: required options to fill in, the others as comments."""
+    """Return the lines that add a plugin to a config: required options to fill in, the others as comments."""
     settings = [_line(option, option.default, is_comment=True) for option in options]
     return [_header(label), f"use = {to_toml(name)}", *settings]
 
 
-def _kept(key: str, value: Any) -> str:
+def _saved(key: str, value: Any) -> str:
     if is_secret(key):
         return REDACTED
     return to_toml(redacted(value)) if is_plain(value) else "none"
@@ -98,7 +98,7 @@ def _section(label: str, choice: PluginChoice | None, options: Iterable[Option],
 
 
 def _line(option: Option, value: Any, *, is_comment: bool) -> str:
-    # What TOML cannot hold (no value yet, None, an object given from Python) is left to the reader.
+    # A value that TOML cannot hold (no value yet, None, an object passed from Python) is left to the reader.
     text, is_comment = (to_toml(value), is_comment) if is_plain(value) else ("...", True)
     setting = f"{'# ' if is_comment else ''}{_key(option.name)} = {text}"
     meaning = f"{option.description} ({option.expected})" if option.description else option.expected

@@ -1,4 +1,4 @@
-"""The numbers of a run over its steps, from ``metrics.jsonl``: as few points as can be drawn, whatever its length."""
+"""Curves of the metrics of a run, from ``metrics.jsonl``: at most as many points as a drawing can show."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import msgspec
 
 from hookline.engine.errors import ConfigError
 from hookline.engine.files import read_lines, reason
+from hookline.runs.disk.formats import NOT_JSON
 from hookline.runs.folder import METRICS
 
 _MAX_POINTS = 128
 _MAX_STEP = 2**62
-_LOOKED_AT = 1000
-"""How many lines are looked at to know which metrics there are."""
+_NUM_SEARCHED = 1000
+"""Number of lines to search for the names of metrics."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Curve:
     """One metric of one run.
 
     Attributes:
-        metric: Its name.
-        points: Step and value, the steps rising, 128 at most; each the mean of as many steps as had to be put together.
-        num_values: How many values it was measured from.
-        last: The last of them.
+        metric: Name of the metric.
+        points: At most 128 pairs of step and value, in the order of steps; each is the mean over a range of steps.
+        num_values: Number of values that they summarize.
+        last: The last value.
     """
 
     metric: str
@@ -39,10 +40,10 @@ class Curve:
 
 
 def read_curves(path: Path, metrics: Sequence[str]) -> list[Curve]:
-    """Return the curves of metrics of a run folder, in that order; a metric without any finite number is left out.
+    """Return the curves of the given metrics of a run folder, in that order, without those that have no finite value.
 
-    Lines that are no JSON object with a step, and a last one that is torn, are passed over. The memory that it takes
-    does not depend on how many lines there are.
+    An incomplete last line, and lines that are not a JSON object with a step, are skipped. The memory used does not
+    depend on the number of lines.
 
     Raises:
         ConfigError: When the file cannot be read.
@@ -53,7 +54,7 @@ def read_curves(path: Path, metrics: Sequence[str]) -> list[Curve]:
     for line in _lines(path):
         try:
             row: Any = decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             continue
         step = row.step
         if 0 <= step < _MAX_STEP:
@@ -65,26 +66,26 @@ def read_curves(path: Path, metrics: Sequence[str]) -> list[Curve]:
 
 
 def metric_names(path: Path) -> list[str]:
-    """Return the metrics of a run folder in the order in which its first thousand lines have them.
+    """Return the names of the metrics in the first thousand lines of a run folder, in the order of appearance.
 
     Raises:
         ConfigError: When the file cannot be read.
     """
     names: dict[str, None] = {}
-    for row in _rows(itertools.islice(_lines(path), _LOOKED_AT)):
+    for row in _rows(itertools.islice(_lines(path), _NUM_SEARCHED)):
         names |= dict.fromkeys(key for key, value in row.items() if value is None or type(value) in (int, float))
     return [name for name in names if name not in ("epoch", "step")]
 
 
 def _decoder(metrics: Sequence[str]) -> Callable[[bytes], Any]:
-    """Return what reads a line: an object with the step, and ``metric_0``, ``metric_1`` ... or None."""
+    """Return a decoder of lines: it gives objects with ``step``, and ``metric_0``, ``metric_1`` ... or None."""
     fields: list[Any] = [("step", int), *((f"metric_{number}", float | None, None) for number in range(len(metrics)))]
     names = {f"metric_{number}": metric for number, metric in enumerate(metrics)}
     try:
-        # With no other fields, the other numbers of a line are never made into objects.
+        # Without further fields, msgspec skips the other numbers of a line instead of creating objects.
         return msgspec.json.Decoder(msgspec.defstruct("Line", fields, rename=names)).decode
     except ValueError:
-        # It takes no names with quote marks or control characters, and none twice.
+        # msgspec refuses duplicate names, and names with quotes or control characters.
         line, decode = msgspec.defstruct("Line", fields), msgspec.json.Decoder(dict[str, Any]).decode
 
     def read(text: bytes) -> Any:
@@ -99,7 +100,7 @@ def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             yield decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             continue
 
 
@@ -118,13 +119,13 @@ class _Bins:
     def __init__(self) -> None:
         self._width = 1
         self._bins: dict[int, list[float]] = {}
-        # Nearly every value falls into the bin of the one before.
+        # Nearly every value falls into the same bin as the previous one.
         self._start, self._end, self._sums = 0, 0, [0.0, 0.0, 0.0]
         self.num_values = 0
         self._last = 0.0
 
     def add(self, step: int, value: float) -> None:
-        """Add a value that was measured after ``step`` steps; one that is not finite cannot be drawn."""
+        """Add a value measured after ``step`` steps, unless it is not finite."""
         if value - value != 0.0:  # infinite or NaN, in a tenth of the time of a call
             return
         if not self._start <= step < self._end:
@@ -142,7 +143,7 @@ class _Bins:
         return Curve(metric, [point for point in means if math.isfinite(point[1])], self.num_values, self._last)
 
     def _choose(self, step: int) -> None:
-        """Take the bin of a step, after all were made wider if that is what it takes to have room for it."""
+        """Select the bin of a step; first widen all bins if there is no room for another."""
         while step // self._width not in self._bins and len(self._bins) >= _MAX_POINTS:
             self._width *= 2
             merged: dict[int, list[float]] = {}

@@ -1,21 +1,21 @@
-"""The run folder: its name and number, its lock, its record, and where everything in it lies.
+"""The run folder: its name and number, its lock, its record, and its files.
 
 ::
 
     runs/
-        last -> 0007-csv-mlp           the newest
-        0007-csv-mlp/                  number, data, model; or the name that was given
-            run.json                   the record: status, times, versions, plugins, one entry for each attempt
-            config.toml                the complete config; each line says where its value came from
-            metrics.jsonl              the numbers of each evaluation and epoch, one JSON object a line
-            log.txt                    what was shown, with warnings and tracebacks
-            data.json                  what is kept of the data: sizes, names, how inputs are read
-            model.safetensors          the weights when the run was over
-            checkpoints/               the states to go on from
-            debug/                     what is known of a failure
-            artifacts/                 what plugins keep
+        last -> 0007-csv-mlp           link to the newest run
+        0007-csv-mlp/                  number, data, model; or number and the given name
+            run.json                   the record: status, times, versions, plugins, one entry per attempt
+            config.toml                the complete config, each value with its origin
+            metrics.jsonl              metrics of each evaluation and epoch, one JSON object per line
+            log.txt                    the output, with warnings and tracebacks
+            data.json                  description of the data: sizes, names, how inputs are read
+            model.safetensors          the final weights
+            checkpoints/               saved states, to resume from
+            debug/                     details of a failure
+            artifacts/                 files of plugins
 
-One program at a time works in a run folder: it holds the lock of the file ``.lock``.
+One program at a time works in a run folder: it holds a lock on the file ``.lock``.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from hookline.runs.disk.checkpoint import (
     set_aside,
     write_checkpoint,
 )
-from hookline.runs.disk.durable_files import TEMPORARY, AppendedFile, FileLock, make_folder, remove_file, replace_file
-from hookline.runs.disk.occupancy import LOCK, hold, sign
+from hookline.runs.disk.durable_files import TEMPORARY, AppendedFile, make_folder, remove_file, replace_file
+from hookline.runs.disk.occupancy import LOCK, FileLock, hold
 from hookline.runs.names import check_name, next_number, point_to
 from hookline.runs.record import RECORD, RunRecord, read_record
 
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 
 
 _UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}[A-Za-z0-9._-]{{1,40}}-[0-9a-f]{{8}}")
-_DEBUG = "debug"
 CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "model.safetensors", "data.json"
+CHECKPOINTS, DEBUG, ARTIFACTS = "checkpoints", "debug", "artifacts"
 
 
 _SHARED = "run folder"
@@ -75,11 +75,11 @@ def give_folder(run: RunView, folder: RunFolder) -> None:
 
 
 class RunFolder:
-    """A run folder that this program works in; nobody else does until it is closed.
+    """A run folder, locked for this program until it is closed.
 
     Attributes:
-        path: Where it is.
-        record: What is known of the run.
+        path: Path of the folder.
+        record: The record of the run.
     """
 
     def __init__(self, path: Path, record: RunRecord, lock: FileLock) -> None:
@@ -89,10 +89,10 @@ class RunFolder:
 
     @classmethod
     def claim(cls, parent: Path, label: str) -> RunFolder:
-        """Make a new run folder, with the next number and a name.
+        """Make a new run folder with the next number and a name.
 
         Raises:
-            ConfigError: When the label is no name, or the folder cannot be made.
+            ConfigError: When the label is not a valid run name, or the folder cannot be made.
         """
         check_name(label)
         try:
@@ -100,7 +100,7 @@ class RunFolder:
             return cls._claim(parent, label)
         except (OSError, CheckpointError) as error:
             why = reason(error) if isinstance(error, OSError) else error.message
-            raise ConfigError(f"no run folder can be made in {parent}: {why}") from error
+            raise ConfigError(f"cannot make a run folder in {parent}: {why}") from error
 
     @classmethod
     def _claim(cls, parent: Path, label: str) -> RunFolder:
@@ -109,11 +109,7 @@ class RunFolder:
             numbers.take(wait=True)
             path = parent / f"{next_number(parent):04d}-{label}"
             make_folder(path)
-            lock = FileLock(path / LOCK)
-            # Nobody works in it, but somebody may look whether anybody does.
-            lock.take(wait=True)
-            sign(lock)
-            folder = cls(path, RunRecord(), lock)
+            folder = cls(path, RunRecord(), hold(path))
             folder.save(flush=False)
             point_to(path)
         finally:
@@ -122,13 +118,13 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open the folder of a run that is to go on.
+        """Open an existing run folder.
 
         Raises:
             RunBusyError: When another program works in it.
-            ConfigError: When it is no run folder.
+            ConfigError: When it is not a run folder.
         """
-        read_record(path)  # what is no run folder gets no lock
+        read_record(path)  # makes no lock file in anything but a run folder
         lock = hold(path)
         try:
             return cls(path, read_record(path), lock)
@@ -138,26 +134,26 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where its checkpoints are; made when it is first asked for."""
-        return self._made("checkpoints")
+        """Folder of the checkpoints, made on first use."""
+        return self._made(CHECKPOINTS)
 
     @property
     def debug(self) -> Path:
-        """Where that is what is known of a failure; made when it is first asked for."""
-        return self._made(_DEBUG)
+        """Folder for the details of a failure, made on first use."""
+        return self._made(DEBUG)
 
     @property
     def artifacts(self) -> Path:
-        """Where plugins keep what they make, each under a name of its own; made when it is first asked for."""
-        return self._made("artifacts")
+        """Folder for the files of plugins, each under its own name; made on first use."""
+        return self._made(ARTIFACTS)
 
     @property
     def config_path(self) -> Path:
-        """The complete config."""
+        """Path of the complete config."""
         return self.path / CONFIG
 
     def lines(self, name: str, size: int | None = None) -> AppendedFile:
-        """Open a file of lines in it, such as ``metrics.jsonl``; ``size`` is that of ``AppendedFile``.
+        """Open a file of lines in the folder, such as ``metrics.jsonl``; ``size`` as for ``AppendedFile``.
 
         Raises:
             CheckpointError: When it cannot be opened.
@@ -168,10 +164,10 @@ class RunFolder:
             raise _unwritten(self.path / name, error) from error
 
     def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
-        """Write a file in it, whole or not at all; with ``flush`` it survives the loss of power, too.
+        """Write a file in the folder, completely or not at all; with ``flush`` it survives a loss of power.
 
         Raises:
-            CheckpointError: When it cannot be written; then the one before is there.
+            CheckpointError: When it cannot be written; then the previous version is unchanged.
         """
         try:
             replace_file(self.path / name, data, flush=flush)
@@ -179,7 +175,7 @@ class RunFolder:
             raise _unwritten(self.path / name, error) from error
 
     def write_model(self, weights: Mapping[str, Tensor]) -> None:
-        """Write the weights of a model, ``model.safetensors``, and their sums into the record, which is not saved.
+        """Write ``model.safetensors``, and its checksum to the record, without saving the record.
 
         Raises:
             CheckpointError: When they cannot be written.
@@ -191,22 +187,22 @@ class RunFolder:
         self.record.model = FileSum.of(data)
 
     def write_data(self, data: DataSource) -> None:
-        """Write what is kept of the data, ``data.json``, and its sums into the record, which is not saved.
+        """Write ``data.json``, and its checksum to the record, without saving the record.
 
         Raises:
-            CheckpointError: When it cannot be written, or the data source wants what cannot be kept.
+            CheckpointError: When it cannot be written, or ``kept`` of the data source cannot be saved.
         """
         from hookline.runs.disk.data_file import to_kept
 
-        kept = to_kept(data)
-        self.write(DATA, kept)
-        self.record.data = FileSum.of(kept)
+        text = to_kept(data)
+        self.write(DATA, text)
+        self.record.data = FileSum.of(text)
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Check that a state is one that a checkpoint can keep.
+        """Check that a checkpoint can hold a state.
 
         Raises:
-            CheckpointError: When it is not; names everything that cannot be kept.
+            CheckpointError: When it cannot; names everything in the state that cannot be saved.
         """
         from hookline.runs.disk.encoding import encode
 
@@ -215,20 +211,20 @@ class RunFolder:
     def write_checkpoint(
         self, state: Mapping[str, Any], *, metrics: Mapping[str, float], identity: Mapping[str, Any]
     ) -> Path:
-        """Keep a state, read it again from the disk and compare; return its folder.
+        """Save a state as a checkpoint, verify it on the disk, and return its folder.
 
         Args:
-            state: What ``Run.state_dict`` gave.
-            metrics: The numbers by which checkpoints are compared.
-            identity: What the run is made of, ``run.identity``.
+            state: The state, from ``Run.state_dict``.
+            metrics: The metrics by which checkpoints are compared.
+            identity: Fingerprint of the run, ``run.identity``.
 
         Raises:
-            CheckpointError: When it cannot be written, or something in it cannot be kept.
+            CheckpointError: When it cannot be written, or the state contains something that cannot be saved.
         """
         try:
             path = write_checkpoint(self.checkpoints, state, run=self.record.run, metrics=metrics, identity=identity)
         except OSError as error:
-            raise _unwritten(self.path / "checkpoints", error) from error
+            raise _unwritten(self.path / CHECKPOINTS, error) from error
         try:
             check_checkpoint(path)
         except CheckpointError:
@@ -237,56 +233,56 @@ class RunFolder:
         return path
 
     def prune_checkpoints(self, keep: int, best: Callable[[Manifest], float | None], keep_best: int) -> None:
-        """Remove its checkpoints, but for the newest and the best; the arguments are those of ``prune``.
+        """Remove checkpoints except the newest and the best; the arguments are those of ``prune``.
 
         Raises:
             CheckpointError: When one cannot be removed.
         """
         try:
-            # What an earlier removal left; nothing is being written now.
+            # Left by an earlier removal; no save is in progress now.
             remove_unfinished(self.checkpoints)
             prune(self.checkpoints, run=self.record.run, keep=keep, best=best, keep_best=keep_best)
         except OSError as error:
             raise CheckpointError(f"an old checkpoint cannot be removed: {error.filename}: {reason(error)}") from error
 
-    def newest_checkpoint(self, told: Callable[[CheckpointError], None]) -> Checkpoint | None:
-        """Return its newest good checkpoint; None if it has none.
+    def newest_checkpoint(self, report: Callable[[CheckpointError], None]) -> Checkpoint | None:
+        """Return the newest valid checkpoint; None if there are no checkpoints.
 
-        What killed programs left is removed, and what is damaged is kept aside.
+        Unfinished files, left by killed programs, are removed; damaged checkpoints are set aside.
 
         Args:
-            told: Called with what is wrong with each that is newer.
+            report: Called with the error of each newer checkpoint.
 
         Raises:
-            CheckpointError: When there are some, and none is good.
+            CheckpointError: When there are checkpoints, but none is valid.
         """
         folder = self.checkpoints
         try:
             remove_unfinished(folder)
             _remove_unfinished_files(self.path)
         except OSError as error:
-            told(CheckpointError(f"what was not finished cannot be removed: {error.filename}: {reason(error)}"))
+            report(CheckpointError(f"an unfinished file cannot be removed: {error.filename}: {reason(error)}"))
         try:
-            return newest_checkpoint(folder, told, run=self.record.run)
+            return newest_checkpoint(folder, report, run=self.record.run)
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be read: {reason(error)}") from error
 
     def save(self, *, flush: bool = True) -> None:
-        """Write the record; ``flush`` is that of ``write``.
+        """Write the record; ``flush`` as for ``write``.
 
         Raises:
-            CheckpointError: When it cannot be written; then the one before is there.
+            CheckpointError: When it cannot be written; then the previous version is unchanged.
         """
         self.write(RECORD, msgspec.json.format(msgspec.json.encode(self.record)) + b"\n", flush=flush)
 
     def close(self) -> None:
-        """Let others work in it."""
+        """Release the lock of the folder."""
         self._lock.close()
 
     def _made(self, name: str) -> Path:
         folder = self.path / name
         if folder.is_symlink():
-            raise CheckpointError(f"{folder} is a link: a run keeps everything in its own folder")
+            raise CheckpointError(f"{folder} is a link: a run saves everything in its own folder")
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -295,7 +291,7 @@ class RunFolder:
 
 
 def read_model(path: Path) -> dict[str, Tensor]:
-    """Return the weights that a finished run left in its folder.
+    """Return the final weights of a finished run.
 
     Raises:
         CheckpointError: When there are none, or they are damaged.
@@ -304,21 +300,21 @@ def read_model(path: Path) -> dict[str, Tensor]:
 
     wanted = read_record(path).model
     if wanted is None:
-        raise CheckpointError(f"{path.name} has no weights: it did not come to its end", hint="hookline resume")
+        raise CheckpointError(f"{path.name} has no final weights: it did not finish", hint="hookline resume")
     return from_safetensors(read_summed(path / MODEL, wanted))
 
 
 def read_data(path: Path) -> DataSource:
-    """Return what is kept of the data of a run: its dataset is one example of zeros.
+    """Return a data source like that of a run, with one example of zeros as its dataset.
 
     Raises:
-        CheckpointError: When there is nothing, or it is damaged.
+        CheckpointError: When no description of the data was saved, or it is damaged.
     """
     from hookline.runs.disk.data_file import from_kept
 
     wanted = read_record(path).data
     if wanted is None:
-        raise CheckpointError(f"{path.name} has kept nothing of its data", hint="train it again: hookline train")
+        raise CheckpointError(f"{path.name} has no description of its data", hint="train it again: hookline train")
     try:
         return from_kept(read_summed(path / DATA, wanted))
     except CheckpointError as error:
@@ -326,8 +322,8 @@ def read_data(path: Path) -> DataSource:
 
 
 def _remove_unfinished_files(path: Path) -> None:
-    """Remove what killed programs left of files of a run; the program holds the run's lock."""
-    for folder in (path, path / _DEBUG):
+    """Remove unfinished files, left by killed programs; the caller holds the lock of the run."""
+    for folder in (path, path / DEBUG):
         if folder.is_symlink() or not folder.is_dir():
             continue
         for entry in list(os.scandir(folder)):
@@ -336,5 +332,5 @@ def _remove_unfinished_files(path: Path) -> None:
 
 
 def _unwritten(path: Path, error: OSError) -> CheckpointError:
-    hint = "make room, or mend what keeps it from being written"
+    hint = "free some space, or fix the reason given above"
     return CheckpointError(f"{path} cannot be written: {reason(error)}", hint=hint)

@@ -1,14 +1,14 @@
-"""What a run is made of, as plain values, and whether a checkpoint is one that it can go on from."""
+"""Fingerprint of a run: versions, plugins, hashes of their code, settings, data, machine."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
-from hookline.engine.errors import Fault, PluginError
+from hookline.engine.errors import PluginError
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.options import is_plain
 from hookline.engine.view import ConfigView, RunView
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 
 _SAMPLED_ROWS = 64
-"""How many rows of an in-memory dataset are hashed: enough to see new data or another order, few enough to be free."""
+"""Number of rows of an in-memory dataset to hash: enough to notice new data or a different order, at almost no cost."""
 
 
 _SHARED = "identity"
 
 
 def identity_of(run: RunView) -> Mapping[str, Any]:
-    """Return the fingerprint of a run: versions, plugins, hashes of their code, settings, data, machine.
+    """Return the fingerprint of a run as plain values: versions, plugins, code hashes, settings, data, machine.
 
-    It is taken when it is first requested; later calls return the same.
+    It is computed on the first call; later calls return the same.
     """
-    identity = run.shared.get(_SHARED) or _taken(run)
+    identity = run.shared.get(_SHARED) or _fingerprint_of(run)
     run.shared[_SHARED] = identity
     return cast(Mapping[str, Any], identity)
 
 
-def _taken(run: RunView) -> dict[str, Any]:
+def _fingerprint_of(run: RunView) -> dict[str, Any]:
     import torch
 
     return {
@@ -74,7 +74,7 @@ def _plain_setting(key: str, value: Any) -> Any:
 
 
 def _code_hash(name: str, entry: Entry) -> str | None:
-    """Return a hash of the code of a plugin's distribution; None where it does not say which files it has."""
+    """Return a hash of the code of a plugin's distribution; None if its metadata do not list its files."""
     try:
         return make_lock({"": entry}).distributions[name].sha256
     except PluginError:
@@ -82,15 +82,15 @@ def _code_hash(name: str, entry: Entry) -> str | None:
 
 
 def _fingerprint(dataset: Dataset[Any]) -> dict[str, Any]:
-    """Return what tells a dataset from another: its size, and a hash of what lies in memory.
+    """Return the type and size of a dataset, and a hash of data in memory.
 
-    A dataset with a method ``fingerprint()`` says itself, with a text, what it is.
+    A dataset with a method ``fingerprint()`` supplies the hash, or any other text, itself.
     """
     from torch.utils.data import IterableDataset, TensorDataset
 
     num_examples = None if isinstance(dataset, IterableDataset) else len(dataset)  # type: ignore[arg-type] # has one
-    told = getattr(dataset, "fingerprint", None)
-    content = told() if callable(told) else _hash(dataset) if type(dataset) is TensorDataset else None
+    own = getattr(dataset, "fingerprint", None)
+    content = own() if callable(own) else _hash(dataset) if type(dataset) is TensorDataset else None
     return {"type": type(dataset).__qualname__, "num_examples": num_examples, "content": content}
 
 
@@ -104,18 +104,3 @@ def _hash(dataset: TensorDataset) -> str:
         sample = tensor.detach()[rows.to(tensor.device)].cpu().contiguous()
         digest.update(sample.reshape(-1).view(torch.uint8).numpy().tobytes() if sample.numel() else b"")
     return digest.hexdigest()
-
-
-def model_faults(saved: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[Fault]:
-    """Give what keeps saved weights from being those of a model: names, shapes, dtypes."""
-    for name in sorted(saved.keys() | there.keys()):
-        if name not in there:
-            yield Fault(f"the model has no {name}, which the checkpoint has")
-        elif name not in saved:
-            yield Fault(f"the checkpoint has no {name}, which the model has")
-        elif (then := _form(saved[name])) != (now := _form(there[name])):
-            yield Fault(f"{name} is {then} in the checkpoint, and {now} in the model")
-
-
-def _form(value: Any) -> str:
-    return f"{value.dtype} {list(value.shape)}" if hasattr(value, "dtype") else type(value).__name__

@@ -1,4 +1,4 @@
-"""What is known of the runs in a folder: a row for each, what changed from one to the next, how two of them differ."""
+"""List runs and checkpoints: one row each, with the changes from the previous run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hookline.engine.errors import CheckpointError, ConfigError, HooklineError
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Manifest, checkpoints_in, read_manifest
 from hookline.runs.disk.occupancy import is_at_work
+from hookline.runs.folder import CHECKPOINTS
 from hookline.runs.names import run_names
 from hookline.runs.record import RunRecord, read_record
 
@@ -20,11 +21,12 @@ class RunRow:
     """One run folder.
 
     Attributes:
-        path: Where it is.
-        status: That of the record; ``lost`` when it says ``running`` and nobody works in the folder; ``unreadable``.
-        record: What is known; None if it cannot be read.
-        problem: Why it cannot be read.
-        changes: How what the run is made of differs from the run before.
+        path: Path of the folder.
+        status: Status in the record; ``lost`` if that is ``running`` but no program works in the folder; or
+            ``unreadable``.
+        record: The record; None if it cannot be read.
+        problem: The reason why it cannot be read.
+        changes: Differences of the fingerprint from that of the previous run.
     """
 
     path: Path
@@ -40,9 +42,9 @@ class CheckpointRow:
 
     Attributes:
         path: Its folder.
-        size: Number of bytes of its files.
-        manifest: What it is; None if that cannot be read.
-        problem: Why it cannot be read. The files that hold the state are not looked into.
+        size: Size of its files in bytes.
+        manifest: Its manifest; None if that cannot be read.
+        problem: The reason why it cannot be read. The files with the state are not verified.
     """
 
     path: Path
@@ -54,14 +56,14 @@ class CheckpointRow:
 def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], int]:
     """Return a row for each run folder in ``parent``, the newest last, and the number of those left out.
 
-    Only what is shown is read, and the record before it.
+    Only the records of these runs and of the one before them are read.
 
     Args:
-        parent: Where the runs are.
-        newest: How many of the newest; None for all.
+        parent: The folder of the runs.
+        newest: Number of the newest runs to list; None for all.
 
     Raises:
-        ConfigError: When ``parent`` is no folder.
+        ConfigError: When ``parent`` is not a folder.
     """
     names = run_names(parent)
     num_left_out = max(len(names) - newest, 0) if newest is not None else 0
@@ -74,24 +76,24 @@ def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], in
 
 
 def row_of(path: Path) -> RunRow:
-    """Return what is known of one run; its changes are left out."""
+    """Return the row of one run, without its changes."""
     return _row(path, None)
 
 
 def checkpoint_rows(path: Path) -> list[CheckpointRow]:
     """Return the checkpoints of a run folder, the newest last."""
-    return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(path / "checkpoints"))]
+    return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(path / CHECKPOINTS))]
 
 
 def _row(path: Path, before: RunRecord | None) -> RunRow:
     try:
         record = read_record(path)
     except ConfigError as error:
-        # The path stands in the row already.
+        # The row shows the path already.
         problem = error.message.removeprefix(f"{path}: ").removeprefix(f"{path} is ")
         return RunRow(path, "unreadable", problem=problem)
     is_lost = record.status == "running" and not is_at_work(path)
-    changes = tuple(identity_changes(before, record)) if before else ()
+    changes = tuple(identity_changes(before.identity, record.identity)) if before else ()
     return RunRow(path, "lost" if is_lost else record.status, record, changes=changes)
 
 

@@ -1,7 +1,7 @@
-"""A lock: which code the plugins of a run are, each distribution with its version and a hash of each of its files.
+"""The lock file: the code of a run's plugins, each distribution with its version and a hash of each file.
 
-It is taken from what is on the disk, before anything is imported, so it tells a changed file from the one that was
-locked, whatever the metadata say.
+The hashes are taken from the files on the disk before anything is imported, so a changed file is noticed whatever the
+metadata say.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from hookline.engine.errors import ConfigError, Fault
 from hookline.engine.files import read_file, reason
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.catalog import OWN_DISTRIBUTION, Entry
+from hookline.runs.disk.formats import NOT_JSON
 
-_MAX_FILES_TOLD = 5
+_MAX_FILES_SHOWN = 5
 _MAX_LOCK_BYTES = 2**26
-"""A quarter of a million files."""
+"""Enough for a quarter of a million files."""
 
 
 class LockedPlugin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +34,7 @@ class LockedPlugin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         kind: One of ``KINDS``.
         name: Its name.
-        distribution: Name of the distribution, or path of the file, that provides it.
+        distribution: Name of the distribution or path of the file that provides it.
     """
 
     kind: str
@@ -42,7 +43,7 @@ class LockedPlugin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LockedDistribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A distribution as it was when the lock was made.
+    """The version and files of a distribution at the time of locking.
 
     Attributes:
         version: Its version; empty for a file.
@@ -54,20 +55,20 @@ class LockedDistribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     @property
     def sha256(self) -> str:
-        """One hash for all of it: of a line ``HASH  PATH`` for each file, sorted, as ``sha256sum`` writes them."""
+        """SHA-256 over all files: of the sorted lines ``HASH  PATH``, as ``sha256sum`` writes them."""
         lines = sorted(f"{digest}  {path}\n" for path, digest in self.files.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The plugins of a run, and the code that they are.
+    """The plugins of a run and the distributions that provide them.
 
     Attributes:
         hookline: Version of Hookline.
         hook_api: Version of the hooks.
         plugins: The plugins by table, such as ``callbacks.stop``.
-        distributions: What provides them, by name.
-        format: Number of this form.
+        distributions: The distributions by name.
+        format: Version of the format.
     """
 
     hookline: str
@@ -77,19 +78,19 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal[1] = 1
 
     def to_json(self) -> str:
-        """Return the lock as text, for ``read_lock``."""
+        """Return the lock as JSON text, for ``read_lock``."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"
 
     def drift(self, now: Lock) -> list[str]:
-        """Return in what the code of a later lock differs, a sentence for each difference."""
+        """Return the differences of the code in a later lock, one sentence each."""
         return [text for name, found in now.distributions.items() for text in self._drift_of(name, found)]
 
     def drift_of_file(self, path: str) -> list[str]:
-        """Return in what a plugin file differs from what is locked; it is not imported."""
+        """Return the differences of a plugin file from the lock, without importing it."""
         return list(self._drift_of(path, LockedDistribution("", {path: _sha256(Path(path))})))
 
     def drift_of(self, entry: Entry) -> list[str]:
-        """Return in what the distribution of a plugin differs from what is locked."""
+        """Return the differences of a plugin's distribution from the lock."""
         return list(self._drift_of(entry.distribution, _locked(entry)))
 
     def check(self, entry: Entry) -> None:
@@ -110,22 +111,22 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if locked.version != found.version:
             yield f"{name} {locked.version} is locked, but {found.version} is installed"
         changes = [
-            (path, "is new" if path not in locked.files else "is gone" if path not in found.files else "was changed")
+            (path, "is new" if path not in locked.files else "is missing" if path not in found.files else "was changed")
             for path in sorted(locked.files.keys() | found.files.keys())
             if locked.files.get(path) != found.files.get(path)
         ]
         of = "" if name in found.files else f" of {name}"
-        for path, change in changes[:_MAX_FILES_TOLD]:
+        for path, change in changes[:_MAX_FILES_SHOWN]:
             yield f"{path}{of} {change}"
-        if len(changes) > _MAX_FILES_TOLD:
-            yield f"{len(changes) - _MAX_FILES_TOLD} more files{of} differ"
+        if len(changes) > _MAX_FILES_SHOWN:
+            yield f"{len(changes) - _MAX_FILES_SHOWN} more files{of} differ"
 
 
 def make_lock(entries: Mapping[str, Entry]) -> Lock:
-    """Return the lock of plugins by table. Their files are read, and none is imported.
+    """Return the lock of plugins, given by table. Their files are read, but not imported.
 
     Raises:
-        PluginError: When a distribution does not say which files it has, or one cannot be read.
+        PluginError: When a distribution does not list its files, or a file cannot be read.
     """
     by_distribution = {entry.distribution: entry for entry in entries.values()}
     return Lock(
@@ -137,22 +138,22 @@ def make_lock(entries: Mapping[str, Entry]) -> Lock:
 
 
 def read_lock(path: str | os.PathLike[str]) -> Lock:
-    """Return the lock that a file holds.
+    """Read a lock file.
 
     Raises:
-        ConfigError: When the file cannot be read, or holds no lock.
+        ConfigError: When the file cannot be read, or is not a valid lock.
     """
     shown, hint = os.fspath(path), "make it with: hookline lock"
     try:
-        # A lock may be a link, as any file that a person names.
+        # A lock may be a link, like any file that a person names.
         data = read_file(Path(os.path.realpath(path)), _MAX_LOCK_BYTES)
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else error
         raise ConfigError(f"the lock {shown!r} cannot be read: {why}", hint=hint) from error
     try:
         return msgspec.json.decode(data, type=Lock)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{shown!r} is no lock: {error}", hint=hint) from error
+    except NOT_JSON as error:
+        raise ConfigError(f"{shown!r} is not a valid lock: {error}", hint=hint) from error
 
 
 def _locked(entry: Entry) -> LockedDistribution:
@@ -168,7 +169,7 @@ def _sha256(path: Path) -> str:
 
 
 def _files(entry: Entry) -> Iterator[tuple[str, Path]]:
-    """Give the files that a plugin's code is in: name and place."""
+    """Yield the files with the code of a plugin: name and path."""
     if not entry.is_installed:
         yield entry.distribution, Path(entry.distribution)
         return
@@ -186,7 +187,7 @@ def _files(entry: Entry) -> Iterator[tuple[str, Path]]:
     # Scripts differ from one installation to the next, and so do most metadata.
     recorded = {Path(file) for file in found.files if file.parts[0] != ".."}
     wanted = {file for file in recorded if not file.parts[0].endswith(".dist-info") or file.name == "entry_points.txt"}
-    # A file that was put beside the others can be imported like them.
+    # A file that was added next to the others can be imported like them.
     folders = {file.parent for file in wanted if file.suffix != ".pth" and not file.parent.name.endswith(".dist-info")}
     beside = {path.relative_to(root) for folder in folders - {Path()} for path in (root / folder).glob("*")}
     for file in sorted(wanted | beside):
@@ -201,7 +202,7 @@ def _is_editable(found: Distribution) -> bool:
 
 
 def _source_files(found: Distribution) -> Iterator[tuple[str, Path]]:
-    """Give the sources of what a distribution's entry points name, wherever they lie."""
+    """Yield the source files of the packages that a distribution's entry points name."""
     for name in sorted({point.value.partition(":")[0].partition(".")[0] for point in found.entry_points}):
         spec = importlib.util.find_spec(name)
         for folder in map(Path, (spec and spec.submodule_search_locations) or ()):

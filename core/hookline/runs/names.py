@@ -1,4 +1,4 @@
-"""The names and numbers of run folders, and the link to the newest."""
+"""Names and numbers of run folders, and the link to the newest."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ LAST, BEST = "last", "best"
 
 
 def check_name(name: str) -> None:
-    """Check that a text can be the name of a run.
+    """Check that a name is a valid run name.
 
     Raises:
-        ConfigError: When it cannot.
+        ConfigError: When it is not.
     """
     if not _NAME.fullmatch(name) or _DEVICES.fullmatch(name) or name in (LAST, BEST):
-        hint = "take 1 to 100 of the letters a-z and A-Z, digits, '.', '_' and '-', the first a letter or digit"
-        raise ConfigError(f"{name!r} is no name for a run", hint=hint)
+        hint = "use 1 to 100 letters a-z and A-Z, digits, '.', '_' and '-', starting with a letter or digit"
+        raise ConfigError(f"{name!r} is not a valid run name", hint=hint)
 
 
 def run_names(parent: Path) -> list[str]:
     """Return the names of the run folders in ``parent``, the oldest first.
 
     Raises:
-        ConfigError: When ``parent`` is no folder, or cannot be read.
+        ConfigError: When ``parent`` is not a folder, or cannot be read.
     """
     return sorted(_numbered(parent), key=lambda name: (number_of(name), name))
 
@@ -42,7 +42,7 @@ def run_paths(parent: Path) -> list[Path]:
     """Return the run folders in ``parent``, the oldest first.
 
     Raises:
-        ConfigError: As ``run_names`` does.
+        ConfigError: As for ``run_names``.
     """
     return [parent / name for name in run_names(parent)]
 
@@ -57,13 +57,13 @@ def _numbered(parent: Path) -> Iterator[str]:
         return
     except OSError as error:
         hint = "choose another folder for the runs"
-        raise ConfigError(f"there can be no runs in {parent}: {reason(error)}", hint=hint) from error
+        raise ConfigError(f"cannot read the folder of runs {parent}: {reason(error)}", hint=hint) from error
     except ValueError as error:
-        raise ConfigError(f"{str(parent)!r} is no path: {error}") from error
+        raise ConfigError(f"{str(parent)!r} is not a valid path: {error}") from error
 
 
 def next_number(parent: Path) -> int:
-    """Return the number that comes after those of all run folders."""
+    """Return the next number after those of all run folders."""
     return max(map(number_of, _numbered(parent)), default=0) + 1
 
 
@@ -78,13 +78,13 @@ def label_of(whole: str) -> str:
 
 
 def point_to(path: Path) -> None:
-    """Let the link to the newest run folder point to ``path``."""
-    with contextlib.suppress(OSError):  # it is a convenience, and not every file system has links
+    """Point the link to the newest run folder at ``path``."""
+    with contextlib.suppress(OSError):  # the link is a convenience, and not every file system has links
         replace_link(path.parent / LAST, path.name)
 
 
 def point_to_newest(parent: Path) -> None:
-    """Mend the link to the newest run folder when others were removed."""
+    """Repair the link to the newest run folder after a removal."""
     link = parent / LAST
     if not link.is_symlink() or link.exists():
         return

@@ -1,7 +1,8 @@
-"""What is known of a run: the file ``run.json``."""
+"""The record of a run: the file ``run.json``."""
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +13,11 @@ import msgspec
 from hookline.engine.errors import ConfigError
 from hookline.engine.files import read_file, reason
 from hookline.runs.disk.checkpoint import FileSum
+from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
 
 RECORD = "run.json"
 FORMAT = 1
-"""Number of the form of a record."""
+"""Version of the format of a record."""
 
 _MAX_RECORD_BYTES = 2**24
 
@@ -26,16 +28,16 @@ class Attempt(msgspec.Struct):
     """One process that worked on a run.
 
     Attributes:
-        started: When it began, in UTC.
-        command: The words that it was started with.
+        started: Start time, in UTC.
+        command: The command line, word by word.
         host: Name of its machine.
-        pid: Number of its process.
-        from_step: Number of steps that the run had when it began.
-        step: Number of steps that the run had at the last look.
-        ended: When it ended, in UTC; None until then, and if it was killed.
+        pid: ID of the process.
+        from_step: Number of steps of the run when the attempt began.
+        step: Number of steps of the run when the record was last written.
+        ended: End time, in UTC; None while it runs, and if it was killed.
         outcome: How it ended; None likewise.
-        error: What ended it, in one line.
-        changes: What was different from the attempt before.
+        error: The error that ended it, in one line.
+        changes: Differences from the previous attempt.
     """
 
     started: datetime
@@ -51,14 +53,14 @@ class Attempt(msgspec.Struct):
 
 
 class BestValue(msgspec.Struct):
-    """Where a metric was best.
+    """The best value of a metric, and when it was measured.
 
     Attributes:
         metric: Name of the metric.
         mode: ``min`` or ``max``.
         value: Its best value.
         epoch: The epoch in which it was measured, from 1.
-        step: Number of steps before it.
+        step: Number of steps taken before.
     """
 
     metric: str
@@ -69,25 +71,25 @@ class BestValue(msgspec.Struct):
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
-    """What is known of a run: the file ``run.json``.
+    """The record of a run: the file ``run.json``.
 
     Attributes:
-        run: The run's own sign, made once.
+        run: Random ID of the run.
         seed: Its seed.
         status: ``running``, or how it ended.
-        epochs: Number of epochs that were ended.
-        num_epochs: Number of epochs that it is to have.
-        step: Number of steps that were taken.
-        time_s: Seconds that all attempts took together.
-        metrics: The numbers of the last epoch.
-        best: Where the observed metric was best; None before it was measured.
-        identity: What the run is made of: versions, plugins, hashes of their code, data.
-        model: What the file of the weights must be; None until there is one.
-        data: What the file about the data must be; None until there is one.
-        git: The commit of the folder in which it was started, with ``-dirty`` behind it if there were changes.
-        attempts: Every process that worked on it.
-        warnings: What was wrong without ending it; the last of them, if there are many.
-        format: Number of the form.
+        epochs: Number of epochs completed.
+        num_epochs: Number of epochs requested.
+        step: Number of steps taken.
+        time_s: Total time of all attempts, in seconds.
+        metrics: Metrics of the last epoch.
+        best: Best value of the observed metric; None before it is measured.
+        identity: Fingerprint of the run: versions, plugins, hashes of their code, data.
+        model: Size and checksum of the file of weights; None until there is one.
+        data: Size and checksum of the description of the data; None until there is one.
+        git: Commit of the folder in which it was started, with ``-dirty`` appended if there were changes.
+        attempts: The processes that worked on it.
+        warnings: Its warnings; only the last ones if there are many.
+        format: Version of the format.
     """
 
     run: str = msgspec.field(default_factory=lambda: secrets.token_hex(8))
@@ -117,49 +119,34 @@ def read_record(path: Path) -> RunRecord:
     text = _read(path)
     try:
         return msgspec.json.decode(text, type=_Written)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        number = _format_of(text)
-        if number in (None, FORMAT):
-            raise ConfigError(f"{path}: run.json cannot be read: {error}") from error
-        hint = "read it with the version of Hookline that wrote it"
-        raise ConfigError(
-            f"{path}: run.json is of format {number}, and this Hookline reads {FORMAT}", hint=hint
-        ) from error
+    except NOT_JSON as error:
+        with contextlib.suppress(*NOT_JSON):
+            check_format(format_of(text), FORMAT, f"{path}: {RECORD}", ConfigError)
+        raise ConfigError(f"{path}: {RECORD} cannot be read: {error}") from error
 
 
 def read_best(path: Path) -> BestValue | None:
-    """Return where the observed metric of a run was best; None before it was measured. Nothing else is read.
+    """Return the best value of the observed metric of a run, decoding nothing else; None before it is measured.
 
     Raises:
         ConfigError: When there is no record, or it cannot be read.
     """
     try:
         return msgspec.json.decode(_read(path), type=_Ranked).best
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ConfigError(f"{path}: {RECORD} cannot be read: {error}") from error
 
 
-class _Numbered(msgspec.Struct):
-    format: int
-
-
 class _Written(RunRecord, kw_only=True):
-    """A record that was read: what would be made for a new one must be there, and of a later format none is read."""
+    """A record as read: fields with a default for new records are required, and later formats are refused."""
 
     run: str
     attempts: list[Attempt]
     format: Literal[1]
 
 
-def _format_of(text: bytes) -> int | None:
-    try:
-        return msgspec.json.decode(text, type=_Numbered).format
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
 class _Ranked(msgspec.Struct):
-    """All that the best run is found by."""
+    """The fields of a record that are needed to find the best run."""
 
     run: str
     format: Literal[1]
@@ -170,6 +157,6 @@ def _read(path: Path) -> bytes:
     try:
         return read_file(path / RECORD, _MAX_RECORD_BYTES)
     except OSError as error:
-        raise ConfigError(f"{path} is no run folder: run.json: {reason(error)}") from error
+        raise ConfigError(f"{path} is not a run folder: {RECORD}: {reason(error)}") from error
     except ValueError as error:
-        raise ConfigError(f"{str(path)!r} is no path: {error}") from error
+        raise ConfigError(f"{str(path)!r} is not a valid path: {error}") from error

@@ -1,4 +1,4 @@
-"""What is not written down: values that are secrets by the name of their key, and passwords in addresses."""
+"""Remove secrets before saving: values whose key names a secret, and passwords in URLs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 REDACTED = "<not written>"
-"""What stands in the place of a secret."""
+"""Replacement for a secret."""
 
 _LAST_WORDS = r"(?:token|password|passwd|passphrase|secret|(api|access|private|secret)[_-]?key|credentials?)"
 _SECRET_KEY = re.compile(rf"(?i)(^|[._-]){_LAST_WORDS}$")
@@ -17,7 +17,7 @@ _PASSWORD = re.compile(r"(?<=://)([^/\s:@]+):([^/\s@]+)(?=@)")
 
 
 def is_secret(key: str) -> bool:
-    """Whether the value of a key is a secret, by the key's last word.
+    """Return whether the value of a key is a secret, judged by the key's last word.
 
     >>> is_secret("callbacks.upload.api_key"), is_secret("model.num_tokens")
     (True, False)
@@ -36,7 +36,7 @@ def redacted(value: Any, key: str = "") -> Any:
     if is_secret(key) and value not in (None, ""):
         return REDACTED
     if isinstance(value, str):
-        # The name of a file can hold bytes that are no text.
+        # A file name can contain bytes that are not valid UTF-8.
         return _PASSWORD.sub(rf"\1:{REDACTED}", value.encode(errors="backslashreplace").decode())
     if isinstance(value, Mapping):
         return {name: redacted(item, str(name)) for name, item in value.items()}
@@ -46,7 +46,7 @@ def redacted(value: Any, key: str = "") -> Any:
 
 
 def redacted_word(word: str) -> str:
-    """Return a word of a command without secrets.
+    """Return a word of a command line without secrets.
 
     >>> redacted_word("callbacks.upload.token=1234")
     'callbacks.upload.token=<not written>'

@@ -1,4 +1,4 @@
-"""Taking up a run where it was interrupted: its folder, its config, its newest good checkpoint."""
+"""Resume a run in its folder, with its config, from its newest valid checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -16,14 +16,11 @@ from hookline.engine.errors import CheckpointError, DataError, Fault
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
-from hookline.runs.changes import changes
+from hookline.runs.changes import identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint
 from hookline.runs.folder import RunFolder, give_folder
-from hookline.runs.identity import identity_of, model_faults
+from hookline.runs.identity import identity_of
 from hookline.runs.search import find_run
-
-if TYPE_CHECKING:
-    from hookline.engine.loop.run import Run
 
 
 def resume(
@@ -36,25 +33,25 @@ def resume(
     observers: Sequence[Observer] = (),
     shown: Mapping[str, bool] = MappingProxyType({}),
 ) -> Run:
-    """Return a run that goes on from its newest good checkpoint, in its folder; its steps are the caller's to take.
+    """Return a run that resumes from its newest valid checkpoint, in its folder; the caller takes its steps.
 
-    What is different from before, and what was damaged, stands in ``run.warnings``. Close ``folder_of(run)`` when the
-    run is not taken to its end.
+    Differences from before and damaged checkpoints are reported in ``run.warnings``. If the run does not reach its
+    end, close ``folder_of(run)``.
 
     Args:
-        run: Its folder, its number or its name.
+        run: Folder, number or name of the run.
         overrides: Values by dotted key that win over those of its config.
-        parent: Where runs are looked for by number or name.
+        parent: The folder in which to find runs by number or name.
         catalog: The plugins that may be named; default: those installed.
-        allow_changed_data: Go on also with other data than those that the run began with.
-        observers: Who looks on at every call of a hook.
-        shown: Callbacks that only show the run, and whether it has them: ``{"callbacks.progress": False}``. They come
-            on top of its config and beneath ``overrides``, and are no change of the run.
+        allow_changed_data: Whether to resume even if the data have changed.
+        observers: Objects to call for every call of a hook.
+        shown: Callbacks that only show the run, and whether to use them: ``{"callbacks.progress": False}``. They are
+            applied on top of its config and below ``overrides``, and do not count as a change of the run.
 
     Raises:
         RunBusyError: When another program works in the folder.
-        CheckpointError: When no checkpoint is good, or it is that of another model.
-        HooklineError: As ``Run`` does.
+        CheckpointError: When no checkpoint is valid, or the newest belongs to a different model.
+        HooklineError: As for ``Run``.
     """
     folder = RunFolder.open(find_run(os.fspath(run), parent))
     try:
@@ -79,9 +76,9 @@ def resume(
                 resumed, checkpoint, allow_changed_data=allow_changed_data, aside=shown, is_changed=bool(overrides)
             )
         for text in damaged:
-            resumed.warn(f"{text}; an older checkpoint is taken")
+            resumed.warn(f"{text}; using an older checkpoint")
         if changes:
-            resumed.warn(f"from here on it is another run, for something is not as it was: {'; '.join(changes)}")
+            resumed.warn(f"the run has changed since its last checkpoint: {'; '.join(changes)}")
     except BaseException:
         folder.close()
         raise
@@ -89,11 +86,11 @@ def resume(
 
 
 _MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError)
-"""What torch and plain code raise when a value is not of the form that they wrote themselves."""
+"""Errors of torch and plain code for a value of an unexpected form."""
 
 
 class _State(msgspec.Struct):
-    """What a state must be, before any of it is taken up; what plugins and torch keep in it is theirs to look at."""
+    """Types of the parts of a state, checked before any is loaded; plugins and torch check their own parts."""
 
     epoch: int
     step: int
@@ -121,60 +118,74 @@ def resume_from(
     aside: Collection[str] = (),
     is_changed: bool = False,
 ) -> list[str]:
-    """Let a run that was not begun go on from a checkpoint; return what is different from the run that wrote it.
+    """Load a checkpoint into a run that has not begun; return the differences from the run that wrote it.
 
     Tables ``aside`` are not compared. A run whose config ``is_changed`` forgets a reason to stop.
 
     Raises:
-        DataError: When its data are others, unless ``allow_changed_data``.
-        CheckpointError: When the checkpoint lacks a part, or is that of another model; carries every difference.
+        DataError: When the data have changed, unless ``allow_changed_data``.
+        CheckpointError: When a part is missing, or belongs to a different model; lists every difference.
     """
     if missing := [part for part in _State.__struct_fields__ if part not in checkpoint.state]:
         raise CheckpointError(f"{checkpoint.path} lacks {', '.join(missing)}")
-    now = identity_of(run)  # taken here: what a dataset raises is no fault of the checkpoint
+    now = identity_of(run)  # computed here, so that an error of a dataset is not blamed on the checkpoint
+    changes = [c for c in identity_changes(checkpoint.manifest.identity, now) if not _is_within(c.key, aside)]
+    changed_data = [Fault(str(change)) for change in changes if change.part == "data"]
     try:
-        changed_data = _load(run, checkpoint, now, allow_changed_data=allow_changed_data, is_changed=is_changed)
+        _check_model(run, checkpoint)
+        if changed_data and not allow_changed_data:
+            hint = "restore the data of the run, or resume with the new data: --allow-changed-data"
+            raise DataError("the data of the run have changed", hint=hint, faults=changed_data)
+        _load(run, checkpoint, now["settings"], is_changed=is_changed)
     except _MISFITS as error:
-        raise CheckpointError(f"{checkpoint.path} is no state of a run: {type(error).__name__}: {error}") from error
-    then, parts = checkpoint.manifest.identity, ("versions", "plugins", "code", "settings", "machine")
-    compared = ((part, _without(aside, then.get(part, {})), _without(aside, now[part])) for part in parts)
-    return changed_data + [text for part in compared for text in changes(*part)]
+        raise CheckpointError(f"{checkpoint.path} is not a state of a run: {type(error).__name__}: {error}") from error
+    return list(map(str, changes))
 
 
-def _load(
-    run: Run, checkpoint: Checkpoint, now: Mapping[str, Any], *, allow_changed_data: bool, is_changed: bool
-) -> list[str]:
-    """Load a checkpoint into a run; return in what its data differ."""
-    state, then = checkpoint.state, checkpoint.manifest.identity
-    msgspec.convert(state, _State)
-    if faults := list(model_faults(state["model"], run.unwrapped_model.state_dict())):
+def _check_model(run: Run, checkpoint: Checkpoint) -> None:
+    msgspec.convert(checkpoint.state, _State)
+    if faults := list(model_faults(checkpoint.state["model"], run.unwrapped_model.state_dict())):
         hint = "resume with the config of the run, or train a new model: hookline train"
-        raise CheckpointError(f"{checkpoint.path} is that of another model", hint=hint, faults=faults)
-    changed_data = list(changes("the data", then.get("data", {}), now["data"]))
-    if changed_data and not allow_changed_data:
-        hint = "bring back the data of the run, or go on with others: --allow-changed-data"
-        raise DataError("the data are not those that the run began with", hint=hint, faults=[*map(Fault, changed_data)])
+        raise CheckpointError(f"{checkpoint.path} belongs to a different model", hint=hint, faults=faults)
+
+
+def _load(run: Run, checkpoint: Checkpoint, settings: Mapping[str, Any], *, is_changed: bool) -> None:
+    state = checkpoint.state
     as_built = [dict(group) for group in run.optimizer.param_groups]
     if faults := list(_optimizer_faults(state["optimizer"].get("param_groups", ()), as_built)):
         hint = "resume with the optimizer of the run, or train a new model: hookline train"
-        raise CheckpointError(f"{checkpoint.path} is that of another optimizer", hint=hint, faults=faults)
+        raise CheckpointError(f"{checkpoint.path} belongs to a different optimizer", hint=hint, faults=faults)
     run.load_state_dict({**state, "stop_reason": None} if is_changed else state)
-    _set_changed_options(run, as_built, then.get("settings", {}), now["settings"])
-    return changed_data
+    _set_changed_options(run, as_built, checkpoint.manifest.identity.get("settings", {}), settings)
+
+
+def model_faults(saved: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield the differences in names, shapes and dtypes between saved weights and those of a model."""
+    for name in sorted(saved.keys() | there.keys()):
+        if name not in there:
+            yield Fault(f"{name} is in the checkpoint, but not in the model")
+        elif name not in saved:
+            yield Fault(f"{name} is in the model, but not in the checkpoint")
+        elif (then := _form(saved[name])) != (now := _form(there[name])):
+            yield Fault(f"{name} is {then} in the checkpoint, but {now} in the model")
+
+
+def _form(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if hasattr(value, "dtype") else type(value).__name__
 
 
 def _optimizer_faults(saved: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
-    # torch takes the groups of any optimizer, and fails in the first step. One that is saved may have more: schedulers
-    # add theirs.
+    # torch loads the groups of any optimizer and fails in the first step. A saved group may have more keys:
+    # schedulers add theirs.
     for number, (then, now) in enumerate(zip(saved, there, strict=False)):
         if missing := sorted(now.keys() - then.keys()):
-            yield Fault(f"its group {number} of parameters has no {', '.join(missing)}")
+            yield Fault(f"its parameter group {number} has no {', '.join(missing)}")
 
 
 def _set_changed_options(
     run: Run, as_built: Sequence[Mapping[str, Any]], then: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """Let options of the optimizer that are not as they were win over those in its state, such as a learning rate."""
+    """Let changed options of the optimizer, such as the learning rate, win over those in its state."""
     prefix = "optimizer."
     changed = {
         key.removeprefix(prefix) for key in now if key.startswith(prefix) and now[key] != then.get(key, now[key])
@@ -183,5 +194,5 @@ def _set_changed_options(
         group.update({name: built[name] for name in changed & built.keys() - {"params"}})
 
 
-def _without(tables: Collection[str], part: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: item for key, item in part.items() if not any(f"{key}.".startswith(f"{name}.") for name in tables)}
+def _is_within(key: str, tables: Collection[str]) -> bool:
+    return any(f"{key}.".startswith(f"{table}.") for table in tables)

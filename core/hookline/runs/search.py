@@ -1,4 +1,4 @@
-"""Which run a person means: by number, name, path, ``last`` or ``best``."""
+"""Find a run by number, name, path, ``last`` or ``best``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hookline.runs.names import BEST, LAST, label_of, number_of, run_names
 from hookline.runs.record import RECORD, read_best, read_record
 
 _MAX_COMPARED = 200
-"""How many of the newest runs a name that none has is compared with."""
+"""Number of the newest runs to search for a name similar to an unknown one."""
 
 
 def find_run(name: str, parent: Path) -> Path:
-    """Return the run folder that a person means.
+    """Return the folder of a run.
 
     Args:
-        name: A number, the name, the whole name with the number, a path, ``last``, or ``best``.
-        parent: Where the runs are.
+        name: A number, a name, a full name with its number, a path, ``last`` or ``best``.
+        parent: The folder of the runs.
 
     Raises:
         ConfigError: When there is no such run, or several have that name.
@@ -34,7 +34,7 @@ def find_run(name: str, parent: Path) -> Path:
     found = [whole for whole in names if name == whole or label_of(whole) == name or number_of(whole) == number]
     if len(found) > 1:
         listed = ", ".join(found[-5:])
-        hint = "name it in full" if number is not None else "name it by its number, or in full"
+        hint = "use the full name" if number is not None else "use its number or its full name"
         raise ConfigError(f"{len(found)} runs are called {name!r}: {listed}", hint=hint)
     if found:
         return parent / found[0]
@@ -44,17 +44,17 @@ def find_run(name: str, parent: Path) -> Path:
 
 
 def _is_run_folder(name: str) -> bool:
-    # A Path takes no name that is too long.
+    # pathlib raises for a name that is too long.
     return bool(name) and os.path.isfile(os.path.join(name, RECORD))  # noqa: PTH113, PTH118 - see above
 
 
 def _meant(name: str, names: list[str]) -> str:
-    """Return a hint for a name that no run has. There may be thousands, so they are not listed."""
+    """Return a hint for an unknown name. There may be thousands of runs, so they are not listed."""
     if not name.isdigit():
         newest = names[-_MAX_COMPARED:]
         if match := nearest(name, [*newest, *map(label_of, newest)]):
             return f"did you mean {match!r}?"
-    return f"the newest is {names[-1]}; hookline runs lists them"
+    return f"the newest is {names[-1]}; list all with: hookline runs"
 
 
 def _checked(path: Path) -> Path:
@@ -65,7 +65,7 @@ def _checked(path: Path) -> Path:
 
 
 def _best(parent: Path, names: list[str]) -> Path:
-    """Return the run whose observed metric is best, among those that observer what the newest does."""
+    """Return the run whose observed metric is best, among those that observe the same metric as the newest."""
     found: list[tuple[float, Path]] = []
     observed: tuple[str, str] | None = None
     for name in reversed(names):
@@ -78,5 +78,5 @@ def _best(parent: Path, names: list[str]) -> Path:
             observed = best.metric, best.mode
             found.append((best.value if best.mode == "min" else -best.value, path))
     if not found:
-        raise ConfigError("no run has measured anything to be best at")
+        raise ConfigError("no run has a best value")
     return min(found)[1]

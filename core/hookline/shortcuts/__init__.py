@@ -1,4 +1,4 @@
-"""torch's own calls without the Python around them: the same numbers, sooner. Everything is loaded on first use."""
+"""torch's own calls without the Python around them: the same numbers in less time. All load on first use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hookline.shortcuts.block import Block, Objective, followers, why_not
+    from hookline.shortcuts.block import Block, CompileError, Objective, followers, why_not
 
-__all__ = ["Block", "Objective", "followers", "why_not"]
+__all__ = ["Block", "CompileError", "Objective", "followers", "why_not"]
 
 
 if not TYPE_CHECKING:
-    # A type checker that saw it would take any name for one of ours.
+    # A type checker that saw it would accept any name.
     def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module 'hookline.shortcuts' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """Several steps as one compiled function: forward, backward and update of each, from weights to weights.
 
-What the optimizer would do is done by torch's own functions behind its classes. The optimizer stays the owner of its
+The updates are computed by torch's functions behind its optimizer classes. The optimizer remains the owner of its
 state, which is read before a block and written after it.
 """
 
@@ -15,22 +15,24 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from hookline.engine.errors import ContractError
-
 _BACKEND = "inductor"
-"""What makes the code: torch's own compiler, which needs one for C++."""
+"""Backend of the compiler: torch's own, which needs a C++ compiler."""
 _CLASSES = (SGD, Adam, AdamW)
 _READ_EACH_TIME = ("params", "lr")
-"""What of a group of parameters is no constant of the compiled code."""
+"""Keys of a parameter group that are not constants of the compiled code."""
 
 _Tensors = dict[str, Tensor]
 """Tensors by the name of their parameter."""
 _States = list[dict[str, _Tensors]]
-"""For each group of parameters what the optimizer keeps, by its name and by parameter."""
+"""State of the optimizer: for each parameter group, by the name of the state and by parameter."""
+
+
+class CompileError(Exception):
+    """The steps of a block cannot be compiled as one graph; the message is the first line of torch's error."""
 
 
 class Objective(nn.Module):
-    """A model and a loss as one module: from a batch to the loss, with the parameters of both."""
+    """A model and a loss as one module that maps a batch to its loss, with the parameters of both."""
 
     def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -43,12 +45,12 @@ class Objective(nn.Module):
 
 
 class _Group(NamedTuple):
-    """The parameters of an optimizer that have their options in common.
+    """A parameter group of an optimizer.
 
     Attributes:
-        options: The options, as they are when the block is made.
-        parameters: Those that are trained, by their names in the objective.
-        kept: What the optimizer keeps of each.
+        options: Its options when the block is made.
+        parameters: Its trained parameters, by their names in the objective.
+        kept: Names of the state that the optimizer keeps of each.
     """
 
     options: Mapping[str, Any]
@@ -57,16 +59,16 @@ class _Group(NamedTuple):
 
 
 class Block:
-    """Takes some steps by one call of compiled code.
+    """Takes several steps in one call of compiled code.
 
-    The code is compiled when it is first called, and depends on the number of steps and on the shape of their batches.
-    It changes nothing; what it gives is written back by a call of this class.
+    The code is compiled on the first call, for the number of steps and the shape of their batches. It changes nothing
+    in place; each call of a block writes the results back.
 
     Args:
         objective: The model and the loss.
-        optimizer: The optimizer; ``why_not`` says whether it can be one.
-        trained: The parameters that get gradients; what gets none stays as it is, as the optimizer leaves it.
-        is_checked: Whether steps that are not finite are not to be taken.
+        optimizer: The optimizer; ``why_not`` checks whether it is supported.
+        trained: The parameters that get gradients; all others stay unchanged, as the optimizer leaves them.
+        is_checked: Whether to leave out steps that are not finite.
     """
 
     def __init__(
@@ -80,11 +82,11 @@ class Block:
         self._take: Callable[..., Any] | None = None
 
     def has_changed(self) -> bool:
-        """Whether the optimizer has other options, but for its learning rates, or trains others than when compiled."""
+        """Return whether options of the optimizer, except learning rates, or its trained parameters have changed."""
         return self._options != _options_of(self._optimizer)
 
     def has_state(self) -> bool:
-        """Whether the optimizer keeps already what it keeps from its first update on."""
+        """Return whether the optimizer has the state that it creates in its first update."""
         state = self._optimizer.state
         return all(
             state.get(parameter, {}).get(name) is not None
@@ -96,10 +98,10 @@ class Block:
     def __call__(self, batches: Sequence[tuple[Any, Tensor]]) -> list[Tensor]:
         """Take a step with each batch, and return their losses: scalars, detached.
 
-        Empty if a number is not finite: then nothing was changed.
+        The list is empty if a number is not finite; then nothing was changed.
 
         Raises:
-            ContractError: When the steps cannot be compiled.
+            CompileError: When the steps cannot be compiled as one graph.
         """
         weights = {name: weight.detach() for group in self._groups for name, weight in group.parameters.items()}
         rates = [torch.tensor(float(group["lr"]), dtype=torch.float64) for group in self._optimizer.param_groups]
@@ -119,10 +121,7 @@ class Block:
         try:
             taken = take(*arguments)
         except Exception as error:
-            first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-            message = f"the steps of a block (train.fuse_steps) cannot be compiled as one graph: {first_line}"
-            hint = "set train.fuse_steps to 1; torch.compile(model, fullgraph=True) shows what is in the way of a model"
-            raise ContractError(message, hint=hint) from error
+            raise CompileError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
         self._take = take
         return taken
 
@@ -137,7 +136,7 @@ class Block:
         ]
 
     def _write(self, weights: _Tensors, states: _States, gradients: _Tensors) -> None:
-        """Overwrite weights and state in place, for whoever holds them; leave the gradients of the last step."""
+        """Overwrite weights and state in place, since others hold them; leave the gradients of the last step."""
         before = self._states()
         for number, group in enumerate(self._groups):
             for name, parameter in group.parameters.items():
@@ -148,22 +147,22 @@ class Block:
 
 
 def why_not(optimizer: Optimizer) -> str:
-    """Return why a block cannot do what an optimizer does, in words that follow its name; empty if it can.
+    """Return the reason why a block does not support an optimizer, worded to follow its name; empty if it does.
 
     >>> why_not(torch.optim.SGD([torch.zeros(1)]))
     ''
     """
     if type(optimizer) not in _CLASSES:
-        return f"is none of torch's {', '.join(one.__name__ for one in _CLASSES)}, whose updates are known"
+        return f"is not one of torch's {', '.join(one.__name__ for one in _CLASSES)}, whose updates are known"
     for option in ("differentiable", "capturable"):
         if any(group.get(option) for group in optimizer.param_groups):
-            return f"has {option} = True, which compiled code does not keep"
+            return f"has {option} = True, which compiled code does not support"
     return ""
 
 
 def followers(objective: Objective, optimizer: Optimizer) -> Iterator[str]:
-    """Give the names of what is called around updates or with gradients, which nobody would call in a block."""
-    of_steps = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks  # noqa: SLF001 - torch has no other way to ask
+    """Yield the names of hooks around updates or on gradients, which a block would not call."""
+    of_steps = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks  # noqa: SLF001 - torch has no public access
     of_gradients = (
         getattr(parameter, name) or {}
         for parameter in objective.parameters()
@@ -193,7 +192,7 @@ def _steps_of(
         states = [{kept: _working(kept, tensors) for kept, tensors in state.items()} for state in states]
         values: list[Tensor] = []
         gradients: _Tensors = {}
-        # Each batch is an argument of its own: as slices of one, each step would have kernels of its own.
+        # Each batch is a separate argument: as slices of a single one, each step would get separate kernels.
         for batch in batches:
             gradients, loss = gradients_and_loss(weights, batch)
             for group, state, rate in zip(groups, states, rates, strict=True):
@@ -207,12 +206,12 @@ def _steps_of(
 
 
 def _working(kept: str, tensors: _Tensors) -> _Tensors:
-    # The optimizer computes with a number of Python's. In float32, 1 - beta**step would lose half of its digits.
+    # The optimizer computes with a Python float. In float32, 1 - beta**step would lose half of its digits.
     return {name: tensor.double() if kept == "step" else tensor.clone() for name, tensor in tensors.items()}
 
 
 def _are_finite(tensors: Sequence[Tensor]) -> Tensor:
-    """Return whether all is finite; a gradient that is not leaves a weight that is not, and keeps it so."""
+    """Return whether everything is finite; a gradient that is not makes its weight non-finite for good."""
     return torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()
 
 

@@ -1,7 +1,7 @@
-"""Whether a function of torch is one whose inside is known here.
+"""Recognize functions of torch by the digest of their source.
 
-What leans on torch's inside asks first, and goes torch's own way where the answer is no: with a version of torch that
-is not known yet, and where another library has put something in a function's place.
+Code that relies on torch's internals checks it first, and otherwise calls torch as usual: with an unknown version of
+torch, or where another library has replaced a function.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 def source_digest(*functions: Any) -> str | None:
     """Return the SHA-256 of the source of some functions; None when one has no source that can be read.
 
-    The source is that of a function's own code, also where it says that it wraps another. An object that stands for a
-    function, and may even show its code, is none.
+    The source is that of a function's own code, even if it declares that it wraps another. An object that replaces a
+    function has none, even if it exposes the function's code.
     """
     if not all(type(function) is FunctionType for function in functions):
         return None
     try:
         return _digest(*(function.__code__ for function in functions))
-    except OSError:  # no source beside it
+    except OSError:  # no source file
         return None
 
 

@@ -1,15 +1,14 @@
-"""torch's calls of a step without what stands around them: the same kernels, and the same results to the last bit.
+"""torch's calls of a step without the Python around them: the same kernels and the same results to the last bit.
 
-Around ``zero_grad``, ``backward`` and ``step`` torch has Python of its own: ranges for a profiler, hooks that nobody
-has set, arguments that nobody has given. With a small model it takes longer than the mathematics. Each function here
-returns a call that goes without it, and that goes torch's own way, in the very step, wherever something of it is
-wanted: when the optimizer has hooks, or a ``step`` or ``zero_grad`` of its own (a schedule puts one there); when a
-profiler looks on in this thread; when torch logs each gradient; when somebody overrides torch's functions; when a loss
-is no plain scalar on the CPU. An observer without a profiler, or of another thread, misses the ranges.
+Around ``zero_grad``, ``backward`` and ``step`` torch runs Python code: ranges for a profiler, hooks that may be empty,
+arguments that may be missing. With a small model it takes longer than the mathematics. Each function here returns a
+call that skips this code, and that uses torch's own call, in the same step, wherever the code has an effect: when the
+optimizer has hooks, or its instance has a ``step`` or ``zero_grad`` (a schedule sets one); when a profiler is active in
+this thread; when torch logs each gradient; when torch's functions are overridden; when a loss is not a plain scalar on
+the CPU. Tools other than a profiler, or in another thread, miss the ranges.
 
-Nothing in torch is changed. What is left out leans on torch's inside, so it is left out only where the source of the
-functions concerned is one of those that are known (torch 2.10 to 2.15) when the run is built; otherwise the call is
-torch's own.
+Nothing in torch is changed. Skipping the code relies on torch's internals, so it is done only where the source of the
+functions concerned is known (torch 2.10 to 2.15) when the run is built; otherwise the call is torch's own.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ _BACKWARD = {
     "ad0faefbf8137ade21f34f3400c8cd275606288d1d10389ab6845ecd84912181": "2.12",
     "a31baeb3c4b89c275de857ecca65dbd58cdff59e6d1a06ee5bcf09fea77b59df": "2.13 to 2.15",
 }
-"""SHA-256 of the source of ``Tensor.backward``, ``autograd.backward`` and ``_engine_run_backward``: whose it is."""
+"""SHA-256 of the source of ``Tensor.backward``, ``autograd.backward`` and ``_engine_run_backward``: torch's version."""
 _STEP = {
     "b65c130c9411760e1d1c7ba1617670e814712355836e3c65ab624bb341da911a": "2.10 to 2.12",
     "f692ce91e88c5496b04f1469972aff119bd8cc61f8b7a2233bf17c7c68370124": "2.13 to 2.15",
 }
-"""SHA-256 of the source of ``Optimizer.profile_hook_step``, which puts hooks around ``step``: whose it is."""
+"""SHA-256 of the source of ``Optimizer.profile_hook_step``, which puts hooks around ``step``: torch's versions."""
 _PRE_HOOKS, _POST_HOOKS = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
 _ZERO_GRAD = {"531117f3f4e62cfe9b6b8b58b6778b5c8cc6d3f17929a921e1ad9f7f8343d415": "2.10 to 2.15"}
-"""SHA-256 of the source of ``Optimizer.zero_grad``, with what keeps the compiler off it: whose it is."""
+"""SHA-256 of the source of ``Optimizer.zero_grad``, with its wrapper against the compiler: torch's versions."""
 
 
 def zero_grad_of(optimizer: Optimizer) -> Callable[[], object]:
-    """Return ``optimizer.zero_grad``, without arguments: no parameter has a gradient any more."""
+    """Return ``optimizer.zero_grad`` without arguments, which removes the gradient of every parameter."""
     of_class = type(optimizer).zero_grad
     if source_digest(of_class, getattr(of_class, "__wrapped__", None)) not in _ZERO_GRAD:
-        return lambda: optimizer.zero_grad()  # noqa: PLW0108 - another one may be put there later
+        return lambda: optimizer.zero_grad()  # noqa: PLW0108 - it may be replaced later
     own, is_profiled = vars(optimizer), _is_profiled()
 
     def zero_grad() -> None:
@@ -64,7 +63,7 @@ def zero_grad_of(optimizer: Optimizer) -> Callable[[], object]:
 
 
 def backward_on(device: torch.device) -> Callable[[Tensor], None]:
-    """Return ``Tensor.backward``, for losses on a device; on the CPU torch's engine is called at once."""
+    """Return ``Tensor.backward`` for losses on a device; on the CPU it calls torch's engine directly."""
     graph = torch.autograd.graph
     sources = (Tensor.backward, torch.autograd.backward, graph._engine_run_backward)  # noqa: SLF001 - see above
     if device.type != "cpu" or source_digest(*sources) not in _BACKWARD:
@@ -78,20 +77,20 @@ def backward_on(device: torch.device) -> Callable[[Tensor], None]:
         if not is_plain or has_torch_function_unary(loss) or is_transformed() or is_logged():
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
             return
-        # A new tensor each time: it becomes the first gradient, which whoever gets it may change.
+        # A new tensor each time: it becomes the first gradient, which its receiver may change.
         ones = torch.ones_like(loss)
-        # retain_graph, create_graph, and no inputs: all leaves are meant.
+        # retain_graph, create_graph, and no inputs, which means all leaves.
         run_backward((loss,), (ones,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
     return backward
 
 
 def update_of(optimizer: Optimizer) -> Callable[[], object]:
-    """Return ``optimizer.step``, without arguments."""
+    """Return ``optimizer.step`` without arguments."""
     hooked: Any = type(optimizer).step
     own, before, behind = vars(optimizer), _global_optimizer_pre_hooks, _global_optimizer_post_hooks
     if not (_is_hooked_by_torch(hooked) and own.keys() >= {_PRE_HOOKS, _POST_HOOKS}):
-        return lambda: optimizer.step()  # noqa: PLW0108 - a schedule may put another one there
+        return lambda: optimizer.step()  # noqa: PLW0108 - a schedule may replace it later
     step: Callable[[Optimizer], object] = hooked.__wrapped__
     is_profiled = _is_profiled()
 
@@ -103,12 +102,12 @@ def update_of(optimizer: Optimizer) -> Callable[[], object]:
 
 
 def _is_profiled() -> Callable[[], bool]:
-    """Return what tells whether a profiler looks on in this thread."""
+    """Return a function that returns whether a profiler is active in this thread."""
     return torch._C._autograd._profiler_enabled  # noqa: SLF001 - see above
 
 
 def _is_hooked_by_torch(step: Any) -> bool:
-    """Whether the ``step`` of a class is what torch makes of it when the first optimizer of the class is made."""
+    """Return whether the ``step`` of a class is torch's wrapper, set when the first optimizer of the class is made."""
     maker = Optimizer.profile_hook_step
     if type(step) is not FunctionType or source_digest(maker) not in _STEP:
         return False

@@ -1,4 +1,4 @@
-"""Kept runs -> evaluations, predictions and exports. Everything is loaded on first use."""
+"""Evaluations, predictions and exports of saved runs. All load on first use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hookline.engine.door import lazy
 if TYPE_CHECKING:
     from hookline.trained.evaluating import Evaluation, evaluate_run
     from hookline.trained.exporting import Exported, export_model
-    from hookline.trained.model import Trained, load_trained
+    from hookline.trained.loading import load_trained
+    from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
 
 _HOME = {
@@ -21,17 +22,15 @@ _HOME = {
         "Exported",
         "export_model",
     ),
-    "model": (
-        "Trained",
-        "load_trained",
-    ),
+    "loading": ("load_trained",),
+    "model": ("Trained",),
     "predicting": ("write_predictions",),
 }
 
 __all__ = ["Evaluation", "Exported", "Trained", "evaluate_run", "export_model", "load_trained", "write_predictions"]
 
 if not TYPE_CHECKING:
-    # A type checker that saw it would take any name for one of ours.
+    # A type checker that saw it would accept any name.
     __getattr__ = lazy(__name__, _HOME)
 
 

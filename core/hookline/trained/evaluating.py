@@ -1,4 +1,4 @@
-"""Evaluate a kept run."""
+"""Evaluate a saved run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.train_options import Split
 from hookline.engine.words import did_you_mean
-from hookline.runs.changes import changes
+from hookline.runs.changes import identity_changes
 from hookline.runs.folder import CONFIG
 from hookline.runs.identity import identity_of
 from hookline.runs.search import find_run
@@ -25,15 +25,15 @@ _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good the model of a run is.
+    """Results of evaluating the model of a run.
 
     Attributes:
         path: The run folder.
-        weights: Where the weights are from: ``model.safetensors``, or the name of a checkpoint.
-        step: Number of steps before them.
-        num_examples: Number of examples of each split that was evaluated; None for a stream.
-        metrics: The numbers, by split and name: ``validation/loss``.
-        warnings: What should be known of them.
+        weights: Origin of the weights: ``model.safetensors``, or the name of a checkpoint.
+        step: Number of steps that they were trained for.
+        num_examples: Number of examples of each evaluated split; None for a stream.
+        metrics: The metrics, by split and name: ``validation/loss``.
+        warnings: Warnings about the weights and the data.
     """
 
     path: Path
@@ -53,20 +53,20 @@ def evaluate_run(
     parent: Path = Path("runs"),
     catalog: Catalog | None = None,
 ) -> Evaluation:
-    """Return how good the model of a run is on its data. No event is fired, and nothing is written.
+    """Evaluate the model of a run on its data. No event is fired, and nothing is written.
 
     Args:
-        run: Its folder, its number or its name.
+        run: Folder, number or name of the run.
         overrides: Values by dotted key that win over those of its config.
-        splits: The splits to evaluate; default: all that the data have.
-        checkpoint: ``latest`` or the folder of a checkpoint, in the place of the weights that the run ended with.
-        parent: Where runs are looked for by number or name.
-        catalog: The plugins that may be named; default: those installed.
+        splits: The splits to evaluate; default: all splits of the data.
+        checkpoint: ``latest`` or the folder of a checkpoint, instead of the final weights of the run.
+        parent: Folder to search for runs by number or name.
+        catalog: The plugins that may be used; default: the installed ones.
 
     Raises:
-        CheckpointError: When there are no such weights, or they are damaged or those of another model.
-        ConfigError: When the data lack a split that is asked for.
-        HooklineError: As ``Run`` does.
+        CheckpointError: When there are no such weights, or they are damaged or belong to a different model.
+        ConfigError: When the data lack a requested split.
+        HooklineError: As ``Run`` raises it.
     """
     path = find_run(os.fspath(run), parent)
     if unknown := [name for name in splits if name not in _SPLITS]:
@@ -78,7 +78,7 @@ def evaluate_run(
     built = Run(config)
     there = built.data.splits()
     if missing := [name for name in splits if f"{name}/loss" not in built.metric_names]:
-        hint = f"it has {', '.join(there)}"
+        hint = f"they have {', '.join(there)}"
         raise ConfigError(f"the data have no split {missing[0]!r} that can be evaluated", hint=hint)
     notes = [*load_weights_into(built, weights, path), *_notes_on_data(built, weights)]
     metrics = dict(built.evaluate())
@@ -91,11 +91,10 @@ def evaluate_run(
 
 
 def _notes_on_data(run: Run, weights: Weights) -> list[str]:
-    then, now = weights.identity.get("data", {}), identity_of(run)["data"]
     return [
-        f"these are not the data that the run was trained with, and what the data source learns of data, such as "
-        f"scales, it learned of these: {'; '.join(different)}"
-        for different in [list(changes("the data", then, now))]
+        f"these are not the data that the run was trained with; values that the data source computes from data, "
+        f"such as scales, come from these: {'; '.join(different)}"
+        for different in [list(map(str, identity_changes(weights.identity, identity_of(run), ["data"])))]
         if different
     ]
 

@@ -1,4 +1,4 @@
-"""A trained model -> a file for other programs, compared with the model before it is there."""
+"""Export a trained model to a file for other programs, after comparing the outputs of both."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from hookline.trained.model import Trained
 from hookline.trained.target_file import check_target, written_whole
 
 ENDINGS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
-"""The formats, with the ending of the name of such a file."""
+"""The formats, with the suffix of their files."""
 
 _NUM_EXAMPLES = 16
 """Number of examples whose outputs are compared: more than one, and few enough for a model of any size."""
 _EXACT = (0.0, 0.0)
 _CLOSE = {torch.float32: (1.3e-6, 1e-5), torch.float64: (1e-7, 1e-7)}
-"""How much two computations of the same outputs may differ, relative and absolute: the defaults of
+"""Tolerances, relative and absolute, for two computations of the same outputs: the defaults of
 ``torch.testing.assert_close`` (https://docs.pytorch.org/docs/stable/testing.html)."""
 _OTHER_KERNELS = (1e-3, 1e-5)
-"""The same for another library, which adds up in another order: that of PyTorch's tutorial "Exporting a Model from
+"""Tolerances for another library, which sums in another order: those of PyTorch's tutorial "Exporting a Model from
 PyTorch to ONNX and Running it using ONNX Runtime"."""
 
 _Outputs = Callable[[Any], Any]
@@ -46,16 +46,16 @@ _Outputs = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that a model was exported to.
+    """An exported model, and the result of its comparison.
 
     Attributes:
         path: The file.
         format: ``safetensors``, ``torch-export`` or ``onnx``.
         num_examples: Number of examples whose outputs were compared with the model's.
-        inputs: What examples they were.
+        inputs: Description of those examples.
         largest_difference: The largest absolute difference of an output.
-        rtol: How much an output may differ, relative to the model's.
-        atol: How much it may differ beside that.
+        rtol: Tolerance relative to the model's output.
+        atol: Absolute tolerance, added to the relative one.
     """
 
     path: Path
@@ -68,34 +68,34 @@ class Exported:
 
 
 def export_model(trained: Trained, to: str, target: Path | None = None, *, force: bool = False) -> Exported:
-    """Write a trained model to a file for other programs; its outputs are compared with the model's first.
+    """Export a trained model to a file for other programs, after comparing its outputs with the model's.
 
-    - ``safetensors``: the weights. The file is read again, and compared bit by bit.
-    - ``torch-export``: an exported program for any number of examples, ``torch.export.save``.
-    - ``onnx``: likewise, an ONNX file; compared in ONNX Runtime.
+    - ``safetensors``: the weights. The file is read back and compared bit by bit.
+    - ``torch-export``: a program for any number of examples, written by ``torch.export.save``.
+    - ``onnx``: an ONNX file for any number of examples, compared in ONNX Runtime.
 
-    The model is the one that the model plugin built, without wrappers, in eval mode. It takes inputs as it was trained
-    with them: scaled, for instance. How, stands in the file, in ``data`` of its metadata.
+    The model is exported as its plugin built it, without wrappers, in eval mode. It takes inputs as in training:
+    scaled, for instance. The entry ``data`` of the file's metadata describes them.
 
     Args:
         trained: The model.
         to: The format.
-        target: The file; default: the name of the run with the ending of the format, in the folder at work.
-        force: Whether a file that is there may be replaced.
+        target: The file; default: the name of the run with the suffix of the format, in the working directory.
+        force: Whether an existing file may be replaced.
 
     Raises:
-        ConfigError: When there is no such format, or the file cannot be written, or exists.
+        ConfigError: When there is no such format, or the file exists or cannot be written.
         ContractError: When the model cannot be exported, or its outputs differ too much.
-        PluginError: When a library is not installed.
+        PluginError: When a required library is not installed.
     """
     if to not in ENDINGS:
         raise ConfigError(f"there is no format {to!r}", hint=did_you_mean(to, ENDINGS))
     target = target or Path(f"{trained.path.name}{ENDINGS[to]}")
     check_target(target, force=force)
     libraries = _onnx_libraries() if to == "onnx" else {}
-    inputs, words = _example_inputs(trained)
+    inputs, described = _example_inputs(trained)
     with written_whole(target, force=force) as new, preserved_rng(), torch.no_grad(), warnings.catch_warnings():
-        # What torch has to say to itself while it exports is no concern of anybody here.
+        # While it exports, torch warns about its own internals.
         warnings.simplefilter("ignore")
         if to == "safetensors":
             outputs, (rtol, atol) = _to_safetensors(trained, new), _EXACT
@@ -103,10 +103,10 @@ def export_model(trained: Trained, to: str, target: Path | None = None, *, force
             outputs, (rtol, atol) = _to_program(trained, inputs, new), _CLOSE[trained.dtype]
         else:
             outputs, (rtol, atol) = _to_onnx(trained, inputs, new, libraries), _OTHER_KERNELS
-        # One example alone, too: the number of examples must be free.
+        # One example alone as well: the number of examples must be dynamic.
         parts = [inputs, part_of(inputs, 0, 1)]
         difference = max(_difference(outputs(part), trained.model(part), rtol, atol) for part in parts)
-    return Exported(target, to, count_examples(inputs), words, difference, rtol, atol)
+    return Exported(target, to, count_examples(inputs), described, difference, rtol, atol)
 
 
 def _to_safetensors(trained: Trained, path: Path) -> _Outputs:
@@ -119,7 +119,7 @@ def _to_safetensors(trained: Trained, path: Path) -> _Outputs:
 def _to_program(trained: Trained, inputs: Any, path: Path) -> _Outputs:
     program = _program(trained.model, inputs)
     torch.export.save(program, path, extra_files={"hookline.json": json.dumps(_metadata(trained))})
-    # Not the file: torch reads such files with pickle.
+    # The program is compared, not the file: torch reads such files with pickle.
     module: nn.Module = program.module()
     return module
 
@@ -148,41 +148,41 @@ def _to_onnx(trained: Trained, inputs: Any, path: Path, libraries: Mapping[str, 
 def _program(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
     try:
-        return torch.export.export(model, (inputs,), dynamic_shapes=(_free(inputs, batch),))
+        return torch.export.export(model, (inputs,), dynamic_shapes=(_dynamic_dims(inputs, batch),))
     except Exception as error:
         raise _unexportable(error) from error
 
 
-def _free(value: Any, batch: Any) -> Any:
-    """Return which dimension of each tensor is the number of examples."""
+def _dynamic_dims(value: Any, batch: Any) -> Any:
+    """Return the dynamic dimension of each tensor: the number of examples."""
     if isinstance(value, Tensor):
         return {0: batch} if value.dim() else None
-    return with_parts(value, lambda part: _free(part, batch))
+    return with_parts(value, lambda part: _dynamic_dims(part, batch))
 
 
 def _unexportable(error: Exception) -> ContractError:
-    told = next((line for line in str(error).splitlines() if line.strip()), "")
-    hint = "export the weights alone: --to safetensors; what a model must not do: https://docs.pytorch.org/docs/stable/export.html"
-    return ContractError(f"the model cannot be exported: {type(error).__name__}: {told}", hint=hint)
+    first_line = next((line for line in str(error).splitlines() if line.strip()), "")
+    hint = "export only the weights: --to safetensors; limits of torch.export: https://docs.pytorch.org/docs/stable/export.html"
+    return ContractError(f"the model cannot be exported: {type(error).__name__}: {first_line}", hint=hint)
 
 
 def _difference(got: Any, expected: Any, rtol: float, atol: float) -> float:
-    """Return the largest difference of two outputs.
+    """Return the largest absolute difference of two outputs.
 
     Raises:
-        ContractError: When it is too large, or they are not alike.
+        ContractError: When it is too large, or their shapes differ.
     """
     largest = 0.0
     pairs = [list(tensors_in(got)), list(tensors_in(expected))]
     if [tensor.shape for tensor in pairs[0]] != [tensor.shape for tensor in pairs[1]]:
-        raise ContractError("the exported model gives outputs of other shapes than the model")
+        raise ContractError("the outputs of the exported model differ in shape from the model's")
     for one, other in zip(*pairs, strict=True):
         a, b = one.detach().cpu().double(), other.detach().cpu().double()
         difference = (a - b).abs().nan_to_num(0.0).max().item() if a.numel() else 0.0
         largest = max(largest, difference)
         if not torch.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True):
             message = f"the outputs of the exported model differ from the model's by up to {difference:.3g}"
-            hint = f"allowed are {atol:g} and {rtol:g} of the output; nothing was written"
+            hint = f"the tolerance is {atol:g} plus {rtol:g} of the output; nothing was written"
             raise ContractError(message, hint=hint)
     return largest
 
@@ -205,7 +205,7 @@ def _onnx_libraries() -> dict[str, Any]:
     try:
         return {name: importlib.import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")}
     except ImportError as error:
-        message = f"ONNX files are written with onnx, onnxscript and onnxruntime: {error}"
+        message = f"exporting to ONNX needs onnx, onnxscript and onnxruntime: {error}"
         raise PluginError(message, hint="pip install 'hookline[onnx]'") from error
 
 
@@ -213,29 +213,30 @@ def _onnx_libraries() -> dict[str, Any]:
 
 
 def _example_inputs(trained: Trained) -> tuple[Any, str]:
-    """Return inputs for the model, at least two, and what they are: of the training data, if those are still there."""
+    """Return at least two inputs for the model and their description: training data if they can be read."""
     try:
         data = Run(trained.config, build=build_data).data
         batches = Batches(data.train, _NUM_EXAMPLES, ReadOptions(trained.dtype, collate=data.collate))
         inputs, _ = next(iter(batches.epoch(1)))
-        words = f"the first {count_examples(inputs)} of the training data"
+        described = f"the first {count_examples(inputs)} training examples"
     except (HooklineError, OSError, ValueError, TypeError):
         inputs, _ = trained.data.train[0]
-        inputs, words = _drawn(inputs), f"{_NUM_EXAMPLES} random ones, for the training data cannot be read"
+        inputs = _random_like(inputs)
+        described = f"{_NUM_EXAMPLES} random examples, because the training data cannot be read"
     if count_examples(inputs) == 1:
-        # torch takes a size of 1 for one that cannot change.
-        inputs = _twice(inputs)
-    return trained.placed(inputs), words
+        # torch treats a dimension of size 1 as static.
+        inputs = _doubled(inputs)
+    return trained.placed(inputs), described
 
 
-def _drawn(value: Any) -> Any:
+def _random_like(value: Any) -> Any:
     if not isinstance(value, Tensor):
-        return with_parts(value, _drawn)
+        return with_parts(value, _random_like)
     shape = (_NUM_EXAMPLES, *value.shape)
     if not value.is_floating_point():
         return torch.zeros(shape, dtype=value.dtype)
     return torch.randn(shape, generator=make_generator(0, "export")).to(value.dtype)
 
 
-def _twice(value: Any) -> Any:
-    return torch.cat([value, value]) if isinstance(value, Tensor) else with_parts(value, _twice)
+def _doubled(value: Any) -> Any:
+    return torch.cat([value, value]) if isinstance(value, Tensor) else with_parts(value, _doubled)

@@ -1,4 +1,4 @@
-"""A file of inputs -> a file of what a trained model predicts for them."""
+"""Write the predictions of a trained model for a file of inputs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _CSV = ".csv"
 
 
 def write_predictions(trained: Trained, source: Path, target: Path, *, force: bool = False) -> int:
-    """Write what a model predicts for the inputs of a file, in its order; return the number of rows.
+    """Write the predictions of a model for the inputs of a file, in its order; return the number of rows.
 
-    Only one batch is in memory at a time. The file is there whole, or not at all.
+    Only one batch is in memory at a time. The file is written whole or not at all.
 
     Args:
         trained: The model.
-        source: The file of inputs, as the data source of the run reads it.
-        target: A CSV file; or of another ending for which the data source has a writer.
-        force: Whether a file that is there may be replaced.
+        source: The file of inputs, in the format of the run's data source.
+        target: A CSV file, or a file with another suffix that the data source has a writer for.
+        force: Whether an existing file may be replaced.
 
     Raises:
         ConfigError: When the file cannot be written, or exists.
-        DataError: When the inputs cannot be used; with every fault.
+        DataError: When the inputs cannot be used; carries every fault.
     """
     check_target(target, force=force, source=source)
     write = _writer_for(trained.predictor, target)
@@ -44,7 +44,7 @@ def write_predictions(trained: Trained, source: Path, target: Path, *, force: bo
 
 
 def csv_texts(parts: Iterable[Columns]) -> Iterator[str]:
-    r"""Give the text of a CSV file (RFC 4180, with lone line feeds): the header with the first rows, then the others.
+    r"""Yield the text of a CSV file (RFC 4180 with bare line feeds): header and first rows, then the other rows.
 
     >>> list(csv_texts([{"a": [1, 2], "b": ["x", "y,z"]}, {"a": [3], "b": [None]}]))
     ['a,b\n1,x\n2,"y,z"\n', '3,\n']
@@ -61,22 +61,22 @@ def csv_texts(parts: Iterable[Columns]) -> Iterator[str]:
 
 
 def rows_of(part: Columns) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of some columns."""
+    """Yield the rows of a batch of columns."""
     return zip(*part.values(), strict=True)
 
 
 class _Counter:
-    """Counts the rows that go by.
+    """Counts the rows that pass through it.
 
     Attributes:
-        num_rows: How many there were.
+        num_rows: Number of rows so far.
     """
 
     def __init__(self) -> None:
         self.num_rows = 0
 
     def counting(self, parts: Iterable[Columns]) -> Iterator[Columns]:
-        """Give the same parts."""
+        """Yield the same parts."""
         for part in parts:
             self.num_rows += len(next(iter(part.values())))
             yield part

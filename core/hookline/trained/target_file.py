@@ -1,4 +1,4 @@
-"""Files that a person asked for: written whole or not at all, and never over another one unless that was said."""
+"""Output files: written whole or not at all, and never over an existing file unless that is allowed."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from hookline.runs.disk.durable_files import beside, sync_folder
 
 
 def check_target(target: Path, *, force: bool, source: Path | None = None) -> None:
-    """Refuse a file that cannot be written to, before any work is done for it.
+    """Raise if a file cannot be written, before any work is done for it.
 
     Args:
         target: The file.
-        force: Whether one that is there may be replaced.
-        source: A file that must stay.
+        force: Whether an existing file may be replaced.
+        source: A file that must not be overwritten.
 
     Raises:
-        ConfigError: When it exists, is the source, or has no folder.
+        ConfigError: When it exists, is the source, or its folder is missing.
     """
     if source and target.exists() and source.exists() and target.samefile(source):
-        raise ConfigError(f"{target} is read from, and cannot be written to", hint="choose another name with -o")
+        raise ConfigError(f"{target} is the input, and cannot be overwritten", hint="choose another name with -o")
     if os.path.lexists(target):
         if target.is_dir():
             raise ConfigError(f"{target} is a folder", hint="name a file with -o")
         if not force:
             raise _taken(target)
     if not target.parent.is_dir():
-        raise ConfigError(f"there is no folder {target.parent}", hint="make it, or choose another name with -o")
+        raise ConfigError(f"there is no folder {target.parent}", hint="create it, or choose another name with -o")
 
 
 @contextmanager
 def written_whole(target: Path, *, force: bool) -> Iterator[Path]:
-    """Give a path beside ``target`` to write to; afterwards it is flushed to the disk and takes the name.
+    """Yield a path next to ``target`` to write to; then flush the file to disk and rename it to ``target``.
 
-    When an error is raised meanwhile, nothing is left.
+    When an error is raised meanwhile, no file is left.
 
     Raises:
-        ConfigError: When it cannot be written, or somebody else has made such a file.
+        ConfigError: When it cannot be written, or another program has created it meanwhile.
     """
-    # The ending tells libraries what to write.
+    # Libraries choose the format by the suffix.
     new = Path(f"{beside(target)}{target.suffix}")
     try:
         yield new
@@ -67,17 +67,17 @@ def _flush(path: Path) -> None:
 
 
 def _take_free_name(new: Path, target: Path) -> None:
-    """Rename a file, if nobody has the name: a link is refused then, and a renaming would not be."""
+    """Rename a file unless the name is taken: a hard link fails then, where a rename would overwrite."""
     try:
         target.hardlink_to(new)
     except FileExistsError as error:
         raise _taken(target) from error
     except OSError:
-        # Not every file system has links.
+        # Not every file system has hard links.
         if os.path.lexists(target):
             raise _taken(target) from None
         new.rename(target)
 
 
 def _taken(target: Path) -> ConfigError:
-    return ConfigError(f"{target} exists already", hint="choose another name with -o, or overwrite it with --force")
+    return ConfigError(f"{target} already exists", hint="choose another name with -o, or overwrite it with --force")

@@ -1,4 +1,4 @@
-"""Weights of a kept run: find, read and load them."""
+"""Weights of a saved run: find, read and load them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from typing import Any
 from torch import Tensor, nn
 
 from hookline.engine.errors import CheckpointError
-from hookline.engine.loop.batch import with_parts
 from hookline.engine.loop.run import Run
 from hookline.engine.loop.state import load_state_of_wrappers, state_of_wrappers
 from hookline.engine.words import did_you_mean
-from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint
-from hookline.runs.folder import MODEL, read_model
-from hookline.runs.identity import model_faults
+from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, newest_valid, read_checkpoint
+from hookline.runs.folder import CHECKPOINTS, MODEL, read_model
 from hookline.runs.record import RunRecord, read_record
+from hookline.runs.resuming import model_faults
 
 LATEST = "latest"
-"""What stands for the newest good checkpoint."""
+"""The name for the newest valid checkpoint."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that a run has kept.
+    """Weights that a run has saved.
 
     Attributes:
         model: The weights of the model, by name.
-        origin: Where they are from: ``model.safetensors``, or the name of a checkpoint.
-        step: Number of steps before them.
-        identity: What the run was made of then.
-        notes: What should be known of them.
-        rest: Gives the state of the wrappers and of the loss that belongs to them; None if it was not kept.
+        origin: Their origin: ``model.safetensors``, or the name of a checkpoint.
+        step: Number of steps that they were trained for.
+        identity: Fingerprint of the run when they were saved.
+        notes: Warnings about them.
+        rest: Returns the state of the wrappers and of the loss that belongs to them; None if it was not saved.
     """
 
     model: Mapping[str, Tensor]
@@ -48,7 +47,7 @@ class Weights:
 
 
 def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
-    """Return the weights that a run has kept: those that it ended with, or those of its newest good checkpoint.
+    """Read the saved weights of a run: the final ones, or those of its newest valid checkpoint.
 
     Args:
         path: The run folder.
@@ -65,23 +64,23 @@ def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
         return _of_end(path, record, ())
     found, damaged = _newest(path, record)
     if found:
-        state = () if is_finished else (f"{path.name} is not finished: it is {record.status}",)
+        state = () if is_finished else (f"{path.name} is not finished (status: {record.status})",)
         return _of_checkpoint(found, (*state, *damaged))
     if record.model is None or checkpoint is not None:
         hint = damaged[0] if damaged else f"train it first: hookline resume {path}"
-        raise CheckpointError(f"{path.name} has no good checkpoint", hint=hint)
-    return _of_end(path, record, (f"{path.name} went on after these weights: it is {record.status}", *damaged))
+        raise CheckpointError(f"{path.name} has no valid checkpoint", hint=hint)
+    return _of_end(path, record, (f"{path.name} continued after these weights (status: {record.status})", *damaged))
 
 
 def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
-    """Put weights into the model of a run that was not begun; return what should be known of it.
+    """Load weights into the model of a run that has not started; return warnings.
 
     Raises:
-        CheckpointError: When they are those of another model; carries every difference.
+        CheckpointError: When they belong to a different model; carries every difference.
     """
     if faults := list(model_faults(weights.model, run.unwrapped_model.state_dict())):
         hint = "use the plugins and the config that the run was trained with"
-        raise CheckpointError(f"{weights.origin} of {path.name} is that of another model", hint=hint, faults=faults)
+        raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different model", hint=hint, faults=faults)
     run.unwrapped_model.load_state_dict(weights.model)
     added = state_of_wrappers(run.model, run.unwrapped_model)
     of_loss = run.loss.state_dict() if isinstance(run.loss, nn.Module) else {}
@@ -89,14 +88,14 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
         return []
     rest = weights.rest()
     if rest is None:
-        what = " and ".join([*(["wrappers of the model"] if added else []), *(["the loss"] if of_loss else [])])
-        return [f"no checkpoint has the state of {what} after step {weights.step}: it is that of the beginning"]
+        parts = " and ".join([*(["the model's wrappers"] if added else []), *(["the loss"] if of_loss else [])])
+        return [f"no checkpoint has the state of {parts} after step {weights.step}; the initial state is used"]
     try:
         load_state_of_wrappers(run.model, run.unwrapped_model, rest["wrappers"])
         if isinstance(run.loss, nn.Module) and of_loss:
             run.loss.load_state_dict(rest["loss"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{weights.origin} of {path.name} is that of another run: {error}") from error
+        raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different run: {error}") from error
     return []
 
 
@@ -104,7 +103,7 @@ def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
     try:
         model = read_model(path)
     except CheckpointError as error:
-        hint = "take the newest checkpoint: --checkpoint latest"
+        hint = "use the newest checkpoint: --checkpoint latest"
         raise CheckpointError(error.message, hint=error.hint or hint) from error
 
     def rest() -> Mapping[str, Any] | None:
@@ -122,9 +121,9 @@ def _of_checkpoint(checkpoint: Checkpoint, notes: tuple[str, ...]) -> Weights:
 
 
 def _named_checkpoint(path: Path, record: RunRecord, name: str) -> Checkpoint:
-    place = path / "checkpoints" / name if name == Path(name).name else Path(name)
+    place = path / CHECKPOINTS / name if name == Path(name).name else Path(name)
     if not place.is_dir():
-        known = [one.name for one in checkpoints_in(path / "checkpoints")]
+        known = [one.name for one in checkpoints_in(path / CHECKPOINTS)]
         raise CheckpointError(f"there is no checkpoint {place}", hint=did_you_mean(place.name, known))
     return read_checkpoint(place, run=record.run)
 
@@ -132,13 +131,5 @@ def _named_checkpoint(path: Path, record: RunRecord, name: str) -> Checkpoint:
 def _newest(path: Path, record: RunRecord) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """Return the newest good checkpoint, and what is wrong with those that are newer. All stay where they are."""
     damaged: list[str] = []
-    for place in checkpoints_in(path / "checkpoints"):
-        try:
-            return read_checkpoint(place, run=record.run), tuple(damaged)
-        except CheckpointError as error:
-            damaged.append(error.message)
-    return None, tuple(damaged)
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else with_parts(value, _on_cpu)
+    found = newest_valid(path / CHECKPOINTS, lambda _, error: damaged.append(error.message), run=record.run)
+    return found, tuple(damaged)

@@ -1,4 +1,4 @@
-"""Trials of a run: learning-rate finder, profile, ledger, hook trace, model summary. Loaded on first use."""
+"""Trials of a run: learning-rate finder, profile, ledger, hook trace, model summary. All load on first use."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # A type checker that saw it would take any name for one of ours.
+    # A type checker that saw it would accept any name.
     __getattr__ = lazy(__name__, _HOME)
 
 

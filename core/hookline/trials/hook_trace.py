@@ -1,4 +1,4 @@
-"""``HookTrace``: each call of a hook as it happens."""
+"""``HookTrace``: reports each call of a hook as it happens."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hookline.engine.plugin.observer import Observer
+from hookline.trials.short_texts import cut
 
 if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member
-
-
-_SHORT = 60
-"""Number of characters that a value takes at most in a trace."""
 
 
 # ---- trace -----------------------------------------------------------------------------------------------------------
@@ -22,16 +19,16 @@ _SHORT = 60
 
 @dataclass(frozen=True)
 class HookCall:
-    """One call of a hook, in words.
+    """One call of a hook, as text.
 
     Attributes:
         table: The plugin's table in the config.
         plugin: The plugin, with its distribution.
         hook: The hook.
-        arguments: What it was given, in short, by name.
-        result: What it returned, in short; empty for nothing.
-        error: What it raised, in short; empty for nothing.
-        seconds: How long it took.
+        arguments: Its arguments by name, abbreviated.
+        result: Its result, abbreviated; empty for None.
+        error: The exception that it raised, abbreviated; empty for none.
+        seconds: Its duration.
     """
 
     table: str
@@ -50,10 +47,10 @@ class HookCall:
 
 
 class HookTrace(Observer):
-    """Tells every call of a hook when it has returned.
+    """Reports every call of a hook when it has returned.
 
     Args:
-        tell: Called with each.
+        tell: Called with each ``HookCall``.
 
     Example:
         >>> from hookline import Run
@@ -67,38 +64,37 @@ class HookTrace(Observer):
         self._tell = tell
 
     def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:
-        """Call a hook, and tell it."""
+        """Call a hook, and report it."""
         given = {name: _short(value) for name, value in arguments.items()}
         start = time.perf_counter()
-        told, error = "", ""
+        returned, error = "", ""
         try:
             result = run()
-            told = "" if result is None else _short(result)
+            returned = "" if result is None else _short(result)
         except BaseException as raised:
-            error = _cut(f"{type(raised).__name__}: {raised}")
+            error = _line(f"{type(raised).__name__}: {raised}")
             raise
         else:
             return result
         finally:
             seconds = time.perf_counter() - start
-            self._tell(HookCall(member.table, str(member.plugin), hook, given, told, error, seconds))
+            self._tell(HookCall(member.table, str(member.plugin), hook, given, returned, error, seconds))
 
 
 def _short(value: Any) -> str:
-    """Return a value in one line of a few words."""
+    """Return a value as one short line."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str | int | None):
-        return _cut(repr(value))
+        return _line(repr(value))
     if isinstance(value, Mapping):
-        return _cut("{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items()) + "}")
+        return _line("{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items()) + "}")
     if isinstance(value, Sequence):
-        return _cut("[" + ", ".join(map(_short, value)) + "]")
+        return _line("[" + ", ".join(map(_short, value)) + "]")
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{type(value).__name__}{list(value.shape)}"
-    return f"{type(value).__name__}: {_cut(str(value))}" if isinstance(value, BaseException) else type(value).__name__
+    return f"{type(value).__name__}: {_line(str(value))}" if isinstance(value, BaseException) else type(value).__name__
 
 
-def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHORT else line[: _SHORT - 3] + "..."
+def _line(text: str) -> str:
+    return cut(" ".join(text.split()))

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 _EACH_STEP = "each step"
-"""What stands instead of a hook in the row of a step, or of a wrapper of it."""
+"""Replaces the name of a hook in the row of a step, or of a wrapper of it."""
 
 
 @dataclass
 class _Account:
-    """What one hook of one plugin costs."""
+    """Cost of one hook of one plugin."""
 
     calls: int = 0
     plain_calls: int = 0
@@ -47,17 +47,17 @@ class _Account:
 
     @property
     def seconds(self) -> float:
-        """Its time in all; calls that were looked into are counted as long as the others, where there are others."""
+        """Total time; a probed call counts as long as a plain one, if there are plain ones."""
         return self.plain_s / self.plain_calls * self.calls if self.plain_calls else self.probed_s
 
 
 class Ledger(Observer):
-    """Measures what each hook of each plugin costs in a run, beside the loop without them.
+    """Measures the cost of each hook of each plugin in a run, and of the loop without them.
 
-    About every second call of a hook is looked into: whether it makes an accelerator wait (reads a value of a tensor,
-    or copies one between devices). That slows its operations down, so the time is taken from the other calls. What
-    ``build_step`` returns is measured step by step, each wrapper without what it wraps. What a wrapper of
-    ``build_model`` adds to the model counts as the loop's.
+    About every second call of a hook is probed: does it make an accelerator wait, by reading a value of a tensor or
+    copying one between devices? Probing slows the operations down, so the time is taken from the other calls. The
+    callable from ``build_step`` is measured in each step, a wrapper without the callable that it wraps. Operations that
+    a wrapper of ``build_model`` adds to the model count as the loop's.
 
     Example:
         >>> from hookline import Run
@@ -73,7 +73,7 @@ class Ledger(Observer):
 
     @property
     def loop_s(self) -> float:
-        """Seconds from the beginning of the loop to its end, without the hooks."""
+        """Seconds from the start of the loop to its end, without the hooks."""
         steps_s = sum(account.plain_s for account in self._accounts.values() if account.is_step)
         return self._outside_s + steps_s
 
@@ -83,12 +83,12 @@ class Ledger(Observer):
         return max((account.calls for (_, hook), account in self._accounts.items() if hook == _EACH_STEP), default=0)
 
     def rows(self) -> list[Row]:
-        """Return a row for each hook that was called, the dearest first.
+        """Return a row for each hook that was called, the most expensive first.
 
-        The keys are ``table``, ``hook``, ``calls``, ``seconds``; ``us_per_step``, microseconds for each step of the
-        run, and ``percent`` of the loop without hooks, both None for what is built once; ``synchronises``, whether it
-        made an accelerator wait, or would have; and ``draws``, whether it drew from a global random generator (of
-        torch, NumPy or Python).
+        The keys are ``table``, ``hook``, ``calls``, ``seconds``; ``us_per_step``, microseconds per step of the run, and
+        ``percent`` of the loop without hooks, both None for a build hook; ``synchronises``, whether it made an
+        accelerator wait, or would have; and ``draws``, whether it drew from a global random generator (of torch, NumPy
+        or Python).
         """
         hooks = [(key, account) for key, account in self._accounts.items() if not account.is_step]
         return [
@@ -118,10 +118,10 @@ class Ledger(Observer):
         """Stop the clock of the loop."""
         self._outside_s += time.perf_counter() - self._begun - self._inside_s
 
-    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - what it is given costs nothing
-        """Call a hook, and enter what it took."""
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - the arguments do not affect the cost
+        """Call a hook, and record its time."""
         account = self._accounts.setdefault((member.table, hook), _Account())
-        # While the run is built the global generator is the run's own, to be drawn from.
+        # While the run is built the global generator is the run's own: draws are fine.
         is_event = hook.startswith("on_")
         before = _random_states() if is_event else None
         try:
@@ -130,7 +130,7 @@ class Ledger(Observer):
             account.draws |= is_event and _random_states() != before
 
     def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
-        """Return a step that is measured in the place of a step."""
+        """Return a step with a clock around it; any other result as it is."""
         if hook != "build_step" or result is None:
             return result
         account = self._accounts.setdefault((member.table, _EACH_STEP), _Account(is_step=not is_wrapper))
@@ -141,7 +141,7 @@ class Ledger(Observer):
         return step
 
     def _timed(self, account: _Account, run: Callable[[], Any], *, is_probed: bool) -> Any:
-        """Call ``run``, and enter its time without that of what it called and that is entered itself."""
+        """Call ``run``, and record its time without that of nested calls that are recorded themselves."""
         entered = time.perf_counter()
         outer_s, self._inside_s = self._inside_s, 0.0
         try:
@@ -157,7 +157,7 @@ class Ledger(Observer):
 
 @functools.cache
 def _probe_class() -> Callable[[_Account], AbstractContextManager[object]]:
-    """Return what finds out whether what is called inside makes an accelerator wait. Torch is imported for it."""
+    """Return the class of the probe for operations that make an accelerator wait. Imports torch."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Probe(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it unannotated
@@ -176,11 +176,11 @@ def _probe_class() -> Callable[[_Account], AbstractContextManager[object]]:
 
 
 _WAITING = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default"}
-"""The operations of torch that need a value before they return."""
+"""Operations of torch that need a value before they return."""
 
 
 def _is_looked_into(number: int) -> bool:
-    # About every second one, in no rhythm that a hook could have: the golden ratio fits no period.
+    # About every second call, out of step with any period of a hook: the golden ratio fits none.
     return number * 0.6180339887 % 1 < 0.5
 
 

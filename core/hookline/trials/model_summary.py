@@ -1,4 +1,4 @@
-"""What a model is made of: its modules as plain rows, and its sizes."""
+"""Summary of a model: its modules as plain rows, and its sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hookline.engine.loop.batch import tensors_in
 from hookline.engine.view import Row
 
 _MAX_ROWS = 40
-"""Rows that are shown: about what stands on a screen."""
+"""Number of rows that are shown: about a screenful."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class ModelSummary:
 
     Attributes:
         rows: A row for each module, from the outside to the inside: ``name``, empty for the model itself; ``class``;
-            ``output``, the shape of what it returned when it was called first, empty where it was not; ``parameters``
-            and ``trainable``, numbers of elements in it and all inside it, each counted once; and ``shared``, how many
-            of the parameters belong to a module above as well, beside those that enclose it.
-        num_parameters: Elements of all parameters, each counted once.
-        num_trainable: Those that require a gradient.
+            ``output``, the shape of the result of its first call, empty if it was not called; ``parameters`` and
+            ``trainable``, numbers of elements in it and all modules inside it, each counted once; and ``shared``, the
+            number of those parameters that also belong to an earlier module that does not enclose it.
+        num_parameters: Number of elements of all parameters, each counted once.
+        num_trainable: Number of elements that require a gradient.
         parameter_bytes: Memory of the parameters.
         buffer_bytes: Memory of the buffers, such as running means.
     """
@@ -37,9 +37,9 @@ class ModelSummary:
     buffer_bytes: int
 
     def readable(self, max_rows: int = _MAX_ROWS) -> tuple[Sequence[Row], int]:
-        """Return rows that a person can read, at least 2, and how many were left out.
+        """Return rows for a person to read, at least 2, and the number of rows left out.
 
-        All rows down to the greatest depth that fits; where not even the outermost modules fit, the first of them.
+        All rows down to the greatest depth that fits; if not even the outermost modules fit, the first of them.
         """
         fitting = [
             rows for depth in range(1, 1 + max(map(_depth, self.rows))) if len(rows := self._down_to(depth)) <= max_rows
@@ -52,9 +52,9 @@ class ModelSummary:
 
 
 class OutputShapes:
-    """Notes the shapes of what the modules of a model return while it is active: a context manager.
+    """Records the output shapes of the modules of a model while it is active: a context manager.
 
-    Of a module that is called several times the first call counts.
+    If a module is called several times, the first call counts.
 
     Example:
         >>> import torch
@@ -78,7 +78,7 @@ class OutputShapes:
             handle.remove()
 
     def of(self, module: nn.Module) -> str:
-        """Return the shapes of the tensors that a module returned, in words; empty if it was not called."""
+        """Return the shapes of the tensors that a module returned, as text; empty if it was not called."""
         return self._shapes.get(module, "")
 
     def _note(self, module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -86,13 +86,13 @@ class OutputShapes:
 
 
 def summarize(model: nn.Module, shapes: OutputShapes | None = None) -> ModelSummary:
-    """Return what a model is made of.
+    """Summarize a model.
 
-    A module that stands at several places has a row at each. So has a parameter, which counts once in the sums.
+    A module in several places has a row for each. A shared parameter counts in each row, and once in the sums.
 
     Args:
         model: The model, with all wrappers around it.
-        shapes: The shapes of what its modules return.
+        shapes: The output shapes of its modules.
 
     Example:
         >>> summary = summarize(nn.Sequential(nn.Linear(3, 2), nn.Tanh()))
@@ -115,7 +115,7 @@ def summarize(model: nn.Module, shapes: OutputShapes | None = None) -> ModelSumm
                 "shared": _count([parameter for parameter in parameters if id(parameter) in seen]),
             }
         )
-        # What is its own and no child's: a child has a row of its own, in which nothing of it is shared yet.
+        # Only the direct parameters: those of a child are not yet shared in the row of that child.
         seen.update(map(id, module.parameters(recurse=False)))
     parameters = list(model.parameters())
     return ModelSummary(

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: the parts of the loop, and the operations of torch."""
+"""Profile of a run: the time of each part of the loop, and of each operation of torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _WARMUP_STEPS = 5
-"""Steps before anything is measured: the first ones allocate memory and choose kernels."""
+"""Number of steps before anything is measured: the first ones allocate memory and choose kernels."""
 _DATA, _STEP, _OPTIMIZER, _CALLBACKS, _REST = _PARTS = (
     "data",
     "forward and backward",
@@ -38,14 +38,14 @@ _DATA, _STEP, _OPTIMIZER, _CALLBACKS, _REST = _PARTS = (
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time of some steps went.
+    """Time of some steps, by part of the loop and by operation.
 
     Attributes:
-        num_steps: Number of steps, once for the parts and once for the operations.
-        seconds: What the steps took without the profiler.
-        parts: A row for each part of the loop: ``part``, ``seconds``, ``us_per_step``, and ``percent`` of all.
-        operations: A row for each operation of torch, the dearest first: ``operation``, ``calls``, and
-            ``self_cpu_us``, ``self_device_us``, microseconds in all without what it called itself.
+        num_steps: Number of steps, the same for the parts and for the operations.
+        seconds: Time of the steps without the profiler.
+        parts: A row for each part of the loop: ``part``, ``seconds``, ``us_per_step``, and ``percent`` of the time.
+        operations: A row for each operation of torch, the most expensive first: ``operation``, ``calls``, and
+            ``self_cpu_us``, ``self_device_us``, total microseconds without the operations that it called.
     """
 
     num_steps: int
@@ -62,21 +62,21 @@ def profile(
     num_steps: int = 20,
     trace_path: str | os.PathLike[str] | None = None,
 ) -> Profile:
-    """Take some steps of a run, and return where their time went.
+    """Take some steps of a run, and return a profile of their time.
 
-    After 5 steps the parts are timed for ``num_steps`` steps. ``torch.profiler`` slows each operation down, so it looks
-    at as many steps after those. The run has all its events, and is stopped then.
+    After 5 steps the parts are timed for ``num_steps`` steps. ``torch.profiler`` slows each operation down, so it
+    measures as many steps after those. The run fires all its events, and is stopped then.
 
     Args:
         config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
         overrides: Values by dotted key that win over the config's; not with a ``RunConfig``.
         plugins: Objects instead of named plugins, by table; not with a ``RunConfig``.
-        num_steps: Number of steps to look at, at least 1.
+        num_steps: Number of steps to measure, at least 1.
         trace_path: A file to write a trace to, for https://ui.perfetto.dev or ``chrome://tracing``.
 
     Raises:
         ConfigError: When the run has too few steps, or the trace cannot be written.
-        HooklineError: Of the class that says what is wrong with the run.
+        HooklineError: When anything else is wrong with the run.
 
     Example:
         >>> found = profile(num_steps=10)
@@ -87,9 +87,9 @@ def profile(
         raise ValueError("a profile needs at least 1 step")
     stopwatch = _Stopwatch()
     run = Run(config, overrides, plugins=plugins, observers=[stopwatch])
-    stopwatch.look_at(run)
+    stopwatch.attach(run)
     if batching := [str(member.plugin) for member, _ in run.hook_order("build_reader")]:
-        message = f"a profile looks at single steps, but {', '.join(batching)} takes several at once"
+        message = f"a profile measures single steps, but {', '.join(batching)} takes several at once"
         raise ConfigError(message, hint="switch it off for the profile")
     num_needed = _WARMUP_STEPS + 2 * num_steps
     if run.num_steps is not None and run.num_steps < num_needed:
@@ -110,7 +110,7 @@ def profile(
 
 
 class _Stopwatch(Observer):
-    """Measures how long each part of the loop is at work, without what it calls that is a part itself."""
+    """Measures the time of each part of the loop, without that of other parts that it calls."""
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(_PARTS, 0.0)
@@ -118,31 +118,31 @@ class _Stopwatch(Observer):
         self._since = 0.0
         self._wait: Callable[[], object] = lambda: None
 
-    def look_at(self, run: Run) -> None:
+    def attach(self, run: Run) -> None:
         """Measure the optimizer of a run, and wait for its device wherever a part begins or ends."""
         if run.device.type != "cpu":
             self._wait = torch.accelerator.synchronize
         outer: list[str] = []
-        run.optimizer.register_step_pre_hook(lambda *_: outer.append(self._begin(_OPTIMIZER)))
-        run.optimizer.register_step_post_hook(lambda *_: self._go_on(outer.pop()))
+        run.optimizer.register_step_pre_hook(lambda *_: outer.append(self._switch_to(_OPTIMIZER)))
+        run.optimizer.register_step_post_hook(lambda *_: self._return_to(outer.pop()))
 
     def start(self) -> None:
-        """Begin to count."""
-        self._begin(_REST)
+        """Start to count."""
+        self._switch_to(_REST)
         self._seconds = dict.fromkeys(_PARTS, 0.0)
 
     def stop(self) -> dict[str, float]:
         """Return the seconds of each part since the start."""
-        self._begin(_REST)
+        self._switch_to(_REST)
         return dict(self._seconds)
 
-    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - what it is given costs nothing
-        """Call a hook, for the callbacks' account."""
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - the arguments do not affect the cost
+        """Call a hook, and count its time as the callbacks'."""
         with self._at(_CALLBACKS):
             return run()
 
-    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:  # noqa: ARG002 - whose it is makes no difference
-        """Return a step that is measured in the place of a step; that of a wrapper is for the callbacks' account."""
+    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:  # noqa: ARG002 - the plugin makes no difference
+        """Return a step with a clock around it; that of a wrapper counts as the callbacks'."""
         if hook != "build_step" or result is None:
             return result
 
@@ -152,8 +152,8 @@ class _Stopwatch(Observer):
 
         return step
 
-    def reading(self, split: str, batches: Iterator[Any]) -> Iterator[Any]:  # noqa: ARG002 - each split is read
-        """Give batches, for the data's account."""
+    def reading(self, split: str, batches: Iterator[Any]) -> Iterator[Any]:  # noqa: ARG002 - all splits count
+        """Yield batches, and count the time to read them as the data's."""
         is_over = object()
         while True:
             with self._at(_DATA):
@@ -164,22 +164,22 @@ class _Stopwatch(Observer):
 
     @contextmanager
     def _at(self, part: str) -> Iterator[None]:
-        outer = self._begin(part)
+        outer = self._switch_to(part)
         try:
             yield
         finally:
-            self._go_on(outer)
+            self._return_to(outer)
 
-    def _begin(self, part: str) -> str:
-        """Let a part be at work from here on, and return the one that was."""
+    def _switch_to(self, part: str) -> str:
+        """Count the time from here on for a part, and return the previous one."""
         self._wait()
         now = time.perf_counter()
         self._seconds[self._part] += now - self._since
         outer, self._part, self._since = self._part, part, now
         return outer
 
-    def _go_on(self, part: str) -> None:
-        self._begin(part)
+    def _return_to(self, part: str) -> None:
+        self._switch_to(part)
 
 
 def _take(steps: Iterator[Step], num_steps: int, run: Run, num_needed: int) -> None:
@@ -198,7 +198,7 @@ def _too_short(num_steps: int, num_needed: int) -> ConfigError:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise if a file cannot be written; torch would only say so in a log, and go on."""
+    """Raise if a file cannot be written; torch would only log it and continue."""
     try:
         path.open("ab").close()
     except OSError as error:
@@ -214,7 +214,7 @@ def _part_rows(seconds: Mapping[str, float], num_steps: int) -> list[Row]:
 
 
 def _operation_rows(profiler: torch.profiler.profile) -> list[Row]:
-    # What torch marks for readers of a trace, such as "Optimizer.step#SGD.step", is no operation.
+    # Annotations for readers of a trace, such as "Optimizer.step#SGD.step", are not operations.
     operations = [event for event in profiler.key_averages() if not event.is_user_annotation]
     rows: list[Row] = [
         {
@@ -225,9 +225,9 @@ def _operation_rows(profiler: torch.profiler.profile) -> list[Row]:
         }
         for event in operations
     ]
-    return sorted(rows, key=_dearness, reverse=True)
+    return sorted(rows, key=_cost, reverse=True)
 
 
-def _dearness(row: Row) -> tuple[float, float]:
-    """Return how dear an operation is: by its time on the device, if it has any, then by that on the CPU."""
+def _cost(row: Row) -> tuple[float, float]:
+    """Return the cost of an operation: its time on the device, if any, then that on the CPU."""
     return float(row["self_device_us"] or 0), float(row["self_cpu_us"] or 0)

@@ -1,4 +1,4 @@
-"""Overrides that the options ``--fast`` and ``--overfit`` of ``hookline train`` stand for."""
+"""Config values behind ``--overfit`` and ``--fast``, which try a run out before it is trained in earnest."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hookline.engine.plugin.catalog import Catalog
 def trial_values(
     config: RunConfig, catalog: Catalog, overfit: int | None, *, is_fast: bool
 ) -> dict[str, dict[str, Any]]:
-    """Return the values that each option stands for, by dotted key, as ``load_config`` takes them.
+    """Return the values behind each option, by dotted key, as ``load_config`` takes them.
 
     Args:
         config: The config without them.
         catalog: The installed plugins; hookline's own distribution declares the values.
         overfit: Number of examples to overfit, at least 1.
-        is_fast: Whether a few batches are to go through every part of the run.
+        is_fast: Whether to put a few batches through every part of the run.
 
     Raises:
-        ConfigError: When both are wanted.
+        ConfigError: When both are given.
 
     Example:
         >>> from hookline import load_config
@@ -29,8 +29,8 @@ def trial_values(
         {'--fast': {'train.epochs': 2, 'callbacks.limit-examples.num_examples': 30}}
     """
     if overfit and is_fast:
-        hint = "--fast sees whether the run goes through, --overfit whether it can learn"
-        raise ConfigError("--overfit and --fast cannot be had at once", hint=hint)
+        hint = "--fast checks that every part of the run works, --overfit that the model can learn"
+        raise ConfigError("--overfit and --fast cannot be combined", hint=hint)
     if overfit:
         return {"--overfit": catalog.default("overfit")(config, overfit)}
     return {"--fast": catalog.default("fast")(config)} if is_fast else {}

@@ -1,8 +1,8 @@
-"""Arrays in ``.npz``, ``.npy`` and ``.safetensors`` files: what they are, and their rows.
+"""Arrays in ``.npz``, ``.npy`` and ``.safetensors`` files: names, dtypes, shapes and rows.
 
-Nothing is ever unpickled: an array of Python objects is known by its header and refused.
+Nothing is ever unpickled: an array of Python objects is recognized by its header and refused.
 
-Shapes: ``N`` rows in an array, ``B`` rows that are read at once.
+Shapes: ``N`` rows in an array, ``B`` rows read at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from hookline import Location
 from hookline.engine import did_you_mean
+from hookline_plugins.data.faults import NO_FILE_HINT, Faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,11 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from hookline_plugins.data.table_file import Faults
-
 
 _CHUNK_BYTES = 2**24
-"""How much of an array is looked at, at once."""
+"""Bytes of an array to check at a time."""
 
 _SAFETENSORS = {
     "BOOL": "|b1",
@@ -46,11 +45,11 @@ _SAFETENSORS = {
     "F32": "<f4",
     "F64": "<f8",
 }
-"""The names that the format has for dtypes, and NumPy's; NumPy has no bfloat16."""
+"""The format's names of dtypes, and NumPy's; NumPy has no bfloat16."""
 
 _WORDS = {"O": "Python objects", "U": "text", "S": "bytes", "M": "dates", "m": "durations", "V": "records"}
 _BROKEN = (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError)
-"""What reading a file that is torn can raise."""
+"""Exceptions that reading a damaged file can raise."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,11 @@ class StoredArray:
 
     Attributes:
         path: The file.
-        name: Its name.
-        dtype: NumPy's name of its dtype with the byte order, such as ``<f4``; or ``bfloat16``.
-        shape: Its shape, ``[N, ...]``.
-        offset: Where its numbers begin in the file; None where they are packed.
-        is_column_major: Whether the first index is the one that changes fastest (Fortran order).
+        name: The name of the array.
+        dtype: NumPy's name of the dtype with its byte order, such as ``<f4``; or ``bfloat16``.
+        shape: The shape, ``[N, ...]``.
+        offset: Position of the first number in the file; None for an array in an archive.
+        is_column_major: True if the first index changes fastest (Fortran order).
     """
 
     path: Path
@@ -75,40 +74,45 @@ class StoredArray:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that its numbers take."""
+        """Size of the numbers in bytes."""
         return math.prod(self.shape) * self._stored.itemsize
 
     @property
+    def dtype_name(self) -> str:
+        """Name of the dtype without byte order, such as ``float32``."""
+        return self.dtype if self.dtype == "bfloat16" else self._stored.name
+
+    @property
     def kind(self) -> str:
-        """What it holds: ``f`` floating-point numbers, ``i`` and ``u`` integers, ``b`` booleans, or no numbers."""
+        """NumPy's kind of the dtype: ``f`` floating point, ``i`` and ``u`` integers, ``b`` booleans, or refused."""
         if self.dtype == "bfloat16":
             return "f"
         kind = self._stored.kind
         return "longdouble" if kind == "f" and self._stored.itemsize > 8 else kind
 
     def check(self, faults: Faults) -> bool:
-        """Whether it can be read; if not, faults are added."""
+        """Return whether the array can be read; if not, add a fault."""
         where = Location(str(self.path))
         if self.kind not in "fiub":
-            what = _WORDS.get(self.kind, f"numbers of type {self._stored.name}")
-            hint = "nothing is unpickled; save numbers" if self.kind == "O" else "save integers or float32"
+            what = _WORDS.get(self.kind, f"numbers of type {self.dtype_name}")
+            hint = "save it as numbers: nothing is unpickled" if self.kind == "O" else "save it as integers or float32"
             faults.add(f"the array {self.name!r} holds {what}", location=where, hint=hint)
             return False
         if not self.shape or 0 in self.shape:
-            faults.add(f"the array {self.name!r} has the shape {list(self.shape)}, and so no rows", location=where)
+            faults.add(f"the array {self.name!r} has no rows: its shape is {list(self.shape)}", location=where)
             return False
         if self.offset is not None and (size := self.path.stat().st_size) < self.offset + self.num_bytes:
             missing = self.offset + self.num_bytes - size
-            message = f"the file is cut off: {missing:,} bytes of the array {self.name!r} are missing"
+            message = f"the file is truncated: {missing:,} bytes of the array {self.name!r} are missing"
             faults.add(message, location=where, hint="copy or save it again")
             return False
         return True
 
     def load(self) -> Tensor:
-        """Return all of it.
+        """Return the whole array.
 
         Raises:
-            OSError, ValueError: When the file is torn.
+            OSError, ValueError: If the file is damaged.
         """
         if self.offset is not None:
             return self.rows(slice(None))
@@ -120,8 +124,8 @@ class StoredArray:
     def rows(self, which: slice | np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
         """Return some rows, ``[B, ...]``, without reading the others.
 
-        The file is mapped for the time of the call alone: what is touched in a mapping counts as memory of the process
-        for as long as it is there, so that an epoch would end with all of the file.
+        The file is mapped for this call only. Pages read through a mapping count as memory of the process until it is
+        closed, so that by the end of an epoch the whole file would count.
         """
         import numpy as np
 
@@ -131,7 +135,7 @@ class StoredArray:
         return self._tensor(np.array(mapped[which]))
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
-        """Give all rows, some at a time, with the number of the first."""
+        """Yield all rows in chunks, each with the number of its first row."""
         size = max(_CHUNK_BYTES // (self.num_bytes // self.shape[0]), 1)
         for first in range(0, self.shape[0], size):
             yield first, self.rows(slice(first, first + size))
@@ -143,7 +147,7 @@ class StoredArray:
         return np.dtype("<u2" if self.dtype == "bfloat16" else self.dtype)
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
-        """Return a tensor of the dtype of the array, in this machine's byte order; int64 where torch can do little."""
+        """Return a tensor of the array's dtype in native byte order; int64 for dtypes that torch barely supports."""
         import numpy as np
         import torch
 
@@ -155,20 +159,20 @@ class StoredArray:
 
 
 class Store(Protocol):
-    """Some arrays, by name."""
+    """Arrays by name."""
 
     def names(self) -> list[str]:
         """Return the names of the arrays."""
 
     def find(self, name: str) -> StoredArray:
-        """Return one of them, without reading its numbers."""
+        """Return an array without reading its numbers."""
 
 
 def find_arrays(path: Path, names: tuple[str, ...], faults: Faults) -> list[StoredArray | None]:
-    """Return the arrays of these names; None and a fault for each that cannot be read.
+    """Return the arrays with these names; for each that cannot be read, return None and add a fault.
 
     Raises:
-        DataError: When the file cannot be opened, or is of no known kind.
+        DataError: If the file cannot be opened or is of an unknown format.
     """
     store = _open(path, faults)
     known = store.names()
@@ -187,22 +191,23 @@ def find_arrays(path: Path, names: tuple[str, ...], faults: Faults) -> list[Stor
 
 
 def _open(path: Path, faults: Faults) -> Store:
-    """Return what is at a path, by its ending."""
+    """Open the arrays at a path; its extension gives the format."""
     stores: dict[str, Callable[[Path], Store]] = {".npz": _Npz, ".safetensors": _Safetensors}
     if path.is_dir():
         return _Folder(path)
     if not path.exists():
-        faults.stop("there is no such file", hint="a relative path starts at the folder of the file that names it")
+        faults.stop("there is no such file", hint=NO_FILE_HINT)
     if not path.is_file():
-        faults.stop("this is no regular file", hint="save the arrays in a file on disk first")
+        faults.stop("this is not a regular file", hint="save the arrays to a file on disk first")
     make = stores.get(path.suffix.lower())
     if make is None:
-        hint = "give an .npz or .safetensors file, or the folder of the .npy files"
-        faults.stop(f"a file that ends in {path.suffix!r} is not known", hint=hint)
+        hint = "use an .npz or .safetensors file, or a folder of .npy files"
+        faults.stop(f"files with the extension {path.suffix!r} are not supported", hint=hint)
     try:
         return make(path)
     except _BROKEN as error:
-        faults.stop(f"the file cannot be opened: {error}", hint="is it what its ending says? copy or save it again")
+        hint = "check that its content matches its extension; copy or save it again"
+        faults.stop(f"the file cannot be opened: {error}", hint=hint)
 
 
 class _Folder:
@@ -239,9 +244,9 @@ class _Npz:
 
 
 class _Safetensors:
-    """A ``.safetensors`` file: eight bytes with the length of a JSON header, the header, the numbers.
+    """A ``.safetensors`` file: the length of a JSON header in eight bytes, the header, the numbers.
 
-    The library checks the header; it has no way to read some rows, so their place is taken from the header.
+    The library checks the header. It cannot read single rows, so their offsets are taken from the header here.
 
     The format: https://huggingface.co/docs/safetensors#format
     """
@@ -266,18 +271,18 @@ class _Safetensors:
     def find(self, name: str) -> StoredArray:
         entry = self._header[name]
         if entry["dtype"] not in _SAFETENSORS:
-            raise ValueError(f"its dtype {entry['dtype']} is not known here")
+            raise ValueError(f"its dtype {entry['dtype']} is not supported")
         offset = self._begin + entry["data_offsets"][0]
         return StoredArray(self._path, name, _SAFETENSORS[entry["dtype"]], tuple(entry["shape"]), offset)
 
 
 def _header(file: IO[bytes]) -> tuple[str, tuple[int, ...], bool]:
-    """Return dtype, shape and whether it is in Fortran order, from the header of an ``.npy`` file."""
+    """Read the header of an ``.npy`` file; return the dtype, the shape, and True for Fortran order."""
     import numpy as np
 
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
-        raise ValueError(f"version {version[0]}.{version[1]} of the format is for records, not for numbers")
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is for records, not numbers")
     shape, is_column_major, dtype = read(file)
     return ("|V1" if dtype.fields else dtype.str), shape, is_column_major

@@ -1,4 +1,4 @@
-"""Data source ``arrays``: inputs and targets in array files, in memory or read batch by batch.
+"""Data source ``arrays``: inputs and targets from array files, read at once or batch by batch.
 
 Shapes: ``N`` rows, ``I`` input features, ``O`` targets, ``C`` classes.
 """
@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from hookline import DataSource, Location, hookimpl
 from hookline_plugins.data.array_files import StoredArray, find_arrays
+from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
-from hookline_plugins.data.table_file import Faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 _LARGE_BYTES = 2**30
-"""Arrays larger than this are left in their file: a size, and not the memory that is free, so that a run reads in the
-same way everywhere."""
+"""Arrays larger than this stay in their file. It is a fixed size, not the free memory, so that a run reads in the same
+way everywhere."""
 
 _MOST_CLASSES = 2**20
-"""More classes than this are taken for numbers that are no class indices."""
+"""Largest number of classes; larger integers are not taken for class indices."""
 
 
 @dataclass
@@ -40,26 +40,26 @@ class Arrays:
     """Inputs and targets in an ``.npz`` or ``.safetensors`` file, or in a folder of ``.npy`` files.
 
     Inputs are ``[N, I]``, or ``[N, ...]`` of any shape; ``[N]`` is read as ``[N, 1]``. Targets are floating-point
-    ``[N, O]`` (regression), where ``[N]`` is read as ``[N, 1]``, or class indices ``[N]`` from 0 (classification), of
-    which the largest says how many classes there are.
+    ``[N, O]`` (regression), where ``[N]`` is read as ``[N, 1]``, or class indices ``[N]`` from 0 (classification); the
+    largest gives the number of classes.
 
-    Rows are split at random; each split keeps the order of the file. Arrays that are left in their file are read batch
-    by batch. Nothing is unpickled.
+    Rows are split at random; each split keeps the order of the file. Arrays that stay in their file are read batch by
+    batch. Nothing is unpickled.
     """
 
     path: Annotated[Path, Meta(description="the file, or a folder of .npy files")]
-    inputs: Annotated[str, Meta(min_length=1, description="name of the array of inputs")] = "inputs"
-    targets: Annotated[str, Meta(min_length=1, description="name of the array of targets")] = "targets"
+    inputs: Annotated[str, Meta(min_length=1, description="name of the input array")] = "inputs"
+    targets: Annotated[str, Meta(min_length=1, description="name of the target array")] = "targets"
     task: Annotated[
         Literal["auto", "regression", "classification"],
-        Meta(description="what the targets are taken for; auto: a classification if they are integers"),
+        Meta(description="how to treat the targets; auto: as classes if they are integers"),
     ] = "auto"
-    float_inputs: Annotated[bool, Meta(description="whether inputs that are integers become floating-point")] = False
+    float_inputs: Annotated[bool, Meta(description="convert integer inputs to floating point")] = False
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
     memory_map: Annotated[
         bool | Literal["auto"],
-        Meta(description="whether the arrays stay in their file; auto: if they are larger than 1 GiB"),
+        Meta(description="leave the arrays in their file and read batch by batch; auto: if larger than 1 GiB"),
     ] = "auto"
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Arrays:
 
     @hookimpl
     def build_data(self) -> DataSource:
-        """Read the arrays, or find their place."""
+        """Read the arrays, or their headers if they stay in their file."""
         faults = Faults(self.path)
         inputs, targets = find_arrays(self.path, (self.inputs, self.targets), faults)
         is_mapped = self._is_mapped([array for array in (inputs, targets) if array], faults)
@@ -79,10 +79,10 @@ class Arrays:
         if inputs and not is_mapped:
             _check_finite(inputs, x, faults)
         if inputs and targets and inputs.shape[0] != targets.shape[0]:
-            lengths = f"{inputs.shape[0]:,} inputs and {targets.shape[0]:,} targets"
-            faults.add(f"there are {lengths}", hint="each input needs its target, in the same order")
+            lengths = f"{inputs.shape[0]:,} inputs but {targets.shape[0]:,} targets"
+            faults.add(f"there are {lengths}", hint="each input needs a target, in the same order")
         faults.check()
-        assert inputs is not None, "what is missing is a fault"
+        assert inputs is not None, "a missing array is a fault"
         assert targets is not None, "as above"
         forms = (
             functools.partial(_as_inputs, is_float=self.float_inputs),
@@ -94,7 +94,7 @@ class Arrays:
             faults.check()
         datasets = _mapped(inputs, targets, forms, splits) if is_mapped else _in_memory(x, y, forms, splits)
         train, validation, test = [*datasets, None, None][:3]
-        assert train is not None, "there is a training split always"
+        assert train is not None, "there is always a training split"
         return DataSource(
             train,
             validation,
@@ -105,7 +105,7 @@ class Arrays:
 
     @hookimpl
     def build_predictor(self, data: DataSource) -> Predictor:
-        """Read new inputs of the same shape; an array of targets need not be there."""
+        """Read new inputs of the same shape; targets are not needed."""
         from hookline_plugins.data.array_predictor import ArrayPredictor
 
         return ArrayPredictor(data, self.inputs, functools.partial(_as_inputs, is_float=self.float_inputs))
@@ -115,53 +115,53 @@ class Arrays:
             for array in arrays:
                 if array.offset is None:
                     hint = "save it as .npy or .safetensors, or set memory_map = false"
-                    faults.add(f"the array {array.name!r} is packed, and can only be read whole", hint=hint)
+                    faults.add(f"the array {array.name!r} is in an archive and cannot be mapped", hint=hint)
         can_be = all(array.offset is not None for array in arrays)
         is_large = sum(array.num_bytes for array in arrays) > _LARGE_BYTES
         return can_be and (is_large if self.memory_map == "auto" else self.memory_map)
 
     def _read(self, array: StoredArray | None, faults: Faults, *, is_mapped: bool) -> Tensor | None:
-        """Return an array that is to be in memory; None and a fault if it cannot be read."""
+        """Return an array that is to be in memory; if it cannot be read, return None and add a fault."""
         if array is None or is_mapped:
             return None
         try:
             return array.load()
-        except Exception as error:  # noqa: BLE001 - a torn archive fails in many ways
+        except Exception as error:  # noqa: BLE001 - a damaged archive fails in many ways
             what = f"the array {array.name!r} cannot be read: {type(error).__name__}: {error}"
             faults.add(what, location=Location(str(array.path)), hint="copy or save it again")
             return None
 
     def _check_targets(self, targets: StoredArray, y: Tensor | None, faults: Faults) -> int | None:
-        """Check the targets, and return how many classes there are; None in a regression."""
+        """Check the targets and return the number of classes; None for a regression."""
         is_whole, shape = targets.kind != "f", targets.shape
         where = Location(str(targets.path))
         is_flat = len(shape) == 1 or shape[1:] == (1,)
         if self.task == "regression" or (self.task == "auto" and not is_whole):
             if len(shape) > 2:
-                faults.add(f"the targets are {list(shape)}, not [N] or [N, O]", location=where)
+                faults.add(f"the targets have the shape {list(shape)}, not [N] or [N, O]", location=where)
             _check_finite(targets, y, faults)
             return None
         if not is_whole:
-            message = f"the array {targets.name!r} holds no integers, but {targets.dtype}"
+            message = f"the array {targets.name!r} holds {targets.dtype_name}, not integers"
             faults.add(message, location=where, hint="class indices are integers from 0")
             return None
         if not is_flat:
-            hint = "class indices are [N]; for numbers to be predicted set task = 'regression'"
-            faults.add(f"the targets are integers {list(shape)}", location=where, hint=hint)
+            hint = "class indices have the shape [N]; to predict numbers, set task = 'regression'"
+            faults.add(f"the targets are integers of shape {list(shape)}", location=where, hint=hint)
             return None
         return _count_classes(targets, y, faults)
 
 
 def _chunks(array: StoredArray, values: Tensor | None) -> Iterable[tuple[int, Tensor]]:
-    """Give the rows of an array, with the number of the first of them: at once if it is in memory."""
+    """Return the rows of an array in chunks, each with the number of its first row; all at once if in memory."""
     if values is not None:
         return [(0, values)]
-    # An array that cannot be read is told already.
+    # One in an archive that could not be read is a fault already.
     return array.chunks() if array.offset is not None else []
 
 
 def _check_finite(array: StoredArray, values: Tensor | None, faults: Faults) -> None:
-    """Tell how many rows are not finite, and the first."""
+    """Add a fault with the first row that is not finite and the number of such rows."""
     import torch
 
     if array.kind != "f":
@@ -172,13 +172,13 @@ def _check_finite(array: StoredArray, values: Tensor | None, faults: Faults) -> 
         first = begin + int(bad[0]) if first is None and len(bad) else first
         count += len(bad)
     if first is not None:
-        more = f", and {count - 1:,} more" if count > 1 else ""
+        more = f" (the first of {count:,} such rows)" if count > 1 else ""
         message = f"row {first} of the array {array.name!r} is not finite{more}"
-        faults.add(message, location=Location(str(array.path)), hint="rows count from 0; drop or fill such rows")
+        faults.add(message, location=Location(str(array.path)), hint="rows count from 0; drop or fill in such rows")
 
 
 def _count_classes(array: StoredArray, values: Tensor | None, faults: Faults) -> int:
-    """Return how many classes there are: one more than the largest class index."""
+    """Return the number of classes: one more than the largest class index."""
     largest = -1
     for begin, rows in _chunks(array, values):
         classes = rows.flatten().long()
@@ -186,8 +186,8 @@ def _count_classes(array: StoredArray, values: Tensor | None, faults: Faults) ->
         outside = ((classes < 0) | (classes >= _MOST_CLASSES)).nonzero()
         if len(outside):
             row = int(outside[0])
-            message = f"row {begin + row} of the array {array.name!r} is {int(classes[row])}, no class index"
-            hint = "number the classes from 0; for numbers to be predicted set task = 'regression'"
+            message = f"row {begin + row} of the array {array.name!r} is {int(classes[row])}, not a class index"
+            hint = "number the classes from 0; to predict numbers, set task = 'regression'"
             faults.add(message, location=Location(str(array.path)), hint=hint)
             break
     return largest + 1

@@ -1,12 +1,13 @@
-"""The records of a CSV file, each with the line where it stands: for finding and placing faults.
+"""Records of a CSV file with their line numbers, whole or in pieces, to find and locate faults.
 
-The values are polars' to read; this is for what polars cannot say. A line without a quote mark, which is nearly every
-line, is not taken apart: counting its delimiters is enough, and takes half the time.
+polars reads the values; this module finds what polars does not report. A line without a quote mark, which is nearly
+every line, is not parsed: counting its delimiters is enough, and takes half the time.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,13 +16,16 @@ from hookline import Location
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 
-_LONGEST_EXCERPT = 200  # characters; a longer line tells a reader nothing
+_PIECE_BYTES = 2**22
+"""Bytes of a file to read at once, if it is read in pieces; a row may be four times as long."""
+_LONGEST_EXCERPT = 200  # characters; a longer line does not help a reader
 _CSV_ERRORS = {
     "unexpected end of data": "a quoted cell begins here and is never closed",
-    "expected after": "something stands between the end of a quoted cell and the next delimiter",
-    "new-line character": "a lone carriage return stands in the row",
+    "expected after": "there is text between a closing quote mark and the next delimiter",
+    "new-line character": "the row contains a lone carriage return",
     "field larger": "a quoted cell begins here and is still open 131,072 characters later",
 }
 
@@ -30,11 +34,11 @@ class Record(NamedTuple):
     """A record of a CSV file.
 
     Attributes:
-        line: The number of the line where it starts, from 1.
-        text: That line.
-        num_fields: The number of its fields; 0 when it is blank, or cannot be taken apart.
-        fields: The fields when there is a quote mark in it; empty otherwise, because splitting takes time.
-        problem: What is wrong with it.
+        line: The number of its first line, from 1.
+        text: Its first line.
+        num_fields: The number of its fields; 0 if it is blank or cannot be parsed.
+        fields: The fields, if it contains a quote mark; empty otherwise, because splitting takes time.
+        problem: The reason that it is malformed; None if it is not.
     """
 
     line: int
@@ -44,7 +48,7 @@ class Record(NamedTuple):
     problem: str | None = None
 
     def location(self, path: Path, index: int, delimiter: str) -> Location:
-        """Return the place of a field."""
+        """Return the location of a field."""
         span = _span(self.text, index, delimiter)
         if span is None:  # a cell before it holds a line break
             return Location(str(path), self.line)
@@ -52,19 +56,19 @@ class Record(NamedTuple):
 
 
 def read_rows(path: Path, delimiter: str) -> Iterator[Record]:
-    """Yield the records below the header, blank lines included."""
+    """Yield the records below the header, including blank lines."""
     records = itertools.dropwhile(lambda record: not record.num_fields, read_records(path, delimiter))
     return itertools.islice(records, 1, None)
 
 
 def read_records(path: Path, delimiter: str) -> Iterator[Record]:
-    """Yield the records of a file up to the first that cannot be taken apart."""
+    """Yield the records of a file up to the first that cannot be parsed."""
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         yield from records_of(file, delimiter)
 
 
 def records_of(lines: Iterable[str], delimiter: str, line: int = 1) -> Iterator[Record]:
-    """Yield the records of lines, of which the first has the number ``line``; likewise."""
+    """Yield the records of lines up to the first that cannot be parsed; ``line`` is the number of the first line."""
     lines = iter(lines)
     for raw in lines:
         text = raw.rstrip("\r\n")
@@ -80,9 +84,68 @@ def records_of(lines: Iterable[str], delimiter: str, line: int = 1) -> Iterator[
             return
         # polars takes any quote mark for the beginning or the end of a quoted cell.
         is_stray = reader.line_num == 1 and text.count('"') % 2 == 1
-        problem = "a quote mark stands inside a cell that is not quoted" if is_stray else None
+        problem = "there is a quote mark inside a cell that is not quoted" if is_stray else None
         yield Record(line, text, len(fields), fields, problem)
         line += reader.line_num
+
+
+class Piece(NamedTuple):
+    """Whole records of a CSV file, as bytes.
+
+    Attributes:
+        line: The number of its first line, from 1.
+        data: The bytes.
+    """
+
+    line: int
+    data: bytes
+
+    def records(self, delimiter: str) -> Iterator[Record]:
+        """Yield its records up to the first that cannot be parsed."""
+        # Decoded only here, because most pieces are never read record by record.
+        yield from records_of(io.StringIO(self.data.decode(), newline="\n"), delimiter, self.line)
+
+
+def read_row_pieces(path: Path) -> Iterator[Piece]:
+    """Yield the rows below the header in pieces, including blank lines."""
+    with path.open("rb") as file:
+        line, data = _skip_header(file), b""
+        while chunk := file.read(_PIECE_BYTES):
+            data += chunk
+            # Unbalanced quote marks would otherwise take the whole file into memory.
+            end = _end_of_records(data) or (len(data) if len(data) > 4 * _PIECE_BYTES else 0)
+            if end:
+                piece, data = Piece(line, data[:end]), data[end:]
+                yield piece
+                line += piece.data.count(b"\n")
+        if data:
+            yield Piece(line, data)
+
+
+def _skip_header(file: BinaryIO) -> int:
+    """Read a file to the end of its header; return the number of the next line."""
+    line, quotes = 1, 0
+    for raw in file:
+        line += 1
+        quotes += raw.count(b'"')
+        if raw.strip(b" \r\n\xef\xbb\xbf") and quotes % 2 == 0:
+            break
+    return line
+
+
+def _end_of_records(data: bytes) -> int:
+    r"""Return the end of the last complete record: after a line end outside quote marks; 0 if there is none.
+
+    >>> _end_of_records(b'1,2\n3,"a\nb')
+    4
+    """
+    quotes, end = data.count(b'"'), len(data)
+    while (found := data.rfind(b"\n", 0, end)) >= 0:
+        quotes -= data.count(b'"', found, end)
+        if quotes % 2 == 0:
+            return found + 1
+        end = found
+    return 0
 
 
 def _in_words(error: csv.Error) -> str:
@@ -90,7 +153,7 @@ def _in_words(error: csv.Error) -> str:
 
 
 def _span(text: str, index: int, delimiter: str) -> tuple[int, int] | None:
-    """Return where a field begins and ends in the first line of its record; None when it is on a later line."""
+    """Return the span of a field in the first line of its record; None if it is on a later line."""
     field, start, is_quoted = 0, 0, False
     for position, character in enumerate(text):
         if character == '"':
@@ -103,5 +166,5 @@ def _span(text: str, index: int, delimiter: str) -> tuple[int, int] | None:
 
 
 def excerpt(text: str) -> str | None:
-    """Return a line to be shown in an error; None when it is too long to tell a reader anything."""
+    """Return the line to show in an error; None if it is too long to help."""
     return text if len(text) <= _LONGEST_EXCERPT else None

@@ -1,6 +1,6 @@
-"""A dataset whose examples stay in a file: each batch is read when it is asked for.
+"""A dataset whose examples stay in a file: each batch is read when it is needed.
 
-Imported when such a dataset is made, because it needs torch.
+Imported only when such a dataset is made, because it needs torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _SAMPLED_ROWS = 64
-"""How many rows tell a file from another: enough to see new data or another order, few enough to be free."""
+"""Number of rows in a fingerprint: enough to notice new data or another order, few enough to cost nothing."""
 
 
 class MappedRows(Dataset[tuple[Tensor, Tensor]]):
@@ -29,8 +29,8 @@ class MappedRows(Dataset[tuple[Tensor, Tensor]]):
     Args:
         inputs: The inputs, ``[N, ...]``.
         targets: The targets, ``[N, ...]``.
-        forms: What makes inputs and targets of the rows that were read.
-        rows: The rows that belong to it, int64; None for all.
+        forms: Functions from rows to inputs and to targets.
+        rows: The rows of the dataset, int64; None for all.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MappedRows(Dataset[tuple[Tensor, Tensor]]):
         return inputs[0], targets[0]
 
     def fingerprint(self) -> str:
-        """Return a hash of dtypes, shapes and some rows: what tells these data from others."""
+        """Return a hash of dtypes, shapes and some rows, to recognize changed data."""
         sampled = torch.linspace(0, len(self) - 1, min(_SAMPLED_ROWS, len(self))).long()
         rows = (sampled if self._rows is None else self._rows[sampled]).numpy()
         digest = hashlib.sha256()
@@ -63,15 +63,15 @@ class MappedRows(Dataset[tuple[Tensor, Tensor]]):
         return digest.hexdigest()
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the examples of these indices.
+        """Return the examples with these indices.
 
         Raises:
-            DataError: When an input is not finite: all of a large file are not looked at before.
+            DataError: If an input is not finite. A large file is not checked in advance.
         """
         rows = (indices if self._rows is None else self._rows[indices]).numpy()
         inputs = self._inputs.rows(rows)
         if inputs.is_floating_point() and not inputs.isfinite().all():
             bad = (~inputs.isfinite()).reshape(len(inputs), -1).any(1).nonzero()
             message = f"row {int(rows[int(bad[0])])} of the array {self._inputs.name!r} is not finite"
-            raise DataError(message, hint="rows count from 0; drop or fill such rows")
+            raise DataError(message, hint="rows count from 0; drop or fill in such rows")
         return self._forms[0](inputs), self._forms[1](self._targets.rows(rows))

@@ -1,6 +1,6 @@
-"""What data sources share that read new inputs: batches of one size, names for what is predicted, Parquet files.
+"""Parts that predictors share: batches of equal size, columns of predictions, Parquet files.
 
-Shapes: ``B`` inputs in a batch, ``O`` values that are predicted for each, ``C`` classes.
+Shapes: ``B`` inputs in a batch, ``O`` values predicted for each, ``C`` classes.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hookline import ContractError
-from hookline_plugins.data.table_file import polars
+from hookline_plugins.data.sheet import polars
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 _WRITTEN_ROWS = 2**16
-"""How many rows of a Parquet file are written at once: a row group, which is best not too small."""
+"""Rows of a Parquet file to write at once: a row group, which should not be too small."""
 
 
 def in_batches(parts: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
-    """Give the rows of tensors in batches of ``batch_size``, but for the last.
+    """Yield the rows of tensors in batches of ``batch_size``; the last may be smaller.
 
-    A batch is the same whatever parts a file is read in, so that the same kernels are at work.
+    The batches do not depend on the parts in which a file is read, so that the same kernels compute them.
     """
     import torch
 
@@ -43,16 +43,16 @@ def in_batches(parts: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
 def number_columns(
     prediction: Tensor, names: Sequence[str], mean: Tensor | None = None, scale: Tensor | None = None
 ) -> Mapping[str, Sequence[float]]:
-    """Return the columns of a regression, ``predicted_NAME`` for each target, with ``value * scale + mean``.
+    """Return the columns of a regression: ``predicted_NAME`` for each target, ``value * scale + mean``.
 
     Args:
-        prediction: What the model gave, ``[B, O]``.
+        prediction: The output of the model, ``[B, O]``.
         names: The names of the targets.
-        mean: What was taken from each target, float64 ``[O]``.
-        scale: What it was divided by then, float64 ``[O]``.
+        mean: The mean subtracted from each target in training, float64 ``[O]``.
+        scale: The scale by which each was divided, float64 ``[O]``.
 
     Raises:
-        ContractError: When these are no predictions of such targets.
+        ContractError: If the shape of the prediction does not fit the targets.
     """
     values = _checked(prediction, len(names)).double()
     if mean is not None and scale is not None:
@@ -65,16 +65,16 @@ def class_columns(
 ) -> Mapping[str, Sequence[float | str]]:
     """Return the columns of a classification: ``predicted_TARGET``, and ``probability_CLASS`` for each class.
 
-    The prediction is taken for logits, as the losses ``cross-entropy`` (``[B, C]``: softmax) and ``bce-with-logits``
-    (``[B, 1]``: the logistic function gives the probability of the second class) take it.
+    The prediction is logits, as for the losses ``cross-entropy`` (``[B, C]``, softmax) and ``bce-with-logits``
+    (``[B, 1]``, whose logistic function is the probability of the second class).
 
     Raises:
-        ContractError: When these are no predictions of such classes.
+        ContractError: If the shape of the prediction does not fit the classes.
     """
     import torch
 
     logits = _checked(prediction, 1 if is_binary else len(class_names)).double()
-    # Each of two from its own side: 1 - p loses the digits of a small one.
+    # Each of the two from its own logit: 1 - p loses the digits of a small probability.
     two = torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1) if is_binary else None
     probabilities = logits.softmax(dim=1) if two is None else two
     chosen = [class_names[index] for index in probabilities.argmax(dim=1).tolist()]
@@ -86,15 +86,15 @@ def _checked(prediction: Any, num_values: int) -> Tensor:
     shape = list(getattr(prediction, "shape", []))
     if len(shape) != 2 or shape[1] != num_values:
         got = f"{shape}" if shape else f"a {type(prediction).__name__}"
-        raise ContractError(f"the model gave {got}, and the data source expects [B, {num_values}]")
+        raise ContractError(f"the model returned {got}, but the data source expects [B, {num_values}]")
     values: Tensor = prediction
     return values
 
 
 def write_parquet(path: Path, parts: Iterator[Mapping[str, Sequence[Any]]]) -> None:
-    """Write columns to a new Parquet file, a part of them in memory at a time."""
+    """Write columns to a new Parquet file, with one part in memory at a time."""
     pl = polars()
-    # polars writes a frame, or what it reads from files: so each part is a file first.
+    # polars can only stream from files to a file, so each part becomes a file first.
     folder = Path(tempfile.mkdtemp(prefix=".tmp-parquet-", dir=path.parent))
     try:
         files = []
@@ -107,7 +107,7 @@ def write_parquet(path: Path, parts: Iterator[Mapping[str, Sequence[Any]]]) -> N
 
 
 def _frames(parts: Iterator[Mapping[str, Sequence[Any]]]) -> Iterator[Any]:
-    """Give frames of many rows."""
+    """Yield frames of many rows."""
     pl = polars()
     held: list[Any] = []
     for part in parts:
@@ -120,4 +120,4 @@ def _frames(parts: Iterator[Mapping[str, Sequence[Any]]]) -> Iterator[Any]:
 
 
 WRITERS = {".parquet": write_parquet}
-"""What else than CSV files can be written."""
+"""Writers of files other than CSV, by extension."""

@@ -1,4 +1,4 @@
-"""Splitting rows at random into training, validation and test data."""
+"""Random splits of rows into training, validation and test data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hookline_plugins.data.table_file import Faults
+    from hookline_plugins.data.faults import Faults
 
 
 _NAMES = ("train", "validation", "test")
@@ -20,30 +20,30 @@ Fractions = Annotated[
     tuple[_Fraction, ...],
     Meta(min_length=1, max_length=3, description="fractions of the rows for train, validation and test"),
 ]
-"""The type of an option ``split``."""
+"""Type of an option ``split``."""
 SplitSeed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the random split")]
-"""The type of an option ``split_seed``."""
+"""Type of an option ``split_seed``."""
 
 
 def check_fractions(fractions: tuple[float, ...]) -> None:
-    """Check that fractions have the sum 1.
+    """Check that fractions sum to 1.
 
     Raises:
-        ValueError: When they have not.
+        ValueError: If they do not.
     """
     if not math.isclose(math.fsum(fractions), 1, rel_tol=0, abs_tol=1e-9):
-        raise ValueError(f"the fractions of `split` must have the sum 1, not {math.fsum(fractions):.12g}")
+        raise ValueError(f"the fractions in `split` must sum to 1, not {math.fsum(fractions):.12g}")
 
 
 def split_rows(num_rows: int, fractions: tuple[float, ...], seed: int, faults: Faults) -> list[Tensor]:
-    """Return the rows of each split, int64, in the order of the file; an empty split is a fault."""
+    """Return the row numbers of each split, int64, in the order of the file; an empty split is a fault."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(num_rows, generator=generator)
     ends = [round(num_rows * share) for share in accumulate(fractions)]
     ends[-1] = num_rows
-    # Marked and looked up instead of sorted: that takes a byte for each row, and to sort takes 24.
+    # Marking rows takes a byte for each; sorting them would take 24.
     marks = torch.empty(num_rows, dtype=torch.uint8)
     for number, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
         marks[order[begin:end]] = number

@@ -1,4 +1,4 @@
-"""The config of a good first run on a table: what ``hookline init`` writes for a file."""
+"""Config of a first run on a table, which ``hookline init`` writes for a file."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.sheet import Sheet
 from hookline_plugins.data.table_columns import Reader, distinct, kind_of
-from hookline_plugins.data.table_file import Faults, Sheet, check_file, read_table
+from hookline_plugins.data.table_file import check_file, read_table
 
 if TYPE_CHECKING:
     import polars as pl
 
 
 _MAX_CATEGORIES = 20
-"""Text with more different values than this is left out: it is more likely a name or a remark than a category."""
+"""A text column with more different values is left out: it more likely holds names or remarks than categories."""
 
 _NUM_STEPS = 2000
-"""Steps of a first run: enough for Adam on standardized columns, and done in seconds."""
+"""Steps of a first run: enough for Adam on standardized columns, and done within seconds."""
 
 _MIN_ROWS_TO_SPLIT = 10
 
@@ -26,12 +28,12 @@ _MIN_ROWS_TO_SPLIT = 10
 def from_table(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """Return the tables of a config in ``folder`` that trains on the CSV or Parquet file at ``path``.
 
-    The target is the last column that can be one. Text, and numbers that are only 0 and 1, make a classification with
-    a small perceptron; other numbers make a linear regression.
+    The target is the last column that can be one. Text, or numbers that are only 0 and 1, make it a classification with
+    a small perceptron; other numbers make it a linear regression.
 
     Raises:
-        DataError: When the file cannot be read so; carries every fault found.
-        PluginError: When polars is not installed.
+        DataError: If the file cannot be used; carries every fault.
+        PluginError: If polars is not installed.
     """
     faults = Faults(path)
     check_file(path, faults)
@@ -40,7 +42,7 @@ def from_table(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
     columns = _usable_columns(sheet, faults)
     if len(columns) < 2:
         hint = "a run needs a target and at least one feature: numbers, or text with few different values"
-        faults.add(f"the file has {len(columns)} columns that can be used", hint=hint)
+        faults.add(f"the file has {len(columns)} usable column{'s' * (len(columns) != 1)}", hint=hint)
     faults.check(sheet)
     *features, target = columns
     is_classification = kind_of(target) == "text" or distinct(target) in (["0", "1"], ["false", "true"])
@@ -62,7 +64,7 @@ def _seen_from(folder: Path, path: Path) -> str:
 
 
 def _guess_delimiter(path: Path) -> str:
-    """Return the likely delimiter that stands most often in the first line; the comma when none does."""
+    """Return the common delimiter that occurs most often in the first line; a comma if none does."""
     if path.suffix.lower() == ".parquet":
         return ","
     with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -71,7 +73,7 @@ def _guess_delimiter(path: Path) -> str:
 
 
 def _usable_columns(sheet: Sheet, faults: Faults) -> list[pl.Series]:
-    """Return the columns of numbers and of text with few values; faulty cells in them go to ``faults``."""
+    """Return the columns of numbers, and of text with few values; add their faulty cells to ``faults``."""
     reader = Reader(sheet, faults, missing="drop")
     usable = []
     for name in dict.fromkeys(sheet.names):

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class SyntheticLinear:
     r"""Examples of ``y = x . true_w + true_b + e``, with ``x ~ N(0, 1)`` and ``e ~ N(0, noise_std)``.
 
-    Inputs are float32 ``[num_examples, I]`` with as many features ``I`` as ``true_w`` has weights; targets are float32
-    ``[num_examples, 1]``. When the run ends, the learned weights are reported beside the true ones, if the model is
-    linear.
+    Inputs are float32 ``[num_examples, I]`` with a feature for each weight in ``true_w``; targets are float32
+    ``[num_examples, 1]``. If the model is linear, the learned weights are reported next to the true ones when the run
+    ends.
 
     The defaults are the data of Zhang et al., *Dive into Deep Learning*, section 3.3.
     """
@@ -36,7 +36,7 @@ class SyntheticLinear:
 
     @hookimpl
     def build_data(self, run: RunView) -> DataSource:
-        """Draw the examples."""
+        """Generate the examples."""
         import torch
         from torch.utils.data import TensorDataset
 
@@ -55,13 +55,13 @@ class SyntheticLinear:
 
     @hookimpl
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
-        """Report the learned weights beside the true ones."""
+        """Report the learned weights next to the true ones."""
         from torch import nn
 
         layer = run.unwrapped_model
         if outcome in ("interrupted", "failed") or not isinstance(layer, nn.Linear) or layer.out_features != 1:
             return
-        # A layer without bias has None there, whatever its annotation says.
+        # nn.Linear(bias=False) has None here, despite the annotation.
         bias: torch.Tensor | None = layer.bias
         learned = [*layer.weight.detach()[0].tolist(), 0.0 if bias is None else bias.item()]
         names = [*(f"w{number}" for number in range(1, len(self.true_w) + 1)), "b"]

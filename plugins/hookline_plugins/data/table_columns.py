@@ -1,4 +1,4 @@
-"""The columns of a table as numbers, categories and class labels, with every faulty cell found."""
+"""Columns of a table as numbers, categories and classes; every faulty cell is found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hookline.engine import did_you_mean, nearest
-from hookline_plugins.data.table_file import LISTED, Cell, Faults, Sheet, polars
+from hookline_plugins.data.faults import LISTED, Cell, Faults
+from hookline_plugins.data.sheet import Sheet, polars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Missing = Literal["error", "drop", "mean"]
 
 MAX_CATEGORIES = 1000
-"""The most categories that a one-hot column may have: with more it is an identifier, and would fill the memory."""
+"""Largest number of categories of a one-hot column: with more it is an identifier, and would fill the memory."""
 
 _FILL_HINT = "fill it in, or set `missing` to 'drop' or 'mean'"
 _WORDS_FOR_MISSING = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "missing", "-", "--", "?", "."}
@@ -30,12 +31,12 @@ _DECIMAL_COMMA = re.compile(r"[+-]?[\d.]*,\d+")
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads columns of a sheet; what is wrong goes to ``faults``, and stands as null in what is returned.
+    """Reader of the columns of a sheet; faulty cells are added to ``faults`` and returned as null.
 
     Attributes:
         sheet: The table.
-        faults: Where faults go.
-        missing: What is done about missing cells; with ``error`` they are faults.
+        faults: The faults found so far.
+        missing: How to treat missing cells; with ``error`` they are faults.
     """
 
     sheet: Sheet
@@ -46,36 +47,36 @@ class Reader:
         """Return a column of numbers, float64."""
         column = self.sheet.column(name)
         if self._is_present(column, _FILL_HINT, refuse=self.missing == "error"):
-            return self._numbers(column, "name it in `one_hot`, or leave it out of `features`")
+            return self._numbers(column, "list it in `one_hot`, or list only the other columns in `features`")
         return _nothing(column)
 
     def target(self, name: str) -> pl.Series:
-        """Return a column of numbers to be predicted, float64."""
+        """Return a column of numbers to predict, float64."""
         column = self.sheet.column(name)
         if self._is_target_present(column):
-            return self._numbers(column, "a target of words needs task = 'classification' or 'binary'")
+            return self._numbers(column, "to predict text, set task = 'classification' or 'binary'")
         return _nothing(column)
 
     def one_hot(self, name: str) -> list[pl.Series]:
-        """Return a column for each category: 1.0 where the row has it, 0.0 where it has another.
+        """Return a column for each category: 1.0 in rows that have it, 0.0 in rows that have another.
 
-        The categories are those of the whole file: if they were those of the training split, the number of features
-        would hang on the split, and a model trained with one seed would not fit the data of another.
+        The categories are those of the whole file. Otherwise the number of features would depend on the split, and a
+        model trained with one seed would not fit the data of another.
         """
         pl = polars()
         column = self.sheet.column(name)
         if not self._is_present(column, _FILL_HINT, refuse=self.missing == "error"):
             return []
-        labels = self._labels(column, "leave it out of `one_hot`: numbers are features as they are")
+        labels = self._labels(column, "remove it from `one_hot`: numbers can be features directly")
         categories = distinct(labels)
         if len(categories) > MAX_CATEGORIES:
-            message = f"column {name!r} has {len(categories):,} different values; one-hot takes {MAX_CATEGORIES:,}"
+            message = f"column {name!r} has {len(categories):,} different values; `one_hot` allows {MAX_CATEGORIES:,}"
             self.faults.add(message, hint="leave it out of `features`")
             return []
         return [(labels == category).cast(pl.Float64).alias(f"{name}={category}") for category in categories]
 
     def classes(self, name: str, *, is_binary: bool) -> tuple[pl.Series, tuple[str, ...]]:
-        """Return the class index of each row, int64, and the names of the classes: all values of the file, sorted."""
+        """Return the class index of each row, int64, and the names of the classes: the sorted values of the file."""
         pl = polars()
         column = self.sheet.column(name)
         if not self._is_target_present(column):
@@ -85,22 +86,22 @@ class Reader:
             return labels, ()
         names = distinct(labels)
         if is_binary and len(names) != 2:
-            hint = "task = 'classification' takes any number of classes"
-            self.faults.add(f"the target {name!r} must have two different values, it has {_count(names)}", hint=hint)
+            hint = "task = 'classification' allows any number of classes"
+            self.faults.add(f"the target {name!r} must have two different values, but has {_count(names)}", hint=hint)
         elif len(names) < 2:
-            hint = "a classification needs two classes or more"
+            hint = "a classification needs at least two classes"
             self.faults.add(f"the target {name!r} has only one value, {_show(names[0])}", hint=hint)
         return labels.cast(pl.Enum(names)).to_physical().cast(pl.Int64), tuple(names)
 
     def numbers(self, name: str, missing_hint: str | None) -> pl.Series:
-        """Return a column that is known to be one of numbers, float64; with a hint, missing cells are faults."""
+        """Return a column that was numeric in training, float64; with a hint, missing cells are faults."""
         column = self.sheet.column(name)
         if missing_hint:
             self._add_cells(column, column.is_null(), missing_hint)
         return self._finite(column)
 
     def indicators(self, name: str, categories: Sequence[str], missing_hint: str | None) -> list[pl.Series]:
-        """Return a column for each of the known categories, as ``one_hot`` does; another category is a fault."""
+        """Return a column for each known category, as ``one_hot`` does; an unknown category is a fault."""
         pl = polars()
         column = self.sheet.column(name)
         if missing_hint:
@@ -109,19 +110,19 @@ class Reader:
         labels = (column.cast(pl.Int64, strict=False) if is_number else column).cast(pl.String)
         unknown = column.is_not_null() & ~labels.is_in(categories).fill_null(value=False)
         hint = f"known: {', '.join(map(_show, categories[:LISTED]))}"
-        self._add_cells(column, unknown, said=lambda value: (f"{_show(value)} was in no row of the training", hint))
+        self._add_cells(column, unknown, describe=lambda value: (f"{_show(value)} was not in the training data", hint))
         return [(labels == category).cast(pl.Float64) for category in categories]
 
     def _is_target_present(self, column: pl.Series) -> bool:
-        hint = "set `missing` to 'drop' to leave such rows out"
+        hint = "to leave out such rows, set `missing` to 'drop'"
         if self.missing == "mean":
-            hint = f"a target is never filled in with a mean: {hint}"
+            hint = f"a target is never filled in with the mean; {hint}"
         return self._is_present(column, hint, refuse=self.missing != "drop")
 
     def _is_present(self, column: pl.Series, hint: str, *, refuse: bool) -> bool:
-        """Whether a column has any value; ``refuse`` makes each missing cell a fault."""
+        """Return whether a column has any values; ``refuse`` makes each missing cell a fault."""
         if column.null_count() == len(column):
-            self.faults.add(f"column {column.name!r} has no value in any row", hint="leave it out")
+            self.faults.add(f"column {column.name!r} has no values", hint="leave it out")
             return False
         if refuse and column.null_count():
             self._add_cells(column, column.is_null(), hint)
@@ -131,14 +132,14 @@ class Reader:
         kind = kind_of(column)
         if kind == "other":
             message = f"column {column.name!r} holds values of type {column.dtype}, not numbers"
-            self.faults.add(message, hint="leave it out, or write it as numbers")
+            self.faults.add(message, hint="leave it out, or convert it to numbers")
         if kind == "text":
             examples = ", ".join(_show(value) for value in column.drop_nulls().unique(maintain_order=True).head(3))
             self.faults.add(f"column {column.name!r} holds text, not numbers: {examples}", hint=text_hint)
         return self._finite(column) if kind == "numbers" else _nothing(column)
 
     def _finite(self, column: pl.Series) -> pl.Series:
-        """Return the values of a column as numbers; what is no finite number is a fault."""
+        """Return the values of a column as numbers; a value that is not a finite number is a fault."""
         numbers = column.cast(polars().Float64, strict=False)
         if numbers.null_count() > column.null_count() or not math.isfinite(numbers.sum()):
             is_word = numbers.is_null() & column.is_not_null()
@@ -146,7 +147,7 @@ class Reader:
         return numbers
 
     def _labels(self, column: pl.Series, hint: str) -> pl.Series:
-        """Return a column's values as text; nothing, and a fault with ``hint``, when they are no names."""
+        """Return a column's values as text; if they cannot be names, return nulls and add a fault with ``hint``."""
         pl = polars()
         if column.dtype.is_nested() or column.dtype == pl.Binary:
             self.faults.add(f"column {column.name!r} holds values of type {column.dtype}, not text or whole numbers")
@@ -165,21 +166,21 @@ class Reader:
         column: pl.Series,
         mask: pl.Series,
         missing_hint: str | None = None,
-        said: Callable[[object], tuple[str, str | None]] | None = None,
+        describe: Callable[[object], tuple[str, str | None]] | None = None,
     ) -> None:
-        """Take in the cells under ``mask``; ``missing_hint`` says that it is for missing ones, ``said`` what to say."""
+        """Add the cells under ``mask``: missing ones with ``missing_hint``, others with the text of ``describe``."""
         if not (count := int(mask.sum())):
             return
         rows, values = self.sheet.rows.filter(mask).head(LISTED), column.filter(mask).head(LISTED)
         cells = []
         for row, value in zip(rows, values, strict=True):
-            message, hint = ("the cell is empty", missing_hint) if missing_hint else (said or _not_a_number)(value)
+            message, hint = ("the cell is empty", missing_hint) if missing_hint else (describe or _not_a_number)(value)
             cells.append(Cell(row, column.name, message, hint))
         self.faults.add_cells(cells, count)
 
 
 def as_tensor(columns: list[pl.Series]) -> Tensor:
-    """Return the columns side by side, float64; a missing cell is NaN."""
+    """Return the columns as one tensor, float64 ``[N, I]``; a missing cell is NaN."""
     import torch
 
     result = torch.empty(len(columns[0]), len(columns), dtype=torch.float64)
@@ -191,9 +192,9 @@ def as_tensor(columns: list[pl.Series]) -> Tensor:
 
 
 def kind_of(column: pl.Series) -> Literal["numbers", "text", "other"]:
-    """Return what a column is to be taken for; text in a CSV file is numbers when most of its cells are.
+    """Return the kind of a column's values; a text column is numbers if most of its cells are.
 
-    Words that people write for a missing value count neither way.
+    Words that people write for a missing value are not counted.
     """
     pl = polars()
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
@@ -215,10 +216,10 @@ def choose_columns(
 ) -> tuple[list[str], list[str]]:
     """Return the names of the feature columns and of the target columns that the file has.
 
-    No ``features`` means all columns that are not targets.
+    If ``features`` is empty, all columns but the targets are features.
 
     Raises:
-        DataError: When a target is not there: nobody knows then what the features are.
+        DataError: If a target is missing, because the features are then unknown.
     """
     for option, names in (("target", target), ("features", features), ("one_hot", one_hot)):
         _check_listed(sheet, option, names, faults)
@@ -226,10 +227,10 @@ def choose_columns(
         faults.check()
     for name in dict.fromkeys(target):
         if name in features or name in one_hot:
-            faults.add(f"the target {name!r} is also a feature", hint="a model that is given the answer learns nothing")
+            faults.add(f"the target {name!r} is also a feature", hint="a model that sees the answer learns nothing")
     for name in dict.fromkeys(one_hot):
         if features and name not in (*features, *target):
-            faults.add(f"`one_hot` names {name!r}, which is not a feature", hint="name it in `features` too")
+            faults.add(f"`one_hot` lists {name!r}, which is not a feature", hint="list it in `features` too")
     if not features:
         features = tuple(name for name in sheet.names if name not in target)
         _check_default_features(sheet, features, faults)
@@ -239,14 +240,14 @@ def choose_columns(
 def check_known_columns(
     sheet: Sheet, features: Sequence[str], others: Sequence[str], one_hot: Sequence[str], faults: Faults
 ) -> list[str]:
-    """Check that a file has the features of a trained model, and no column that the training did not have.
+    """Check that a file has the features of a trained model, and no column that was not in the training data.
 
     Args:
         sheet: The file, or a part of it.
-        features: The features, in their order.
-        others: The other columns of the training; they may be there.
+        features: The features, in order.
+        others: The other columns of the training data; they may be present.
         one_hot: The features that are categories.
-        faults: Where faults go.
+        faults: The faults found so far.
 
     Returns:
         The features that can be read.
@@ -279,7 +280,7 @@ def _check_listed(sheet: Sheet, option: str, names: tuple[str, ...], faults: Fau
     present = set(_present(sheet, names))
     for name, count in Counter(names).items():
         if count > 1:
-            faults.add(f"`{option}` names the column {name!r} {count} times", hint="name it once")
+            faults.add(f"`{option}` lists the column {name!r} {count} times", hint="list it once")
         if name not in present:
             faults.add(f"there is no column {name!r}, which `{option}` names", hint=_absent_hint(sheet, name))
 
@@ -289,7 +290,7 @@ def _check_default_features(sheet: Sheet, features: tuple[str, ...], faults: Fau
         faults.add("there is no column but the target", hint="a model needs at least one feature")
     if "" in features:
         message = f"column {sheet.names.index('') + 1} has no name in the header"
-        faults.add(message, hint="give it one; or, if it only numbers the rows, list the others in `features`")
+        faults.add(message, hint="give it one; or, if it only numbers the rows, list the other columns in `features`")
 
 
 def _absent_hint(sheet: Sheet, name: str) -> str:
@@ -298,18 +299,18 @@ def _absent_hint(sheet: Sheet, name: str) -> str:
             if other in sheet.names[0]:
                 return f"the whole header is one column, {_show(sheet.names[0])}: set `delimiter` to {other!r}"
     if all(re.fullmatch(r"[+-]?\d[\d.]*([eE][+-]?\d+)?", known) for known in sheet.names):
-        return "the first line must hold the names of the columns; here it holds numbers"
+        return "the first line must hold the column names, but it holds numbers"
     known = [name for name in dict.fromkeys(sheet.names) if name]
     return did_you_mean(name, known if nearest(name, known) else known[:LISTED])
 
 
 def _nothing(column: pl.Series) -> pl.Series:
-    """Return a column of nulls, to stand for one that cannot be read."""
+    """Return a column of nulls in place of one that cannot be read."""
     return column.is_null().clear(len(column)).cast(polars().Float64)
 
 
 def _first_fraction(column: pl.Series) -> float | None:
-    """Return the first value that is not whole, of a column in which every value is a number."""
+    """Return the first value that is not a whole number; None if all are whole, or if some are not numbers."""
     pl = polars()
     if not (column.dtype.is_float() or column.dtype.is_decimal() or column.dtype == pl.String):
         return None
@@ -321,23 +322,23 @@ def _first_fraction(column: pl.Series) -> float | None:
 
 
 def distinct(column: pl.Series) -> list[str]:
-    """Return a column's different values as text, sorted: as numbers when all are whole numbers."""
+    """Return a column's different values as text, sorted; as numbers if all are whole numbers."""
     values: list[str] = column.cast(polars().String).drop_nulls().unique().to_list()
     are_whole = all(re.fullmatch(r"[+-]?[0-9]+", value) for value in values)
     return sorted(values, key=lambda value: (int(value), value)) if are_whole else sorted(values)
 
 
 def _not_a_number(value: object) -> tuple[str, str | None]:
-    """Return what is wrong with a cell that should be a number, and what to do."""
+    """Return the message and the hint for a cell that should be a number."""
     if not isinstance(value, str):
         return f"{value} is not a finite number", None
     message = f"{_show(value)} is not a number"
     if value.lower() in _WORDS_FOR_MISSING:
-        return message, "a missing value is an empty cell: empty it, and set `missing` to 'drop' or 'mean'"
+        return message, "write a missing value as an empty cell, and set `missing` to 'drop' or 'mean'"
     if _DECIMAL_COMMA.fullmatch(value):
-        return message, "write a decimal point, and nothing between thousands"
+        return message, "use a decimal point and no thousands separators"
     if _is_infinite(value):
-        return f"{_show(value)} is not a finite number", "the largest that can be held is about 1.8e308"
+        return f"{_show(value)} is not a finite number", "the largest number is about 1.8e308"
     return message, None
 
 

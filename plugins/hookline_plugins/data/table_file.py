@@ -1,181 +1,48 @@
-"""Reading a CSV or Parquet file into a polars frame, with every fault of the file found and placed.
+"""Reading of CSV and Parquet files with polars; every fault of a file is found and located.
 
-polars reads the cells. It keeps no line numbers, pads a short row in silence, and stops at the first fault; so a file
-that it refuses, or whose result is doubtful, is gone through once more record by record.
+polars reads the cells. It keeps no line numbers, silently pads a short row, and stops at the first fault. So a file
+that it refuses, or whose result is doubtful, is read again record by record.
 """
 
 from __future__ import annotations
 
-import io
 import stat
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING
 
-from hookline import DataError, Fault, Location, PluginError
-from hookline_plugins.data.csv_records import Record, excerpt, read_records, read_rows, records_of
+from hookline import Location
+from hookline_plugins.data.csv_records import Record, excerpt, read_records, read_row_pieces, read_rows
+from hookline_plugins.data.faults import NO_FILE_HINT, Faults
+from hookline_plugins.data.sheet import Sheet, polars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
-    from typing import BinaryIO
 
     import polars as pl
 
 
-LISTED = 20
-"""How many faults are told one by one; the rest are counted."""
-
-_PIECE_BYTES = 2**22
-"""How much of a CSV file is read at once, where it is read in pieces; a row may be four times as long."""
 _PIECE_ROWS = 2**16
-"""How many rows of a Parquet file are, likewise."""
+"""Rows of a Parquet file to read at once, if it is read in pieces."""
 
-_QUOTE_HINT = 'put the whole cell in quote marks, and write one inside it as ""'
+_QUOTE_HINT = 'quote the whole cell, and write a quote mark inside it as ""'
 _MAGIC = {
     b"\x1f\x8b": ("is compressed with gzip", "decompress it first"),
     b"PK\x03\x04": ("is a zip archive or a spreadsheet, not text", "export the sheet as CSV"),
-    b"PAR1": ("is a Parquet file", "give it the ending .parquet"),
+    b"PAR1": ("is a Parquet file", "give it the extension .parquet"),
     b"\xff\xfe": ("is UTF-16, not UTF-8", "save it as UTF-8"),
     b"\xfe\xff": ("is UTF-16, not UTF-8", "save it as UTF-8"),
 }
 
 
-def polars() -> Any:
-    """Return the polars module.
-
-    Raises:
-        PluginError: When it is not installed.
-    """
-    try:
-        import polars
-    except ImportError as error:
-        message = f"tables are read with polars, which cannot be imported: {error}"
-        raise PluginError(message, hint="pip install 'hookline[tables]'") from error
-    return polars
-
-
-class Cell(NamedTuple):
-    """A cell that is at fault: its row in the file, from 0 below the header, its column, and what is wrong."""
-
-    row: int
-    column: str
-    message: str
-    hint: str | None = None
-
-
-class Faults:
-    """The faults of one file: all are counted, the first ones kept.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._faults: list[Fault] = []
-        self._cells: list[Cell] = []
-        self._count = 0
-
-    @property
-    def has_any(self) -> bool:
-        """Whether there is any fault."""
-        return self._count > 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether more faults are counted only, so that nobody need find their place."""
-        return len(self._faults) == LISTED
-
-    def add(self, message: str, *, location: Location | None = None, hint: str | None = None) -> None:
-        """Take in a fault of the file or of a whole row or column."""
-        self._count += 1
-        if not self.is_full:
-            self._faults.append(Fault(message, location or Location(str(self._path)), hint))
-
-    def add_cells(self, cells: Sequence[Cell], count: int) -> None:
-        """Take in ``count`` faulty cells of one column, of which ``cells`` are the first."""
-        self._count += count
-        self._cells += cells[:LISTED]
-
-    def stop(self, message: str, *, location: Location | None = None, hint: str | None = None) -> NoReturn:
-        """Take in a fault behind which nothing more can be found, and raise all."""
-        self.add(message, location=location, hint=hint)
-        raise self._error(None)
-
-    def check(self, sheet: Sheet | None = None) -> None:
-        """Raise what was taken in; ``sheet`` places the faulty cells.
-
-        Raises:
-            DataError: When there is any fault.
-        """
-        if self._count:
-            raise self._error(sheet)
-
-    def _error(self, sheet: Sheet | None) -> DataError:
-        cells = sorted(self._cells, key=lambda cell: cell.row)[: LISTED - len(self._faults)]
-        faults = [*self._faults, *(sheet.cell_faults(cells) if sheet else [])]
-        if more := self._count - len(faults):
-            faults.append(Fault(f"and {more:,} more"))
-        number = "one fault" if self._count == 1 else f"{self._count:,} faults"
-        return DataError(f"the data file {self._path.name!r} cannot be used: {number}", faults=faults)
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """What a table file holds.
-
-    Attributes:
-        path: The file.
-        names: The names of its columns, in order; empty for a column without one.
-        frame: Its rows, without those that are blank or at fault; all text for a CSV file.
-        rows: For each row of ``frame`` its number in the file, from 0 below the header.
-        delimiter: What separates the cells of a CSV file; None for Parquet.
-    """
-
-    path: Path
-    names: tuple[str, ...]
-    frame: pl.DataFrame
-    rows: pl.Series
-    delimiter: str | None
-
-    def column(self, name: str) -> pl.Series:
-        """Return a column; text is without the blanks around it, and null where nothing is left."""
-        pl = polars()
-        column = self.frame[name]
-        if column.dtype != pl.String:
-            return column
-        text = pl.col(name).str.strip_chars()
-        return column.to_frame().select(pl.when(text != "").then(text)).to_series().alias(name)
-
-    def cell_faults(self, cells: Sequence[Cell]) -> list[Fault]:
-        """Return a fault for each cell, with its place in the file."""
-        if self.delimiter is None:
-            where = Location(str(self.path))
-            return [Fault(f"row {c.row + 1}, column {c.column!r}: {c.message}", where, c.hint) for c in cells]
-        wanted, records = {cell.row for cell in cells}, {}
-        for row, record in enumerate(read_rows(self.path, self.delimiter)):
-            if row in wanted:
-                records[row] = record
-                if len(records) == len(wanted):
-                    break
-        return [Fault(f"column {c.column!r}: {c.message}", self._locate(c, records.get(c.row)), c.hint) for c in cells]
-
-    def _locate(self, cell: Cell, record: Record | None) -> Location:
-        assert self.delimiter is not None
-        if record is None:
-            return Location(str(self.path))
-        return record.location(self.path, self.names.index(cell.column), self.delimiter)
-
-
 def read_table(path: Path, delimiter: str, faults: Faults) -> Sheet:
-    """Read a file: Parquet when its name ends in ``.parquet``, CSV otherwise.
+    """Read a file: Parquet if its name ends in ``.parquet``, CSV otherwise.
 
-    Faults that leave something to read are added to ``faults``.
+    Faults of single rows, columns and cells are added to ``faults``.
 
     Raises:
-        DataError: When nothing of the file can be used, with all faults.
-        PluginError: When polars is not installed.
+        DataError: If the file cannot be read any further; carries every fault.
+        PluginError: If polars is not installed.
     """
     check_file(path, faults)
     sheet = _read_parquet(path, faults) if path.suffix.lower() == ".parquet" else _read_csv(path, delimiter, faults)
@@ -186,42 +53,22 @@ def read_table(path: Path, delimiter: str, faults: Faults) -> Sheet:
 
 
 def read_pieces(path: Path, delimiter: str, faults: Faults) -> Iterator[Sheet]:
-    """Give the rows of a file as ``read_table`` reads it, a part of them at a time; at least one part.
+    """Yield the rows of a file in parts, at least one, each read as by ``read_table``.
 
     Raises:
-        DataError: When nothing more of the file can be used, with all faults.
-        PluginError: When polars is not installed.
+        DataError: If the file cannot be read any further; carries every fault.
+        PluginError: If polars is not installed.
     """
     check_file(path, faults)
     is_parquet = path.suffix.lower() == ".parquet"
     yield from _parquet_pieces(path, faults) if is_parquet else _csv_pieces(path, delimiter, faults)
 
 
-def read_header(path: Path, delimiter: str, faults: Faults) -> tuple[Record, tuple[str, ...]]:
-    """Return the header of a CSV file and the names in it.
-
-    Raises:
-        DataError: When there is no header that can be read.
-    """
-    try:
-        header = next((record for record in read_records(path, delimiter) if record.num_fields or record.problem), None)
-    except UnicodeDecodeError:
-        _check_encoding(path, faults)
-        raise
-    if header is None:
-        faults.stop("the file is empty", hint="the first line holds the names of the columns")
-    if "\r" in header.text:
-        faults.stop("the lines end in lone carriage returns", hint="save the file with ordinary line ends")
-    if header.problem:
-        faults.stop(header.problem, location=Location(str(path), header.line, text=excerpt(header.text)))
-    return header, tuple(name.strip() for name in header.fields or header.text.split(delimiter))
-
-
 def check_file(path: Path, faults: Faults) -> None:
-    """Refuse what cannot be read as a table, before anything that could block opens it.
+    """Refuse a file that cannot be a table, before opening it could block.
 
     Raises:
-        DataError: When it is missing, not a regular file, not readable, empty, or of another format.
+        DataError: If it is missing, not a regular file, not readable, empty, or of another format.
     """
     try:
         status = path.stat()
@@ -232,7 +79,7 @@ def check_file(path: Path, faults: Faults) -> None:
         with path.open("rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
-        faults.stop("there is no such file", hint="a relative path starts at the folder of the file that names it")
+        faults.stop("there is no such file", hint=NO_FILE_HINT)
     except (OSError, ValueError) as error:
         faults.stop(f"the file cannot be opened: {getattr(error, 'strerror', None) or error}")
     _check_head(head, faults, is_parquet=path.suffix.lower() == ".parquet")
@@ -243,28 +90,13 @@ def _check_head(head: bytes, faults: Faults, *, is_parquet: bool) -> None:
         faults.stop("the file is empty")
     if is_parquet:
         if not head.startswith(b"PAR1"):
-            faults.stop("the file is not a Parquet file", hint="a CSV file needs another ending, such as .csv")
+            faults.stop("the file is not a Parquet file", hint="give a CSV file another extension, such as .csv")
         return
     for magic, (what, hint) in _MAGIC.items():
         if head.startswith(magic):
             faults.stop(f"the file {what}", hint=hint)
     if b"\0" in head:
         faults.stop(f"the file is not text: byte {head.index(0):,} is NUL", hint="save the table as CSV in UTF-8")
-
-
-def _check_encoding(path: Path, faults: Faults) -> None:
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                before = line[: error.start].decode().removeprefix("\ufeff")
-                text = line.decode(errors="replace").removeprefix("\ufeff").rstrip("\r\n")
-                message = f"the file is not UTF-8: byte 0x{line[error.start]:02X} at offset {offset + error.start:,}"
-                location = Location(str(path), number, len(before) + 1, excerpt(text))
-                faults.stop(message, location=location, hint="save the file as UTF-8")
-            offset += len(line)
 
 
 # ---- Parquet --------------------------------------------------------------------------------------------------------
@@ -295,73 +127,60 @@ def _parquet_pieces(path: Path, faults: Faults) -> Iterator[Sheet]:
 
 
 def _read_csv(path: Path, delimiter: str, faults: Faults) -> Sheet:
-    header, names = read_header(path, delimiter, faults)
+    header, names = _read_header(path, delimiter, faults)
     _check_names(path, header, names, delimiter, faults)
     sheet, _ = _sheet(path, names, delimiter, faults, path, read_rows(path, delimiter))
     return sheet
 
 
 def _csv_pieces(path: Path, delimiter: str, faults: Faults) -> Iterator[Sheet]:
-    header, names = read_header(path, delimiter, faults)
+    header, names = _read_header(path, delimiter, faults)
     _check_names(path, header, names, delimiter, faults)
     head = delimiter.join(f"c{number}" for number in range(len(names))).encode() + b"\n"
     row = 0
-    with path.open("rb") as file:
-        line = _skip_header(file)
-        for data in _pieces(file):
-            # Decoded only if polars finds something amiss.
-            records = records_of(_lines(data), delimiter, line)
-            sheet, num_rows = _sheet(path, names, delimiter, faults, head + data, records, row)
-            yield sheet
-            line, row = line + data.count(b"\n"), row + num_rows
+    for piece in read_row_pieces(path):
+        sheet, num_rows = _sheet(path, names, delimiter, faults, head + piece.data, piece.records(delimiter), row)
+        yield sheet
+        row += num_rows
     if not row:
         pl = polars()
         frame = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
         yield Sheet(path, names, frame, pl.int_range(0, eager=True), delimiter)
 
 
-def _skip_header(file: BinaryIO) -> int:
-    """Read a file to the end of its header, and return the number of the line behind it."""
-    line, quotes = 1, 0
-    for raw in file:
-        line += 1
-        quotes += raw.count(b'"')
-        if raw.strip(b" \r\n\xef\xbb\xbf") and quotes % 2 == 0:
-            break
-    return line
+def _read_header(path: Path, delimiter: str, faults: Faults) -> tuple[Record, tuple[str, ...]]:
+    """Return the header of a CSV file and the column names in it.
 
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    """Give what follows in a file in pieces that end where a record ends."""
-    data = b""
-    while chunk := file.read(_PIECE_BYTES):
-        data += chunk
-        # Quote marks that are out of step would take the whole file into memory.
-        end = _end_of_records(data) or (len(data) if len(data) > 4 * _PIECE_BYTES else 0)
-        if end:
-            yield data[:end]
-            data = data[end:]
-    if data:
-        yield data
-
-
-def _end_of_records(data: bytes) -> int:
-    r"""Return where the last whole record ends: behind a line end that is not within quote marks; 0 if there is none.
-
-    >>> _end_of_records(b'1,2\n3,"a\nb')
-    4
+    Raises:
+        DataError: If there is no readable header.
     """
-    quotes, end = data.count(b'"'), len(data)
-    while (found := data.rfind(b"\n", 0, end)) >= 0:
-        quotes -= data.count(b'"', found, end)
-        if quotes % 2 == 0:
-            return found + 1
-        end = found
-    return 0
+    try:
+        header = next((record for record in read_records(path, delimiter) if record.num_fields or record.problem), None)
+    except UnicodeDecodeError:
+        _check_encoding(path, faults)
+        raise
+    if header is None:
+        faults.stop("the file is empty", hint="the first line must hold the column names")
+    if "\r" in header.text:
+        faults.stop("the lines end in lone carriage returns", hint="save the file with ordinary line endings")
+    if header.problem:
+        faults.stop(header.problem, location=Location(str(path), header.line, text=excerpt(header.text)))
+    return header, tuple(name.strip() for name in header.fields or header.text.split(delimiter))
 
 
-def _lines(data: bytes) -> Iterator[str]:
-    yield from io.StringIO(data.decode(), newline="\n")
+def _check_encoding(path: Path, faults: Faults) -> None:
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                before = line[: error.start].decode().removeprefix("\ufeff")
+                text = line.decode(errors="replace").removeprefix("\ufeff").rstrip("\r\n")
+                message = f"the file is not UTF-8: byte 0x{line[error.start]:02X} at offset {offset + error.start:,}"
+                location = Location(str(path), number, len(before) + 1, excerpt(text))
+                faults.stop(message, location=location, hint="save the file as UTF-8")
+            offset += len(line)
 
 
 def _sheet(
@@ -373,7 +192,7 @@ def _sheet(
     records: Iterable[Record],
     first_row: int = 0,
 ) -> tuple[Sheet, int]:
-    """Return what a CSV file or a piece of one holds, and the number of its rows with those that are left out."""
+    """Return the content of a CSV file, or of a piece of one, and its number of rows, including those left out."""
     pl = polars()
     frame = _parse(source, delimiter, len(names))
     skipped: list[int] = []
@@ -384,7 +203,7 @@ def _sheet(
         frame = _parse(source, delimiter, len(names), truncate=True)
         if frame is None or frame.height != num_rows:
             faults.check()
-            faults.stop("the quote marks of the file are not balanced", hint=_QUOTE_HINT)
+            faults.stop("the quote marks in the file are not balanced", hint=_QUOTE_HINT)
     num_rows = frame.height
     first = {name: i for i, name in reversed(list(enumerate(names)))}
     frame.columns = [name if first[name] == i else f"\0{i}" for i, name in enumerate(names)]
@@ -396,7 +215,7 @@ def _sheet(
 
 
 def _parse(source: Path | bytes, delimiter: str, width: int, *, truncate: bool = False) -> pl.DataFrame | None:
-    """Return all cells as text; None when polars refuses the file. ``truncate`` cuts long rows instead."""
+    """Return all cells as text; None if polars refuses the file. ``truncate`` cuts long rows instead."""
     pl = polars()
     options = {"separator": delimiter, "infer_schema": False, "truncate_ragged_lines": truncate, "glob": False}
     try:
@@ -407,7 +226,7 @@ def _parse(source: Path | bytes, delimiter: str, width: int, *, truncate: bool =
 
 
 def _is_doubtful(frame: pl.DataFrame) -> bool:
-    """Whether rows may be short (their last cells come out as null), or quote marks may be out of step."""
+    """Return whether rows may be short (their last cells are null), or quote marks unbalanced."""
     pl = polars()
     if frame.is_empty():
         return True
@@ -415,11 +234,11 @@ def _is_doubtful(frame: pl.DataFrame) -> bool:
 
 
 def _scan(path: Path, records: Iterable[Record], delimiter: str, width: int, faults: Faults) -> tuple[list[int], int]:
-    """Return the rows that are blank or have not ``width`` fields, and the number of all; add faults for the latter."""
+    """Return the rows that are blank or malformed, and the number of all rows; add a fault for each malformed one."""
     skipped, row = [], -1
     for row, record in enumerate(records):
         if record.problem:
-            hint = _QUOTE_HINT if record.num_fields else "the rows behind it were not looked at"
+            hint = _QUOTE_HINT if record.num_fields else "the rows below it were not checked"
             faults.add(record.problem, location=Location(str(path), record.line, text=excerpt(record.text)), hint=hint)
             skipped.append(row)
         elif record.num_fields != width:
@@ -432,10 +251,10 @@ def _scan(path: Path, records: Iterable[Record], delimiter: str, width: int, fau
 def _add_ragged(path: Path, record: Record, width: int, delimiter: str, faults: Faults) -> None:
     got = f"{record.num_fields} field{'s' * (record.num_fields != 1)}"
     if record.num_fields > width:
-        hint = f"put a cell that holds the delimiter {delimiter!r} in quote marks"
+        hint = f"quote a cell that contains the delimiter {delimiter!r}"
         location = None if faults.is_full else record.location(path, width, delimiter)
     else:
-        hint = "an empty cell still needs its delimiter"
+        hint = "an empty cell still needs a delimiter"
         location = Location(str(path), record.line, len(record.text) + 1, excerpt(record.text))
     faults.add(f"the row has {got}, the header has {width}", location=location, hint=hint)
 
@@ -443,7 +262,7 @@ def _add_ragged(path: Path, record: Record, width: int, delimiter: str, faults: 
 def _check_names(path: Path, header: Record, names: tuple[str, ...], delimiter: str, faults: Faults) -> None:
     for name, count in Counter(names).items():
         if count > 1 and name:
-            # Finding a place takes a walk over the header.
+            # Finding the location scans the header.
             second = 0 if faults.is_full else names.index(name, names.index(name) + 1)
             location = None if faults.is_full else header.location(path, second, delimiter)
             faults.add(f"{count} columns are named {name!r}", location=location, hint="give each column its own name")

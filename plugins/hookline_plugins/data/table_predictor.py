@@ -1,6 +1,6 @@
-"""New rows of a table -> inputs as they were in the training, and predictions -> columns in the units of the file.
+"""Predictor of the data source ``csv``: new rows read as in training, predictions as columns in the units of the file.
 
-Imported when predictions are asked for, because it needs torch. Shapes: ``B`` rows, ``I`` input features.
+Imported only for predictions, because it needs torch. Shapes: ``B`` rows, ``I`` input features.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.predictions import WRITERS, class_columns, in_batches, number_columns
+from hookline_plugins.data.sheet import Sheet
 from hookline_plugins.data.table_columns import Missing, Reader, as_tensor, check_known_columns
-from hookline_plugins.data.table_file import Faults, Sheet, read_pieces
+from hookline_plugins.data.table_file import read_pieces
 
 if TYPE_CHECKING:
     from hookline import DataSource
@@ -22,20 +24,20 @@ if TYPE_CHECKING:
 
 _HINTS: Mapping[Missing, str | None] = {
     "error": "fill it in",
-    "drop": "fill it in: nothing can be predicted for a row with a missing feature",
+    "drop": "fill it in: a prediction needs every feature",
     "mean": None,
 }
-"""What to do about a missing cell; None where it is filled with the mean of the training."""
+"""Hint for a missing cell; None where it is filled in with the mean of the training split."""
 
 
 class TablePredictor:
-    """Reads rows with the categories, means and scales of the training.
+    """Predictor that reads rows with the categories, means and scales of the training data.
 
     Args:
-        data: What was kept of the training data.
-        delimiter: What separates the cells of a CSV file.
-        missing: What was done about missing cells.
-        task: What the target was taken for.
+        data: The training data, as stored with the run.
+        delimiter: The delimiter of a CSV file.
+        missing: The option ``missing`` of the training.
+        task: The option ``task`` of the training.
     """
 
     writers = WRITERS
@@ -52,15 +54,15 @@ class TablePredictor:
         )
 
     def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:
-        """Give the inputs of a file, float64 ``[B, I]``.
+        """Yield the inputs of a file, float64 ``[B, I]``.
 
         Raises:
-            DataError: When its columns or cells are not as they were in the training; with every fault.
+            DataError: If its columns or cells do not match the training data; carries every fault.
         """
         yield from in_batches(self._parts(path), batch_size)
 
     def columns(self, prediction: Tensor) -> Mapping[str, Sequence[Any]]:
-        """Return ``predicted_TARGET`` for each target, in the units of the file; and the probability of each class."""
+        """Return ``predicted_TARGET`` for each target, in the units of the file, and the probability of each class."""
         data = self._data
         if self._task == "regression":
             return number_columns(prediction, data.target_names, self._target_mean, self._target_scale)
@@ -76,7 +78,7 @@ class TablePredictor:
                 self._check_columns(sheet, faults)
             num_rows += sheet.frame.height
             inputs = self._inputs(sheet, faults)
-            # The other parts are gone through all the same, for their faults.
+            # After a fault the remaining parts are still read, for theirs.
             if inputs is not None and not faults.has_any:
                 yield inputs
         faults.check(sheet)

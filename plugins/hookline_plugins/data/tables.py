@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
+from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
 from hookline_plugins.data.table_columns import Missing, Reader, as_tensor, choose_columns
-from hookline_plugins.data.table_file import Faults, read_table
+from hookline_plugins.data.table_file import read_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,7 +31,7 @@ _Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Scaling:
-    """How the columns became what the model sees: ``(value - mean) / scale``."""
+    """The scaling of the columns for the model: ``(value - mean) / scale``."""
 
     feature_names: tuple[str, ...]
     target_names: tuple[str, ...]
@@ -41,13 +42,13 @@ class _Scaling:
 
 
 class _Columns(NamedTuple):
-    """What a file holds.
+    """The columns of a file.
 
     Attributes:
         features: The features, with a column for each category.
         targets: The targets.
         class_names: The names of the classes, for a classification.
-        categories: For each column that is a feature its categories; None for one of numbers.
+        categories: The categories of each feature column; None for a column of numbers.
         names: The names of all columns.
     """
 
@@ -58,7 +59,7 @@ class _Columns(NamedTuple):
     names: tuple[str, ...]
 
     def kept(self, fill: list[float], scaling: _Scaling) -> dict[str, Any]:
-        """Return what is needed to read new rows; ``fill`` stands in the place of what is missing in a feature."""
+        """Return the values needed to read new rows; ``fill`` replaces missing features."""
         return {
             "features": [[name, categories] for name, categories in self.categories.items()],
             "others": [name for name in self.names if name not in self.categories],
@@ -72,44 +73,45 @@ class _Columns(NamedTuple):
 
 @dataclass
 class Table:
-    """A table in a CSV file, or in a Parquet file when its name ends in ``.parquet``.
+    """A table in a CSV file, or in a Parquet file if its name ends in ``.parquet``.
 
     Inputs are float64 ``[N, I]``. Targets are float64 ``[N, O]`` (regression), int64 ``[N]`` with class indices
     (classification), or float64 ``[N, 1]`` of 0 and 1 (binary). Numbers are read to the nearest float64. An empty cell
-    is a missing value, and blanks around a cell do not count.
+    is a missing value; blanks around a cell are ignored.
 
     Rows are split at random; each split keeps the order of the file. Means and standard deviations are those of the
-    training split, with ``N`` in the denominator; a column that is constant there is only centred. One-hot columns are
-    standardized like all others. New rows are read with the categories, means and scales of the training.
+    training split, with ``N`` in the denominator; a column that is constant there is only centered. One-hot columns are
+    standardized like all others. New rows are read with the categories, means and scales of the training data.
 
-    When a regression with a linear model ends, its coefficients are reported in the units of the file.
+    After a regression with a linear model, its coefficients are reported in the units of the file.
     """
 
-    path: Annotated[Path, Meta(description="the file")]
+    path: Annotated[Path, Meta(description="the CSV or Parquet file")]
     target: Annotated[
-        str | Annotated[_Names, Meta(min_length=1)], Meta(description="column to be predicted, or a list of columns")
+        str | Annotated[_Names, Meta(min_length=1)], Meta(description="column to predict, or a list of columns")
     ]
     features: Annotated[_Names, Meta(description="columns to predict from; all others if empty")] = ()
-    task: Annotated[
-        Literal["regression", "classification", "binary"], Meta(description="what the target is taken for")
-    ] = "regression"
+    task: Annotated[Literal["regression", "classification", "binary"], Meta(description="how to treat the target")] = (
+        "regression"
+    )
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
-    standardize: Annotated[bool, Meta(description="whether features are scaled to mean 0 and deviation 1")] = False
-    standardize_target: Annotated[bool, Meta(description="whether the targets of a regression are scaled so")] = False
+    standardize: Annotated[bool, Meta(description="scale features to mean 0 and standard deviation 1")] = False
+    standardize_target: Annotated[bool, Meta(description="scale the targets of a regression in the same way")] = False
     delimiter: Annotated[
-        str, Meta(min_length=1, max_length=1, description="the character between the cells of a CSV file")
+        str, Meta(min_length=1, max_length=1, description="character between the cells of a CSV file")
     ] = ","
     missing: Annotated[
-        Missing, Meta(description="missing cells: a fault, drop the row, or the feature's mean over the training split")
+        Missing,
+        Meta(description="missing cells: report an error, drop the row, or fill in the mean of the training split"),
     ] = "error"
-    one_hot: Annotated[_Names, Meta(description="features to turn into a 0/1 feature for each of their values")] = ()
+    one_hot: Annotated[_Names, Meta(description="features to replace by a 0/1 feature for each of their values")] = ()
 
     def __post_init__(self) -> None:
         self._scaling: _Scaling | None = None
         check_fractions(self.split)
         if not self.delimiter.isascii() or self.delimiter in '"\r\n':
-            raise ValueError(f"`delimiter` must be ASCII, and no quote mark or line end, not {self.delimiter!r}")
+            raise ValueError(f"`delimiter` must be ASCII, not a quote mark or line break; got {self.delimiter!r}")
         if self.standardize_target and self.task != "regression":
             raise ValueError(f"`standardize_target` is for task = 'regression', not {self.task!r}")
         if self.task != "regression" and len(self._targets) > 1:
@@ -121,12 +123,12 @@ class Table:
 
     @hookimpl
     def build_data(self) -> DataSource:
-        """Read the file."""
+        """Read and split the file."""
         faults = Faults(self.path)
         columns = self._read(faults)
         features, targets, class_names = columns.features, columns.targets, columns.class_names
 
-        from torch.utils.data import TensorDataset  # not before: a bad file is told without waiting for torch
+        from torch.utils.data import TensorDataset  # only now: a bad file is reported without waiting for torch
 
         x, y = as_tensor(features), as_tensor(targets)
         splits = split_rows(len(x), self.split, self.split_seed, faults)
@@ -141,7 +143,7 @@ class Table:
         faults.check()
         y = y.squeeze(1).long() if self.task == "classification" else y
         train, validation, test, *_ = [*(TensorDataset(x[rows], y[rows]) for rows in splits), None, None]
-        assert train is not None, "there is a training split always"
+        assert train is not None, "there is always a training split"
         return DataSource(
             train,
             validation,
@@ -156,7 +158,7 @@ class Table:
 
     @hookimpl
     def build_predictor(self, data: DataSource) -> Predictor:
-        """Read new rows with the categories, means and scales of the training."""
+        """Read new rows with the categories, means and scales of the training data."""
         from hookline_plugins.data.table_predictor import TablePredictor
 
         return TablePredictor(data, self.delimiter, self.missing, self.task)
@@ -171,7 +173,7 @@ class Table:
             run.report("coefficients", _coefficients(layer, self._scaling))
 
     def _read(self, faults: Faults) -> _Columns:
-        """Return what the file holds, without rows to be dropped."""
+        """Return the columns of the file, without the rows to drop."""
         sheet = read_table(self.path, self.delimiter, faults)
         feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, self.one_hot, faults)
         reader = Reader(sheet, faults, self.missing)
@@ -199,7 +201,7 @@ def _drop_missing(
 ) -> tuple[list[pl.Series], list[pl.Series]]:
     keep = ~functools.reduce(operator.or_, (column.is_null() for column in (*features, *targets)))
     if not keep.any():
-        faults.stop("every row has a missing cell, so that dropping them leaves none", hint="list fewer `features`")
+        faults.stop("every row has a missing cell, so dropping them leaves no rows", hint="list fewer `features`")
     if keep.all():
         return features, targets
     return [column.filter(keep) for column in features], [column.filter(keep) for column in targets]
@@ -208,14 +210,14 @@ def _drop_missing(
 def _prepare(
     table: Tensor, train: Tensor, names: tuple[str, ...], faults: Faults, *, is_scaled: bool
 ) -> tuple[Tensor, Tensor]:
-    """Fill in what is missing and scale, in place, by the training rows; return the mean and the scale."""
+    """Fill in missing cells and scale, in place, using the training rows; return the mean and the scale."""
     import torch
 
     for number in table.isnan().any(dim=0).nonzero().flatten().tolist():
         column = table[:, number]
         mean = column[train].nanmean()
         if mean.isnan():
-            faults.add(f"column {names[number]!r} has no value in the training split, and so no mean")
+            faults.add(f"column {names[number]!r} has no values in the training split, and so no mean")
         column[column.isnan()] = mean
     if not is_scaled:
         return torch.zeros(len(names), dtype=table.dtype), torch.ones(len(names), dtype=table.dtype)
@@ -231,7 +233,7 @@ def _prepare(
 
 
 def _coefficients(layer: nn.Linear, scaling: _Scaling) -> list[dict[str, str | float]]:
-    """Return the coefficients of a linear model as they are for columns that were not scaled."""
+    """Return the coefficients of a linear model for unscaled columns."""
     s = scaling
     weight = layer.weight.detach().double().cpu() * s.target_scale.unsqueeze(1) / s.feature_scale
     intercept = s.target_mean - weight @ s.feature_mean

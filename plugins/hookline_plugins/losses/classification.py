@@ -1,4 +1,7 @@
-"""Losses for classification: torch's, with their options. Each is the mean over the batch."""
+"""Losses for classification: those of torch. Each is the mean over the batch.
+
+Shapes: ``B`` examples in a batch, ``O`` values predicted for an example, ``C`` classes.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,26 @@ if TYPE_CHECKING:
 class CrossEntropy:
     """Cross-entropy, ``nn.CrossEntropyLoss``: the mean of ``-log softmax(prediction)[target]``.
 
-    Predictions are logits ``[B, C]``, targets class indices ``[B]``, int64. Accuracy is measured with it.
+    Predictions are logits ``[B, C]``, targets class indices ``[B]``, int64. It adds the metric ``accuracy``.
     """
 
     label_smoothing: Annotated[
-        float, Meta(ge=0, le=1, description="share of the target's probability that is spread over all classes")
+        float, Meta(ge=0, le=1, description="share of the target's probability to spread over all classes")
     ] = 0.0
 
     @hookimpl
     def build_loss(self, data: DataSource) -> nn.Module:
-        """Make the loss; refuse data with a single output, for which it would always be 0."""
+        """Build the loss; refuse data with a single output, for which it would always be 0."""
         from torch import nn
 
         if data.out_features == 1:
-            hint = "for yes or no in one output choose loss=bce-with-logits, for numbers loss=mse"
-            raise ContractError("cross-entropy needs data with two classes or more, but out_features is 1", hint=hint)
+            hint = "for two classes in one output set loss=bce-with-logits, for numbers loss=mse"
+            raise ContractError("cross-entropy needs data with at least two classes, but out_features is 1", hint=hint)
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
     @hookimpl
     def build_metrics(self) -> dict[str, Metric]:
-        """Measure the share of right classes."""
+        """Measure the share of correct classes."""
         return {"accuracy": Accuracy()}
 
 
@@ -47,17 +50,17 @@ class CrossEntropy:
 class BCEWithLogits:
     """Binary cross-entropy of ``sigmoid(prediction)``, ``nn.BCEWithLogitsLoss``.
 
-    Predictions are logits, targets probabilities of a floating dtype; both ``[B, O]``. Accuracy is measured with it.
+    Predictions are logits, targets probabilities of a floating dtype; both ``[B, O]``. It adds the metric ``accuracy``.
     """
 
     @hookimpl
     def build_loss(self) -> nn.Module:
-        """Make the loss."""
+        """Build the loss."""
         from torch import nn
 
         return nn.BCEWithLogitsLoss()
 
     @hookimpl
     def build_metrics(self) -> dict[str, Metric]:
-        """Measure the share of right answers."""
+        """Measure the share of correct answers."""
         return {"accuracy": Accuracy()}

@@ -1,6 +1,6 @@
-"""The mean squared error without the broadcasting before it.
+"""Mean squared error without broadcasting.
 
-Imported when such a loss is made, because it needs torch.
+Imported only when such a loss is made, because it needs torch.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import has_torch_function_variadic
 
-_mse_loss: Callable[[Tensor, Tensor, int], Tensor] = torch._C._nn.mse_loss  # type: ignore[assignment]  # noqa: SLF001 - what torch's own calls
+_mse_loss: Callable[[Tensor, Tensor, int], Tensor] = torch._C._nn.mse_loss  # type: ignore[assignment]  # noqa: SLF001 - nn.MSELoss calls it too
 
 
 class MSELoss(nn.MSELoss):
-    """``nn.MSELoss``: the same numbers, the same gradients, in less time for small tensors.
+    """``nn.MSELoss`` with the same values and gradients, but faster for small tensors.
 
-    torch expands both tensors to one shape first, which changes nothing when they have one, and takes as long as the
-    rest. Tensors of different shapes are left to it, with its warning; so is another reduction than the mean, and
-    whatever overrides torch's functions.
+    torch first expands both tensors to a common shape, which takes as long as the rest even if they have it already.
+    Tensors of different shapes are left to torch, with its warning; so are other reductions than the mean, and tensors
+    that override torch's functions.
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
@@ -27,4 +27,4 @@ class MSELoss(nn.MSELoss):
         is_special = has_torch_function_variadic(input, target) or self.reduction != "mean"
         if is_special or input.shape != target.shape:
             return nn.functional.mse_loss(input, target, reduction=self.reduction)
-        return _mse_loss(input, target, 1)  # the number of the mean in torch's C++
+        return _mse_loss(input, target, 1)  # 1 is the mean in torch's C++

@@ -1,6 +1,6 @@
-"""Losses: torch's, with their options. Each is the mean over the batch.
+"""Losses for regression: those of torch. Each is the mean over the batch.
 
-Shapes: ``B`` examples in a batch, ``O`` values predicted for an example, ``C`` classes.
+Shapes: ``B`` examples in a batch, ``O`` values predicted for an example.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class MSE:
 
     @hookimpl
     def build_loss(self) -> nn.Module:
-        """Make the loss."""
+        """Build the loss."""
         from hookline_plugins.losses.mean_squared_error import MSELoss
 
         return MSELoss()
@@ -34,7 +34,7 @@ class L1:
 
     @hookimpl
     def build_loss(self) -> nn.Module:
-        """Make the loss."""
+        """Build the loss."""
         from torch import nn
 
         return nn.L1Loss()
@@ -48,11 +48,11 @@ class Huber:
     location parameter", Annals of Mathematical Statistics 35 (1964). The default of ``delta`` is torch's.
     """
 
-    delta: Annotated[float, Meta(gt=0, description="error from which on the loss grows linearly")] = 1.0
+    delta: Annotated[float, Meta(gt=0, description="error above which the loss is linear")] = 1.0
 
     @hookimpl
     def build_loss(self) -> nn.Module:
-        """Make the loss."""
+        """Build the loss."""
         from torch import nn
 
         return nn.HuberLoss(delta=self.delta)

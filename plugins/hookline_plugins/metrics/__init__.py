@@ -1,1 +1,1 @@
-"""Metrics, and the callback that measures them."""
+"""Metrics and the callback that measures them."""

@@ -1,4 +1,4 @@
-"""The metric ``accuracy``: the share of examples whose most probable class is the right one."""
+"""Metric ``accuracy``: the share of examples whose most probable class is correct."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Accuracy:
-    """Share of right answers in [0, 1].
+    """Share of correct answers, in [0, 1].
 
     Class indices ``[B]`` are compared with the largest of the logits ``[B, C]``; probabilities ``[B, O]`` with the sign
-    of the logits ``[B, O]``, each element for itself.
+    of the logits ``[B, O]``, element by element.
 
     Example:
         >>> import torch
@@ -26,17 +26,17 @@ class Accuracy:
         self.reset()
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Take in one batch."""
+        """Add a batch."""
         is_binary = target.is_floating_point()
         right = (prediction > 0) == (target > 0.5) if is_binary else prediction.argmax(dim=1) == target
         self._num_right += int(right.sum())
         self._num_answers += target.numel()
 
     def compute(self) -> float:
-        """Return the share of right answers since the last ``reset``; NaN without any."""
+        """Return the share of correct answers since the last ``reset``; NaN if there are none."""
         return self._num_right / self._num_answers if self._num_answers else float("nan")
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self._num_right = 0
         self._num_answers = 0

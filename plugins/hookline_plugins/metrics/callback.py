@@ -1,4 +1,4 @@
-"""Callback ``metrics``: measures more than the loss in each evaluation."""
+"""Callback ``metrics``: further metrics in each evaluation."""
 
 from __future__ import annotations
 
@@ -59,35 +59,35 @@ _FITTING: Mapping[str, tuple[str, ...]] = {
     "classification": ("balanced_accuracy", "f1"),
     "binary": ("balanced_accuracy", "precision", "recall", "f1"),
 }
-"""What ``metrics = "auto"`` stands for."""
+"""Metrics measured with ``metrics = "auto"``."""
 
 
 @dataclass
 class Metrics:
-    """Measures metrics in each evaluation: its own, in plain torch, and those of torchmetrics.
+    """Metrics in each evaluation: Hookline's own, in plain torch, and those of torchmetrics.
 
-    A metric is taken over all examples of a split. Its own are described in the modules ``regression`` and
-    ``classes``; those of torchmetrics need the extra ``hookline[metrics]``, and are reported under the name of
-    their class. The default of ``top_k`` is that of O. Russakovsky et al., "ImageNet Large Scale Visual Recognition
+    A metric is computed over all examples of a split. Hookline's own are described in the modules ``regression`` and
+    ``classes``; those of torchmetrics need the extra ``hookline[metrics]``, and are reported under the name of their
+    class. The default of ``top_k`` is that of O. Russakovsky et al., "ImageNet Large Scale Visual Recognition
     Challenge", https://arxiv.org/abs/1409.0575.
     """
 
     metrics: (
-        Annotated[tuple[_Name, ...], Meta(description="what to measure; 'auto' takes a few that fit the data")]
+        Annotated[tuple[_Name, ...], Meta(description="metrics to measure; 'auto' chooses a few that fit the data")]
         | (Literal["auto"])
     ) = "auto"
-    top_k: Annotated[int, Meta(ge=1, description="classes among which 'top_k_accuracy' looks for the right one")] = 5
+    top_k: Annotated[int, Meta(ge=1, description="number of classes that 'top_k_accuracy' considers")] = 5
     torchmetrics: Annotated[
         dict[str, _Arguments], Meta(description="metrics of torchmetrics: class names, each with a table of arguments")
     ] = field(default_factory=dict)
     task: Annotated[
         _Task | Literal["auto"],
-        Meta(description="what the targets are; 'auto' tells from their type, and 0 and 1 from bce-with-logits"),
+        Meta(description="type of the targets; 'auto' infers it from their dtype, and 0 and 1 from bce-with-logits"),
     ] = "auto"
 
     @hookimpl
     def build_metrics(self, run: RunView, data: DataSource) -> dict[str, Metric]:
-        """Make the metrics; refuse those that are not for such data."""
+        """Build the metrics; refuse those that do not fit the data."""
         task = _task_of(run, data) if self.task == "auto" else self.task
         names = _FITTING[task] if self.metrics == "auto" else self.metrics
         own = {name: self._own(name, task, data) for name in names}
@@ -97,11 +97,11 @@ class Metrics:
         known = self._known(task)
         if name not in known:
             message = f"the metric {name!r} is not for targets that are {_IN_WORDS[task]}"
-            hint = f"for these there are {', '.join(known)}; if the targets are something else, say so with `task`"
+            hint = f"available: {', '.join(known)}; if the targets are something else, set `task`"
             raise ContractError(message, hint=hint)
         if name == "top_k_accuracy" and data.out_features is not None and self.top_k >= data.out_features:
             message = f"with top_k = {self.top_k} and {data.out_features} classes, 'top_k_accuracy' is always 1"
-            raise ContractError(message, hint="choose a smaller top_k")
+            raise ContractError(message, hint="set a smaller top_k")
         return known[name]()
 
     def _known(self, task: str) -> dict[str, Callable[[], Metric]]:
@@ -114,7 +114,7 @@ class Metrics:
 
 
 def _task_of(run: RunView, data: DataSource) -> str:
-    """Return what the targets of a data source are."""
+    """Return the task, given the targets of the data source and the loss."""
     from torch import nn
 
     if not _first_target(data).is_floating_point():
@@ -127,14 +127,14 @@ def _first_target(data: DataSource) -> Tensor:
     from torch.utils.data import IterableDataset
 
     dataset: Any = data.train
-    # What reading an example draws is not to change the run.
+    # The random numbers drawn while reading an example must not change the run.
     with torch.random.fork_rng(devices=[]):
         if hasattr(dataset, "gather"):
             example = dataset.gather(torch.zeros(1, dtype=torch.int64))
         else:
             example = next(iter(dataset)) if isinstance(dataset, IterableDataset) else dataset[0]
     if not (isinstance(example, tuple | list) and len(example) == 2):
-        raise ContractError("metrics compare predictions with targets, but the examples are no pairs (input, target)")
+        raise ContractError("metrics need a target for each example, but the examples are not pairs (input, target)")
     return torch.as_tensor(example[1])
 
 
@@ -142,7 +142,7 @@ def _first_target(data: DataSource) -> Tensor:
 
 
 class _Torchmetric:
-    """A metric of torchmetrics that takes predictions and targets as a run has them.
+    """Adapter of a metric of torchmetrics to the predictions and targets of a run.
 
     Binary metrics, and those for a single number, take ``[B]`` where a run has ``[B, 1]``.
     """
@@ -152,7 +152,7 @@ class _Torchmetric:
         self._is_binary = type(metric).__name__.startswith("Binary")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Take in one batch."""
+        """Add a batch."""
         if self._is_binary or (target.is_floating_point() and target[0].numel() == 1):
             prediction, target = prediction.flatten(), target.flatten()
         self._metric.update(prediction, target.long() if self._is_binary else target)
@@ -163,33 +163,35 @@ class _Torchmetric:
         return value
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self._metric.reset()
 
 
 def _of_torchmetrics(name: str, arguments: Mapping[str, Any], run: RunView) -> Metric:
     found = _torchmetrics()
     if name not in found:
-        raise ConfigError(f"torchmetrics has no metric {name!r} for examples", hint=did_you_mean(name, found))
+        raise ConfigError(
+            f"torchmetrics has no metric {name!r} for classification or regression", hint=did_you_mean(name, found)
+        )
     parameters = inspect.signature(found[name]).parameters
-    if strange := sorted(arguments.keys() - parameters.keys()):
-        hint = did_you_mean(strange[0], [each for each in parameters if each != "kwargs"])
-        raise ConfigError(f"{name} of torchmetrics has no argument {strange[0]!r}", hint=hint)
+    if unknown := sorted(arguments.keys() - parameters.keys()):
+        hint = did_you_mean(unknown[0], [each for each in parameters if each != "kwargs"])
+        raise ConfigError(f"{name} of torchmetrics has no argument {unknown[0]!r}", hint=hint)
     try:
         metric = found[name](**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name} of torchmetrics refuses its arguments: {error}") from error
+        raise ConfigError(f"{name} of torchmetrics rejects its arguments: {error}") from error
     return _Torchmetric(metric.to(run.device))
 
 
 def _torchmetrics() -> dict[str, Callable[..., Any]]:
-    """Return the classes of torchmetrics that take a prediction and a target for each example, by name."""
+    """Return the metric classes of torchmetrics for classification and regression, by name."""
     try:
         base: type = importlib.import_module("torchmetrics").Metric
         domains = [importlib.import_module(f"torchmetrics.{name}") for name in ("classification", "regression")]
     except ImportError as error:
         hint = "pip install 'hookline[metrics]'"
-        raise ConfigError("`torchmetrics` of callback 'metrics' needs torchmetrics", hint=hint) from error
+        raise ConfigError("`torchmetrics` of callback 'metrics' needs torchmetrics installed", hint=hint) from error
     return {
         name: member
         for domain in domains

@@ -1,12 +1,11 @@
 """Metrics for classes, over all examples of an evaluation.
 
-Shapes: ``B`` examples in a batch, ``C`` classes, ``O`` answers of yes or no for an example. Predictions are logits
+Shapes: ``B`` examples in a batch, ``C`` classes, ``O`` binary answers for an example. Predictions are logits
 ``[B, C]`` with class indices ``[B]``, or logits ``[B, O]`` with targets ``[B, O]`` of 0 and 1; further dimensions may
 follow, as for pixels.
 
-``tp``, ``fp`` and ``fn`` of a class are the numbers of examples that are rightly taken for it, wrongly taken for it,
-and wrongly not. The formulas are those of scikit-learn, with 0 for a quotient of 0 by 0:
-https://scikit-learn.org/stable/modules/model_evaluation.html.
+``tp``, ``fp`` and ``fn`` are the true positives, false positives and false negatives of a class. The formulas are those
+of scikit-learn, with 0 for 0 / 0: https://scikit-learn.org/stable/modules/model_evaluation.html.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class _OverClasses:
-    """What the metrics have in common: ``tp``, ``fp`` and ``fn`` of each class.
+    """Base of the metrics: counts ``tp``, ``fp`` and ``fn`` of each class.
 
     Args:
-        is_binary: Whether the targets are 0 and 1; then there are the classes no and yes.
+        is_binary: True if the targets are 0 and 1, which are then the classes.
     """
 
     def __init__(self, *, is_binary: bool) -> None:
@@ -30,13 +29,13 @@ class _OverClasses:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self._right: Tensor | None = None
         self._predicted: Tensor | None = None
         self._actual: Tensor | None = None
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Take in one batch."""
+        """Add a batch."""
         chosen = (prediction > 0).long() if self._is_binary else prediction.argmax(dim=1)
         actual = (target > 0.5).long() if self._is_binary else target
         num_classes = 2 if self._is_binary else prediction.shape[1]
@@ -63,25 +62,25 @@ class _OverClasses:
         raise NotImplementedError
 
     def _mean(self, values: Tensor, is_there: Tensor) -> float:
-        """Return the value of yes, or the mean over the classes that are there; with 0 for 0 / 0."""
+        """Return the value of class 1 if binary, else the mean over the classes that occur; with 0 for 0 / 0."""
         values = values.nan_to_num(nan=0.0)
         return float(values[1] if self._is_binary else values[is_there].mean())
 
 
 class BalancedAccuracy(_OverClasses):
-    """Mean of ``tp / (tp + fn)`` over the classes that the targets have, so that rare classes count as much as others.
+    """Mean of ``tp / (tp + fn)`` over the classes among the targets, so that rare classes count as much as others.
 
     Source: K. H. Brodersen et al., "The balanced accuracy and its posterior distribution", ICPR (2010).
     """
 
-    def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:  # noqa: ARG002 - the form of all
+    def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:  # noqa: ARG002 - the same signature for all
         return float((right / actual)[actual > 0].mean())
 
 
 class Precision(_OverClasses):
-    """Share of right answers among those given, ``tp / (tp + fp)``.
+    """Share of the predictions of a class that are correct, ``tp / (tp + fp)``.
 
-    That of yes when targets are 0 and 1; otherwise the mean over the classes that targets or predictions have.
+    That of 1 for targets 0 and 1; otherwise the mean over the classes that occur in targets or predictions.
     """
 
     def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:
@@ -89,14 +88,14 @@ class Precision(_OverClasses):
 
 
 class Recall(_OverClasses):
-    """Share of a class that is found, ``tp / (tp + fn)``; of yes, or the mean over classes, as for precision."""
+    """Share of a class that is found, ``tp / (tp + fn)``; of 1, or the mean over classes, as for precision."""
 
     def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:
         return self._mean(right / actual, predicted + actual > 0)
 
 
 class F1(_OverClasses):
-    """Harmonic mean of precision and recall, ``2 tp / (2 tp + fp + fn)``; of yes, or the mean over classes."""
+    """Harmonic mean of precision and recall, ``2 tp / (2 tp + fp + fn)``; of 1, or the mean over classes."""
 
     def _value(self, right: Tensor, predicted: Tensor, actual: Tensor) -> float:
         return self._mean(2 * right / (predicted + actual), predicted + actual > 0)
@@ -110,12 +109,12 @@ class TopKAccuracy:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self._num_right = 0
         self._num_answers = 0
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Take in one batch."""
+        """Add a batch."""
         chosen = prediction.topk(min(self._k, prediction.shape[1]), dim=1).indices
         self._num_right += int((chosen == target.unsqueeze(1)).sum())
         self._num_answers += target.numel()

@@ -1,8 +1,8 @@
-"""Metrics for numbers, over all examples of an evaluation: no mean of the means of batches is taken.
+"""Metrics for numbers, over all examples of an evaluation, not averaged over batches.
 
 Shapes: ``B`` examples in a batch, ``O`` values predicted for an example; ``y`` is a target, ``p`` its prediction, and
-``e = y - p``. Predictions and targets are ``[B, O]`` or ``[B]``. With several values for an example, errors count each
-value alike; ``r2`` and ``explained_variance`` are the mean of those of the single values.
+``e = y - p``. Predictions and targets are ``[B, O]`` or ``[B]``. With several values for an example, errors weigh each
+value equally; ``r2`` and ``explained_variance`` are the mean over the values.
 
 The formulas are those of scikit-learn, https://scikit-learn.org/stable/modules/model_evaluation.html.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Moments:
-    """Number, mean and sum of squared deviations of each column, however the rows are cut into batches.
+    """Number, mean and sum of squared deviations of each column, independent of the batches.
 
     Source: T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating formulae and a pairwise algorithm for computing sample
     variances", Stanford STAN-CS-79-773 (1979).
@@ -31,7 +31,7 @@ class Moments:
         self.deviation: Tensor | float = 0.0
 
     def add(self, rows: Tensor) -> None:
-        """Take in rows, float64 ``[B, O]``, at least one."""
+        """Add rows, float64 ``[B, O]``, at least one."""
         mean = rows.mean(dim=0)
         total = self.num_rows + len(rows)
         shift = mean - self.mean
@@ -42,24 +42,24 @@ class Moments:
 
 
 class _OverErrors:
-    """What the metrics have in common: each batch as float64 columns."""
+    """Base of the metrics: takes each batch as float64 columns."""
 
     def __init__(self) -> None:
         self.reset()
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Take in one batch."""
+        """Add a batch."""
         import torch
 
         if prediction.numel() != target.numel():
             shapes = f"the prediction is {list(prediction.shape)} and the target {list(target.shape)}"
             raise ContractError(f"a metric for numbers needs one prediction for each target, but {shapes}")
-        # On the CPU, because not every accelerator has float64; and not broadcast, as [B, 1] and [B] would be.
+        # On the CPU, because not every accelerator has float64; reshaped, because [B, 1] and [B] would broadcast.
         rows = target.detach().to("cpu", torch.float64).reshape(len(target), -1)
         self._add(rows, rows - prediction.detach().to("cpu", torch.float64).reshape(rows.shape))
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         raise NotImplementedError
 
     def _add(self, targets: Tensor, errors: Tensor) -> None:
@@ -70,14 +70,14 @@ class MAE(_OverErrors):
     """Mean absolute error: the mean of ``|e|``."""
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self._sum, self._num_values = 0.0, 0
 
     def compute(self) -> float:
-        """Return it; NaN without a batch."""
+        """Return the metric; NaN without a batch."""
         return self._sum / self._num_values if self._num_values else math.nan
 
-    def _add(self, targets: Tensor, errors: Tensor) -> None:  # noqa: ARG002 - the form of all
+    def _add(self, targets: Tensor, errors: Tensor) -> None:  # noqa: ARG002 - the same signature for all
         self._sum += self._value(errors).sum().item()
         self._num_values += errors.numel()
 
@@ -96,7 +96,7 @@ class RMSE(MSE):
     """Root of the mean squared error, in the unit of the target: ``sqrt(mean(e^2))``."""
 
     def compute(self) -> float:
-        """Return it; NaN without a batch."""
+        """Return the metric; NaN without a batch."""
         return math.sqrt(super().compute())
 
 
@@ -104,41 +104,41 @@ class MaxError(_OverErrors):
     """Largest error: the maximum of ``|e|``."""
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self._largest: Tensor | None = None
 
     def compute(self) -> float:
-        """Return it; NaN without a batch."""
+        """Return the metric; NaN without a batch."""
         return math.nan if self._largest is None else self._largest.item()
 
-    def _add(self, targets: Tensor, errors: Tensor) -> None:  # noqa: ARG002 - the form of all
+    def _add(self, targets: Tensor, errors: Tensor) -> None:  # noqa: ARG002 - the same signature for all
         largest = errors.abs().max()
-        # maximum keeps NaN, which Python's max may drop.
+        # torch's maximum propagates NaN; Python's max may drop it.
         self._largest = largest if self._largest is None else largest.maximum(self._largest)
 
 
 class R2(_OverErrors):
     """Coefficient of determination: ``1 - sum(e^2) / sum((y - mean(y))^2)``, at most 1.
 
-    NaN for a target that is constant.
+    NaN for a constant target.
     """
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self._errors, self._targets = Moments(), Moments()
 
     def compute(self) -> float:
-        """Return it; NaN without a batch."""
+        """Return the metric; NaN without a batch."""
         import torch
 
         variation = torch.as_tensor(self._targets.deviation)
         if not self._targets.num_rows:
             return math.nan
-        # 0 / 0 is NaN by itself; a constant target that is missed would give infinity.
+        # For a constant target 0 / 0 is NaN already, but x / 0 would be infinite.
         return float((1 - (self._unexplained() / variation).where(variation > 0, math.nan)).mean())
 
     def _unexplained(self) -> Tensor | float:
-        """Return for each value the sum of ``e^2``, by its mean and deviation."""
+        """Return the sum of ``e^2`` for each value, from the mean and deviation of ``e``."""
         moments = self._errors
         return moments.deviation + moments.num_rows * moments.mean**2
 
@@ -148,9 +148,9 @@ class R2(_OverErrors):
 
 
 class ExplainedVariance(R2):
-    """Explained variance: ``1 - Var(e) / Var(y)``, which unlike ``r2`` forgives a constant error.
+    """Explained variance: ``1 - Var(e) / Var(y)``, which unlike ``r2`` ignores a constant error.
 
-    NaN for a target that is constant.
+    NaN for a constant target.
     """
 
     def _unexplained(self) -> Tensor | float:

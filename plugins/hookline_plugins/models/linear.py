@@ -1,4 +1,7 @@
-"""Model ``linear``: one linear layer."""
+"""Model ``linear``: one linear layer.
+
+Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,16 @@ if TYPE_CHECKING:
 class Linear:
     """A linear layer, ``nn.Linear``: ``y = x W^T + b`` from ``[B, I]`` to ``[B, O]``.
 
-    The weights begin as ``N(0, init_std)`` and the bias as 0. The default of ``init_std`` is that of Zhang et al.,
+    Weights are initialized from ``N(0, init_std)``, the bias to 0. The default of ``init_std`` is that of Zhang et al.,
     *Dive into Deep Learning*, section 3.5.
     """
 
-    bias: Annotated[bool, Meta(description="whether a bias is learned")] = True
+    bias: Annotated[bool, Meta(description="learn an additive bias")] = True
     init_std: Annotated[float, Meta(ge=0, description="standard deviation of the initial weights")] = 0.01
 
     @hookimpl
     def build_model(self, data: DataSource) -> nn.Module:
-        """Make the layer."""
+        """Build the layer."""
         from torch import nn
 
         layer = nn.Linear(*sizes_of(data), bias=self.bias)

@@ -1,4 +1,4 @@
-"""Models ``linear`` and ``mlp``; both take their sizes from the data.
+"""Model ``mlp``: a multilayer perceptron.
 
 Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
 """
@@ -25,16 +25,16 @@ _Width = Annotated[int, Meta(ge=1)]
 class MLP:
     """A multilayer perceptron, from ``[B, I]`` to ``[B, O]``: linear layers with an activation after each but the last.
 
-    Weights begin as ``nn.Linear`` makes them: uniform in ``+-1/sqrt(fan_in)``.
+    Weights are initialized as in ``nn.Linear``: uniformly in ``+-1/sqrt(fan_in)``.
     """
 
     hidden: Annotated[tuple[_Width, ...], Meta(description="width of each hidden layer")] = (64, 64)
-    activation: Annotated[_Activation, Meta(description="function after each hidden layer")] = "relu"
-    dropout: Annotated[float, Meta(ge=0, lt=1, description="probability of dropping a hidden value")] = 0.0
+    activation: Annotated[_Activation, Meta(description="activation after each hidden layer")] = "relu"
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="probability of zeroing a hidden value")] = 0.0
 
     @hookimpl
     def build_model(self, data: DataSource) -> nn.Module:
-        """Make the layers."""
+        """Build the layers."""
         from torch import nn
 
         activation = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}[self.activation]

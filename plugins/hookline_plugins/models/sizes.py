@@ -1,20 +1,17 @@
 """Sizes of a model, taken from the data."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from hookline import ContractError, DataSource
-
-if TYPE_CHECKING:
-    pass
 
 
 def sizes_of(data: DataSource) -> tuple[int, int]:
-    """Return the numbers of input features and of outputs that a data source names."""
+    """Return the numbers of input and output features of a model for these data.
+
+    Raises:
+        ContractError: If the data source does not give them.
+    """
     if data.in_features is None or data.out_features is None:
         raise ContractError(
-            "the data source does not say its in_features and out_features, which the model needs",
-            hint="have build_data return them in its DataSource",
+            "the model needs in_features and out_features, which the data source does not give",
+            hint="set them in the DataSource that build_data returns",
         )
     return data.in_features, data.out_features

@@ -1,4 +1,4 @@
-"""Optimizers: torch's, with their options under torch's names.
+"""The optimizers of torch, with options under torch's names.
 
 Defaults are those of ``torch.optim`` unless the class says otherwise.
 """
@@ -24,16 +24,16 @@ _Beta = Annotated[float, Meta(ge=0, lt=1)]
 _LearningRate = Annotated[float, Meta(ge=0, description="learning rate")]
 _WeightDecay = Annotated[float, Meta(ge=0, description="factor of the L2 penalty on the weights")]
 _Betas = Annotated[tuple[_Beta, _Beta], Meta(description="decay of the running means of gradient and squared gradient")]
-_Eps = Annotated[float, Meta(ge=0, description="added to the denominator, against division by zero")]
-_Momentum = Annotated[float, Meta(ge=0, description="share of the last update that is kept")]
+_Eps = Annotated[float, Meta(ge=0, description="added to the denominator to avoid division by zero")]
+_Momentum = Annotated[float, Meta(ge=0, description="share of the previous update to add")]
 _Fused = Annotated[
-    bool, Meta(description="whether one kernel updates all weights; it can leave out what is not finite")
+    bool, Meta(description="update all weights in one kernel, which can skip an update that is not finite")
 ]
 _FOREACH = 16
-"""Number of weight tensors above which one call for all of them is quicker on the CPU than one for each."""
+"""Number of weight tensors above which one call for all of them is faster on the CPU than one for each."""
 _Groups = Annotated[
     tuple[dict[str, Any], ...],
-    Meta(description="parameters with options of their own: tables with a list of name patterns, and options"),
+    Meta(description="options for some parameters: tables with a list of name patterns, and options"),
 ]
 
 
@@ -43,16 +43,16 @@ class SGD:
 
     The default of ``lr`` is that of Zhang et al., *Dive into Deep Learning*, section 3.5.
 
-    On the CPU more than 16 weight tensors are updated by one call for all of them (``foreach``), where torch by itself
-    makes one for each. The result is the same to the last bit. It is not done with ``weight_decay``, ``nesterov`` or
-    ``groups``, where it would need a copy of all gradients.
+    On the CPU, one call updates all weights (``foreach``) if there are more than 16 weight tensors; torch's default is
+    one call for each. The result is bit-identical. With ``weight_decay``, ``nesterov`` or ``groups`` this is not done,
+    because it would need a copy of all gradients.
     """
 
     lr: _LearningRate = 0.03
     momentum: _Momentum = 0.0
-    dampening: Annotated[float, Meta(description="share of the gradient that momentum leaves out")] = 0.0
+    dampening: Annotated[float, Meta(description="share of the gradient that does not enter the momentum")] = 0.0
     weight_decay: _WeightDecay = 0.0
-    nesterov: Annotated[bool, Meta(description="whether momentum looks ahead; needs momentum > 0, dampening 0")] = False
+    nesterov: Annotated[bool, Meta(description="use Nesterov momentum; needs momentum > 0, dampening 0")] = False
     fused: _Fused = False
     groups: _Groups = ()
 
@@ -63,7 +63,7 @@ class SGD:
 
     @hookimpl
     def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
-        """Make the optimizer."""
+        """Build the optimizer."""
         import torch
 
         options = own_options(self)
@@ -81,7 +81,7 @@ class Adam:
     betas: _Betas = (0.9, 0.999)
     eps: _Eps = 1e-8
     weight_decay: _WeightDecay = 0.0
-    amsgrad: Annotated[bool, Meta(description="whether the AMSGrad variant is used")] = False
+    amsgrad: Annotated[bool, Meta(description="use the AMSGrad variant")] = False
     fused: _Fused = False
     groups: _Groups = ()
 
@@ -90,7 +90,7 @@ class Adam:
 
     @hookimpl
     def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
-        """Make the optimizer."""
+        """Build the optimizer."""
         import torch
 
         return torch.optim.Adam(parameter_groups(self, run, model), **own_options(self))
@@ -106,8 +106,10 @@ class AdamW:
     lr: _LearningRate = 0.001
     betas: _Betas = (0.9, 0.999)
     eps: _Eps = 1e-8
-    weight_decay: Annotated[float, Meta(ge=0, description="share of the weights taken off in a step, times lr")] = 0.01
-    amsgrad: Annotated[bool, Meta(description="whether the AMSGrad variant is used")] = False
+    weight_decay: Annotated[float, Meta(ge=0, description="share of the weights, times lr, to subtract per step")] = (
+        0.01
+    )
+    amsgrad: Annotated[bool, Meta(description="use the AMSGrad variant")] = False
     fused: _Fused = False
     groups: _Groups = ()
 
@@ -116,7 +118,7 @@ class AdamW:
 
     @hookimpl
     def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
-        """Make the optimizer."""
+        """Build the optimizer."""
         import torch
 
         return torch.optim.AdamW(parameter_groups(self, run, model), **own_options(self))
@@ -134,7 +136,7 @@ class RMSprop:
     eps: _Eps = 1e-8
     weight_decay: _WeightDecay = 0.0
     momentum: _Momentum = 0.0
-    centered: Annotated[bool, Meta(description="whether the gradient is normalized by its variance")] = False
+    centered: Annotated[bool, Meta(description="normalize the gradient by an estimate of its variance")] = False
     groups: _Groups = ()
 
     def __post_init__(self) -> None:
@@ -142,7 +144,7 @@ class RMSprop:
 
     @hookimpl
     def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
-        """Make the optimizer."""
+        """Build the optimizer."""
         import torch
 
         return torch.optim.RMSprop(parameter_groups(self, run, model), **own_options(self))
@@ -157,18 +159,18 @@ class LBFGS:
     """
 
     lr: _LearningRate = 1.0
-    max_iter: Annotated[int, Meta(ge=1, description="most iterations in a step")] = 20
+    max_iter: Annotated[int, Meta(ge=1, description="maximum number of iterations in a step")] = 20
     tolerance_grad: Annotated[float, Meta(ge=0, description="largest gradient element at which a step ends")] = 1e-7
     tolerance_change: Annotated[float, Meta(ge=0, description="change of loss or weights at which a step ends")] = 1e-9
-    history_size: Annotated[int, Meta(ge=1, description="updates remembered")] = 100
+    history_size: Annotated[int, Meta(ge=1, description="number of updates to remember")] = 100
     line_search_fn: Annotated[
         Literal["strong_wolfe", "none"],
-        Meta(description="line search, exact to half of the digits; 'none' takes steps of length lr"),
+        Meta(description="line search, accurate to half of the digits; 'none' takes steps of length lr"),
     ] = "strong_wolfe"
 
     @hookimpl
     def build_optimizer(self, model: nn.Module) -> Optimizer:
-        """Make the optimizer."""
+        """Build the optimizer."""
         import torch
 
         options = asdict(self)

@@ -1,4 +1,4 @@
-"""The data source ``arrays``: what is read, whole or row by row, and what is refused."""
+"""The data source ``arrays``: reading at once and row by row, and the errors for bad files."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def faults_of(path: Path, **options: Any) -> list[str]:
     return [fault.message for fault in caught.value.faults]
 
 
-# ---- what is read ----------------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -100,7 +100,7 @@ def test_a_mapped_file_gives_the_same_examples_as_one_in_memory(write: Writer, t
                 assert one.dtype == other.dtype
 
 
-def test_integers_are_class_indices_and_the_largest_says_how_many_there_are(tmp_path: Path) -> None:
+def test_integers_are_class_indices_and_the_largest_gives_the_number_of_classes(tmp_path: Path) -> None:
     classes = (np.arange(NUM) % 4).astype(np.uint8).reshape(NUM, 1)
     data = read(write_npz(tmp_path, {"inputs": INPUTS, "targets": classes}))
     _, targets = contents(data)
@@ -126,7 +126,7 @@ def test_inputs_may_have_any_shape(
 
 @pytest.mark.parametrize("write", [write_folder, write_npz])
 @pytest.mark.parametrize("dtype", ["<f8", ">f4", "<f2", "|u1", "<u2", ">i4", "<i8", "|b1", "<u4"])
-def test_numbers_of_every_dtype_are_what_they_were(write: Writer, dtype: str, tmp_path: Path) -> None:
+def test_numbers_of_every_dtype_are_read_unchanged(write: Writer, dtype: str, tmp_path: Path) -> None:
     inputs = (INPUTS % 2).astype(dtype)
     path = write(tmp_path, {"inputs": inputs, "targets": TARGETS})
     for is_mapped in {False, write is write_folder}:
@@ -155,7 +155,7 @@ def test_the_names_of_the_arrays_are_options(tmp_path: Path) -> None:
     assert len(contents(read(path, inputs="x", targets="y"))[0]) == NUM
 
 
-def test_large_arrays_stay_in_their_file_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_arrays_stay_in_their_file_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_folder(tmp_path, {"inputs": INPUTS, "targets": TARGETS})
     packed = write_npz(tmp_path, {"inputs": INPUTS, "targets": TARGETS})
     assert not isinstance(read(path).train, MappedRows)
@@ -175,7 +175,7 @@ def test_a_mapped_file_has_a_length_and_an_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_what_is_read_can_be_written_to(write: Writer, tmp_path: Path) -> None:
+def test_tensors_that_were_read_can_be_written_to(write: Writer, tmp_path: Path) -> None:
     path = write(tmp_path, {"inputs": INPUTS, "targets": TARGETS})
     for is_mapped in {False, write in MAPPABLE}:
         contents(read(path, memory_map=is_mapped))[0].zero_()
@@ -196,23 +196,23 @@ def test_the_splits_are_those_of_a_table(tmp_path: Path) -> None:
     assert contents(other)[0].tolist() != contents(data)[0].tolist()
 
 
-def test_fractions_must_have_the_sum_one() -> None:
-    with pytest.raises(ConfigError, match=r"must have the sum 1, not 0\.9"):
+def test_fractions_must_sum_to_one() -> None:
+    with pytest.raises(ConfigError, match=r"must sum to 1, not 0\.9"):
         Run({"data": {"use": "arrays", "path": "x.npz", "split": [0.5, 0.4]}})
 
 
-# ---- what is refused -------------------------------------------------------------------------------------------------
+# ---- bad files -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_all_that_is_wrong_is_told_at_once(write: Writer, tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(write: Writer, tmp_path: Path) -> None:
     inputs = INPUTS.copy()
     inputs[[4, 7, 9], 1] = [np.nan, np.inf, -np.inf]
     path = write(tmp_path, {"inputs": inputs, "targets": np.arange(NUM - 1) - 2})
     assert faults_of(path, memory_map=False, split=(0.99, 0.01)) == [
-        "row 0 of the array 'targets' is -2, no class index",
-        "row 4 of the array 'inputs' is not finite, and 2 more",
-        "there are 20 inputs and 19 targets",
+        "row 0 of the array 'targets' is -2, not a class index",
+        "row 4 of the array 'inputs' is not finite (the first of 3 such rows)",
+        "there are 20 inputs but 19 targets",
     ]
 
 
@@ -224,7 +224,9 @@ def test_a_target_that_is_not_finite_is_found_before_the_first_step(
     targets = TARGETS.copy()
     targets[[17, 19]] = np.nan
     path = write_folder(tmp_path, {"inputs": INPUTS, "targets": targets})
-    assert faults_of(path, memory_map=is_mapped) == ["row 17 of the array 'targets' is not finite, and 1 more"]
+    assert faults_of(path, memory_map=is_mapped) == [
+        "row 17 of the array 'targets' is not finite (the first of 2 such rows)"
+    ]
 
 
 def test_an_input_of_a_mapped_file_that_is_not_finite_is_named_when_it_is_read(tmp_path: Path) -> None:
@@ -281,22 +283,24 @@ def test_a_pickle_under_another_name_is_refused_and_never_unpickled(name: str, t
         (np.zeros(NUM, "M8[s]"), "the array 'inputs' holds dates"),
         (np.zeros((NUM, 2), complex), "the array 'inputs' holds numbers of type complex128"),
         (np.zeros((NUM, 2), [("a", "f4")]), "the array 'inputs' holds records"),
-        (np.zeros((0, 2)), "the array 'inputs' has the shape [0, 2], and so no rows"),
-        (np.zeros(()), "the array 'inputs' has the shape [], and so no rows"),
+        (np.zeros((0, 2)), "the array 'inputs' has no rows: its shape is [0, 2]"),
+        (np.zeros(()), "the array 'inputs' has no rows: its shape is []"),
     ],
 )
 @pytest.mark.parametrize("write", [write_folder, write_npz])
-def test_what_is_no_array_of_numbers_is_refused(write: Writer, inputs: Any, message: str, tmp_path: Path) -> None:
+def test_an_array_that_does_not_hold_numbers_is_refused(
+    write: Writer, inputs: Any, message: str, tmp_path: Path
+) -> None:
     assert faults_of(write(tmp_path, {"inputs": inputs, "targets": TARGETS})) == [message]
 
 
 @pytest.mark.parametrize(
     ("targets", "options", "message"),
     [
-        (np.zeros((NUM, 2), int), {}, "the targets are integers [20, 2]"),
-        (TARGETS, {"task": "classification"}, "the array 'targets' holds no integers, but <f4"),
-        (np.zeros((NUM, 2, 2)), {}, "the targets are [20, 2, 2], not [N] or [N, O]"),
-        (np.full(NUM, 10**9), {}, "row 0 of the array 'targets' is 1000000000, no class index"),
+        (np.zeros((NUM, 2), int), {}, "the targets are integers of shape [20, 2]"),
+        (TARGETS, {"task": "classification"}, "the array 'targets' holds float32, not integers"),
+        (np.zeros((NUM, 2, 2)), {}, "the targets have the shape [20, 2, 2], not [N] or [N, O]"),
+        (np.full(NUM, 10**9), {}, "row 0 of the array 'targets' is 1000000000, not a class index"),
     ],
 )
 def test_targets_that_fit_no_task_are_refused(targets: Any, options: Any, message: str, tmp_path: Path) -> None:
@@ -304,7 +308,7 @@ def test_targets_that_fit_no_task_are_refused(targets: Any, options: Any, messag
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_names_that_are_not_there_are_told_with_the_nearest(write: Writer, tmp_path: Path) -> None:
+def test_unknown_names_are_reported_with_the_nearest(write: Writer, tmp_path: Path) -> None:
     path = write(tmp_path, {"input": INPUTS, "labels": TARGETS})
     with pytest.raises(DataError) as caught:
         read(path)
@@ -315,14 +319,14 @@ def test_names_that_are_not_there_are_told_with_the_nearest(write: Writer, tmp_p
 
 
 @pytest.mark.parametrize("write", WRITERS)
-@pytest.mark.parametrize("kept", [0.0, 0.05, 0.5, 0.9])
-def test_a_file_that_is_cut_off_is_refused(write: Writer, kept: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
+def test_a_truncated_file_is_refused(write: Writer, share: float, tmp_path: Path) -> None:
     path = write(tmp_path, {"inputs": np.random.default_rng(0).random((500, 3)), "targets": np.zeros(500)})
     file = path / "inputs.npy" if path.is_dir() else path
     content = file.read_bytes()
-    file.write_bytes(content[: int(len(content) * kept)])
+    file.write_bytes(content[: int(len(content) * share)])
     (message, *_) = faults_of(path)
-    assert any(word in message for word in ("cut off", "cannot be opened", "cannot be read"))
+    assert any(word in message for word in ("truncated", "cannot be opened", "cannot be read"))
 
 
 def test_a_flipped_byte_in_an_archive_is_found(tmp_path: Path) -> None:
@@ -340,20 +344,20 @@ def test_a_safetensors_file_that_lies_about_its_sizes_is_refused(tmp_path: Path)
     assert "the file cannot be opened" in faults_of(path)[0]
 
 
-def test_what_is_no_file_of_arrays_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_of_arrays_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "table.csv").write_text("1,2\n")
-    assert faults_of(tmp_path / "pipe.npz") == ["this is no regular file"]
+    assert faults_of(tmp_path / "pipe.npz") == ["this is not a regular file"]
     assert faults_of(tmp_path / "absent.npz") == ["there is no such file"]
-    assert faults_of(tmp_path / "table.csv") == ["a file that ends in '.csv' is not known"]
+    assert faults_of(tmp_path / "table.csv") == ["files with the extension '.csv' are not supported"]
     assert faults_of(tmp_path) == ["there is no array 'inputs'", "there is no array 'targets'"]
 
 
 def test_an_archive_cannot_be_mapped(tmp_path: Path) -> None:
     path = write_npz(tmp_path, {"inputs": INPUTS, "targets": TARGETS})
     assert faults_of(path, memory_map=True) == [
-        "the array 'inputs' is packed, and can only be read whole",
-        "the array 'targets' is packed, and can only be read whole",
+        "the array 'inputs' is in an archive and cannot be mapped",
+        "the array 'targets' is in an archive and cannot be mapped",
     ]
 
 
@@ -384,7 +388,7 @@ def bits(run: Run) -> list[Any]:
     return [*(weight.tolist() for weight in run.model.state_dict().values()), *map(dict, run.history)]
 
 
-def test_a_run_over_a_mapped_file_is_taken_up_and_read_by_workers_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_over_a_mapped_file_resumes_with_workers_to_the_same_bits(tmp_path: Path) -> None:
     path = write_folder(tmp_path, {"inputs": INPUTS / 60, "targets": np.arange(NUM) % 3})
     whole = run_of(path)
     whole.fit()

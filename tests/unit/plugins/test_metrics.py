@@ -63,14 +63,14 @@ def test_a_metric_of_numbers_is_its_formula_over_all_examples(
     make: type[Any], formula: Any, shape: tuple[int, ...], sizes: list[int]
 ) -> None:
     generator = torch.Generator().manual_seed(1)
-    # Far from 0, where a sum of squares less a squared sum would lose all digits.
+    # Far from 0, where the difference of a sum of squares and a squared sum would lose all digits.
     target = torch.randn(50, *shape, generator=generator, dtype=torch.float64) + 1e6
     prediction = target + torch.randn(50, *shape, generator=generator, dtype=torch.float64) * 0.5 + 0.3
     expected = formula(target.numpy(), prediction.numpy())
     assert measured(make(), prediction, target, sizes) == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_metric_of_numbers_has_the_value_that_one_works_out_by_hand() -> None:
+def test_a_metric_of_numbers_has_the_value_computed_by_hand() -> None:
     # The example of scikit-learn's page: y = 3, -0.5, 2, 7 and p = 2.5, 0, 2, 8.
     target, prediction = torch.tensor([3, -0.5, 2, 7]), torch.tensor([2.5, 0, 2, 8])
     expected = [0.5, 0.375, 0.375**0.5, 1.0, 0.9486081370449679, 0.9571734475374732]
@@ -78,7 +78,7 @@ def test_a_metric_of_numbers_has_the_value_that_one_works_out_by_hand() -> None:
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_sums_are_kept_in_float64() -> None:
+def test_sums_are_in_float64() -> None:
     target = torch.zeros(1 << 20)
     prediction = torch.full_like(target, 0.1)
     value = measured(regression_metrics.MAE(), prediction, target, [1 << 16] * 16)
@@ -93,13 +93,13 @@ def test_a_column_of_predictions_is_not_broadcast_over_targets() -> None:
 
 
 @pytest.mark.parametrize("make", [regression_metrics.R2, regression_metrics.ExplainedVariance])
-def test_a_constant_target_has_no_share_that_is_explained(make: Any) -> None:
+def test_a_constant_target_has_no_explained_share(make: Any) -> None:
     for off in (0.0, 1.0):
         assert np.isnan(measured(make(), torch.ones(4) + off * torch.arange(4.0), torch.ones(4), [2, 2]))
 
 
 @pytest.mark.parametrize("make", [make for make, _ in REGRESSION], ids=lambda make: make.__name__)
-def test_a_prediction_that_is_no_number_shows(make: Any) -> None:
+def test_a_prediction_that_is_nan_makes_the_metric_nan(make: Any) -> None:
     prediction = torch.tensor([1.0, float("nan"), 2.0])
     assert np.isnan(measured(make(), prediction, torch.arange(3.0), [1, 1, 1]))
 
@@ -141,7 +141,7 @@ EACH_CLASSES = pytest.mark.parametrize(("name", "make"), CLASSES, ids=[name for 
 @EACH_CLASSES
 def test_a_metric_of_classes_is_its_formula_over_all_examples(name: str, make: Any, sizes: list[int]) -> None:
     generator = torch.Generator().manual_seed(2)
-    # Class 4 is in the predictions alone, class 5 in the targets alone, class 6 nowhere.
+    # Class 4 occurs only in the predictions, class 5 only in the targets, class 6 nowhere.
     prediction = torch.randn(50, 7, generator=generator)
     prediction[:, 5:] = -100
     target = torch.randint(0, 4, (50,), generator=generator)
@@ -154,7 +154,7 @@ def test_a_metric_of_classes_is_its_formula_over_all_examples(name: str, make: A
 
 @BATCHED
 @EACH_CLASSES
-def test_a_metric_of_yes_and_no_is_that_of_yes(name: str, make: Any, sizes: list[int]) -> None:
+def test_a_binary_metric_is_that_of_class_one(name: str, make: Any, sizes: list[int]) -> None:
     generator = torch.Generator().manual_seed(3)
     prediction = torch.randn(50, 1, generator=generator)
     target = (torch.rand(50, 1, generator=generator) > 0.7).float()
@@ -165,7 +165,7 @@ def test_a_metric_of_yes_and_no_is_that_of_yes(name: str, make: Any, sizes: list
 
 
 @EACH_CLASSES
-def test_a_metric_of_classes_has_the_value_that_one_works_out_by_hand(name: str, make: Any) -> None:
+def test_a_metric_of_classes_has_the_value_computed_by_hand(name: str, make: Any) -> None:
     # Class 0: tp 1, fp 1, fn 1. Class 1: tp 2, fp 1, fn 0. Class 2: tp 0, fp 0, fn 1.
     chosen, target = torch.tensor([0, 1, 0, 1, 1]), torch.tensor([0, 0, 2, 1, 1])
     expected = {
@@ -178,7 +178,7 @@ def test_a_metric_of_classes_has_the_value_that_one_works_out_by_hand(name: str,
     assert measured(make(is_binary=False), prediction, target, [2, 3]) == pytest.approx(expected, rel=1e-12)
 
 
-def test_pixels_count_each_for_itself() -> None:
+def test_each_pixel_counts() -> None:
     generator = torch.Generator().manual_seed(4)
     prediction, target = (
         torch.randn(4, 3, 2, 2, generator=generator),
@@ -250,7 +250,7 @@ def run_of(kind: str, table: Mapping[str, Any], source: DataSource | None = None
         ("classification", ["accuracy", "balanced_accuracy", "f1"]),
     ],
 )
-def test_what_fits_the_data_is_measured_by_itself(kind: str, names: list[str]) -> None:
+def test_metrics_that_fit_the_data_are_measured_by_default(kind: str, names: list[str]) -> None:
     result = run_of(kind, {}).fit()
     found = {name.removeprefix("validation/") for name in result.metrics if name.startswith("validation/")}
     assert sorted(found - {"loss"}) == names
@@ -269,15 +269,15 @@ def test_the_size_of_the_batches_of_an_evaluation_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("kind", "table", "words"),
     [
-        ("regression", {"metrics": ["f1"]}, ["'f1' is not for targets that are numbers", "there are mae, mse"]),
+        ("regression", {"metrics": ["f1"]}, ["'f1' is not for targets that are numbers", "available: mae, mse"]),
         ("classification", {"metrics": ["r2"]}, ["'r2' is not for targets that are class indices", "top_k_accuracy"]),
         ("binary", {"metrics": ["top_k_accuracy"]}, ["is not for targets that are 0 and 1", "balanced_accuracy"]),
         ("classification", {"metrics": ["top_k_accuracy"]}, ["top_k = 5 and 3 classes", "always 1", "smaller top_k"]),
         ("regression", {"metrics": ["rmes"]}, ["did you mean 'rmse'?"]),
-        ("classification", {"metrics": ["accuracy"]}, ["'accuracy', which is there already"]),
+        ("classification", {"metrics": ["accuracy"]}, ["'accuracy', which exists already"]),
     ],
 )
-def test_a_metric_that_is_not_for_the_data_is_refused_when_the_run_is_built(
+def test_a_metric_that_does_not_fit_the_data_is_refused_when_the_run_is_built(
     kind: str, table: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(HooklineError) as caught:
@@ -286,14 +286,14 @@ def test_a_metric_that_is_not_for_the_data_is_refused_when_the_run_is_built(
         assert word in str(caught.value)
 
 
-def test_what_the_targets_are_can_be_said() -> None:
+def test_the_type_of_the_targets_can_be_set() -> None:
     run = run_of("classification", {"metrics": ["top_k_accuracy"], "top_k": 2, "task": "classification"})
     assert 0 < run.fit().metrics["validation/top_k_accuracy"] <= 1
     run_of("regression", {"metrics": ["f1"], "task": "binary"})
 
 
 class Drawn(Dataset[Any]):
-    """Examples that are drawn when they are read."""
+    """Examples drawn when they are read."""
 
     def __len__(self) -> int:
         return 8
@@ -303,7 +303,7 @@ class Drawn(Dataset[Any]):
 
 
 class Whole(Dataset[Any]):
-    """Gives batches as a whole."""
+    """Reads whole batches."""
 
     def __len__(self) -> int:
         return 8
@@ -318,14 +318,14 @@ class Stream(IterableDataset[Any]):
 
 
 @pytest.mark.parametrize("dataset", [Drawn(), Whole(), Stream()], ids=lambda each: type(each).__name__)
-def test_every_form_of_data_tells_what_its_targets_are(dataset: Dataset[Any]) -> None:
+def test_the_type_of_the_targets_is_inferred_for_every_form_of_data(dataset: Dataset[Any]) -> None:
     source = DataSource(dataset, dataset, in_features=3, out_features=1)
     assert run_of("regression", {"metrics": ["mae"]}, source).fit().metrics["validation/mae"] >= 0
     with pytest.raises(ContractError, match="'f1' is not for targets that are numbers"):
         run_of("regression", {"metrics": ["f1"]}, source)
 
 
-def test_looking_at_an_example_leaves_the_random_numbers_of_the_build_alone() -> None:
+def test_reading_an_example_does_not_change_the_random_numbers_of_the_build() -> None:
     def numbers_behind(callbacks: dict[str, Any]) -> list[float]:
         drawn: list[float] = []
 
@@ -362,7 +362,7 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.skipif(HAS_TORCHMETRICS, reason="torchmetrics is installed")
-def test_without_torchmetrics_the_extra_is_told() -> None:
+def test_without_torchmetrics_the_error_names_the_extra() -> None:
     with pytest.raises(ConfigError, match=r"(?s)needs torchmetrics.*pip install 'hookline\[metrics\]'"):
         run_of("binary", {"torchmetrics": {"BinaryAUROC": {}}})
 
@@ -384,7 +384,7 @@ def test_a_metric_of_torchmetrics_is_measured_over_all_examples(
 
 @WITH
 @pytest.mark.filterwarnings("default")
-def test_ours_and_those_of_torchmetrics_agree() -> None:
+def test_our_metrics_and_those_of_torchmetrics_agree() -> None:
     pairs = {
         "regression": {"mae": "MeanAbsoluteError", "mse": "MeanSquaredError", "r2": "R2Score"},
         "binary": {"f1": "BinaryF1Score", "precision": "BinaryPrecision", "recall": "BinaryRecall"},
@@ -402,10 +402,10 @@ def test_ours_and_those_of_torchmetrics_agree() -> None:
     [
         ({"BinaryAUROCC": {}}, "did you mean 'BinaryAUROC'?"),
         ({"BinaryAUROC": {"treshold": 3}}, "has no argument 'treshold'"),
-        ({"MulticlassAUROC": {}}, "MulticlassAUROC of torchmetrics refuses its arguments"),
+        ({"MulticlassAUROC": {}}, "MulticlassAUROC of torchmetrics rejects its arguments"),
     ],
 )
-def test_what_torchmetrics_does_not_have_is_refused_when_the_run_is_built(table: dict[str, Any], words: str) -> None:
+def test_unknown_names_of_torchmetrics_are_refused_when_the_run_is_built(table: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         run_of("binary", {"torchmetrics": table})
     assert words in str(caught.value)

@@ -1,4 +1,4 @@
-"""The option ``groups`` of optimizers: who gets which options, and what is wrong with a group."""
+"""The option ``groups`` of optimizers: the options of each parameter, and the errors for a bad group."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def with_groups(*groups: dict[str, Any], optimizer: str = "adamw", **more: Any) 
 
 
 def names_of(run: Run) -> list[set[str]]:
-    """The names of the parameters in each group."""
+    """Return the names of the parameters in each group."""
     named = {id(parameter): name for name, parameter in run.unwrapped_model.named_parameters()}
     return [{named[id(parameter)] for parameter in group["params"]} for group in run.optimizer.param_groups]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
-def test_the_first_group_that_fits_wins_and_the_rest_has_the_options_of_the_optimizer(optimizer: str) -> None:
+def test_the_first_matching_group_wins_and_the_rest_has_the_options_of_the_optimizer(optimizer: str) -> None:
     run = with_groups(NO_DECAY, FIRST_LAYER, optimizer=optimizer)
     assert names_of(run) == [{"0.bias", "2.bias"}, {"0.weight"}, {"2.weight"}]
     lr, weight_decay = run.optimizer.defaults["lr"], run.optimizer.defaults["weight_decay"]
@@ -71,19 +71,19 @@ def test_without_groups_all_parameters_are_in_one() -> None:
     assert names_of(with_groups()) == [{"0.weight", "0.bias", "2.weight", "2.bias"}]
 
 
-def test_groups_that_have_everything_leave_no_empty_group() -> None:
+def test_groups_of_all_parameters_leave_no_empty_group() -> None:
     assert names_of(with_groups(NO_DECAY, {"parameters": ["*"], "lr": 0.5})) == [
         {"0.bias", "2.bias"},
         {"0.weight", "2.weight"},
     ]
 
 
-def test_names_are_those_of_the_model_whatever_is_put_around_it() -> None:
+def test_names_are_those_of_the_model_without_wrappers() -> None:
     callbacks = {"mixed-precision": {}, "compile": {"backend": "eager"}}
     assert names_of(with_groups(FIRST_LAYER, callbacks=callbacks)) == [{"0.weight", "0.bias"}, {"2.weight", "2.bias"}]
 
 
-def test_what_a_wrapper_adds_is_in_a_group_under_the_name_that_the_wrapper_gives_it() -> None:
+def test_parameters_that_a_wrapper_adds_are_matched_by_the_names_that_it_gives_them() -> None:
     class Scales:
         @hookimpl(wrapper=True)
         def build_model(self) -> Any:
@@ -95,17 +95,17 @@ def test_what_a_wrapper_adds_is_in_a_group_under_the_name_that_the_wrapper_gives
     assert [len(group["params"]) for group in run.optimizer.param_groups] == [4, 2]
 
 
-def test_a_run_with_groups_that_is_taken_up_ends_with_the_same_bits() -> None:
+def test_a_resumed_run_with_groups_ends_with_the_same_bits() -> None:
     whole = with_groups(NO_DECAY, FIRST_LAYER).fit()
     first, second = (with_groups(NO_DECAY, FIRST_LAYER) for _ in range(2))
     second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 3))
     assert second.fit().history == whole.history
 
 
-# ---- what is wrong --------------------------------------------------------------------------------------------------
+# ---- bad groups -----------------------------------------------------------------------------------------------------
 
 
-def test_everything_that_is_wrong_with_options_is_told_at_once() -> None:
+def test_all_faults_of_options_are_reported_at_once() -> None:
     groups: list[dict[str, Any]] = [
         {"parameters": ["*.bias"], "weight_deacy": 0.0},
         {"lr": "fast"},
@@ -116,10 +116,10 @@ def test_everything_that_is_wrong_with_options_is_told_at_once() -> None:
         AdamW(groups=tuple(groups))
     assert str(caught.value).split("; ") == [
         "groups[0]: unknown option 'weight_deacy', did you mean 'weight_decay'?",
-        "groups[1]: 'parameters' is missing: a list of names of parameters, or of patterns such as '*.bias'",
+        "groups[1]: 'parameters' is missing: a list of parameter names, or patterns such as '*.bias'",
         "groups[1]: lr is 'fast': Expected `float`, got `str`",
         "groups[2]: betas is [0.9, 1.5]: Expected `float` < 1.0 - at `$[1]`",
-        "groups[3]: 'parameters' is missing: a list of names of parameters, or of patterns such as '*.bias'",
+        "groups[3]: 'parameters' is missing: a list of parameter names, or patterns such as '*.bias'",
     ]
 
 
@@ -128,18 +128,18 @@ def test_an_option_of_another_optimizer_is_unknown() -> None:
         with_groups({"parameters": ["*"], "amsgrad": True}, optimizer="rmsprop")
 
 
-def test_the_options_of_a_group_have_to_go_together_with_those_of_the_optimizer() -> None:
+def test_the_options_of_a_group_must_be_compatible_with_those_of_the_optimizer() -> None:
     with pytest.raises(ConfigError, match=r"groups\[0\]: nesterov = true needs momentum > 0 and dampening = 0"):
         with_groups({"parameters": ["*.bias"], "nesterov": True}, optimizer="sgd")
 
 
-def test_everything_that_is_wrong_with_names_is_told_at_once() -> None:
+def test_all_faults_of_names_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         with_groups({"parameters": ["0.wieght", "encoder.*"]}, {"parameters": ["0.*"]}, {"parameters": ["0.bias"]})
     assert [(fault.message, fault.hint) for fault in caught.value.faults] == [
-        ("groups[0]: '0.wieght' is the name of none", "did you mean '0.weight'?"),
-        ("groups[0]: 'encoder.*' is the name of none", "known: '0.bias', '0.weight', '2.bias', '2.weight'"),
-        ("groups[2]: groups before it have all of its parameters", None),
+        ("groups[0]: '0.wieght' matches no parameter", "did you mean '0.weight'?"),
+        ("groups[0]: 'encoder.*' matches no parameter", "known: '0.bias', '0.weight', '2.bias', '2.weight'"),
+        ("groups[2]: all of its parameters are in earlier groups", None),
     ]
 
 
@@ -184,7 +184,7 @@ def test_groups_can_be_given_in_an_override() -> None:
         ("[optimizer.groups]", "'optimizer.groups': expected a list of tables, got {'parameters': ['*.bias']", 7),
     ],
 )
-def test_an_array_of_tables_that_is_wrong_is_pointed_at(tmp_path: Path, text: str, message: str, line: int) -> None:
+def test_a_bad_array_of_tables_is_reported_with_its_line(tmp_path: Path, text: str, message: str, line: int) -> None:
     first = TABLES.partition('\n[[optimizer.groups]]\nparameters = ["0.*"]')[0]
     (tmp_path / "run.toml").write_text(first.replace("[[optimizer.groups]]", text))
     with pytest.raises(ConfigError) as caught:

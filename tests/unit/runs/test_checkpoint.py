@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and whatever is not what was written is found before it is used."""
+"""Checkpoints: complete or not at all, and every alteration is found before anything is used."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def names(folder: Path) -> list[str]:
 
 
 def rehash(path: Path) -> None:
-    """Make the sums of a checkpoint right again, as somebody would who changes it on purpose."""
+    """Make the checksums of a checkpoint match again, as a forger would."""
     manifest = json.loads((path / "manifest.json").read_text())
     for name in manifest["files"]:
         data = (path / name).read_bytes()
@@ -100,10 +100,10 @@ def two(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# ---- what is written ------------------------------------------------------------------------------------------------
+# ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_checkpoint_comes_back_as_written(tmp_path: Path) -> None:
     path = write(tmp_path, 300, loss=0.5)
     assert path.name == "step-000000000300-epochs-1"
     assert names(path) == sorted(FILES)
@@ -158,18 +158,18 @@ def test_a_save_that_fails_anywhere_leaves_the_one_before_and_nothing_else(tmp_p
             write(tmp_path, 20)
         assert caught.value.errno == number
         assert names(tmp_path) == ["step-000000000010-epochs-1"]
-    # There is room again.
+    # The disk has room again.
     write(tmp_path, 20)
     assert found(tmp_path) == (20, [])
 
 
-def test_a_state_that_cannot_be_kept_leaves_nothing(tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="plugins is of type"):
         write_checkpoint(tmp_path, state_of(1) | {"plugins": object()}, run=RUN)
     assert names(tmp_path) == []
 
 
-# ---- what is read ---------------------------------------------------------------------------------------------------
+# ---- reading --------------------------------------------------------------------------------------------------------
 
 
 def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     whole = {name: (path / name).read_bytes() for name in FILES}
     places = [(name, bit) for name in FILES for bit in range(8 * len(whole[name]))]
     draw = random.Random(0)
-    # Each file gets some, and the rest fall where there is most.
+    # Each file gets some, and the rest go to the largest.
     chosen = [(name, draw.randrange(8 * len(whole[name]))) for name in FILES for _ in range(20)]
     chosen += draw.sample(places, 1000 - len(chosen))
     missed = [place for place in chosen if not _is_found(path, *place, whole[place[0]])]
@@ -187,7 +187,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
 
 def _is_found(path: Path, name: str, bit: int, data: bytes) -> bool:
     number = bit // 8
-    with (path / name).open("r+b", buffering=0) as stream:  # in its place: to write a file anew takes ten times as long
+    with (path / name).open("r+b", buffering=0) as stream:  # in place: rewriting the file takes ten times as long
         os.pwrite(stream.fileno(), bytes([data[number] ^ (1 << bit % 8)]), number)
         try:
             read_checkpoint(path)
@@ -237,17 +237,17 @@ def test_a_whole_checkpoint_of_another_step_under_this_name_is_found(two: Path) 
     shutil.copytree(older, newest)
     step, told = found(two)
     assert step == 10
-    assert "it was renamed" in told[0]
+    assert "was renamed" in told[0]
 
 
-def test_a_checkpoint_of_another_run_is_not_taken(two: Path) -> None:
+def test_a_checkpoint_of_a_different_run_is_not_used(two: Path) -> None:
     write(two, 30, run="f" * 16)
     step, told = found(two)
     assert step == 20
-    assert "another run" in told[0]
+    assert "a different run" in told[0]
 
 
-def test_a_file_too_many_is_let_be(two: Path) -> None:
+def test_an_extra_file_is_ignored(two: Path) -> None:
     (checkpoints_in(two)[0] / "notes.txt").write_text("mine")
     assert found(two) == (20, [])
 
@@ -283,7 +283,7 @@ def put_real_device(path: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("put", [put_link_out, put_pipe, put_device, put_folder, put_real_device])
-def test_what_is_no_regular_file_is_found_and_never_waited_for(
+def test_anything_but_a_regular_file_is_found_and_never_waited_for(
     two: Path, name: str, put: Callable[[Path], None]
 ) -> None:
     put(checkpoints_in(two)[0] / name)
@@ -292,7 +292,7 @@ def test_what_is_no_regular_file_is_found_and_never_waited_for(
     assert time.monotonic() - start < 1
 
 
-def test_a_checkpoint_that_is_a_link_is_none(tmp_path: Path) -> None:
+def test_a_link_is_not_a_checkpoint(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     inside = tmp_path / "checkpoints"
@@ -347,18 +347,18 @@ def test_a_manifest_that_was_edited_and_signed_again_is_refused(two: Path, chang
     ],
     ids=lambda text: repr(text[:10]),
 )
-def test_a_manifest_that_is_none_is_refused(two: Path, text: bytes) -> None:
+def test_an_invalid_manifest_is_refused(two: Path, text: bytes) -> None:
     sign(checkpoints_in(two)[0], text)
     start = time.monotonic()
     assert found(two)[0] == 10
     assert time.monotonic() - start < 1
 
 
-def test_a_later_format_is_told_with_both_numbers(tmp_path: Path) -> None:
+def test_a_later_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
     older, path = write(tmp_path, 1), write(tmp_path, 2)
     sign(path, b'{"format": 7, "all": "else may differ"}')
     for read in (lambda: read_checkpoint(path), lambda: found(tmp_path)):
-        with pytest.raises(CheckpointError, match="of format 7, and this Hookline reads 1"):
+        with pytest.raises(CheckpointError, match="has format 7, but this Hookline reads format 1"):
             read()
     assert names(tmp_path) == [older.name, path.name], "it is not damaged"
 
@@ -368,14 +368,14 @@ def test_a_later_format_is_told_with_both_numbers(tmp_path: Path) -> None:
     [b"[]", b"1", b"null", b'"text"', b'{"$tuple": []}', b"[" * 10**5 + b"]" * 10**5, b'{"$tensor": "no/such"}'],
     ids=lambda text: repr(text[:20]),
 )
-def test_a_state_that_is_none_is_refused_also_when_its_sum_is_right(two: Path, tree: bytes) -> None:
+def test_an_invalid_state_with_the_right_checksum_is_refused(two: Path, tree: bytes) -> None:
     newest = checkpoints_in(two)[0]
     (newest / "state.json").write_bytes(tree)
     rehash(newest)
     assert found(two)[0] == 10
 
 
-def test_files_of_sizes_that_nobody_has_memory_for_are_refused(two: Path) -> None:
+def test_files_larger_than_any_memory_are_refused(two: Path) -> None:
     newest = checkpoints_in(two)[0]
     for name in ("model.safetensors", "manifest.json", "manifest.sha256"):
         with (newest / name).open("r+b") as stream:
@@ -389,14 +389,14 @@ def test_files_of_sizes_that_nobody_has_memory_for_are_refused(two: Path) -> Non
 
 
 class Bomb:
-    """Tells when it is unpickled."""
+    """Reports when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("exploded"),)
 
 
 class _Audit:
-    """What was done that only code in a checkpoint could want, as Python's audit hooks see it. They stay: PEP 578."""
+    """Actions that only code in a checkpoint could cause, seen by an audit hook, which is permanent: PEP 578."""
 
     is_on = False
     seen: list[str] = []  # noqa: RUF012 - one for the process, as the hook is
@@ -442,7 +442,7 @@ def test_the_oracle_sees_a_pickle_that_is_loaded(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_pickle_in_the_place_of_any_file_is_never_loaded(
+def test_a_pickle_instead_of_any_file_is_never_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -460,10 +460,10 @@ def test_a_pickle_in_the_place_of_any_file_is_never_loaded(
     assert not Path("exploded").exists()
 
 
-# ---- the newest good one --------------------------------------------------------------------------------------------
+# ---- the newest valid one -------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_one_is_kept_aside_and_told(two: Path) -> None:
+def test_a_damaged_one_is_set_aside_and_reported(two: Path) -> None:
     newest = checkpoints_in(two)[0]
     (newest / "state.json").write_bytes(b"")
     step, told = found(two)
@@ -477,7 +477,7 @@ def test_when_all_are_damaged_it_is_an_error_and_nothing_is_lost(two: Path) -> N
     for path in checkpoints_in(two):
         (path / "model.safetensors").write_bytes(b"")
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=r"is good: 2 damaged"):
+        with pytest.raises(CheckpointError, match=r"is valid: 2 damaged"):
             found(two)
     kept = [path for path in two.iterdir() if path.name.startswith("damaged-")]
     assert [names(path) for path in kept] == [sorted(FILES)] * 2
@@ -495,7 +495,7 @@ def test_the_newest_is_that_of_the_highest_step_whatever_the_clocks_say(tmp_path
     assert [read_manifest(path).step for path in checkpoints_in(tmp_path)] == [30, 20, 10]
 
 
-def test_what_killed_programs_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_remains_of_killed_programs_are_removed_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path, 10)
     for name in (".tmp-step-000000000020-epochs-1-0011aabb", ".tmp-mine", "notes"):
         (tmp_path / name).mkdir()

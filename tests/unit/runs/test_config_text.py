@@ -1,4 +1,4 @@
-"""A config as TOML for a person: what is set, what else can be set, and what each means."""
+"""A config as TOML for people: settings, and further options as comments with their meaning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MakeCatalog = Callable[..., Catalog]
 
 @dataclass
 class Chatty:
-    """A callback with options of several sorts."""
+    """A callback with options of several types."""
 
     room: Annotated[str, Meta(description="where it talks")]
     times: Annotated[int, Meta(ge=1, description="how often")] = 3
@@ -40,7 +40,7 @@ TWIN = Entry("callback", "chatty", f"{__name__}:Chatty", "zeta", "0.1")
 
 
 def contents(config: RunConfig) -> list[Any]:
-    """Return what a config says, without where it says so."""
+    """Return the contents of a config, without origins."""
     return [config.train, *((c.table, c.plugin.target, dict(c.options)) for c in config.plugins)]
 
 
@@ -78,7 +78,7 @@ _VALUES = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(value=_VALUES)
-def test_any_value_is_read_back_as_it_was(value: Any) -> None:
+def test_any_value_is_read_back_unchanged(value: Any) -> None:
     text = to_toml(value)
     assert "\n" not in text
     assert tomli.loads(f"x = {text}") == {"x": value}
@@ -87,7 +87,7 @@ def test_any_value_is_read_back_as_it_was(value: Any) -> None:
 # ---- whole configs ---------------------------------------------------------------------------------------------------
 
 
-def test_defaults_are_comments_and_what_was_set_are_settings(catalog_with: MakeCatalog) -> None:
+def test_defaults_are_comments_and_given_values_are_settings(catalog_with: MakeCatalog) -> None:
     source = {"train": {"epochs": 5}, "optimizer": {"lr": 0.5}, "callbacks": {"chatty": {"room": "lab"}}}
     text = commented_toml(load_config(source, catalog=catalog_with(CHATTY)))
     lines = text.splitlines()
@@ -101,13 +101,13 @@ use = "mse"
 [optimizer]
 use = "sgd"
 lr = 0.5                      # learning rate (a number >= 0)
-# momentum = 0.0              # share of the last update that is kept (a number >= 0)
-# dampening = 0.0             # share of the gradient that momentum leaves out (a number)
+# momentum = 0.0              # share of the previous update to add (a number >= 0)
+# dampening = 0.0             # share of the gradient that does not enter the momentum (a number)
 # weight_decay = 0.0          # factor of the L2 penalty on the weights (a number >= 0)
-# nesterov = false            # whether momentum looks ahead; needs momentum > 0, dampening 0 (true or false)
-# fused = false               # whether one kernel updates all weights; it can leave out what is not finite \
+# nesterov = false            # use Nesterov momentum; needs momentum > 0, dampening 0 (true or false)
+# fused = false               # update all weights in one kernel, which can skip an update that is not finite \
 (true or false)
-# groups = []                 # parameters with options of their own: tables with a list of name patterns, and options \
+# groups = []                 # options for some parameters: tables with a list of name patterns, and options \
 (a list of tables)
 
 [callbacks.chatty]

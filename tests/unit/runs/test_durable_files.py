@@ -1,4 +1,4 @@
-"""Files: whole or not at all, no links, nothing left behind, whatever operation fails."""
+"""Files: complete or not at all, no links, nothing left behind, whichever operation fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from hookline.engine.files import read_file, reason
 from hookline.runs.disk.durable_files import (
     AppendedFile,
-    FileLock,
     beside,
     move_folder,
     remove_folder,
@@ -95,13 +94,13 @@ def test_a_replacement_that_fails_anywhere_leaves_a_whole_file_and_nothing_else(
         path.write_bytes(b"old")
         with under_files(Layer(at, failing(number), operations=WRITING)), pytest.raises(OSError, match="Errno"):
             replace_file(path, b"new")
-        # The name is taken by the fifth: open, write, fsync, close, replace.
+        # The fifth operation takes the name: open, write, fsync, close, replace.
         assert path.read_bytes() == (b"old" if at <= 5 else b"new")
         assert names(tmp_path) == ["run.json"]
 
 
 def test_a_flush_that_failed_is_never_tried_again_on_the_same_file(tmp_path: Path) -> None:
-    """After a failed fsync the kernel may take the pages for clean: the next one would say that all is well."""
+    """After a failed fsync the kernel may mark the pages as clean, so that the next fsync succeeds without writing."""
     with under_files(Layer(3, failing(errno.EIO), operations=WRITING)) as layer, pytest.raises(OSError, match="Errno"):
         write_file(tmp_path / "a", b"new")
     assert layer.calls == ["open", "write", "fsync", "close", "unlink"]
@@ -118,14 +117,14 @@ def test_the_mode_of_a_file_is_that_which_the_user_configured(tmp_path: Path, ma
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "lines")] == [mode, mode]
 
 
-def test_what_is_not_finished_lies_in_the_same_folder_under_a_name_that_nobody_has(tmp_path: Path) -> None:
+def test_an_unfinished_file_is_in_the_same_folder_under_a_unique_name(tmp_path: Path) -> None:
     first, second = beside(tmp_path / "a"), beside(tmp_path / "a")
     assert first != second
     assert first.parent == tmp_path
     assert first.name.startswith(".tmp-a-")
 
 
-def test_a_link_takes_the_place_of_a_link_only(tmp_path: Path) -> None:
+def test_a_link_replaces_only_a_link(tmp_path: Path) -> None:
     replace_link(tmp_path / "last", "0001")
     replace_link(tmp_path / "last", "0002")
     assert str((tmp_path / "last").readlink()) == "0002"
@@ -149,7 +148,7 @@ def test_a_link_that_cannot_be_made_leaves_the_one_before(tmp_path: Path, number
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_regular_file_is_not_read_and_nothing_waits(tmp_path: Path) -> None:
+def test_only_a_regular_file_is_read_and_nothing_waits(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"secret")
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "folder").mkdir()
@@ -163,7 +162,7 @@ def test_a_file_larger_than_it_may_be_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as stream:
         stream.truncate(2**40)
-    with pytest.raises(OSError, match="may have 1048576"):
+    with pytest.raises(OSError, match="the limit is 1048576"):
         read_file(path, MAX)
 
 
@@ -183,10 +182,10 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None
     def shrink(_name: str) -> None:
         os.truncate(path, 3)
 
-    # It is opened as a stream after its size was asked for.
+    # It is opened as a stream after its size was read.
     with (
         under_files(Layer(1, shrink, operations=("fdopen",))),
-        pytest.raises(OSError, match="changed while it was read"),
+        pytest.raises(OSError, match="changed while being read"),
     ):
         read_file(path, MAX)
 
@@ -232,7 +231,7 @@ def test_a_folder_loses_its_name_before_its_files(tmp_path: Path) -> None:
     assert all("step" not in there for there in seen)
 
 
-def test_what_a_link_points_to_outlives_the_link(tmp_path: Path) -> None:
+def test_the_target_of_a_link_outlives_the_link(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").write_text("kept")
@@ -256,7 +255,7 @@ def test_a_torn_last_line_is_cut_off_when_the_file_is_opened(tmp_path: Path) -> 
     assert path.read_bytes() == b'{"a":1}\n{"a":2}\n{"a":3}\n'
 
 
-def test_a_file_of_one_torn_line_of_megabytes_begins_anew(tmp_path: Path) -> None:
+def test_a_file_of_one_torn_line_of_megabytes_starts_over(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"x" * (2**21 + 5))
     AppendedFile(path).close()
@@ -303,18 +302,6 @@ def test_lines_are_not_written_through_a_link_or_into_a_pipe(tmp_path: Path) -> 
         with pytest.raises(OSError, match="Errno"):
             AppendedFile(tmp_path / name)
     assert (tmp_path / "outside").read_bytes() == b"kept\n"
-
-
-# ---- locks ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_lock_has_one_holder_until_it_is_given_back(tmp_path: Path) -> None:
-    first, second = FileLock(tmp_path / ".lock"), FileLock(tmp_path / ".lock")
-    assert first.take()
-    assert not second.take()
-    first.close()
-    assert second.take()
-    second.close()
 
 
 def test_a_reason_names_the_number_of_the_error() -> None:

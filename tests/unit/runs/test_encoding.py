@@ -1,4 +1,4 @@
-"""A state comes back from JSON and tensors as it was, to the last bit, and nothing in them runs."""
+"""A state comes back from JSON and tensors unchanged, to the last bit, and nothing in them runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STATES = st.recursive(
 
 @settings(deadline=None, max_examples=200)
 @given(STATES)
-def test_every_plain_value_comes_back_as_it_was(state: Any) -> None:
+def test_every_plain_value_comes_back_unchanged(state: Any) -> None:
     # repr tells True from 1, -0.0 from 0.0, and NaN from nothing else.
     assert repr(back({"state": state})) == repr({"state": state})
 
@@ -124,10 +124,10 @@ class Pair(NamedTuple):
 
 
 class Thing:
-    """Something that only pickle could keep."""
+    """An object that only pickle could save."""
 
 
-def test_all_that_cannot_be_kept_is_named_at_once() -> None:
+def test_everything_that_cannot_be_saved_is_named_at_once() -> None:
     state = {"a": {"b": [1, Thing()]}, "f": len, "s": {1, 2}, "sparse": torch.eye(2).to_sparse(), "ok": 1}
     with pytest.raises(CheckpointError) as caught:
         encode(state)
@@ -178,14 +178,14 @@ def test_what_would_come_back_as_something_else_is_refused(value: Any) -> None:
     ],
     ids=json.dumps,
 )
-def test_what_is_no_state_is_refused(tree: Any) -> None:
-    with pytest.raises(CheckpointError, match="no state"):
+def test_values_that_are_not_a_state_are_refused(tree: Any) -> None:
+    with pytest.raises(CheckpointError, match="not a state"):
         decode({"deep": [tree]}, {"half": torch.ones(2, dtype=torch.bfloat16)})
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b'{"a": NaN}', b"1 2", b'"\xed\xa0\x80"'])
-def test_what_is_no_json_is_refused(text: bytes) -> None:
-    with pytest.raises(CheckpointError, match="no JSON"):
+def test_invalid_json_is_refused(text: bytes) -> None:
+    with pytest.raises(CheckpointError, match="not valid JSON"):
         from_json(text)
 
 
@@ -230,10 +230,10 @@ BAD_TENSORS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("data", BAD_TENSORS.values(), ids=BAD_TENSORS)
-def test_what_are_no_tensors_is_refused_before_memory_is_taken(data: bytes) -> None:
+def test_invalid_tensors_are_refused_before_memory_is_allocated(data: bytes) -> None:
     tracemalloc.start()
     try:
-        with pytest.raises(CheckpointError, match="no tensors"):
+        with pytest.raises(CheckpointError, match="not a valid safetensors file"):
             from_safetensors(data)
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:

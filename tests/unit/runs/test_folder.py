@@ -20,7 +20,7 @@ import pytest
 from hookline import CheckpointError, ConfigError, RunBusyError
 from hookline.runs import Attempt, BestValue, RunFolder, RunRecord, find_run
 from hookline.runs.disk import durable_files as store
-from hookline.runs.disk.occupancy import is_at_work
+from hookline.runs.disk.occupancy import FileLock, is_at_work
 from hookline.runs.names import check_name, point_to_newest, run_names, run_paths
 from hookline.runs.record import read_record
 
@@ -48,7 +48,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Makes a run folder whose record says this and that."""
+    """Makes a run folder whose record has the given values."""
 
     def made(label: str = "mine", **values: object) -> Path:
         folder = RunFolder.claim(tmp_path / "runs", label)
@@ -63,7 +63,7 @@ def make(tmp_path: Path) -> Make:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts programs, and ends those that are left."""
+    """Starts programs, and kills those still running at the end."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(program: str, *words: str) -> subprocess.Popen[str]:
@@ -142,19 +142,19 @@ def test_a_name_of_letters_digits_dots_and_dashes_is_one(name: str) -> None:
     ],
 )
 def test_any_other_name_is_refused_and_nothing_is_made(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no name for a run") as caught:
+    with pytest.raises(ConfigError, match="is not a valid run name") as caught:
         RunFolder.claim(tmp_path / "runs", name)
     assert "a-z" in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
 
-def test_where_there_can_be_no_runs_is_said(tmp_path: Path) -> None:
+def test_a_place_that_cannot_hold_runs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to("nowhere")
     for parent in (tmp_path / "file", tmp_path / "file" / "deeper", tmp_path / "dangling"):
-        with pytest.raises(ConfigError, match="no run folder can be made in"):
+        with pytest.raises(ConfigError, match="cannot make a run folder in"):
             RunFolder.claim(parent, "mine")
-    with pytest.raises(ConfigError, match=r"there can be no runs in .*ENOTDIR"):
+    with pytest.raises(ConfigError, match=r"cannot read the folder of runs .*ENOTDIR"):
         run_names(tmp_path / "file")
     assert run_names(tmp_path / "missing") == []
 
@@ -162,7 +162,7 @@ def test_where_there_can_be_no_runs_is_said(tmp_path: Path) -> None:
 # ---- links -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_link_is_no_run_folder_and_no_file_of_one(make: Make, tmp_path: Path) -> None:
+def test_a_link_is_neither_a_run_folder_nor_a_file_of_one(make: Make, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     path = make()
@@ -171,7 +171,7 @@ def test_a_link_is_no_run_folder_and_no_file_of_one(make: Make, tmp_path: Path) 
     record = path / "run.json"
     record.rename(outside / "run.json")
     record.symlink_to(outside / "run.json")
-    with pytest.raises(ConfigError, match=r"is no run folder: run.json: .*ELOOP"):
+    with pytest.raises(ConfigError, match=r"is not a run folder: run.json: .*ELOOP"):
         RunFolder.open(path)
 
 
@@ -181,7 +181,7 @@ def test_a_folder_within_that_is_a_link_is_refused(name: str, make: Make, tmp_pa
     path = make()
     (path / name).symlink_to(tmp_path / "outside", target_is_directory=True)
     folder = RunFolder.open(path)
-    with pytest.raises(CheckpointError, match="is a link: a run keeps everything in its own folder"):
+    with pytest.raises(CheckpointError, match="is a link: a run saves everything in its own folder"):
         getattr(folder, name)
     folder.close()
 
@@ -197,13 +197,13 @@ def test_a_lock_and_lines_that_are_links_are_not_followed(make: Make, tmp_path: 
     folder.close()
     (path / ".lock").unlink()
     (path / ".lock").symlink_to(outside)
-    with pytest.raises(ConfigError, match=r"nobody can work in .*ELOOP"):
+    with pytest.raises(ConfigError, match=r"cannot lock run folder .*ELOOP"):
         RunFolder.open(path)
     assert not is_at_work(path)
     assert outside.read_text() == "mine"
 
 
-def test_what_is_called_last_and_is_no_link_stays(make: Make) -> None:
+def test_a_file_named_last_that_is_not_a_link_stays(make: Make) -> None:
     path = make()
     (path.parent / "last").unlink()
     (path.parent / "last").write_text("mine")
@@ -211,7 +211,7 @@ def test_what_is_called_last_and_is_no_link_stays(make: Make) -> None:
     assert (path.parent / "last").read_text() == "mine"
 
 
-def test_the_link_to_the_newest_is_mended_when_that_is_gone(make: Make) -> None:
+def test_the_link_to_the_newest_is_repaired_when_that_is_removed(make: Make) -> None:
     first, second = make(), make()
     parent = first.parent
     point_to_newest(parent)
@@ -243,19 +243,19 @@ def test_a_run_is_found_by_number_name_whole_name_path_and_last(
     assert find_run(".", Path("runs")) == first
 
 
-def test_a_name_that_several_runs_have_is_refused_with_what_they_are(make: Make) -> None:
+def test_a_name_of_several_runs_is_refused_and_they_are_listed(make: Make) -> None:
     first, second = make("one"), make("one")
     with pytest.raises(ConfigError, match="2 runs are called 'one': 0001-one, 0002-one") as caught:
         find_run("one", first.parent)
-    assert "by its number" in str(caught.value)
+    assert "its number" in str(caught.value)
     second.rename(first.parent / "0001-copied")
     with pytest.raises(ConfigError, match="2 runs are called '1': 0001-copied, 0001-one") as caught:
         find_run("1", first.parent)
-    assert caught.value.hint == "name it in full"
+    assert caught.value.hint == "use the full name"
     assert find_run("0001-one", first.parent) == first
 
 
-def test_a_wrong_name_gets_the_nearest_and_never_a_list_of_thousands(tmp_path: Path) -> None:
+def test_an_unknown_name_gets_the_nearest_and_never_a_list_of_thousands(tmp_path: Path) -> None:
     for number in range(1, 1501):
         (tmp_path / f"{number:04d}-csv-mlp").mkdir()
     with pytest.raises(ConfigError) as caught:
@@ -264,7 +264,7 @@ def test_a_wrong_name_gets_the_nearest_and_never_a_list_of_thousands(tmp_path: P
     for name in ("1501", "zzz", "", "-1", "\u0661"):
         with pytest.raises(ConfigError, match="there is no run") as caught:
             find_run(name, tmp_path)
-        assert caught.value.hint == "the newest is 1500-csv-mlp; hookline runs lists them"
+        assert caught.value.hint == "the newest is 1500-csv-mlp; list all with: hookline runs"
     for name in ("last", "best", "1", "x"):
         with pytest.raises(ConfigError, match=r"there is no run in .*none") as caught:
             find_run(name, tmp_path / "none")
@@ -272,12 +272,12 @@ def test_a_wrong_name_gets_the_nearest_and_never_a_list_of_thousands(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "a/b", "..", "x" * 300, "/" + "x" * 300, "a\0b", "./a\0b"])
-def test_what_is_no_path_of_a_run_is_refused(name: str, make: Make) -> None:
+def test_a_path_that_is_not_a_run_is_refused(name: str, make: Make) -> None:
     with pytest.raises(ConfigError):
         find_run(name, make().parent / "x")
 
 
-def test_the_best_run_is_that_whose_metric_is_best_among_those_that_watch_it(make: Make) -> None:
+def test_the_best_run_is_that_with_the_best_metric_among_those_that_observe_it(make: Make) -> None:
     def best(value: float, metric: str = "loss", mode: str = "min") -> BestValue:
         return BestValue(metric, mode, value, 1, 1)  # type: ignore[arg-type] # the text is one of the two
 
@@ -293,14 +293,14 @@ def test_the_best_run_is_that_whose_metric_is_best_among_those_that_watch_it(mak
 
 
 def test_there_is_no_best_run_where_nothing_was_measured(make: Make) -> None:
-    with pytest.raises(ConfigError, match="no run has measured anything"):
+    with pytest.raises(ConfigError, match="no run has a best value"):
         find_run("best", make().parent)
 
 
 # ---- the record ------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_comes_back_as_it_was_saved(make: Make) -> None:
+def test_a_record_comes_back_as_saved(make: Make) -> None:
     attempt = Attempt(datetime(2026, 1, 1, tzinfo=UTC), ["hookline", "train"], "host", 7, 0, 3, outcome="failed")
     best = BestValue("loss", "min", 0.1, 2, 3)
     path = make(attempts=[attempt], best=best, metrics={"loss": None}, identity={"a": [1]}, warnings=["x"])
@@ -321,8 +321,8 @@ def test_a_record_comes_back_as_it_was_saved(make: Make) -> None:
         (b'{"run": "x", "attempts": [], "format": 1, "time_s": "long"}', "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"[" * 100_000, "cannot be read"),
-        (b'{"run": "x", "attempts": [], "format": 2}', "is of format 2, and this Hookline reads 1"),
-        (b'{"run": 17, "anything": [], "format": 2}', "is of format 2, and this Hookline reads 1"),
+        (b'{"run": "x", "attempts": [], "format": 2}', "has format 2, but this Hookline reads format 1"),
+        (b'{"run": 17, "anything": [], "format": 2}', "has format 2, but this Hookline reads format 1"),
     ],
 )
 def test_a_record_that_is_torn_foreign_or_newer_is_refused_with_the_reason(text: bytes, why: str, make: Make) -> None:
@@ -338,20 +338,20 @@ def test_a_record_that_is_torn_foreign_or_newer_is_refused_with_the_reason(text:
 def test_a_record_that_is_too_large_or_no_file_is_refused_at_once(make: Make) -> None:
     path = make()
     (path / "run.json").unlink()
-    with pytest.raises(ConfigError, match=r"is no run folder: run.json: .*ENOENT"):
+    with pytest.raises(ConfigError, match=r"is not a run folder: run.json: .*ENOENT"):
         read_record(path)
     os.mkfifo(path / "run.json")
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         read_record(path)
     (path / "run.json").unlink()
     with (path / "run.json").open("wb") as file:
         file.truncate(2**25)
-    with pytest.raises(ConfigError, match="may have"):
+    with pytest.raises(ConfigError, match="the limit is"):
         read_record(path)
 
 
 def test_a_record_of_unknown_fields_is_read() -> None:
-    # What a later version of the same form adds.
+    # A later version may add fields to the same format.
     text = msgspec.json.encode({**msgspec.to_builtins(RunRecord()), "more": 1})
     assert msgspec.json.decode(text, type=RunRecord).format == 1
 
@@ -359,7 +359,7 @@ def test_a_record_of_unknown_fields_is_read() -> None:
 # ---- one program at a time -------------------------------------------------------------------------------------------
 
 
-def test_a_second_program_is_told_host_and_process_of_the_first(
+def test_a_second_program_learns_host_and_process_of_the_first(
     make: Make, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     path = make()
@@ -372,7 +372,7 @@ def test_a_second_program_is_told_host_and_process_of_the_first(
         RunFolder.open(path)
     assert time.monotonic() - begin < 5
     assert caught.value.exit_code == 7
-    # The kernel keeps the lock, so it is free when its holder is gone, however that went.
+    # The kernel holds the lock, so it is free once its holder has ended, however it ended.
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     assert not is_at_work(path)
@@ -388,7 +388,7 @@ def test_a_new_run_folder_is_held_until_it_is_closed(tmp_path: Path) -> None:
     assert not is_at_work(folder.path)
 
 
-def test_who_looks_whether_a_run_is_at_work_keeps_nobody_out(
+def test_checking_whether_a_run_is_at_work_locks_nobody_out(
     make: Make, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     path = make()
@@ -400,7 +400,7 @@ def test_who_looks_whether_a_run_is_at_work_keeps_nobody_out(
         RunFolder.open(path).close()
 
 
-def test_to_look_changes_nothing(make: Make) -> None:
+def test_checking_changes_nothing(make: Make) -> None:
     path = make()
     (path / ".lock").unlink()
     before = sorted(path.iterdir())
@@ -408,9 +408,9 @@ def test_to_look_changes_nothing(make: Make) -> None:
     assert sorted(path.iterdir()) == before
 
 
-def test_a_lock_that_does_not_say_who_holds_it_is_a_lock(make: Make) -> None:
+def test_a_lock_that_does_not_name_its_holder_is_a_lock(make: Make) -> None:
     path = make()
-    lock = store.FileLock(path / ".lock")
+    lock = FileLock(path / ".lock")
     assert lock.take()
     lock.sign("not JSON")
     with pytest.raises(RunBusyError, match=rf"another program works in {path}\n"):
@@ -423,7 +423,7 @@ def test_a_lock_that_does_not_say_who_holds_it_is_a_lock(make: Make) -> None:
 
 def test_processes_that_outlive_a_killed_program_are_waited_for(make: Make) -> None:
     path = make()
-    lock = store.FileLock(path / ".lock")
+    lock = FileLock(path / ".lock")
     assert lock.take()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -1,4 +1,4 @@
-"""Any run folder, any file of metrics, any table: read or told as a fault, and nothing lost, torn or obeyed."""
+"""Any run folder, any file of metrics, any table: read or reported as a fault, and nothing lost, torn or executed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hookline.runs.names import check_name
 from hookline.runs.record import read_record
 from hookline_plugins.callbacks.json_lines import JSONLines
 from hookline_plugins.data.tables import Table
-from reliability.fuzz_targets import GOOD_RECORD, TARGETS, check_told, run_folder, show_runs
+from reliability.fuzz_targets import GOOD_RECORD, TARGETS, check_error, run_folder, show_runs
 
 # Each example writes its files anew, so that a folder can be shared.
 quick = settings(
@@ -50,7 +50,7 @@ HOSTILE_TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from("\x1b\x07
 
 @quick
 @given(fields=FIELDS, text=HOSTILE_TEXTS, number=st.sampled_from([0, -1, 2**62, 2**64, 10**30]))
-def test_any_record_is_read_or_told_as_a_fault_and_the_other_runs_are_listed(
+def test_any_record_is_read_or_reported_and_the_other_runs_are_listed(
     fields: dict[str, Any], text: str, number: int, tmp_path: Path
 ) -> None:
     record = json.loads(GOOD_RECORD)
@@ -60,14 +60,14 @@ def test_any_record_is_read_or_told_as_a_fault_and_the_other_runs_are_listed(
 
 @quick
 @given(data=st.binary(max_size=20) | st.just(b"[" * 10**5) | st.just(b'{"identity":' * 10**5))
-def test_any_bytes_are_a_record_or_a_told_fault(data: bytes, tmp_path: Path) -> None:
+def test_any_bytes_are_a_record_or_a_reported_fault(data: bytes, tmp_path: Path) -> None:
     TARGETS["record"].fuzz(data, tmp_path)
 
 
-def test_a_record_that_is_no_file_or_too_large_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_record_that_is_not_a_file_or_too_large_is_not_waited_for(tmp_path: Path) -> None:
     path = run_folder(tmp_path)
     os.mkfifo(path / "run.json")
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         read_record(path)
     (path / "run.json").unlink()
     with (path / "run.json").open("wb") as file:
@@ -89,26 +89,26 @@ def test_any_text_names_a_run_or_none_and_what_can_be_a_name_is_one_file(name: s
         try:
             read()
         except ConfigError as error:
-            check_told(error)
+            check_error(error)
 
 
 @settings(quick, max_examples=20)
 @given(name=HOSTILE_TEXTS | st.sampled_from(["..", "a/b", "/tmp/x", "", " ", ".", "last", "best", "\ud800"]))
-def test_what_is_no_name_makes_no_folder(name: str, tmp_path: Path) -> None:
+def test_an_invalid_name_makes_no_folder(name: str, tmp_path: Path) -> None:
     try:
         RunFolder.claim(tmp_path / "runs", name).close()
     except ConfigError as error:
-        check_told(error)
+        check_error(error)
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
     assert all(path.name[:4].isdigit() or path.name in ("last", ".lock") for path in tmp_path.glob("runs/*"))
 
 
 @pytest.mark.parametrize("parent", ["a" * 300, "a\0b", "file", "file/x", "\ud800"])
-def test_a_place_where_no_runs_can_be_is_told(parent: str, tmp_path: Path) -> None:
+def test_a_place_that_cannot_hold_runs_is_reported(parent: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError) as caught:
         find_run("x", tmp_path / parent)
-    check_told(caught.value)
+    check_error(caught.value)
 
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_any_table_is_read_or_refused(
     TARGETS["csv"].fuzz(choices + text.encode() + junk, tmp_path)
 
 
-def test_a_header_that_has_each_of_ten_thousand_names_twice_is_told_at_once(tmp_path: Path) -> None:
+def test_a_header_that_has_each_of_ten_thousand_names_twice_is_reported_at_once(tmp_path: Path) -> None:
     width = 20_000
     text = f"{','.join(f'c{number // 2}' for number in range(width))},y\n{'1,' * width}1\n"
     (tmp_path / "t.csv").write_text(text)
@@ -221,16 +221,16 @@ def test_a_header_that_has_each_of_ten_thousand_names_twice_is_told_at_once(tmp_
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize("one_hot", [(), ("a",)])
-def test_numbers_of_five_thousand_digits_are_told(task: Any, one_hot: tuple[str, ...], tmp_path: Path) -> None:
+def test_numbers_of_five_thousand_digits_are_reported(task: Any, one_hot: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(f"a,y\n{'9' * 5000},{'8' * 5000}\n2,1\n")
     with pytest.raises(DataError) as caught:
         Table(path=tmp_path / "t.csv", target="y", task=task, one_hot=one_hot).build_data()
-    check_told(caught.value)
+    check_error(caught.value)
     assert len(str(caught.value)) < 2000
 
 
 class Named:
-    """A callback that measures something under a name."""
+    """A callback that reports a metric under a given name."""
 
     def __init__(self, name: Any) -> None:
         self.name = name
@@ -241,14 +241,14 @@ class Named:
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a\udcff", 3, None])
-def test_a_metric_whose_name_no_file_can_hold_is_refused_before_the_first_step(name: Any) -> None:
-    with pytest.raises(ContractError, match="which is no text that a file can hold") as caught:
+def test_a_metric_with_a_name_that_cannot_be_saved_is_refused_before_the_first_step(name: Any) -> None:
+    with pytest.raises(ContractError, match="whose name is not text that a file can hold") as caught:
         Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.named": Named(name)}))
-    check_told(caught.value)
+    check_error(caught.value)
 
 
 class Many:
-    """A callback that measures far too much."""
+    """A callback that reports far too many metrics."""
 
     @hookimpl
     def build_metrics(self) -> dict[str, Any]:
@@ -256,5 +256,5 @@ class Many:
 
 
 def test_more_metrics_than_a_record_can_hold_are_refused_before_the_first_step() -> None:
-    with pytest.raises(ContractError, match=r"there are 100,001 metrics; a run takes 100,000"):
+    with pytest.raises(ContractError, match=r"there are 100,001 metrics, but at most 100,000 are possible"):
         Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.many": Many()}))

@@ -1,4 +1,4 @@
-"""What a run is made of: told in plain values, without secrets, and different when something is different."""
+"""The fingerprint of a run: plain values without secrets, which change when something changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hookline.runs.redaction import redacted, redacted_word
 
 def source(dataset: Any, **splits: Any) -> Any:
     class Given:
-        """Gives a dataset."""
+        """Return a dataset."""
 
         @hookimpl
         def build_data(self) -> DataSource:
@@ -37,7 +37,7 @@ def rows(seed: int = 0, num: int = 200) -> TensorDataset:
 
 
 class Lazy(Dataset[tuple[Tensor, Tensor]]):
-    """Rows that are read when they are asked for."""
+    """Rows that are read on demand."""
 
     def __init__(self, sign: str | None = None) -> None:
         if sign is not None:
@@ -57,14 +57,14 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         return iter([(torch.ones(2), torch.ones(1))] * 20)
 
 
-def test_the_same_run_has_the_same_identity_and_it_can_be_kept() -> None:
+def test_the_same_run_has_the_same_identity_and_it_can_be_saved() -> None:
     first, second = identity(rows()), identity(rows())
     assert first == second
     assert json.loads(json.dumps(first)) == first
     encode(first)
 
 
-def test_versions_plugins_and_machine_are_told() -> None:
+def test_versions_plugins_and_machine_are_included() -> None:
     found = identity_of(Run(load_config({})))
     assert found["versions"].keys() >= {"hookline", "torch", "numpy", "python", "hooks"}
     assert found["plugins"]["model"]["name"] == "linear"
@@ -106,7 +106,7 @@ class Uploads:
         """Do nothing."""
 
 
-def test_secrets_are_not_told() -> None:
+def test_secrets_are_not_included() -> None:
     run = Run(load_config({}, plugins={"callbacks.up": Uploads("hunter2", "postgres://me:hunter2@host/runs")}))
     run.fit()
     assert "hunter2" not in json.dumps(identity_of(run))

@@ -1,4 +1,4 @@
-"""A lock of the code that a run's plugins are."""
+"""A lock of the code of a run's plugins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACME = Entry("model", "net", "acme_locked.nets:Net", "acme-locked", "1.0")
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A distribution on the path, as pip would have put it there."""
+    """A distribution on the path, as installed by pip."""
     files = {
         "acme_locked/__init__.py": "",
         "acme_locked/nets.py": "class Net: ...\n",
@@ -54,7 +54,7 @@ def test_a_lock_has_the_plugins_and_the_hash_of_each_file_of_their_code(installe
     assert "acme_locked" not in sys.modules
 
 
-def test_a_lock_is_read_as_it_was_written(installed: Path, tmp_path: Path) -> None:
+def test_a_lock_is_read_as_written(installed: Path, tmp_path: Path) -> None:
     lock = make_lock({"model": ACME})
     path = tmp_path / "run.lock"
     path.write_text(lock.to_json())
@@ -72,7 +72,7 @@ def test_drift_names_each_file_that_was_changed_is_new_or_is_gone(installed: Pat
     assert lock.drift_of(ACME) == [
         "acme_locked/more.py of acme-locked is new",
         "acme_locked/nets.py of acme-locked was changed",
-        "acme_locked/table.bin of acme-locked is gone",
+        "acme_locked/table.bin of acme-locked is missing",
     ]
     assert lock.drift(make_lock({"model": ACME})) == lock.drift_of(ACME)
 
@@ -150,15 +150,15 @@ def test_a_distribution_that_is_not_installed_cannot_be_locked() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"hookline": 1}', "\xff", "[train]\n"])
-def test_a_file_that_is_no_lock_is_a_fault_of_the_words(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_lock_is_a_config_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.lock"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match="is no lock") as caught:
+    with pytest.raises(ConfigError, match="is not a valid lock") as caught:
         read_lock(path)
     assert caught.value.hint == "make it with: hookline lock"
 
 
-def test_a_lock_that_is_not_there_is_a_fault_of_the_words(tmp_path: Path) -> None:
+def test_a_missing_lock_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read_lock(tmp_path / "run.lock")
 
@@ -169,7 +169,7 @@ def locked_catalog() -> tuple[Catalog, Lock]:
     return catalog, make_lock({**entries, "model": ACME})
 
 
-def test_a_plugin_that_is_what_was_locked_is_imported(installed: Path) -> None:
+def test_a_plugin_that_matches_the_lock_is_imported(installed: Path) -> None:
     catalog, lock = locked_catalog()
     assert load_config({"model": "net"}, catalog=catalog, vet=lock.check).settings["model.use"].value == "net"
 

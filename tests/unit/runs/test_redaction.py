@@ -1,4 +1,4 @@
-"""What is not written down: secrets by the name of their key, and passwords in addresses."""
+"""Redaction: values whose key names a secret, and passwords in URLs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_key_whose_last_word_says_so_is_a_secret(key: str) -> None:
     "key",
     ["model.num_tokens", "token.length", "model.tokenizer", "optimizer.lr", "data.key", "secretary", "passwords_file"],
 )
-def test_a_key_that_only_looks_like_it_is_none(key: str) -> None:
+def test_a_key_that_only_resembles_one_is_not_a_secret(key: str) -> None:
     assert not is_secret(key)
 
 
@@ -79,7 +79,7 @@ def test_a_word_of_a_command_is_shown_without_its_secrets(word: str, shown: str)
 
 
 class Upload:
-    """A callback that asks for a secret."""
+    """A callback with a secret option."""
 
     def __init__(self, token: str = "", url: str = "", path: Path = Path("out")) -> None:
         self.token = token

@@ -1,4 +1,4 @@
-"""Going on with a run in its folder: exactly, from what is good, and not at all from what is another run's."""
+"""Resuming a run in its folder: exactly, from valid checkpoints, and never from those of a different run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SECRET = "hunter2"
 
 
 def begun(parent: Path, *, stop_at: int = 0, epochs: int = 1, **checkpoint: Any) -> Path:
-    """Return the folder of a run that was interrupted after a step, or is complete."""
+    """Return the folder of a run that was interrupted after a step, or completed."""
     run = Run(load_config(job.config(parent, epochs, **checkpoint)))
     for step in run.steps():
         if step.step == stop_at:
@@ -53,7 +53,7 @@ def begun(parent: Path, *, stop_at: int = 0, epochs: int = 1, **checkpoint: Any)
 
 
 def exit_code(function: Callable[[], Any]) -> int:
-    """Return with what the command would end; an error that is not Hookline's is raised."""
+    """Return the exit code of the command; an error that is not Hookline's is raised."""
     try:
         function()
     except HooklineError as error:
@@ -62,7 +62,7 @@ def exit_code(function: Callable[[], Any]) -> int:
 
 
 def take_steps(run: Run, after: Callable[[int], None]) -> None:
-    """Take all steps, and do something after each."""
+    """Take all steps, and call a function after each."""
     for step in run.steps():
         after(step.step)
 
@@ -73,7 +73,7 @@ def saved_steps(path: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The digest of the run that nothing interrupts."""
+    """The digest of the uninterrupted run."""
     return job.digest(begun(tmp_path_factory.mktemp("whole")))
 
 
@@ -86,11 +86,11 @@ def test_a_run_that_was_interrupted_anywhere_ends_as_if_it_had_not_been(
 ) -> None:
     """After the first, at a save, at an evaluation, one before the end, and after the last batch of the epoch."""
     path = begun(tmp_path, stop_at=step)
-    job.go_on(path)
+    job.resume_run(path)
     assert job.digest(path) == whole
 
 
-def test_a_run_that_was_interrupted_before_its_first_step_goes_on(tmp_path: Path, whole: dict[str, str]) -> None:
+def test_a_run_that_was_interrupted_before_its_first_step_resumes(tmp_path: Path, whole: dict[str, str]) -> None:
     run = Run(load_config(job.config(tmp_path, 1)))
     run.interrupt("SIGTERM")
     run.fit()
@@ -100,7 +100,7 @@ def test_a_run_that_was_interrupted_before_its_first_step_goes_on(tmp_path: Path
         again = resume(saved_folder(run).path)
         again.interrupt("SIGTERM")
         again.fit()
-    job.go_on(saved_folder(run).path)
+    job.resume_run(saved_folder(run).path)
     assert job.digest(saved_folder(run).path) == whole
 
 
@@ -109,14 +109,14 @@ def test_a_run_killed_between_its_last_save_and_its_end_comes_to_its_end(tmp_pat
     record = json.loads((path / "run.json").read_text())
     (path / "model.safetensors").unlink()
     (path / "run.json").write_text(json.dumps(record | {"status": "running", "model": None}))
-    assert job.go_on(path) == []
+    assert job.resume_run(path) == []
     assert job.digest(path) == whole
     assert job.record_of(path).status == "completed"
 
 
 @dataclass
 class Rows:
-    """Rows that are read by worker processes, with noise of their own."""
+    """Rows that are read by worker processes, with random noise."""
 
     @hookimpl
     def build_data(self) -> DataSource:
@@ -162,7 +162,7 @@ def test_micro_batches_are_resumed_exactly(tmp_path: Path) -> None:
         return saved_folder(run).path
 
     path = one("interrupted", 6)
-    job.go_on(path)
+    job.resume_run(path)
     assert job.digest(path) == job.digest(one("whole", 0))
 
 
@@ -172,22 +172,22 @@ def test_metrics_that_a_killed_run_wrote_after_its_checkpoint_are_there_once(
     path = begun(tmp_path, stop_at=10)
     with (path / "metrics.jsonl").open("ab") as stream:
         stream.write(b'{"epoch":1,"step":14,"train/loss":0.1}\n{"epoch":1,"st')
-    job.go_on(path)
+    job.resume_run(path)
     assert job.digest(path) == whole
 
 
-# ---- from what is good ----------------------------------------------------------------------------------------------
+# ---- from valid checkpoints -----------------------------------------------------------------------------------------
 
 
-def test_a_damaged_newest_checkpoint_is_told_kept_and_passed_over(tmp_path: Path, whole: dict[str, str]) -> None:
+def test_a_damaged_newest_checkpoint_is_reported_preserved_and_skipped(tmp_path: Path, whole: dict[str, str]) -> None:
     path = begun(tmp_path, stop_at=12)
     assert saved_steps(path) == [12, 10]
     newest = checkpoints_in(path / "checkpoints")[0] / "state.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
-    warnings = job.go_on(path)
+    warnings = job.resume_run(path)
     assert len(warnings) == 1
     assert "is damaged: state.safetensors" in warnings[0]
-    assert "an older checkpoint is taken" in warnings[0]
+    assert "using an older checkpoint" in warnings[0]
     assert list((path / "checkpoints").glob("damaged-step-000000000012-*"))
     assert "is damaged" in (path / "log.txt").read_text()
     digest = job.digest(path)
@@ -196,7 +196,7 @@ def test_a_damaged_newest_checkpoint_is_told_kept_and_passed_over(tmp_path: Path
     }
 
 
-def test_when_no_checkpoint_is_good_it_is_an_error_and_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_when_no_checkpoint_is_valid_it_is_an_error_and_nothing_is_overwritten(tmp_path: Path) -> None:
     path = begun(tmp_path, stop_at=12)
     for checkpoint in checkpoints_in(path / "checkpoints"):
         (checkpoint / "state.json").write_bytes(b"{}")
@@ -212,17 +212,17 @@ def test_when_no_checkpoint_is_good_it_is_an_error_and_nothing_is_overwritten(tm
         assert files() == before
 
 
-def test_what_a_killed_program_had_not_finished_is_removed_and_what_is_of_others_is_not(path: Path) -> None:
+def test_unfinished_files_of_a_killed_program_are_removed_and_other_files_are_not(path: Path) -> None:
     unfinished = [".tmp-run.json-0123abcd", "debug/.tmp-error.json-0123abcd", ".tmp-model.safetensors-0123abcd"]
     (path / "debug").mkdir()
     for name in [*unfinished, ".tmp-mine"]:
         (path / name).write_text("half")
-    job.go_on(path)
+    job.resume_run(path)
     assert job.left_over(path) == [".tmp-mine"]
 
 
 def change_state(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the values of the newest checkpoint and sign them, as somebody would who does it on purpose."""
+    """Change the values of the newest checkpoint and its checksums, as a forger would."""
     newest = checkpoints_in(path / "checkpoints")[0]
     from hookline.runs.disk.checkpoint import write_checkpoint
 
@@ -255,7 +255,7 @@ def _drop(written: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def at_12(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was interrupted after step 12; to be copied."""
+    """A run that was interrupted after step 12, to be copied."""
     return begun(tmp_path_factory.mktemp("at-12"), stop_at=12)
 
 
@@ -320,17 +320,17 @@ def test_a_state_of_other_values_is_an_error_of_ours_or_does_no_harm(
     path: Path, keys: tuple[Any, ...], to: Any
 ) -> None:
     change_state(path, _set(*keys, to=to))
-    assert exit_code(lambda: job.go_on(path)) in (0, 4, 5)
+    assert exit_code(lambda: job.resume_run(path)) in (0, 4, 5)
 
 
-# ---- not at all from what is another run's --------------------------------------------------------------------------
+# ---- never from those of a different run ----------------------------------------------------------------------------
 
 
 def test_another_model_is_refused_with_every_difference(path: Path) -> None:
-    with pytest.raises(CheckpointError, match="another model") as caught:
+    with pytest.raises(CheckpointError, match="a different model") as caught:
         resume(path, {"model.hidden": [8, 4]})
     told = str(caught.value)
-    assert "the checkpoint has no" in told
+    assert "in the model, but not in the checkpoint" in told
     assert "torch.float32 [8, 2]" in told or "torch.float32 [1, 8]" in told
 
 
@@ -340,23 +340,23 @@ def test_another_optimizer_is_refused(path: Path) -> None:
     assert caught.value.exit_code in (4, 5)
 
 
-def test_other_settings_are_told_and_from_there_on_it_is_another_run(path: Path) -> None:
+def test_changed_settings_are_reported(path: Path) -> None:
     run = resume(path, {"train.epochs": 2})
-    assert any("another run" in text and "train.epochs was 1, and is 2" in text for text in run.warnings)
+    assert any("the run has changed" in text and "train.epochs was 1, and is 2" in text for text in run.warnings)
     run.fit()
     assert run.step == 40
     assert any("train.epochs" in text for text in job.record_of(path).attempts[-1].changes)
 
 
-def test_other_data_are_refused_unless_they_are_allowed(path: Path) -> None:
+def test_changed_data_are_refused_unless_they_are_allowed(path: Path) -> None:
     for other in ({"data.num_examples": 190}, {"data.noise_std": 0.5}):
-        with pytest.raises(DataError, match="not those that the run began with") as caught:
+        with pytest.raises(DataError, match="the data of the run have changed") as caught:
             resume(path, other)
         assert caught.value.hint is not None
         assert "--allow-changed-data" in caught.value.hint
     run = resume(path, {"data.noise_std": 0.5}, allow_changed_data=True)
     run.fit()
-    assert any("the data" in text for text in job.record_of(path).attempts[-1].changes)
+    assert any("data: train was" in text for text in job.record_of(path).attempts[-1].changes)
 
 
 def test_a_state_of_plugins_that_are_not_there_is_refused_by_name(path: Path) -> None:
@@ -371,7 +371,7 @@ def test_a_plugin_that_is_not_installed_is_named(path: Path) -> None:
         resume(path)
 
 
-def test_another_version_is_told(path: Path) -> None:
+def test_a_changed_version_is_reported(path: Path) -> None:
     newest = checkpoints_in(path / "checkpoints")[0]
     kept = read_checkpoint(newest)
     identity = msgspec.convert(msgspec.to_builtins(kept.manifest.identity), dict[str, Any])
@@ -389,7 +389,7 @@ def test_another_version_is_told(path: Path) -> None:
     assert "0.0.1" in told
 
 
-# ---- a folder that is not as it was ---------------------------------------------------------------------------------
+# ---- a folder that has changed --------------------------------------------------------------------------------------
 
 
 def test_two_programs_cannot_work_in_one_run(path: Path) -> None:
@@ -404,7 +404,7 @@ def test_two_programs_cannot_work_in_one_run(path: Path) -> None:
     saved_folder(second).close()
 
 
-def test_a_run_that_cannot_be_gone_on_with_is_free_for_the_next(path: Path) -> None:
+def test_a_run_that_cannot_be_resumed_is_released(path: Path) -> None:
     for _ in range(2):
         with pytest.raises(CheckpointError):
             resume(path, {"model.hidden": [3]})
@@ -413,7 +413,7 @@ def test_a_run_that_cannot_be_gone_on_with_is_free_for_the_next(path: Path) -> N
 @pytest.mark.parametrize(
     "name", ["checkpoints", "metrics.jsonl", "log.txt", "debug", ".lock", "run.json", "config.toml"]
 )
-def test_a_link_in_the_place_of_what_is_in_the_folder_is_not_followed(path: Path, tmp_path: Path, name: str) -> None:
+def test_a_link_instead_of_an_entry_of_the_folder_is_not_followed(path: Path, tmp_path: Path, name: str) -> None:
     outside = tmp_path / f"outside-{name}"
     if (path / name).exists():
         (path / name).rename(outside)
@@ -426,7 +426,7 @@ def test_a_link_in_the_place_of_what_is_in_the_folder_is_not_followed(path: Path
         return {str(file): file.read_bytes() for file in found if file.is_file()}
 
     before = there()
-    assert exit_code(lambda: job.go_on(path)) in (0, 2, 5)
+    assert exit_code(lambda: job.resume_run(path)) in (0, 2, 5)
     assert there() == before
 
 
@@ -434,7 +434,7 @@ def test_a_link_in_the_place_of_what_is_in_the_folder_is_not_followed(path: Path
     "name", ["checkpoints", "metrics.jsonl", "log.txt", "debug", "run.json", "config.toml", ".lock"]
 )
 @pytest.mark.parametrize("kind", ["pipe", "folder", "file"])
-def test_something_else_in_the_place_of_what_is_in_the_folder_is_an_error_and_nothing_waits(
+def test_something_else_instead_of_an_entry_of_the_folder_is_an_error_and_nothing_waits(
     path: Path, name: str, kind: str
 ) -> None:
     (path / name).rename(path / "before") if (path / name).exists() else None
@@ -444,7 +444,7 @@ def test_something_else_in_the_place_of_what_is_in_the_folder_is_an_error_and_no
         (path / name).mkdir()
     else:
         (path / name).write_bytes(b"\0\xff")
-    assert exit_code(lambda: job.go_on(path)) in (0, 2, 5)
+    assert exit_code(lambda: job.resume_run(path)) in (0, 2, 5)
 
 
 def test_a_folder_that_is_removed_during_the_run_ends_it_with_an_error(tmp_path: Path) -> None:
@@ -472,14 +472,14 @@ def test_a_folder_that_is_renamed_during_the_run_does_not_get_a_second_half(tmp_
     with pytest.raises(CheckpointError):
         take_steps(run, rename)
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["last", "renamed"]
-    job.go_on(tmp_path / "renamed")
+    job.resume_run(tmp_path / "renamed")
 
 
 # ---- saves that fail ------------------------------------------------------------------------------------------------
 
 
 class Break:
-    """Lets operations on files fail from one step to another."""
+    """Makes operations on files fail from one step to another."""
 
     def __init__(self, first: int, last: int, operations: tuple[str, ...] = WRITING) -> None:
         self.first, self.last = first, last
@@ -493,7 +493,7 @@ class Break:
 
 
 @pytest.mark.parametrize("in_background", [False, True], ids=["at once", "in the background"])
-def test_a_full_disk_is_told_and_the_run_goes_on_and_saves_when_there_is_room(
+def test_a_full_disk_is_reported_and_the_run_continues_and_saves_when_there_is_room(
     tmp_path: Path, whole: dict[str, str], in_background: bool
 ) -> None:
     run = Run(load_config(job.config(tmp_path, 1, in_background=in_background)))
@@ -524,7 +524,7 @@ def test_a_disk_that_stays_full_fails_the_last_save_and_the_earlier_ones_are_goo
     assert caught.value.exit_code == 5
     assert folder_of(run) is not None
     assert saved_steps(saved_folder(run).path) == [5]
-    job.go_on(saved_folder(run).path)
+    job.resume_run(saved_folder(run).path)
     assert job.digest(saved_folder(run).path) == whole
 
 
@@ -541,7 +541,7 @@ def test_a_save_that_may_not_fail_ends_the_run(tmp_path: Path) -> None:
 
 def test_the_last_save_is_tried_again_when_that_of_the_same_place_failed(tmp_path: Path) -> None:
     class EndOfEpoch:
-        """Fails the save at the end of the epoch, and not the last one, which is that of the same place."""
+        """Fails the save at the end of the epoch, but not the last one, which is at the same position."""
 
         @hookimpl
         def on_epoch_end(self) -> None:
@@ -560,7 +560,7 @@ def test_the_last_save_is_tried_again_when_that_of_the_same_place_failed(tmp_pat
     assert saved_steps(saved_folder(run).path) == [20]
 
 
-def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_removed_later(tmp_path: Path) -> None:
+def test_an_old_checkpoint_that_cannot_be_removed_is_reported_and_removed_later(tmp_path: Path) -> None:
     run = Run(load_config(job.config(tmp_path, 1, keep=1)))
     stuck = Break(7, 12, ("rmdir",))
     for step in run.steps():
@@ -584,7 +584,7 @@ def test_a_checkpoint_that_cannot_be_read_again_does_not_count(tmp_path: Path, w
 
 
 def test_a_save_in_the_background_is_of_one_step(tmp_path: Path) -> None:
-    """The weights change while it is written: what is kept is what they were."""
+    """The weights change while it is written; the checkpoint has the earlier ones."""
     kept: dict[int, dict[str, Tensor]] = {}
     run = Run(load_config(job.config(tmp_path, 1, every_steps=1, keep=100, in_background=True)))
     with under_files(Layer(longest_write=64)):  # slowly
@@ -639,9 +639,9 @@ def test_each_place_is_saved_once_though_interval_end_and_interrupt_ask_for_it(t
     assert saved[-1].startswith("step-000000000015-")
 
 
-def test_a_state_that_cannot_be_kept_is_refused_after_the_first_step(tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_saved_is_refused_after_the_first_step(tmp_path: Path) -> None:
     class Odd:
-        """Has a state that only pickle could keep."""
+        """Has a state that only pickle could save."""
 
         @hookimpl
         def on_step_end(self, run: Run) -> None:
@@ -681,11 +681,11 @@ def test_numbers_that_are_not_finite_are_never_saved_over_a_good_checkpoint(tmp_
 
 
 @pytest.mark.parametrize("error", [MemoryError("host memory"), torch.OutOfMemoryError("CUDA out of memory")], ids=repr)
-def test_a_lack_of_memory_in_a_hook_leaves_a_run_that_goes_on_exactly(
+def test_a_lack_of_memory_in_a_hook_leaves_a_run_that_resumes_exactly(
     tmp_path: Path, whole: dict[str, str], error: Exception
 ) -> None:
     class Short:
-        """Has no memory after a step."""
+        """Runs out of memory after a step."""
 
         @hookimpl
         def on_step_end(self, run: Run) -> None:
@@ -761,7 +761,7 @@ def test_a_data_source_in_memory_is_known_by_its_values() -> None:
         source = DataSource(dataset, in_features=2, out_features=1)
 
         class Given:
-            """Gives these values."""
+            """Return these values."""
 
             @hookimpl
             def build_data(self) -> DataSource:

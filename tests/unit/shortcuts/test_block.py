@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from hookline import ContractError
+from hookline import ContractError, Run
 from hookline.shortcuts import block
-from hookline.shortcuts.block import Block, Objective, followers, why_not
+from hookline.shortcuts.block import Block, CompileError, Objective, followers, why_not
 
 Make = Callable[..., Optimizer]
 Batch = tuple[Tensor, Tensor]
@@ -31,7 +31,7 @@ OPTIMIZERS: dict[str, Make] = {
 
 @pytest.fixture(autouse=True)
 def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The graph is captured as ever, and done by torch's own operations: the compiler for C++ takes seconds."""
+    """Capture the graph as usual, but run it with torch's own operations: the C++ compiler takes seconds."""
     monkeypatch.setattr(block, "_BACKEND", "eager")
     yield
     torch.compiler.reset()
@@ -80,14 +80,14 @@ def single_steps(net: Net, optimizer: Optimizer, batches: list[Batch]) -> list[f
     for inputs, target in batches:
         optimizer.zero_grad()
         loss = nn.functional.mse_loss(net(inputs), target)
-        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it so
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
         optimizer.step()
         losses.append(loss.item())
     return losses
 
 
 def numbers(net: Net, optimizer: Optimizer) -> list[Tensor]:
-    """All weights, their gradients, and all that the optimizer keeps."""
+    """Return all weights, their gradients, and the state of the optimizer."""
     state = optimizer.state_dict()["state"]
     kept = [torch.as_tensor(value) for entry in state.values() for value in entry.values() if value is not None]
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
@@ -125,7 +125,7 @@ def test_single_steps_and_blocks_take_turns() -> None:
 
 
 def test_counts_of_adam_are_exact_in_float32_as_in_the_optimizer() -> None:
-    # In float32, 1 - 0.999**2 would be wrong in the fifth digit. A large step, so that the weights show it.
+    # In float32, 1 - 0.999**2 would be wrong in the fifth digit. The step is large so that the weights show it.
     batches, make = batches_of(2, torch.float32), partial(Adam, lr=1.0)
     (net, optimizer, steps), (same, other, _) = made(make, torch.float32), made(make, torch.float32)
     for one, optimizer_of_it in ((net, optimizer), (same, other)):
@@ -137,13 +137,13 @@ def test_counts_of_adam_are_exact_in_float32_as_in_the_optimizer() -> None:
         torch.testing.assert_close(ours - start, theirs - start, rtol=2e-6, atol=0)
 
 
-def test_it_has_no_state_before_the_first_update_of_an_optimizer_that_keeps_something() -> None:
+def test_it_has_no_state_before_the_first_update_of_an_optimizer_with_state() -> None:
     assert made(OPTIMIZERS["sgd"])[2].has_state()
     assert not made(OPTIMIZERS["sgd, momentum"])[2].has_state()
     assert not made(OPTIMIZERS["adam"])[2].has_state()
 
 
-def test_it_sees_that_options_or_what_is_trained_have_changed_but_for_the_learning_rate() -> None:
+def test_it_sees_changes_of_options_and_trained_parameters_but_not_of_the_learning_rate() -> None:
     net, optimizer, steps = made(OPTIMIZERS["sgd, momentum"])
     optimizer.param_groups[1]["lr"] = 3.0
     assert not steps.has_changed()
@@ -170,7 +170,7 @@ def test_nothing_is_changed_when_a_number_is_not_finite(where: str) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_what_is_not_finite_is_taken_where_nobody_wants_to_know() -> None:
+def test_without_the_check_steps_that_are_not_finite_are_taken() -> None:
     net, _, steps = made(OPTIMIZERS["sgd"], is_checked=False)
     batches = batches_of(2)
     batches[1][1][0] = torch.inf
@@ -179,22 +179,27 @@ def test_what_is_not_finite_is_taken_where_nobody_wants_to_know() -> None:
 
 
 class Branches(Net):
-    """A model that looks at values, which no graph can."""
+    """A model that depends on values, which no graph can."""
 
     def forward(self, inputs: Tensor) -> Any:
         return super().forward(inputs if inputs.sum() > 0 else -inputs)
 
 
-def test_a_model_that_cannot_be_one_graph_is_an_error_that_says_what_to_do() -> None:
+def test_a_model_that_cannot_be_one_graph_is_an_error_with_a_hint() -> None:
     net = Branches().double()
     steps = Block(Objective(net, nn.MSELoss()), SGD(net.parameters(), lr=0.1), net.trained(), is_checked=True)
-    with pytest.raises(ContractError, match=r"the steps of a block \(train.fuse_steps\) cannot be compiled") as caught:
+    with pytest.raises(CompileError, match=r"^Unsupported: ") as found:
         steps(batches_of(2))
-    assert "set train.fuse_steps to 1" in (caught.value.hint or "")
+    assert len(str(found.value).splitlines()) == 1
+    config = {"train": {"dtype": "float64"}, "callbacks": {"fuse-steps": {"size": 2}}}
+    run = Run(config, plugins={"model": net})
+    with pytest.raises(ContractError, match=r"the steps of a block cannot be compiled .*fuse-steps.size = 2") as caught:
+        run.fit()
+    assert "switch fuse-steps off" in (caught.value.hint or "")
 
 
 def test_torch_does_not_count_what_it_compiles_for_one_block_against_another() -> None:
-    alive = []  # what was compiled for a block that is gone does not count either
+    alive = []  # keeps the blocks alive: torch does not count the code of a block that is gone
     with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
         for _ in range(4):
             net, optimizer, steps = made(OPTIMIZERS["sgd"])
@@ -203,7 +208,7 @@ def test_torch_does_not_count_what_it_compiles_for_one_block_against_another() -
 
 
 class Own(SGD):
-    """Another optimizer, whatever it inherits."""
+    """A subclass, which may do anything."""
 
 
 @pytest.mark.parametrize(
@@ -211,19 +216,19 @@ class Own(SGD):
     [
         (SGD([torch.zeros(1)], momentum=0.5, foreach=True), ""),
         (Adam([torch.zeros(1)], fused=True), ""),
-        (RMSprop([torch.zeros(1)]), "is none of torch's SGD, Adam, AdamW"),
-        (Own([torch.zeros(1)]), "is none of torch's SGD, Adam, AdamW"),
+        (RMSprop([torch.zeros(1)]), "is not one of torch's SGD, Adam, AdamW"),
+        (Own([torch.zeros(1)]), "is not one of torch's SGD, Adam, AdamW"),
         (AdamW([torch.zeros(1)], differentiable=True), "has differentiable = True"),
         (Adam([torch.zeros(1)], capturable=True), "has capturable = True"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Optimizer) else "",
 )
-def test_it_is_known_which_optimizers_a_block_can_stand_for(optimizer: Optimizer, words: str) -> None:
+def test_optimizers_that_a_block_does_not_support_have_a_reason(optimizer: Optimizer, words: str) -> None:
     assert why_not(optimizer).startswith(words)
     assert bool(why_not(optimizer)) == bool(words)
 
 
-def test_who_follows_updates_or_gradients_is_named() -> None:
+def test_hooks_on_updates_or_gradients_are_named() -> None:
     def look(*_: Any) -> None:
         pass
 

@@ -1,4 +1,4 @@
-"""torch's calls of a step without what stands around them: the same numbers, and torch's own way where it is wanted."""
+"""torch's calls of a step without the Python around them: the same numbers, and torch's own calls where needed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def examples() -> tuple[Tensor, Tensor]:
 
 
 def functions_of_torch(work: Callable[[], object]) -> set[str]:
-    """Return the functions of torch's in Python that are called, with their modules."""
+    """Return the Python functions of torch that are called, with their modules."""
     found: set[str] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -56,7 +56,7 @@ def functions_of_torch(work: Callable[[], object]) -> set[str]:
 
 @pytest.fixture
 def backward() -> Callable[[Tensor], None]:
-    """Return the direct call, made while torch's functions were what they are."""
+    """Return the direct call, made with torch's functions unchanged."""
     return backward_on(CPU)
 
 
@@ -98,7 +98,7 @@ def test_weights_are_those_of_torchs_own_calls_to_the_last_bit(
     assert str(optimizer.state_dict()) == str(plain.state_dict())
 
 
-def test_gradients_are_added_to_those_that_are_there(
+def test_gradients_are_added_to_existing_ones(
     examples: tuple[Tensor, Tensor], backward: Callable[[Tensor], None]
 ) -> None:
     model = nn.Linear(3, 1)
@@ -126,7 +126,7 @@ def halved(loss: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "loss_of", [lambda weight: weight.squeeze(), lambda weight: halved(weight.sum())], ids=["a view", "in place"]
 )
-def test_whoever_changes_the_first_gradient_changes_no_other(
+def test_changing_the_first_gradient_changes_no_other(
     loss_of: Callable[[Tensor], Tensor], backward: Callable[[Tensor], None]
 ) -> None:
     ours, theirs = (nn.Parameter(torch.ones(1)) for _ in range(2))
@@ -140,7 +140,7 @@ def test_whoever_changes_the_first_gradient_changes_no_other(
         theirs.grad.mul_(3)
 
 
-def test_a_parameter_that_is_the_loss_itself_gets_a_gradient_of_its_own(backward: Callable[[Tensor], None]) -> None:
+def test_a_parameter_that_is_the_loss_itself_gets_a_separate_gradient(backward: Callable[[Tensor], None]) -> None:
     first, second = (nn.Parameter(torch.ones(())) for _ in range(2))
     backward(first)
     backward(second)
@@ -166,10 +166,10 @@ def test_hooks_on_tensors_and_on_modules_are_called(
     assert sorted(seen) == ["accumulated", "gradient", "module"]
 
 
-# ---- without what stands around --------------------------------------------------------------------------------------
+# ---- without the Python around ---------------------------------------------------------------------------------------
 
 
-def test_a_step_of_a_run_goes_without_torchs_functions_around_it() -> None:
+def test_a_step_of_a_run_skips_torchs_functions_around_it() -> None:
     steps = Run({"train": {"evaluate": []}}).steps()
     next(steps)
     called = functions_of_torch(lambda: next(steps))
@@ -180,7 +180,7 @@ def test_a_step_of_a_run_goes_without_torchs_functions_around_it() -> None:
     steps.close()  # type: ignore[attr-defined] # a generator
 
 
-# ---- torch's own way, where it is wanted -----------------------------------------------------------------------------
+# ---- torch's own calls where needed ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -213,16 +213,16 @@ def test_hooks_of_an_optimizer_are_called_from_when_they_are_set_until_they_are_
     assert parameter.tolist() == [-2.0, -2.0]
 
 
-def test_a_step_that_a_schedule_puts_on_an_optimizer_is_called(trained: Trained) -> None:
+def test_a_step_that_a_schedule_sets_on_an_optimizer_is_called(trained: Trained) -> None:
     _, optimizer, update = trained
     schedule = ExponentialLR(optimizer, gamma=0.5)
     update()
-    # Without its own step having been called, the schedule would warn, and warnings are errors here.
+    # If its own step had not been called, the schedule would warn, and warnings are errors here.
     schedule.step()
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_a_step_that_is_put_on_an_optimizer_is_called(trained: Trained) -> None:
+def test_a_step_that_is_set_on_an_optimizer_is_called(trained: Trained) -> None:
     parameter, optimizer, update = trained
     optimizer.step = lambda: "another"  # type: ignore[assignment, method-assign] # as some libraries do
     assert update() == "another"
@@ -240,7 +240,7 @@ def test_a_profiler_sees_the_ranges_of_torch(trained: Trained) -> None:
     }
 
 
-def test_an_optimizer_that_asks_another_for_all_that_it_has_works() -> None:
+def test_an_optimizer_that_delegates_its_attributes_works() -> None:
     class Delegates(torch.optim.SGD):
         def __init__(self, other: Optimizer) -> None:
             vars(self)["other"] = other
@@ -258,7 +258,7 @@ def test_an_optimizer_that_asks_another_for_all_that_it_has_works() -> None:
 
 
 class Instead:
-    """Stands in the place of a function of a class, and shows all that the function has, as wrapt's proxies do."""
+    """Replaces a method of a class, and exposes its attributes, as wrapt's proxies do."""
 
     def __init__(self, function: Any, calls: list[str]) -> None:
         self.__wrapped__, self.calls = function, calls
@@ -274,16 +274,16 @@ class Instead:
         return self.__wrapped__(*arguments)
 
 
-def test_objects_in_the_place_of_torchs_functions_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacements_of_torchs_functions_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    Run()  # from the first optimizer on a class has the step that torch makes of its own
+    Run()  # after its first optimizer a class has torch's wrapper as its step
     for owner, name in ((torch.optim.SGD, "step"), (Optimizer, "zero_grad"), (Tensor, "backward")):
         monkeypatch.setattr(owner, name, Instead(getattr(owner, name), calls))
     Run({"train": {"max_steps": 2, "evaluate": []}}).fit()
     assert calls == ["zero_grad", "backward", "step"] * 2
 
 
-def test_what_overrides_torchs_functions_sees_them(examples: tuple[Tensor, Tensor]) -> None:
+def test_an_override_of_torchs_functions_sees_them(examples: tuple[Tensor, Tensor]) -> None:
     class Notes(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             seen.append(function)
@@ -297,7 +297,7 @@ def test_what_overrides_torchs_functions_sees_them(examples: tuple[Tensor, Tenso
     assert nn.functional.mse_loss in seen
 
 
-def test_torch_logs_each_gradient_when_that_is_wanted(
+def test_torch_logs_each_gradient_at_level_debug(
     backward: Callable[[Tensor], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("DEBUG", logger="torch.autograd.graph"):
@@ -353,7 +353,7 @@ def test_a_zero_grad_of_a_class_or_of_an_object_is_called() -> None:
     ],
     ids=["plain", "subclass", "through complex numbers"],
 )
-def test_whatever_the_loss_is_its_gradient_is_right(
+def test_the_gradient_of_every_kind_of_loss_is_right(
     loss: Callable[[Tensor], Tensor], backward: Callable[[Tensor], None]
 ) -> None:
     weight = nn.Parameter(torch.ones(2))
@@ -371,7 +371,7 @@ def test_whatever_the_loss_is_its_gradient_is_right(
     ],
     ids=["a vector", "complex", "no graph"],
 )
-def test_what_torch_refuses_is_refused_in_its_words(
+def test_losses_that_torch_refuses_are_refused_in_its_words(
     loss: Callable[[Tensor], Tensor], message: str, backward: Callable[[Tensor], None]
 ) -> None:
     with pytest.raises(RuntimeError, match=message):
@@ -389,7 +389,7 @@ def test_a_backward_within_a_transform_of_functions_is_refused_in_torchs_words(
         torch.func.grad(inside)(torch.ones(2))
 
 
-def test_what_torch_does_not_do_itself_is_left_to_whoever_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replaced_backward_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     def replaced(loss: Tensor) -> None:
         seen.append(loss)
 
@@ -401,7 +401,7 @@ def test_what_torch_does_not_do_itself_is_left_to_whoever_does_it(monkeypatch: p
 
 
 @pytest.mark.parametrize("table", ["_BACKWARD", "_STEP", "_ZERO_GRAD"])
-def test_an_unknown_torch_is_called_as_it_is(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_torch_is_called_unchanged(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, table, {})
     parameter = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
@@ -419,8 +419,8 @@ def test_the_calls_for_an_accelerator_are_torchs_own() -> None:
     assert backward_on(torch.device("meta")) is Tensor.backward
 
 
-def test_this_torch_is_a_known_one() -> None:
-    """When this fails, a new torch has changed these functions: look at what they do, and note their digests."""
+def test_this_version_of_torch_is_known() -> None:
+    """When this fails, a new torch has changed these functions: read them, and add their digests."""
     assert backward_on(CPU) is not Tensor.backward
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))])
     assert direct._is_hooked_by_torch(type(optimizer).step)

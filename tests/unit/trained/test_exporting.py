@@ -1,4 +1,4 @@
-"""Exported models: what comes out of them is what comes out of the model, or there is no file."""
+"""Exported models: their outputs are those of the model, or there is no file."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def pairs(num: int = 20, path: str = "") -> DataSource:
 
 @hookline.plugin("model", "stubborn")
 class Stubborn(nn.Module):
-    """Decides by its values: nothing that can be written down as one program."""
+    """Decides by its values, so it is not one program."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Stubborn(nn.Module):
 
 @hookline.plugin("model", "shaky")
 class Shaky(nn.Module):
-    """Gives something else each time, and so never what it gave."""
+    """Returns a different output each time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,11 +102,11 @@ def trained_with(parent: Path, **config: Any) -> Trained:
     return load_trained(saved_folder(run).path, catalog=catalog)
 
 
-def test_weights_are_there_bit_by_bit_with_what_is_needed_to_use_them(tmp_path: Path) -> None:
+def test_weights_are_exported_bit_by_bit_with_the_metadata_to_use_them(tmp_path: Path) -> None:
     trained = trained_with(tmp_path / "runs", model={"use": "mlp", "hidden": [4]})
     made = export_model(trained, "safetensors", tmp_path / "m.safetensors")
     assert (made.largest_difference, made.rtol, made.atol) == (0, 0, 0)
-    assert made.inputs == "the first 16 of the training data"
+    assert made.inputs == "the first 16 training examples"
     weights = load_file(made.path)
     assert {name: value.tolist() for name, value in weights.items()} == {
         name: value.tolist() for name, value in trained.model.state_dict().items()
@@ -120,7 +120,7 @@ def test_weights_are_there_bit_by_bit_with_what_is_needed_to_use_them(tmp_path: 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # by torch 2.10 itself
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_program_gives_what_the_model_gives_for_any_number_of_examples(tmp_path: Path, dtype: str) -> None:
+def test_a_program_has_the_outputs_of_the_model_for_any_number_of_examples(tmp_path: Path, dtype: str) -> None:
     trained = trained_with(
         tmp_path / "runs", model={"use": "mlp", "hidden": [4], "dropout": 0.5}, train={"epochs": 1, "dtype": dtype}
     )
@@ -133,16 +133,16 @@ def test_a_program_gives_what_the_model_gives_for_any_number_of_examples(tmp_pat
         assert torch.equal(program(inputs[:1]), trained.model(inputs[:1]))
 
 
-def test_a_model_of_several_inputs_is_exported_also_when_the_training_data_are_gone(tmp_path: Path) -> None:
+def test_a_model_of_several_inputs_is_exported_even_without_the_training_data(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("")
     trained = trained_with(
         tmp_path / "runs", data={"use": "pairs", "path": str(tmp_path / "there")}, model={"use": "branches"}
     )
     made = export_model(trained, "torch-export", tmp_path / "a.pt2")
-    assert made.inputs == "the first 16 of the training data"
+    assert made.inputs == "the first 16 training examples"
     (tmp_path / "there").unlink()
     made = export_model(trained, "torch-export", tmp_path / "b.pt2")
-    assert made.inputs == "16 random ones, for the training data cannot be read"
+    assert made.inputs == "16 random examples, because the training data cannot be read"
     inputs = {"a": torch.randn(5, 3), "b": torch.arange(5)}
     with torch.no_grad():
         assert torch.equal(torch.export.load(made.path).module()(inputs), trained.model(inputs))
@@ -155,7 +155,7 @@ def test_one_example_is_enough_for_a_program_that_takes_any_number(tmp_path: Pat
     assert torch.export.load(made.path).module()(torch.ones(9, 2)).shape == (9, 1)
 
 
-def test_a_model_that_cannot_be_exported_leaves_no_file_and_says_what_can_be_done(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_exported_leaves_no_file_and_gives_a_hint(tmp_path: Path) -> None:
     trained = trained_with(tmp_path / "runs", model={"use": "stubborn"})
     with pytest.raises(ContractError, match=r"the model cannot be exported: .*\n.*--to safetensors"):
         export_model(trained, "torch-export", tmp_path / "m.pt2")
@@ -189,12 +189,12 @@ def test_a_difference_is_measured_against_the_output(got: float, expected: float
         exporting._difference(*pair, 1.3e-6, 1e-5)
 
 
-def test_an_unknown_format_and_a_file_that_is_there_are_refused(tmp_path: Path) -> None:
+def test_an_unknown_format_and_an_existing_file_are_refused(tmp_path: Path) -> None:
     trained = trained_with(tmp_path / "runs")
     with pytest.raises(ConfigError, match=r"there is no format 'onx'\n.*did you mean 'onnx'"):
         export_model(trained, "onx", tmp_path / "m")
     (tmp_path / "m.safetensors").write_text("mine")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         export_model(trained, "safetensors", tmp_path / "m.safetensors")
     assert (tmp_path / "m.safetensors").read_text() == "mine"
     export_model(trained, "safetensors", tmp_path / "m.safetensors", force=True)
@@ -209,15 +209,15 @@ def test_the_name_of_the_run_is_the_default(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.skipif(HAS_ONNX, reason="the extra onnx is installed")
-def test_without_the_extra_onnx_it_is_told_what_to_install(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match=r"ONNX files are written with .*\n.*pip install 'hookline\[onnx\]'"):
+def test_without_the_extra_onnx_the_error_names_it(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"exporting to ONNX needs .*\n.*pip install 'hookline\[onnx\]'"):
         export_model(trained_with(tmp_path / "runs"), "onnx", tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
 
 
 @with_onnx
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_an_onnx_file_gives_what_the_model_gives_for_any_number_of_examples(tmp_path: Path, dtype: str) -> None:
+def test_an_onnx_file_has_the_outputs_of_the_model_for_any_number_of_examples(tmp_path: Path, dtype: str) -> None:
     import onnxruntime  # type: ignore[import-not-found,unused-ignore] # in an extra
 
     trained = trained_with(

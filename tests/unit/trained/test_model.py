@@ -23,7 +23,7 @@ from hookline.runs.disk.data_file import KeptExample, from_kept, to_kept
 from hookline.runs.folder import read_model
 from hookline.runs.record import read_record
 from hookline.trained import evaluate_run, load_trained, write_predictions
-from hookline_plugins.data import table_file
+from hookline_plugins.data import csv_records, table_file
 from support import saved_folder
 
 HEAD = "area,rooms,color,note,price"
@@ -99,7 +99,7 @@ def predicted(folder: Path, source: Path, **options: Any) -> dict[str, list[Any]
     return found
 
 
-# ---- how good it is --------------------------------------------------------------------------------------------------
+# ---- evaluation ------------------------------------------------------------------------------------------------------
 
 
 def test_an_evaluation_gives_the_numbers_of_the_training_for_every_split_and_writes_nothing(
@@ -117,7 +117,7 @@ def test_an_evaluation_gives_the_numbers_of_the_training_for_every_split_and_wri
     assert found.path == folder.resolve()
 
 
-def test_a_split_can_be_asked_for_alone_and_one_that_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_single_split_can_be_evaluated_and_a_missing_one_is_refused(folder: Path, tmp_path: Path) -> None:
     assert set(evaluate_run(folder, splits=["test"]).metrics) == {"test/loss"}
     with pytest.raises(ConfigError, match=r"there is no split 'tset'.*\n.*did you mean 'test'"):
         evaluate_run(folder, splits=["tset"])
@@ -127,7 +127,7 @@ def test_a_split_can_be_asked_for_alone_and_one_that_is_not_there_is_refused(fol
         evaluate_run(saved_folder(whole).path, splits=["train", "test"])
 
 
-def test_other_data_than_those_of_the_training_are_told(folder: Path, tmp_path: Path) -> None:
+def test_data_other_than_the_training_data_are_a_warning(folder: Path, tmp_path: Path) -> None:
     write_table(tmp_path / "houses.csv", rows(60, seed=1))
     (warning,) = evaluate_run(folder).warnings
     assert warning.startswith("these are not the data that the run was trained with")
@@ -141,13 +141,13 @@ def test_no_callback_is_started_and_no_event_is_fired_by_an_evaluation(folder: P
     ]
 
 
-def test_weights_of_another_model_are_refused_with_every_difference(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="is that of another model") as caught:
+def test_weights_of_a_different_model_are_refused_with_every_difference(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="belongs to a different model") as caught:
         evaluate_run(folder, {"model.bias": False})
-    assert [fault.message for fault in caught.value.faults] == ["the model has no bias, which the checkpoint has"]
+    assert [fault.message for fault in caught.value.faults] == ["bias is in the checkpoint, but not in the model"]
 
 
-# ---- which weights ---------------------------------------------------------------------------------------------------
+# ---- choice of the weights -------------------------------------------------------------------------------------------
 
 
 def interrupted_run(tmp_path: Path, steps: int = 5) -> Run:
@@ -162,14 +162,14 @@ def interrupted_run(tmp_path: Path, steps: int = 5) -> Run:
     return run
 
 
-def test_an_unfinished_run_is_asked_with_its_newest_good_checkpoint_and_a_damaged_one_stays(tmp_path: Path) -> None:
+def test_an_unfinished_run_uses_its_newest_valid_checkpoint_and_a_damaged_one_stays(tmp_path: Path) -> None:
     run = interrupted_run(tmp_path)
     assert folder_of(run) is not None
     path = saved_folder(run).path
     newest, older = sorted((path / "checkpoints").iterdir(), reverse=True)[:2]
     found = evaluate_run(path)
     assert (found.weights, found.step) == (newest.name, 5)
-    assert found.warnings == (f"{path.name} is not finished: it is interrupted",)
+    assert found.warnings == (f"{path.name} is not finished (status: interrupted)",)
     content = bytearray((newest / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (newest / "model.safetensors").write_bytes(content)
@@ -180,7 +180,7 @@ def test_an_unfinished_run_is_asked_with_its_newest_good_checkpoint_and_a_damage
     assert hashes(path) == before
 
 
-def test_a_checkpoint_can_be_asked_for_by_its_name_or_its_folder_but_not_that_of_another_run(tmp_path: Path) -> None:
+def test_a_checkpoint_is_chosen_by_name_or_folder_but_not_from_a_different_run(tmp_path: Path) -> None:
     run, other = interrupted_run(tmp_path), interrupted_run(tmp_path)
     assert folder_of(run) is not None
     assert folder_of(other) is not None
@@ -190,7 +190,7 @@ def test_a_checkpoint_can_be_asked_for_by_its_name_or_its_folder_but_not_that_of
         trained = load_trained(path, checkpoint=asked)
         assert trained.step == 2
         assert torch.equal(trained.model.state_dict()["weight"], weights["weight"])
-    with pytest.raises(CheckpointError, match="checkpoint of another run"):
+    with pytest.raises(CheckpointError, match="belongs to a different run"):
         load_trained(path, checkpoint=str(saved_folder(other).path / "checkpoints" / name))
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*\n.*did you mean 'step-0000"):
         load_trained(path, checkpoint="step-000000000002")
@@ -203,12 +203,12 @@ def test_the_newest_checkpoint_of_a_finished_run_is_latest(run: Run, folder: Pat
     assert torch.equal(trained.model.state_dict()["weight"], run.unwrapped_model.state_dict()["weight"])
 
 
-def test_damaged_weights_are_found_and_the_way_out_is_told(folder: Path) -> None:
+def test_damaged_weights_are_found_and_the_error_gives_a_hint(folder: Path) -> None:
     path = folder / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model.safetensors is not what was written\n.*--checkpoint latest"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors does not match its checksum\n.*--checkpoint latest"):
         load_trained(folder)
     assert load_trained(folder, checkpoint="latest").step
 
@@ -217,7 +217,7 @@ def test_a_run_without_any_weights_says_so(folder: Path, tmp_path: Path) -> None
     run = interrupted_run(tmp_path)
     assert folder_of(run) is not None
     shutil.rmtree(saved_folder(run).path / "checkpoints")
-    with pytest.raises(CheckpointError, match=r"has no good checkpoint\n.*hookline resume"):
+    with pytest.raises(CheckpointError, match=r"has no valid checkpoint\n.*hookline resume"):
         load_trained(saved_folder(run).path)
 
 
@@ -235,7 +235,7 @@ class Tied(nn.Module):
         return result
 
 
-def test_tied_weights_are_kept_under_each_of_their_names(tmp_path: Path) -> None:
+def test_tied_weights_are_saved_under_each_of_their_names(tmp_path: Path) -> None:
     run = Run(
         {"callbacks": {"run-folder": {"parent": str(tmp_path)}}, "train": {"epochs": 1}}, plugins={"model": Tied(2)}
     )
@@ -246,7 +246,7 @@ def test_tied_weights_are_kept_under_each_of_their_names(tmp_path: Path) -> None
 
 
 class Scaled(nn.Module):
-    """A loss with a weight of its own."""
+    """A loss with a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ def scaled() -> nn.Module:
 
 @hookline.plugin("optimizer", "all-of-them")
 class AllOfThem:
-    """Also the weights of the loss."""
+    """Updates the weights of the loss as well."""
 
     @hookline.hookimpl
     def build_optimizer(self, run: Run, model: nn.Module) -> torch.optim.Optimizer:
@@ -271,7 +271,7 @@ class AllOfThem:
         return torch.optim.SGD([*model.parameters(), *run.loss.parameters()], lr=0.01)
 
 
-def test_a_loss_that_learned_is_taken_from_the_checkpoint_or_it_is_told(tmp_path: Path) -> None:
+def test_a_trained_loss_is_read_from_the_checkpoint_and_a_missing_one_is_a_warning(tmp_path: Path) -> None:
     catalog = Catalog.installed().with_entries(hookline.engine.entries_of_file(__file__))
     tables = {"loss": {"use": "scaled"}, "optimizer": {"use": "all-of-them"}}
     config = {
@@ -286,14 +286,14 @@ def test_a_loss_that_learned_is_taken_from_the_checkpoint_or_it_is_told(tmp_path
     assert evaluate_run(path, catalog=catalog).metrics["train/loss"] == run.history[-1]["train/loss"]
     shutil.rmtree(path / "checkpoints")
     assert evaluate_run(path, catalog=catalog).warnings == (
-        "no checkpoint has the state of the loss after step 100: it is that of the beginning",
+        "no checkpoint has the state of the loss after step 100; the initial state is used",
     )
 
 
 # ---- predictions for tables ------------------------------------------------------------------------------------------
 
 
-def test_predictions_are_those_of_the_model_to_the_last_bit_though_the_training_data_are_gone(
+def test_predictions_are_those_of_the_model_to_the_last_bit_without_the_training_data(
     run: Run, folder: Path, tmp_path: Path
 ) -> None:
     inputs = run.data.train.tensors[0]  # type: ignore[attr-defined] # the table's
@@ -309,9 +309,9 @@ def test_predictions_are_those_of_the_model_to_the_last_bit_though_the_training_
 
 
 def hookline_rows(count: int) -> list[int]:
-    """Return the rows of the training split of 0.7."""
+    """Return the row numbers of the training split of 0.7."""
+    from hookline_plugins.data.faults import Faults
     from hookline_plugins.data.splits import split_rows
-    from hookline_plugins.data.table_file import Faults
 
     found: list[int] = split_rows(count, (0.7, 0.2, 0.1), 0, Faults(Path("x")))[0].tolist()
     return found
@@ -326,14 +326,14 @@ def test_the_scales_are_those_of_the_training_and_not_of_the_new_rows(folder: Pa
 
 
 @pytest.mark.parametrize("piece_bytes", [40, 100, 2**22])
-def test_a_file_read_in_pieces_gives_what_it_gives_at_once(
+def test_a_file_read_in_pieces_gives_the_same_predictions_as_at_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
 ) -> None:
     lines = rows(40)
     lines[3] = lines[3].replace("n3", '"a note, and\na line ""more"""')
     source = write_table(tmp_path / "new.csv", [*lines[:20], "", *lines[20:]])
     whole = predicted(folder, source)
-    monkeypatch.setattr(table_file, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(csv_records, "_PIECE_BYTES", piece_bytes)
     assert predicted(folder, source) == whole
     assert len(whole["predicted_price"]) == 40
 
@@ -346,7 +346,9 @@ def test_columns_in_another_order_and_windows_line_ends_are_read_alike(folder: P
     assert predicted(folder, tmp_path / "other.csv") == predicted(folder, source)
 
 
-def test_parquet_in_and_out_gives_what_csv_gives(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_in_and_out_gives_the_same_as_csv(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write_table(tmp_path / "new.csv", rows(30))
     pl.read_csv(source).write_parquet(tmp_path / "new.parquet")
     monkeypatch.setattr(table_file, "_PIECE_ROWS", 8)
@@ -358,10 +360,10 @@ def test_parquet_in_and_out_gives_what_csv_gives(folder: Path, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("piece_bytes", [30, 2**22])
-def test_every_fault_of_new_rows_is_told_with_its_line_wherever_the_pieces_end(
+def test_every_fault_of_new_rows_is_reported_with_its_line_wherever_the_pieces_end(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
 ) -> None:
-    monkeypatch.setattr(table_file, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(csv_records, "_PIECE_BYTES", piece_bytes)
     lines = ["1,2,red,5", ",3,pink,5", "4,a,red,5", '5,6,"blue",5', "7,8", "9,9,green,5", "1,z,red,5"]
     source = write_table(tmp_path / "new.csv", lines, "area,rooms,color,colour")
     with pytest.raises(DataError) as caught:
@@ -370,7 +372,7 @@ def test_every_fault_of_new_rows_is_told_with_its_line_wherever_the_pieces_end(
     assert found == {
         ("column 'colour' was not in the training data", None),
         ("column 'area': the cell is empty", 3),
-        ("column 'color': 'pink' was in no row of the training", 3),
+        ("column 'color': 'pink' was not in the training data", 3),
         ("column 'rooms': 'a' is not a number", 4),
         ("the row has 2 fields, the header has 4", 6),
         ("column 'rooms': 'z' is not a number", 8),
@@ -379,7 +381,7 @@ def test_every_fault_of_new_rows_is_told_with_its_line_wherever_the_pieces_end(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["houses.csv", "new.csv", "runs"]
 
 
-def test_misspelt_and_missing_columns_are_told_with_the_nearest_name(folder: Path, tmp_path: Path) -> None:
+def test_misspelt_and_missing_columns_are_reported_with_the_nearest_name(folder: Path, tmp_path: Path) -> None:
     source = write_table(tmp_path / "new.csv", ["1,2,red"], "Area,rooms,colors")
     with pytest.raises(DataError) as caught:
         predicted(folder, source)
@@ -475,20 +477,20 @@ def test_arrays_are_predicted_for_without_targets(tmp_path: Path, form: str) -> 
     assert found["predicted"] == [str(index) for index in logits.argmax(1).tolist()]
 
 
-def test_arrays_of_another_shape_or_with_what_is_not_finite_are_refused(tmp_path: Path) -> None:
+def test_arrays_of_another_shape_or_with_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     inputs = np.zeros((30, 4), dtype=np.float32)
     np.savez(tmp_path / "train.npz", inputs=inputs, targets=inputs[:, 0])
     run = trained_run(tmp_path / "runs", {"use": "arrays", "path": str(tmp_path / "train.npz")})
     assert folder_of(run) is not None
     np.savez(tmp_path / "new.npz", inputs=inputs[:, :3])
-    with pytest.raises(DataError, match=r"has the shape \[3\], and was \[4\] in the training"):
+    with pytest.raises(DataError, match=r"have the shape \[3\], but the model was trained on \[4\]"):
         predicted(saved_folder(run).path, tmp_path / "new.npz")
     inputs[5, 1] = np.nan
     np.savez(tmp_path / "new.npz", inputs=inputs)
     with pytest.raises(DataError, match="row 5 of the array 'inputs' is not finite"):
         predicted(saved_folder(run).path, tmp_path / "new.npz")
     np.savez(tmp_path / "new.npz", inputs=np.zeros((3, 4), dtype=np.int64))
-    with pytest.raises(DataError, match="holds <i8, and held floating-point numbers"):
+    with pytest.raises(DataError, match="holds int64, but the model was trained on floating-point numbers"):
         predicted(saved_folder(run).path, tmp_path / "new.npz")
 
 
@@ -508,7 +510,7 @@ def test_other_data_in_a_mapped_file_have_another_fingerprint(tmp_path: Path) ->
     assert fingerprint(inputs.astype(np.float64)) != first
 
 
-# ---- plugins of one's own --------------------------------------------------------------------------------------------
+# ---- predictors of plugins -------------------------------------------------------------------------------------------
 
 
 def test_a_data_source_that_reads_no_inputs_is_named(tmp_path: Path) -> None:
@@ -522,7 +524,7 @@ def test_a_data_source_that_reads_no_inputs_is_named(tmp_path: Path) -> None:
 
 
 class Lines:
-    """Reads numbers, one on a line; what it gives can be spoiled."""
+    """Reads numbers, one per line; some scales spoil its results."""
 
     def __init__(self, scale: float) -> None:
         self.scale = scale
@@ -541,7 +543,7 @@ class Lines:
 
 @hookline.plugin("data", "lines")
 class LineData:
-    """A data source of one's own."""
+    """A data source with a predictor."""
 
     def __init__(self, scale: float = 2.0) -> None:
         self.scale = scale
@@ -560,12 +562,12 @@ class LineData:
     ("scale", "message"),
     [
         (2, None),
-        (3, "gave 1 values for 7 inputs in the column 'y'"),
-        (5, r"gave the columns \['y2'\] after \['y7'\]"),
+        (3, "returned 1 values for 7 inputs in the column 'y'"),
+        (5, r"returned the columns \['y2'\] after \['y7'\]"),
         (7, "returned nothing, but must return a Predictor"),
     ],
 )
-def test_a_predictor_of_ones_own_is_asked_and_checked(tmp_path: Path, scale: int, message: str | None) -> None:
+def test_the_predictor_of_a_plugin_is_used_and_checked(tmp_path: Path, scale: int, message: str | None) -> None:
     catalog = Catalog.installed().with_entries(hookline.engine.entries_of_file(__file__))
     config = {
         "train": {"epochs": 1, "eval_batch_size": 7},
@@ -588,19 +590,19 @@ def test_a_predictor_of_ones_own_is_asked_and_checked(tmp_path: Path, scale: int
     assert [value for part in parts for value in part["y"]] == pytest.approx(expected, rel=1e-5)
 
 
-# ---- the file that is written ----------------------------------------------------------------------------------------
+# ---- the output file -------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_there_is_not_overwritten_unless_that_is_said(folder: Path, tmp_path: Path) -> None:
+def test_an_existing_file_is_overwritten_only_with_force(folder: Path, tmp_path: Path) -> None:
     source, target = write_table(tmp_path / "new.csv", rows(3)), tmp_path / "out.csv"
     target.write_text("mine")
     trained = load_trained(folder)
-    with pytest.raises(ConfigError, match=r"exists already\n.*--force"):
+    with pytest.raises(ConfigError, match=r"already exists\n.*--force"):
         write_predictions(trained, source, target)
     assert target.read_text() == "mine"
     assert write_predictions(trained, source, target, force=True) == 3
     assert target.read_text().startswith("predicted_price\n")
-    with pytest.raises(ConfigError, match="is read from, and cannot be written to"):
+    with pytest.raises(ConfigError, match="is the input, and cannot be overwritten"):
         write_predictions(trained, source, source, force=True)
     with pytest.raises(ConfigError, match="is a folder"):
         write_predictions(trained, source, tmp_path, force=True)
@@ -619,13 +621,13 @@ def test_a_file_that_another_program_makes_meanwhile_stays(folder: Path, tmp_pat
         return columns(prediction)
 
     trained.predictor.columns = make_file  # type: ignore[method-assign] # stands for the other program
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         write_predictions(trained, write_table(tmp_path / "new.csv", rows(3)), target)
     assert target.read_text() == "theirs"
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-# ---- what is kept of the data ----------------------------------------------------------------------------------------
+# ---- facts about the data --------------------------------------------------------------------------------------------
 
 
 class Items(Dataset[Any]):
@@ -640,10 +642,10 @@ class Items(Dataset[Any]):
 
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
-        raise AssertionError("a stream is not begun to be looked at")
+        raise AssertionError("a stream is not started for its form")
 
 
-def test_the_form_of_an_example_is_kept_and_nothing_of_its_values_and_no_number_is_drawn() -> None:
+def test_the_form_of_an_example_is_saved_without_its_values_and_no_number_is_drawn() -> None:
     state = torch.get_rng_state()
     text = to_kept(DataSource(Items(), in_features=4, class_names=("é", "b")))
     assert torch.equal(torch.get_rng_state(), state)
@@ -658,14 +660,14 @@ def test_the_form_of_an_example_is_kept_and_nothing_of_its_values_and_no_number_
 
 
 @pytest.mark.parametrize("dataset", [Stream(), [("text", 1)]], ids=["stream", "text"])
-def test_an_example_whose_form_cannot_be_kept_is_missed_only_when_it_is_asked_for(dataset: Any) -> None:
+def test_an_example_whose_form_cannot_be_saved_is_an_error_only_when_it_is_read(dataset: Any) -> None:
     back = from_kept(to_kept(DataSource(dataset, in_features=4)))
     assert isinstance(back.train, KeptExample)
-    with pytest.raises(DataError, match="the training data are not at hand"):
+    with pytest.raises(DataError, match="the training data are not available"):
         _ = back.train[0]
 
 
-def test_what_cannot_be_kept_is_refused_when_the_run_begins(tmp_path: Path) -> None:
+def test_facts_that_cannot_be_saved_are_refused_when_the_run_starts(tmp_path: Path) -> None:
     @hookline.plugin("data", "keeps-tensors")
     class KeepsTensors:
         @hookline.hookimpl
@@ -678,7 +680,7 @@ def test_what_cannot_be_kept_is_refused_when_the_run_begins(tmp_path: Path) -> N
             )
 
     run = Run({"callbacks": {"run-folder": {"parent": str(tmp_path)}}}, plugins={"data": KeepsTensors()})
-    with pytest.raises(CheckpointError, match="wants tensors to be kept: kept/mean"):
+    with pytest.raises(CheckpointError, match="contains tensors: kept/mean"):
         run.fit()
     assert run.step == 0
 
@@ -716,9 +718,9 @@ def test_a_size_that_a_file_declares_takes_no_memory() -> None:
     assert back.train[0].shape == (2**40,)
 
 
-def test_a_changed_file_about_the_data_is_found(folder: Path) -> None:
+def test_a_changed_data_file_is_found(folder: Path) -> None:
     path = folder / "data.json"
     assert read_record(folder).data is not None
     path.write_text(path.read_text().replace("mean", "meen"))
-    with pytest.raises(CheckpointError, match=r"data.json is not what was written"):
+    with pytest.raises(CheckpointError, match=r"data.json does not match its checksum"):
         load_trained(folder)

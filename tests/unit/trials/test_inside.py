@@ -1,4 +1,4 @@
-"""What objects hold inside."""
+"""Contents of objects as short texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Slotted:
 
 
 class Property:
-    """Would change if its property were asked for."""
+    """Changes when its property is read."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -70,14 +70,14 @@ def drawing() -> Generator[int]:
         yield drawn
 
 
-def test_what_closures_and_generators_hold_is_seen() -> None:
+def test_variables_of_closures_and_generators_are_seen() -> None:
     call, numbers = counting(), drawing()
     call(), next(numbers), next(numbers)
     assert inside(call) == {"count": "1"}
     assert inside(Holder(numbers)) == {"held.drawn": "2"}
 
 
-def test_a_bound_method_is_looked_into() -> None:
+def test_a_bound_method_is_visited() -> None:
     assert inside(Holder(Slotted(1).__init__)) == {"held.count": "1"}  # type: ignore[misc] # any method will do
 
 
@@ -100,26 +100,26 @@ def test_a_bound_method_is_looked_into() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_has_changed_has_another_text(held: Any, change: Callable[[Any], object]) -> None:
+def test_a_changed_value_has_another_text(held: Any, change: Callable[[Any], object]) -> None:
     before = inside(Holder(held))
     assert inside(Holder(held)) == before
     change(held)
     assert (inside(Holder(held)) != before) == (not isinstance(held, bytearray))
 
 
-def test_nothing_is_asked_that_computes() -> None:
+def test_properties_are_not_called() -> None:
     holder = Property()
     assert inside(holder) == {"asked": "0"}
     assert holder.asked == 0
 
 
-def test_what_is_somebody_elses_is_left_out_and_a_circle_ends() -> None:
+def test_objects_of_others_are_left_out_and_a_circle_ends() -> None:
     model, holder = nn.Linear(1, 1), Holder(None)
     holder.held = [holder, model, threading.Lock(), 3]
     assert inside(holder, besides=[model]) == {"held[3]": "3"}
 
 
-def test_large_things_are_looked_into_within_bounds() -> None:
+def test_large_objects_are_visited_within_bounds() -> None:
     assert len(inside(Holder([[0] * 1000] * 3 + [list(range(20_000))]))) == 10_000
     deep: list[Any] = []
     for _ in range(2000):
@@ -133,7 +133,7 @@ def test_large_things_are_looked_into_within_bounds() -> None:
 
 
 class Counting(nn.Module):
-    """Counts its calls, in an attribute and in a buffer that is not kept."""
+    """Counts its calls, in an attribute and in a non-persistent buffer."""
 
     seen: Tensor
 
@@ -144,7 +144,7 @@ class Counting(nn.Module):
         self.register_buffer("seen", torch.zeros(1), persistent=False)
 
 
-def test_modules_show_what_their_state_lacks() -> None:
+def test_modules_show_contents_outside_their_state() -> None:
     assert inside_modules(nn.Sequential(Counting(), nn.Linear(1, 1))) == {
         "training": "True",
         "0.training": "True",

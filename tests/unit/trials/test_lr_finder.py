@@ -70,13 +70,13 @@ def test_the_search_ends_when_the_loss_diverges_and_suggests_a_tenth_of_the_best
     assert curve.ending == f"the loss diverged at {last.lr:.3g}"
     assert curve.suggestion is not None
     assert curve.suggestion == pytest.approx(least.lr / 10)
-    assert curve.reason == f"a tenth of {least.lr:.3g}, where the smoothed loss is least"
+    assert curve.reason == f"a tenth of {least.lr:.3g}, where the smoothed loss is lowest"
     # Gradient descent on w^2 is stable below 1.
     assert 0.01 < curve.suggestion < 1
 
 
 def turning_nan(number: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a loss that is NaN from its call of that number on, those of the build included."""
+    """Return a loss that is NaN from its call ``number`` on, counting the calls of the build."""
     calls = iter(range(1, 10**6))
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -111,13 +111,13 @@ def test_a_first_step_that_is_not_finite_gives_a_curve_without_points() -> None:
 def test_a_range_in_which_nothing_is_learned_gives_no_suggestion() -> None:
     curve = find(start_lr=1e-9, end_lr=1e-8)
     assert curve.suggestion is None
-    assert "the loss fell nowhere" in curve.reason
+    assert "the loss did not fall" in curve.reason
 
 
 def test_a_range_that_ends_too_early_gives_no_suggestion_and_says_so() -> None:
     curve = find(start_lr=1e-4, end_lr=0.1)
     assert (len(curve.points), curve.suggestion, curve.ending) == (100, None, "the learning rate reached 0.1")
-    assert "the loss still falls at 0.1" in curve.reason
+    assert "the loss is still falling at 0.1" in curve.reason
 
 
 def test_groups_of_parameters_keep_their_learning_rates_relative_to_the_first() -> None:
@@ -166,7 +166,7 @@ def test_epochs_follow_one_another_without_any_event() -> None:
     assert (len(curve.points), events) == (100, [])
 
 
-def test_a_stream_that_does_not_start_anew_is_told() -> None:
+def test_a_stream_that_does_not_restart_is_an_error() -> None:
     class Once(IterableDataset[Any]):
         def __init__(self) -> None:
             self.passes = iter([1, 1, 0])  # the trial batch, the first epoch
@@ -175,7 +175,7 @@ def test_a_stream_that_does_not_start_anew_is_told() -> None:
             return iter([(torch.ones(1), torch.zeros(1))] * 4 * next(self.passes, 0))
 
     data = DataSource(Once(), in_features=1, out_features=1)
-    with pytest.raises(DataError, match="gave no batch in epoch 2"):
+    with pytest.raises(DataError, match="yields no batch in epoch 2"):
         lr_find({"train": {"evaluate": []}}, plugins={"data": data})
 
 

@@ -1,4 +1,4 @@
-"""What a model is made of: rows of its modules, sizes, and how much of it is shown."""
+"""Summary of a model: rows of its modules, sizes, and the rows that are shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def column(summary: ModelSummary, key: str) -> dict[str, Any]:
 
 
 class Tied(nn.Module):
-    """A decoder that has the weights of the encoder."""
+    """A decoder that shares the weights of the encoder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ def test_frozen_parameters_are_not_trainable() -> None:
     assert (summary.num_parameters, summary.num_trainable) == (14, 6)
 
 
-def test_shared_parameters_count_once_in_the_sums_and_are_told() -> None:
+def test_shared_parameters_count_once_in_the_sums_and_are_shown() -> None:
     summary = summarize(Tied())
     assert summary.num_parameters == 40
     assert column(summary, "parameters") == {"": 40, "encoder": 40, "decoder": 40}
     assert column(summary, "shared") == {"": 0, "encoder": 0, "decoder": 40}
 
 
-def test_a_module_that_stands_twice_has_two_rows() -> None:
+def test_a_module_in_two_places_has_two_rows() -> None:
     layer = nn.Linear(2, 2)
     summary = summarize(nn.Sequential(layer, nn.Tanh(), layer))
     assert column(summary, "parameters") == {"": 6, "0": 6, "1": 0, "2": 6}
@@ -81,14 +81,14 @@ def test_shapes_are_those_of_the_first_call_of_each_module() -> None:
     assert column(summarize(model, shapes), "output") == expected
 
 
-def test_every_tensor_of_an_output_is_told_and_what_is_not_called_has_no_shape() -> None:
+def test_every_tensor_of_an_output_is_shown_and_an_uncalled_module_has_no_shape() -> None:
     model = nn.ModuleList([nn.LSTM(3, 4), nn.Linear(4, 1)])
     with OutputShapes(model) as shapes:
         model[0](torch.zeros(6, 2, 3))
     assert column(summarize(model, shapes), "output") == {"": "", "0": "[6, 2, 4], [1, 2, 4], [1, 2, 4]", "1": ""}
 
 
-def test_nothing_stays_on_the_model_also_after_an_error() -> None:
+def test_nothing_stays_on_the_model_even_after_an_error() -> None:
     model = nn.Sequential(nn.Linear(2, 1))
     with pytest.raises(RuntimeError), OutputShapes(model):
         model(torch.zeros(5, 3))
@@ -103,7 +103,7 @@ def test_all_rows_are_shown_down_to_the_greatest_depth_that_fits() -> None:
         assert (len(rows), num_left_out) == (num_shown, 13 - num_shown)
 
 
-def test_a_model_of_a_thousand_layers_stays_readable_and_says_how_many_are_left_out() -> None:
+def test_a_model_of_a_thousand_layers_stays_readable_and_counts_the_rows_left_out() -> None:
     rows, num_left_out = summarize(nn.Sequential(*(nn.Linear(2, 2) for _ in range(1000)))).readable()
     assert [row["name"] for row in rows] == ["", *map(str, range(39))]
     assert num_left_out == 961
@@ -114,7 +114,7 @@ def test_a_model_without_parts_is_one_row() -> None:
     assert ([row["name"] for row in rows], num_left_out) == ([""], 0)
 
 
-def test_a_run_is_summed_up_while_it_takes_its_trial_step() -> None:
+def test_a_run_is_summarized_during_its_trial_step() -> None:
     run = Run({"model": {"use": "mlp", "hidden": [8]}})
     with OutputShapes(run.model) as shapes:
         next(run.try_steps()).loss.item()

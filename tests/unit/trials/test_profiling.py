@@ -1,4 +1,4 @@
-"""Where the time of a run goes: its parts, the operations, the trace."""
+"""Profile of a run: its parts, the operations, the trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 from hookline import ConfigError, DataSource, Run, hookimpl
 from hookline.trials import Profile, profile
 
-PAUSE_S = 0.02  # far longer than any part takes by itself, also on a busy machine
+PAUSE_S = 0.02  # far longer than any part takes, even on a busy machine
 REST = "evaluation and the loop"
 
 
@@ -97,7 +97,7 @@ def test_time_goes_to_the_part_that_takes_it(part: str, make: Callable[[], dict[
     found = profile_of(**make())
     rows = {str(row["part"]): row for row in found.parts}
     assert float(rows[part]["seconds"] or 0) >= 5 * PAUSE_S
-    # What the others take is theirs alone: none of them has the pauses too.
+    # The other parts count only their own time, without the pauses.
     assert max(rows, key=lambda name: float(rows[name]["seconds"] or 0)) == part
     assert sum(float(row["percent"] or 0) for row in found.parts) == pytest.approx(100)
     assert float(rows[part]["us_per_step"] or 0) == pytest.approx(float(rows[part]["seconds"] or 0) / 5 * 1e6)
@@ -109,7 +109,7 @@ def test_the_forward_pass_of_an_evaluation_is_not_that_of_a_step() -> None:
     assert rows["forward and backward"] >= 5 * PAUSE_S
 
 
-def test_operations_are_those_of_torch_the_dearest_first() -> None:
+def test_operations_are_those_of_torch_the_most_expensive_first() -> None:
     operations = profile_of(5).operations
     times = [float(row["self_cpu_us"] or 0) for row in operations]
     assert times == sorted(times, reverse=True)
@@ -118,14 +118,14 @@ def test_operations_are_those_of_torch_the_dearest_first() -> None:
     assert not [row for row in operations if "Optimizer.step" in str(row["operation"])]
 
 
-def test_a_trace_is_one_that_a_browser_opens(tmp_path: Path) -> None:
+def test_a_trace_has_the_format_of_a_browser(tmp_path: Path) -> None:
     profile({"train": {"epochs": 1}}, num_steps=3, trace_path=tmp_path / "trace.json")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert sum(event.get("name") == "aten::addmm" for event in events) == 3
 
 
 @pytest.mark.parametrize("batch_size", [100, "all"])
-def test_a_run_with_too_few_steps_is_told_before_it_begins(batch_size: int | str, tmp_path: Path) -> None:
+def test_a_run_with_too_few_steps_is_refused_before_it_starts(batch_size: int | str, tmp_path: Path) -> None:
     started: list[Run] = []
 
     class Starts:
@@ -140,7 +140,7 @@ def test_a_run_with_too_few_steps_is_told_before_it_begins(batch_size: int | str
     assert not path.exists()
 
 
-def test_a_stream_that_ends_too_early_is_told_when_it_has_ended() -> None:
+def test_a_stream_that_ends_too_early_is_an_error_when_it_ends() -> None:
     class Stream(IterableDataset[Any]):
         def __iter__(self) -> Iterator[Any]:
             return iter([(torch.ones(1), torch.ones(1))] * 7)
@@ -162,12 +162,12 @@ def test_a_run_is_stopped_and_its_callbacks_are_closed() -> None:
     assert endings == [(13, "stopped")]
 
 
-def test_an_optimizer_with_a_closure_has_what_the_closure_does() -> None:
+def test_an_optimizer_with_a_closure_includes_the_time_of_the_closure() -> None:
     rows = {str(row["part"]): row for row in profile({"optimizer": {"use": "lbfgs"}}, num_steps=3).parts}
     assert float(rows["optimizer"]["percent"] or 0) > 50
 
 
-def test_a_trace_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+def test_a_trace_that_cannot_be_written_is_an_error_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
         profile(num_steps=1, trace_path=tmp_path / "no" / "trace.json")
 

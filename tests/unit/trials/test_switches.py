@@ -1,4 +1,4 @@
-"""The overrides that --overfit and --fast stand for."""
+"""Config values behind --overfit and --fast."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_without_either_there_is_nothing() -> None:
     assert values_of({}) == {}
 
 
-def test_a_model_learns_a_few_examples_by_heart_and_is_measured_on_them() -> None:
+def test_a_model_memorizes_a_few_examples_and_is_evaluated_on_them() -> None:
     config = config_of(8, "model=mlp", "optimizer=adam", "optimizer.lr=0.01")
     result = train(config)
     assert set(result.metrics) == {"train/running_loss", "train/loss"}
@@ -55,19 +55,19 @@ def test_a_fast_run_evaluates_between_steps_if_the_run_does() -> None:
         assert values["train.evaluate_every_steps"] == expected
 
 
-def test_the_values_have_the_option_as_their_origin_and_stand_over_the_file() -> None:
+def test_the_values_have_the_option_as_their_origin_and_win_over_the_file() -> None:
     setting = config_of(is_fast=True).settings["train.epochs"]
     assert (setting.value, str(setting.origin)) == (2, "--fast")
     assert setting.overrode is not None
     assert setting.overrode.value == 50
 
 
-def test_words_of_the_command_win() -> None:
+def test_overrides_win() -> None:
     config = config_of(8, "train.epochs=7")
     assert (config.train.epochs, config.settings[LIMIT].value) == (7, 8)
     assert str(config.settings["train.epochs"].origin) == "command line"
 
 
 def test_both_at_once_are_refused() -> None:
-    with pytest.raises(ConfigError, match="--overfit and --fast cannot be had at once"):
+    with pytest.raises(ConfigError, match="--overfit and --fast cannot be combined"):
         values_of({}, 3, is_fast=True)

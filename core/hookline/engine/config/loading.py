@@ -195,8 +195,8 @@ class _Assembly:
             expected = "a table"
             if takes_plugin:
                 expected = f"a plugin name, {OFF!r} or a table" if size > 1 else "a plugin name or a table"
-            hint = f"write [{label}] above its keys" if item.origin.layer == "file" else None
-            self._fault(f"{label!r}: expected {expected}, got {shown(value)}", item.location, hint)
+            advice = f"write [{label}] above its keys" if item.origin.layer == "file" else None
+            self._fault(f"{label!r}: expected {expected}, got {shown(value)}", item.location, advice)
         return None
 
     def _set(self, table: _Table, key: KeyPath, item: Item) -> None:

@@ -1,16 +1,16 @@
-"""Checkpoints: the state of a run in a folder of its own, whole or not at all, and checked before it is used.
+"""Checkpoints: the state of a run in a separate folder, saved completely or not at all, and verified when read.
 
-A checkpoint is a folder that is never written to again::
+A checkpoint is a folder that does not change after it is saved::
 
     step-000000000300-epochs-2/
-        manifest.json        which run and step it is, and size and SHA-256 (FIPS 180-4) of the files below
+        manifest.json        run, step, and size and SHA-256 (FIPS 180-4) of the files below
         manifest.sha256      SHA-256 of the manifest, as ``sha256sum --check`` reads it
         model.safetensors    the weights of the model
         state.safetensors    all other tensors
-        state.json           all else
+        state.json           everything else
 
-It is written beside its place under another name; every file and the folder are flushed to the disk; then it is
-renamed. Nothing in it can choose code to run.
+It is written under a temporary name; every file and the folder are flushed to the disk; then it is renamed. Nothing
+in it can cause code to run.
 """
 
 from __future__ import annotations
@@ -32,28 +32,29 @@ import msgspec
 from hookline.engine.errors import CheckpointError
 from hookline.engine.files import read_file, reason
 from hookline.runs.disk.durable_files import beside, make_folder, move_folder, remove_folder, sync_folder, write_file
+from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
 
 FORMAT = 1
-"""Number of this form of a checkpoint."""
+"""Version of the format of a checkpoint."""
 
 _MANIFEST, _MANIFEST_SUM = "manifest.json", "manifest.sha256"
 _MODEL, _TENSORS, _TREE = "model.safetensors", "state.safetensors", "state.json"
-_HELD = (_MODEL, _TENSORS, _TREE)
+_FILES = (_MODEL, _TENSORS, _TREE)
 _MAX_MANIFEST_BYTES = 2**24
 _MODEL_PREFIX = "model/"
 _NAME = re.compile(r"step-(\d{12,})-epochs-(\d+)")
 _UNFINISHED = re.compile(r"\.tmp-step-\d{12,}-epochs-\d+-[0-9a-f]{8}")
 _DAMAGED = "damaged-"
 _NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
-"""Errors that say nothing about what is on the disk."""
+"""Errors that do not mean that the data on the disk are damaged."""
 
 
 class FileSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file of a checkpoint must be.
+    """Expected size and checksum of a file.
 
     Attributes:
-        size: Number of its bytes.
-        sha256: Its SHA-256, in hexadecimal digits.
+        size: Size in bytes.
+        sha256: SHA-256, in hexadecimal digits.
     """
 
     size: int
@@ -61,23 +62,23 @@ class FileSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, data: bytes) -> FileSum:
-        """Return what a file must be that holds ``data``."""
+        """Return the size and checksum of ``data``."""
         return cls(len(data), _sha256(data))
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a checkpoint is.
+    """Description of a checkpoint: run, step, metrics, and the checksums of its files.
 
     Attributes:
-        run: The run's own sign, the same for all of its checkpoints.
-        step: Number of steps that were taken.
-        epoch: Epoch at work, from 1; 0 before the first.
-        position: Number of batches of that epoch that were used; 0 between two epochs.
+        run: ID of the run, the same for all of its checkpoints.
+        step: Number of steps taken.
+        epoch: Current epoch, from 1; 0 before the first.
+        position: Number of batches of that epoch already used; 0 between two epochs.
         time: When it was saved, in UTC.
-        metrics: The numbers of the last evaluation.
-        identity: What the run was made of.
-        files: What its files must be.
-        format: Number of the form.
+        metrics: Metrics of the last evaluation.
+        identity: Fingerprint of the run at that time.
+        files: Size and checksum of each file.
+        format: Version of the format.
     """
 
     run: str
@@ -92,17 +93,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def name(self) -> str:
-        """The name of its folder: the steps that were taken, and the epochs that were ended."""
+        """Name of its folder: the number of steps taken and of epochs completed."""
         return f"step-{self.step:012d}-epochs-{self.epoch - bool(self.position)}"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and checked.
+    """A checkpoint that was read and verified.
 
     Attributes:
         path: Its folder.
-        manifest: What it is.
+        manifest: Its description.
         state: The state, for ``Run.load_state_dict``.
     """
 
@@ -119,18 +120,18 @@ def write_checkpoint(
     metrics: Mapping[str, float] | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Save a state in a new folder within ``folder``, and return its path when all of it is on the disk.
+    """Save a state in a new folder within ``folder``, and return its path once all of it is on the disk.
 
     Args:
-        folder: Where the checkpoints of the run are.
-        state: What ``Run.state_dict`` gave.
-        run: The run's own sign.
-        metrics: The numbers by which checkpoints are compared.
-        identity: What the run is made of, as ``identity_of`` gives it.
+        folder: The folder of the run's checkpoints.
+        state: The state, from ``Run.state_dict``.
+        run: ID of the run.
+        metrics: The metrics by which checkpoints are compared.
+        identity: Fingerprint of the run, from ``identity_of``.
 
     Raises:
-        CheckpointError: When there is something in the state that cannot be kept.
-        OSError: When it cannot be written; then there is nothing new.
+        CheckpointError: When the state contains something that cannot be saved.
+        OSError: When it cannot be written; then ``folder`` is unchanged.
     """
     from hookline.runs.disk.encoding import to_json
 
@@ -163,47 +164,43 @@ def write_checkpoint(
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Return what a checkpoint says that it is, without its tensors.
+    """Return the manifest of a checkpoint, without reading its tensors.
 
     Raises:
         CheckpointError: When the manifest cannot be read, or is damaged.
     """
     if path.is_symlink():
-        raise CheckpointError(f"{path} is a link, and no checkpoint")
+        raise CheckpointError(f"{path} is a link, not a checkpoint")
     text = _read(path / _MANIFEST, _MAX_MANIFEST_BYTES)
     if _read(path / _MANIFEST_SUM, 100) != f"{_sha256(text)}  {_MANIFEST}\n".encode():
-        raise CheckpointError(f"{path} is damaged: {_MANIFEST} is not what {_MANIFEST_SUM} says")
+        raise CheckpointError(f"{path} is damaged: {_MANIFEST} does not match {_MANIFEST_SUM}")
     try:
-        # Of a later format, any field may have another meaning.
-        number = msgspec.json.decode(text, type=_Numbered).format
-        if number != FORMAT:
-            hint = "read it with the version of Hookline that wrote it"
-            raise _UnreadableError(f"{path} is of format {number}, and this Hookline reads {FORMAT}", hint=hint)
+        check_format(format_of(text), FORMAT, str(path), _UnreadableError)
         manifest = msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no checkpoint: {_MANIFEST}: {error}") from error
-    if manifest.files.keys() != set(_HELD):
-        raise CheckpointError(f"{path} is no checkpoint: {_MANIFEST} has other files than {', '.join(_HELD)}")
+    except NOT_JSON as error:
+        raise CheckpointError(f"{path} is not a checkpoint: {_MANIFEST}: {error}") from error
+    if manifest.files.keys() != set(_FILES):
+        raise CheckpointError(f"{path} is not a checkpoint: {_MANIFEST} does not list exactly {', '.join(_FILES)}")
     if _NAME.fullmatch(path.name) and path.name != manifest.name:
-        raise CheckpointError(f"{path} is {manifest.name}: it was renamed")
+        raise CheckpointError(f"{path} was renamed: it is {manifest.name}")
     return manifest
 
 
 def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
-    """Return a checkpoint. Every byte of it is checked before anything is made of it.
+    """Return a checkpoint. Every byte is verified before anything is decoded.
 
     Args:
         path: Its folder.
-        run: The own sign of the run that it has to be of; None for any.
+        run: ID of the run that it must belong to; None for any.
 
     Raises:
-        CheckpointError: When it cannot be read, is damaged, or is that of another run.
+        CheckpointError: When it cannot be read, is damaged, or belongs to a different run.
     """
     from hookline.runs.disk.encoding import decode, from_json, from_safetensors
 
     manifest = read_manifest(path)
     if run not in (None, manifest.run):
-        raise CheckpointError(f"{path} is the checkpoint of another run")
+        raise CheckpointError(f"{path} belongs to a different run")
     files = {name: read_summed(path / name, wanted) for name, wanted in manifest.files.items()}
     try:
         tensors = from_safetensors(files[_TENSORS])
@@ -213,12 +210,12 @@ def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error.message}") from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path} cannot be read: {_TREE} is no table")
+        raise CheckpointError(f"{path} cannot be read: {_TREE} is not an object")
     return Checkpoint(path, manifest, state)
 
 
 def check_checkpoint(path: Path) -> Manifest:
-    """Return what a checkpoint is, after every byte of it was compared with its sums.
+    """Verify every byte of a checkpoint against its checksums, and return its manifest.
 
     Raises:
         CheckpointError: When it cannot be read, or is damaged.
@@ -230,7 +227,7 @@ def check_checkpoint(path: Path) -> Manifest:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the folders of checkpoints, the newest step first; whether they are good was not looked at."""
+    """Return the folders of checkpoints, the newest step first, without verifying them."""
     try:
         found = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
@@ -239,39 +236,57 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(places, key=places.__getitem__, reverse=True)
 
 
-def newest_checkpoint(
-    folder: Path, told: Callable[[CheckpointError], None], *, run: str | None = None
+def newest_valid(
+    folder: Path, report: Callable[[Path, CheckpointError], None], *, run: str | None = None
 ) -> Checkpoint | None:
-    """Return the newest good checkpoint; None if there is none at all.
-
-    A damaged one is kept aside, under a name that begins with ``damaged-``.
+    """Return the newest valid checkpoint; None if there is none. No checkpoint is changed.
 
     Args:
-        folder: Where the checkpoints of the run are; the program holds the run's lock.
-        told: Called with what is wrong with each that is newer.
-        run: The run's own sign; the checkpoint of another run is taken for damaged.
-
-    Raises:
-        CheckpointError: When there are some, and none is good; or when one that may be good cannot be read now.
+        folder: The folder of the run's checkpoints.
+        report: Called with the path and the error of each newer checkpoint.
+        run: ID of the run; a checkpoint of a different run is not valid.
     """
-    found = checkpoints_in(folder)
-    for path in found:
+    for path in checkpoints_in(folder):
         try:
             return read_checkpoint(path, run=run)
-        except _UnreadableError:
-            raise
         except CheckpointError as error:
-            told(error)
-            set_aside(path)
-    kept = list(folder.glob(f"{_DAMAGED}*"))
-    if not (found or kept):
+            report(path, error)
+    return None
+
+
+def newest_checkpoint(
+    folder: Path, report: Callable[[CheckpointError], None], *, run: str | None = None
+) -> Checkpoint | None:
+    """Return the newest valid checkpoint, as ``newest_valid`` does; None if the folder has no checkpoints.
+
+    Damaged ones are set aside, under a name that begins with ``damaged-``.
+
+    Args:
+        folder: The folder of the run's checkpoints; the caller holds the lock of the run.
+        report: Called with the error of each newer checkpoint.
+        run: ID of the run; a checkpoint of a different run counts as damaged.
+
+    Raises:
+        CheckpointError: When there are checkpoints, but none is valid; or when one that may be valid cannot be read.
+    """
+
+    def pass_over(path: Path, error: CheckpointError) -> None:
+        if isinstance(error, _UnreadableError):
+            raise error
+        report(error)
+        set_aside(path)
+
+    if checkpoint := newest_valid(folder, pass_over, run=run):
+        return checkpoint
+    damaged = list(folder.glob(f"{_DAMAGED}*"))
+    if not (damaged or checkpoints_in(folder)):
         return None
-    hint = f"start anew: hookline train {folder.parent / 'config.toml'}"
-    raise CheckpointError(f"no checkpoint in {folder} is good: {len(kept)} damaged", hint=hint)
+    hint = f"start over: hookline train {folder.parent / 'config.toml'}"
+    raise CheckpointError(f"no checkpoint in {folder} is valid: {len(damaged)} damaged", hint=hint)
 
 
 def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint, so that it is kept and never taken again; leave it if that cannot be done."""
+    """Rename a damaged checkpoint so that it is preserved but never read again; if that fails, leave it."""
     aside = path.with_name(f"{_DAMAGED}{path.name}-{secrets.token_hex(4)}")
     try:
         move_folder(path, aside)
@@ -280,23 +295,23 @@ def set_aside(path: Path) -> None:
 
 
 def prune(folder: Path, *, run: str, keep: int, best: Callable[[Manifest], float | None], keep_best: int) -> None:
-    """Remove checkpoints of a run, but for the newest and the best; at least one good one stays.
+    """Remove checkpoints of a run, except the newest and the best.
 
-    What this run did not write, or what else lies in one of its checkpoints, keeps it where it is.
+    Checkpoints that this run did not write, or that contain other files, are left alone.
 
     Args:
-        folder: Where the checkpoints are.
-        run: The run's own sign.
-        keep: How many of the newest stay, at least 1.
-        best: Gives the number of a checkpoint that is the smaller the better; None if it has none.
-        keep_best: How many of the best stay.
+        folder: The folder of the checkpoints.
+        run: ID of the run.
+        keep: Number of the newest to keep, at least 1.
+        best: Returns the value by which a checkpoint is ranked, smaller is better; None to leave it out.
+        keep_best: Number of the best to keep.
 
     Raises:
         OSError: When one cannot be removed.
     """
     keep = max(keep, 1)
     if len(checkpoints_in(folder)) <= keep:
-        return  # without reading what each of them is: it is asked after every save
+        return  # without reading any manifest: this runs after every save
     own = dict(_own(folder, run))
     ranked = sorted((value, path) for path, manifest in own.items() if (value := best(manifest)) is not None)
     kept = {*list(own)[:keep], *(path for _, path in ranked[:keep_best])}
@@ -306,10 +321,10 @@ def prune(folder: Path, *, run: str, keep: int, best: Callable[[Manifest], float
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed programs left of checkpoints; the program holds the run's lock.
+    """Remove unfinished checkpoints, left by killed programs; the caller holds the lock of the run.
 
     Raises:
-        OSError: When something cannot be removed.
+        OSError: When one cannot be removed.
     """
     for entry in list(os.scandir(folder)):
         if _UNFINISHED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
@@ -317,7 +332,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def foreign_in(folder: Path) -> Iterator[Path]:
-    """Give what lies in a folder of checkpoints that no saving put there; links among it, which are not followed."""
+    """Yield everything in a folder of checkpoints that no save put there; links count, and are not followed."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name = entry.name.removeprefix(_DAMAGED)
         is_ours = _UNFINISHED.fullmatch(name) or _NAME.match(name)
@@ -325,31 +340,27 @@ def foreign_in(folder: Path) -> Iterator[Path]:
             yield Path(entry.path)
             continue
         with os.scandir(entry.path) as held:
-            yield from (Path(file.path) for file in held if not _is_held(file))
+            yield from (Path(file.path) for file in held if not _is_own_file(file))
 
 
-def _is_held(entry: os.DirEntry[str]) -> bool:
-    return entry.name in (*_HELD, _MANIFEST, _MANIFEST_SUM) and entry.is_file(follow_symlinks=False)
+def _is_own_file(entry: os.DirEntry[str]) -> bool:
+    return entry.name in (*_FILES, _MANIFEST, _MANIFEST_SUM) and entry.is_file(follow_symlinks=False)
 
 
 def read_summed(path: Path, wanted: FileSum) -> bytes:
-    """Return what a file holds, which is what was wanted.
+    """Return the contents of a file, verified against its size and checksum.
 
     Raises:
         CheckpointError: When it cannot be read, or is damaged.
     """
     data = _read(path, wanted.size)
     if FileSum.of(data) != wanted:
-        raise CheckpointError(f"{path.parent} is damaged: {path.name} is not what was written")
+        raise CheckpointError(f"{path.parent} is damaged: {path.name} does not match its checksum")
     return data
 
 
 class _UnreadableError(CheckpointError):
-    """A checkpoint cannot be read here and now, but may be good."""
-
-
-class _Numbered(msgspec.Struct):
-    format: int
+    """A checkpoint cannot be read here and now, but may be valid."""
 
 
 def _encoded(state: Mapping[str, Any]) -> dict[str, bytes]:
@@ -365,13 +376,13 @@ def _encoded(state: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _own(folder: Path, run: str) -> Iterator[tuple[Path, Manifest]]:
-    """Give the checkpoints of a run that hold nothing but their own files, the newest first."""
+    """Yield the checkpoints of a run that contain only their own files, the newest first."""
     for path in checkpoints_in(folder):
         try:
             manifest = read_manifest(path)
         except CheckpointError:
             continue
-        if manifest.run == run and all(_is_held(entry) for entry in list(os.scandir(path))):
+        if manifest.run == run and all(_is_own_file(entry) for entry in list(os.scandir(path))):
             yield path, manifest
 
 

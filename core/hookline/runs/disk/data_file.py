@@ -1,7 +1,7 @@
-"""What is kept of the data of a run: enough to build its model again, and to read inputs as theirs were read.
+"""The file ``data.json``: enough about the data of a run to rebuild its model and to read inputs for it.
 
-The file ``data.json`` of a run folder holds the sizes and names of the data source, the form of one example, and what
-the data source wants to be kept. Of the data themselves it holds nothing else.
+It holds the sizes and names of the data source, the form of one example, and the ``kept`` values of the data source.
+It contains none of the data themselves.
 """
 
 from __future__ import annotations
@@ -17,38 +17,36 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import CheckpointError, DataError
 from hookline.engine.loop.rng import ReaderState
 from hookline.runs.disk.encoding import decode, encode, from_json, to_json
+from hookline.runs.disk.formats import check_format
 
 FORMAT = 1
-"""Number of the form."""
+"""Version of the format."""
 
 _FACTS = ("in_features", "out_features", "feature_names", "target_names", "class_names")
 
 
 def to_kept(data: DataSource) -> bytes:
-    """Return what is kept of a data source.
+    """Return the contents of ``data.json`` for a data source.
 
     Raises:
-        CheckpointError: When its ``kept`` holds something else than plain values.
+        CheckpointError: When its ``kept`` contains anything but plain values.
     """
     values = {name: getattr(data, name) for name in _FACTS}
     tree, tensors = encode({**values, "kept": dict(data.kept)})
     if tensors:
-        hint = "`kept` of a DataSource holds numbers, texts, lists and mappings: give tensor.tolist()"
-        raise CheckpointError(f"the data source wants tensors to be kept: {', '.join(tensors)}", hint=hint)
+        hint = "`kept` of a DataSource holds numbers, texts, lists and mappings: use tensor.tolist()"
+        raise CheckpointError(f"the `kept` of the data source contains tensors: {', '.join(tensors)}", hint=hint)
     return to_json({"format": FORMAT, "example": _form_of_first(data.train), **tree})
 
 
 def from_kept(text: bytes) -> DataSource:
-    """Return a data source with the same sizes, names and ``kept``, and with one example of zeros.
+    """Return a data source with the saved sizes, names and ``kept``, and with one example of zeros.
 
     Raises:
-        CheckpointError: When this is not what ``to_kept`` gave.
+        CheckpointError: When ``text`` is not output of ``to_kept``.
     """
     tree = from_json(text)
-    number = tree.get("format") if isinstance(tree, dict) else None
-    if number != FORMAT:
-        hint = "read it with the version of Hookline that wrote it"
-        raise CheckpointError(f"it is of format {number}, and this Hookline reads {FORMAT}", hint=hint)
+    check_format(tree.get("format") if isinstance(tree, dict) else None, FORMAT, "it", CheckpointError)
     try:
         example = tree.pop("example")
         values = decode({name: tree[name] for name in (*_FACTS, "kept")}, {})
@@ -58,10 +56,10 @@ def from_kept(text: bytes) -> DataSource:
 
 
 class KeptExample(Dataset[Any]):
-    """Stands for data that need not be there any more: one example of zeros, in the form that the examples had.
+    """Stand-in for data that may no longer exist: one example of zeros, in the form of the original examples.
 
     Attributes:
-        example: The example; None where its form could not be kept.
+        example: The example; None if its form could not be saved.
     """
 
     def __init__(self, example: Any) -> None:
@@ -73,24 +71,19 @@ class KeptExample(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         if self.example is None:
             hint = "build the model from the sizes of the data source: in_features, out_features"
-            raise DataError(
-                "the training data are not at hand, and not even the form of an example was kept", hint=hint
-            )
+            raise DataError("the training data are not available, and the form of an example was not saved", hint=hint)
         return [self.example][index]
 
 
 def _form_of_first(dataset: Dataset[Any]) -> Any:
-    """Return the form of the first example; None if it is made of other things than tensors.
-
-    A stream is not begun only to be looked at.
-    """
+    """Return the form of the first example; None if it contains anything but tensors, or would start a stream."""
     if isinstance(dataset, IterableDataset):
         return None
     if isinstance(dataset, KeptExample):
         return _form(dataset.example)
     if type(dataset) is TensorDataset:
         return _form(tuple(tensor[0] for tensor in dataset.tensors))
-    with ReaderState(0).active():  # what the dataset draws must not show in the training
+    with ReaderState(0).active():  # random numbers drawn by the dataset must not affect the training
         return _form(dataset[0])
 
 
@@ -113,6 +106,6 @@ def _zeros(form: Any) -> Any:
         return {key: _zeros(item) for key, item in form["mapping"].items()}
     dtype = getattr(torch, form["dtype"])
     if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"{form['dtype']} is no dtype")
-    # Of one number: a size that a file declares takes no memory.
+        raise TypeError(f"{form['dtype']} is not a dtype")
+    # Expanded from one number, so that a size that a file declares takes no memory.
     return torch.zeros((), dtype=dtype).expand(form["shape"])

@@ -1,7 +1,7 @@
-"""Files that survive: the one place through which everything that a run keeps is written, read and removed.
+"""Durable files: everything that a run saves is written and removed through this module.
 
-A file is written whole beside its place, flushed to the disk and renamed, so that under its name there is always the
-old one or the new one. Links are not followed, and what is no regular file is not opened for reading.
+A file is written under a temporary name, flushed to the disk and renamed, so that its name always refers to the old
+or the new version as a whole. Links are not followed, and only regular files are opened.
 """
 
 from __future__ import annotations
@@ -13,27 +13,25 @@ import secrets
 import sys
 from pathlib import Path
 
-from hookline.engine.files import _CHUNK, _NO_LINKS, _NO_WAITING, _check_regular
+from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular
 
-if sys.platform != "win32":
-    import fcntl
 TEMPORARY = ".tmp-"
-"""How the names of what is not finished begin."""
+"""Prefix of the names of unfinished files and folders."""
 
 
 def write_file(path: Path, data: bytes | memoryview, *, flush: bool = True) -> None:
     """Write a new file, and flush it to the disk.
 
     Args:
-        path: Where it is to be.
-        data: What it is to hold.
-        flush: Whether it must survive the loss of power, too, and not only the end of the program.
+        path: Path of the file.
+        data: Its contents.
+        flush: Whether it must survive a loss of power, not only the end of the program.
 
     Raises:
-        FileExistsError: When there is something of that name.
+        FileExistsError: When the name is taken.
         OSError: When it cannot be written; then there is no such file.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS, 0o666)
     try:
         try:
             _write(descriptor, data)
@@ -48,13 +46,13 @@ def write_file(path: Path, data: bytes | memoryview, *, flush: bool = True) -> N
 
 
 def replace_file(path: Path, data: bytes | memoryview, *, flush: bool = True) -> None:
-    """Write a file under a name that may be taken: whoever reads it finds the old one or the new one, whole.
+    """Write a file under a name that may be taken: a reader finds the old or the new version, complete.
 
-    With ``flush`` it is flushed to the disk before it takes the name, and the name after that.
+    With ``flush``, the contents are flushed to the disk before the rename, and the name after it.
 
     Raises:
-        OSError: When it cannot be written; then the old one is there as before. When only its name cannot be flushed,
-            the new one is there, and may not outlive a loss of power.
+        OSError: When it cannot be written; then the old version is unchanged. When only the name cannot be flushed,
+            the new version is in place, but may not survive a loss of power.
     """
     new = beside(path)
     write_file(new, data, flush=flush)
@@ -64,31 +62,31 @@ def replace_file(path: Path, data: bytes | memoryview, *, flush: bool = True) ->
 
 
 def replace_link(path: Path, target: str) -> None:
-    """Make ``path`` a symbolic link to ``target``, in the place of the link that is there.
+    """Make ``path`` a symbolic link to ``target``, replacing an existing link.
 
     Raises:
-        OSError: When it cannot be made, or there is something else than a link.
+        OSError: When it cannot be made, or ``path`` is something other than a link.
     """
     if os.path.lexists(path) and not path.is_symlink():
-        raise FileExistsError(errno.EEXIST, "there is something that is no link", str(path))
+        raise FileExistsError(errno.EEXIST, "it exists and is not a link", str(path))
     new = beside(path)
     os.symlink(target, new)
     _take_name(new, path)
 
 
 def sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk.
+    """Flush the names in a folder to the disk, on systems that can.
 
     Raises:
-        OSError: When that fails. Not on systems where a folder cannot be flushed.
+        OSError: When that fails.
     """
     if sys.platform == "win32":
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_LINKS)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | NO_LINKS)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush folders
             raise
     finally:
         os.close(descriptor)
@@ -98,7 +96,7 @@ def make_folder(path: Path) -> None:
     """Make a new folder.
 
     Raises:
-        FileExistsError: When there is something of that name.
+        FileExistsError: When the name is taken.
     """
     os.mkdir(path)
 
@@ -107,7 +105,7 @@ def move_folder(source: Path, target: Path) -> None:
     """Rename a folder within its parent, and flush the new name to the disk.
 
     Raises:
-        OSError: When it cannot be renamed, or there is something of that name; then it has its old name.
+        OSError: When it cannot be renamed, or the new name is taken; then it keeps its old name.
     """
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
@@ -121,7 +119,7 @@ def move_folder(source: Path, target: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file, or a link.
+    """Remove a file or a link.
 
     Raises:
         OSError: When it cannot be removed.
@@ -130,7 +128,7 @@ def remove_file(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder of files. It loses its name first, so that a part of it never counts as the whole.
+    """Remove a folder and its contents. It is renamed first, so that a part of it is never taken for the whole.
 
     Raises:
         OSError: When it cannot be removed.
@@ -148,7 +146,7 @@ def remove_folder(path: Path) -> None:
 
 
 def beside(path: Path) -> Path:
-    """Return a path beside ``path`` that nobody else has, for what is not finished."""
+    """Return a unique temporary path next to ``path``."""
     return path.with_name(f"{TEMPORARY}{path.name[:40]}-{secrets.token_hex(4)}")
 
 
@@ -156,32 +154,32 @@ def _write(descriptor: int, data: bytes | memoryview, offset: int = 0) -> None:
     view = memoryview(data).cast("B")
     os.lseek(descriptor, offset, os.SEEK_SET)
     while view:
-        view = view[os.write(descriptor, view[:_CHUNK]) :]
+        view = view[os.write(descriptor, view[:CHUNK_BYTES]) :]
 
 
 class AppendedFile:
-    """A file of lines that grows.
+    """A text file to which lines are appended.
 
-    Lines that could not be written are kept, and written with the next ones: none is lost or torn while the program
-    lives. What a killed program tore is cut off when the file is opened.
+    Lines that cannot be written are held back and written with the next ones, so none is lost or torn while the
+    program lives. An incomplete last line, left by a killed program, is cut off when the file is opened.
 
     Args:
-        path: Where it is; made if it is not there.
-        size: Number of bytes at the beginning that are kept; default: all whole lines.
+        path: Path of the file, which is created if it is missing.
+        size: Number of bytes to keep from the start; default: all complete lines.
 
     Attributes:
-        path: Where it is.
-        size: Number of bytes that it has.
+        path: Path of the file.
+        size: Its size in bytes.
     """
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         self.path = path
         self._waiting: list[bytes] = []
-        flags = os.O_RDWR | os.O_CREAT | _NO_LINKS | _NO_WAITING
+        flags = os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING
         self._descriptor: int | None = os.open(path, flags, 0o666)
         there = os.fstat(self._descriptor)
         try:
-            _check_regular(there, path)
+            check_regular(there, path)
         except OSError:
             self.close()
             raise
@@ -191,16 +189,16 @@ class AppendedFile:
             os.ftruncate(self._descriptor, self.size)
 
     def append(self, line: str) -> None:
-        """Add a line.
+        """Append a line.
 
         Raises:
-            OSError: When it cannot be written now; it is kept.
+            OSError: When it cannot be written now; it is held back.
         """
         self._waiting.append(line.encode(errors="backslashreplace") + b"\n")
         self.flush()
 
     def flush(self) -> None:
-        """Write the lines that are kept.
+        """Write the lines held back.
 
         Raises:
             OSError: When they cannot be written now.
@@ -211,7 +209,6 @@ class AppendedFile:
         try:
             _write(self._descriptor, data, self.size)
         except OSError:
-            # A part of a line is no line.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self.size)
             raise
@@ -219,7 +216,7 @@ class AppendedFile:
         self.size += len(data)
 
     def sync(self) -> None:
-        """Write the lines that are kept, and flush the file to the disk.
+        """Write the lines held back, and flush the file to the disk.
 
         Raises:
             OSError: When that fails.
@@ -229,10 +226,10 @@ class AppendedFile:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file; what could not be written is lost."""
+        """Close the file; lines that could not be written are lost."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            with contextlib.suppress(OSError):  # the descriptor is gone nevertheless: close(2)
+            with contextlib.suppress(OSError):  # the descriptor is closed even so: close(2)
                 os.close(descriptor)
 
 
@@ -246,74 +243,13 @@ def _take_name(new: Path, path: Path) -> None:
 
 
 def _end_of_lines(descriptor: int, size: int) -> int:
-    """Return where the last whole line ends."""
+    """Return the offset at which the last complete line ends."""
     end = size
     while end > 0:
-        start = max(end - _CHUNK, 0)
+        start = max(end - CHUNK_BYTES, 0)
         os.lseek(descriptor, start, os.SEEK_SET)
         found = os.read(descriptor, end - start).rfind(b"\n")
         if found >= 0:
             return start + found + 1
         end = start
     return 0
-
-
-class FileLock:
-    """A lock that a file stands for, kept by the kernel: it is free when its holder is gone, however that went.
-
-    Where the file system knows no such lock, nobody is kept out.
-
-    Args:
-        path: The file; made if it is not there, and left.
-
-    Raises:
-        OSError: When the file cannot be made.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS | _NO_WAITING, 0o666)
-
-    def take(self, *, wait: bool = False) -> bool:
-        """Take the lock; return False if another holds it and ``wait`` is off."""
-        assert self._descriptor is not None, "the lock was given back"
-        if sys.platform == "win32":
-            return True
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
-        return True
-
-    def sign(self, text: str) -> None:
-        """Write into the file who holds the lock; it is only told, so a failure is passed over."""
-        assert self._descriptor is not None, "the lock was given back"
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._descriptor, 0)
-            _write(self._descriptor, text.encode())
-
-    def close(self) -> None:
-        """Give the lock back."""
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock that a file stands for; False where that cannot be told. Changes nothing.
-
-    Whoever looks holds the lock for an instant, together with all others who look.
-    """
-    if sys.platform == "win32":
-        return False
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _NO_LINKS | _NO_WAITING)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    finally:
-        os.close(descriptor)
-    return False

@@ -1,9 +1,9 @@
-"""A state -> JSON and tensors, and back: exactly, and without running any code.
+"""Encode a state as JSON and tensors, and decode it: exactly, and without running any code.
 
-A state is made of mappings, lists, tuples, tensors, arrays and plain values. What JSON has is written as it is; all
-else is an object with one key that begins with ``$``::
+A state consists of mappings, lists, tuples, tensors, arrays and plain values. Values that JSON has are written
+unchanged; every other value becomes an object with one key that begins with ``$``::
 
-    {"$tensor": "model/weight"}    the tensor of that name        {"$map": [[1, "a"], ...]}   keys that are not texts
+    {"$tensor": "model/weight"}    the tensor of that name        {"$map": [[1, "a"], ...]}   keys that are not text
     {"$array": "plugins/seen"}     a NumPy array, likewise        {"$int": "0x10000000000..."}  beyond 64 bits
     {"$tuple": [0.9, 0.999]}       a tuple                        {"$float": "nan"}           or "inf", "-inf"
     {"$bytes": "AAEC"}             bytes, in base 64 (RFC 4648)
@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hookline.engine.errors import CheckpointError
+from hookline.runs.disk.formats import NOT_JSON
 
 _INT64 = range(-(2**63), 2**63)
 _DTYPES = frozenset(
@@ -33,23 +34,23 @@ _DTYPES = frozenset(
         *(torch.complex64, torch.bool),
     )
 )
-"""The numbers that safetensors knows, and torch has a name for."""
+"""The dtypes that both safetensors and torch have."""
 _NO_TENSOR = "__metadata__"
-"""The one name in a safetensors file that is not that of a tensor."""
-_HINT = "a state is made of tensors, numbers, texts, lists, tuples and mappings"
+"""The only name in a safetensors file that is not a tensor's."""
+_HINT = "a state consists of tensors, numbers, texts, lists, tuples and mappings"
 
 
 def encode(state: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
-    """Return a state as values that JSON has, and its tensors by name.
+    """Return a state as JSON values, and its tensors by name.
 
-    Tensors that are the same, such as tied weights, are written once.
+    Tensors that share their memory, such as tied weights, are written once.
 
     Args:
         state: The state.
-        name: What the names of its tensors begin with.
+        name: Prefix of the names of its tensors.
 
     Raises:
-        CheckpointError: When something in it can not be kept; says where it is, for everything of that kind.
+        CheckpointError: When the state contains values that cannot be saved; names each of them.
 
     Example:
         >>> encode({"lr": 0.1, "betas": (0.9, 0.999)})
@@ -59,17 +60,17 @@ def encode(state: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
     try:
         tree = encoder.encode(state, name)
     except RecursionError as error:
-        raise CheckpointError("the state cannot be saved: it is nested too deep", hint=_HINT) from error
-    if encoder.strange:
-        raise CheckpointError(f"the state cannot be saved: {'; '.join(encoder.strange)}", hint=_HINT)
+        raise CheckpointError("the state cannot be saved: it is nested too deeply", hint=_HINT) from error
+    if encoder.faults:
+        raise CheckpointError(f"the state cannot be saved: {'; '.join(encoder.faults)}", hint=_HINT)
     return tree, encoder.tensors
 
 
 def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Return the state that ``encode`` was given.
+    """Return the state from which ``encode`` made these values and tensors.
 
     Raises:
-        CheckpointError: When these are no values and tensors of a state.
+        CheckpointError: When they are not an encoded state.
 
     Example:
         >>> decode({"$tuple": [0.9, 0.999]}, {})
@@ -78,11 +79,11 @@ def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     try:
         return _decode(tree, tensors)
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"this is no state: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"this is not a state: {type(error).__name__}: {error}") from error
 
 
 def to_json(value: Any) -> bytes:
-    """Return values that JSON has as JSON text (RFC 8259)."""
+    """Return JSON values as JSON text (RFC 8259)."""
     return msgspec.json.encode(value)
 
 
@@ -90,12 +91,12 @@ def from_json(data: bytes) -> Any:
     """Return the values of a JSON text.
 
     Raises:
-        CheckpointError: When it is none.
+        CheckpointError: When it is not valid JSON.
     """
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"it holds no JSON: {error}") from error
+    except NOT_JSON as error:
+        raise CheckpointError(f"it is not valid JSON: {error}") from error
 
 
 def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -104,16 +105,16 @@ def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def weights_to_safetensors(weights: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return the weights of a model as the bytes of a safetensors file that any reader of such files understands.
+    """Return the weights of a model as the bytes of a plain safetensors file, for any reader of such files.
 
-    Weights that are tied are there under each of their names.
+    Tied weights are written under each of their names.
 
     Args:
-        weights: What ``state_dict`` of the model gave.
+        weights: The weights, from ``state_dict`` of the model.
         metadata: Texts for the header of the file.
 
     Raises:
-        CheckpointError: When there is something in them that cannot be kept.
+        CheckpointError: When they contain something that cannot be saved.
     """
     tree, tensors = encode(dict(weights))
     names = {name: value["$tensor"] for name, value in tree.items() if isinstance(value, dict) and "$tensor" in value}
@@ -122,29 +123,29 @@ def weights_to_safetensors(weights: Mapping[str, Any], metadata: Mapping[str, st
 
 
 def from_safetensors(data: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file: the only way in which tensors are ever loaded.
+    """Return the tensors of a safetensors file. No other code loads tensors.
 
     Raises:
-        CheckpointError: When it is none; its header is checked against its size first.
+        CheckpointError: When it is not a valid safetensors file; its header is checked against its size first.
     """
     try:
         return safetensors.torch.load(data)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"it holds no tensors: {error}") from error
+        raise CheckpointError(f"it is not a valid safetensors file: {error}") from error
 
 
 class _Encoder:
-    """Collects the tensors of a state, and what can not be kept of it."""
+    """Collects the tensors of a state, and the faults that keep it from being saved."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self.strange: list[str] = []
+        self.faults: list[str] = []
         self._names: dict[tuple[Any, ...], str] = {}
         self._seen: list[Tensor] = []
         self._memories: set[int] = set()
 
     def encode(self, value: Any, name: str) -> Any:
-        """Return ``value`` as JSON has it."""
+        """Return ``value`` as JSON values."""
         if isinstance(value, Mapping):
             return self._mapping(value, name)
         if type(value) in (list, tuple, torch.Size):
@@ -165,7 +166,7 @@ class _Encoder:
             return float(value) if math.isfinite(value) else {"$float": str(float(value))}
         if type(value) in (bytes, bytearray):
             return {"$bytes": base64.b64encode(value).decode()}
-        self.strange.append(f"{name or 'it'} is of type {type(value).__module__}.{type(value).__qualname__}")
+        self.faults.append(f"{name or 'it'} is of type {type(value).__module__}.{type(value).__qualname__}")
         return None
 
     def _mapping(self, value: Mapping[Any, Any], name: str) -> Any:
@@ -177,20 +178,20 @@ class _Encoder:
     def _keep(self, tensor: Tensor, name: str) -> str:
         if tensor.layout is not torch.strided or tensor.device.type == "meta" or tensor.dtype not in _DTYPES:
             form = f"dtype {tensor.dtype} and layout {tensor.layout} on device {tensor.device}"
-            self.strange.append(f"{name} is a tensor of {form}")
+            self.faults.append(f"{name} is a tensor of {form}")
             return name
         place = (tensor.data_ptr(), tensor.device, tensor.is_conj(), tensor.is_neg())
         same = (*place, tensor.dtype, tensor.shape, tensor.stride())
-        # Tensors without values may all lie at the same place.
+        # Empty tensors may all have the same address.
         if tensor.numel() and same in self._names:
             return self._names[same]
         while name in self.tensors or name.endswith(_NO_TENSOR):
             name += "'"
         self._names[same] = name
-        # While it lives, no other tensor can lie at its place.
+        # While it is alive, no other tensor can have its address.
         self._seen.append(tensor)
         kept = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        # safetensors refuses two tensors in one memory.
+        # safetensors refuses tensors that share memory.
         memory = kept.untyped_storage()
         is_shared = memory.data_ptr() in self._memories or memory.nbytes() != kept.numel() * kept.element_size()
         self._memories.add(memory.data_ptr())
@@ -199,7 +200,7 @@ class _Encoder:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is a text that JSON has: one that UTF-8 can write, and half a surrogate pair is none."""
+    """Return whether a value is text that JSON can hold: valid UTF-8, so without lone surrogates."""
     if type(value) is not str:
         return False
     try:
@@ -229,4 +230,4 @@ _MEANINGS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "$float": lambda value, _: float(value),
     "$bytes": lambda value, _: base64.b64decode(value, validate=True),
 }
-"""What an object with one of these keys stands for."""
+"""How an object with one of these keys is decoded."""

@@ -1,4 +1,4 @@
-"""What objects hold inside, as short texts: to find what a plugin keeps without saying so."""
+"""Contents of objects as short texts, to find state that a plugin does not save."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hookline.trials.short_texts import MAX_CHARACTERS, form
+
 _MAX_DEPTH = 12
 _MAX_PLACES = 10_000
 _MAX_ELEMENTS = 2**20
-"""How many elements of a tensor are hashed; of larger ones a sample, for a state that changes changes everywhere."""
-_SHORT = 60
+"""Number of elements of a tensor that are hashed; of larger ones a sample, since state mostly changes as a whole."""
 STATE = "state "
-"""How the text of a random generator begins."""
+"""Prefix of the text of a random generator."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _CLOSED = (ModuleType, type, io.IOBase, threading.Thread, type(threading.Lock()), type(threading.RLock()))
 
 
 def inside(value: Any, *, besides: Iterable[Any] = ()) -> dict[str, str]:
-    """Return what an object holds: a text for each place in it, ``{"rng": "state 3f...", "seen[2].count": "3"}``.
+    """Return the contents of an object: a text for each place in it, ``{"rng": "state 3f...", "seen[2].count": "3"}``.
 
-    Attributes, items, what closures and generators hold, and the states of random generators; tensors as hashes. Each
-    object is looked into once.
+    These are attributes, items, variables of closures and generators, and states of random generators; tensors are
+    hashed. Each object is visited once.
 
     Args:
         value: The object.
-        besides: Objects that are not looked into: they are somebody else's.
+        besides: Objects to skip, which belong to others.
 
     Example:
         >>> class Counter:
@@ -47,8 +48,8 @@ def inside(value: Any, *, besides: Iterable[Any] = ()) -> dict[str, str]:
         >>> inside(Counter())
         {'calls': '3', "rows[0]['a']": '1'}
     """
-    look = _Look(besides)
-    return dict(itertools.islice(look.into(value, "", 0), _MAX_PLACES))
+    visit = _Visit(besides)
+    return dict(itertools.islice(visit.into(value, "", 0), _MAX_PLACES))
 
 
 def outside_generators() -> dict[str, str]:
@@ -58,26 +59,26 @@ def outside_generators() -> dict[str, str]:
 
 
 def _of_numpy(state: Any) -> Any:
-    # Bytes are written far faster than numbers, and this is asked around every call of a hook.
+    # Bytes are formatted far faster than numbers, and this runs around every call of a hook.
     return [part.tobytes() if isinstance(part, np.ndarray) else part for part in state]
 
 
 def inside_modules(model: nn.Module) -> dict[str, str]:
-    """Return what the modules of a model hold beside what is in their state: attributes, and buffers that are not kept.
+    """Return the contents of the modules of a model outside their state: attributes and non-persistent buffers.
 
     Example:
         >>> inside_modules(nn.Dropout(0.5))
         {'training': 'True', 'p': '0.5', 'inplace': 'False'}
     """
     modules = dict(model.named_modules())
-    look = _Look([model, *modules.values()])
+    visit = _Visit([model, *modules.values()])
     of_torch = vars(nn.Module()).keys() - {"training"}
     held: dict[str, str] = {}
     for prefix, module in modules.items():
         own = {name: value for name, value in vars(module).items() if name not in of_torch}
-        own |= {name: module.get_buffer(name) for name in module._non_persistent_buffers_set}  # noqa: SLF001 - torch tells nobody else
+        own |= {name: module.get_buffer(name) for name in module._non_persistent_buffers_set}  # noqa: SLF001 - torch has no public access
         for name, value in own.items():
-            held.update(look.into(value, f"{prefix}.{name}".removeprefix("."), 0))
+            held.update(visit.into(value, f"{prefix}.{name}".removeprefix("."), 0))
     return held
 
 
@@ -87,18 +88,18 @@ _GENERATORS: dict[type, Callable[[Any], Any]] = {
     np.random.Generator: lambda generator: generator.bit_generator.state,
     np.random.RandomState: lambda generator: _of_numpy(generator.get_state()),
 }
-"""What gives the state of a random generator."""
+"""Functions that return the state of a random generator, by its type."""
 
 
-class _Look:
-    """One look at an object and all that it holds."""
+class _Visit:
+    """One walk through an object and everything that it holds."""
 
     def __init__(self, besides: Iterable[Any]) -> None:
-        # Kept, for the number of an object that is gone is given to another.
+        # Keeps the objects alive: Python may reuse the id of one that is gone.
         self._seen = {id(thing): thing for thing in besides}
 
     def into(self, value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
-        """Give each place in ``value`` with its text."""
+        """Yield each place in ``value`` with its text."""
         text = _text(value)
         if text is not None:
             yield path, text
@@ -109,17 +110,16 @@ class _Look:
 
 
 def _text(value: Any) -> str | None:
-    """Return the text of what has no parts; None for what may have some."""
+    """Return the text of a value without parts; None for a value that may have parts."""
     if isinstance(value, Tensor):
         return _of_tensor(value)
     if isinstance(value, np.ndarray | np.generic):
-        one = value.size == 1
-        return repr(value.item()) if one else f"{value.dtype} {list(value.shape)} {_hash(value.tobytes())}"
+        return repr(value.item()) if value.size == 1 else f"{form(value)} {_hash(value.tobytes())}"
     if get_state := next((get for kind, get in _GENERATORS.items() if isinstance(value, kind)), None):
         return f"{STATE}{_hash(repr(get_state(value)).encode())}"
     if isinstance(value, (*_PLAIN, itertools.count)):
         text = repr(value)
-        return text if len(text) <= _SHORT else f"{text[: _SHORT // 2]}... {_hash(text.encode())}"
+        return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS // 2]}... {_hash(text.encode())}"
     if isinstance(value, AbstractSet):
         return f"{type(value).__name__} of {len(value)} {_hash(' '.join(sorted(map(repr, value))).encode())}"
     return None
@@ -133,11 +133,11 @@ def _of_tensor(tensor: Tensor) -> str:
         return repr(flat.item())
     sample = flat[:: 1 + flat.numel() // _MAX_ELEMENTS].cpu().resolve_conj().resolve_neg().contiguous()
     data = sample.view(torch.uint8).numpy().tobytes() if sample.numel() else b""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} {_hash(data)}"
+    return f"{form(tensor)} {_hash(data)}"
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Give the parts of an object with what is added to its path for each."""
+    """Yield the parts of an object, each with the suffix of its path."""
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", item) for key, item in list(value.items()))
     elif isinstance(value, list | tuple | deque):
@@ -160,7 +160,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    # Their own storage alone: a property may compute, and change, whatever it likes.
+    # Only stored attributes: a property may compute, and change, anything.
     for name, item in list(getattr(value, "__dict__", {}).items()):
         yield f".{name}", item
     for kind in type(value).__mro__:

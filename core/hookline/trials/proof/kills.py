@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
-
-if TYPE_CHECKING:
-    pass
-
 
 KillKind = Literal["step", "event", "evaluation", "save", "clock"]
 Place = tuple[int, int]
@@ -18,12 +14,12 @@ Place = tuple[int, int]
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """Where a run is to be killed.
+    """A point at which to kill a run.
 
     Attributes:
         kind: Within a step, at an event, in an evaluation, in a save, or some time after a step.
-        step: Number of steps that were taken by then, at least.
-        number: How many moments of that kind pass before, at that step.
+        step: Minimum number of steps taken by then.
+        number: Number of moments of that kind that pass before, at that step.
         delay_s: For ``clock``, seconds after the step.
     """
 
@@ -36,16 +32,16 @@ class Kill(msgspec.Struct, frozen=True):
 def choose_kills(
     moments: Mapping[str, Mapping[int, int]], num_kills: int, seed: int, *, after: int, step_s: float
 ) -> list[Kill]:
-    """Return where a run is to be killed: all over it, and at moments of every kind.
+    """Return points at which to kill a run: spread over all of it, at moments of every kind.
 
     Args:
-        moments: How many moments of each kind the uninterrupted run had, by the number of steps taken before.
-        num_kills: How many kills.
-        seed: Where they are drawn from.
-        after: Number of steps before which there is no state to go on from.
-        step_s: Seconds that a step takes: the clock runs on for as long as it is to the next state at most.
+        moments: Number of moments of each kind in the uninterrupted run, by the number of steps taken before.
+        num_kills: Number of kills.
+        seed: Seed for drawing them.
+        after: Number of steps before the first state to resume from, and from one state to the next.
+        step_s: Seconds per step; a kill by the clock is delayed at most until the next state.
     """
-    draw = random.Random(seed)  # noqa: S311 - nothing secret hangs on it
+    draw = random.Random(seed)  # noqa: S311 - no secret depends on it
     moments = {**moments, "clock": dict.fromkeys(moments.get("step", {}), 1)}
     last = max((step for steps in moments.values() for step in steps), default=0)
     first = after if after < last else 0
@@ -57,7 +53,7 @@ def choose_kills(
         low, high = (first + (last - first) * part / num_kills for part in (number, number + 1))
         there = [step for step in moments[kind] if low <= step <= high]
         step = draw.choice(there or [step for step in moments[kind] if step >= first] or [max(moments[kind])])
-        # Half of what is left, for it must not come after the end.
+        # At most half of the remaining steps: it must not come after the end.
         delay_s = draw.uniform(0, step_s * min(after, (last - step) / 2))
         kills.append(Kill(kind, step, draw.randrange(moments[kind][step]), delay_s))
     return sorted(kills, key=lambda kill: kill.step)

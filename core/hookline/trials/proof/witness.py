@@ -1,4 +1,4 @@
-"""``Witness``: records the state of a run, and kills it where it is told to."""
+"""``Witness``: records the contents of plugins in a run, and kills the run at a given moment."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ import msgspec
 from hookline.engine.plugin.observer import Observer
 from hookline.runs.folder import folder_of
 from hookline.trials.proof.kills import Kill, Place
-from hookline.trials.proof.seen import Seen, seen_name
+from hookline.trials.proof.seen import OUTSIDE, Seen, seen_name
 
 if TYPE_CHECKING:
     from hookline.engine.loop.run import Run
     from hookline.engine.plugin.member import Member
 
 
-_SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # without it, the other one ends a process at once, too
+_SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # where it is missing, SIGTERM also ends a process at once
 _EVENT_KINDS = {"on_save_point": "save", "on_checkpoint_saved": "save"}
 _BEFORE_LOADING = ("on_run_start", "on_warning")
 _FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
 
 
 class Order(msgspec.Struct, kw_only=True):
-    """What a process is told to do.
+    """Instructions for a process of a proof.
 
     Attributes:
-        role: ``look`` how long the run is, ``train`` it, or ``resume`` it.
-        name: What it is called in the proof.
-        words: The words that make the run.
+        role: ``look`` up the length of the run, ``train`` it, or ``resume`` it.
+        name: Name of the process in the proof.
+        words: The config and overrides of the run.
         files: Plugin files that may be used.
-        allow: Distributions whose plugins may be used alone.
+        allow: The only distributions whose plugins may be used.
         deny: Distributions whose plugins may not be used.
-        parent: Where the run folder is made.
+        parent: Folder in which the run folder is created.
         every_steps: Number of steps from one state to the next.
         run: The folder of the run to resume.
-        overrides: What is put over its config.
-        seen: Folder for what is seen of the plugins.
-        reports: The file of reports.
-        kill: Where it is to be killed.
+        overrides: Overrides of its config.
+        seen: Folder for the contents of plugins.
+        reports: File for the reports.
+        kill: The kill; None for none.
     """
 
     role: Literal["look", "train", "resume"]
@@ -65,18 +65,18 @@ class Order(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, omit_defaults=True):
-    """What a process has to say.
+    """Report of a process of a proof.
 
     Attributes:
         event: ``begun``, ``armed`` (from here on it may be killed by the clock), ``killed``, ``ended`` or ``failed``.
         step: Number of steps taken.
         epochs: Number of epochs ended.
-        num_steps: Number of steps that the run is to have.
+        num_steps: Number of steps of the whole run.
         folder: The run folder.
-        what: Where it is killed, in words; or the error.
+        what: The moment of the kill, in words; or the error.
         kind: Name of the class of the error.
-        seconds: How long the loop took.
-        moments: How many moments of each kind there were, by the number of steps taken before.
+        seconds: Duration of the loop.
+        moments: Number of moments of each kind, by the number of steps taken before.
     """
 
     event: Literal["begun", "armed", "killed", "ended", "failed"]
@@ -91,18 +91,18 @@ class Report(msgspec.Struct, omit_defaults=True):
 
 
 class Witness(Observer):
-    """Writes down what plugins hold, counts moments, and kills this process at one of them.
+    """Records the contents of plugins, counts moments, and kills this process at one of them.
 
     Args:
-        order: What to do.
-        told: Takes the reports.
+        order: The instructions.
+        report: Called with each report.
     """
 
     run: Run
 
-    def __init__(self, order: Order, told: Callable[[Report], None]) -> None:
+    def __init__(self, order: Order, report: Callable[[Report], None]) -> None:
         self._order = order
-        self._told = told
+        self._report = report
         self._kill = order.kill
         self._num_passed = 0
         self._is_at_work = self._is_loaded = self._is_armed = False
@@ -114,7 +114,7 @@ class Witness(Observer):
     # ---- moments -----------------------------------------------------------------------------------------------------
 
     def _moment(self, kind: str, what: str) -> None:
-        """Count a moment; if it is the one, it is the last."""
+        """Count a moment, and kill this process if it is the chosen one."""
         if not self._is_at_work:
             return
         step, kill = self.run.step, self._kill
@@ -123,30 +123,30 @@ class Witness(Observer):
             return
         if kill.kind == "clock" and not self._is_armed:
             self._is_armed = True
-            self._told(Report("armed", step))
+            self._report(Report("armed", step))
         if kind != kill.kind:
             return
         if step == kill.step and self._num_passed < kill.number:
             self._num_passed += 1
             return
-        self._told(Report("killed", step, what=what))
+        self._report(Report("killed", step, what=what))
         os.kill(os.getpid(), _SIGKILL)
-        time.sleep(60)  # not one instruction more, on whatever thread this is
+        time.sleep(60)  # not one more instruction, on any thread
 
     def meet(self, members: Sequence[Member]) -> None:
-        """Note who there is to be looked at."""
+        """Note the plugins of the run."""
         self._members = members
 
     def begin(self) -> None:
-        """Begin to count."""
+        """Start to count."""
         self._is_at_work = True
-        self._told(Report("begun", *self._place(), num_steps=self.run.num_steps))
+        self._report(Report("begun", *self._place(), num_steps=self.run.num_steps))
         self.run.optimizer.register_step_pre_hook(lambda *_: self._moment("step", "before the update of the weights"))
         self.run.optimizer.register_step_post_hook(lambda *_: self._moment("step", "after the update of the weights"))
         sys.addaudithook(self._audit)
 
     def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:
-        """Call a hook: there is a moment before it, and one after it."""
+        """Call a hook, with a moment before and after it."""
         if not hook.startswith("on_"):
             return run()
         if hook not in _BEFORE_LOADING:
@@ -174,28 +174,28 @@ class Witness(Observer):
         return step
 
     def reading(self, split: str, batches: Iterator[Any]) -> Iterator[Any]:
-        """Put a moment before each batch."""
+        """Yield batches, with a moment before each."""
         self._see_loaded()
         for batch in batches:
             is_training = not self._is_at_work or self.run.model.training
-            self._moment("step" if is_training else "evaluation", f"with a batch of the {split} split read")
+            self._moment("step" if is_training else "evaluation", f"after reading a batch of the {split} split")
             yield batch
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Take every operation on a file of a checkpoint for a moment."""
+        """Count every operation on a file of a checkpoint as a moment."""
         folder = folder_of(self.run)
         if event in _FILE_EVENTS and folder and isinstance(arguments[0], str | os.PathLike):
             path = Path(os.fspath(arguments[0]))
             if path.is_relative_to(folder.path / "checkpoints"):
                 self._moment("save", f"at {event.removeprefix('os.')} of {path.name} in {path.parent.name}")
 
-    # ---- what plugins hold -------------------------------------------------------------------------------------------
+    # ---- contents of plugins -----------------------------------------------------------------------------------------
 
     def _place(self) -> Place:
         return self.run.step, len(self.run.history)
 
     def _see_loaded(self) -> None:
-        """Look at the plugins when their states were loaded, and nothing has happened since."""
+        """Record the plugins right after their states were loaded."""
         if self._is_at_work and not self._is_loaded:
             self._is_loaded = True
             if self._order.role == "resume":
@@ -204,7 +204,7 @@ class Witness(Observer):
     def _see_saved(self, path: Path | None) -> None:
         from hookline.runs.disk.checkpoint import read_manifest
 
-        # What a thread has saved is of an earlier step: by now they hold something else.
+        # A checkpoint from a thread is of an earlier step: the plugins have changed since.
         name = seen_name(self._order.name, self._place())
         is_now = path is not None and read_manifest(path).step == self.run.step
         if is_now and not (Path(self._order.seen) / name).exists():
@@ -222,7 +222,7 @@ class Witness(Observer):
         objects = [run, run.config, folder_of(run), run.model, run.optimizer, run.loss, run.data, self]
         owned = [*objects, *run.model.modules(), *run.data.splits().values()]
         instances = [member.instance for member in self._members]
-        held: dict[str, dict[str, str]] = {"Python's and NumPy's generators": outside_generators()}
+        held: dict[str, dict[str, str]] = {OUTSIDE: outside_generators()}
         for member in self._members:
             besides = [*owned, *(other for other in instances if other is not member.instance)]
             held[member.table] = inside(member.instance, besides=besides)

@@ -416,7 +416,7 @@ def test_every_refusal_of_options_by_the_plugins_is_reported_at_once(catalog_wit
         Host(make_members(config.plugins), Base())
     assert caught.value.message == "plugins refused their options"
     assert [fault.message for fault in caught.value.faults] == [
-        "data 'csv' (hookline 0.1.0): the fractions of `split` must have the sum 1, not 0.5",
+        "data 'csv' (hookline 0.1.0): the fractions in `split` must sum to 1, not 0.5",
         "optimizer 'sgd' (hookline 0.1.0): nesterov = true needs momentum > 0 and dampening = 0",
     ]
     assert str(caught.value.faults[0].location) == "command line"

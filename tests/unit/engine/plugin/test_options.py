@@ -268,8 +268,8 @@ def test_a_type_is_described_in_words(annotation: Any, words: str) -> None:
 
 def test_an_option_has_the_description_of_its_mark_even_within_a_union() -> None:
     options = {option.name: option for option in options_of(TrainOptions)}
-    assert options["epochs"].description == "how often the training data are gone through"
-    assert options["batch_size"].description == "examples in a step; 'all' puts all into one"
+    assert options["epochs"].description == "number of passes over the training data"
+    assert options["batch_size"].description == "examples per step; 'all' puts all of them into one step"
     assert options["batch_size"].expected == "an integer >= 1 or 'all'"
     assert Option("x", int).description == ""
 

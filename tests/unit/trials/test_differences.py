@@ -1,4 +1,4 @@
-"""Two states compared to the last bit."""
+"""Differences of two states to the last bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookline.trials.proof.comparison import MISSING, Difference, Tally, differences, first_difference, tally
+from hookline.trials.proof.differences import MISSING, Difference, Tally, differences, first_difference, tally
 
 NAN = float("nan")
 OTHER_NAN = struct.unpack("d", struct.pack("Q", 0x7FF8_0000_0000_0001))[0]
@@ -30,7 +30,7 @@ def state() -> dict[str, Any]:
     }
 
 
-def test_equal_states_have_no_difference_also_with_nan() -> None:
+def test_equal_states_have_no_difference_even_with_nan() -> None:
     assert first_difference(state(), state()) is None
 
 
@@ -75,7 +75,7 @@ def test_the_first_difference_is_that_of_the_first_states_order() -> None:
     ],
     ids=str,
 )
-def test_what_differs_in_a_bit_a_type_or_a_shape_is_found_and_said(first: Any, second: Any, how: str) -> None:
+def test_a_difference_in_a_bit_a_type_or_a_shape_is_found_and_described(first: Any, second: Any, how: str) -> None:
     found = first_difference({"x": first}, {"x": second})
     assert found is not None
     assert (found.path, found.how) == ("x", how)
@@ -83,7 +83,7 @@ def test_what_differs_in_a_bit_a_type_or_a_shape_is_found_and_said(first: Any, s
     assert first_difference({"x": second}, {"x": second}) is None
 
 
-def test_what_only_one_has_is_a_difference() -> None:
+def test_a_value_in_only_one_state_is_a_difference() -> None:
     assert first_difference([1, 2], [1]) == Difference((1,), 2, MISSING)
     assert str(first_difference({"a": {}}, {"a": {"b": 1}})) == "a/b: nothing and 1"
     assert first_difference({1: "a"}, {True: "a"}) == Difference((1,), "a", MISSING)
@@ -103,7 +103,7 @@ def test_a_view_of_a_tensor_is_compared_by_its_values() -> None:
     ("first", "second", "largest"),
     [(1.0, 3.5, 2.5), (1, "a", None), (2**80, 1, None), (torch.tensor([1, 2]), torch.tensor([5, 2]), 4.0)],
 )
-def test_the_largest_difference_is_told_of_numbers(first: Any, second: Any, largest: float | None) -> None:
+def test_numbers_have_a_largest_difference(first: Any, second: Any, largest: float | None) -> None:
     assert Difference((), first, second).largest == largest
 
 

@@ -1,4 +1,4 @@
-"""Two states compared to the last bit: where they differ, in what, and by how much."""
+"""Differences of two states to the last bit: their places, kinds and sizes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from hookline.engine.words import printable
-
-_SHORT = 60
-"""Number of characters that a value takes at most in a sentence."""
+from hookline.trials.short_texts import cut, form
 
 
 class Missing:
-    """What stands where only the other state has something."""
+    """Stands for a value that only the other state has."""
 
     def __repr__(self) -> str:
         return "nothing"
@@ -30,12 +28,12 @@ MISSING: Final = Missing()
 
 @dataclass(frozen=True)
 class Difference:
-    """One place in which two states are not the same.
+    """One place in which two states differ.
 
     Attributes:
         keys: The keys that lead there, from the outermost.
-        first: What the first state has there; ``MISSING`` for nothing.
-        second: What the second state has there, likewise.
+        first: The value in the first state; ``MISSING`` for none.
+        second: The value in the second state, likewise.
     """
 
     keys: tuple[Any, ...]
@@ -49,7 +47,7 @@ class Difference:
 
     @property
     def largest(self) -> float | None:
-        """The largest absolute difference of two numbers; None where there are none to subtract."""
+        """The largest absolute difference of two numbers; None if there are none to subtract."""
         if _are_numbers(self.first, self.second):
             return _largest(torch.tensor(self.first).double(), torch.tensor(self.second).double())
         first, second = _tensor(self.first), _tensor(self.second)
@@ -60,12 +58,12 @@ class Difference:
 
     @property
     def how(self) -> str:
-        """What is different, in words."""
+        """The difference, in words."""
         first, second = _tensor(self.first), _tensor(self.second)
         if first is None or second is None:
             return f"{_brief(self.first)} and {_brief(self.second)}"
         if (first.dtype, first.shape) != (second.dtype, second.shape):
-            return f"{_form(first)} and {_form(second)}"
+            return f"{form(first)} and {form(second)}"
         if first.dim() == 0:
             return f"{first.item()!r} and {second.item()!r}"
         return f"{_num_different(first, second)} of {first.numel()} values differ{self._at_most()}"
@@ -79,11 +77,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Tally:
-    """How much a state holds.
+    """Size of a state.
 
     Attributes:
         tensors: Number of tensors and arrays.
-        values: Number of values: the elements of those, and the plain values.
+        values: Number of values: elements of tensors and arrays, and plain values.
     """
 
     tensors: int
@@ -94,18 +92,18 @@ class Tally:
 
 
 def differences(first: Any, second: Any, keys: tuple[Any, ...] = ()) -> Iterator[Difference]:
-    """Give every place in which two states differ, in the order of the first.
+    """Yield every difference of two states, in the order of the first.
 
-    States are mappings, lists and tuples of tensors, arrays and plain values. The order of a mapping does not count,
-    nor does the device of a tensor; all else does, to the last bit: types, shapes, 0.0 and -0.0, and which NaN it is.
+    States are mappings, lists and tuples of tensors, arrays and plain values. The order of a mapping and the device
+    of a tensor do not count. Everything else does, to the last bit: types, shapes, 0.0 and -0.0, the bits of a NaN.
 
     Args:
-        first: The one state.
-        second: The other.
+        first: The first state.
+        second: The second state.
         keys: The keys that lead to both.
     """
     if isinstance(first, Mapping) and isinstance(second, Mapping):
-        # 1, 1.0 and True are one key to Python.
+        # To Python, 1, 1.0 and True are the same key.
         ours, theirs = ({(type(key), key): item for key, item in state.items()} for state in (first, second))
         for place in ours | theirs:
             yield from differences(ours.get(place, MISSING), theirs.get(place, MISSING), (*keys, place[1]))
@@ -117,7 +115,7 @@ def differences(first: Any, second: Any, keys: tuple[Any, ...] = ()) -> Iterator
 
 
 def first_difference(first: Any, second: Any) -> Difference | None:
-    """Return the first place in which two states differ, as ``differences`` gives it; None if they are the same.
+    """Return the first difference of two states, as ``differences`` yields it; None if there is none.
 
     Example:
         >>> print(first_difference({"lr": 0.1, "betas": [0.9]}, {"betas": [0.8], "lr": 0.1}))
@@ -128,7 +126,7 @@ def first_difference(first: Any, second: Any) -> Difference | None:
 
 
 def tally(state: Any) -> Tally:
-    """Return how much a state holds.
+    """Return the size of a state.
 
     Example:
         >>> tally({"weight": torch.zeros(2, 3), "betas": (0.9, 0.999)})
@@ -146,16 +144,12 @@ def _is_same(first: Any, second: Any) -> bool:
     if type(first) is not type(second):
         return False
     if isinstance(first, Tensor | np.ndarray | np.generic):
-        return _form(first) == _form(second) and _bits(first) == _bits(second)
+        return form(first) == form(second) and _bits(first) == _bits(second)
     if isinstance(first, float):
         return struct.pack("d", first) == struct.pack("d", second)
     if isinstance(first, complex):
         return struct.pack("dd", first.real, first.imag) == struct.pack("dd", second.real, second.imag)
     return bool(first == second)
-
-
-def _form(value: Any) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 def _bits(value: Tensor | np.ndarray[Any, Any] | np.generic) -> bytes:
@@ -166,14 +160,14 @@ def _as_bytes(tensor: Tensor) -> Tensor:
     """Return the bytes of a tensor, uint8 ``[num_elements, num_bytes of one]``."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg()
     dense = plain if plain.layout is torch.strided else plain.to_dense()
-    # Without values there is nothing that could be seen as bytes.
+    # An empty tensor cannot be viewed as bytes.
     if not dense.numel():
         return torch.empty(0, 1, dtype=torch.uint8)
     return dense.contiguous().reshape(-1, 1).view(torch.uint8)
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """Return a tensor, or an array of numbers, as a tensor in memory; None for what is neither."""
+    """Return a tensor, or an array of numbers, as a tensor in memory; None for anything else."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
@@ -186,7 +180,7 @@ def _are_numbers(first: Any, second: Any) -> bool:
 
 
 def _largest(first: Tensor, second: Tensor) -> float | None:
-    # What is no number on one side, or infinite on both, has no difference.
+    # NaN on one side, or infinity on both, has no difference.
     gaps = (first - second).abs()
     gaps = gaps[~gaps.isnan()]
     return gaps.max().item() if gaps.numel() else None
@@ -200,6 +194,5 @@ def _brief(value: Any) -> str:
     if isinstance(value, Mapping | list | tuple | set):
         return f"{type(value).__name__} of {len(value)}"
     if isinstance(value, Tensor | np.ndarray):
-        return _form(value)
-    text = printable(repr(value))
-    return text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}..."
+        return form(value)
+    return cut(printable(repr(value)))

@@ -1,4 +1,4 @@
-"""Where a run is killed for a proof, and what is made of what the two runs left."""
+"""The two runs of a proof compared: the first difference, and the plugin behind it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,12 @@ import torch
 
 from hookline.runs.disk.checkpoint import write_checkpoint
 from hookline.runs.record import RunRecord
-from hookline.trials.proof.comparison import Tally
-from hookline.trials.proof.kills import Kill, choose_kills
-from hookline.trials.proof.seen import Seen, seen_name
-from hookline.trials.proof.verdict import Divergence, Evidence, Proof, compare
+from hookline.trials.proof.comparing import compare
+from hookline.trials.proof.differences import Tally
+from hookline.trials.proof.evidence import Evidence
+from hookline.trials.proof.seen import OUTSIDE, Seen, seen_name
+from hookline.trials.proof.verdict import Divergence, Proof
 
-MOMENTS = {
-    "step": dict.fromkeys(range(100), 5),
-    "event": dict.fromkeys(range(100), 2),
-    "evaluation": {50: 4, 99: 4},
-    "save": dict.fromkeys(range(10, 100, 10), 12),
-}
-OUTSIDE = "Python's and NumPy's generators"
 IDENTITY = {
     "plugins": {
         "model": {"name": "linear", "distribution": "hookline", "version": "0.1.0"},
@@ -32,38 +26,6 @@ IDENTITY = {
         "callbacks.average": {"name": "average", "distribution": "hookline", "version": "0.1.0"},
     }
 }
-
-
-# ---- kills -----------------------------------------------------------------------------------------------------------
-
-
-def test_kills_are_of_every_kind_spread_over_the_run_and_drawn_from_the_seed() -> None:
-    kills = choose_kills(MOMENTS, 5, seed=3, after=10, step_s=0.05)
-    assert {kill.kind for kill in kills} == {"step", "event", "evaluation", "save", "clock"}
-    steps = [kill.step for kill in kills]
-    assert steps == sorted(steps)
-    assert min(steps) >= 10
-    assert max(steps) - min(steps) > 40
-    assert all(0 <= kill.number < MOMENTS.get(kill.kind, {kill.step: 1})[kill.step] for kill in kills)
-    assert all(0 <= kill.delay_s <= 0.5 for kill in kills)
-    assert any(kill.delay_s > 0 for kill in kills)
-    assert kills == choose_kills(MOMENTS, 5, seed=3, after=10, step_s=0.05)
-    assert kills != choose_kills(MOMENTS, 5, seed=4, after=10, step_s=0.05)
-
-
-def test_kills_fall_into_equal_parts_of_the_run() -> None:
-    steps = [kill.step for kill in choose_kills({"step": MOMENTS["step"]}, 9, seed=0, after=9, step_s=0.1)]
-    assert all(9 + 10 * number <= step <= 19 + 10 * number for number, step in enumerate(steps))
-
-
-def test_a_kind_that_a_run_has_not_is_left_out() -> None:
-    kills = choose_kills({"step": {0: 1, 1: 1}}, 20, seed=0, after=5, step_s=0.1)
-    assert {kill.kind for kill in kills} == {"step", "clock"}
-    assert len(kills) == 20
-    assert choose_kills({}, 3, seed=0, after=0, step_s=0.1) == []
-
-
-# ---- comparison ------------------------------------------------------------------------------------------------------
 
 
 def state(step: int, **changes: Any) -> dict[str, Any]:
@@ -83,7 +45,7 @@ def state(step: int, **changes: Any) -> dict[str, Any]:
 
 
 class Traces:
-    """What the processes of a proof would have left: two runs of three states, killed once after the second."""
+    """Files of a proof: two runs of three states, the second of them killed once after its second state."""
 
     def __init__(self, folder: Path) -> None:
         self.whole, self.killed, self.seen = folder / "whole", folder / "killed", folder / "seen"
@@ -124,14 +86,14 @@ def traces(tmp_path: Path) -> Traces:
 STATES = [state(10), state(20), state(30)]
 
 
-def test_two_runs_that_left_the_same_are_counted(traces: Traces) -> None:
+def test_two_runs_with_the_same_files_are_counted(traces: Traces) -> None:
     traces.leave(traces.whole, STATES)
     traces.leave(traces.killed, [state(step, used_s=1.0, warnings=["resumed"]) for step in (10, 20, 30)])
     # Of each: the two tensors have 4 values; step, epoch, position, sum, lr and calls are 6 more. Of the end: three.
     assert traces.compared() == Proof(3, 1, Tally(6, 3 * 10 + 3), None)
 
 
-def test_what_a_plugin_ships_and_does_not_bring_back_is_its_own(traces: Traces) -> None:
+def test_a_difference_in_the_state_of_a_plugin_is_its_own(traces: Traces) -> None:
     traces.leave(traces.whole, STATES)
     traces.leave(traces.killed, [*STATES[:2], state(30, plugins={"callbacks.mine": {"calls": 10}})])
     found = traces.divergence()
@@ -139,13 +101,13 @@ def test_what_a_plugin_ships_and_does_not_bring_back_is_its_own(traces: Traces) 
     assert (found.first.largest, found.resumed_from, found.owner) == (20.0, 20, "callbacks.mine")
     text = str(found.error())
     assert "plugins/callbacks.mine/calls: 30 and 10" in text
-    assert "gone on from step 20" in text
-    assert "owner: callbacks.mine (mine, mine.py): it owns what is different" in text
+    assert "resumed from step 20" in text
+    assert "owner: callbacks.mine (mine, mine.py): the difference is in its state" in text
     assert "docs/how-to/ship-state.md" in text
     assert found.error().exit_code == 5
 
 
-def test_what_a_plugin_holds_and_does_not_ship_is_found_in_what_was_seen(traces: Traces) -> None:
+def test_contents_that_a_plugin_does_not_save_are_found_in_the_records(traces: Traces) -> None:
     traces.leave(traces.whole, STATES)
     traces.leave(traces.killed, [*STATES[:2], state(30, model={"weight": torch.zeros(2)})])
     clock, rest = {"started": "1.5"}, {"size": "3"}
@@ -161,11 +123,14 @@ def test_what_a_plugin_holds_and_does_not_ship_is_found_in_what_was_seen(traces:
     ]
     text = str(found.error())
     assert "model/weight: 2 of 2 values differ, at most by 30" in text
-    assert "owner: callbacks.mine (mine, mine.py): calls was 20 after 20 steps, and 0 when the run was there" in text
-    assert "or: callbacks.average (average, hookline 0.1.0): n was 20 after 20 steps, and nothing when" in text
+    assert "owner: callbacks.mine (mine, mine.py): calls was 20 after 20 steps in the first run, and 0 in" in text
+    assert (
+        "or: callbacks.average (average, hookline 0.1.0): n was 20 after 20 steps in the first run, and nothing in"
+        in text
+    )
 
 
-def test_a_difference_before_the_first_kill_is_no_matter_of_the_resume(traces: Traces) -> None:
+def test_a_difference_before_the_first_kill_means_that_the_run_is_not_repeatable(traces: Traces) -> None:
     traces.leave(traces.whole, STATES)
     traces.leave(traces.killed, [state(10, model={"weight": torch.zeros(2)}), *STATES[1:]])
     draws = ["callbacks.mine on_step_end"]
@@ -187,7 +152,7 @@ def test_a_generator_that_was_never_seeded_is_named(traces: Traces) -> None:
     assert [(item.table, item.name) for item in traces.divergence().lost] == [("callbacks.mine", "rng")]
 
 
-def test_draws_from_a_generator_that_is_seeded_and_not_kept_are_named(traces: Traces) -> None:
+def test_draws_from_a_generator_that_is_seeded_and_not_saved_are_named(traces: Traces) -> None:
     traces.leave(traces.whole, STATES)
     traces.leave(traces.killed, [*STATES[:2], state(30, model={"weight": torch.zeros(2)})])
     traces.see("whole", 20, {OUTSIDE: {"random": "state a"}}, draws=["callbacks.mine on_step_end"])
@@ -195,7 +160,7 @@ def test_draws_from_a_generator_that_is_seeded_and_not_kept_are_named(traces: Tr
     assert traces.divergence().owner == "callbacks.mine"
 
 
-def test_without_anything_seen_the_owner_is_whose_the_state_is(traces: Traces) -> None:
+def test_without_records_the_owner_is_that_of_the_state(traces: Traces) -> None:
     traces.leave(traces.whole, STATES)
     traces.leave(traces.killed, [*STATES[:2], state(30, random={"cpu": torch.ones(2, dtype=torch.uint8)})])
     found = traces.divergence()
@@ -203,7 +168,7 @@ def test_without_anything_seen_the_owner_is_whose_the_state_is(traces: Traces) -
     assert "no plugin owns it" in str(found.error())
 
 
-def test_what_steers_the_rest_is_told_first(traces: Traces) -> None:
+def test_causes_are_reported_before_their_consequences(traces: Traces) -> None:
     traces.leave(traces.whole, STATES)
     changes: dict[str, Any] = {"model": {"weight": torch.zeros(2)}, "random": {"cpu": torch.ones(2, dtype=torch.uint8)}}
     changes |= {"running": {"sum": 0.0}}
@@ -234,15 +199,10 @@ def test_a_state_that_only_one_run_has_is_a_difference(traces: Traces) -> None:
         ('{"step":30}\n', "stopped", "the end of the run", "status"),
     ],
 )
-def test_what_the_runs_leave_beside_their_states_is_compared(
+def test_metrics_and_the_ends_of_the_runs_are_compared(
     metrics: str, status: str, where: str, path: str, traces: Traces
 ) -> None:
     traces.leave(traces.whole, STATES)
     traces.leave(traces.killed, STATES, metrics, status)
     found = traces.divergence()
     assert (found.where, found.first.path) == (where, path)
-
-
-def test_a_kill_is_told_and_read_as_json() -> None:
-    kill = Kill("save", 3, 2)
-    assert msgspec.json.decode(msgspec.json.encode(kill), type=Kill) == kill

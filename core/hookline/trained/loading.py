@@ -1,0 +1,57 @@
+"""Load the model of a saved run, ready to predict."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hookline.engine.config.loading import load_config
+from hookline.engine.data import DataSource
+from hookline.engine.loop.building import Site, build_model
+from hookline.engine.loop.rng import RandomState
+from hookline.engine.loop.run import Run
+from hookline.engine.plugin.catalog import Catalog
+from hookline.runs.folder import CONFIG, read_data
+from hookline.runs.search import find_run
+from hookline.trained.model import Trained
+from hookline.trained.weights import load_weights_into, read_weights
+
+
+def load_trained(
+    run: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    checkpoint: str | None = None,
+    parent: Path = Path("runs"),
+    catalog: Catalog | None = None,
+) -> Trained:
+    """Load the model of a run with its weights, ready to predict.
+
+    The training data are not read, and nothing in the run folder is written. The arguments are those of
+    ``evaluate_run``.
+
+    Raises:
+        CheckpointError: When there are no such weights, or they are damaged or belong to a different model.
+        HooklineError: As ``Run`` raises it.
+    """
+    path = find_run(os.fspath(run), parent)
+    config = load_config(path / CONFIG, overrides, catalog=catalog)
+    weights = read_weights(path, checkpoint)
+    sites: list[Site] = []
+    built = Run(config, build=functools.partial(_build_model_alone, read_data(path), sites))
+    notes = load_weights_into(built, weights, path)
+    return Trained(sites[0], config, path, weights, (*weights.notes, *built.warnings, *notes))
+
+
+def _build_model_alone(data: DataSource, sites: list[Site], site: Site) -> None:
+    """Build only the model, from the saved facts about the data; append its site to ``sites``."""
+    site.parts.data = data
+    with RandomState(site.position.seed, "model").active():
+        build_model(site)
+    site.parts.loss = nn.Identity()  # it has no state, and is never called
+    sites.append(site)
