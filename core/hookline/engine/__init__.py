@@ -1,6 +1,6 @@
 """The engine: from a config to a result.
 
-The door for those who build on more of it than ``hookline`` itself offers. Everything is loaded on first use.
+The door for code that needs more of it than ``hookline`` offers. Every name is loaded on first use.
 """
 
 from __future__ import annotations
@@ -26,22 +26,12 @@ _HOME = {
     "loop.memory": ("first_line", "is_out_of_memory"),
     "loop.rng": ("RandomMark",),
     "config.run_config": ("PluginRules",),
-    "plugin.catalog": (
-        "KINDS",
-        "Entry",
-    ),
-    "plugin.member": (
-        "Member",
-        "PluginChoice",
-    ),
+    "plugin.catalog": ("KINDS", "Entry"),
+    "plugin.member": ("Member", "PluginChoice"),
     "plugin.plugin_file": ("entries_of_file",),
     "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
-    "words": (
-        "did_you_mean",
-        "nearest",
-        "printable",
-    ),
+    "words": ("did_you_mean", "nearest", "printable"),
 }
 
 __all__ = [
@@ -63,7 +53,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # A type checker that saw it would take any name for one of ours.
+    # A type checker that saw it would accept any name.
     __getattr__ = lazy(__name__, _HOME)
 
 

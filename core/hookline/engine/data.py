@@ -1,4 +1,4 @@
-"""``DataSource``: the datasets that a run reads, and what a model may know of them; and inputs like theirs."""
+"""``DataSource``: the datasets of a run and the facts about them that a model may use; ``Predictor``."""
 
 from __future__ import annotations
 
@@ -16,27 +16,25 @@ if TYPE_CHECKING:
 class DataSource:
     """Datasets whose items are ``(input, target)`` pairs of tensors.
 
-    Shapes: an input is ``[I]`` and a target ``[O]`` (regression) or ``[]`` (a class index, int64); a batch puts ``[B]``
-    in front. Floating-point tensors may have any floating dtype: the run casts them to its own.
+    Shapes: an input is ``[I]`` and a target ``[O]`` (regression) or ``[]`` (a class index, int64); a batch adds ``B``
+    in front. Floating-point tensors may have any floating dtype: the run casts them to its dtype.
 
     Attributes:
-        train: What the model learns from.
-        validation: What it is judged by while it learns.
-        test: What it is judged by in the end.
-        in_features: ``I``, the number of input features, at least 1; None where that means nothing.
-        out_features: ``O``, the number of values that the model predicts for an example; for a classification the
-            number of classes.
-        feature_names: A name for each input feature, or empty.
-        target_names: A name for each target, or empty.
-        class_names: A name for each class in the order of the class indices, or empty.
-        collate: Makes a batch of a list of items, for datasets whose items the default collation of ``DataLoader``
-            does not take.
-        kept: What ``build_predictor`` needs of these data to read new inputs as they were read: plain values, which
-            are kept with a run.
+        train: The training split.
+        validation: The split to evaluate during training.
+        test: The split to evaluate at the end.
+        in_features: ``I``, the number of input features, at least 1; None if there is no such number.
+        out_features: ``O``, the number of values predicted for an example; for a classification the number of classes.
+        feature_names: Names of the input features, or empty.
+        target_names: Names of the targets, or empty.
+        class_names: Names of the classes in the order of the class indices, or empty.
+        collate: Makes a batch from a list of items; needed for items that ``default_collate`` does not accept.
+        kept: Plain values that ``build_predictor`` needs to read new inputs in the same way, such as a scale; saved
+            with the run.
 
-    A dataset with a method ``gather(indices)`` gives each batch as a whole, for int64 ``[B]`` indices, without
-    ``collate``. One with torch's ``__getitems__(indices)`` gives the items of a batch at once. A ``TensorDataset`` is
-    batched by indexing its tensors, unless there is a ``collate``.
+    A dataset with a method ``gather(indices)`` returns whole batches, for int64 indices ``[B]``, without ``collate``.
+    One with torch's ``__getitems__(indices)`` returns all items of a batch at once. A ``TensorDataset`` is batched by
+    indexing its tensors, unless there is a ``collate``.
 
     Example:
         >>> import torch
@@ -58,30 +56,30 @@ class DataSource:
     kept: Mapping[str, Any] = field(default_factory=dict)
 
     def splits(self) -> dict[str, Dataset[Any]]:
-        """Return the datasets that there are, by name, in the order train, validation, test."""
+        """Return the existing splits by name, in the order train, validation, test."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: dataset for name, dataset in named.items() if dataset is not None}
 
 
 class Predictor(Protocol):
-    """What turns a file into inputs of a trained model, and what that answers into columns.
+    """Turns a file into inputs of a trained model, and its predictions into columns.
 
-    One that has an attribute ``writers``, a mapping from the ending of a file's name, such as ``".parquet"``, to a
-    function ``(path, parts)``, writes other files than CSV: ``parts`` gives the columns of one batch after the other.
+    With an attribute ``writers`` it can write other files than CSV: a mapping from a file extension, such as
+    ``".parquet"``, to a function ``(path, parts)``, where ``parts`` yields the columns of each batch.
     """
 
     def read(self, path: Path, batch_size: int) -> Iterator[Any]:
-        """Give the inputs that a file holds, in its order, in batches of ``batch_size`` but for the last.
+        """Yield the inputs in a file in their order, in batches of ``batch_size``; the last may be smaller.
 
         Raises:
-            DataError: With every fault of the file, at the latest when its end is reached.
+            DataError: With every fault of the file, at the latest at its end.
         """
 
     def columns(self, prediction: Any) -> Mapping[str, Sequence[Any]]:
-        """Return what is predicted for the examples of a batch, by name, in the units of the data.
+        """Return the predictions for the examples of a batch by name, in the units of the data.
 
         Args:
-            prediction: What the model gave, on the CPU: ``[B, O]``.
+            prediction: Output of the model, on the CPU: ``[B, O]``.
 
         Returns:
             Columns of ``B`` numbers or texts; their names are the same for each batch.

@@ -1,4 +1,4 @@
-"""Doors of packages: names that are imported from their modules on first use."""
+"""Lazy loading of the names that a door offers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 
 def lazy(package: str, names: Mapping[str, Sequence[str]], modules: Collection[str] = ()) -> Callable[[str], object]:
-    """Return the ``__getattr__`` of a package whose names are loaded on first use.
+    """Return a ``__getattr__`` that loads the names of a package on first use.
 
     Args:
         package: Name of the package.
-        names: The names that each of its modules offers, by the module's name within the package.
-        modules: Modules of the package that are themselves offered.
+        names: The offered names by module, relative to the package.
+        modules: Modules of the package that are offered themselves.
     """
     module_of = {name: module for module, offered in names.items() for name in offered}
 

@@ -1,19 +1,19 @@
-"""The error tree, and how a fault is told.
+"""The error tree with exit codes, and the text of an error.
 
 ::
 
-    HooklineError            1   anything that a user of Hookline can cause and mend
+    HooklineError            1   anything that a user of Hookline can cause and fix
     +-- ConfigError          2   the configuration or the command line is wrong; carries every fault
-    +-- PluginError          3   a plugin is missing, ambiguous, broken, or does not keep to the hooks
+    +-- PluginError          3   a plugin is missing, ambiguous, broken, or does not match the hook specification
     +-- DataError            4   the data cannot be read or used; carries every fault found
-    +-- ContractError        4   a component broke its promise: a shape, a dtype, a kind of object
-    +-- CheckpointError      5   a checkpoint cannot be saved, or read, or is that of another run
-    +-- NonFiniteError       6   a number that steers the training is NaN or infinite
-    +-- RunBusyError         7   another program works in the run's folder
-    +-- TrainingError        1   memory does not suffice, a plugin tried to end the program, a run is used out of turn
+    +-- ContractError        4   a component broke its contract: a shape, a dtype, a type of object
+    +-- CheckpointError      5   a checkpoint cannot be saved or read, or belongs to a different run
+    +-- NonFiniteError       6   a loss or a gradient is NaN or infinite
+    +-- RunBusyError         7   another program uses the run folder
+    +-- TrainingError        1   out of memory, a plugin tried to end the program, or a run is used out of order
 
-The number is the exit code of the command line. An error raised inside a plugin keeps its own type and traceback;
-it gains a note that names plugin, hook and distribution.
+The number is the exit code of the command line. An error raised inside a plugin keeps its type and traceback, and gains
+a note that names the plugin, the hook and the distribution.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from typing import ClassVar
 
 from hookline.engine.words import printable
 
-_NOBODYS = ("<", str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent))
-"""How the files begin that are not to blame: those that import, and Hookline's own."""
+_NOT_AT_FAULT = ("<", str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent))
+"""Prefixes of file names to skip in a traceback: the import machinery and Hookline."""
 
 
 def describe_error(error: BaseException) -> str:
-    """Return type, text and place of an error that somebody else's code raised.
+    """Return the type, text and place of an error raised by code outside Hookline.
 
     >>> try:
     ...     {}["gpu"]
@@ -40,7 +40,9 @@ def describe_error(error: BaseException) -> str:
     ...     print(describe_error(error).partition(" (")[0])
     KeyError: 'gpu'
     """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOBODYS)]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_AT_FAULT)
+    ]
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}:{error.lineno})"
@@ -49,13 +51,13 @@ def describe_error(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Location:
-    """A place in something a person wrote.
+    """A place in text that a person wrote.
 
     Attributes:
-        source: What holds the text: a file's path, ``command line``, or another name to show.
-        line: Line number, from 1; None where lines mean nothing.
+        source: Source of the text: the path of a file, ``command line``, or another name to show.
+        line: Line number, from 1; None if the source has no lines.
         column: Column number in characters, from 1.
-        text: The line itself, to be shown.
+        text: The line itself.
         width: Number of characters to underline.
     """
 
@@ -66,16 +68,16 @@ class Location:
     width: int = 1
 
     def __str__(self) -> str:
-        # A column alone says nothing to a reader; the caret shows it.
+        # A column without a line is of no use to a reader; the caret shows it.
         numbers = [] if self.line is None else [str(n) for n in (self.line, self.column) if n is not None]
         return ":".join([printable(self.source), *numbers])
 
     def excerpt(self) -> str:
-        """Return the line with a caret under the place; empty when there is no text to show."""
+        """Return the line with a caret under the place; empty without text."""
         if self.text is None:
             return ""
         column = self.column or 1
-        # Escapes are longer than what they stand for, so the caret is placed under the escaped text.
+        # Escaped text is longer, so the caret is placed by its length.
         before = printable(self.text[: column - 1])
         marked = printable(self.text[column - 1 : column - 1 + self.width])
         after = printable(self.text[column - 1 + self.width :])
@@ -87,12 +89,12 @@ class Location:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong in an input: what, where, and what to do.
+    """A single fault of an input.
 
     Attributes:
-        message: What is wrong, with what was got and what was expected.
-        location: Where it stands.
-        hint: What to do.
+        message: The fault, with the value found and the value expected.
+        location: Its place.
+        hint: The remedy.
     """
 
     message: str
@@ -110,13 +112,13 @@ class Fault:
 
 
 class HooklineError(Exception):
-    """Anything that a user of Hookline can cause and mend.
+    """Anything that a user of Hookline can cause and fix.
 
     Attributes:
-        message: What is wrong, in one sentence.
-        hint: What to do about it.
-        faults: Each single fault, when an input has several.
-        exit_code: What the command line exits with.
+        message: The problem, in one sentence.
+        hint: The remedy.
+        faults: The single faults, if an input has several.
+        exit_code: Exit code of the command line.
     """
 
     exit_code: ClassVar[int] = 1
@@ -128,8 +130,7 @@ class HooklineError(Exception):
         self.faults = tuple(faults)
 
     def __str__(self) -> str:
-        parts = [self.message, *map(str, self.faults)]
-        text = "\n\n".join(parts)
+        text = "\n\n".join([self.message, *map(str, self.faults)])
         return f"{text}\n  = {self.hint}" if self.hint else text
 
 
@@ -140,12 +141,12 @@ class ConfigError(HooklineError):
 
 
 class PluginError(HooklineError):
-    """A plugin is missing, ambiguous, broken, or does not keep to the hooks.
+    """A plugin is missing, ambiguous, broken, or does not match the hook specification.
 
     Attributes:
         plugin: The plugin's kind and name, such as ``model 'mlp'``.
         distribution: Name of the distribution that provides it, if any.
-        version: That distribution's version.
+        version: Version of that distribution.
     """
 
     exit_code = 3
@@ -173,30 +174,30 @@ class DataError(HooklineError):
 
 
 class ContractError(HooklineError):
-    """A component broke its promise: a shape, a dtype, a kind of object."""
+    """A component broke its contract: a shape, a dtype, a type of object."""
 
     exit_code = 4
 
 
 class CheckpointError(HooklineError):
-    """A checkpoint cannot be saved, cannot be read, is damaged, or is that of another run."""
+    """A checkpoint cannot be saved or read, is damaged, or belongs to a different run."""
 
     exit_code = 5
 
 
 class RunBusyError(HooklineError):
-    """Another program works in the run's folder."""
+    """Another program uses the run folder."""
 
     exit_code = 7
 
 
 class NonFiniteError(HooklineError):
-    """A number that steers the training is NaN or infinite.
+    """A loss or a gradient is NaN or infinite.
 
     Attributes:
         epoch: Epoch in which it was found, from 1; None outside the loop.
         step: Step in which it was found, from 1; None outside a step.
-        indices: Indices of the training examples of that step's batch; empty where they are not known.
+        indices: Indices of the training examples in the batch of that step; empty if unknown.
     """
 
     exit_code = 6
@@ -217,16 +218,14 @@ class NonFiniteError(HooklineError):
 
 
 class TrainingError(HooklineError):
-    """Memory does not suffice, a plugin tried to end the program, or a run is used out of turn.
+    """Memory ran out, a plugin tried to end the program, or a run is used out of order.
 
     Attributes:
         epoch: Epoch in which it happened, from 1; None outside the loop.
         step: Number of steps taken before it.
-        plugin: The plugin at fault, if one is.
+        plugin: The plugin at fault, if any.
         hook: The hook in which it happened.
     """
-
-    exit_code = 1
 
     def __init__(
         self,

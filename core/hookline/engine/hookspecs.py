@@ -1,19 +1,19 @@
-"""The hooks: everything that a plugin can do, and the marks that say so.
+"""The hooks that plugins can implement, and the markers for them.
 
-A plugin is an object with some methods named like the functions below and marked ``@hookimpl``. Such a method takes
-``self`` and any of the arguments listed here, by name; those it does not need it leaves out.
+A plugin is an object with methods that are named like the functions below and marked ``@hookimpl``. Such a method takes
+``self`` and any of the arguments listed here, by name; it leaves out those it does not need.
 
 Shapes, throughout: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
 
-Build hooks are called once for each run, in the order in which they stand here. The plugins are asked in the order in
-which the config lists them (data, model, loss, optimizer, then the callbacks), and the first result that is not None
-wins. Wrappers (``@hookimpl(wrapper=True)``, a generator that yields once and returns the result) compose in that same
-order: the first listed is the innermost.
+Build hooks are called once per run, in the order in which they are defined here. The plugins are called in the order of
+the config (data, model, loss, optimizer, then the callbacks), and the first result that is not None wins. Wrappers
+(``@hookimpl(wrapper=True)``, a generator that yields once and returns the result) compose in that same order: the first
+listed is the innermost.
 
-Event hooks are called on every plugin that has them, in the order in which the config lists them; what they return is
-ignored. ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move an implementation to the front or to the end, for
-example to see in ``on_run_end`` what the others report. An error raised in one ends the run as failed, with a note that
-names the plugin; ``on_run_error`` and ``on_run_end`` alone are called on every plugin whatever the others do.
+Event hooks are called on every plugin that implements them, in the order of the config; their results are ignored.
+``@hookimpl(tryfirst=True)`` and ``trylast=True`` move an implementation to the front or to the end, for example to see
+in ``on_run_end`` the reports of the others. An error in an event ends the run as failed, with a note that names the
+plugin; only ``on_run_error`` and ``on_run_end`` are called on every plugin whatever the others raise.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 PROJECT = "hookline"
 API_VERSION = "0.1"
-"""Version of the hooks: the latest in which one was added or changed. Each hook says since which it is there."""
+"""Version of the hooks: the latest version of Hookline in which a hook was added or changed."""
 
 
 class Renamed(NamedTuple):
-    """The new name of an argument of a hook, with the versions since which it is new and the old one is refused."""
+    """A renamed argument of a hook: its new name, and the versions that introduce it and refuse the old one."""
 
     new: str
     since: str
@@ -48,20 +48,20 @@ class Renamed(NamedTuple):
 
 
 RENAMED: dict[str, dict[str, Renamed]] = {}
-"""For each hook, the old names of its arguments, which plugins may still take for one minor release."""
+"""Old names of arguments by hook, which plugins may still use for one minor release."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Metric(Protocol):
-    """Something that is measured over the batches of an evaluation; every ``torchmetrics.Metric`` is one."""
+    """A measurement over the batches of an evaluation; every ``torchmetrics.Metric`` is one."""
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Take in one batch: predictions ``[B, O]`` and targets ``[B, O]`` or ``[B]``, without gradients."""
+        """Add one batch: predictions ``[B, O]`` and targets ``[B, O]`` or ``[B]``, without gradients."""
 
     def compute(self) -> Tensor | float:
-        """Return the metric over all batches since the last ``reset``: one number."""
+        """Return the metric over all batches since the last ``reset``: a single number."""
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -74,17 +74,16 @@ class Metric(Protocol):
 def build_data(run: RunView) -> DataSource:
     """Make or open the datasets.
 
-    Called first, before there is a model. ``run.generator("data")`` gives random numbers that depend on the run's seed
-    and on nothing else.
+    Called first. ``run.generator("data")`` returns a random generator that depends on the seed of the run alone.
 
     Args:
-        run: The run that is being built; its ``config`` and ``seed`` are set, nothing else yet.
+        run: The run under construction; it has ``config`` and ``device``.
 
     Returns:
-        The datasets, which from then on belong to the run.
+        The datasets, which belong to the run from then on.
 
     Raises:
-        DataError: When the data cannot be read or used; carries every fault that could be found.
+        DataError: When the data cannot be read or used; with every fault that could be found.
 
     Since 0.1.
     """
@@ -93,19 +92,19 @@ def build_data(run: RunView) -> DataSource:
 
 @hookspec(firstresult=True)
 def build_order(run: RunView, data: DataSource) -> Callable[[int], Tensor]:
-    """Make the order in which the training examples are gone through, in the place of a random permutation.
+    """Make the order of the training examples, instead of a random permutation.
 
-    Called after ``build_data``. Steps take consecutive examples of the order, so an order also says which examples
-    share a batch.
+    Called after ``build_data``. A step takes consecutive examples of the order, so the order also determines which
+    examples share a batch.
 
     Args:
-        run: The run that is being built; it has ``data``.
+        run: The run under construction; it has ``data``.
         data: The data source.
 
     Returns:
-        A callable ``(epoch) -> indices``: for an epoch (from 1) the indices of the examples, int64 ``[N]``, with the
-        same ``N`` in each. It must depend on the epoch and the run's seed alone (``run.generator(name)``), so that a
-        run can be taken up in the middle.
+        A callable ``(epoch) -> indices``: the indices of the examples of an epoch (from 1), int64 ``[N]``, with the
+        same ``N`` in each epoch. It must depend on the epoch and the seed of the run alone (``run.generator(name)``),
+        so that a run can be resumed within an epoch.
 
     Since 0.1.
     """
@@ -116,11 +115,11 @@ def build_order(run: RunView, data: DataSource) -> Callable[[int], Tensor]:
 def build_model(run: RunView, data: DataSource) -> nn.Module:
     """Make the model.
 
-    Called after ``build_data``, with torch's global random generator seeded from the run's seed; the generator is as
-    before when the hook returns. The model is then moved to the run's dtype.
+    Called after ``build_data``, with torch's global random generator seeded from the seed of the run; its state is
+    restored afterwards. The model is then moved to the device and the dtype of the run.
 
     Args:
-        run: The run that is being built; it has ``data``.
+        run: The run under construction; it has ``data``.
         data: The data source, for its sizes and names.
 
     Returns:
@@ -138,12 +137,12 @@ def build_loss(run: RunView, data: DataSource) -> Callable[[Tensor, Tensor], Ten
     Called after ``build_model``.
 
     Args:
-        run: The run that is being built; it has ``data`` and ``model``.
+        run: The run under construction; it has ``data`` and ``model``.
         data: The data source.
 
     Returns:
-        A callable ``(prediction, target) -> loss``: a scalar of a floating dtype, connected to the prediction's graph,
-        the mean over the batch.
+        A callable ``(prediction, target) -> loss``: the mean over the batch, a scalar of a floating dtype that depends
+        on the prediction.
 
     Since 0.1.
     """
@@ -152,13 +151,13 @@ def build_loss(run: RunView, data: DataSource) -> Callable[[Tensor, Tensor], Ten
 
 @hookspec
 def build_metrics(run: RunView, data: DataSource) -> Mapping[str, Metric]:
-    """Make what is measured in each evaluation beside the loss.
+    """Make the metrics to measure in each evaluation, in addition to the loss.
 
-    Called after ``build_loss`` on every plugin that has it; the results are put together. A name given twice is an
+    Called after ``build_loss`` on every plugin that implements it; the results are combined. A name given twice is an
     error.
 
     Args:
-        run: The run that is being built; it has ``data``, ``model`` and ``loss``.
+        run: The run under construction; it has ``data``, ``model`` and ``loss``.
         data: The data source.
 
     Returns:
@@ -173,10 +172,10 @@ def build_metrics(run: RunView, data: DataSource) -> Mapping[str, Metric]:
 def build_optimizer(run: RunView, model: nn.Module) -> Optimizer:
     """Make the optimizer.
 
-    Called after all wrappers of ``build_model``, and after a first batch went through model and loss.
+    Called after all wrappers of ``build_model``, when a first batch has passed through model and loss.
 
     Args:
-        run: The run that is being built; it has ``data``, ``model`` and ``loss``.
+        run: The run under construction; it has ``data``, ``model`` and ``loss``.
         model: The model, as the last wrapper returned it.
 
     Returns:
@@ -189,16 +188,16 @@ def build_optimizer(run: RunView, model: nn.Module) -> Optimizer:
 
 @hookspec(firstresult=True)
 def build_backward(run: RunView) -> Callable[[Tensor], None]:
-    """Make what computes the gradients of a loss.
+    """Make the function that computes the gradients of a loss.
 
-    Called after ``build_optimizer``. Wrap it to change the loss that gradients are taken of, for example to scale it.
-    Without a wrapper it does what ``loss.backward()`` does.
+    Called after ``build_optimizer``. Wrap it to change the loss before it is differentiated, for example to scale it.
+    Without a wrapper it is equivalent to ``loss.backward()``.
 
     Args:
-        run: The run that is being built; it has ``data``, ``model``, ``loss`` and ``optimizer``.
+        run: The run under construction; it has ``data``, ``model``, ``loss`` and ``optimizer``.
 
     Returns:
-        A callable ``(loss) -> None`` that adds the gradients to the parameters' ``grad``. It is ``run.backward``.
+        A callable ``(loss) -> None`` that adds the gradients to the ``grad`` of the parameters: ``run.backward``.
 
     Since 0.1.
     """
@@ -207,17 +206,16 @@ def build_backward(run: RunView) -> Callable[[Tensor], None]:
 
 @hookspec(firstresult=True)
 def build_update(run: RunView) -> Callable[[], None]:
-    """Make what updates the weights when their gradients are there.
+    """Make the function that updates the weights by their gradients.
 
-    Called after ``build_backward``. Wrap it to change the gradients before the update, or to follow the weights after
-    it. Without a wrapper it checks that the gradients are finite (``train.non_finite``) and calls
-    ``optimizer.step()``.
+    Called after ``build_backward``. Wrap it to change the gradients before the update, or to use the weights after it.
+    Without a wrapper it checks that the gradients are finite (``train.non_finite``) and calls ``optimizer.step()``.
 
     Args:
-        run: The run that is being built; it has ``data``, ``model``, ``loss`` and ``optimizer``.
+        run: The run under construction; it has ``data``, ``model``, ``loss`` and ``optimizer``.
 
     Returns:
-        A callable ``() -> None``. It is ``run.update``.
+        A callable ``() -> None``: ``run.update``.
 
     Since 0.1.
     """
@@ -226,14 +224,14 @@ def build_update(run: RunView) -> Callable[[], None]:
 
 @hookspec(firstresult=True)
 def build_step(run: RunView) -> Callable[[Any], Tensor]:
-    """Make the training step: what is done with one batch.
+    """Make the training step, the function that is called for each batch.
 
-    Called last. Without an implementation the run takes its own step: ``zero_grad``, forward, loss, ``run.backward``,
-    ``run.update``; an optimizer whose ``step`` needs a closure gets one. A plugin with a step of its own answers for
-    its batches, so the run does not try one before.
+    Called after ``build_update``. Without an implementation, the run uses the default step: ``zero_grad``, forward,
+    loss, ``run.backward``, ``run.update``; an optimizer whose ``step`` requires a closure gets one. If a plugin
+    implements it, the first training batch is not tried beforehand, because its form is up to that plugin.
 
     Args:
-        run: The run that is being built; it has ``data``, ``model``, ``loss`` and ``optimizer``.
+        run: The run under construction; it has ``data``, ``model``, ``loss`` and ``optimizer``.
 
     Returns:
         A callable ``(batch) -> loss`` that updates the weights and returns the detached loss, a scalar.
@@ -247,14 +245,15 @@ def build_step(run: RunView) -> Callable[[Any], Tensor]:
 def build_reader(run: RunView) -> Callable[[int, int], Iterator[Any]]:
     """Make the reader of the training batches.
 
-    Called after ``build_step``. Wrap it to see or group the batches before the step does: a step that takes several
-    batches at once looks ahead here. Without a wrapper it reads the batches in their order.
+    Called last. Wrap it to see or group the batches before the step: a step that takes several batches at once looks
+    ahead here. Without a wrapper, the batches are read in their order.
 
     Args:
-        run: The run that is being built; it has everything else.
+        run: The run under construction; it has all other components.
 
     Returns:
-        A callable ``(epoch, start) -> batches``: gives the batches of an epoch (from 1), without the first ``start``.
+        A callable ``(epoch, start) -> batches``: an iterator over the batches of an epoch (from 1), without the first
+        ``start``.
 
     Since 0.1.
     """
@@ -263,18 +262,18 @@ def build_reader(run: RunView) -> Callable[[int, int], Iterator[Any]]:
 
 @hookspec(firstresult=True)
 def build_predictor(run: RunView, data: DataSource) -> Predictor:
-    """Make what reads new inputs for the trained model, and names what it predicts.
+    """Make the reader of new inputs for the trained model, which also names its predictions.
 
-    Called when predictions are asked for, in a run of which only the model is built. The training data need not be
-    there any more.
+    Called when predictions are requested, in a run of which only the model is built. The training data need not exist
+    any more.
 
     Args:
-        run: The run, which has ``data`` and ``model``.
+        run: The run; it has ``data`` and ``model``.
         data: The sizes, names and ``kept`` of the data source that the model was trained with. Its dataset is one
             example of zeros.
 
     Returns:
-        A ``Predictor``, which reads inputs as those of the training were: scaled by the same numbers, for instance.
+        A ``Predictor`` that prepares inputs like those of the training, for instance scaled by the same numbers.
 
     Since 0.1.
     """
@@ -286,10 +285,12 @@ def build_predictor(run: RunView, data: DataSource) -> Predictor:
 
 @hookspec
 def on_run_start(run: RunView) -> None:
-    """Everything is built; no step was taken.
+    """The run is built and no step was taken.
+
+    Called once. A plugin counts as started when this hook has returned.
 
     Args:
-        run: The run. ``run.epoch`` and ``run.step`` are 0.
+        run: The run. ``run.epoch`` and ``run.step`` are 0, or in a resumed run those of the checkpoint.
 
     Since 0.1.
     """
@@ -299,8 +300,10 @@ def on_run_start(run: RunView) -> None:
 def on_epoch_start(run: RunView) -> None:
     """An epoch begins.
 
+    Called before the first step of each epoch.
+
     Args:
-        run: The run. ``run.epoch`` counts from 1 and names the epoch that begins.
+        run: The run. ``run.epoch`` is the number of the epoch, from 1.
 
     Since 0.1.
     """
@@ -310,14 +313,14 @@ def on_epoch_start(run: RunView) -> None:
 def on_step_end(run: RunView, loss: Tensor) -> None:
     """The weights were updated with one batch.
 
-    Called for every batch. Keep it short; ``loss.item()`` waits for an accelerator to finish, so do it seldom.
+    Called after each step. Keep it short, and call ``loss.item()`` seldom: it waits for an accelerator.
 
-    With ``train.fuse_steps`` it is called once for each step of a block when all of them were taken. A plugin that has
-    it says by ``allows_fused_steps = True`` that this does not matter to it; it is refused otherwise.
+    With the callback ``fuse-steps`` it is called for each step of a block once all of them were taken. That callback
+    refuses a plugin that implements this hook without the class attribute ``allows_fused_steps = True``.
 
     Args:
         run: The run. ``run.step`` counts from 1 and includes this step.
-        loss: Loss of the batch before the update: a scalar, detached, on the run's device, not synchronised.
+        loss: Loss of the batch before the update: a scalar, detached, on the device of the run, not synchronized.
 
     Since 0.1.
     """
@@ -327,9 +330,11 @@ def on_step_end(run: RunView, loss: Tensor) -> None:
 def on_evaluation_start(run: RunView) -> None:
     """An evaluation begins.
 
+    Called before any split is evaluated; not if there is none.
+
     Args:
-        run: The run. What is done to ``run.model`` here, such as putting averaged weights in, is to be undone in
-            ``on_evaluation_end``, and in ``on_run_end`` if that was not called.
+        run: The run. Undo changes to ``run.model``, such as averaged weights, in ``on_evaluation_end``, or in
+            ``on_run_end`` if that was not called.
 
     Since 0.1.
     """
@@ -339,12 +344,12 @@ def on_evaluation_start(run: RunView) -> None:
 def on_evaluation_end(run: RunView, metrics: Mapping[str, float]) -> None:
     """An evaluation ended.
 
-    Called when some split was evaluated: at the end of an epoch, before ``on_epoch_end``, or after a step, after
-    ``on_step_end`` (``train.evaluate_every_steps``).
+    Called at the end of an epoch, before ``on_epoch_end``, and with ``train.evaluate_every_steps`` after
+    ``on_step_end``; not if there is no split to evaluate.
 
     Args:
         run: The run.
-        metrics: The evaluation's numbers, such as ``validation/loss``; read only.
+        metrics: The metrics of the evaluation, such as ``validation/loss``; read-only.
 
     Since 0.1.
     """
@@ -352,15 +357,15 @@ def on_evaluation_end(run: RunView, metrics: Mapping[str, float]) -> None:
 
 @hookspec
 def on_save_point(run: RunView, is_last: bool) -> None:
-    """The run stands between two steps: what it needs to go on from here can be kept now.
+    """The run is between two steps, and its state can be saved.
 
-    Called after each step, when ``on_step_end`` and what it led to are over, after each ``on_epoch_end``, and once when
-    no step will follow, before ``on_run_end``. Not when the run fails. ``run.state_dict()`` works here, and in no other
-    event.
+    Called after each step, after ``on_step_end`` and an evaluation due there; after each ``on_epoch_end``; and once
+    when no step will follow, before ``on_run_end``. Not called when the run fails. ``run.state_dict()`` is available in
+    this event only.
 
     Args:
         run: The run.
-        is_last: Whether no step follows: the run is complete, was stopped, or was interrupted.
+        is_last: Whether no step follows: the run is complete, stopped or interrupted.
 
     Since 0.1.
     """
@@ -368,13 +373,13 @@ def on_save_point(run: RunView, is_last: bool) -> None:
 
 @hookspec
 def on_checkpoint_saved(run: RunView, path: Path) -> None:
-    """The state of the run was kept, and is on the disk.
+    """A checkpoint was saved and is on the disk.
 
-    Called on every plugin that was started, when a plugin says so with ``run.announce_checkpoint(path)``.
+    Called on every started plugin when a plugin calls ``run.announce_checkpoint(path)``.
 
     Args:
         run: The run, at a save point.
-        path: The folder that holds the state; never written to again.
+        path: The folder of the checkpoint; never written to again.
 
     Since 0.1.
     """
@@ -382,12 +387,14 @@ def on_checkpoint_saved(run: RunView, path: Path) -> None:
 
 @hookspec
 def on_epoch_end(run: RunView, metrics: Mapping[str, float]) -> None:
-    """An epoch ended and was evaluated.
+    """An epoch ended.
+
+    Called after its evaluation, if one was due.
 
     Args:
-        run: The run. ``run.epoch`` names the epoch that ended. ``run.request_stop(reason)`` makes it the last.
-        metrics: All numbers of the epoch: ``train/running_loss``, the mean loss of its steps weighted by batch size,
-            and those of the evaluation; read only.
+        run: The run. ``run.epoch`` is the number of the epoch. ``run.request_stop(reason)`` makes it the last.
+        metrics: The metrics of the epoch: ``train/running_loss``, the mean loss of its steps weighted by batch size,
+            and those of the evaluation; read-only.
 
     Since 0.1.
     """
@@ -395,14 +402,14 @@ def on_epoch_end(run: RunView, metrics: Mapping[str, float]) -> None:
 
 @hookspec
 def on_warning(run: RunView, message: str) -> None:
-    """Something is wrong without ending the run.
+    """A problem occurred that does not end the run.
 
-    Called on every plugin that was started, when the run itself warns or a plugin calls ``run.warn(message)``. What
-    was wrong before a plugin was started stands in ``run.warnings``.
+    Called on every started plugin when the run warns or a plugin calls ``run.warn(message)``. Earlier warnings are in
+    ``run.warnings``.
 
     Args:
-        run: The run. ``run.warnings`` has the message already.
-        message: What is wrong, and what was done about it.
+        run: The run. ``run.warnings`` includes the message.
+        message: The problem, and how it was handled.
 
     Since 0.1.
     """
@@ -412,11 +419,11 @@ def on_warning(run: RunView, message: str) -> None:
 def on_run_error(run: RunView, error: BaseException) -> None:
     """The run failed or was interrupted.
 
-    Called on every plugin, each guarded from the others, before ``on_run_end``.
+    Called before ``on_run_end`` on every started plugin, whatever the others raise; not after ``run.interrupt``.
 
     Args:
-        run: The run, as the error left it.
-        error: What was raised. It is raised again when all plugins have seen it.
+        run: The run, in the state in which the error left it.
+        error: The error. It is raised again after ``on_run_end``.
 
     Since 0.1.
     """
@@ -424,10 +431,10 @@ def on_run_error(run: RunView, error: BaseException) -> None:
 
 @hookspec
 def on_run_end(run: RunView, outcome: Outcome) -> None:
-    """The run is over, in whatever way: close what was opened.
+    """The run is over; release resources here.
 
-    Called once on every plugin, each guarded from the others: the first error is raised when all were called, later
-    ones are attached to it as notes.
+    Called once on every started plugin, whatever the others raise. The first error is raised when all were called;
+    later ones are attached to it as notes.
 
     Args:
         run: The run. ``run.report(title, rows)`` adds to its summary.

@@ -1,4 +1,4 @@
-"""What a run gives: its steps while it lasts, its result when it is over."""
+"""``Step`` and ``RunResult``: the results of a run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Step:
     """One training step.
 
     Attributes:
-        epoch: The epoch that it belongs to, from 1.
-        step: Its number in the run, from 1.
-        loss: The loss of its batch before the update: a scalar, detached, not synchronised.
+        epoch: Number of its epoch, from 1.
+        step: Number of the step in the run, from 1.
+        loss: Loss of the batch before the update: a scalar, detached, not synchronized.
     """
 
     epoch: int
@@ -32,18 +32,18 @@ class Step:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What became of a run.
+    """The result of a run.
 
     Attributes:
-        outcome: ``completed``; ``stopped`` by a plugin, or by whoever iterates over its steps;
-            ``interrupted`` from the keyboard; ``failed``.
-        stop_reason: Why it was stopped, if it was by a plugin.
+        outcome: ``completed``; ``stopped`` by a plugin, or by a program that left the iteration over its steps;
+            ``interrupted``, so that it can be resumed; ``failed``.
+        stop_reason: Reason for which a plugin stopped the run, if one did.
         epochs: Number of epochs that were begun.
         steps: Number of steps taken.
-        metrics: The numbers of the last epoch, such as ``train/loss``.
-        history: The numbers of each epoch, in order.
-        summary: What plugins reported: tables of plain values by title.
-        warnings: What was wrong without ending the run.
+        metrics: The metrics of the last epoch, such as ``train/loss``.
+        history: The metrics of each epoch, in order.
+        summary: Tables of plain values that plugins reported, by title.
+        warnings: Problems that did not end the run.
         model: The trained model.
     """
 

@@ -1,4 +1,4 @@
-"""Options of the loop: the table ``[train]``."""
+"""The options of the loop: the table ``[train]``."""
 
 from __future__ import annotations
 
@@ -12,53 +12,58 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The loop's own options: the table ``[train]``.
+    """The options of the loop: the table ``[train]``.
 
     The defaults of ``epochs`` and ``batch_size`` are those of the linear regression in Zhang et al., *Dive into Deep
     Learning*, section 3.5.
     """
 
-    epochs: Annotated[int, Meta(ge=0, description="how often the training data are gone through")] = 3
+    epochs: Annotated[int, Meta(ge=0, description="number of passes over the training data")] = 3
     batch_size: (
-        Annotated[int, Meta(ge=1, description="examples in a step; 'all' puts all into one")] | Literal["all"]
+        Annotated[int, Meta(ge=1, description="examples per step; 'all' puts all of them into one step")]
+        | Literal["all"]
     ) = 10
-    shuffle: Annotated[bool, Meta(description="whether each epoch has an order of its own")] = True
-    seed: Annotated[int, Meta(ge=0, description="where all random numbers of the run come from")] = 0
+    shuffle: Annotated[bool, Meta(description="whether to shuffle the training data in each epoch")] = True
+    seed: Annotated[int, Meta(ge=0, description="seed for all random numbers of the run")] = 0
     dtype: Annotated[
         Literal["float32", "float64"], Meta(description="type of the weights and of all floating-point data")
     ] = "float32"
     evaluate: Annotated[
         tuple[Split, ...],
-        Meta(description="splits to evaluate after each epoch; those that the data lack are left out"),
+        Meta(description="splits to evaluate after each epoch; splits missing from the data are skipped"),
     ] = ("train", "validation")
     evaluate_every_epochs: Annotated[
-        int,
-        Meta(ge=0, description="epochs from one evaluation to the next; the last epoch is always evaluated; 0: none"),
+        int, Meta(ge=0, description="epochs between evaluations; the last epoch is always evaluated; 0: never")
     ] = 1
     evaluate_every_steps: Annotated[
-        int, Meta(ge=0, description="steps from one evaluation to the next, beside those of the epochs; 0: none")
+        int, Meta(ge=0, description="steps between evaluations, in addition to those after epochs; 0: never")
     ] = 0
     eval_batch_size: Annotated[
-        int, Meta(ge=1, description="examples in a batch of an evaluation; bounds the memory that it takes")
+        int, Meta(ge=1, description="examples per batch of an evaluation; limits its memory")
     ] = 1024
-    max_steps: Annotated[int, Meta(ge=0, description="steps after which the run is complete; 0: no limit")] = 0
-    max_time_s: Annotated[float, Meta(ge=0, description="seconds after which the run is stopped; 0: no limit")] = 0.0
+    max_steps: Annotated[
+        int, Meta(ge=0, description="number of steps after which the run is complete; 0: no limit")
+    ] = 0
+    max_time_s: Annotated[
+        float, Meta(ge=0, description="time in seconds after which the run is stopped; 0: no limit")
+    ] = 0.0
     micro_batch_size: Annotated[
         int,
         Meta(
-            ge=0, description="examples that go through the model at once; gradients are summed to the step's; 0: all"
+            ge=0,
+            description="examples that pass through the model at once; their gradients are summed for the step; 0: all",
         ),
     ] = 0
     non_finite: Annotated[
-        Literal["fail", "skip", "ignore"],
-        Meta(description="what a loss or gradient that is NaN or infinite does, before the weights are touched"),
+        Literal["fail", "skip", "ignore"], Meta(description="what to do when a loss or gradient is NaN or infinite")
     ] = "fail"
     device: Annotated[
-        str, Meta(description="where the model is: 'cpu', 'cuda', 'cuda:N' or 'mps'; 'auto' takes what there is")
+        str,
+        Meta(description="device of the model: 'cpu', 'cuda', 'cuda:N' or 'mps'; 'auto' chooses an available one"),
     ] = "auto"
     num_workers: Annotated[
         int, Meta(ge=0, description="processes that read the examples of a dataset that is not in memory")
     ] = 0
     worker_timeout_s: Annotated[
-        float, Meta(ge=0, description="seconds after which a batch that those processes owe is a fault; 0: no limit")
+        float, Meta(ge=0, description="time in seconds to wait for a batch from those processes; 0: no limit")
     ] = 0.0

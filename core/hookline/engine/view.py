@@ -1,6 +1,6 @@
-"""``RunView``: the part of a run that plugins may use.
+"""``RunView``: the part of a run that plugins see.
 
-Shapes, as in all of the engine: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
+Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Guard(Protocol):
         """Return whether to continue with a loss, a scalar tensor; False to skip the step."""
 
     def accepts_gradients(self) -> bool:
-        """Return whether to continue with the gradients of the optimizer's parameters; False to skip the update."""
+        """Return whether to continue with the gradients of the optimized parameters; False to skip the update."""
 
     def note_finite_update(self) -> None:
-        """Record an update that was found finite elsewhere."""
+        """Record an update whose values were found finite elsewhere."""
 
 
 class ChoiceView(Protocol):
-    """A plugin that a run uses, as its config names it."""
+    """A plugin of a run, as named in the config."""
 
     @property
     def table(self) -> str:
@@ -45,19 +45,19 @@ class ChoiceView(Protocol):
 
     @property
     def plugin(self) -> Any:
-        """The plugin: its ``kind``, ``name``, and the ``entry`` under which it is installed."""
+        """The plugin, with its ``kind``, ``name`` and installed ``entry``."""
 
 
 class MemberView(ChoiceView, Protocol):
-    """A plugin at work in a run."""
+    """A plugin of a run, with the object made from it."""
 
     @property
     def instance(self) -> object:
-        """The object with the hooks."""
+        """The object that implements the hooks."""
 
 
 class ConfigView(Protocol):
-    """The complete config of a run, to read from."""
+    """The complete config of a run, read-only."""
 
     @property
     def train(self) -> TrainOptions:
@@ -69,25 +69,27 @@ class ConfigView(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Every value by its full key, with its origin."""
+        """All values by their full keys, with their origins."""
 
     def lasting(self, key: str) -> Any:
-        """Return the value of a key, with absolute paths."""
+        """Return the value of a key, with paths made absolute."""
 
 
 class RunView(Protocol):
-    """The part of a run that plugins may use; every hook is given one as ``run``.
+    """The part of a run that plugins see; hooks receive it as ``run``.
 
-    While the run is built it has the components that were built before; asking for a later one is an
-    ``AttributeError``.
+    While the run is built, it has the components built so far; access to a later one raises ``AttributeError``.
     """
 
     shared: dict[str, object]
-    """Objects that plugins share, by name. The engine reads none of them."""
+    """Objects that plugins share, by name; the engine ignores them."""
     micro_batch_size: int | None
-    """Number of examples that go through the model at once; 0: all; None: the step has no parts. Plugins may set it."""
+    """Number of examples that pass through the model at once; 0: all; None: the step does not split batches.
+
+    Plugins may set it.
+    """
     num_ahead: int
-    """Number of steps whose updates are already in the weights though ``step`` does not count them yet.
+    """Number of steps whose updates are in the weights but not yet in ``step``.
 
     Set by a plugin that takes several steps at once. The run neither saves nor stops until it is 0 again.
     """
@@ -124,15 +126,15 @@ class RunView(Protocol):
 
     @property
     def backward(self) -> Callable[[Tensor], None]:
-        """Adds the gradients of a loss to the parameters' ``grad``; for a step of your own."""
+        """Function that adds the gradients of a loss to the ``grad`` of the parameters; for custom steps."""
 
     @property
     def update(self) -> Callable[[], None]:
-        """Updates the weights by their gradients; for a step of your own."""
+        """Function that updates the weights by their gradients; for custom steps."""
 
     @property
     def finite_guard(self) -> Guard:
-        """The check of losses and gradients; for a step of your own."""
+        """The check of losses and gradients; for custom steps."""
 
     # ---- position ------------------------------------------------------------------------------------------------
 
@@ -146,11 +148,11 @@ class RunView(Protocol):
 
     @property
     def position(self) -> int:
-        """Number of batches of the current epoch that were used; 0 between two epochs."""
+        """Number of batches used in the current epoch; 0 between two epochs."""
 
     @property
     def num_epochs(self) -> int:
-        """Number of epochs that the run is to have."""
+        """Number of epochs of the run."""
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -158,25 +160,25 @@ class RunView(Protocol):
 
     @property
     def num_steps(self) -> int | None:
-        """Number of steps that the run is to have; None where neither its data nor ``train.max_steps`` say it."""
+        """Number of steps of the run; None if neither the data nor ``train.max_steps`` determine it."""
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics that each epoch will have."""
+        """Names of the metrics of each epoch."""
 
     @property
     def stop_reason(self) -> str | None:
-        """Reason for which the run ends early; None if it does not."""
+        """Reason for which the run is stopped; None if it is not."""
 
     @property
     def interrupt_reason(self) -> str | None:
-        """Reason for which the run is interrupted, to be resumed later; None if it is not."""
+        """Reason for which the run is interrupted; None if it is not."""
 
     # ---- numbers and notes ---------------------------------------------------------------------------------------
 
     @property
     def history(self) -> Sequence[Mapping[str, float]]:
-        """The metrics of each epoch that has ended."""
+        """The metrics of each completed epoch."""
 
     @property
     def summary(self) -> Mapping[str, Sequence[Row]]:
@@ -189,32 +191,32 @@ class RunView(Protocol):
     # ---- requests ------------------------------------------------------------------------------------------------
 
     def batch_order(self, epoch: int) -> Tensor:
-        """Return the indices of the training examples in the order of an epoch (from 1): int64 ``[num_examples]``."""
+        """Return the indices of the training examples in the order of an epoch (from 1), int64 ``[num_examples]``."""
 
     def batch_indices(self, step: int | None = None) -> list[int]:
-        """Return the indices of the examples of the current batch, or of an earlier step's; empty for a stream."""
+        """Return the indices of the examples in the current batch, or in that of ``step``; empty for a stream."""
 
     def generator(self, name: str) -> torch.Generator:
-        """Return a new CPU generator whose numbers depend on the run's seed and on ``name`` alone."""
+        """Return a new CPU generator that depends on the seed of the run and on ``name`` alone."""
 
     @property
     def members(self) -> Sequence[MemberView]:
-        """The plugins at work, in the order of the config."""
+        """The plugins, in the order of the config."""
 
     def hook_order(self, hook: str) -> Sequence[tuple[MemberView, bool]]:
-        """Return the plugins that implement a hook in the order of their calls, each with whether it is a wrapper."""
+        """Return the plugins that implement a hook in calling order, each with a flag that marks wrappers."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of the complete state; only in ``on_save_point`` and between two steps."""
+        """Return a copy of the complete state; in ``on_save_point`` and between two steps only."""
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
-        """Add a table of plain values to the run's summary, which is shown when the run ends."""
+        """Add a table of plain values to the summary, which is shown when the run ends."""
 
     def warn(self, message: str) -> None:
         """Report a problem to every plugin, and continue."""
 
     def request_stop(self, reason: str) -> None:
-        """End the run after this step: its epoch is evaluated and ended as usual, and no other begins."""
+        """Stop the run after this step; its epoch is evaluated and ended as usual."""
 
     def announce_checkpoint(self, path: Path) -> None:
         """Notify every plugin that a checkpoint was saved in the folder ``path``."""

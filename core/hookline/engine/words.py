@@ -1,4 +1,4 @@
-"""Words for messages: names that were meant, articles, text without hidden characters."""
+"""Words for messages: near matches of names, articles, printable text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    r"""Return ``text`` with every character that a terminal could obey or hide written as an escape.
+    r"""Return ``text`` with every character escaped that a terminal could interpret or hide.
 
     >>> printable("a\x1b[31m")
     'a\\x1b[31m'
@@ -17,8 +17,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """Return ``text`` for a message: cut to ``most`` characters, in printable form.
+
+    >>> shortened("abcdefghij", 8)
+    'abcde...'
+    """
+    return printable(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the name in ``known`` that ``name`` was probably meant to be, if any is near enough.
+    """Return the name in ``known`` that is nearest to ``name``, or None if none is near.
 
     >>> nearest("epoch", ["seed", "epochs"])
     'epochs'

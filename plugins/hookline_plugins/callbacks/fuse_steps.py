@@ -1,10 +1,11 @@
-"""Callback ``fuse-steps``: takes several steps at once by compiled code, on the CPU, and reports them one by one."""
+"""Callback ``fuse-steps``: take several steps at once as compiled code, on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,21 +25,21 @@ _Reader = Callable[[int, int], Iterator[Any]]
 
 @dataclass
 class FuseSteps:
-    """Take blocks of ``size`` steps at once, by compiled code on the CPU.
+    """Take blocks of ``size`` steps at once, as compiled code on the CPU.
 
-    With the first batch of a block all its steps are taken; the others are only reported. Whatever is due between two
-    steps, such as an evaluation, ends a block; where fewer than ``size`` steps are left before it, each is taken by
-    itself. So are those of a block that is not finite, since a single step knows what to do and to say.
+    All steps of a block are taken with its first batch, and then reported one by one. Anything due between two steps,
+    such as an evaluation, ends a block. If fewer than ``size`` steps remain before it, or a block is not finite, its
+    steps are taken one by one.
     """
 
     size: Annotated[int, Meta(ge=2, description="number of steps in a block")] = 50
 
     @hookimpl(wrapper=True, trylast=True)
     def build_step(self, run: RunView) -> Generator[None, _Step, _Step]:
-        """Return a step that takes a block when one is due, and else a single step."""
+        """Return a step that takes a block if one is due, and otherwise a single step."""
         single = yield
-        self._next_block: list[Any] = []  # its batches, until its first step
-        losses: list[Tensor] = []  # of the steps that were taken and not reported yet, the last one first
+        self._next_block: list[Any] = []  # the batches of a block, until its first step
+        losses: list[Tensor] = []  # of steps taken but not yet reported, in reverse
 
         def step(batch: Any) -> Tensor:
             if self._next_block:
@@ -54,18 +55,18 @@ class FuseSteps:
 
     @hookimpl(wrapper=True)
     def build_reader(self, run: RunView) -> Generator[None, _Reader, _Reader]:
-        """Return a reader that keeps the batches of a block for its first step.
+        """Return a reader that collects the batches of a block before its first step.
 
         Raises:
-            ConfigError: With everything that does not go together with blocks.
-            ContractError: When the model draws random numbers, or changes its buffers.
+            ConfigError: With everything that is incompatible with blocks.
+            ContractError: When the model draws random numbers or changes its buffers.
         """
         read = yield
         if faults := [*_faults_of_run(run), *self._faults_of_plugins(run)]:
             message = f"this run cannot take its steps in blocks (callbacks.fuse-steps.size = {self.size})"
-            raise ConfigError(message, faults=faults, hint="switch fuse-steps off, or fix these faults")
+            raise ConfigError(message, faults=faults, hint="disable fuse-steps, or fix these faults")
         objective = Objective(run.model, run.loss)
-        # The first batch is there: it was tried.
+        # There is a first batch: it was checked.
         trained = _trained_parameters(objective, next(read(1, 0)), _name_of(run, "model"))
         is_checked = run.config.train.non_finite != "ignore"
         self._is_off = False
@@ -95,7 +96,7 @@ class FuseSteps:
             return self._block(block)
         except CompileError as error:
             message = f"the steps of a block cannot be compiled as one graph: {error}"
-            hint = "switch fuse-steps off; torch.compile(model, fullgraph=True) shows what is in the way of a model"
+            hint = "disable fuse-steps; torch.compile(model, fullgraph=True) shows the cause"
             raise ContractError(f"{message} (callbacks.fuse-steps.size = {self.size})", hint=hint) from error
 
     def _num_free(self, run: RunView, position: int) -> int:
@@ -111,19 +112,19 @@ class FuseSteps:
         """Return whether a block now equals single steps.
 
         Raises:
-            ContractError: When somebody follows the updates, who would not be called.
+            ContractError: When hooks on gradients or updates would not be called.
         """
         if self._is_off:
             return False
         if names := list(followers(self._objective, run.optimizer)):
-            message = f"{', '.join(names)} follows each gradient or update, but nobody calls it in a block"
-            hint = "switch fuse-steps off, or what follows them"
+            message = f"{', '.join(names)} hooks into gradients or updates, but is not called within a block"
+            hint = "disable fuse-steps, or remove the hook"
             raise ContractError(f"{message} (callbacks.fuse-steps.size = {self.size})", hint=hint)
         if self._block.has_changed():
             self._is_off = True
             run.warn(
-                "the options of the optimizer have changed, or what it trains: "
-                f"from step {run.step + 1} on each step is taken by itself"
+                "the options of the optimizer or its trained parameters have changed: "
+                f"from step {run.step + 1} on, steps are taken one by one"
             )
             return False
         return self._block.has_state()
@@ -133,16 +134,16 @@ class FuseSteps:
         for member in run.members:
             if member.instance is self:
                 continue
-            says = getattr(member.instance, "allows_fused_steps", None)
+            allows = getattr(member.instance, "allows_fused_steps", None)
             found = {hook: wraps for hook, calls in order.items() for one, wraps in calls if one is member}
-            # Whatever it says: what it does instead of the core's own step would not be done.
+            # Refused even if allowed: its replacement of the default step would not be called.
             own = [hook for hook, wraps in found.items() if not wraps and hook != "on_step_end"]
-            if own or (says is None and found):
-                hint = None if own else "if it only counts or shows: allows_fused_steps = True in its class says so"
+            if own or (allows is None and found):
+                hint = None if own else "if it only counts or displays, set allows_fused_steps = True in its class"
                 hooks = ", ".join(map(repr, own or found))
-                yield Fault(f"{member.plugin} has {hooks}, which may need each step by itself", hint=hint)
-            elif says is not None and not says:
-                yield Fault(f"{member.plugin} needs each step by itself, as it is set (allows_fused_steps = False)")
+                yield Fault(f"{member.plugin} has {hooks}, which may require single steps", hint=hint)
+            elif allows is not None and not allows:
+                yield Fault(f"{member.plugin} requires single steps with these options (allows_fused_steps = False)")
 
 
 def _faults_of_run(run: RunView) -> Iterator[Fault]:
@@ -150,12 +151,12 @@ def _faults_of_run(run: RunView) -> Iterator[Fault]:
 
     if run.device.type != "cpu":
         hint = "set train.device to 'cpu', or take single steps"
-        yield Fault(f"the device is {str(run.device)!r}, but blocks are compiled for the CPU alone", hint=hint)
+        yield Fault(f"the device is {str(run.device)!r}, but blocks are compiled for the CPU only", hint=hint)
     if run.config.train.micro_batch_size:
         size = run.config.train.micro_batch_size
-        yield Fault(f"train.micro_batch_size = {size} takes the parts of a batch one by one")
+        yield Fault(f"train.micro_batch_size = {size} splits each batch")
     if type(run.data.train) is not TensorDataset or run.data.collate is not None:
-        hint = "blocks are for a TensorDataset without a collate: to read examples one by one takes longer than a step"
+        hint = "blocks require a TensorDataset without a collate; reading single examples takes longer than a step"
         yield Fault("the training data are not in memory as whole tensors", hint=hint)
     if reason := why_not(run.optimizer):
         yield Fault(f"the optimizer {type(run.optimizer).__name__} {reason}")
@@ -169,28 +170,30 @@ def _trained_parameters(objective: Objective, batch: Any, model_name: str) -> li
     """Return the parameters that get gradients from a batch.
 
     Raises:
-        ContractError: When random numbers are drawn or buffers changed on the way.
+        ContractError: When random numbers are drawn or buffers changed.
     """
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     before = {name: (buffer, buffer.clone()) for name, buffer in objective.named_buffers()}
-    with _training_mode(objective), _noting_draws(objective) as drawing:
+    with _training_mode(objective), _recorded_draws(objective) as drawing:
         loss = objective(*batch)
-    changed = [_own_name(name) for name, buffer in objective.named_buffers() if not _is_kept(buffer, before.get(name))]
-    hint = "switch fuse-steps off, or take those layers out"
+    changed = [
+        _own_name(name) for name, buffer in objective.named_buffers() if not _is_unchanged(buffer, before.get(name))
+    ]
+    hint = "disable fuse-steps, or remove those layers"
     if drawing:
-        message = f"{model_name} or the loss draws random numbers (first in {drawing[0]}): in a block they were others"
+        message = f"{model_name} or the loss draws random numbers (first in {drawing[0]}), which differ within a block"
         raise ContractError(message, hint=hint)
     if changed:
-        message = f"{model_name} or the loss changes buffers in each step ({', '.join(changed)}), which no block does"
+        message = f"{model_name} or the loss changes buffers ({', '.join(changed)}), which a block cannot do"
         raise ContractError(message, hint=hint)
     import torch
 
-    gradients: Any = torch.autograd.grad(loss, parameters, allow_unused=True)  # None for what is not used
+    gradients: Any = torch.autograd.grad(loss, parameters, allow_unused=True)  # None if unused
     return [one for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
-def _is_kept(buffer: Tensor, before: tuple[Tensor, Tensor] | None) -> bool:
-    """Whether a buffer is the tensor that it was, with the values that it had; NaN is NaN."""
+def _is_unchanged(buffer: Tensor, before: tuple[Tensor, Tensor] | None) -> bool:
+    """Return whether a buffer is still the same tensor with the same values; NaN equals NaN."""
     if before is None or buffer is not before[0]:
         return False
     value = before[1]
@@ -213,32 +216,29 @@ def _training_mode(objective: Objective) -> Iterator[None]:
 
 
 @contextmanager
-def _noting_draws(objective: Objective) -> Iterator[list[str]]:
-    """Note which module was at work when the global random generator was first found to be another."""
+def _recorded_draws(objective: Objective) -> Iterator[list[str]]:
+    """Record the module that was running when the global random generator was first found to have changed."""
     import torch
 
-    before, found = torch.get_rng_state(), list[str]()
-    at_work: list[str] = []
+    before = torch.get_rng_state()
+    found: list[str] = []
+    running: list[str] = []
 
     def look() -> None:
         if not found and not torch.equal(before, torch.get_rng_state()):
-            found.append(at_work[-1])
+            found.append(running[-1])
 
-    def enter(words: str) -> None:
+    def enter(description: str, *_: Any) -> None:
         look()
-        at_work.append(words)
+        running.append(description)
 
     def leave(*_: Any) -> None:
         look()
-        at_work.pop()
+        running.pop()
 
-    handles: list[Any] = []
-    for name, module in objective.named_modules():
-        words = f"{_own_name(name)!r}, a {type(module).__name__}" if name else "a function"
-        handles.append(module.register_forward_pre_hook(lambda *_, words=words: enter(words)))
-        handles.append(module.register_forward_hook(leave))
-    try:
+    with ExitStack() as hooks:
+        for name, module in objective.named_modules():
+            description = f"{_own_name(name)!r}, a {type(module).__name__}" if name else "a function"
+            hooks.enter_context(module.register_forward_pre_hook(partial(enter, description)))
+            hooks.enter_context(module.register_forward_hook(leave))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

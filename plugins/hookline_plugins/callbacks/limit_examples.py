@@ -1,4 +1,4 @@
-"""Callback ``limit-examples``: uses the first examples of each split alone."""
+"""Callback ``limit-examples``: use only the first examples of each split."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hookline import DataSource, hookimpl
 
 @dataclass
 class LimitExamples:
-    """Use only the first examples of each split: for trials, and to see how much data a model needs."""
+    """Use only the first examples of each split, for trials or to find out how much data a model needs."""
 
-    num_examples: Annotated[int, Meta(ge=1, description="number of examples of each split to use, the first ones")]
+    num_examples: Annotated[int, Meta(ge=1, description="number of examples to use from the start of each split")]
 
     @hookimpl(wrapper=True)
     def build_data(self) -> Generator[None, DataSource, DataSource]:

@@ -330,9 +330,8 @@ def test_options_that_change_are_a_warning_and_each_step_is_taken_by_itself() ->
     ours, theirs = (run_of(size, plugins={"callbacks.sets": SetsMomentum()}, **tables) for size in (4, 1))
     ours.fit()
     theirs.fit()
-    assert ours.warnings == [
-        "the options of the optimizer have changed, or what it trains: from step 1 on each step is taken by itself"
-    ]
+    changed = "the options of the optimizer or its trained parameters have changed"
+    assert ours.warnings == [f"{changed}: from step 1 on, steps are taken one by one"]
     assert theirs.warnings == []
     ours.warnings.clear()
     assert_same(ours, theirs, 0.0)
@@ -405,25 +404,31 @@ class Collated:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "micro batches": ({"train": {"micro_batch_size": 2}}, "train.micro_batch_size = 2 takes the parts"),
+    "micro batches": ({"train": {"micro_batch_size": 2}}, "train.micro_batch_size = 2 splits each batch"),
     "items": ({"plugins": {"data": FromItems()}}, "the training data are not in memory"),
     "collate": ({"plugins": {"data": Collated()}}, "the training data are not in memory"),
     "rmsprop": ({"optimizer": {"use": "rmsprop"}}, "the optimizer RMSprop is not one of torch's SGD, Adam, AdamW"),
     "lbfgs": ({"optimizer": {"use": "lbfgs"}}, "the optimizer LBFGS is not one of torch's SGD, Adam, AdamW"),
-    "undeclared": ({"plugins": {"callbacks.own": InStep()}}, "callback 'InStep' .* has 'on_step_end', which may need"),
-    "own step": ({"plugins": {"callbacks.own": OwnStep()}}, "callback 'OwnStep' .* has 'build_step', which may need"),
+    "undeclared": (
+        {"plugins": {"callbacks.own": InStep()}},
+        "callback 'InStep' .* has 'on_step_end', which may require",
+    ),
+    "own step": (
+        {"plugins": {"callbacks.own": OwnStep()}},
+        "callback 'OwnStep' .* has 'build_step', which may require",
+    ),
     "clip-gradients": (
         {"callbacks": {"clip-gradients": {"max_norm": 1.0}}},
-        r"callback 'clip-gradients' \(hookline 0.1.0\) has 'build_update', which may need each step by itself",
+        r"callback 'clip-gradients' \(hookline 0.1.0\) has 'build_update', which may require single steps",
     ),
     "mixed-precision": (
         {"callbacks": {"mixed-precision": {}}, "train": {"dtype": "float32"}},
         "'mixed-precision' .* has 'build_backward', 'build_update'",
     ),
-    "compile": ({"callbacks": {"compile": {"backend": "eager"}}}, "'compile' .* needs each step by itself"),
-    "ema": ({"callbacks": {"averaging": {"method": "ema"}}}, "'averaging' .* needs each step by itself, as it is set"),
-    "by step": ({"callbacks": {"lr-schedule": {"interval": "step"}}}, "'lr-schedule' .* needs each step by itself"),
-    "warm-up": ({"callbacks": {"lr-schedule": {"warmup_steps": 2}}}, "'lr-schedule' .* needs each step by itself"),
+    "compile": ({"callbacks": {"compile": {"backend": "eager"}}}, "'compile' .* requires single steps"),
+    "ema": ({"callbacks": {"averaging": {"method": "ema"}}}, "'averaging' .* requires single steps with these options"),
+    "by step": ({"callbacks": {"lr-schedule": {"interval": "step"}}}, "'lr-schedule' .* requires single steps"),
+    "warm-up": ({"callbacks": {"lr-schedule": {"warmup_steps": 2}}}, "'lr-schedule' .* requires single steps"),
 }
 
 
@@ -453,7 +458,7 @@ def test_an_accelerator_is_refused() -> None:
     assert isinstance(member.instance, FuseSteps)
     building = member.instance.build_reader(run)
     next(building)
-    with pytest.raises(ConfigError, match="the device is 'cuda:0', but blocks are compiled for the CPU alone"):
+    with pytest.raises(ConfigError, match="the device is 'cuda:0', but blocks are compiled for the CPU only"):
         building.send(run._loop.parts.reader)
 
 
@@ -504,7 +509,7 @@ class Follows:
 
 
 def test_who_follows_the_updates_of_the_optimizer_is_refused_when_the_first_block_is_due() -> None:
-    with pytest.raises(ContractError, match=r"Follows.look follows each gradient or update, but nobody calls it"):
+    with pytest.raises(ContractError, match=r"Follows.look hooks into gradients or updates, but is not called"):
         run_of(4, plugins={"callbacks.follows": Follows()}).fit()
 
 

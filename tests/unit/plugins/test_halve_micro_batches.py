@@ -30,7 +30,7 @@ def test_a_halved_run_is_to_the_last_bit_one_with_that_size_from_that_step_on(si
     assert [len(halved.warnings), halved.micro_batch_size] == [2, 2]
     assert result.warnings[0] == (
         f"out of memory in step {since + 1} (epoch {1 + since // 3}) on cpu, with 8 examples at once: {CUDA}; from "
-        "this step on train.micro_batch_size is 4"
+        "this step on, train.micro_batch_size is 4"
     )
     assert "with 4 examples at once" in result.warnings[1]
     told = narrow_run(Narrow(99), HALVE)
@@ -70,7 +70,7 @@ def test_each_halving_warns_once_and_every_plugin_hears_it() -> None:
 def test_one_example_that_is_too_much_ends_a_run_that_halves() -> None:
     error = told_by(narrow_run(Narrow(0), HALVE))
     assert "with 1 of 8 examples at once (train.micro_batch_size = 1)" in error.message
-    assert "one example alone is too much" in str(error.hint)
+    assert "a single example is too large" in str(error.hint)
 
 
 def test_a_plugin_that_draws_while_it_hears_a_warning_changes_nothing() -> None:
@@ -171,7 +171,7 @@ def test_what_a_failed_step_has_kept_is_free_when_it_is_taken_again() -> None:
 @pytest.mark.parametrize("part", ["optimizer", "callback"])
 def test_halving_is_refused_for_a_step_that_has_no_parts(part: str) -> None:
     plugins: dict[str, Any] = {"callbacks.own": OwnStep()} if part == "callback" else {}
-    with pytest.raises(ConfigError, match="halve-micro-batches is for the run's own step in parts") as caught:
+    with pytest.raises(ConfigError, match="halve-micro-batches requires a step that splits batches") as caught:
         Run(SHORT, {**HALVE, **({} if plugins else {"optimizer": "lbfgs"})}, plugins=plugins)
     assert "train.batch_size" in str(caught.value.hint)
 
@@ -187,7 +187,7 @@ def test_what_is_not_finite_is_found_in_a_step_that_is_taken_again(policy: str) 
         with pytest.raises(NonFiniteError, match="the loss is nan in step 2 "):
             run.fit()
     else:
-        assert run.fit().warnings[1] == "the loss is nan in step 2 (epoch 1): the step was left out"
+        assert run.fit().warnings[1] == "the loss is nan in step 2 (epoch 1): the step was skipped"
     assert len(run.warnings) == (1 if policy == "fail" else 2)
     assert run.step == (1 if policy == "fail" else 2)
 

@@ -274,7 +274,7 @@ def test_the_size_of_the_batches_of_an_evaluation_does_not_matter() -> None:
         ("binary", {"metrics": ["top_k_accuracy"]}, ["is not for targets that are 0 and 1", "balanced_accuracy"]),
         ("classification", {"metrics": ["top_k_accuracy"]}, ["top_k = 5 and 3 classes", "always 1", "smaller top_k"]),
         ("regression", {"metrics": ["rmes"]}, ["did you mean 'rmse'?"]),
-        ("classification", {"metrics": ["accuracy"]}, ["'accuracy', which is there already"]),
+        ("classification", {"metrics": ["accuracy"]}, ["'accuracy', which exists already"]),
     ],
 )
 def test_a_metric_that_does_not_fit_the_data_is_refused_when_the_run_is_built(

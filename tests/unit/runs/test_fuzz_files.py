@@ -242,7 +242,7 @@ class Named:
 
 @pytest.mark.parametrize("name", ["\ud800", "a\udcff", 3, None])
 def test_a_metric_with_a_name_that_cannot_be_saved_is_refused_before_the_first_step(name: Any) -> None:
-    with pytest.raises(ContractError, match="which is no text that a file can hold") as caught:
+    with pytest.raises(ContractError, match="whose name is not text that a file can hold") as caught:
         Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.named": Named(name)}))
     check_error(caught.value)
 
@@ -256,5 +256,5 @@ class Many:
 
 
 def test_more_metrics_than_a_record_can_hold_are_refused_before_the_first_step() -> None:
-    with pytest.raises(ContractError, match=r"there are 100,001 metrics; a run takes 100,000"):
+    with pytest.raises(ContractError, match=r"there are 100,001 metrics, but at most 100,000 are possible"):
         Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.many": Many()}))

@@ -175,7 +175,7 @@ def test_a_stream_that_does_not_restart_is_an_error() -> None:
             return iter([(torch.ones(1), torch.zeros(1))] * 4 * next(self.passes, 0))
 
     data = DataSource(Once(), in_features=1, out_features=1)
-    with pytest.raises(DataError, match="gave no batch in epoch 2"):
+    with pytest.raises(DataError, match="yields no batch in epoch 2"):
         lr_find({"train": {"evaluate": []}}, plugins={"data": data})
 
 

@@ -1,1 +1,1 @@
-"""Components -> steps, evaluations, events and state."""
+"""From components to steps, evaluations, events and state."""

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
-
 
 def count_examples(batch: Any) -> int:
-    """Return the number of examples in a batch: the length of the first tensor in it; 1 if there is none.
+    """Return the number of examples in a batch: the length of the first tensor in it; 1 without a tensor.
 
     >>> count_examples({"name": ["a", "b"], "image": torch.zeros(2, 3)})
     2
     """
     if type(batch) is tuple and type(batch[0]) is Tensor and batch[0].dim():
-        return batch[0].shape[0]  # what most batches are; this is asked in every step, and len() takes twice as long
+        return batch[0].shape[0]  # fast path, used in every step; len() takes twice as long
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.dim()), 1)
 
 
 def part_of(batch: Any, start: int, stop: int | None) -> Any:
-    """Return the examples of a batch from ``start`` to before ``stop``, or to its end: slices of its tensors.
+    """Return the examples of a batch from ``start`` to ``stop`` (exclusive), or to the end: slices of its tensors.
 
     >>> part_of({"x": torch.arange(5), "name": "all"}, 1, 3)
     {'x': tensor([1, 2]), 'name': 'all'}
@@ -36,7 +33,7 @@ def part_of(batch: Any, start: int, stop: int | None) -> Any:
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """Give every tensor of a batch, nested as it may be.
+    """Yield every tensor of a batch of any nesting.
 
     >>> len(list(tensors_in({"a": torch.zeros(1), "b": [torch.zeros(1), "c"]})))
     2
@@ -49,11 +46,10 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a batch, nested as it may be, with its tensors on a device, and floating-point ones of a dtype.
+    """Return a batch of any nesting with its tensors on a device, and floating-point tensors cast to a dtype.
 
-    Mappings, lists, tuples and named tuples keep their type. Any other object that has a method ``to``, such as a
-    ``PackedSequence``, is asked to move itself; the rest stays as it is. From pinned memory the copy does not wait for
-    the device.
+    Mappings, lists, tuples and named tuples keep their type. Any other object with a method ``to``, such as a
+    ``PackedSequence``, moves itself; the rest is unchanged. A copy from pinned memory does not wait for the device.
     """
     if isinstance(batch, Tensor):
         wanted = dtype if batch.is_floating_point() else batch.dtype
@@ -64,27 +60,26 @@ def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def with_parts(batch: Any, changed: Callable[[Any], Any]) -> Any:
-    """Return a mapping, list, tuple or named tuple of the same type with each part ``changed``; all else as it is."""
+    """Return a mapping, list, tuple or named tuple of the same type with each part ``changed``; the rest unchanged.
+
+    A mapping that cannot be written to becomes a dict.
+    """
     if isinstance(batch, Mapping):
-        return _with_values(batch, {key: changed(value) for key, value in batch.items()})
+        values = {key: changed(value) for key, value in batch.items()}
+        if type(batch) is dict or not isinstance(batch, MutableMapping):
+            return values
+        # The constructors of mappings differ, so their copies are updated, as in torch's default_collate.
+        clone = copy.copy(batch)
+        clone.update(values)
+        return clone
     if isinstance(batch, tuple | list):
         parts = [changed(part) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
 
 
-def _with_values(batch: Mapping[Any, Any], values: dict[Any, Any]) -> Mapping[Any, Any]:
-    """Return a mapping of the same type with other values; a dict where the type cannot be written to."""
-    if type(batch) is dict or not isinstance(batch, MutableMapping):
-        return values
-    # As DataLoader does it: no constructor of a mapping can be relied on.
-    clone = copy.copy(batch)
-    clone.update(values)
-    return clone
-
-
 def brief(value: Any) -> str:
-    """Return what a value is, for a message: shape and dtype of a tensor, the type of anything else."""
+    """Return a short description of a value: shape and dtype of a tensor, or the type of another object."""
     if isinstance(value, Tensor):
         return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, tuple | list):

@@ -1,8 +1,8 @@
-"""Datasets -> a stream of batches that can start at any (epoch, position).
+"""From a dataset to a stream of batches that can start at any (epoch, position).
 
-The order of the examples is a function of (seed, epoch), drawn from a private generator: nothing else that draws random
-numbers changes it, and no batch has to be read to skip it. What is drawn for an example is a function of (seed, epoch)
-and the example, whichever process reads it.
+The order of the examples depends on (seed, epoch) alone: it is drawn from a private generator, and a batch need not be
+read to be skipped. The random numbers drawn for an example depend on (seed, epoch) and the example, whichever process
+reads it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from hookline.engine.errors import DataError
 from hookline.engine.loop.batch import placed
@@ -37,18 +31,18 @@ from hookline.engine.loop.reading import (
 from hookline.engine.loop.rng import ReaderState, derive_seed, make_generator
 
 _GATHERED_BYTES = 2**26
-"""How much of an in-memory dataset is put in order at once: large enough to cost little, small enough not to matter."""
+"""Size of the pieces in which an in-memory dataset is put in order: large enough to be fast, and yet small."""
 
 
 class ReadOptions(NamedTuple):
-    """How the examples of a dataset are read.
+    """Options of reading the examples of a dataset.
 
     Attributes:
-        dtype: Floating-point type that floating-point tensors are cast to.
+        dtype: Type to cast floating-point tensors to.
         device: Device of the batches.
-        num_workers: Number of processes that read the examples; 0 reads them in this one.
+        num_workers: Number of processes that read the examples; 0: this process.
         worker_timeout_s: Seconds to wait for a batch from those processes; 0: no limit.
-        collate: Makes a batch of a list of items; None: that of ``DataLoader``.
+        collate: Makes a batch from a list of items; None: ``default_collate``.
         item_seed: Seed of the random numbers drawn while examples are read.
     """
 
@@ -64,20 +58,19 @@ class Batches:
     """The batches of one dataset.
 
     Args:
-        dataset: Items ``(input, target)``, or anything that the default collation of ``DataLoader`` takes.
+        dataset: Items ``(input, target)``, or any items that ``collate`` accepts.
         batch_size: Examples in a batch, at least 1; None for all of them. The last batch may be smaller.
         reading: Options of reading the examples.
-        seed: Seed of the order; None keeps the dataset's own order.
+        seed: Seed of the order; None: the order of the dataset.
         name: Name of the dataset in messages.
-        order: Gives the indices of the examples of an epoch, int64, instead of the private generator.
+        order: Returns the indices of the examples of an epoch, int64, instead of a random permutation.
 
     Attributes:
         num_examples: Number of examples in an epoch; None for a stream.
-        is_in_memory: Whether batches are slices of whole tensors.
 
     Raises:
-        DataError: When the dataset is empty, or ``order`` gives no indices of its examples; and while it is read, when
-            the dataset raises or a worker is lost.
+        DataError: When the dataset is empty, or ``order`` returns anything but indices of its examples; and while it is
+            read, when the dataset raises or a worker dies.
 
     Example:
         >>> dataset = TensorDataset(torch.arange(5.0))
@@ -100,12 +93,14 @@ class Batches:
         if self.num_examples == 0:
             raise DataError(f"the {name} is empty", hint="give it at least one example")
         if self._is_stream and batch_size is None:
-            raise DataError("'all' is no batch size for a stream of unknown length", hint="set train.batch_size")
+            message = "'all' is not a valid batch size for a stream of unknown length"
+            raise DataError(message, hint="set train.batch_size")
         if self._is_stream and order is not None:
-            hint = "build_order is for datasets that have a length"
-            raise DataError(f"the {name} is a stream, and so has an order of its own", hint=hint)
-        self.is_in_memory = type(dataset) is TensorDataset and reading.collate is None
-        self._dataset = _cast_tensors(dataset, reading.dtype) if type(dataset) is TensorDataset else dataset
+            hint = "build_order requires a dataset with a length"
+            raise DataError(f"the {name} is a stream, whose order cannot be changed", hint=hint)
+        if type(dataset) is TensorDataset:
+            dataset = TensorDataset(*(placed(tensor, tensor.device, reading.dtype) for tensor in dataset.tensors))
+        self._dataset = dataset
         self._reading = reading
         self._seed = seed
         self._name = name
@@ -119,17 +114,12 @@ class Batches:
         """Number of batches in an epoch; None for a stream."""
         return None if self.num_examples is None else -(-self.num_examples // self._batch_size)
 
-    @property
-    def num_full_batches(self) -> int:
-        """Number of batches in an epoch without a smaller last one; 0 for a stream."""
-        return (self.num_examples or 0) // self._batch_size
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Give the batches of an epoch (from 1), without the first ``start``."""
-        if self.is_in_memory:
-            return self._gathered(cast(TensorDataset, self._dataset).tensors, epoch, start)
+        """Return the batches of an epoch (from 1), without the first ``start``."""
+        if type(self._dataset) is TensorDataset and self._reading.collate is None:
+            return self._gathered(self._dataset.tensors, epoch, start)
         if self._is_stream and start:
-            raise DataError("a stream cannot be entered in the middle", hint="use a map-style dataset")
+            raise DataError("a stream cannot be started in the middle", hint="use a map-style dataset")
         return self._loaded(epoch, start)
 
     def order(self, epoch: int) -> Tensor:
@@ -139,7 +129,8 @@ class Batches:
             order = self._checked(self._order(epoch))
             if len(order) != self.num_examples:
                 message = f"the order of the {self._name} has {len(order)} indices in epoch {epoch}"
-                raise DataError(f"{message}, and {self.num_examples} in the first", hint="give all epochs one length")
+                hint = "return the same number of indices for each epoch"
+                raise DataError(f"{message}, but {self.num_examples} in the first", hint=hint)
             return order
         if self._seed is None:
             return torch.arange(self.num_examples)
@@ -148,14 +139,13 @@ class Batches:
     def indices(self, epoch: int, number: int) -> list[int]:
         """Return the indices of the examples of one batch of an epoch; ``number`` counts from 0."""
         size = self._batch_size
-        indices: list[int] = self.order(epoch)[number * size : (number + 1) * size].tolist()
-        return indices
+        return cast(list[int], self.order(epoch)[number * size : (number + 1) * size].tolist())
 
     def _gathered(self, tensors: tuple[Tensor, ...], epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
-        """Index whole tensors, many batches at a time, and give slices of the result.
+        """Index whole tensors, many batches at a time, and yield slices of the result.
 
-        The pieces begin at the same places wherever the epoch is entered, so a batch always lies at the same offset in
-        memory: kernels may round differently by alignment.
+        The pieces do not depend on ``start``, so a batch always has the same offset in memory: the rounding of kernels
+        may depend on alignment.
         """
         size = self._batch_size
         row_bytes = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
@@ -170,12 +160,12 @@ class Batches:
                     yield batch
 
     def _loaded(self, epoch: int, start: int) -> Iterator[Any]:
-        """Read batch after batch, in this process or in workers."""
+        """Read one batch after another, in this process or in workers."""
         batches: Any = iter(self._loader(epoch, start))
         stream = ReaderState(derive_seed(self._reading.item_seed, "stream", epoch))
         try:
             for number in itertools.count(start):
-                # Workers have generators of their own.
+                # Workers seed their own generators.
                 with nullcontext() if self._reading.num_workers else stream.active():
                     batch = self._next(batches, epoch, start, number)
                 if batch is _END:
@@ -193,7 +183,7 @@ class Batches:
 
     def _loader(self, epoch: int, start: int) -> DataLoader[Any]:
         settings: dict[str, Any] = {
-            # DataLoader draws a seed for its workers; from a generator of ours it leaves the global one alone.
+            # DataLoader draws a seed for its workers; with a generator it does not draw from the global one.
             "generator": make_generator(self._reading.item_seed, "workers", epoch),
             "batch_size": None,
             "collate_fn": unchanged,
@@ -217,14 +207,14 @@ class Batches:
             if not self._is_stream:
                 # The workers take turns.
                 worker = (number - start) % self._reading.num_workers
-                what = f"{name_examples(self.indices(epoch, number))} of {what}, which worker {worker} reads"
-            message = f"{what}, did not come within {self._reading.worker_timeout_s:g} s (train.worker_timeout_s)"
-            raise DataError(message, hint="see what the dataset waits for, or allow more time") from error
+                what = f"{name_examples(self.indices(epoch, number))} of {what} from worker {worker}"
+            message = f"waited {self._reading.worker_timeout_s:g} s (train.worker_timeout_s) for {what}"
+            raise DataError(message, hint="check what the dataset waits for, or increase the limit") from error
 
     def _rows(self, epoch: int, start: int) -> Iterator[Rows]:
-        """Give the examples of each batch of an epoch, without the first ``start`` batches."""
+        """Yield the examples of each batch of an epoch, without the first ``start`` batches."""
         order, size = self.order(epoch), self._batch_size
-        # A permutation has no example twice.
+        # A permutation has no repeats.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
         for number in range(start, cast(int, self.num_batches)):
             part = slice(number * size, (number + 1) * size)
@@ -234,8 +224,8 @@ class Batches:
         num_examples = _length(self._dataset, self._name)
         is_order = isinstance(order, Tensor) and order.dim() == 1 and order.dtype == torch.int64 and len(order) > 0
         if not is_order or not (int(order.min()) >= 0 and int(order.max()) < num_examples):
-            message = f"the order of the {self._name} is no list of indices of its {num_examples} examples"
-            raise DataError(message, hint="build_order returns a function that returns int64 [num_examples]")
+            message = f"the order of the {self._name} is not a list of indices of its {num_examples} examples"
+            raise DataError(message, hint="build_order must return a function that returns int64 [N]")
         return cast(Tensor, order)
 
 
@@ -243,7 +233,7 @@ _END = object()
 
 
 def _repeats(order: Tensor) -> Tensor:
-    """Return for each index how often it stands before.
+    """Return for each index the number of its earlier occurrences.
 
     >>> _repeats(torch.tensor([4, 2, 4, 4])).tolist()
     [0, 0, 1, 2]
@@ -260,7 +250,3 @@ def _length(dataset: Dataset[Any], name: str) -> int:
     except Exception as error:
         hint = "a dataset has __len__ and __getitem__, or is an IterableDataset"
         raise DataError(f"the {name}, a {type(dataset).__name__}, has no length: {error}", hint=hint) from error
-
-
-def _cast_tensors(dataset: TensorDataset, dtype: torch.dtype) -> TensorDataset:
-    return TensorDataset(*(placed(tensor, tensor.device, dtype) for tensor in dataset.tensors))

@@ -1,4 +1,4 @@
-"""``Components``: what a run is made of, built one after the other by its plugins and checked as they come."""
+"""``Components``: the components of a run, built by its plugins in order, each checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hookline.engine.hookspecs import Metric
 from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import build_metrics, evaluate_splits
-from hookline.engine.loop.finite_guard import FiniteGuard, Guarded
+from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.first_batch import check_parameters, try_what_fits
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
@@ -28,7 +28,7 @@ from hookline.engine.words import with_article
 
 
 class Components:
-    """The components of a run. Each is there as soon as it is built, in this order.
+    """The components of a run; each is set as soon as it is built.
 
     Attributes:
         dtype: Floating-point type of weights and data.
@@ -45,7 +45,8 @@ class Components:
         finite_guard: The check that losses and gradients are finite.
         backward: Adds the gradients of a loss to the parameters' ``grad``.
         update: Updates the weights by their gradients.
-        micro_batch_size: Number of examples that go through the model at once; 0: all; None: the step has no parts.
+        micro_batch_size: Number of examples that pass through the model at once; 0: all; None: the step does not split
+            batches.
         step: The training step.
         reader: Reader of the training batches, ``(epoch, start) -> batches``.
     """
@@ -76,12 +77,12 @@ class Components:
 
 
 class Site(NamedTuple):
-    """A run while it is built.
+    """A run under construction.
 
     Attributes:
-        parts: Its components so far.
+        parts: Its components.
         host: Its plugins.
-        run: The view that hooks are given.
+        run: The view that hooks receive.
         position: Its position.
         observers: Its observers.
     """
@@ -94,7 +95,7 @@ class Site(NamedTuple):
 
 
 def build_all(site: Site) -> None:
-    """Build every component, each from those before it; a first batch is tried before there is an optimizer."""
+    """Build all components in order; check the first batches before the optimizer is built."""
     build_data(site)
     build_batches(site)
     with RandomState(site.position.seed, "model").active():
@@ -148,10 +149,10 @@ def build_loss(site: Site) -> None:
 
 
 def check_first_batches(site: Site) -> None:
-    """Put the first batch of each split through model and loss; the errors are those of ``try_batch``.
+    """Pass the first batch of each split through model and loss; raise the errors of ``try_batch``.
 
-    Of a training batch as much as goes through the model at once in a step. A plugin with a step of its own answers
-    for its training batches.
+    A training batch is cut to ``train.micro_batch_size``. If a plugin implements the step, the form of the training
+    batches is up to it, and they are not checked.
     """
     parts, host = site.parts, site.host
     splits = dict(parts.evaluation_batches)
@@ -167,16 +168,15 @@ def check_first_batches(site: Site) -> None:
 
 def build_optimizer(site: Site) -> None:
     """Build the optimizer, and the guard of its gradients."""
-    parts, host, options = site.parts, site.host, site.run.config.train
+    parts, host = site.parts, site.host
     parts.optimizer = build_component(host, "optimizer", Optimizer, run=site.run, model=parts.model)
     if not host.is_implemented("build_step"):
         check_parameters(parts.optimizer, parts.model, parts.loss, str(host.owner("optimizer")))
-    guarded = Guarded(parts.model, parts.unwrapped_model, parts.optimizer, parts.device)
-    parts.finite_guard = FiniteGuard(options.non_finite, guarded, site.position, site.run.warn)
+    parts.finite_guard = FiniteGuard(site.run, site.position)
 
 
 def build_step(site: Site) -> None:
-    """Build the step from its parts, and the reader of its batches."""
+    """Build the step with its parts, and the reader of its batches."""
     parts, host, run = site.parts, site.host, site.run
     parts.backward = host.first_result("build_backward", run=run)
     parts.update = host.first_result("build_update", run=run)
@@ -185,10 +185,10 @@ def build_step(site: Site) -> None:
 
 
 def build_component(host: Host, kind: str, expected: Any, **arguments: Any) -> Any:
-    """Return what the build hook of a kind gives.
+    """Return the result of the build hook of a kind.
 
     Raises:
-        ContractError: When that is nothing, or not of the ``expected`` type.
+        ContractError: When it is None or not of the ``expected`` type.
     """
     built = host.first_result(f"build_{kind}", **arguments)
     if built is None:

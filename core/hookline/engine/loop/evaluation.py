@@ -1,11 +1,11 @@
-"""Batches -> numbers: the mean loss and the metrics of a split, without gradients."""
+"""Evaluation: from batches to the mean loss and the metrics of a split, without gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +20,17 @@ from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
 from hookline.engine.view import LossFunction, RunView
 
-if TYPE_CHECKING:
-    pass
-
-
 _FOLD = 1024
-"""Values kept before they are summed up: one sum for many steps instead of one for each."""
-
+"""Number of values to collect before they are summed: one sum for many steps."""
 
 _MAX_METRICS = 100_000
-"""With more, the record of a run would be larger than any that is read."""
+"""With more, the record of a run would exceed the size that is read."""
 
 
 class WeightedMean:
     """The mean of scalar tensors, each weighted by a number of examples.
 
-    Adding does not wait for the device: the values are kept and summed many at a time, in float64.
+    Adding does not wait for the device: values are collected and summed many at a time, in float64.
 
     Example:
         >>> mean = WeightedMean()
@@ -61,25 +56,25 @@ class WeightedMean:
         return self._weight + sum(self._weights)
 
     def add(self, value: Tensor, weight: int) -> None:
-        """Take in one value, a scalar of any floating dtype."""
+        """Add a value, a scalar of any floating dtype."""
         self._values.append(value)
         self._weights.append(weight)
         if len(self._values) == _FOLD:
             self._fold()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was added, such that the same comes out whenever it is taken up again."""
+        """Return the values so far, such that the result after a resume is the same to the last bit."""
         values = torch.stack(self._values) if self._values else None
         return {"values": values, "weights": list(self._weights), "sum": float(self._sum), "weight": self._weight}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
-        self._values = [] if state["values"] is None else list(state["values"].clone().unbind())
+        """Load a state returned by ``state_dict``."""
+        self._values = [] if state["values"] is None else list(state["values"].clone())
         self._weights = list(state["weights"])
         self._sum, self._weight = state["sum"], state["weight"]
 
     def compute(self) -> float:
-        """Return the mean, NaN if nothing was added; waits for the device."""
+        """Return the mean, NaN without values; wait for the device."""
         self._fold()
         return float(self._sum / self._weight) if self._weight else float("nan")
 
@@ -96,11 +91,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Return ``loss``, the mean over all examples, and each metric.
 
-    The model is in eval mode meanwhile; its modes and torch's global random generator are as before afterwards.
+    The model is put into eval mode; its modes and torch's global random generator are restored afterwards.
 
     Raises:
         DataError: When there is no batch.
-        ContractError: When a metric gives no number.
+        ContractError: When a metric does not return a number.
     """
     mean = WeightedMean()
     for metric in metrics.values():
@@ -112,7 +107,7 @@ def evaluate(
             for metric in metrics.values():
                 metric.update(prediction, target)
     if not mean.weight:
-        raise DataError("there was no batch to evaluate", hint="a stream must start anew each time it is iterated over")
+        raise DataError("there was no batch to evaluate", hint="a stream must restart for each iteration")
     return {"loss": mean.compute()} | {name: _number(name, metric.compute()) for name, metric in metrics.items()}
 
 
@@ -122,7 +117,7 @@ def evaluate_splits(
     """Return the loss and the metrics of every split that is evaluated, by names such as ``validation/loss``."""
     measured: dict[str, float] = {}
     for split, batches in splits.items():
-        # Closed at once also when the model raises: the error holds the frames in which it was raised.
+        # Closed at once even if the model raises: the error refers to the frames that hold the stream.
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
             numbers = evaluate(stream, run.model, run.loss, metrics)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
@@ -133,21 +128,18 @@ def _number(name: str, value: Tensor | float) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ContractError(f"the metric {name!r} gave {brief(value)}, but must give one number") from error
+        raise ContractError(f"the metric {name!r} returned {brief(value)}, but must return one number") from error
 
 
-class evaluation_mode:  # noqa: N801 - a context manager, named like torch.no_grad
-    """Put a model and its parts into eval mode; afterwards each part is in the mode that it was in."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._training = [module for module in model.modules() if module.training]
-
-    def __enter__(self) -> None:
-        self._model.eval()
-
-    def __exit__(self, *exception: object) -> None:
-        for module in self._training:
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode; afterwards restore the mode of each of its modules."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
             module.training = True
 
 
@@ -155,23 +147,26 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
     """Return the metrics of all plugins by name.
 
     Raises:
-        ContractError: When a plugin gives no mapping, a name that is there already or is no text, or far too many.
+        ContractError: When a plugin returns anything but a mapping, or a name that exists already or is not valid text;
+            or when there are too many.
     """
     metrics: dict[str, Metric] = {}
     for plugin, built in host.results("build_metrics", **arguments):
         if not isinstance(built, Mapping):
-            raise ContractError(f"build_metrics of {plugin} returned {brief(built)}, but must return metrics by name")
+            raise ContractError(f"build_metrics of {plugin} returned {brief(built)}, but must return a mapping")
         for name, metric in built.items():
             if name in metrics or name in ("loss", "running_loss"):
-                raise ContractError(f"{plugin} brings the metric {name!r}, which is there already")
+                raise ContractError(f"{plugin} adds the metric {name!r}, which exists already")
             if not _is_text(name):
-                raise ContractError(f"{plugin} names a metric {name!r}, which is no text that a file can hold")
+                raise ContractError(f"{plugin} adds the metric {name!r}, whose name is not text that a file can hold")
             metrics[name] = metric
         if len(metrics) > _MAX_METRICS:
-            raise ContractError(f"with {plugin} there are {len(metrics):,} metrics; a run takes {_MAX_METRICS:,}")
+            raise ContractError(
+                f"with {plugin} there are {len(metrics):,} metrics, but at most {_MAX_METRICS:,} are possible"
+            )
     return MappingProxyType(metrics)
 
 
 def _is_text(name: Any) -> bool:
-    # Half of a surrogate pair, as in the name of a file that is no UTF-8, cannot be written.
+    # Half of a surrogate pair, as in a file name that is not UTF-8, cannot be written.
     return isinstance(name, str) and name.encode(errors="ignore").decode() == name

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,37 +13,27 @@ from torch.optim import Optimizer
 from hookline.engine.errors import ContractError, DataError, NonFiniteError, TrainingError
 from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
 from hookline.engine.loop.evaluation import evaluation_mode
-from hookline.engine.loop.memory import (
-    MEMORY_ERRORS,
-    ONE_TOO_MUCH,
-    first_line,
-    half,
-    is_out_of_memory,
-)
+from hookline.engine.loop.memory import MEMORY_ERRORS, ONE_TOO_MANY, first_line, half, is_out_of_memory
 from hookline.engine.view import LossFunction
 
-if TYPE_CHECKING:
-    pass
-
-
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
-"""torch's losses that compare element by element, and so broadcast silently when the shapes differ."""
+"""Losses of torch that compare element by element, and broadcast silently if the shapes differ."""
 
 
 def try_what_fits(
     batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int = 0
 ) -> None:
-    """Try a batch, or as much of it as memory suffices for: how much the run needs, it finds out by itself.
+    """Try a batch, or the part of it that fits into memory; a step that does not fit has an error of its own.
 
     Args:
         batch: The first batch; None if there is none.
         model: The model.
         loss: The loss.
-        names: What ``data``, ``model`` and ``loss`` are called in messages.
-        num_examples: How many examples may go through the model at once; 0: all.
+        names: Names of ``data``, ``model`` and ``loss`` in messages.
+        num_examples: Number of examples that may pass through the model at once; 0: all.
 
     Raises:
-        TrainingError: When memory does not suffice for one example.
+        TrainingError: When memory runs out for a single example.
         HooklineError: As ``try_batch`` does.
     """
     size = min(num_examples or count_examples(batch), count_examples(batch))
@@ -54,48 +45,54 @@ def try_what_fits(
                 raise
             if size == 1:
                 message = f"out of memory while one example of {names['data']} is tried: {first_line(error)}"
-                raise TrainingError(message, hint=ONE_TOO_MUCH) from error
+                raise TrainingError(message, hint=ONE_TOO_MANY) from error
         size = half(size)
 
 
 def try_batch(
     batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int | None = None
 ) -> None:
-    """Put one batch through model and loss, in eval mode and without an update, and check what comes out.
+    """Pass one batch through model and loss, in eval mode and without an update, and check the results.
 
     Args:
         batch: The first batch; None if there is none.
         model: The model.
         loss: The loss.
-        names: What ``data``, ``model`` and ``loss`` are called in messages.
-        num_examples: How many examples of it go through the model; default: all.
+        names: Names of ``data``, ``model`` and ``loss`` in messages.
+        num_examples: Number of its examples to use; default: all.
 
     Raises:
-        DataError: When the batch is no pair of tensors, or not finite.
-        ContractError: When model or loss fail on it, shapes do not fit, or the loss is no differentiable scalar.
+        DataError: When the batch is not a pair of tensors, or not finite.
+        ContractError: When model or loss fails, shapes do not match, or the loss is not a differentiable scalar.
         NonFiniteError: When the first loss is not finite.
     """
     inputs, target = part_of(_pair(batch, names["data"]), 0, num_examples)
-    loss_name = names["loss"]
+    model_name, loss_name = names["model"], names["loss"]
     with evaluation_mode(model):
-        prediction = _forward(model, inputs, names["model"])
+        hint = "match its sizes and dtypes to the data"
+        with _described(f"{model_name} fails on the first batch, {brief(inputs)}", hint):
+            prediction = model(inputs)
+        if not isinstance(prediction, Tensor):
+            raise ContractError(f"{model_name} returned {brief(prediction)}, but must return a tensor [B, O]")
         if isinstance(loss, _ELEMENTWISE) and prediction.shape != target.shape:
             raise _shape_error(prediction, target, loss_name)
-        value = _loss_value(loss, prediction, target, loss_name)
+        hint = "use a loss for this type of target, or a data source with targets that this loss accepts"
+        with _described(f"{loss_name} fails on prediction {brief(prediction)} and target {brief(target)}", hint):
+            value: Any = loss(prediction, target)
     if not prediction.requires_grad:
-        raise ContractError(f"{names['model']} has nothing to train: no parameter requires a gradient")
+        raise ContractError(f"{model_name} has nothing to train: no parameter requires a gradient")
     if not (isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point() and value.requires_grad):
         expected = "a scalar tensor of a floating dtype that depends on the prediction"
         raise ContractError(f"{loss_name} returned {brief(value)}, but must return {expected}")
     if _is_broadcast(prediction, target, loss):
         raise _shape_error(prediction, target, loss_name)
     if not torch.isfinite(value):
-        hint = "look at the scale of the inputs and at the model's initial weights"
+        hint = "check the scale of the inputs and the initial weights of the model"
         raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
 
 
 def check_step_result(loss: Any) -> None:
-    """Check what a step has returned.
+    """Check the result of a step.
 
     Raises:
         ContractError: When it is not a detached scalar.
@@ -106,62 +103,62 @@ def check_step_result(loss: Any) -> None:
 
 
 def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction, optimizer_name: str) -> None:
-    """Check that an optimizer has the parameters of the model that are to be trained, and no strange ones.
+    """Check that an optimizer has all parameters of the model that require gradients, and no unknown ones.
 
     Raises:
-        ContractError: When it has parameters of neither model nor loss, or lacks some of the model's.
+        ContractError: When it has parameters of neither model nor loss, or lacks some of the model.
     """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     named = dict(model.named_parameters())
     of_loss = loss.parameters() if isinstance(loss, nn.Module) else ()
-    if strange := held - {id(parameter) for parameter in (*named.values(), *of_loss)}:
-        hint = "make it over model.parameters(), of the model that the hook is given"
-        raise ContractError(f"{optimizer_name} has {len(strange)} parameters of another model", hint=hint)
+    if unknown := held - {id(parameter) for parameter in (*named.values(), *of_loss)}:
+        hint = "create it with model.parameters() of the model that the hook receives"
+        raise ContractError(f"{optimizer_name} has {len(unknown)} parameters of another model", hint=hint)
     if missing := [name for name, parameter in named.items() if parameter.requires_grad and id(parameter) not in held]:
-        hint = "give it all of model.parameters(), or freeze the others with requires_grad_(False)"
+        hint = "pass it all of model.parameters(), or freeze the others with requires_grad_(False)"
         raise ContractError(f"{optimizer_name} lacks parameters of the model: {', '.join(missing)}", hint=hint)
 
 
 def _pair(batch: Any, data_name: str) -> tuple[Any, Tensor]:
     if batch is None:
-        raise DataError(f"{data_name} gives no batch at all", hint="give it at least one example")
+        raise DataError(f"{data_name} yields no batch", hint="give it at least one example")
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
     if not (is_pair and isinstance(batch[0], Tensor | dict | tuple | list)):
-        hint = "other batches need a plugin with a build_step of its own, and train.evaluate = []"
-        raise DataError(f"{data_name} gives {brief(batch)}, but must give pairs (input, target) of tensors", hint=hint)
+        hint = "other batches require a plugin that implements build_step, and train.evaluate = []"
+        raise DataError(
+            f"{data_name} yields {brief(batch)}, but must yield pairs (input, target) of tensors", hint=hint
+        )
     for name, tensor in [("input", tensor) for tensor in tensors_in(batch[0])] + [("target", batch[1])]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             hint = "remove or replace the values that are NaN or infinite"
-            raise DataError(f"{data_name} gives a first batch whose {name} is not finite", hint=hint)
+            raise DataError(f"the first batch of {data_name} has a non-finite {name}", hint=hint)
     return batch[0], batch[1]
 
 
-def _forward(model: nn.Module, inputs: Any, model_name: str) -> Tensor:
+@contextmanager
+def _described(message: str, hint: str) -> Iterator[None]:
+    """Replace an error, unless memory ran out, by a ContractError with the message and the first line of the error."""
     try:
-        prediction = model(inputs)
+        yield
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        message = f"{model_name} fails on the first batch, {brief(inputs)}: {_first_line(error)}"
-        raise ContractError(message, hint="make its sizes and dtypes those of the data") from error
-    if not isinstance(prediction, Tensor):
-        raise ContractError(f"{model_name} returned {brief(prediction)}, but must return a tensor [B, O]")
-    return prediction
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ContractError(f"{message}: {line}", hint=hint) from error
 
 
 def _shape_error(prediction: Tensor, target: Tensor, loss_name: str) -> ContractError:
     return ContractError(
         f"{loss_name} compares element by element, but the prediction is {brief(prediction)} and the target is "
-        f"{brief(target)}: they would be broadcast, and the wrong thing fitted",
+        f"{brief(target)}: they would be broadcast, and the model would fit the wrong values",
         hint="give both the same shape, usually [B, 1] or [B, O]; for class indices use cross-entropy",
     )
 
 
 def _is_broadcast(prediction: Tensor, target: Tensor, loss: LossFunction) -> bool:
-    """Whether a loss compares each prediction with every target, as it does with ``[B, 1]`` against ``[B]``.
+    """Return whether a loss compares each prediction with every target, as with ``[B, 1]`` and ``[B]``.
 
-    Such a loss is the same whatever target belongs to which prediction. Losses that bring the two into one shape
-    themselves are not.
+    Such a loss does not depend on which target belongs to which prediction, unlike one that reshapes them itself.
     """
     try:
         together, _ = torch.broadcast_tensors(prediction, target)  # type: ignore[no-untyped-call] # torch leaves it so
@@ -169,21 +166,6 @@ def _is_broadcast(prediction: Tensor, target: Tensor, loss: LossFunction) -> boo
         return False
     if not target.is_floating_point() or together.numel() <= max(prediction.numel(), target.numel()):
         return False
-    is_telling = prediction.min() < prediction.max() and target.min() < target.max()
+    varies = prediction.min() < prediction.max() and target.min() < target.max()
     first, rolled = loss(prediction, target), loss(prediction, target.roll(1, 0))
-    return bool(is_telling and torch.isclose(first, rolled, rtol=1e-6, atol=0))
-
-
-def _loss_value(loss: LossFunction, prediction: Tensor, target: Tensor, loss_name: str) -> Any:
-    try:
-        return loss(prediction, target)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        message = f"{loss_name} fails on prediction {brief(prediction)} and target {brief(target)}"
-        hint = "choose a loss for this kind of target, or a data source that gives the target this loss takes"
-        raise ContractError(f"{message}: {_first_line(error)}", hint=hint) from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return bool(varies and torch.isclose(first, rolled, rtol=1e-6, atol=0))

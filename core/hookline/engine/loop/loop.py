@@ -1,4 +1,4 @@
-"""``Loop``: takes the steps of a run and fires its events; every event is a call in ``Loop.steps``."""
+"""``Loop``: takes the steps of a run and calls its events, all in ``Loop.steps``."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class Loop:
     """The loop of a run.
 
     Args:
-        run: The view of the run that events are given.
+        run: The view that hooks receive.
         host: The plugins.
         parts: The components.
-        position: Position of the run, which the loop moves.
+        position: Position of the run, which the loop advances.
         observers: Observers of the run.
 
     Attributes:
         host: The plugins.
         parts: The components.
-        progress: The numbers and the random state so far.
+        progress: The metrics so far, and the random state.
         outcome: The outcome; None until the run is over.
-        plugin_states: States to hand to the plugins when they are started; None: none.
-        is_resting: Whether the run stands between two steps, where it has a state to save.
+        plugin_states: States to load into the plugins when they are started; None: none.
+        is_resting: Whether the run is between two steps, where it has a state to save.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Loop:
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
-    def steps(self) -> Generator[Tensor]:  # noqa: C901 - all of it on one screen says more than parts of it on two
-        """Take all steps; every event is a call in here. Give the loss of each step."""
+    def steps(self) -> Generator[Tensor]:  # noqa: C901 - the whole loop on one screen
+        """Take all steps and yield their losses; every event is called from here."""
         self._begin()
         host, run, position, step = self.host, self._run, self._position, self.parts.step
         on_step_end, evaluate_every = host.caller("on_step_end"), self._options.evaluate_every_steps
@@ -103,7 +103,7 @@ class Loop:
             self._end(outcome, error)
 
     def bare_steps(self) -> Generator[Tensor]:
-        """Take the steps alone, epoch after epoch without end: no events, no evaluations. Give the loss of each."""
+        """Take steps without end and yield their losses; no events, no evaluations."""
         self._begin()
         while True:
             self._position.epoch += 1
@@ -113,13 +113,13 @@ class Loop:
                 self._count(loss, batch)
                 yield loss
             if not self._position.batch:
-                hint = "a stream must start anew each time it is iterated over"
-                message = f"{self.host.owner('data')} gave no batch in epoch {self._position.epoch}"
+                hint = "a stream must restart for each iteration"
+                message = f"{self.host.owner('data')} yields no batch in epoch {self._position.epoch}"
                 raise DataError(message, hint=hint)
             self._position.batch = 0
 
     def each(self, steps: Generator[Tensor]) -> Iterator[Step]:
-        """Take one step after the other, each when it is requested; leaving the iteration ends the loop."""
+        """Take each step when it is requested; leaving the iteration ends the loop."""
         try:
             while True:
                 with self.working():
@@ -139,7 +139,7 @@ class Loop:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Work with the run's own random numbers and with gradients, whatever the program around it has set."""
+        """Use the random state of the run, and compute gradients, whatever the settings of the surrounding program."""
         was_resting, self.is_resting = self.is_resting, False
         try:
             with in_run(self.progress.random):
@@ -151,20 +151,20 @@ class Loop:
 
     def _begin(self) -> None:
         if self._position.is_begun:
-            raise TrainingError("the run was begun before", hint="make a new Run for a new run")
+            raise TrainingError("the run has already begun", hint="create a new Run")
         self._position.is_begun = True
         self._started = time.perf_counter() - self.progress.used_s
         for observer in self._observers:
             observer.begin()
 
     def _training_batches(self) -> Iterator[Any]:
-        """Return the rest of the batches of the current epoch; none when the run is over in its middle."""
+        """Return the remaining batches of the current epoch; none if the run is over within it."""
         if self._position.batch and self._is_over():
             return iter(())
         return self.parts.reader(self._position.epoch, self._position.batch)
 
     def _count(self, loss: Tensor, batch: Any) -> None:
-        """Count a step that was taken."""
+        """Count a step."""
         position = self._position
         position.step += 1
         position.batch += 1
@@ -177,12 +177,12 @@ class Loop:
         if self._options.max_time_s:
             self.progress.used_s = time.perf_counter() - self._started
             if self.progress.used_s >= self._options.max_time_s:
-                self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} is over")
+                self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
 
     def _is_over(self) -> bool:
         position = self._position
         is_ending = position.stop_reason is not None or position.interrupt_reason is not None
-        # With weights that are ahead of the step the end comes when the steps have caught up.
+        # While the weights are ahead of the step, the run continues.
         return (is_ending or position.step == (self._options.max_steps or -1)) and not position.num_ahead
 
     def _has_next_epoch(self) -> bool:
@@ -204,7 +204,7 @@ class Loop:
                 self.is_resting = False
 
     def _evaluate(self) -> None:
-        """Evaluate every split, with the events around it; nothing, without events, if there is none."""
+        """Evaluate every split between its events; do nothing if there is none."""
         if not self.parts.evaluation_batches:
             return
         self.host.notify("on_evaluation_start", run=self._run)
@@ -222,7 +222,7 @@ class Loop:
         evaluated = self.progress.evaluated if is_due else {}
         metrics = MappingProxyType({"train/running_loss": self.progress.running.compute(), **evaluated})
         self.progress.history.append(metrics)
-        # Without any update the mean is that of nothing.
+        # If every update was skipped, the running loss is NaN.
         checked = metrics if self.progress.running.weight else evaluated
         self.progress.running.reset()
         for name, value in checked.items():
@@ -232,7 +232,7 @@ class Loop:
         return metrics
 
     def _early_end(self, raised: BaseException) -> tuple[Outcome, BaseException | None]:
-        """Return the outcome, and the error to raise if there is one, for what ended the loop before its time."""
+        """Return the outcome of a loop that ended early, and the error to raise, if any."""
         if isinstance(raised, GeneratorExit) and self._is_left:
             return "stopped", None
         if isinstance(raised, KeyboardInterrupt):
@@ -240,14 +240,14 @@ class Loop:
         position = self._position
         if isinstance(raised, SystemExit | StopIteration | GeneratorExit):
             message = f"a component raised {type(raised).__name__}, {position}"
-            hint = "to end a run early, a plugin calls run.request_stop(reason)"
+            hint = "to end a run early, call run.request_stop(reason)"
             return "failed", TrainingError(message, epoch=position.epoch, step=position.step, hint=hint)
         error = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
         error.add_note(str(position))
         return "failed", error
 
     def _end(self, outcome: Outcome, error: BaseException | None) -> None:
-        """Notify every plugin that the run is over; an error of theirs never hides what ended it."""
+        """Notify every plugin that the run is over; their errors never hide the one that ended it."""
         self.outcome = outcome
         failures = self.host.close_each("on_run_error", run=self._run, error=error) if error else []
         failures += self.host.close_each("on_run_end", run=self._run, outcome=outcome)

@@ -1,6 +1,6 @@
 """Out-of-memory errors: where, how many examples, which option to change.
 
-Not every such error has a type of its own, so it is recognized by its message.
+Not every such error has a type of its own, so some are recognized by their message.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from hookline.engine.errors import TrainingError
 from hookline.engine.view import RunView
 
 MEMORY_ERRORS = (MemoryError, RuntimeError)
-"""The types of what is raised when memory does not suffice; ``torch.OutOfMemoryError`` is a ``RuntimeError``."""
+"""Types of out-of-memory errors; ``torch.OutOfMemoryError`` is a ``RuntimeError``."""
 _SIGNS = (
     "DefaultCPUAllocator: ",
     "MPS backend out of memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""What a plain ``RuntimeError`` says then: the allocators of the CPU and of Apple's GPU, CUDA's driver, cuBLAS."""
-ONE_TOO_MUCH = "one example alone is too much: take a smaller model, smaller examples, or another train.device"
-"""What to do when there is nothing to divide."""
+"""Messages of a plain ``RuntimeError``: from the allocators of the CPU and of Apple's GPU, CUDA's driver, cuBLAS."""
+ONE_TOO_MANY = "a single example is too large: use a smaller model, smaller examples, or another train.device"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory does not suffice.
+    """Return whether an error is an out-of-memory error.
 
     >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")), is_out_of_memory(RuntimeError("a shape"))
     (True, False)
@@ -38,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def half(size: int) -> int:
-    """Return half of a number of examples, so that two parts suffice.
+    """Return half of a number of examples, rounded up.
 
     >>> half(5), half(1)
     (3, 1)
@@ -46,60 +45,53 @@ def half(size: int) -> int:
     return -(-size // 2)
 
 
-def at_once(run: RunView, num_examples: int) -> int:
-    """Return how many of a step's examples go through the model at once."""
-    return min(run.micro_batch_size or num_examples, num_examples)
-
-
 def memory_error_of_step(error: BaseException, run: RunView) -> TrainingError | None:
-    """Return what to tell when memory does not suffice for the step at work; None when an error says something else.
+    """Return the error to raise if the current step ran out of memory; None for any other error.
 
-    What a plugin raises in a hook has a note that says so, and keeps its type.
+    An error that a plugin raised in a hook has a note of that, and keeps its type.
     """
     is_of_hook = any(note.startswith("raised in hook ") for note in getattr(error, "__notes__", ()))
     if not run.epoch or is_of_hook or not is_out_of_memory(error):
         return None
     num_examples = len(run.batch_indices()) or int(run.config.train.batch_size)
     if run.micro_batch_size is None:
-        of, hint = f"{num_examples} examples", f"set {_smaller('batch_size', num_examples)}"
+        amount, hint = f"{num_examples} examples", f"set train.batch_size = {half(num_examples)}"
     else:
-        size = at_once(run, num_examples)
-        of = f"{size} of {num_examples} examples at once (train.micro_batch_size = {run.micro_batch_size})"
-        hint = f"set {_smaller('micro_batch_size', size)}, which gives the same step, or a smaller train.batch_size"
-        hint += "; a callback can do it during the run: docs/how-to/fit-into-memory.md"
-        if size == 1:
-            hint = ONE_TOO_MUCH
-    where = f"in step {run.step + 1} (epoch {run.epoch})"
-    return _told(f"{where} on {run.device}, with {of}", error, run, hint)
+        size = min(run.micro_batch_size or num_examples, num_examples)
+        amount = f"{size} of {num_examples} examples at once (train.micro_batch_size = {run.micro_batch_size})"
+        hint = ONE_TOO_MANY
+        if size > 1:
+            hint = f"set train.micro_batch_size = {half(size)}, which gives the same step, or a smaller "
+            hint += "train.batch_size; a callback can do it during the run: docs/how-to/fit-into-memory.md"
+    return _memory_error(error, run, f"step {run.step + 1} (epoch {run.epoch})", amount, hint)
 
 
 def check_update(error: BaseException, run: RunView) -> None:
-    """Tell what to do when an update has ended with an ``error`` that says that memory does not suffice.
+    """Check whether an update ran out of memory.
 
     Raises:
-        TrainingError: When it says that.
+        TrainingError: When ``error`` is an out-of-memory error.
     """
-    if not is_out_of_memory(error):
-        return
-    where = f"in the update of step {run.step + 1} (epoch {run.epoch})"
-    hint = (
-        "fewer examples do not help, since their memory is free by then: choose an optimizer that keeps less beside "
-        "the weights, or a smaller model"
-    )
-    raise _told(f"{where} on {run.device}, with the weights perhaps half updated", error, run, hint) from error
+    if is_out_of_memory(error):
+        hint = (
+            "fewer examples do not help, because their memory is free by then: use an optimizer with less state, or a "
+            "smaller model"
+        )
+        place = f"the update of step {run.step + 1} (epoch {run.epoch})"
+        raise _memory_error(error, run, place, "the weights perhaps partly updated", hint) from error
 
 
 @contextmanager
 def evaluating(run: RunView, split: str, num_examples: int | None) -> Iterator[None]:
-    """Tell what to set when memory does not suffice for an evaluation.
+    """Replace an out-of-memory error during an evaluation by one that names the option to change.
 
     Args:
-        run: The run that is evaluated.
-        split: What is evaluated.
-        num_examples: How many examples that has; None for a stream.
+        run: The run.
+        split: The split that is evaluated.
+        num_examples: Number of its examples; None for a stream.
 
     Raises:
-        TrainingError: In the place of an error that says that memory does not suffice.
+        TrainingError: Instead of an out-of-memory error.
     """
     try:
         yield
@@ -108,14 +100,14 @@ def evaluating(run: RunView, split: str, num_examples: int | None) -> Iterator[N
             raise
         limit = run.config.train.eval_batch_size
         size = min(limit, num_examples or limit)
-        where = f"in the evaluation of the {split} split after step {run.step} (epoch {run.epoch})"
-        of = f"{size} examples at once (train.eval_batch_size = {limit})"
-        hint = f"set {_smaller('eval_batch_size', size)}" if size > 1 else ONE_TOO_MUCH
-        raise _told(f"{where} on {run.device}, with {of}", error, run, hint) from error
+        place = f"the evaluation of the {split} split after step {run.step} (epoch {run.epoch})"
+        amount = f"{size} examples at once (train.eval_batch_size = {limit})"
+        hint = f"set train.eval_batch_size = {half(size)}" if size > 1 else ONE_TOO_MANY
+        raise _memory_error(error, run, place, amount, hint) from error
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line.
+    """Return the first line of an error's message.
 
     >>> first_line(RuntimeError("[enforce fail at alloc_cpu.cpp:1] err == 0. DefaultCPUAllocator: no memory"))
     'DefaultCPUAllocator: no memory'
@@ -126,11 +118,6 @@ def first_line(error: BaseException) -> str:
     return line[max(line.find(_SIGNS[0]), 0) :] or type(error).__name__
 
 
-def _smaller(option: str, size: int) -> str:
-    return f"train.{option} = {half(size)}"
-
-
-def _told(where: str, error: BaseException, run: RunView, hint: str) -> TrainingError:
-    return TrainingError(
-        f"out of memory {where}: {first_line(error)}", epoch=run.epoch or None, step=run.step, hint=hint
-    )
+def _memory_error(error: BaseException, run: RunView, place: str, amount: str, hint: str) -> TrainingError:
+    message = f"out of memory in {place} on {run.device}, with {amount}: {first_line(error)}"
+    return TrainingError(message, epoch=run.epoch or None, step=run.step, hint=hint)

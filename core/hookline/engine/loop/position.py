@@ -1,4 +1,4 @@
-"""``Position``: where a run stands, and the requests to end it."""
+"""``Position``: the progress of a run, and requests to end it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from hookline.engine.loop.batches import Batches
 
 
 class Position:
-    """Where a run stands. The loop moves it, and nothing else does.
+    """The progress of a run; only the loop advances it.
 
     Attributes:
         seed: Seed of all random numbers of the run.
-        num_epochs: Number of epochs that the run is to have.
-        batches: The training batches, as soon as they are built.
+        num_epochs: Number of epochs of the run.
+        batches: The training batches; None until they are built.
         epoch: Number of the current epoch, from 1; 0 before the first.
         step: Number of steps taken.
-        batch: Number of batches of the current epoch that were used; 0 between two epochs.
-        num_ahead: Number of steps in the weights that ``step`` does not count yet.
+        batch: Number of batches used in the current epoch; 0 between two epochs.
+        num_ahead: Number of steps whose updates are in the weights but not yet in ``step``.
         is_begun: Whether the first step was requested.
-        stop_reason: Reason for which the run ends early; None if it does not.
+        stop_reason: Reason for which the run is stopped; None if it is not.
         interrupt_reason: Reason for which the run is interrupted; None if it is not.
     """
 
@@ -36,7 +36,7 @@ class Position:
         return self.batches.num_batches if self.batches else None
 
     def indices(self, step: int | None = None) -> list[int]:
-        """Return the indices of the examples of the current batch, or of an earlier step's; empty for a stream."""
+        """Return the indices of the examples in the current batch, or in that of ``step``; empty for a stream."""
         if not self.epoch or self.batches is None or not self.steps_per_epoch:
             return []
         if step is None or step == self.step + 1:
@@ -45,7 +45,7 @@ class Position:
         return self.batches.indices(number_of_epoch + 1, number)
 
     def epoch_of(self, step: int) -> int:
-        """Return the epoch of a step, the current one for a stream."""
+        """Return the epoch of a step; for a stream the current one."""
         if step == self.step + 1 or not self.steps_per_epoch:
             return self.epoch
         return -(-step // self.steps_per_epoch)

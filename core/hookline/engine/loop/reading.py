@@ -1,4 +1,4 @@
-"""Readers of examples, in this process or in workers, and the errors that they report."""
+"""Readers of examples, in this process or in workers, and their errors."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch.utils.data import (
-    Dataset,
-    IterableDataset,
-    Subset,
-    get_worker_info,
-)
+from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
 from hookline.engine.errors import DataError, HooklineError
 from hookline.engine.loop.rng import derive_seed, seed_all
 
 _NAMED = 8
-"""How many examples of a batch are named in a message."""
+"""Maximum number of examples of a batch to name in a message."""
 
 
 class Rows(NamedTuple):
@@ -27,8 +22,8 @@ class Rows(NamedTuple):
 
     Attributes:
         number: Number of the batch in its epoch, from 0.
-        indices: The indices of its examples.
-        repeats: How often the epoch had each of them before.
+        indices: Indices of its examples.
+        repeats: Number of earlier occurrences of each in the epoch.
     """
 
     number: int
@@ -37,12 +32,12 @@ class Rows(NamedTuple):
 
 
 class ExampleReader(Dataset[Any]):
-    """Reads batches of a map-style dataset, in whatever process it is.
+    """Reads batches of a map-style dataset, in any process.
 
-    What is drawn for an example that is read by itself depends on the seed, the epoch, its index, and how often the
-    epoch had it before. A dataset that reads a whole batch at once (``gather``, ``__getitems__``) draws for all its
-    examples together, so there it depends on the number of the batch. Both are the same whoever reads, and after
-    whatever interruption.
+    The random numbers drawn for a single example depend on the seed, the epoch, its index, and the number of its
+    earlier occurrences in the epoch. A dataset that reads a whole batch at once (``gather``, ``__getitems__``) draws
+    for all its examples together, so there they depend on the number of the batch. Both are the same in any process,
+    and in a resumed run.
     """
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], stream: tuple[int, int]) -> None:
@@ -62,16 +57,13 @@ class ExampleReader(Dataset[Any]):
             items = []
             for index, repeat in zip(rows.indices, rows.repeats, strict=True):
                 try:
-                    items.append(self._item(index, repeat))
-                except Exception as error:  # noqa: BLE001 - whatever a dataset raises is told as a fault of the data
+                    self._seed("item", index, repeat)
+                    items.append(self._dataset[index])
+                except Exception as error:  # noqa: BLE001 - any error of a dataset is reported as one of the data
                     return Failure(f"example {index}", error)
             return self._collate(items)
         except Exception as error:  # noqa: BLE001 - as above
             return Failure(name_examples(rows.indices), error, " as a batch")
-
-    def _item(self, index: int, repeat: int) -> Any:
-        self._seed("item", index, repeat)
-        return self._dataset[index]
 
     def _seed(self, *names: str | int) -> None:
         seed, epoch = self._stream
@@ -79,7 +71,7 @@ class ExampleReader(Dataset[Any]):
 
 
 class StreamReader(IterableDataset[Any]):
-    """Reads batches of a stream, in whatever process it is."""
+    """Reads batches of a stream, in any process."""
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, collate: Callable[[list[Any]], Any]) -> None:
         self._dataset = dataset
@@ -98,74 +90,74 @@ class StreamReader(IterableDataset[Any]):
                 if not items:
                     return
                 yield self._collate(items)
-        except Exception as error:  # noqa: BLE001 - whatever a dataset raises is told as a fault of the data
-            yield Failure(f"what comes after {num_read} examples", error)
+        except Exception as error:  # noqa: BLE001 - as above
+            yield Failure(f"the rest after {num_read} examples", error)
 
 
-class _WorkerTraceback(Exception):  # noqa: N818 - it is no error of its own
-    """The traceback of an error in a worker, as text: not every error can go from one process to another."""
+class _WorkerTraceback(Exception):  # noqa: N818 - it only carries text
+    """The traceback of an error in a worker, as text, because not every error can be pickled."""
 
 
 class Failure:
-    """Stands in the place of a batch that could not be read.
+    """The result for a batch that could not be read.
 
     Attributes:
-        cause: What was raised.
+        cause: The error.
     """
 
     def __init__(self, what: str, error: Exception, how: str = "") -> None:
         worker = get_worker_info()
         where = f" (worker {worker.id})" if worker else ""
-        told = error if isinstance(error, HooklineError) else HooklineError(f"{type(error).__name__}: {error}")
-        self._words = what, f"cannot be read{how}{where}: {told.message}"
-        self._hint, self._faults = told.hint, told.faults
+        reported = error if isinstance(error, HooklineError) else HooklineError(f"{type(error).__name__}: {error}")
+        self._words = what, f"cannot be read{how}{where}: {reported.message}"
+        self._hint, self._faults = reported.hint, reported.faults
         text = "".join(traceback.format_exception(error))
         self.cause = _WorkerTraceback(f"\n{text}") if worker else error
 
     def as_error(self, name: str) -> DataError:
-        """Return the error to raise; ``name`` is that of the dataset."""
+        """Return the error to raise; ``name`` is the name of the dataset."""
         what, problem = self._words
         return DataError(f"{what} of the {name} {problem}", hint=self._hint, faults=self._faults)
 
 
 def lost_worker(error: BaseException) -> DataError | None:
-    """Return what to tell when an error says that a worker is lost; None when it says something else.
+    """Return the error to raise if a worker died; None for any other error.
 
-    torch raises it in the main thread wherever that is, so also in the middle of a step.
+    torch raises it in the main thread at any place, even within a step.
     """
     text = str(error).partition("\n")[0]
     if not (isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid")):
         return None
-    hint = "it may lack memory; train.num_workers = 0 reads the examples in this process"
-    return DataError(f"a process that reads examples is lost: {text.strip()}", hint=hint)
+    hint = "it may have run out of memory; train.num_workers = 0 reads the examples in this process"
+    return DataError(f"a process that reads examples died: {text.strip()}", hint=hint)
 
 
 def stop_workers(batches: Any) -> None:
-    """End the processes that read: whoever holds the error that ended the reading would keep them alive as well.
+    """Stop the workers, which would otherwise live as long as the error that ended the reading.
 
-    One that is lost only now was to read what nobody waits for, and must not hide what ended the reading.
+    A worker that dies only now does not matter, and must not hide that error.
     """
     try:
-        batches._shutdown_workers()  # noqa: SLF001 - torch has no other way
+        batches._shutdown_workers()  # noqa: SLF001 - torch has no public function for it
     except RuntimeError as error:
         if not lost_worker(error):
             raise
 
 
 def unchanged(batch: Any) -> Any:
-    """Return the batch; ``DataLoader`` calls it on what a reader gave."""
+    """Return the batch; ``DataLoader`` needs a collate function."""
     return batch
 
 
 def _reads_many(dataset: Dataset[Any]) -> bool:
-    """Whether a dataset has torch's ``__getitems__``; a ``Subset`` always has, and it counts what that is a part of."""
+    """Return whether a dataset has torch's ``__getitems__``; for a ``Subset``, which always has it, look inside."""
     while type(dataset) is Subset:
         dataset = dataset.dataset
     return callable(getattr(dataset, "__getitems__", None))
 
 
 def name_examples(indices: Sequence[int]) -> str:
-    """Return words for some examples.
+    """Return text that names examples.
 
     >>> name_examples([3]), name_examples([3, 1]), name_examples(range(20))
     ('example 3', 'examples 3, 1', 'examples 0, 1, 2, 3, 4, 5, 6, 7 and 12 more')

@@ -1,24 +1,27 @@
-"""The random numbers of a run: streams that depend on its seed alone, kept apart from everybody else's."""
+"""Random streams derived from the seed of a run, and the swap of global generators."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
-_States = tuple[torch.Tensor, Any, Any]
+_Generator = tuple[Callable[[], Any], Callable[[Any], object]]
+"""The functions that return and set the state of a global generator."""
+_PYTHON: _Generator = (random.getstate, random.setstate)
+_NUMPY: _Generator = (np.random.get_state, np.random.set_state)
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """Return a seed for one named stream of a run, in [0, 2**63).
+    """Return the seed of a named stream of a run, in [0, 2**63).
 
-    Streams with different names are independent however close the seeds are, because the seed is a hash (BLAKE2b,
-    RFC 7693) of all of them.
+    Streams with different names are independent even if the seeds of the runs are close, because the result is a hash
+    (BLAKE2b, RFC 7693) of all of them.
 
     >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 1)
     True
@@ -30,16 +33,61 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
 
 def make_generator(seed: int, *names: str | int) -> torch.Generator:
-    """Return a new CPU generator for one named stream of a run."""
+    """Return a new CPU generator for a named stream of a run."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))
 
 
-class RandomState:
-    """A state for torch's global generators that is swapped in while its owner works and out again after.
+class RandomMark:
+    """Snapshot of torch's global generators: that of the CPU, and those of ``devices``.
 
-    Layers such as dropout draw from the global generator of their device, and so does the program around a run. With a
-    state of its own the run sees the same numbers whatever the program draws, and the program never notices the run.
-    It holds the generator of the CPU, and that of ``device`` if it is another.
+    Example:
+        >>> mark = RandomMark()
+        >>> first = torch.rand(3)
+        >>> mark.restore()
+        >>> bool((torch.rand(3) == first).all())
+        True
+    """
+
+    def __init__(self, *devices: torch.device) -> None:
+        self._generators = _torch_generators(*devices)
+        self._states = _states_of(self._generators)
+
+    def restore(self) -> None:
+        """Restore the snapshot."""
+        _set_states(self._generators, self._states)
+
+
+class _OwnStates:
+    """States of global generators, used instead of the current ones while active."""
+
+    def __init__(self, generators: list[_Generator], states: list[Any]) -> None:
+        self._generators = generators
+        self._states = states
+        self._is_active = False
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Set the global generators to these states; afterwards store the new states and restore the previous ones."""
+        if self._is_active:
+            yield
+            return
+        outside = _states_of(self._generators)
+        _set_states(self._generators, self._states)
+        self._is_active = True
+        try:
+            yield
+        finally:
+            self._is_active = False
+            self._states = _states_of(self._generators)
+            _set_states(self._generators, outside)
+
+
+class RandomState(_OwnStates):
+    """A state for torch's global generators, used instead of the current one while active.
+
+    Layers such as dropout draw from the global generator of their device, and so does the program around a run. With
+    separate states, neither affects the other. Covers the generator of the CPU, and that of ``device`` if it is
+    another.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -51,99 +99,37 @@ class RandomState:
     """
 
     def __init__(self, seed: int, *names: str | int, device: torch.device | None = None) -> None:
-        self._devices = _with_cpu(device)
+        self._devices = ["cpu", *([device.type] if device and device.type != "cpu" else [])]
         number = derive_seed(seed, *names)
-        self._states = [torch.Generator(device).manual_seed(number).get_state() for device in self._devices]
-        self._is_active = False
+        states = [torch.Generator(name).manual_seed(number).get_state() for name in self._devices]
+        super().__init__(_torch_generators(*([device] if device else [])), states)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the state of each generator, uint8, as torch gives it, by the type of its device."""
-        states = [_global_state(device) for device in self._devices] if self._is_active else self._states
-        return {device.type: state.clone() for device, state in zip(self._devices, states, strict=True)}
+        """Return the state of each generator, uint8 as in torch, by the type of its device."""
+        states = _states_of(self._generators) if self._is_active else self._states
+        return {name: state.clone() for name, state in zip(self._devices, states, strict=True)}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take up what ``state_dict`` gave; a generator that was not there keeps its state.
+        """Load a state returned by ``state_dict``; a generator missing from it keeps its state.
 
         Raises:
-            ValueError: When it is not of the form that this version of torch has.
+            ValueError: When the state is not of the form of this version of torch.
         """
-        before = self.state_dict()
-        for name, there in before.items():
-            given: Any = state.get(name, there)  # it may come from a file
-            if not isinstance(given, torch.Tensor) or (given.dtype, given.shape) != (there.dtype, there.shape):
-                raise ValueError(f"the state of the random generator of {name} is none of torch {torch.__version__}")
-        self._states = [state.get(device.type, before[device.type]).clone() for device in self._devices]
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Give the global generators these states; afterwards keep what became of them and restore those before."""
-        outside = RandomMark(*self._devices)
-        _set_states(self._devices, self._states)
-        self._is_active = True
-        try:
-            yield
-        finally:
-            self._is_active = False
-            self._states = [_global_state(device) for device in self._devices]
-            outside.restore()
+        states = self.state_dict()
+        for name, current in states.items():
+            given: Any = state.get(name, current)  # it may come from a file
+            if not isinstance(given, torch.Tensor) or (given.dtype, given.shape) != (current.dtype, current.shape):
+                message = f"the state of the random generator of {name} is not valid for torch {torch.__version__}"
+                raise ValueError(message)
+            states[name] = given.clone()
+        self._states = list(states.values())
 
 
-class RandomMark:
-    """The states of torch's global generators, that of the CPU and those of ``devices``, to go back to.
+class ReaderState(_OwnStates):
+    """States for the global generators of torch (on the CPU), Python and NumPy, used while data are read.
 
-    Example:
-        >>> mark = RandomMark()
-        >>> first = torch.rand(3)
-        >>> mark.restore()
-        >>> bool((torch.rand(3) == first).all())
-        True
-    """
-
-    def __init__(self, *devices: torch.device) -> None:
-        self._devices = _with_cpu(*devices)
-        self._states = [_global_state(device) for device in self._devices]
-
-    def restore(self) -> None:
-        """Go back to these states."""
-        _set_states(self._devices, self._states)
-
-
-def _with_cpu(*devices: torch.device | None) -> list[torch.device]:
-    return [torch.device("cpu"), *(device for device in devices if device and device.type != "cpu")]
-
-
-def _set_states(devices: Sequence[torch.device], states: Sequence[torch.Tensor]) -> None:
-    for device, state in zip(devices, states, strict=True):
-        if device.type == "cpu":
-            torch.set_rng_state(state)
-        else:
-            torch.get_device_module(device).set_rng_state(state)
-
-
-def _global_state(device: torch.device) -> torch.Tensor:
-    state = torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state()
-    return cast(torch.Tensor, state)
-
-
-@contextmanager
-def in_run(random: RandomState) -> Iterator[None]:
-    """Work with the random numbers of a run and with gradients, whatever the program around has set."""
-    with random.active(), torch.inference_mode(mode=False), torch.enable_grad():
-        yield
-
-
-def seed_all(seed: int) -> None:
-    """Seed the global generators of torch (on the CPU), Python and NumPy."""
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-
-
-class ReaderState:
-    """States for the global generators of torch (on the CPU), Python and NumPy, swapped in while data are read.
-
-    Datasets draw from all three. The states begin as ``seed`` makes them and are kept from one time to the next, so
-    that what is drawn depends on the seed alone, and the program around never notices it.
+    Datasets draw from all three. The states start from ``seed`` and are kept between uses, so that the numbers drawn
+    depend on the seed alone, and the program around is not affected.
 
     Example:
         >>> before = random.getstate()
@@ -155,39 +141,40 @@ class ReaderState:
     """
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._states: _States | None = None
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Give the global generators these states; afterwards keep what became of them and restore those before."""
-        outside = _global_states()
-        if self._states is None:
-            seed_all(self._seed)
-        else:
-            _set_global_states(self._states)
-        try:
-            yield
-        finally:
-            self._states = _global_states()
-            _set_global_states(outside)
+        generators = [*_torch_generators(), _PYTHON, _NUMPY]
+        super().__init__(generators, _states_of(generators))
+        with self.active():
+            seed_all(seed)
 
 
-def _global_states() -> _States:
-    return torch.get_rng_state(), random.getstate(), np.random.get_state()
+def _torch_generators(*devices: torch.device) -> list[_Generator]:
+    modules = [torch.get_device_module(device) for device in devices if device.type != "cpu"]
+    return [(module.get_rng_state, module.set_rng_state) for module in (torch, *modules)]
 
 
-def _set_global_states(states: _States) -> None:
-    torch.set_rng_state(states[0])
-    random.setstate(states[1])
-    np.random.set_state(states[2])
+def _states_of(generators: list[_Generator]) -> list[Any]:
+    return [get_state() for get_state, _ in generators]
+
+
+def _set_states(generators: list[_Generator], states: list[Any]) -> None:
+    for (_, set_state), state in zip(generators, states, strict=True):
+        set_state(state)
 
 
 @contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Restore torch's global CPU generator afterwards, so that what is drawn inside is as if never drawn."""
-    outside = torch.get_rng_state()
-    try:
+def in_run(random: RandomState) -> Iterator[None]:
+    """Use the random state of a run, and compute gradients, whatever the settings of the surrounding program."""
+    with random.active(), torch.inference_mode(mode=False), torch.enable_grad():
         yield
-    finally:
-        torch.set_rng_state(outside)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of torch (on the CPU), Python and NumPy."""
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def preserved_rng() -> AbstractContextManager[None]:
+    """Restore torch's global CPU generator afterwards."""
+    return torch.random.fork_rng(devices=[])

@@ -1,4 +1,4 @@
-"""``Run``: the facade of a run over its components, its position and its loop."""
+"""``Run``: the facade over the components, the position and the loop of a run."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from hookline.engine.view import LossFunction, Row
 
 
 class Run:
-    """A run: its components, built when it is made, and the loop over them.
+    """A run: its components, which are built on creation, and its loop.
 
-    Plugins are given it as a ``RunView``, which says what they may use of it.
+    Plugins see it as a ``RunView``.
 
     Args:
         config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
-        overrides: Values by dotted key that win over the config's; not with a ``RunConfig``.
+        overrides: Values by dotted key that override those of the config; not with a ``RunConfig``.
         plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
-        observers: Observers of every call of a hook, such as a ``Ledger``.
-        shortcuts: Whether to call torch without the Python around its calls; the numbers are the same.
-        build: Builds the components; for programs that need only some of them.
+        observers: Observers of every hook call, such as a ``Ledger``.
+        shortcuts: Whether to call torch without the Python code around it; the numbers are the same.
+        build: Builds the components, if only some of them are needed.
 
     Attributes:
         config: The complete config.
@@ -51,7 +51,7 @@ class Run:
         warnings: Problems that did not end the run.
 
     Raises:
-        HooklineError: Of the class that says what is wrong: config, plugin, data or contract.
+        HooklineError: Of the class for the problem: config, plugin, data or contract.
 
     Example:
         >>> run = Run({"train": {"epochs": 1}})
@@ -74,7 +74,7 @@ class Run:
         if not isinstance(config, RunConfig):
             config = load_config(config, overrides, plugins=plugins)
         elif overrides or plugins:
-            raise TypeError("a RunConfig is complete: give overrides and plugins to load_config")
+            raise TypeError("a RunConfig is complete: pass overrides and plugins to load_config")
         self.config = config
         self.shared: dict[str, object] = {}
         self.summary: dict[str, Sequence[Row]] = {}
@@ -124,29 +124,29 @@ class Run:
 
     @property
     def backward(self) -> Callable[[Tensor], None]:
-        """Adds the gradients of a loss to the parameters' ``grad``; for a step of your own."""
+        """Function that adds the gradients of a loss to the ``grad`` of the parameters; for custom steps."""
         return self._loop.parts.backward
 
     @property
     def update(self) -> Callable[[], None]:
-        """Updates the weights by their gradients; for a step of your own."""
+        """Function that updates the weights by their gradients; for custom steps."""
         return self._loop.parts.update
 
     @property
     def finite_guard(self) -> FiniteGuard:
-        """The check of losses and gradients; for a step of your own."""
+        """The check of losses and gradients; for custom steps."""
         return self._loop.parts.finite_guard
 
     @property
     def micro_batch_size(self) -> int | None:
-        """Number of examples that go through the model at once; 0: all; None: the step has no parts."""
+        """Number of examples that pass through the model at once; 0: all; None: the step does not split batches."""
         return self._loop.parts.micro_batch_size
 
     @micro_batch_size.setter
     def micro_batch_size(self, size: int | None) -> None:
         self._loop.parts.micro_batch_size = size
 
-    # ---- position and numbers ----------------------------------------------------------------------------------------
+    # ---- position and metrics ----------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -160,12 +160,12 @@ class Run:
 
     @property
     def position(self) -> int:
-        """Number of batches of the current epoch that were used; 0 between two epochs."""
+        """Number of batches used in the current epoch; 0 between two epochs."""
         return self._position.batch
 
     @property
     def num_ahead(self) -> int:
-        """Number of steps whose updates are already in the weights though ``step`` does not count them yet."""
+        """Number of steps whose updates are in the weights but not yet in ``step``."""
         return self._position.num_ahead
 
     @num_ahead.setter
@@ -174,7 +174,7 @@ class Run:
 
     @property
     def num_epochs(self) -> int:
-        """Number of epochs that the run is to have."""
+        """Number of epochs of the run."""
         return self._position.num_epochs
 
     @property
@@ -184,20 +184,20 @@ class Run:
 
     @property
     def num_steps(self) -> int | None:
-        """Number of steps that the run is to have; None where neither its data nor ``train.max_steps`` say it."""
+        """Number of steps of the run; None if neither the data nor ``train.max_steps`` determine it."""
         of_epochs = self.steps_per_epoch * self.num_epochs if self.steps_per_epoch is not None else None
         return min((n for n in (of_epochs, self.config.train.max_steps or None) if n is not None), default=None)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics that each epoch will have."""
+        """Names of the metrics of each epoch."""
         splits = self._loop.parts.evaluation_batches
         evaluated = [f"{split}/{name}" for split in splits for name in ("loss", *self._loop.parts.metrics)]
         return ("train/running_loss", *evaluated)
 
     @property
     def history(self) -> Sequence[Mapping[str, float]]:
-        """The metrics of each epoch that has ended."""
+        """The metrics of each completed epoch."""
         return self._loop.progress.history
 
     @property
@@ -207,55 +207,55 @@ class Run:
 
     @property
     def stop_reason(self) -> str | None:
-        """Reason for which the run ends early; None if it does not."""
+        """Reason for which the run is stopped; None if it is not."""
         return self._position.stop_reason
 
     @property
     def interrupt_reason(self) -> str | None:
-        """Reason for which the run is interrupted, to be resumed later; None if it is not."""
+        """Reason for which the run is interrupted; None if it is not."""
         return self._position.interrupt_reason
 
     # ---- requests of plugins and programs ----------------------------------------------------------------------------
 
     def batch_order(self, epoch: int) -> Tensor:
-        """Return the indices of the training examples in the order of an epoch (from 1): int64 ``[num_examples]``."""
+        """Return the indices of the training examples in the order of an epoch (from 1), int64 ``[num_examples]``."""
         return self._loop.parts.batches.order(epoch)
 
     def batch_indices(self, step: int | None = None) -> list[int]:
-        """Return the indices of the examples of the current batch, or of an earlier step's; empty for a stream."""
+        """Return the indices of the examples in the current batch, or in that of ``step``; empty for a stream."""
         return self._position.indices(step)
 
     def generator(self, name: str) -> torch.Generator:
-        """Return a new CPU generator whose numbers depend on the run's seed and on ``name`` alone."""
+        """Return a new CPU generator that depends on the seed of the run and on ``name`` alone."""
         return make_generator(self.config.train.seed, "plugin", name)
 
     @property
     def members(self) -> Sequence[Member]:
-        """The plugins at work, in the order of the config."""
+        """The plugins, in the order of the config."""
         return self._loop.host.members
 
     def hook_order(self, hook: str) -> Sequence[tuple[Member, bool]]:
-        """Return the plugins that implement a hook in the order of their calls, each with whether it is a wrapper."""
+        """Return the plugins that implement a hook in calling order, each with a flag that marks wrappers."""
         return self._loop.host.order(hook)
 
     def request_stop(self, reason: str) -> None:
-        """End the run after this step: its epoch is evaluated and ended as usual, and no other begins."""
+        """Stop the run after this step; its epoch is evaluated and ended as usual."""
         self._position.stop_reason = self._position.stop_reason or reason
 
     def interrupt(self, reason: str) -> None:
-        """End the run after this step, in the middle of its epoch, such that it can be resumed from there.
+        """Interrupt the run after this step, within its epoch, so that it can be resumed from there.
 
         Safe to call from a signal handler or another thread.
         """
         self._position.interrupt_reason = self._position.interrupt_reason or reason
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
-        """Add a table of plain values to the run's summary, which is shown when the run ends."""
+        """Add a table of plain values to the summary, which is shown when the run ends."""
         self.summary[title] = [dict(row) for row in rows]
 
     def warn(self, message: str) -> None:
         """Report a problem to every plugin, and continue."""
-        # A resumed run has the warnings from before, and its plugins may say the same again.
+        # The plugins of a resumed run may repeat warnings that were restored with its state.
         if message not in self.warnings:
             self.warnings.append(message)
         if self._position.is_begun:
@@ -270,36 +270,38 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the complete state: tensors and plain values.
 
-        Between two steps (of ``steps()``), in ``on_save_point``, before the first step, or when the run is over. A run
-        of the same config that loads it ends with the same numbers, to the last bit, as if it had not been interrupted.
+        Available between two steps (of ``steps()``), in ``on_save_point``, before the first step, and when the run is
+        over. A run of the same config that loads it ends with the same bits as an uninterrupted one.
 
         Raises:
-            TrainingError: When it is called from within a step or an event, or while ``num_ahead`` is not 0.
-            NonFiniteError: When an earlier step was not finite, and an accelerator has not reported it yet.
+            TrainingError: When called within a step or an event, or while ``num_ahead`` is not 0.
+            NonFiniteError: When an earlier step was not finite and an accelerator has not reported it yet.
         """
         if not self._loop.is_resting:
-            hint = "ask in on_save_point, or between two steps of run.steps()"
-            raise TrainingError("a run has no state to keep while it is in a step or an event", hint=hint)
+            hint = "call state_dict in on_save_point, or between two steps of run.steps()"
+            raise TrainingError("a run has no state to save within a step or an event", hint=hint)
         if self.num_ahead:
-            message = f"a run has no state to keep within a block: the weights are {self.num_ahead} steps ahead"
-            raise TrainingError(message, hint="ask when run.num_ahead is 0, or take single steps")
-        self._loop.parts.finite_guard.look()  # a resumed run would not know of it
+            message = f"a run has no state to save within a block: the weights are {self.num_ahead} steps ahead"
+            raise TrainingError(message, hint="call state_dict when run.num_ahead is 0, or take single steps")
+        self._loop.parts.finite_guard.look()  # a resumed run could not report it
         own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.state_dict()}
         progress = self._loop.progress.state_dict(self._position)
         return copy.deepcopy(progress | own | component_state(self._loop.parts))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what ``state_dict`` of a run of the same config returned, before the first step.
+        """Load a state returned by ``state_dict`` of a run of the same config, before the first step.
 
-        The state of a plugin is handed to its ``load_state_dict`` when its ``on_run_start`` has returned.
+        The states of plugins are loaded when their ``on_run_start`` has returned.
 
         Raises:
-            TrainingError: When the run was begun.
-            ContractError: When the state belongs to another model or optimizer; and, as the run begins, to other
-                plugins.
+            TrainingError: When the run has already begun.
+            ContractError: When the state belongs to a different model or optimizer; or, when the run begins, to
+                different plugins.
         """
         if self._position.is_begun:
-            raise TrainingError("the run was begun before", hint="make a new Run, and load the state first")
+            raise TrainingError(
+                "the run has already begun", hint="create a new Run, and load the state before its first step"
+            )
         state = copy.deepcopy(dict(state))
         load_component_state(self._loop.parts, state)
         self._loop.progress.load_state_dict(state, self._position)
@@ -312,31 +314,32 @@ class Run:
         """Take all steps, and return the result of the run.
 
         Raises:
-            NonFiniteError: When the loss of an epoch is not finite.
-            TrainingError: When the run was begun before.
-            Exception: Whatever a plugin or a component raises, with notes that say where.
+            NonFiniteError: When a loss or gradient is not finite.
+            TrainingError: When the run has already begun, or runs out of memory.
+            Exception: Any error of a plugin or a component, with notes that name the place.
         """
         with self._loop.working():
-            # Drained without a line of Python between the steps, so that an interrupt is always raised inside the loop.
+            # No Python code runs between the steps, so an interrupt is always raised inside the loop.
             collections.deque(self._loop.steps(), maxlen=0)
         return self.result()
 
     def steps(self) -> Iterator[Step]:
-        """Take one step after the other, each when it is requested.
+        """Take each step when it is requested.
 
-        Between the steps torch's global random generator is the caller's. Leaving the iteration stops the run.
+        Between the steps, torch's global random generator has the state of the caller. Leaving the iteration stops the
+        run.
         """
         return self._loop.each(self._loop.steps())
 
     def try_steps(self) -> Iterator[Step]:
-        """Take one step after the other, epoch after epoch without end, without events and evaluations.
+        """Take steps without end, without events and evaluations.
 
-        For trying a run out: the steps change the weights, so make a new run to train.
+        For trials of a run: the steps change the weights, so create a new run to train.
         """
         return self._loop.each(self._loop.bare_steps())
 
     def evaluate(self) -> Mapping[str, float]:
-        """Return the loss and the metrics of every split that is evaluated, with the current weights; no events."""
+        """Evaluate the current weights, without events; return the loss and the metrics of each split."""
         with self._loop.working():
             return self._loop.parts.evaluate(self)
 
@@ -344,7 +347,7 @@ class Run:
         """Return the result of the run.
 
         Raises:
-            TrainingError: When it is not over.
+            TrainingError: When the run is not over.
         """
         if self.outcome is None:
             raise TrainingError("the run is not over", hint="take all its steps, or call fit()")
@@ -358,19 +361,19 @@ def train(
     plugins: Mapping[str, Any] | None = None,
     observers: Sequence[Observer] = (),
 ) -> RunResult:
-    """Make a run, take all its steps, and return its result.
+    """Train a model: create a run, take all its steps, and return its result.
 
-    Silent: nothing is printed or written, and nothing global is changed.
+    Prints and writes nothing, and changes nothing global.
 
     Args:
         config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
-        overrides: Values by dotted key that win over the config's; not with a ``RunConfig``.
+        overrides: Values by dotted key that override those of the config; not with a ``RunConfig``.
         plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
-        observers: Observers of every call of a hook, such as a ``Ledger``.
+        observers: Observers of every hook call, such as a ``Ledger``.
 
     Raises:
-        HooklineError: Of the class that says what is wrong.
-        Exception: Whatever a plugin or a component raises, with notes that say where.
+        HooklineError: Of the class for the problem.
+        Exception: Any error of a plugin or a component, with notes that name the place.
 
     Example:
         >>> train({"optimizer": {"lr": 0.1}}, {"train.epochs": 1}).outcome

@@ -1,4 +1,4 @@
-"""``SplitReader``: the batches of a split, with every fault of reading them reported as a fault of the data."""
+"""``SplitReader``: the batches of a split, with every error while reading reported as an error of the data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class SplitReader:
         self._observers = observers
 
     def __call__(self, split: str, batches: Batches, epoch: int, start: int = 0) -> Generator[Any]:
-        """Give the batches of an epoch from ``start`` on.
+        """Yield the batches of an epoch, without the first ``start``.
 
         Raises:
-            DataError: When reading them fails.
+            DataError: When reading fails.
         """
         stream = batches.epoch(epoch, start)
         for observer in self._observers:

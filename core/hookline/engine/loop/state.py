@@ -1,4 +1,4 @@
-"""State of a run: everything needed to continue it bit for bit, as tensors and plain values."""
+"""The state of a run: everything needed to continue it bit for bit, as tensors and plain values."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hookline.engine.loop.rng import RandomState
 
 
 class Progress:
-    """The numbers of a run so far, and its random state.
+    """The metrics of a run so far, and its random state.
 
     Attributes:
         random: State of torch's global generators in the run.
-        history: The metrics of each epoch that has ended.
-        running: Mean loss of the steps of the current epoch.
-        evaluated_step: The last step after which the run was evaluated; 0: none.
+        history: The metrics of each completed epoch.
+        running: Mean loss over the steps of the current epoch.
+        evaluated_step: The step after which the run was last evaluated; 0: none.
         evaluated: The metrics of that evaluation.
-        used_s: Seconds in the loop, over all attempts; measured with ``train.max_time_s`` alone.
+        used_s: Seconds in the loop, including those before a resume; measured only with ``train.max_time_s``.
     """
 
     def __init__(self, random: RandomState) -> None:
@@ -36,7 +36,7 @@ class Progress:
         self.used_s = 0.0
 
     def state_dict(self, position: Position) -> dict[str, Any]:
-        """Return the state of the loop: progress and position."""
+        """Return the state of the loop, which includes the position."""
         return {
             "epoch": position.epoch,
             "step": position.step,
@@ -50,7 +50,7 @@ class Progress:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], position: Position) -> None:
-        """Load what ``state_dict`` returned, and move the position there."""
+        """Load a state returned by ``state_dict``, and set the position."""
         position.epoch, position.step, position.batch = state["epoch"], state["step"], state["position"]
         position.stop_reason, self.used_s = state["stop_reason"], state["used_s"]
         self.history = [MappingProxyType(metrics) for metrics in state["history"]]
@@ -71,10 +71,10 @@ def component_state(parts: Components) -> dict[str, Any]:
 
 
 def load_component_state(parts: Components, state: Mapping[str, Any]) -> None:
-    """Load what ``component_state`` returned into the components.
+    """Load a state returned by ``component_state``.
 
     Raises:
-        ContractError: When the state belongs to another model or optimizer.
+        ContractError: When the state belongs to a different model or optimizer.
     """
     try:
         parts.unwrapped_model.load_state_dict(state["model"])
@@ -83,12 +83,12 @@ def load_component_state(parts: Components, state: Mapping[str, Any]) -> None:
             parts.loss.load_state_dict(state["loss"])
         parts.optimizer.load_state_dict(state["optimizer"])
     except (KeyError, ValueError, RuntimeError) as error:
-        hint = "resume with the config with which the state was taken"
+        hint = "resume with the config of the run that saved the state"
         raise ContractError(f"this state belongs to a different run: {error}", hint=hint) from error
 
 
 def state_of_wrappers(model: nn.Module, unwrapped: nn.Module) -> dict[str, Any]:
-    """Return the entries that wrappers added to the state of a model, by the names that they give them."""
+    """Return the entries that wrappers add to the state of a model."""
     if model is unwrapped:
         return {}
     inner = unwrapped.state_dict(keep_vars=True)
@@ -97,10 +97,10 @@ def state_of_wrappers(model: nn.Module, unwrapped: nn.Module) -> dict[str, Any]:
 
 
 def load_state_of_wrappers(model: nn.Module, unwrapped: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load what ``state_of_wrappers`` returned.
+    """Load a state returned by ``state_of_wrappers``.
 
     Raises:
-        ValueError: When the model has other wrappers.
+        ValueError: When the model has different wrappers.
     """
     if unknown := sorted(state.keys() ^ state_of_wrappers(model, unwrapped).keys()):
         raise ValueError(f"the wrappers of the model differ in {', '.join(unknown)}")

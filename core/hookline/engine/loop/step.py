@@ -1,4 +1,4 @@
-"""``CoreHooks``: the hooks of the engine itself, called after those of all plugins: the default training step."""
+"""``CoreHooks``: the default training step, as hooks that are called after those of all plugins."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
 
 
 class CoreHooks:
-    """The default implementation of the training step and its parts.
+    """The default implementation of the training step, of its parts and of the reader of its batches.
 
     Args:
-        parts: The components of the run; those that the step is made of are there when its hooks are called.
-        shortcuts: Whether to call torch without the Python around its calls; the numbers are the same.
+        parts: The components of the run; the hooks use those built before.
+        shortcuts: Whether to call torch without the Python code around it; the numbers are the same.
     """
 
     def __init__(self, parts: Components, *, shortcuts: bool = True) -> None:
@@ -40,19 +40,27 @@ class CoreHooks:
     @hookimpl(trylast=True)
     def build_update(self) -> Callable[[], None]:
         """Return ``optimizer.step()``, unless a gradient is not finite."""
-        return _Update(self._parts, shortcuts=self._shortcuts)
+        optimizer, guard = self._parts.optimizer, self._parts.finite_guard
+        update = guard.held(update_of(optimizer) if self._shortcuts else optimizer.step)
+
+        def guarded_update() -> None:
+            if guard.accepts_gradients():
+                update()
+
+        self._update = guarded_update
+        return guarded_update
 
     @hookimpl(trylast=True)
     def build_step(self, run: RunView) -> StepFunction:
-        """Return the step made of the run's model, loss and optimizer."""
+        """Return the step for the model, loss and optimizer of the run."""
         if not _needs_closure(run.optimizer):
             self._parts.micro_batch_size = run.config.train.micro_batch_size
             zero_grad = zero_grad_of(run.optimizer) if self._shortcuts else run.optimizer.zero_grad
-            return _whole_step(run, self._parts, zero_grad)
-        if not isinstance(run.update, _Update):
+            return _default_step(run, self._parts, zero_grad)
+        if run.update is not self._update:
             name = type(run.optimizer).__name__
-            message = f"{name} updates the weights several times in a step, so build_update cannot be wrapped"
-            raise ContractError(message, hint="choose another optimizer, or switch off what wraps it")
+            message = f"{name} updates the weights several times per step, so build_update cannot be wrapped"
+            raise ContractError(message, hint="use another optimizer, or disable the plugin that wraps it")
         return _closure_step(run)
 
     @hookimpl(trylast=True)
@@ -65,34 +73,23 @@ def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
 
 
-class _Update:
-    """The update without wrappers: ``optimizer.step()``, unless a gradient is not finite."""
-
-    def __init__(self, parts: Components, *, shortcuts: bool) -> None:
-        self._guard = parts.finite_guard
-        self._update = self._guard.held(update_of(parts.optimizer) if shortcuts else parts.optimizer.step)
-
-    def __call__(self) -> None:
-        if self._guard.accepts_gradients():
-            self._update()
-
-
-def _whole_step(run: RunView, parts: Components, zero_grad: Callable[[], object]) -> StepFunction:
+def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], object]) -> StepFunction:
     """Return a step ``(input, target) -> loss``: zero_grad, forward, loss, backward, update.
 
-    It is taken in parts as long as ``micro_batch_size`` says so.
+    With a ``micro_batch_size``, at most that many examples pass through the model at once.
     """
     model, loss, guard, backward, update = run.model, run.loss, run.finite_guard, run.backward, run.update
-    step_in_parts = _step_in_parts(run, parts, zero_grad)
 
     def step(batch: Any) -> Tensor:
-        if parts.micro_batch_size:
-            return step_in_parts(batch)
-        inputs, target = batch
         zero_grad()
-        value = loss(model(inputs), target)
-        if guard.accepts_loss(value, batch):
-            backward(value)
+        if parts.micro_batch_size:
+            value, is_accepted = in_parts(batch, parts.micro_batch_size)
+        else:
+            inputs, target = batch
+            value = loss(model(inputs), target)
+            if is_accepted := guard.accepts_loss(value, batch):
+                backward(value)
+        if is_accepted:
             try:
                 update()
             except MEMORY_ERRORS as error:
@@ -100,39 +97,26 @@ def _whole_step(run: RunView, parts: Components, zero_grad: Callable[[], object]
                 raise
         return value.detach()
 
-    return step
+    def in_parts(batch: Any, size: int) -> tuple[Tensor, bool]:
+        """Compute the gradients of a batch in parts; return its loss, and whether to continue with it.
 
-
-def _step_in_parts(run: RunView, parts: Components, zero_grad: Callable[[], object]) -> StepFunction:
-    """Return a step in which at most ``micro_batch_size`` examples go through the model at once.
-
-    The gradient is that of the whole batch: each part's mean loss counts by its share of the examples.
-    """
-    model, loss, guard, backward, update = run.model, run.loss, run.finite_guard, run.backward, run.update
-
-    def step(batch: Any) -> Tensor:
-        zero_grad()
-        num_examples, size = count_examples(batch), cast(int, parts.micro_batch_size)
-        values = []
+        The gradient is that of the whole batch: the mean loss of each part is weighted by its share of the examples.
+        """
+        num_examples, values = count_examples(batch), []
         for start in range(0, num_examples, size):
             inputs, target = part = part_of(batch, start, start + size)
             value = loss(model(inputs), target) * (count_examples(part) / num_examples)
             if not guard.accepts_loss(value, part):
-                return value.detach()
+                return value, False
             backward(value)
             values.append(value.detach())
-        try:
-            update()
-        except MEMORY_ERRORS as error:
-            check_update(error, run)
-            raise
-        return torch.stack(values).sum()
+        return torch.stack(values).sum(), True
 
     return step
 
 
 def _closure_step(run: RunView) -> StepFunction:
-    """Return a step for an optimizer whose ``step`` needs a closure (``torch.optim.LBFGS``): it does all the rest."""
+    """Return a step for an optimizer whose ``step`` calls a closure (``torch.optim.LBFGS``)."""
     model, loss, optimizer, guard, backward = run.model, run.loss, run.optimizer, run.finite_guard, run.backward
 
     def step(batch: Any) -> Tensor:
@@ -145,7 +129,7 @@ def _closure_step(run: RunView) -> StepFunction:
                 backward(value)
             return value
 
-        value: Any = optimizer.step(closure)  # type: ignore[arg-type] # torch says that the closure gives a float
+        value: Any = optimizer.step(closure)  # type: ignore[arg-type] # torch declares that the closure returns a float
         return cast(Tensor, value).detach()
 
     return step

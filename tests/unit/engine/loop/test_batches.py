@@ -227,13 +227,15 @@ def test_reading_a_stream_leaves_the_global_random_generator_alone() -> None:
 def test_a_stream_cannot_be_entered_in_the_middle() -> None:
     with pytest.raises(DataError) as caught:
         make(Stream(), 2).epoch(1, start=1)
-    assert str(caught.value) == "a stream cannot be entered in the middle\n  = use a map-style dataset"
+    assert str(caught.value) == "a stream cannot be started in the middle\n  = use a map-style dataset"
 
 
 def test_a_stream_cannot_be_put_into_one_batch() -> None:
     with pytest.raises(DataError) as caught:
         make(Stream(), None)
-    assert str(caught.value) == ("'all' is no batch size for a stream of unknown length\n  = set train.batch_size")
+    assert str(caught.value) == (
+        "'all' is not a valid batch size for a stream of unknown length\n  = set train.batch_size"
+    )
 
 
 # ---- dtypes and shapes of batches ------------------------------------------------------------------------------------
@@ -524,12 +526,12 @@ def test_all_is_all_of_the_order_also_when_that_is_longer_than_the_dataset() -> 
 
 def test_an_order_that_changes_its_length_is_a_fault() -> None:
     stream = make(TENSORS, name="train split", order=lambda epoch: torch.arange(4 - epoch))
-    with pytest.raises(DataError, match="the order of the train split has 2 indices in epoch 2, and 3 in the first"):
+    with pytest.raises(DataError, match="the order of the train split has 2 indices in epoch 2, but 3 in the first"):
         list(stream.epoch(2))
 
 
 def test_a_stream_takes_no_order() -> None:
-    with pytest.raises(DataError, match="the train split is a stream, and so has an order of its own"):
+    with pytest.raises(DataError, match="the train split is a stream, whose order cannot be changed"):
         make(Stream(), name="train split", order=lambda epoch: torch.arange(4))
 
 
@@ -587,7 +589,7 @@ class TornStream(Stream):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_stream_that_fails_says_where(num_workers: int) -> None:
     where = r" \(worker 0\)" if num_workers else ""
-    with pytest.raises(DataError, match=f"what comes after 5 examples of the dataset cannot be read{where}: ValueErr"):
+    with pytest.raises(DataError, match=f"the rest after 5 examples of the dataset cannot be read{where}: ValueErr"):
         list(make(TornStream(), 2, num_workers=num_workers).epoch(1))
 
 
@@ -616,7 +618,7 @@ def is_killed(index: int) -> Any:
 
 @pytest.mark.parametrize("get", [ends, is_killed])
 def test_a_worker_that_dies_is_a_fault_of_the_data_and_leaves_no_process(get: Callable[[int], Any]) -> None:
-    with pytest.raises(DataError, match=r"a process that reads examples is lost: DataLoader worker \(pid"):
+    with pytest.raises(DataError, match=r"a process that reads examples died: DataLoader worker \(pid"):
         list(make(Items(get), seed=None, num_workers=2).epoch(1))
     assert not children()
 
@@ -625,7 +627,7 @@ def test_a_worker_that_dies_while_a_batch_is_taken_to_the_device_is_a_fault_of_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("hookline.engine.loop.batches.placed", taken_slowly)
-    with pytest.raises(DataError, match=r"a process that reads examples is lost: DataLoader worker \(pid"):
+    with pytest.raises(DataError, match=r"a process that reads examples died: DataLoader worker \(pid"):
         list(make(Items(dies_later), seed=None, num_workers=1).epoch(1))
     assert not children()
 
@@ -645,7 +647,7 @@ def test_a_worker_that_hangs_is_told_with_what_it_was_to_read_and_leaves_no_proc
     stream = make(Items(hangs), seed=None, num_workers=2, worker_timeout_s=2, name="train split")
     with pytest.raises(DataError) as caught:
         list(stream.epoch(1))
-    words = "examples 4, 5, 6, 7 of the train split, which worker 1 reads, did not come within 2 s"
+    words = "waited 2 s (train.worker_timeout_s) for examples 4, 5, 6, 7 of the train split from worker 1"
     assert str(caught.value).startswith(words)
     until = time.monotonic() + 10  # torch 2.10 ends a worker that hangs, and does not wait for it
     while children() and time.monotonic() < until:
@@ -727,7 +729,7 @@ class Slow:
 
 def test_a_worker_that_dies_while_the_run_is_in_a_step_is_a_fault_of_the_data() -> None:
     run = failing_run(dies_later, Slow(), num_workers=1)
-    with pytest.raises(DataError, match="a process that reads examples is lost") as caught:
+    with pytest.raises(DataError, match="a process that reads examples died") as caught:
         run.fit()
     assert (run.outcome, caught.value.exit_code) == ("failed", 4)
     assert not children()

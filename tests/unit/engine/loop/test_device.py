@@ -36,14 +36,16 @@ def test_what_is_no_device_is_a_fault_that_names_those_that_are(name: str) -> No
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_a_device_that_is_not_here_is_a_fault(name: str) -> None:
-    with pytest.raises(ConfigError, match="torch sees no such device"):
+    with pytest.raises(ConfigError, match="torch finds no such device"):
         Run({"train": {"device": name}})
 
 
 def test_a_default_device_of_the_programs_is_a_fault_that_names_it() -> None:
     with torch.device("meta"), pytest.raises(ConfigError, match="torch's default device is 'meta'") as caught:
         Run()
-    assert caught.value.hint == "leave torch.set_default_device out; 'train.device' says where model and batches go"
+    assert (
+        caught.value.hint == "do not call torch.set_default_device; 'train.device' sets the device of model and batches"
+    )
 
 
 def test_a_batch_is_placed_however_it_is_nested() -> None:

@@ -89,7 +89,7 @@ class Vector:
 
 
 def test_a_metric_that_gives_no_number_is_named() -> None:
-    with pytest.raises(ContractError, match=r"the metric 'spread' gave \[2\] float32"):
+    with pytest.raises(ContractError, match=r"the metric 'spread' returned \[2\] float32"):
         evaluate([(INPUTS.double(), TARGETS.double())], model(), nn.MSELoss(), {"spread": Vector()})
 
 

@@ -93,7 +93,7 @@ def test_an_update_that_is_skipped_leaves_weights_and_the_mean_loss_alone_and_wa
     config = {"train": {**IN_ORDER["train"], "non_finite": "skip"}}
     result = train(config, plugins={"data": data_with(float("nan"), at=6)})
     assert (result.outcome, result.steps) == ("completed", 3)
-    assert result.warnings == ("the loss is nan in step 2 (epoch 1): the step was left out",)
+    assert result.warnings == ("the loss is nan in step 2 (epoch 1): the step was skipped",)
     assert torch.isfinite(torch.tensor(result.metrics["train/running_loss"]))
     assert all(torch.isfinite(p).all() for p in result.model.parameters())
 
@@ -208,7 +208,7 @@ def test_a_fused_optimizer_does_the_same_as_without_a_guard_while_all_is_finite(
 
 def test_weights_that_another_optimizer_has_touched_are_said_to_be(slow_device: None) -> None:
     run = long_run(**{"callbacks.spoils": bad_gradient_at(7)})
-    with pytest.raises(NonFiniteError, match="in step 7, seen after 50 steps; its examples are 6;"):
+    with pytest.raises(NonFiniteError, match="in step 7, found after 50 steps; its examples are 6;"):
         run.fit()
     assert not all(torch.isfinite(p).all() for p in run.model.parameters())
 
@@ -262,7 +262,7 @@ def test_what_was_not_left_out_is_a_warning_for_each_look_that_finds_it(slow_dev
     with pytest.raises(NonFiniteError, match="train/running_loss is"):
         run.fit()
     said = (
-        "a loss or gradient is not finite in step 7, seen after step 50: on an accelerator its update was not left out"
+        "a loss or gradient is not finite in step 7, found after step 50: on an accelerator its update was not skipped"
     )
     assert run.warnings[0] == said
     # The weights are spoiled by then, and so are all steps after it.

@@ -69,7 +69,7 @@ def test_the_size_to_set_is_half_of_what_goes_through_the_model_at_once() -> Non
 def test_one_example_that_is_too_much_cannot_be_divided() -> None:
     error = told_by(narrow_run(Narrow(0), {"train.micro_batch_size": 1}))
     assert error.hint == (
-        "one example alone is too much: take a smaller model, smaller examples, or another train.device"
+        "a single example is too large: use a smaller model, smaller examples, or another train.device"
     )
 
 
@@ -97,7 +97,7 @@ def test_an_evaluation_for_which_memory_does_not_suffice_says_what_to_set() -> N
     assert error.hint == "set train.eval_batch_size = 10"
     settings = {"train.evaluate": ["train"], "train.eval_batch_size": 1}
     error = told_by(narrow_run(Narrow(0, in_evaluation=True, since=99), settings))
-    assert "one example alone is too much" in str(error.hint)
+    assert "a single example is too large" in str(error.hint)
 
 
 @pytest.mark.parametrize("own", [{"optimizer": "lbfgs"}, {}], ids=["closure", "plugin"])
@@ -161,7 +161,7 @@ def test_an_update_is_never_begun_twice(policy: str, size: int) -> None:
     run = narrow_run(model, overrides, optimizer=FailingUpdate(model.parameters()))
     error = told_by(run)
     assert error.message == (
-        f"out of memory in the update of step 1 (epoch 1) on cpu, with the weights perhaps half updated: {CUDA}"
+        f"out of memory in the update of step 1 (epoch 1) on cpu, with the weights perhaps partly updated: {CUDA}"
     )
     assert "fewer examples do not help" in str(error.hint)
     assert model.sizes == ([3, 3, 2] if size else [8])
@@ -227,5 +227,5 @@ def test_a_first_example_that_is_too_much_is_told(fails: str) -> None:
         TrainingError, match="out of memory while one example of the train split of data 'synth"
     ) as caught:
         Run(SHORT, plugins=plugins)
-    assert "one example alone is too much" in str(caught.value.hint)
+    assert "a single example is too large" in str(caught.value.hint)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)

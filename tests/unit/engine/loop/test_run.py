@@ -319,7 +319,7 @@ def test_steps_are_those_of_fit() -> None:
 def test_a_run_is_begun_only_once() -> None:
     run = Run(SMALL)
     run.fit()
-    with pytest.raises(TrainingError, match="begun before"):
+    with pytest.raises(TrainingError, match="already begun"):
         run.fit()
 
 
@@ -473,7 +473,7 @@ def forgot_to_return(data: DataSource) -> Any:
         ({"loss": lambda run: lambda p, t: (p - t).mean() * math.nan}, NonFiniteError, ["first batch is nan"]),
         ({"loss": lambda run: nn.NLLLoss()}, ContractError, ["given from Python", "target [10, 1] float32"]),
         ({"data": pairs(torch.zeros(0, 2), torch.zeros(0, 1))}, DataError, ["train split", "empty"]),
-        ({"data": pairs(torch.full((4, 2), math.inf), torch.zeros(4, 1))}, DataError, ["input is not finite"]),
+        ({"data": pairs(torch.full((4, 2), math.inf), torch.zeros(4, 1))}, DataError, ["has a non-finite input"]),
         (
             {"data": DataSource(TensorDataset(torch.zeros(4, 2)), in_features=2, out_features=1)},
             DataError,
@@ -509,7 +509,7 @@ def test_a_metric_given_twice_is_an_error() -> None:
             return {"accuracy": None}
 
     labels = DataSource(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), None, None, 2, 3)
-    with pytest.raises(ContractError, match="'accuracy', which is there already"):
+    with pytest.raises(ContractError, match="'accuracy', which exists already"):
         Run({"loss": {"use": "cross-entropy"}}, plugins={"data": labels, "callbacks.twice": Twice()})
 
 
@@ -806,7 +806,7 @@ class Measures:
 
 
 @pytest.mark.parametrize(
-    ("metrics", "words"), [({"loss": None}, "'loss', which is there already"), (None, "returned nothing")]
+    ("metrics", "words"), [({"loss": None}, "'loss', which exists already"), (None, "returned nothing")]
 )
 def test_metrics_must_have_names_of_their_own(metrics: Any, words: str) -> None:
     with pytest.raises(ContractError, match=words):
@@ -950,7 +950,9 @@ def test_a_callback_that_is_tolerated_fails_without_ending_the_run() -> None:
     result = train(SMALL, {"callbacks.broken.on_error": "warn"}, plugins=plugins)
     assert result.outcome == "completed"
     assert result.warnings == tuple(hears.heard)
-    assert "callbacks.broken failed and is left out from here on: ConnectionError: no route" in hears.heard[0]
+    assert (
+        "callbacks.broken failed and is disabled for the rest of the run: ConnectionError: no route" in hears.heard[0]
+    )
     assert broken.events == ["run_start", *EPOCH_1, "run_end completed"]
 
 
@@ -1102,7 +1104,7 @@ def test_a_run_has_no_state_within_an_event() -> None:
         def on_step_end(self, run: Run) -> None:
             run.state_dict()
 
-    with pytest.raises(TrainingError, match="no state to keep while it is in a step or an event"):
+    with pytest.raises(TrainingError, match="no state to save within a step or an event"):
         train(SMALL, plugins={"callbacks.asks": Asks()})
 
 
@@ -1110,7 +1112,7 @@ def test_a_state_is_taken_up_before_the_first_step() -> None:
     run = Run(SMALL)
     state = run.state_dict()
     run.fit()
-    with pytest.raises(TrainingError, match="the run was begun before"):
+    with pytest.raises(TrainingError, match="the run has already begun"):
         run.load_state_dict(state)
 
 
@@ -1182,7 +1184,7 @@ def test_a_run_is_complete_after_so_many_steps_and_ends_its_epoch(max_steps: int
 def test_a_run_is_stopped_when_its_time_is_over_and_says_why() -> None:
     result = train(SMALL, {"train.epochs": 10**6, "train.max_time_s": 0.05})
     assert result.outcome == "stopped"
-    assert result.stop_reason == "train.max_time_s = 0.05 is over"
+    assert result.stop_reason == "train.max_time_s = 0.05 has passed"
     assert 0 < result.steps < 10**6
 
 
@@ -1289,7 +1291,7 @@ def test_an_update_cannot_be_wrapped_where_the_optimizer_makes_several_in_a_step
         def build_update(self) -> Any:
             return functools.partial((yield))
 
-    with pytest.raises(ContractError, match="LBFGS updates the weights several times in a step"):
+    with pytest.raises(ContractError, match="LBFGS updates the weights several times per step"):
         Run(SMALL, {"optimizer": "lbfgs"}, plugins={"callbacks.wraps": Wraps()})
 
 
@@ -1350,7 +1352,7 @@ def test_a_plugin_orders_the_examples_and_the_batches_follow() -> None:
 )
 def test_an_order_that_is_no_list_of_indices_is_a_fault_of_the_data(order: Callable[[int], Any]) -> None:
     with pytest.raises(
-        DataError, match=r"the order of the train split of data .* is no list of indices of its 8 examples"
+        DataError, match=r"the order of the train split of data .* is not a list of indices of its 8 examples"
     ):
         Run(SMALL, plugins={"callbacks.order": OddOnly(order)})
 
@@ -1374,5 +1376,5 @@ def test_trial_steps_use_a_run_up_and_leave_the_global_random_generator_alone() 
     steps = run.try_steps()
     next(steps)
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(TrainingError, match="the run was begun before"):
+    with pytest.raises(TrainingError, match="the run has already begun"):
         run.fit()

@@ -191,6 +191,22 @@ def test_a_run_is_evaluated_without_events_and_without_a_trace() -> None:
     assert before["evaluated"] == after["evaluated"]
 
 
+def test_an_evaluation_at_a_save_point_leaves_the_random_numbers_of_the_state_alone() -> None:
+    states: list[torch.Tensor] = []
+
+    class Evaluating:
+        @hookimpl
+        def on_save_point(self, run: Run) -> None:
+            before = run.state_dict()["random"]["cpu"]
+            run.evaluate()
+            states.append(run.state_dict()["random"]["cpu"])
+            assert torch.equal(states[-1], before)
+            torch.rand(1)
+
+    Run(SETTINGS, {"train.evaluate": ["train"]}, plugins={"callbacks.e": Evaluating()}).fit()
+    assert not torch.equal(states[0], states[1])
+
+
 def test_a_checkpoint_is_told_to_every_plugin() -> None:
     told: list[Any] = []
 

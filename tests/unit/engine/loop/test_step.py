@@ -154,7 +154,7 @@ def test_a_loss_that_fits_its_target_gets_through(target: Tensor, loss: Any) -> 
 
 
 def test_no_batch_at_all_is_refused() -> None:
-    assert refusal(DataError, None) == "data 'd' gives no batch at all\n  = give it at least one example"
+    assert refusal(DataError, None) == "data 'd' yields no batch\n  = give it at least one example"
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_no_batch_at_all_is_refused() -> None:
 )
 def test_a_batch_that_is_no_pair_of_tensors_is_refused(batch: Any, what: str) -> None:
     assert refusal(DataError, batch) == (
-        f"data 'd' gives {what}, but must give pairs (input, target) of tensors\n"
-        "  = other batches need a plugin with a build_step of its own, and train.evaluate = []"
+        f"data 'd' yields {what}, but must yield pairs (input, target) of tensors\n"
+        "  = other batches require a plugin that implements build_step, and train.evaluate = []"
     )
 
 
@@ -181,7 +181,7 @@ def test_a_batch_that_is_not_finite_is_refused_by_the_name_of_its_part(part: str
     inputs, target = some_data()
     (inputs if part == "input" else target)[5, 0] = number
     assert refusal(DataError, (inputs, target)) == (
-        f"data 'd' gives a first batch whose {part} is not finite\n"
+        f"the first batch of data 'd' has a non-finite {part}\n"
         "  = remove or replace the values that are NaN or infinite"
     )
 
@@ -195,7 +195,7 @@ def test_a_model_that_fails_is_refused_with_its_own_words_and_the_shape_of_the_b
     assert text.replace("addmm: ", "") == (
         "model 'm' fails on the first batch, [8, 3] float32: "
         "RuntimeError: mat1 and mat2 shapes cannot be multiplied (8x3 and 5x1)\n"
-        "  = make its sizes and dtypes those of the data"
+        "  = match its sizes and dtypes to the data"
     )
 
 
@@ -236,7 +236,7 @@ def test_a_model_is_put_back_into_its_mode_after_a_refusal() -> None:
 def test_a_prediction_that_would_be_broadcast_against_the_target_is_refused(loss: nn.Module) -> None:
     assert refusal(ContractError, (INPUTS, TARGETS.squeeze(1)), loss=loss) == (
         "loss 'l' compares element by element, but the prediction is [8, 1] float32 and the target is [8] float32: "
-        "they would be broadcast, and the wrong thing fitted\n"
+        "they would be broadcast, and the model would fit the wrong values\n"
         "  = give both the same shape, usually [B, 1] or [B, O]; for class indices use cross-entropy"
     )
 
@@ -245,7 +245,7 @@ def test_a_loss_that_fails_is_refused_with_its_own_words_and_both_shapes() -> No
     text = refusal(ContractError, (INPUTS, TARGETS.long().squeeze(1) - 100), loss=nn.NLLLoss())
     message, hint = text.splitlines()
     assert message.startswith("loss 'l' fails on prediction [8, 1] float32 and target [8] int64: IndexError: Target -")
-    assert hint == ("  = choose a loss for this kind of target, or a data source that gives the target this loss takes")
+    assert hint == ("  = use a loss for this type of target, or a data source with targets that this loss accepts")
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_first_loss_that_is_not_finite_is_refused_before_any_step(factor: floa
 
     assert refusal(NonFiniteError, (INPUTS, TARGETS), loss=loss) == (
         f"the loss of the first batch is {value}, before any step\n"
-        "  = look at the scale of the inputs and at the model's initial weights"
+        "  = check the scale of the inputs and the initial weights of the model"
     )
 
 
