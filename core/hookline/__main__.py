@@ -1,4 +1,4 @@
-"""``python -m hookline`` is the command ``hookline``."""
+"""Run the command ``hookline`` as ``python -m hookline``."""
 
 from hookline.cli import main
 

@@ -13,7 +13,7 @@ from support import ROOT
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The distribution as it would be published, built from the checkout."""
+    """The wheel to publish, built from the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     words = ["wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", *words, str(ROOT)], check=True)

@@ -1,4 +1,4 @@
-"""Every default plugin keeps the contract of its kind."""
+"""Every default plugin meets the contract of its kind."""
 
 from __future__ import annotations
 
@@ -20,14 +20,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
     "clip-gradients": {"max_norm": 1.0},
-    "compile": {"backend": "eager"},  # the default makes C++, which takes most of a minute
-    "averaging": {"at_end": "raw"},  # the average in the end is a change that it is asked for
+    "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
+    "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
     "freeze": {"parameters": ["*bias"]},
+    "limit-examples": {"num_examples": 12},
 }
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
+    "fuse-steps": dict.fromkeys(
+        (
+            "survives_every_ending",
+            "changes_no_result",
+            "resumes_where_it_was",
+            "closes_what_it_opens",
+            "two_live_in_one_run",
+            "a_second_run_is_like_the_first",
+            "leaves_events_alone",
+        ),
+        "it rejects the kit's model, which has dropout, and its callbacks, which follow each step",
+    ),
+    "limit-examples": {"leaves_events_alone": "fewer examples give fewer steps"},
     "run-folder": {
-        "state_round_trip": "its state says how much of its own files counts, and the kit takes other files",
-        "two_live_in_one_run": "a run has one folder, and a second keeper of it is refused",
+        "state_round_trip": "its state holds the size of its files, and the kit loads it for other files",
+        "two_live_in_one_run": "a run has one folder, so a second instance is refused",
     },
 }
 
@@ -35,7 +49,7 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize(
     "entry", [entry for entry in OWN if entry.name != "checkpoint"], ids=lambda entry: f"{entry.kind}-{entry.name}"
 )
-def test_a_default_plugin_keeps_the_contract_of_its_kind(entry: Entry) -> None:
+def test_a_default_plugin_meets_the_contract_of_its_kind(entry: Entry) -> None:
     report = check_plugin(
         entry.kind,
         entry.qualified_name,
@@ -47,7 +61,7 @@ def test_a_default_plugin_keeps_the_contract_of_its_kind(entry: Entry) -> None:
 
 @dataclass
 class SaveInAFolder(SaveCheckpoints):
-    """The callback ``checkpoint`` with a run folder, which it needs and does not make."""
+    """The callback ``checkpoint`` with a run folder, which it needs but does not create."""
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
@@ -60,10 +74,12 @@ class SaveInAFolder(SaveCheckpoints):
         self.made.close()
 
 
-def test_the_callback_checkpoint_keeps_the_contract_of_callbacks(
+def test_the_callback_checkpoint_meets_the_contract_of_callbacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where this module cannot be imported by its name
-    refused = {"two_live_in_one_run": "the second would remove what the first keeps, and is refused"}
+    monkeypatch.chdir(tmp_path)  # from here, another process cannot import this module
+    refused = {
+        "two_live_in_one_run": "a second instance is refused, because it would remove the first one's checkpoints"
+    }
     options = {"every_steps": 1, "in_background": True}
     check_plugin("callback", SaveInAFolder, options=options, expected_failures=refused)

@@ -1,4 +1,4 @@
-"""What the default plugins do beyond the contract of their kinds, which test_conformance.py tries."""
+"""The default plugins beyond the contract of their kinds, which test_conformance.py checks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
+    "limit-examples": {"num_examples": 12},
 }
 
 
@@ -121,7 +122,7 @@ def test_every_option_of_an_optimizer_reaches_torch(entry: Entry) -> None:
     options = {option.name: option.default for option in load_plugin(entry).options if option.name != "groups"}
     assert type(optimizer) is getattr(torch.optim, load_plugin(entry).target.__name__)
     for name, value in options.items():
-        # torch chooses how to update where nothing is said; to say false would rule out more.
+        # None lets torch choose how to update; False would rule out more.
         assert optimizer.param_groups[0][name] == (None if name == "fused" else value)
 
 
@@ -154,7 +155,7 @@ def test_sgd_updates_many_weights_at_once_with_the_result_of_torchs_default(
     ],
     ids=str,
 )
-def test_sgd_updates_weights_at_once_only_where_that_takes_no_memory(options: dict[str, Any]) -> None:
+def test_sgd_updates_weights_at_once_only_if_that_needs_no_memory(options: dict[str, Any]) -> None:
     model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(9)], nn.Linear(3, 1))
     many = Run({"optimizer": options}, plugins={"data": regression(), "model": model})
     few = Run({}, plugins={"data": regression()})
@@ -207,6 +208,6 @@ def test_a_fused_optimizer_is_fused_in_all_groups_and_moves_the_weights_alike(na
         assert torch.allclose(one, other, rtol=1e-4)
 
 
-def test_a_group_has_no_way_of_updating_of_its_own() -> None:
+def test_a_group_cannot_choose_how_it_is_updated() -> None:
     with pytest.raises(ConfigError, match="unknown option 'fused'"):
         Run({"optimizer": {"use": "adam", "fused": True, "groups": [{"parameters": ["bias"], "fused": False}]}})

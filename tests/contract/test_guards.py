@@ -1,4 +1,4 @@
-"""Guards: what is public is tested, documented and in its place."""
+"""Guards: every public thing is tested, documented and in its place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 import zipfile
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,7 @@ import hookline as door
 from hookline import Catalog
 from hookline.cli.commands.main import hookline as command
 from hookline.cli.lazy_group import LazyGroup
-from hookline.engine import KINDS, Entry, errors
+from hookline.engine import KINDS, Entry, PluginRules, errors
 from hookline.engine.plugin.hook_checks import HOOKS
 from hookline.engine.plugin.options import options_of
 from hookline.engine.plugin.plugin import load_plugin
@@ -31,13 +32,20 @@ OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "
 ERRORS = [e for e in vars(errors).values() if inspect.isclass(e) and issubclass(e, errors.HooklineError)]
 
 
+DESCRIBED = re.compile(r"^\.\. auto\w+:: (\S+)$", re.MULTILINE)
+"""A line that becomes the signature and the docstring of a name; a name that is none fails the build of the site."""
+
+
 def reference(name: str) -> str:
     return (REFERENCE / name).read_text()
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_is_documented_with_its_signature_and_tested(hook: str) -> None:
-    assert f"### `{hook}({', '.join(HOOKS[hook])})`" in reference("hooks.md")
+    section = reference("hooks.md").partition(f"\n### `{hook}({', '.join(HOOKS[hook])})`\n")[2].partition("\n### ")[0]
+    assert DESCRIBED.findall(section) == [f"hookline.engine.hookspecs.{hook}"]
+    examples = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    assert any(f"def {hook}(" in example for example in examples), "it has no example"
     assert hook in TESTS
 
 
@@ -45,12 +53,13 @@ def test_every_hook_is_documented_with_its_signature_and_tested(hook: str) -> No
 def test_every_error_is_documented_drawn_exported_and_tested(error: type[errors.HooklineError]) -> None:
     assert error.__name__ in door.__all__
     assert re.search(rf"`{error.__name__}`.*\b{error.exit_code}\b", reference("errors.md"))
+    assert f"hookline.{error.__name__}" in DESCRIBED.findall(reference("errors.md"))
     assert re.search(rf"{error.__name__} +{error.exit_code} ", errors.__doc__ or "")
     assert error.__name__ in TESTS
 
 
 def commands_of(group: click.Group, path: str = "") -> dict[str, click.Command]:
-    """Return every command by the words that call it, those of groups within included."""
+    """Return every command by its words, including those of nested groups."""
     found: dict[str, click.Command] = {}
     context = click.Context(group)
     for name in group.list_commands(context):
@@ -65,7 +74,7 @@ def commands_of(group: click.Group, path: str = "") -> dict[str, click.Command]:
 COMMANDS = commands_of(command)
 
 
-def test_what_is_listed_of_commands_that_are_not_imported_is_what_they_say() -> None:
+def test_the_listed_summary_of_a_lazy_command_is_its_own() -> None:
     assert isinstance(command, LazyGroup)
     for name, lazy in command.lazy.items():
         assert lazy.summary == COMMANDS[name].get_short_help_str(1000)
@@ -101,14 +110,36 @@ DOORS = [importlib.import_module(name) for name in ("hookline", *(f"hookline.{ro
 
 
 @pytest.mark.parametrize("package", DOORS, ids=lambda package: package.__name__)
-def test_each_door_offers_what_it_says(package: ModuleType) -> None:
+def test_each_door_offers_the_names_that_it_lists(package: ModuleType) -> None:
     assert set(dir(package)) == {*package.__all__, *getattr(package, "_ROOMS", ())}
-    text = reference("testing.md" if package.__name__ == "hookline.testing" else "python.md")
+    described = [name for page in sorted(REFERENCE.glob("*.md")) for name in DESCRIBED.findall(page.read_text())]
+    of_package = [name for name in described if name.rpartition(".")[0] == package.__name__]
+    assert sorted(of_package) == sorted(f"{package.__name__}.{name}" for name in package.__all__)
     for name in package.__all__:
         assert getattr(package, name) is not None
-        assert f"`{name}" in text or f"`{package.__name__}.{name}" in text, name
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = package.trian
+
+
+CLASSES = [
+    pytest.param(getattr(package, name), id=f"{package.__name__}.{name}")
+    for package in DOORS
+    for name in package.__all__
+    if inspect.isclass(getattr(package, name))
+]
+
+
+@pytest.mark.parametrize("public", CLASSES)
+def test_a_public_class_describes_each_of_its_members(public: type) -> None:
+    # What the site shows of it: a member without a docstring is left out there.
+    for name, member in vars(public).items():
+        function = getattr(member, "__func__", member)  # of a class or a static method
+        if not name.startswith("_") and (inspect.isroutine(function) or isinstance(member, property | cached_property)):
+            assert inspect.getdoc(member), name
+    if public not in (TrainOptions, PluginRules):  # each option of theirs has a row on the page of the config
+        own_text = re.compile(r'^    (\w+): [^\n]*\n    """', re.MULTILINE).findall(inspect.getsource(public))
+        for name in public.__annotations__.keys() - {"exit_code", *own_text}:
+            assert re.search(rf"^ +{name}: ", public.__doc__ or "", re.MULTILINE), name
 
 
 @pytest.mark.parametrize("package", DOORS, ids=lambda package: package.__name__)
@@ -121,7 +152,7 @@ def test_the_types_that_checkers_see_are_those_that_programs_get(package: Module
 
 def test_the_public_door_is_small() -> None:
     assert len(door.__all__) <= 27
-    assert isinstance(door.runs.RunFolder, type)  # a room is loaded when it is asked for
+    assert isinstance(door.runs.RunFolder, type)  # a room is loaded on first use
 
 
 def strings(path: Path) -> list[str]:
@@ -134,8 +165,8 @@ def strings(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
 def test_the_core_names_no_plugin(path: Path) -> None:
-    # Whole strings: prose and examples may speak of "sgd", code that looks one up may not.
-    # "best" is also a run, by what it measured, "checkpoint" a module, and "metrics" what a record has.
+    # Whole strings: prose and examples may mention "sgd", but code may not look it up.
+    # "best" is also a name for a run, "checkpoint" a module, and "metrics" a key of a record.
     own_words = {"hookline", "json", "best", "checkpoint", "metrics", *KINDS}
     names = {entry.name for entry in OWN} - own_words
     assert not names & set(strings(path))
@@ -149,7 +180,7 @@ FORBIDDEN = {
     "os.environ": "the core reads no environment",
     "signal.signal": "the core installs no handler",
     "logging.": "the core sets up no logging",
-    "global ": "the core keeps no global",
+    "global ": "the core has no globals",
     "manual_seed_all": "the core seeds nothing global",
     "torch.manual_seed": "the core seeds nothing global",
     "eval(": "no text chooses code",
@@ -163,7 +194,7 @@ def test_the_core_is_silent_and_keeps_its_hands_off(path: Path) -> None:
     code = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
     found = {word: why for word, why in FORBIDDEN.items() if re.search(rf"(?<![\w.]){re.escape(word)}", code)}
     if path == CORE / "cli" / "signals.py":
-        assert found.pop("signal.signal")  # the command line is a program, and no library
+        assert found.pop("signal.signal")  # the command line is a program, not a library
     assert not found
 
 
@@ -178,9 +209,9 @@ def test_the_page_of_the_architecture_lists_each_module_once() -> None:
     assert named <= {*modules, *(name.rpartition(".")[0] for name in modules)}
 
 
-def test_the_top_level_holds_what_was_agreed() -> None:
+def test_the_top_level_holds_the_agreed_entries() -> None:
     expected = {"pyproject.toml", "README.md", "LICENSE", "core", "plugins", "tests", "docs"}
-    made = {"dist", "build", "runs"}  # by building, and by the README's first command; git ignores them
+    made = {"dist", "build", "runs"}  # made by builds and by the README's first command; ignored by git
     assert {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} - made == expected
     assert not list(ROOT.glob("core/__init__.py")) + list(ROOT.glob("plugins/__init__.py"))
 

@@ -1,4 +1,4 @@
-"""The conformance kit: what it prints and raises, its form for pytest, and the run to observer plugins in."""
+"""The conformance kit: its output and errors, its form for pytest, and the run for observing plugins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hookline.engine.plugin.plugin import Plugin, load_plugin
 from hookline.testing import CHECKS, RULES, HostedRun, check_plugin, conformance, skip
 from hookline.testing.kit import Check, Subject, run_check
 from hookline.testing.parts import Recorder
-from hookline.testing.report import listening
+from hookline.testing.report import collecting
 from support import ROOT, run
 
 pytest_plugins = ["pytester"]
@@ -35,12 +35,12 @@ REFERENCE = (ROOT / "docs" / "reference" / "testing.md").read_text()
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Away from the folder in which another process would find this module, and import it.
+    # From here, another process cannot import this module.
     monkeypatch.chdir(tmp_path)
 
 
 class Net(nn.Module):
-    """A linear layer behind a hidden one."""
+    """A linear layer after a hidden one."""
 
     def __init__(self, data: DataSource, width: Annotated[int, Meta(ge=1, description="hidden values")] = 4) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Net(nn.Module):
 
 
 class Restless(Net):
-    """A net that draws from a generator of somebody else."""
+    """A net that draws from Python's global generator."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         random.random()
@@ -77,15 +77,15 @@ def test_a_good_plugin_gives_a_report_and_a_line(capsys: pytest.CaptureFixture[s
     assert not report.expected
 
 
-def test_a_failure_tells_rule_what_was_seen_and_what_to_do() -> None:
+def test_a_failure_states_the_rule_the_finding_and_the_remedy() -> None:
     with pytest.raises(AssertionError) as raised:
         check_plugin("model", Restless)
     assert str(raised.value) == (
         f"model 'Restless': {len(CHECKS['model']) - 1} checks ran, 1 skipped, 1 failed\n"
         "\n"
         "draws_from_torch_alone\n"
-        "  rule: Building and calling the model draw nothing from the generators of Python's random and of NumPy.\n"
-        "  seen: changed: python's random\n"
+        "  rule: Building and calling the model draw random numbers from torch only, not Python's random or NumPy.\n"
+        "  seen: changed: Python's random\n"
         "  do:   draw with torch, which the run seeds"
     )
 
@@ -103,14 +103,14 @@ def test_an_error_in_a_plugin_is_a_failure_with_its_place_and_its_cause() -> Non
 
 
 def test_a_plugin_that_cannot_be_built_fails_once_and_skips_what_needs_a_run() -> None:
-    with listening() as reports, pytest.raises(AssertionError, match="can_be_made"):
+    with collecting() as reports, pytest.raises(AssertionError, match="can_be_made"):
         check_plugin("model", Net, width="wide")
     assert list(reports[0].failed) == ["can_be_made", "options_have_schemas"]
     assert "with three class indices: ConfigError" in reports[0].failed["can_be_made"]
-    assert reports[0].skipped["output_shape"] == "no run can be built with it: see can_be_made"
+    assert reports[0].skipped["output_shape"] == "a run cannot be built with it: see can_be_made"
 
 
-def test_an_expected_failure_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_expected_failure_is_not_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     report = check_plugin("model", Restless, expected_failures={"draws_from_torch_alone": "it plays dice"})
     assert report.expected == {"draws_from_torch_alone": "it plays dice"}
     assert "draws_from_torch_alone" in report.ran
@@ -122,13 +122,13 @@ def test_an_expected_failure_that_passes_is_a_failure() -> None:
         check_plugin("model", Net, expected_failures={"draws_from_torch_alone": "it plays dice"})
 
 
-def test_an_expected_failure_of_no_check_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(ValueError, match="the kind model has no such check; did you mean 'output_shape'"):
+def test_an_expected_failure_of_an_unknown_check_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match="the kind 'model' has no such check; did you mean 'output_shape'"):
         check_plugin("model", Net, expected_failures={"outputs_shape": "it is flat"})
 
 
-def test_a_kind_that_is_none_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="there is no kind 'modle' of plugin; did you mean 'model'"):
+def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown kind 'modle' of plugin; did you mean 'model'"):
         check_plugin("modle", Net)
 
 
@@ -138,47 +138,47 @@ def test_a_name_that_is_not_installed_is_refused_with_the_nearest() -> None:
 
 
 def test_an_instance_is_refused_because_each_check_makes_its_own() -> None:
-    with pytest.raises(TypeError, match="got a Linear, but a class, a function or a name is needed"):
+    with pytest.raises(TypeError, match="got an instance of Linear, expected a class, a function or a name"):
         check_plugin("model", nn.Linear(3, 1))
 
 
 @dataclass
 class Ambiguous:
-    """Has an option that is called like an argument of the kit."""
+    """Has an option named like an argument of the kit."""
 
-    data: Annotated[str, Meta(description="what to call the data")]
+    data: Annotated[str, Meta(description="name of the data")]
 
     @hookimpl
     def on_run_start(self) -> None:
         assert self.data == "mine"
 
 
-def test_options_that_are_called_like_an_argument_go_into_options() -> None:
+def test_options_named_like_an_argument_go_into_options() -> None:
     assert not check_plugin("callback", Ambiguous, options={"data": "mine"}).failed
-    with pytest.raises(TypeError, match="given twice, by name and in options=: width"):
+    with pytest.raises(TypeError, match="given twice, as keywords and in options=: width"):
         check_plugin("model", Net, options={"width": 1}, width=2)
 
 
 def four_features(data: DataSource) -> nn.Module:
-    """A linear layer for four features alone."""
+    """A linear layer for exactly four features."""
     if data.in_features != 4:
         raise ValueError("it needs four features")
     return nn.Linear(4, 1)
 
 
-def test_a_plugin_that_needs_particular_data_is_given_them() -> None:
+def test_a_plugin_that_needs_particular_data_gets_them() -> None:
     inputs = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     data = DataSource(TensorDataset(inputs, inputs.sum(1, keepdim=True)), in_features=4, out_features=1)
     assert not check_plugin("model", four_features, data=data).failed
     with pytest.raises(AssertionError, match="with a regression: ValueError: it needs four features"):
         check_plugin("model", four_features)
-    with pytest.raises(ValueError, match="a data plugin brings its own"):
+    with pytest.raises(ValueError, match="a data plugin, which brings its own data"):
         check_plugin("data", four_features, data=data)
 
 
-def test_data_are_tried_until_a_run_takes_them() -> None:
+def test_data_are_tried_until_a_run_accepts_them() -> None:
     def index_loss() -> object:
-        """Cross-entropy, which takes class indices alone."""
+        """Cross-entropy, which takes only class indices."""
 
         def loss(prediction: Tensor, target: Tensor) -> Tensor:
             if target.is_floating_point():
@@ -196,7 +196,7 @@ def test_an_installed_plugin_is_given_by_its_entry_too() -> None:
 
 def test_a_wrapper_may_change_what_it_wraps() -> None:
     class Noisy:
-        """Adds noise to what the model predicts."""
+        """Adds noise to predictions."""
 
         @hookimpl(wrapper=True)
         def build_model(self) -> Generator[None, nn.Module, nn.Module]:
@@ -207,7 +207,7 @@ def test_a_wrapper_may_change_what_it_wraps() -> None:
 
 
 class Shared(IterableDataset[tuple[Tensor, Tensor]]):
-    """Examples of which each worker gives its own share."""
+    """Examples that are split between workers."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         worker = get_worker_info()
@@ -226,9 +226,9 @@ def test_a_stream_is_checked_as_far_as_it_can_be() -> None:
     assert {"starts_anywhere", "length_is_true", "order_follows_the_epoch"} <= report.skipped.keys()
 
 
-def test_what_a_plugin_prints_and_writes_is_not_seen(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_output_and_files_of_a_plugin_are_hidden(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     class Loud:
-        """Prints, and writes where it stands."""
+        """Prints, and writes to the current folder."""
 
         @hookimpl
         def on_run_end(self) -> None:
@@ -243,17 +243,17 @@ def test_what_a_plugin_prints_and_writes_is_not_seen(capsys: pytest.CaptureFixtu
 
 
 def test_a_check_can_be_skipped_with_a_reason() -> None:
-    def nothing_to_see(subject: Subject) -> None:
-        skip(f"{subject} has nothing to see")
+    def not_for_it(subject: Subject) -> None:
+        skip(f"not for {subject}")
 
     subject = Subject(Plugin("model", "Net", Net), {}, None, Path())
-    finding = run_check(Check("nothing", "It shows something.", nothing_to_see), subject, {})
-    assert (finding.verdict, finding.text) == ("skipped", "model 'Net' has nothing to see")
+    finding = run_check(Check("nothing", "It has no rule.", not_for_it), subject, {})
+    assert (finding.verdict, finding.text) == ("skipped", "not for model 'Net'")
 
 
 # ---- under pytest ---------------------------------------------------------------------------------------------------
 
-# Quick to start: what these plugins do is no matter here.
+# Without plugins that slow down the start.
 BARE = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 
 MODULE = """
@@ -269,7 +269,7 @@ class Quiet:
         pass
 
 class Dice(Quiet):
-    '''Draws from the generator that everybody shares.'''
+    '''Draws from the global generator.'''
 
     @hookimpl
     def on_step_end(self):
@@ -295,12 +295,12 @@ def test_watched(run_host):
 
 
 def test_the_parametrised_form_makes_a_test_of_each_check(pytester: pytest.Pytester) -> None:
-    # In a folder below the current one, where another process does not find the module, and import torch for it.
+    # In a subfolder, where another process cannot import it, which would take the time of importing torch.
     file = pytester.mkdir("suite") / "test_quiet.py"
     file.write_text(MODULE)
     result = pytester.runpytest_inprocess("-v", "-rsxf", *BARE, str(file))
     count = len(CHECKS["callback"])
-    # Each of the three skips the checks of its state and of its import.
+    # Each of the three tests skips the checks of state and import.
     result.assert_outcomes(passed=3 * (count - 2) - 2 + 1, skipped=6, failed=1, xfailed=1)
     result.stdout.fnmatch_lines(
         [
@@ -309,7 +309,7 @@ def test_the_parametrised_form_makes_a_test_of_each_check(pytester: pytest.Pytes
             "*::test_dice[[]changes_no_result[]] FAILED*",
             "*::test_expected[[]changes_no_result[]] XFAIL*",
             "E * AssertionError: callback 'Dice': changes_no_result",
-            "E *seen: changed: the state of python's random",
+            "E *seen: changed: the state of Python's random",
             f"hookline: {3 * (count - 2)} checks ran, 6 skipped, 1 failed",
             "SKIPPED [[]1[]] *: it has no state_dict and load_state_dict",
             "XFAIL *::test_expected[[]changes_no_result[]] - it plays dice",
@@ -404,7 +404,7 @@ def test_a_hosted_run_takes_any_part_with_options(run_host: type[HostedRun]) -> 
     assert run.fit().epochs == 2
 
 
-def test_a_hosted_run_knows_nothing_that_is_installed(run_host: type[HostedRun]) -> None:
+def test_a_hosted_run_ignores_installed_plugins(run_host: type[HostedRun]) -> None:
     with pytest.raises(ConfigError, match="the configuration has 1 fault"):
         run_host(overrides={"model": "mlp"})
 
@@ -417,7 +417,7 @@ def test_the_transcript_has_every_event() -> None:
 # ---- guards ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_kit_offers_what_it_says() -> None:
+def test_the_kit_offers_the_names_that_it_lists() -> None:
     assert dir(kit) == sorted(kit.__all__)
     for name in kit.__all__:
         assert getattr(kit, name) is not None
@@ -442,7 +442,7 @@ def test_every_check_is_documented_with_its_rule_under_its_kind(kind: str) -> No
         assert f"| `{name}` | {RULES[name]} |" in section, name
 
 
-def test_every_rule_is_a_sentence_of_its_own() -> None:
+def test_every_rule_is_a_different_sentence() -> None:
     assert all(rule.endswith(".") and len(rule) > 20 for rule in RULES.values())
     assert len(set(RULES.values())) == len(RULES)
 
@@ -451,5 +451,5 @@ def test_an_instance_of_an_installed_plugin_takes_part_in_the_run_itself() -> No
     entry = Catalog.installed().find("callback", "early-stopping")
     subject = Subject(load_plugin(entry), {"patience": 2}, None, ROOT)
     instance = subject.make()
-    members = subject.run(beside={subject.table: instance}).members
+    members = subject.run(plugins={subject.table: instance}).members
     assert [member.instance for member in members if member.table == subject.table] == [instance]

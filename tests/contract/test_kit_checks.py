@@ -1,4 +1,4 @@
-"""Each check of the kit finds a plugin that breaks its rule, and no other check takes offence at it."""
+"""Each check of the kit finds a plugin that breaks its rule, and no other check fails on it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import DataSource, Run, hookimpl
 from hookline.testing import RULES, Report, check_plugin
-from hookline.testing.report import listening
+from hookline.testing.report import collecting
 
 
 def report_of(kind: str, plugin: Any, **arguments: Any) -> Report:
-    """Check a plugin that fails, and return the report."""
-    with listening() as reports, pytest.raises(AssertionError):
+    """Check a failing plugin, and return the report."""
+    with collecting() as reports, pytest.raises(AssertionError):
         check_plugin(kind, plugin, **arguments)
     return reports[0]
 
@@ -41,7 +41,7 @@ class Speechless:
 
 
 class Misspelt:
-    """Has a hook that nothing calls."""
+    """Implements an unknown hook."""
 
     @hookimpl
     def on_epoche_end(self) -> None:
@@ -50,7 +50,7 @@ class Misspelt:
 
 @dataclass
 class Undescribed:
-    """Has an option without a meaning."""
+    """Has an option without a description."""
 
     count: int = 1
 
@@ -65,7 +65,7 @@ def one() -> Any:
 
 @dataclass
 class ListForTuple:
-    """Has a default that is of another type than its option."""
+    """Has a default of the wrong type."""
 
     count: Annotated[tuple[int, ...], Meta(description="how many")] = field(default_factory=one)
 
@@ -75,15 +75,15 @@ class ListForTuple:
 
 
 @dataclass
-class StrangeSchema(Undescribed):
-    """Has a schema that is none."""
+class InvalidSchema(Undescribed):
+    """Has an invalid schema."""
 
     count: Annotated[int, Meta(description="how many", extra_json_schema={"minimum": "low"})] = 1
 
 
 @dataclass
 class NotANumber:
-    """Takes a value that is not equal to itself."""
+    """Takes a value that does not equal itself."""
 
     count: Annotated[float, Meta(description="how many")] = 1.0
 
@@ -117,7 +117,7 @@ class LosesOneOfTwo(Line):
 
 
 class IdleWeight(Line):
-    """A linear layer with a weight that it does not use."""
+    """A linear layer with an unused weight."""
 
     def __init__(self, data: DataSource) -> None:
         super().__init__(data)
@@ -143,7 +143,7 @@ class SiameseTwin(Line):
 
 
 class Unseeded(Line):
-    """A linear layer whose weights no seed decides."""
+    """A linear layer whose weights do not depend on the seed."""
 
     def __init__(self, data: DataSource) -> None:
         super().__init__(data)
@@ -153,7 +153,7 @@ class Unseeded(Line):
 
 
 class DrawsFromPython(Line):
-    """A linear layer that moves the generator of somebody else."""
+    """A linear layer that draws from Python's global generator."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         random.random()
@@ -179,7 +179,7 @@ class Drifts(Line):
 
 
 class CentersBatch(Line):
-    """A linear layer that takes the mean of the batch away."""
+    """A linear layer that subtracts the mean of the batch."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return super().forward(inputs - inputs.mean(0))
@@ -202,17 +202,17 @@ def squared(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def unsqueezed_for_one() -> Loss:
-    """A squared error that is a row for a single example."""
+    """A squared error that is a vector for a single example."""
     return lambda p, t: squared(p, t).reshape(1) if len(p) == 1 else squared(p, t)
 
 
 def root_at_zero() -> Loss:
-    """A squared error with a root whose slope is infinite."""
+    """A squared error with a root whose derivative is infinite."""
     return lambda p, t: squared(p, t) + 0 * (p - p.detach()).sqrt().sum()
 
 
 def compares_all_pairs() -> Loss:
-    """A squared error that weighs examples, and so hides that it compares all pairs."""
+    """A squared error that weights examples, which hides that it compares all pairs."""
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         if prediction.shape == target.shape:
@@ -247,7 +247,7 @@ def single_precision() -> Loss:
 
 
 def standstill(params: Iterator[nn.Parameter]) -> Optimizer:
-    """Gradient descent with steps of no length."""
+    """Gradient descent with steps of length 0."""
     return SGD(params, lr=0.0)
 
 
@@ -259,7 +259,7 @@ class ForgetsItsPace(SGD):
 
 
 def forgets_its_pace(params: Iterator[nn.Parameter]) -> Optimizer:
-    """Gradient descent whose steps become shorter by a count outside its state."""
+    """Gradient descent whose steps shrink by a count outside its state."""
     return ForgetsItsPace(params, lr=0.1)
 
 
@@ -294,7 +294,7 @@ class ClearsLate(SGD):
 
 
 def clears_late(params: Iterator[nn.Parameter]) -> Optimizer:
-    """Gradient descent that clears gradients at another time than it is asked to."""
+    """Gradient descent that clears gradients in step, not in zero_grad."""
     return ClearsLate(params, lr=0.1)
 
 
@@ -310,7 +310,7 @@ def keeps_a_set(params: Iterator[nn.Parameter]) -> Optimizer:
 
 
 def draws_when_built(params: Iterator[nn.Parameter]) -> Optimizer:
-    """Gradient descent that draws a number it has no use for."""
+    """Gradient descent that draws an unused random number."""
     torch.rand(1)
     return SGD(params, lr=0.1)
 
@@ -319,7 +319,7 @@ MADE = itertools.count(1)
 
 
 def slower_each_time(params: Iterator[nn.Parameter]) -> Optimizer:
-    """Gradient descent that is slower the more often it was made."""
+    """Gradient descent that is slower each time it is built."""
     return SGD(params, lr=0.1 / next(MADE))
 
 
@@ -346,12 +346,12 @@ def source(
 
 
 def says_five_features() -> DataSource:
-    """Three features that are told as five."""
+    """Three features declared as five."""
     return source(in_features=5)
 
 
 def random_validation() -> DataSource:
-    """A validation split that no seed decides."""
+    """A validation split that does not depend on the seed."""
     return source(validation=Rows(random.SystemRandom().randrange(2**32)))
 
 
@@ -367,7 +367,7 @@ class IgnoresIndex(Rows):
 
 
 def own_order() -> DataSource:
-    """Rows that come in their own order, whichever is asked for."""
+    """Rows that come in their own order, whatever the index."""
     return source(IgnoresIndex())
 
 
@@ -382,12 +382,12 @@ class LooksBack(Rows):
 
 
 def depends_on_the_last() -> DataSource:
-    """Rows that depend on the one that was read before."""
+    """Rows that depend on the previously read one."""
     return source(LooksBack())
 
 
 def validates_on_train() -> DataSource:
-    """Rows of the training split once more for validation."""
+    """Rows of the training split, reused for validation."""
     return source(validation=Rows(0))
 
 
@@ -402,7 +402,7 @@ def all_for_each_worker() -> DataSource:
 
 
 def has_a_gap() -> DataSource:
-    """Rows of which one has no value."""
+    """Rows with a missing value."""
     inputs = Rows().inputs.clone()
     inputs[5, 1] = float("nan")
     return source(TensorDataset(inputs, inputs.nan_to_num().sum(1, keepdim=True)))
@@ -414,12 +414,12 @@ class Endless(Rows):
 
 
 def endless() -> DataSource:
-    """Rows that begin again behind the last."""
+    """Rows that start again after the last."""
     return source(Endless())
 
 
 def moves_a_shared_generator() -> DataSource:
-    """Rows that are made beside a number that everybody draws."""
+    """Rows whose creation draws from torch's global generator."""
     torch.rand(1)
     return source()
 
@@ -434,7 +434,7 @@ class Grows(Rows):
 
 
 def grows_when_read() -> DataSource:
-    """A validation split that is another with each reading."""
+    """A validation split that changes with each read."""
     return source(validation=Grows(1))
 
 
@@ -442,7 +442,7 @@ def grows_when_read() -> DataSource:
 
 
 class FailsOnFailure:
-    """Cannot cope with a run that failed."""
+    """Cannot handle a failed run."""
 
     @hookimpl
     def on_run_end(self, outcome: str) -> None:
@@ -475,7 +475,7 @@ class ForgetsItsState:
 
 
 class CountsToFour:
-    """Stops the run in the fourth step that it sees itself."""
+    """Stops the run in the fourth step that it sees."""
 
     count = 0
 
@@ -498,7 +498,7 @@ class LeavesOpen:
 
 
 class OnlyChild:
-    """Wants to be alone in a run."""
+    """Rejects a second instance."""
 
     active: ClassVar[list[object]] = []
 
@@ -514,7 +514,7 @@ class OnlyChild:
 
 
 class FindsItsTrace:
-    """Counts on from the file that an earlier run left."""
+    """Continues from the file of an earlier run."""
 
     @hookimpl
     def on_run_start(self, run: Run) -> None:
@@ -524,7 +524,7 @@ class FindsItsTrace:
 
 
 class NeedsMetrics:
-    """Looks up a metric that a run need not have."""
+    """Looks up a metric that a run may not have."""
 
     @hookimpl
     def on_run_end(self, run: Run, outcome: str) -> None:
@@ -533,7 +533,7 @@ class NeedsMetrics:
 
 
 class MovesTheCount:
-    """Changes the number of steps that the run has taken."""
+    """Changes the run's step count."""
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:
@@ -545,7 +545,7 @@ class MovesTheCount:
 
 @dataclass(frozen=True)
 class Case:
-    """A plugin that breaks one rule, and the checks that cannot but see it too."""
+    """A plugin that breaks one rule, and other checks that inevitably fail."""
 
     kind: str
     plugin: Any
@@ -558,7 +558,7 @@ BREAKS = {
     "can_be_made": Case("callback", Misspelt),
     "options_described": Case("callback", Undescribed),
     "defaults_fit": Case("callback", ListForTuple, {"count": [2]}),
-    "options_have_schemas": Case("callback", StrangeSchema),
+    "options_have_schemas": Case("callback", InvalidSchema),
     "options_survive": Case("callback", NotANumber, {"count": float("nan")}),
     "output_shape": Case("model", LosesOneOfTwo),
     "finite_gradients": Case("model", IdleWeight),
@@ -587,7 +587,7 @@ BREAKS = {
     "steps_are_repeatable": Case("optimizer", slower_each_time),
     "sizes_are_true": Case("data", says_five_features),
     "seed_makes_data": Case("data", random_validation),
-    # What ignores its index has no place to start at and no shards.
+    # Data that ignore the index fail these checks as well.
     "order_follows_the_epoch": Case("data", own_order, also=frozenset({"starts_anywhere", "shards_are_disjoint"})),
     "starts_anywhere": Case("data", depends_on_the_last, also=frozenset({"shards_are_disjoint"})),
     "splits_are_disjoint": Case("data", validates_on_train),
@@ -602,7 +602,7 @@ BREAKS = {
     "resumes_where_it_was": Case("callback", CountsToFour),
     "closes_what_it_opens": Case("callback", LeavesOpen),
     "two_live_in_one_run": Case("callback", OnlyChild),
-    # A run that is resumed is a second one in its folder.
+    # A resumed run is a second run in the same folder.
     "a_second_run_is_like_the_first": Case("callback", FindsItsTrace, also=frozenset({"resumes_where_it_was"})),
     "needs_no_evaluation": Case("callback", NeedsMetrics),
     "leaves_events_alone": Case("callback", MovesTheCount),
@@ -620,7 +620,7 @@ def _close_what_was_opened() -> Iterator[None]:
 def test_a_check_finds_the_plugin_that_breaks_its_rule(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Away from the folder in which another process would find this module, and import it.
+    # From here, another process cannot import this module.
     monkeypatch.chdir(tmp_path)
     case = BREAKS[name]
     report = report_of(case.kind, case.plugin, options=case.options)
@@ -651,7 +651,7 @@ EFFECTS = {
     "the umask": "import os; os.umask(0o123)",
     "sys.path": "import sys; sys.path.append('nowhere')",
     "a signal handler": "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)",
-    "python's random": "import random; random.seed(1)",
+    "Python's random": "import random; random.seed(1)",
     "numpy.random": "import numpy; numpy.random.seed(1)",
     "the threads": "import threading, time; threading.Thread(target=time.sleep, args=[9], daemon=True).start()",
     "the child processes": "import subprocess; child = subprocess.Popen(['sleep', '9'])",
@@ -660,7 +660,7 @@ IMPORTS = ("import_without_effect",)
 
 
 def plugin_in_a_module(folder: Path, name: str, effect: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Write a module, and return its plugin without having the effect here."""
+    """Write a module with an effect, and return its plugin without having the effect here."""
     (folder / f"{name}.py").write_text(MODULE.format(effect=effect))
     monkeypatch.chdir(folder)
     plugin: dict[str, Any] = {"__name__": name}
@@ -676,19 +676,21 @@ def test_an_import_with_an_effect_is_found(seen: str, tmp_path: Path, monkeypatc
     assert seen in report.failed["import_without_effect"]
 
 
-def test_torch_is_told_apart_from_the_module_that_imports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_to_the_state_of_torch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     effect = "import torch; torch.manual_seed(1); torch.set_default_dtype(torch.float64)"
     report = report_of("callback", plugin_in_a_module(tmp_path, "with_torch", effect, monkeypatch))
     message = report.failed["import_without_effect"]
     assert "torch's default dtype; it changes the state of torch's generator" in message
 
 
-def test_a_module_without_effect_passes_and_its_time_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_without_effect_passes_and_its_time_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = check_plugin("callback", plugin_in_a_module(tmp_path, "quiet", "", monkeypatch))
     assert report.told["import_without_effect"].startswith("quiet takes 0.")
 
 
-def test_a_module_that_is_not_found_elsewhere_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_another_process_cannot_find_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     report = check_plugin("callback", Quiet)
     assert "cannot be imported by name" in report.skipped["import_without_effect"]

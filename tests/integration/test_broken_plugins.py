@@ -114,7 +114,7 @@ HOOKS = (
         "an argument with a default",
         "plugins --order callbacks.a=optional-argument",
         3,
-        ("has a default for 'loss'", "take the default away"),
+        ("has a default for 'loss'", "remove the default"),
     ),
     Row("an async hook", "plugins --order callbacks.a=async", 3, ("'on_epoch_end' is async", "write it as def")),
     Row("a hook with a yield", "plugins --order callbacks.a=generator", 3, ("has a yield", "@hookimpl(wrapper=True)")),
@@ -140,7 +140,7 @@ HOOKS = (
         "an argument that is renamed in no release",
         "plugins --order callbacks.a=old-argument",
         3,
-        ("takes 'scores', which the hook does not give",),
+        ("takes 'scores', which the hook does not provide",),
     ),
 )
 
@@ -184,7 +184,7 @@ OPTIONS = (
         "a constructor that raises",
         "plugins --order optimizer=cannot-be-made",
         3,
-        (f"({FAULTS}) cannot be made: KeyError: 'ACME_TOKEN'", "options.py:"),
+        (f"({FAULTS}) cannot be created: KeyError: 'ACME_TOKEN'", "options.py:"),
     ),
     Row(
         "a constructor that exits with 0", "plugins --order optimizer=exits-when-made", 3, (f"({FAULTS})", "SystemExit")
@@ -252,7 +252,10 @@ EVENTS = (
         "an event of an observer raises",
         "train --quiet train.epochs=1 callbacks.raises.on_error=warn callbacks.closes.use=closes",
         0,
-        ("warning: callbacks.raises failed and is left out from here on: KeyError: 'reward'", f"'raises' ({FAULTS})"),
+        (
+            "warning: callbacks.raises failed and is disabled for the rest of the run: KeyError: 'reward'",
+            f"'raises' ({FAULTS})",
+        ),
         leaves={"closed.txt": "completed after 100 steps"},
     ),
     Row(
@@ -422,7 +425,7 @@ LOCKS = (
 
 PLUGIN_FILES = (
     Row("no such file", "check --plugin missing.py", 2, ("'missing.py'", "such as ./net.py")),
-    Row("no Python file", "check --plugin net.txt", 2, ("'net.txt' is no Python file", ".py")),
+    Row("no Python file", "check --plugin net.txt", 2, ("'net.txt' is not a Python file", ".py")),
     Row("a folder", "check --plugin folder", 2, ("no plugin file 'folder'",)),
     Row(
         "a library is missing for the file", "check --plugin cannot_import.py", 3, ("'libacme'", "cannot_import.py:3)")
@@ -436,9 +439,9 @@ PLUGIN_FILES = (
         "an unknown kind",
         "check --plugin unknown_kind.py",
         3,
-        ("'modle' is no kind of plugin; did you mean 'model'?", "unknown_kind.py:3)"),
+        ("'modle' is not a kind of plugin; did you mean 'model'?", "unknown_kind.py:3)"),
     ),
-    Row("a name with a space", "check --plugin spaced.py", 3, ("'my net' is no plugin's name", "spaced.py:3)")),
+    Row("a name with a space", "check --plugin spaced.py", 3, ("'my net' is not a valid plugin name", "spaced.py:3)")),
     Row("two of one name", "check --plugin twins.py", 3, ("twins.py offers two plugins model 'net'", "rename one")),
     Row(
         "its neighbour imported",

@@ -164,7 +164,7 @@ def test_resuming_a_finished_run_says_so_and_changes_no_byte(hookline: Hookline,
     before = _files(path)
     done = hookline("resume", "1")
     assert done.returncode == 0, done.stderr
-    assert "nothing is left to do" in done.stdout
+    assert "nothing left to do" in done.stdout
     assert _files(path) == before
 
 

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: real processes in empty folders."""
+"""The command line as users see it: real processes in empty folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUICK = ("train.epochs=1", "data.num_examples=20")
 
 
 def assert_clean(done: subprocess.CompletedProcess[str], code: int) -> None:
-    """One error on standard error, no traceback, and that exit code."""
+    """Assert one error on standard error, no traceback, and the exit code."""
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
@@ -38,7 +38,7 @@ def assert_clean(done: subprocess.CompletedProcess[str], code: int) -> None:
 def test_train_in_an_empty_folder_fits_the_linear_regression(hookline: Hookline, tmp_path: Path) -> None:
     done = hookline("train")
     assert (done.returncode, done.stderr) == (0, "")
-    kept = "kept in runs/0001-synthetic-linear-linear\n"
+    kept = "saved in runs/0001-synthetic-linear-linear\n"
     for words in ["synthetic-linear (hookline 0.1.0), default", "learned and true parameters", kept, "try next"]:
         assert words in done.stdout
     rows = re.findall(r"^ +(\d)/3 +([\d.e-]+) +([\d.e-]+) +[\d.]+$", done.stdout, re.MULTILINE)
@@ -77,7 +77,7 @@ def test_json_prints_one_object_for_each_event(hookline: Hookline) -> None:
     assert {row["parameter"] for row in events[-1]["summary"]["learned and true parameters"]} == {"w1", "w2", "b"}
 
 
-def test_json_tells_an_error_too_and_writes_no_nan(hookline: Hookline) -> None:
+def test_json_reports_an_error_too_and_has_no_nan(hookline: Hookline) -> None:
     done = hookline("train", "--json", "optimizer.lr=1e6", "train.epochs=2")
     events = [json.loads(line, parse_constant=pytest.fail) for line in done.stdout.splitlines()]
     assert done.returncode == 6
@@ -85,7 +85,7 @@ def test_json_tells_an_error_too_and_writes_no_nan(hookline: Hookline) -> None:
     assert events[-1]["type"] == "NonFiniteError"
 
 
-def test_traceback_is_shown_only_when_asked_for(hookline: Hookline, tmp_path: Path) -> None:
+def test_a_traceback_is_shown_only_on_request(hookline: Hookline, tmp_path: Path) -> None:
     words = ("train", "optimizer.lr=1e6")
     assert_clean(hookline(*words), 6)
     done = hookline(*words, "--traceback")
@@ -106,15 +106,15 @@ def test_ctrl_c_ends_the_run_with_130_and_closes_it(tmp_path: Path) -> None:
             if json.loads(line)["event"] == "epoch_end":
                 break
         process.send_signal(signal.SIGINT)
-        # Not communicate(), which would lose what the iteration has read ahead.
+        # communicate() would lose the lines that the iteration has read ahead.
         out, err = process.stdout.read(), process.stderr.read() if process.stderr else ""
     events = [json.loads(line) for line in out.splitlines()]
     assert process.returncode == 130
     assert (events[-1]["event"], events[-1]["outcome"]) == ("run_end", "interrupted")
     folder = "runs/0001-synthetic-linear-linear"
     assert err.splitlines() == [
-        "SIGINT: the run ends after this step, and its state is saved; once more ends it at once",
-        f"go on with: hookline resume {folder}",
+        "SIGINT: ending the run after this step and saving its state; a second signal ends it at once",
+        f"resume with: hookline resume {folder}",
     ]
     record = json.loads((tmp_path / folder / "run.json").read_text())
     assert (record["status"], record["step"]) == ("interrupted", events[-1]["steps"])
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_the_run_with_130_and_closes_it(tmp_path: Path) -> None:
 
 
 def read_terminal(command: list[str], cwd: Path, **environment: str) -> tuple[str, float]:
-    """Run a program in a terminal; return what it wrote, and the seconds between the first and the last writing."""
+    """Run a program in a terminal; return its output, and the seconds between its first and last write."""
     main, side = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **environment}
     env.pop("CI", None) if "CI" not in environment else None
@@ -134,7 +134,7 @@ def read_terminal(command: list[str], cwd: Path, **environment: str) -> tuple[st
             try:
                 piece = os.read(main, 65536)
             except OSError as error:
-                assert error.errno == errno.EIO  # noqa: PT017 - how Linux says that the other side is closed
+                assert error.errno == errno.EIO  # noqa: PT017 - Linux reports a closed terminal this way
                 break
             times.append(time.perf_counter())
             text += piece
@@ -148,7 +148,7 @@ def test_a_terminal_has_a_live_line_redrawn_at_most_ten_times_a_second(tmp_path:
     drawn = re.findall(r"step (\d+)/4000", text)
     seconds = float(re.findall(r"completed after 4000 steps in ([\d.]+) s", text)[0])
     assert "steps/s" in text
-    # Once more each when it starts, at the first step, and when it is taken away.
+    # One more each at the start, at the first step, and at the end.
     assert 2 <= len(drawn) <= 10 * seconds + 3
     assert [int(row) for row in re.findall(r"(\d+)/40 +\d", text)] == list(range(1, 41))
 
@@ -158,10 +158,10 @@ def test_a_terminal_of_a_ci_machine_gets_plain_lines(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
-# ---- faults of the words and of the config --------------------------------------------------------------------------
+# ---- faults of the arguments and of the config ----------------------------------------------------------------------
 
 
-def test_every_fault_of_a_config_is_told_at_once_with_its_place(hookline: Hookline, tmp_path: Path) -> None:
+def test_all_faults_of_a_config_are_reported_at_once_with_their_places(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(
         '[train]\nepoch = 3\nbatch_size = "10"\n\n[optimizer]\nuse = "sgd"\nlr = -1\n\n'
         '[model]\nuse = "linaer"\n\n[lost]\na = 1\n'
@@ -208,7 +208,9 @@ def test_every_fault_of_a_config_is_told_at_once_with_its_place(hookline: Hookli
     ],
     ids=lambda value: value[0][:30] if isinstance(value, tuple) else "",
 )
-def test_a_fault_of_the_words_is_told_cleanly(hookline: Hookline, words: tuple[str, ...], expected: list[str]) -> None:
+def test_a_fault_of_the_arguments_is_reported_cleanly(
+    hookline: Hookline, words: tuple[str, ...], expected: list[str]
+) -> None:
     done = hookline("check", *words)
     assert_clean(done, 2)
     for text in expected:
@@ -224,7 +226,7 @@ def test_a_wrong_command_or_option_is_a_usage_error(hookline: Hookline, words: t
     assert "Traceback" not in done.stderr
 
 
-def test_options_that_exclude_each_other_are_told_at_their_place(hookline: Hookline, tmp_path: Path) -> None:
+def test_options_that_exclude_each_other_are_reported_at_their_place(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('[optimizer]\nuse = "sgd"\nnesterov = true\n')
     done = hookline("check", "run.toml")
     assert_clean(done, 2)
@@ -234,10 +236,10 @@ def test_options_that_exclude_each_other_are_told_at_their_place(hookline: Hookl
 # ---- the other commands ---------------------------------------------------------------------------------------------
 
 
-def test_check_says_sizes_and_writes_nothing(hookline: Hookline, tmp_path: Path) -> None:
+def test_check_prints_sizes_and_writes_nothing(hookline: Hookline, tmp_path: Path) -> None:
     done = hookline("check")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "3 parameters, 100 steps in an epoch, first loss " in done.stdout
+    assert "3 parameters, 100 steps per epoch, first loss " in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -255,7 +257,7 @@ def test_plugins_lists_every_installed_plugin(hookline: Hookline) -> None:
     assert [line.split()[1] for line in lines] == ["adam", "adamw", "lbfgs", "rmsprop", "sgd"]
 
 
-def test_show_tells_options_and_the_lines_to_paste(hookline: Hookline, tmp_path: Path) -> None:
+def test_show_prints_options_and_the_lines_to_paste(hookline: Hookline, tmp_path: Path) -> None:
     done = hookline("show", "callback", "early-stopping")
     for words in ["early-stopping' (hookline 0.1.0)", "patience", "an integer >= 1", "[callbacks.early-stopping]"]:
         assert words in done.stdout
@@ -279,7 +281,7 @@ def test_show_of_an_unknown_name_offers_the_nearest(hookline: Hookline) -> None:
     assert "did you mean 'mlp'?" in done.stderr
 
 
-def test_explain_tells_the_value_its_origin_and_what_it_overrode(hookline: Hookline, tmp_path: Path) -> None:
+def test_explain_prints_the_value_its_origin_and_the_value_that_it_overrode(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[optimizer]\nlr = 0.5\n")
     done = hookline("explain", "optimizer.lr", "run.toml", "optimizer.lr=0.25")
     assert done.stdout.splitlines()[:4] == [
@@ -319,7 +321,17 @@ def test_init_overwrites_nothing_unless_forced(hookline: Hookline, tmp_path: Pat
     assert (tmp_path / "run.toml").read_text() != "mine"
 
 
-def test_schema_is_draft_7_and_tells_right_from_wrong(hookline: Hookline) -> None:
+def test_a_config_that_init_cannot_write_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("mine")
+    # No file may become larger than 1024 bytes, and the config is.
+    done = run(["bash", "-c", 'ulimit -f 1 && exec "$@"', "bash", PROGRAM, "init", "--force"], cwd=tmp_path)
+    assert_clean(done, 2)
+    assert "run.toml cannot be written: File too large (EFBIG)" in done.stderr
+    assert (tmp_path / "run.toml").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
+
+
+def test_schema_is_draft_7_and_distinguishes_valid_from_invalid_configs(hookline: Hookline) -> None:
     schema = json.loads(hookline("schema").stdout)
     jsonschema.Draft7Validator.check_schema(schema)
     validator = jsonschema.Draft7Validator(schema)
@@ -344,7 +356,7 @@ def test_schema_is_draft_7_and_tells_right_from_wrong(hookline: Hookline) -> Non
     assert [document for document in wrong if validator.is_valid(document)] == []
 
 
-def test_version_tells_what_it_runs_on(hookline: Hookline) -> None:
+def test_version_prints_the_versions_of_the_dependencies(hookline: Hookline) -> None:
     assert re.fullmatch(r"hookline \S+ hooks \S+ torch \S+ pluggy \S+ python \S+\n", hookline("version").stdout)
     assert set(json.loads(hookline("version", "--json").stdout)) == {"hookline", "hooks", "torch", "pluggy", "python"}
     assert hookline("--version").stdout == f"hookline {hookline('version', '--quiet').stdout}"
@@ -380,19 +392,19 @@ def test_tab_offers_keys_and_names(hookline: Hookline, words: str, offered: str)
 # ---- odd surroundings -----------------------------------------------------------------------------------------------
 
 
-def test_a_closed_standard_output_is_no_traceback() -> None:
+def test_a_closed_standard_output_causes_no_traceback() -> None:
     done = run(["sh", "-c", f"{PROGRAM} train {' '.join(QUICK)} >&-; echo $? >&2"])
     assert done.stderr.strip() == "0"
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_traceback() -> None:
+def test_a_reader_that_goes_away_causes_no_traceback() -> None:
     done = run(["sh", "-c", f"{PROGRAM} plugins | head -1"])
     assert done.stdout.startswith("kind")
     assert "Traceback" not in done.stderr
 
 
-def test_an_ascii_locale_is_no_traceback(hookline: Hookline, tmp_path: Path) -> None:
+def test_an_ascii_locale_causes_no_traceback(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('[model]\nuse = "größe"\n')
     done = hookline("check", "run.toml", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0")
     assert_clean(done, 2)
@@ -413,16 +425,16 @@ def test_python_in_another_mode_gives_the_same_answers(flags: tuple[str, ...], t
     assert done.stdout.startswith("optimizer.lr = 0.03")
 
 
-def test_a_full_device_is_no_traceback() -> None:
+def test_a_full_device_causes_no_traceback() -> None:
     done = run(["sh", "-c", f"{PROGRAM} plugins --json > /dev/full"])
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_that_click_has_a_meaning_of_its_own_for_is_told_like_any_other(tmp_path: Path) -> None:
+def test_an_error_that_click_would_interpret_is_reported_like_any_other(tmp_path: Path) -> None:
     program = (
-        "import sys, hookline_plugins.models.mlp as m\n"
+        "import sys, hookline_plugins.models.linear as m\n"
         "m.Linear.__init__ = lambda self, **options: (_ for _ in ()).throw(EOFError('truncated file'))\n"
         "sys.argv = ['hookline', 'check']\n"
         "from hookline.cli import main; main()"
@@ -432,7 +444,7 @@ def test_an_error_that_click_has_a_meaning_of_its_own_for_is_told_like_any_other
     assert "truncated file" in done.stderr
 
 
-def test_check_finds_what_only_the_built_run_can_tell(hookline: Hookline) -> None:
+def test_check_finds_faults_that_only_a_built_run_shows(hookline: Hookline) -> None:
     done = hookline("check", "callbacks.early-stopping.patience=3")
     assert_clean(done, 2)
     assert "early-stopping monitors 'validation/loss', which this run does not measure" in done.stderr
@@ -445,7 +457,7 @@ def test_explain_knows_the_callbacks_that_train_adds_and_those_that_are_off(hook
     assert done.stdout.startswith('callbacks.progress.use = "off"\n  from command line\n')
 
 
-def test_a_path_may_stand_in_an_override_and_an_equals_sign_in_a_path(hookline: Hookline, tmp_path: Path) -> None:
+def test_an_override_may_contain_a_path_and_a_path_an_equals_sign(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "a=b.toml").write_text("[train]\nepochs = 7\n")
     assert hookline("explain", "train.epochs", "a=b.toml", "--quiet").stdout == "7\n"
     done = hookline("explain", "data.path", "data.path=x.toml", "data=csv", "data.target=y", "--quiet")
@@ -458,11 +470,11 @@ def test_control_characters_in_keys_never_reach_the_terminal(hookline: Hookline)
     assert "\x9b" not in done.stdout + done.stderr
 
 
-def test_init_into_a_folder_that_is_not_there_is_told_cleanly(hookline: Hookline) -> None:
+def test_init_into_a_missing_folder_is_reported_cleanly(hookline: Hookline) -> None:
     assert_clean(hookline("init", "-o", "nowhere/run.toml"), 2)
 
 
-def test_bash_completes_what_follows_the_equals_sign(hookline: Hookline, tmp_path: Path) -> None:
+def test_bash_completes_the_word_after_the_equals_sign(hookline: Hookline, tmp_path: Path) -> None:
     script = hookline("completion", "bash").stdout
     program = f"""
 PATH={Path(PROGRAM).parent}:$PATH

@@ -17,10 +17,13 @@ from support import ROOT, Environment, make_environment, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PRINTS = re.compile(r"\n\nIt prints:\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+"""What follows a block that prints."""
 MARK = re.compile(r"# (part of |end of |)file: (\S+)\n")
 """The first line of a block that is a file, or that stands in one, or that is to be put at its end."""
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-plugin.md"
+COMING_FROM = ROOT / "docs" / "explanation" / "coming-from.md"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Block:
     line: int
     language: str
     text: str
+    printed: str | None = None
 
     @property
     def file(self) -> str | None:
@@ -56,19 +60,24 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
-    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2]) for m in FENCE.finditer(text)]
+    found = ((m, PRINTS.match(text, m.end())) for m in FENCE.finditer(text))
+    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2], shown and shown[1]) for m, shown in found]
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python" and not b.file], ids=str)
-def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_block_runs_and_prints_what_the_page_shows(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     # In this process: a hundred starts of torch would take minutes. A dataclass looks its module up by name.
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     exec(compile(block.text, str(block), "exec"), vars(module))
+    if block.printed is not None:
+        assert_shows(block.printed, capsys.readouterr().out, str(block))
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python" and b.file], ids=str)
@@ -88,6 +97,16 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").rglob("README.md")), ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_a_list_of_pages_has_their_titles(page: Path) -> None:
+    listed = re.findall(r"^- \[([^]]+)\]\((?!https?://)([^)#\s]+)\)", page.read_text(), re.MULTILINE)
+    assert listed
+    for title, target in listed:
+        assert (page.parent / target).read_text().startswith(f"# {title}\n"), target
+
+
 def test_the_first_plugin_goes_from_an_empty_folder_to_an_installed_one(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -98,6 +117,18 @@ def test_the_first_plugin_goes_from_an_empty_folder_to_an_installed_one(
             block.place(folder)
         for command, shown in block.commands() if block.language == "console" else []:
             assert_shows(shown, output_of(command, folder, environment), f"{block}: {command}")
+
+
+def test_the_job_of_other_frameworks_runs_as_the_page_for_their_users_says(tmp_path: Path) -> None:
+    # Theirs are files without a command: they are not installed here.
+    page = blocks(COMING_FROM)
+    for block in page:
+        if block.file:
+            block.place(tmp_path)
+    commands = [(block, *command) for block in page if block.language == "console" for command in block.commands()]
+    assert len({block for block, *_ in commands}) == 5, "each framework has its job in Hookline"
+    for block, command, shown in commands:
+        assert_shows(shown, output_of(command, tmp_path, Environment(Path(sys.executable))), f"{block}: {command}")
 
 
 def output_of(command: str, folder: Path, environment: Environment) -> str:

@@ -1,4 +1,4 @@
-"""Hostile input and odd surroundings, met by real processes: nothing waits, nothing is obeyed, nothing is torn."""
+"""Hostile input and unusual environments of real processes: nothing hangs, is executed, or is truncated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
 
 
 def assert_told(done: subprocess.CompletedProcess[str], code: int) -> None:
-    """One error, no traceback, no control character, that exit code, and not more text than a person reads."""
+    """Assert one error of readable length, no traceback, no control characters, and the exit code."""
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("error: "), done.stderr
     assert "Traceback" not in done.stderr
@@ -31,10 +31,10 @@ def assert_told(done: subprocess.CompletedProcess[str], code: int) -> None:
     assert len(done.stderr) < 2**17
 
 
-# ---- what is named on the command line -------------------------------------------------------------------------------
+# ---- paths on the command line ---------------------------------------------------------------------------------------
 
 
-def test_what_is_no_config_is_told_at_once_whatever_it_is(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_config_is_reported_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.toml")
     (tmp_path / "large.toml").write_bytes(b"# " + b"x" * 10_000_000)
     (tmp_path / "utf-16.toml").write_bytes("[train]\nepochs = 1\n".encode("utf-16"))
@@ -55,7 +55,7 @@ def test_what_is_no_config_is_told_at_once_whatever_it_is(tmp_path: Path) -> Non
         "digits.toml": "train.epochs is an integer that does not fit into 64 bits",
         ".": "it is a directory",
     }
-    # One process for all: each start takes half a second.
+    # One process for all cases: each start takes half a second.
     program = (
         "import sys, time\nfrom hookline.cli import main\n"
         "for name in sys.argv[1:]:\n"
@@ -77,7 +77,7 @@ def test_what_is_no_config_is_told_at_once_whatever_it_is(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "pipe"])
-def test_a_lock_that_is_no_file_is_told_at_once(hookline: Hookline, tmp_path: Path, device: str) -> None:
+def test_a_lock_that_is_not_a_file_is_reported_at_once(hookline: Hookline, tmp_path: Path, device: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = hookline("train", "--locked", device)
     assert_told(done, 2)
@@ -85,8 +85,8 @@ def test_a_lock_that_is_no_file_is_told_at_once(hookline: Hookline, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]
 
 
-def test_names_that_are_no_text_are_told_in_words_and_in_json(tmp_path: Path) -> None:
-    # A name in bytes that are no UTF-8, as an old archive leaves it.
+def test_names_that_are_not_text_are_reported_as_text_and_as_json(tmp_path: Path) -> None:
+    # A name in bytes that are not UTF-8, as from an old archive.
     for words in (
         [b"resume", b"./\xff"],
         [b"check", b"\xff.toml"],
@@ -100,7 +100,7 @@ def test_names_that_are_no_text_are_told_in_words_and_in_json(tmp_path: Path) ->
         assert not HIDDEN.search(done.stdout.decode() + done.stderr.decode())
 
 
-def test_a_run_in_a_folder_and_from_a_config_whose_names_are_no_text_is_kept(tmp_path: Path) -> None:
+def test_a_run_in_a_folder_and_from_a_config_whose_names_are_not_text_is_saved(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b"))
     folder.mkdir()
     (folder / os.fsdecode(b"\xff.toml")).write_text("[train]\nepochs = 1\n")
@@ -117,7 +117,7 @@ def test_a_run_in_a_folder_and_from_a_config_whose_names_are_no_text_is_kept(tmp
     assert again.returncode == 0, again.stderr
 
 
-# ---- what plugins say ------------------------------------------------------------------------------------------------
+# ---- texts of plugins ------------------------------------------------------------------------------------------------
 
 HOSTILE_PLUGIN = '''
 import torch
@@ -134,7 +134,7 @@ class Twice:
 
 @plugin("callback", "hostile")
 class Hostile:
-    """Says what a terminal would obey, and fails if it is told to."""
+    """Prints control characters, and fails on request."""
 
     def __init__(self, fail: bool = False, length: int = 1):
         self.fail, self.length = fail, length
@@ -154,7 +154,7 @@ class Hostile:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs of a plugin that says what a terminal would obey: one is completed, one failed."""
+    """A folder with two runs of a plugin that prints control characters: one completed, one failed."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "net.py").write_text(HOSTILE_PLUGIN)
     words = [PROGRAM, "train", "--plugin", "net.py", "callbacks.hostile={}", *QUICK]
@@ -171,7 +171,7 @@ def text_of(path: Path) -> str:
     return path.read_bytes().decode()
 
 
-def test_what_a_plugin_says_does_nothing_to_a_terminal(hostile: Path) -> None:
+def test_texts_of_a_plugin_do_nothing_to_a_terminal(hostile: Path) -> None:
     done = text_of(hostile / "done.txt")
     for word in ("m\\x1b]0;pwned", "warned \\x1b", "title \\x1b", "key \\x1b", "cell \\x1b"):
         assert word in done
@@ -223,7 +223,7 @@ def test_a_metric_of_a_hostile_name_is_drawn(hostile: Path) -> None:
     assert "Traceback" not in named.stderr
 
 
-# ---- where it is printed ---------------------------------------------------------------------------------------------
+# ---- standard output and standard error ------------------------------------------------------------------------------
 
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -240,14 +240,14 @@ def test_a_full_standard_output_ends_a_run_cleanly(words: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("words", ["train", "train --json"])
-def test_a_reader_that_goes_away_from_a_run_is_no_traceback(words: str, tmp_path: Path) -> None:
+def test_a_reader_of_a_run_that_goes_away_causes_no_traceback(words: str, tmp_path: Path) -> None:
     done = shell(f"{PROGRAM} {words} train.epochs=20 | head -1", tmp_path)
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 
 
-def test_a_run_goes_on_without_standard_error(tmp_path: Path) -> None:
+def test_a_run_continues_without_standard_error(tmp_path: Path) -> None:
     assert shell(f"{PROGRAM} train {' '.join(QUICK)} 2>&- >/dev/null", tmp_path).returncode == 0
     assert read_record(tmp_path / "runs" / "last").status == "completed"
 

@@ -1,4 +1,4 @@
-"""Training without torch's compiler: who does it, what it leaves as it was, and when it keeps out."""
+"""Training without torch's compiler: when it is enabled, what it leaves unchanged, and when it is disabled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_loaded():
     return "torch._dynamo" in sys.modules
 
 def parts():
-    # All that is ever changed: code, and what functions hold as attributes.
+    # Only code and attributes of functions are ever changed.
     found = set(module._functions(torch.optim.Optimizer))
     return {function: (function.__code__, "__dynamo_disable" in vars(function)) for function in found}
 
@@ -48,16 +48,16 @@ def fitted(make, context=None, steps=5):
 
 
 def told(program: str, warnings: str = "error") -> Any:
-    """Run a program in a process of its own; return what it prints last, as JSON."""
+    """Run a program in a separate process; return its last line of output, parsed as JSON."""
     done = run([sys.executable, "-c", SETTING + program], PYTHONWARNINGS=warnings)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# ---- who does it -----------------------------------------------------------------------------------------------------
+# ---- when it is enabled ----------------------------------------------------------------------------------------------
 
 
-def test_a_run_from_python_leaves_torch_to_do_what_it_does() -> None:
+def test_a_run_from_python_leaves_torch_unchanged() -> None:
     program = """
 import hookline
 finders, before = list(sys.meta_path), parts()
@@ -132,7 +132,7 @@ class Told:
             f"train.fuse_steps={fuse_steps}",
             "--json",
         ]
-        # torch's compiler uses what torch itself warns of.
+        # torch's compiler uses features that torch itself warns of.
         done = run([sys.executable, "-m", "hookline", "train", *words], cwd=tmp_path, PYTHONWARNINGS="ignore")
         assert done.returncode == 0, done.stdout + done.stderr
         summary = json.loads(done.stdout.splitlines()[-1])["summary"]
@@ -142,7 +142,7 @@ class Told:
     assert learned[1] == pytest.approx(learned[0], rel=1e-5)
 
 
-# ---- what it leaves as it was ----------------------------------------------------------------------------------------
+# ---- what it leaves unchanged ----------------------------------------------------------------------------------------
 
 
 def test_weights_are_bit_identical_with_and_without_the_compiler_loaded() -> None:
@@ -220,7 +220,7 @@ print(json.dumps([num_changed, inside, is_back, on_import == before, is_disabled
     assert told(program) == [14, False, True, True, True, True]
 
 
-def test_what_is_compiled_later_has_the_same_graphs_and_the_same_results() -> None:
+def test_later_compilation_gives_the_same_graphs_and_the_same_results() -> None:
     program = """
 torch.manual_seed(0)
 with CONTEXT:
@@ -245,7 +245,7 @@ with CONTEXT:
 graphs = [[counter.frame_count, counter.op_count] for counter in (whole, update)]
 print(json.dumps([was_loaded, losses, graphs, [parameter.tolist() for parameter in model.parameters()]]))
 """
-    # torch's compiler uses what torch itself warns of.
+    # torch's compiler uses features that torch itself warns of.
     light, plain = (
         told(program.replace("CONTEXT", context), warnings="ignore")
         for context in ("light_optimizer()", "nullcontext()")
@@ -255,10 +255,10 @@ print(json.dumps([was_loaded, losses, graphs, [parameter.tolist() for parameter 
     assert all(num_graphs > 0 for num_graphs, _ in light[2])
 
 
-# ---- when it keeps out -----------------------------------------------------------------------------------------------
+# ---- when it is disabled ---------------------------------------------------------------------------------------------
 
 
-def test_it_keeps_out_when_the_inside_of_torch_is_not_what_it_knows() -> None:
+def test_it_is_disabled_when_the_internals_of_torch_are_unknown() -> None:
     program = """
 optimizer = sys.modules["torch.optim.optimizer"]
 
@@ -299,7 +299,7 @@ print(json.dumps([answers, is_same, is_loaded()]))
     assert is_loaded
 
 
-def test_it_keeps_out_when_torch_is_not_imported_at_all() -> None:
+def test_it_is_disabled_when_torch_is_not_imported() -> None:
     program = (
         "import sys; from hookline.shortcuts.light_optimizer import light_optimizer as light\nwith light(): pass\n"
     )

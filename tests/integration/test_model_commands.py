@@ -1,4 +1,4 @@
-"""The commands that ask trained models, in real processes: eval, predict, export."""
+"""Commands that use trained models, in real processes: eval, predict, export."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = ["data=csv", "data.path=a.csv", "data.target=y", "data.standardize=true"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Hookline]:
-    """A folder with a table and a run that was trained with it, and the command ``hookline`` there."""
+    """A folder with a table and a run trained with it, and the command ``hookline`` in this folder."""
     folder = tmp_path_factory.mktemp("models")
 
     def hookline(*words: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +39,7 @@ def hashes(folder: Path) -> dict[Path, str]:
     return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_eval_tells_the_numbers_of_the_training_and_writes_nothing(place: tuple[Path, Hookline]) -> None:
+def test_eval_prints_the_metrics_of_the_training_and_writes_nothing(place: tuple[Path, Hookline]) -> None:
     folder, hookline = place
     before = hashes(folder)
     done = hookline("eval", "last", "--runs", "runs")
@@ -56,7 +56,7 @@ def test_eval_tells_the_numbers_of_the_training_and_writes_nothing(place: tuple[
     assert hashes(folder) == before
 
 
-def test_predict_answers_for_a_file_on_standard_output_or_in_a_file(place: tuple[Path, Hookline]) -> None:
+def test_predict_prints_predictions_or_writes_them_to_a_file(place: tuple[Path, Hookline]) -> None:
     folder, hookline = place
     (folder / "new.csv").write_text("b,a\n1,2\n3,4\n")
     done = hookline("predict", "last", "new.csv")
@@ -80,12 +80,12 @@ def test_predict_with_faults_in_its_input_prints_nothing_and_ends_with_4(place: 
     assert "Traceback" not in done.stderr
 
 
-def test_export_writes_a_file_and_says_how_well_it_answers(place: tuple[Path, Hookline]) -> None:
+def test_export_writes_a_file_and_prints_how_far_its_outputs_differ(place: tuple[Path, Hookline]) -> None:
     folder, hookline = place
     done = hookline("export", "last", "--to", "safetensors", "--output", "m.safetensors", "--checkpoint", "latest")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1:] == [
         "wrote m.safetensors",
-        "compared on the first 16 training examples: the largest difference of an output is 0; none is allowed",
+        "compared on the first 16 of the training data: largest output difference 0, allowed 0",
     ]
     assert set(load_file(folder / "m.safetensors")) == {"weight", "bias"}

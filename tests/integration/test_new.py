@@ -1,4 +1,4 @@
-"""``hookline new``: what it writes is installed, listed, trained with, tested, linted and type-checked as it stands."""
+"""``hookline new``: its files are installed, listed, trained with, tested, linted and type-checked unchanged."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         assert (done.returncode, done.stderr) == (0, "")
     environment.install(*folder.iterdir())
     tests = [str(environment.python), "-m", "pytest", "-p", "no:cacheprovider"]
-    # Beside the tests below, which need them last: a process with torch takes seconds to start.
+    # In the background of the tests below: a process with torch takes seconds to start.
     with ThreadPoolExecutor(max_workers=2) as pool:
         yield Made(folder, environment, {kind: pool.submit(run, tests, folder / kind) for kind in KINDS})
 
 
-# ---- what it writes -------------------------------------------------------------------------------------------------
+# ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_made_is_listed(made: Made) -> None:
+def test_the_new_plugin_is_listed(made: Made) -> None:
     listed = json.loads(made.environment.hookline("plugins", "--json").stdout)
     found = {
         entry["kind"]: (entry["name"], entry["version"]) for entry in listed if entry["distribution"] != "hookline"
@@ -103,7 +103,7 @@ def test_it_is_linted_and_formatted_as_it_sets(made: Made, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_own_tests_pass_with_warnings_as_errors(made: Made, kind: str) -> None:
-    # Among them a run in which it is named alone.
+    # They include a run that names it alone.
     done = made.reports[kind].result()
     assert done.returncode == 0, done.stdout
     assert "failed" not in done.stdout.splitlines()[-1]
@@ -112,14 +112,14 @@ def test_its_own_tests_pass_with_warnings_as_errors(made: Made, kind: str) -> No
 def test_a_name_that_was_made_and_installed_is_taken(made: Made, tmp_path: Path) -> None:
     done = made.environment.hookline("new", "loss", NAMES["model"], cwd=tmp_path)
     assert done.returncode == 2
-    assert "hookline-residual 0.1.0, which is installed, has the distribution's name" in done.stderr
+    assert "hookline-residual 0.1.0 is installed and already uses the distribution name" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- what it says ---------------------------------------------------------------------------------------------------
+# ---- output ---------------------------------------------------------------------------------------------------------
 
 
-def test_it_says_what_it_wrote_and_what_to_type_next(hookline: Hookline, tmp_path: Path) -> None:
+def test_it_prints_the_files_written_and_the_next_commands(hookline: Hookline, tmp_path: Path) -> None:
     done = hookline("new", "callback", "diary")
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["hookline-diary"]
@@ -149,7 +149,7 @@ def test_quiet_prints_nothing_and_no_torch_is_loaded(tmp_path: Path) -> None:
     assert "torch" not in done.stderr
 
 
-# ---- where it writes ------------------------------------------------------------------------------------------------
+# ---- folders --------------------------------------------------------------------------------------------------------
 
 
 def test_dir_chooses_the_folder_and_makes_those_above_it(hookline: Hookline, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_dir_chooses_the_folder_and_makes_those_above_it(hookline: Hookline, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["my plugins"]
 
 
-def test_dir_can_be_an_empty_folder_in_which_the_user_stands(hookline: Hookline, tmp_path: Path) -> None:
+def test_dir_can_be_the_current_folder_if_it_is_empty(hookline: Hookline, tmp_path: Path) -> None:
     before = tmp_path.stat().st_ino
     assert hookline("new", "model", "net", "--dir", ".").returncode == 0
     assert (tmp_path / "pyproject.toml").is_file()
@@ -180,18 +180,18 @@ def test_a_folder_with_something_in_it_is_refused_and_left_as_it_is(hookline: Ho
     (tmp_path / "hookline-net" / "notes").write_text("mine")
     done = hookline("new", "model", "net")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no plugin was made\n\nthe folder hookline-net is not empty\n")
+    assert done.stderr.startswith("error: no plugin was created\n\nthe folder hookline-net is not empty\n")
     assert "choose another folder with --dir" in done.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["hookline-net", "notes"]
 
 
-def test_every_fault_is_told_at_once(hookline: Hookline, tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "net").write_text("a file")
     done = hookline("new", "model", "My_Net", "--dir", "net")
     assert done.returncode == 2
-    assert "'My_Net' is no name for a plugin" in done.stderr
+    assert "'My_Net' is not a valid plugin name" in done.stderr
     assert "for example 'my-net'" in done.stderr
-    assert "net exists already, and is no folder" in done.stderr
+    assert "net already exists and is not a folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 

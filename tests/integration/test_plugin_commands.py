@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from support import run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -62,10 +65,10 @@ def net(tmp_path: Path) -> Path:
     return path
 
 
-# ---- which there are -------------------------------------------------------------------------------------------------
+# ---- plugins list ----------------------------------------------------------------------------------------------------
 
 
-def test_plugins_tells_which_are_active_in_a_run_and_imports_none(hookline: Hookline, tmp_path: Path) -> None:
+def test_plugins_shows_which_are_active_in_a_run_and_imports_none(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("model = 'mlp'\n[callbacks.early-stopping]\n")
     done = hookline("plugins", "run.toml", "loss=huber", "--json")
     assert done.returncode == 0, done.stderr
@@ -91,17 +94,17 @@ def test_plugins_of_a_kind_have_the_columns_that_the_head_names(hookline: Hookli
     assert mlp.endswith("blocked by --deny")
 
 
-def test_plugins_list_is_what_plugins_does(hookline: Hookline) -> None:
+def test_plugins_without_a_subcommand_is_plugins_list(hookline: Hookline) -> None:
     assert hookline("plugins", "list", "data").stdout == hookline("plugins", "data").stdout
 
 
-def test_a_word_that_is_no_kind_gets_the_nearest(hookline: Hookline) -> None:
+def test_an_unknown_kind_gets_the_nearest_as_a_hint(hookline: Hookline) -> None:
     done = hookline("plugins", "modle")
     assert done.returncode == 2
     assert "'modle' is neither a kind of plugin nor a config file\n  = did you mean 'model'?" in done.stderr
 
 
-def test_the_order_of_a_run_names_for_each_hook_who_is_called(hookline: Hookline, net: Path) -> None:
+def test_the_order_of_a_run_lists_the_plugins_called_for_each_hook(hookline: Hookline, net: Path) -> None:
     words = ["--plugin", "net.py", "callbacks.half.use=half-step", "callbacks.early-stopping.monitor=train/loss"]
     done = hookline("plugins", "--order", *words)
     assert done.returncode == 0, done.stderr
@@ -117,7 +120,7 @@ def test_the_order_of_a_run_names_for_each_hook_who_is_called(hookline: Hookline
         {"table": "model", "plugin": "model 'linear' (hookline 0.1.0)", "is_wrapper": False}
     ]
     assert [call["table"] for call in order["on_run_start"]] == [
-        "callbacks.run-folder",  # which asks to be first
+        "callbacks.run-folder",  # it requests to be first
         "callbacks.progress",
         "callbacks.checkpoint",
         "callbacks.early-stopping",
@@ -127,7 +130,7 @@ def test_the_order_of_a_run_names_for_each_hook_who_is_called(hookline: Hookline
 # ---- plugins of a file -----------------------------------------------------------------------------------------------
 
 
-def test_a_plugin_of_a_file_trains_and_is_told_with_its_file(hookline: Hookline, net: Path) -> None:
+def test_a_plugin_of_a_file_trains_and_is_shown_with_its_file(hookline: Hookline, net: Path) -> None:
     done = hookline("train", "--plugin", "./net.py", "model=net", "model.width=4", "train.epochs=1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "model                 net (./net.py), command line\n" in done.stdout
@@ -149,13 +152,13 @@ def test_show_describes_a_plugin_of_a_file(hookline: Hookline, net: Path) -> Non
     assert 'use = "net"\n# width = 8' in done.stdout
 
 
-def test_faults_of_the_words_are_told_where_nothing_is_imported(hookline: Hookline) -> None:
+def test_faults_of_the_arguments_are_reported_by_commands_that_import_nothing(hookline: Hookline) -> None:
     for command in ("lock", "plugins"):
         done = hookline(command, "lodel=x", "model=typo")
         assert done.returncode == 2
-        assert "there is no table 'lodel'" in done.stderr
+        assert "unknown table 'lodel'" in done.stderr
         assert "no model plugin named 'typo' is installed" in done.stderr
-    assert "leave 'model' out" in hookline("plugins", "--order", "model").stderr
+    assert "omit 'model'" in hookline("plugins", "--order", "model").stderr
 
 
 def test_a_file_that_is_named_twice_counts_once(hookline: Hookline, net: Path) -> None:
@@ -163,18 +166,18 @@ def test_a_file_that_is_named_twice_counts_once(hookline: Hookline, net: Path) -
     assert [line.split()[-1] for line in done.stdout.splitlines() if " net " in line] == ["active"]
 
 
-# ---- what plugins do and cost ----------------------------------------------------------------------------------------
+# ---- calls and costs of plugins --------------------------------------------------------------------------------------
 
 
-def test_an_observing_callback_that_fails_is_left_out_with_a_warning_and_the_ledger_tells_what_it_did(
+def test_a_tolerated_callback_that_fails_is_disabled_with_a_warning_and_the_ledger_shows_its_calls(
     hookline: Hookline, net: Path
 ) -> None:
     words = ["callbacks.flaky.on_error=warn", "callbacks.half.use=half-step", "train.epochs=1"]
     done = hookline("train", "--plugin", "net.py", "--ledger", *words)
     assert (done.returncode, done.stderr) == (0, "")
-    warning = "callbacks.flaky failed and is left out from here on: ConnectionError: no route"
+    warning = "callbacks.flaky failed and is disabled for the rest of the run: ConnectionError: no route"
     assert f"warning: {warning}" in done.stdout
-    ledger = done.stdout.partition("hooks, beside the loop's own")[2]
+    ledger = done.stdout.partition("hooks, in addition to")[2]
     rows = {tuple(line.split()[:2]): line.split() for line in ledger.splitlines() if line.startswith("callbacks.")}
     assert rows["callbacks.flaky", "on_step_end"][2] == "3"
     assert rows["callbacks.flaky", "on_step_end"][-1] == "yes", "it drew from torch's generator"
@@ -208,7 +211,7 @@ def test_the_json_of_a_run_has_warnings_ledger_and_each_call_of_a_hook(hookline:
     assert [call["error"] for call in traced if call["error"]] == ["ConnectionError: no route"]
 
 
-def test_a_trace_tells_each_call_on_standard_error(hookline: Hookline) -> None:
+def test_a_trace_prints_each_call_on_standard_error(hookline: Hookline) -> None:
     done = hookline("train", "--trace-hooks", "train.epochs=1")
     assert done.returncode == 0
     told = [line.split(" ms  ")[1] for line in done.stderr.splitlines()]
@@ -219,7 +222,7 @@ def test_a_trace_tells_each_call_on_standard_error(hookline: Hookline) -> None:
 # ---- locks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_refuses_a_file_that_changed_and_warns_without_being_asked(
+def test_a_lock_rejects_a_file_that_changed_and_warns_of_it_without_the_option(
     hookline: Hookline, net: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "run.toml").write_text("model = 'net'\n[train]\nepochs = 0\n")
@@ -232,7 +235,7 @@ def test_a_lock_refuses_a_file_that_changed_and_warns_without_being_asked(
     net.write_text(FILE + "print('imported')\n")
     refused = hookline("train", "--locked", "run.lock", *words)
     assert (refused.returncode, refused.stdout) == (3, ""), "it was not imported"
-    assert "net.py is not what was locked\n\nnet.py was changed" in refused.stderr
+    assert "net.py differs from the lock\n\nnet.py was changed" in refused.stderr
     net.write_text(FILE + "# changed\n")
     warned = hookline("train", *words)
     assert warned.returncode == 0
@@ -241,12 +244,28 @@ def test_a_lock_refuses_a_file_that_changed_and_warns_without_being_asked(
     assert json.loads(again.stdout) == {"path": "run.lock", "changes": ["net.py was changed"]}
 
 
-def test_a_lock_can_be_written_elsewhere_and_a_folder_is_no_place_for_it(hookline: Hookline, tmp_path: Path) -> None:
+def test_a_lock_can_be_written_elsewhere_but_not_into_a_missing_folder(hookline: Hookline, tmp_path: Path) -> None:
     assert hookline("lock", "-o", "mine.lock").stdout.startswith("wrote mine.lock: hookline with ")
-    assert "hookline/run.py" in json.loads((tmp_path / "mine.lock").read_text())["distributions"]["hookline"]["files"]
+    assert (
+        "hookline/engine/loop/run.py"
+        in json.loads((tmp_path / "mine.lock").read_text())["distributions"]["hookline"]["files"]
+    )
     done = hookline("lock", "--output", "no/such/folder.lock")
     assert done.returncode == 2
-    assert "cannot be written: No such file or directory" in done.stderr
+    assert "no/such/folder.lock cannot be written: No such file or directory" in done.stderr
+
+
+def test_a_lock_that_cannot_be_written_leaves_the_old_one(hookline: Hookline, tmp_path: Path) -> None:
+    assert hookline("lock").returncode == 0
+    before = (tmp_path / "hookline.lock").read_bytes()
+    # No file may become larger than 1024 bytes, and the lock is.
+    program = str(Path(sys.executable).parent / "hookline")
+    done = run(["bash", "-c", 'ulimit -f 1 && exec "$@"', "bash", program, "lock", "model=mlp"], cwd=tmp_path)
+    assert done.returncode == 2
+    expected = "error: hookline.lock cannot be written: File too large (EFBIG)\n  = choose another name with -o\n"
+    assert done.stderr == expected
+    assert (tmp_path / "hookline.lock").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["hookline.lock"]
 
 
 # ---- rules -----------------------------------------------------------------------------------------------------------
@@ -295,7 +314,7 @@ from hookline import hookimpl
 
 
 class Base:
-    """Does harm when it is made."""
+    """Does harm when it is created."""
 
     @hookimpl
     def on_run_end(self): ...
@@ -315,15 +334,13 @@ class Crashes(Base):
 
 @hookline.plugin("callback", "needs")
 class Needs(Base):
-    """Needs to be told something."""
+    """Has a required option."""
 
     def __init__(self, room: str): ...
 '''
 
 
-def test_a_plugin_is_checked_in_a_process_of_its_own_with_options_of_its_own(
-    hookline: Hookline, tmp_path: Path
-) -> None:
+def test_a_plugin_is_checked_in_a_separate_process_with_its_own_options(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "sound.py").write_text(SOUND.replace("Meta(ge=1)", "Meta(ge=1, description='the power')"))
     done = hookline("plugins", "check", "loss", "power", "exponent=4", "--plugin", "sound.py")
     assert done.returncode == 0, done.stderr
@@ -347,31 +364,31 @@ def test_a_plugin_that_breaks_its_contract_fails_with_rule_and_advice(hookline: 
     assert json.loads(error)["type"] == "PluginError"
 
 
-def test_a_plugin_that_hangs_or_crashes_harms_no_one_else(hookline: Hookline, tmp_path: Path) -> None:
+def test_a_plugin_that_hangs_or_crashes_does_not_affect_the_others(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "hostile.py").write_text(HOSTILE)
     done = hookline("plugins", "check", "callback", "sleeps", "--timeout", "12", "--plugin", "hostile.py", "--quiet")
     assert done.returncode == 3
-    assert "callback 'sleeps' (hostile.py): it did not end within 12 s; it was in File " in done.stderr
+    assert "callback 'sleeps' (hostile.py): it did not finish within 12 s; it was in File " in done.stderr
     assert 'hostile.py", line 18 in __init__' in done.stderr
     crashed = hookline("plugins", "check", "callback", "crashes", "--plugin", "hostile.py")
     assert crashed.returncode == 3
-    assert "callback 'crashes' (hostile.py): its process ended with code 3" in crashed.stderr
+    assert "callback 'crashes' (hostile.py): its process exited with code 3" in crashed.stderr
 
 
-def test_a_plugin_with_options_that_must_be_given_says_which(hookline: Hookline, tmp_path: Path) -> None:
+def test_the_check_of_a_plugin_with_required_options_names_them(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "hostile.py").write_text(HOSTILE)
     done = hookline("plugins", "check", "callback", "needs", "--plugin", "hostile.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].endswith("imported")
-    assert "callback needs: no check of its contract ran: give its options, room=..." in done.stdout
+    assert "callback needs: its contract was not checked: give its options, room=..." in done.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "nothing says what to check"),
-        (("model",), "nothing says what to check"),
-        (("model", "mlp", "--all"), "nothing says what to check"),
+        ((), "no plugin to check"),
+        (("model",), "no plugin to check"),
+        (("model", "mlp", "--all"), "no plugin to check"),
         (("model", "mpl"), "no model plugin named 'mpl' is installed\n  = did you mean 'mlp'?"),
         (("model", "mlp", "hidden"), "'hidden' is not an override"),
     ],

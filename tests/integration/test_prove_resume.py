@@ -1,4 +1,4 @@
-"""``hookline prove-resume``: real processes, really killed; a plugin that loses something is found and named."""
+"""``hookline prove-resume``: real processes, really killed; a plugin that loses state is found and named."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def change(run, factor):
 
 @hookline.plugin("callback", "counter")
 class Counter:
-    \"""Changes the weights by how often it was called, and says nothing of that.\"""
+    \"""Changes the weights by its number of calls, and does not save that number.\"""
 
     @hookimpl
     def on_run_start(self):
@@ -41,7 +41,7 @@ class Counter:
 
 @hookline.plugin("callback", "liar")
 class Liar(Counter):
-    \"""Says that it was never called.\"""
+    \"""Saves a wrong number of calls.\"""
 
     def state_dict(self):
         return {"calls": 0}
@@ -52,7 +52,7 @@ class Liar(Counter):
 
 @hookline.plugin("callback", "drawing")
 class Drawing:
-    \"""Draws from a generator that it does not keep.\"""
+    \"""Draws from a generator that it does not save.\"""
 
     @hookimpl
     def on_run_start(self, run):
@@ -65,7 +65,7 @@ class Drawing:
 
 @hookline.plugin("callback", "dicing")
 class Dicing:
-    \"""Draws from the generator of Python, which nobody seeds.\"""
+    \"""Draws from Python's generator, which is not seeded.\"""
 
     @hookimpl
     def on_step_end(self, run):
@@ -74,7 +74,7 @@ class Dicing:
 
 @hookline.plugin("data", "unreadable")
 class Unreadable(torch.utils.data.Dataset):
-    \"""Cannot be read in the middle.\"""
+    \"""Has an example that cannot be read.\"""
 
     @hookimpl
     def build_data(self):
@@ -99,7 +99,7 @@ def prove(hookline: Hookline, tmp_path: Path) -> Hookline:
     return lambda *words: hookline("prove-resume", "--plugin", "mine.py", *SMALL, *words)
 
 
-def test_the_default_run_resumes_exactly_and_both_runs_are_kept(prove: Hookline, tmp_path: Path) -> None:
+def test_the_default_run_resumes_exactly_and_both_runs_are_saved(prove: Hookline, tmp_path: Path) -> None:
     done = prove("--kills", "3", "--seed", "1", "--keep", "proof")
     assert (done.returncode, done.stderr) == (0, "")
     verdict = re.search(
@@ -114,14 +114,14 @@ def test_the_default_run_resumes_exactly_and_both_runs_are_kept(prove: Hookline,
     assert done.stdout.count(" killed after ") == 3
     assert "--seed 1" in done.stdout
     record = json.loads(next((tmp_path / "proof" / "killed").glob("0001-*/run.json")).read_text())
-    # Really killed: of its processes only the last one could say how it ended.
+    # Really killed: only the last process could record its outcome.
     assert [attempt["outcome"] for attempt in record["attempts"]] == [None, None, None, "completed"]
     again = prove("--keep", "proof")
     assert again.returncode == 2
-    assert "error: proof cannot be made: File exists\n  = name a new folder with --keep\n" in again.stderr
+    assert "error: cannot create proof: File exists\n  = name a new folder with --keep\n" in again.stderr
 
 
-def test_what_plugins_do_not_keep_is_found_and_each_of_them_named(prove: Hookline) -> None:
+def test_state_that_plugins_do_not_save_is_found_and_each_plugin_named(prove: Hookline) -> None:
     words = ("callbacks.first=counter", "callbacks.second=liar", "callbacks.third=drawing")
     done = prove("--kills", "1", "--seed", "2", "--json", *words)
     assert done.returncode == 5
@@ -142,7 +142,7 @@ def test_what_plugins_do_not_keep_is_found_and_each_of_them_named(prove: Hooklin
     assert events[-1]["event"] == "error"
 
 
-def test_a_run_that_is_never_the_same_twice_is_told_as_that(prove: Hookline) -> None:
+def test_a_run_that_is_not_repeatable_is_reported_as_such(prove: Hookline) -> None:
     done = prove("--kills", "1", "--seed", "4", "--quiet", "callbacks.mine=dicing")
     assert done.returncode == 5
     assert done.stderr.startswith("error: this run is not repeatable: two runs of it differ before either was")
@@ -152,6 +152,6 @@ def test_a_run_that_is_never_the_same_twice_is_told_as_that(prove: Hookline) -> 
 def test_a_run_that_fails_by_itself_fails_with_its_own_error(prove: Hookline) -> None:
     done = prove("--kills", "1", "data=unreadable", "train.max_time_s=60")
     assert done.returncode == 4
-    assert "note: train.max_time_s = 60 is left out" in done.stderr
+    assert "note: ignoring train.max_time_s = 60" in done.stderr
     assert "the run fails without interruption: example 77 of the train split" in done.stderr
     assert "OSError: the disk is gone" in done.stderr

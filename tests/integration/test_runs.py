@@ -1,4 +1,4 @@
-"""`hookline runs` and `hookline resume` in real processes: listing, comparing, drawing, removing, and going on."""
+"""`hookline runs` and `hookline resume` in real processes: list, compare, plot, remove and resume runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SETTINGS = {
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Makes a run folder with a record as ``hookline train`` leaves it, other settings, and lines of metrics."""
+    """Maker of run folders with a record like that of ``hookline train``, given settings, and lines of metrics."""
 
     def made(
         label: str = "csv-mlp", lines: Sequence[Any] = (), settings: dict[str, Any] | None = None, **values: Any
@@ -74,7 +74,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def assert_clean(done: subprocess.CompletedProcess[str], code: int) -> None:
-    """It ended with this exit code, without a traceback and without a character that a terminal could obey."""
+    """Assert the exit code, no traceback, and no control characters."""
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     text = (done.stdout + done.stderr).replace("\n", "")
@@ -84,7 +84,7 @@ def assert_clean(done: subprocess.CompletedProcess[str], code: int) -> None:
 # ---- hookline runs ---------------------------------------------------------------------------------------------------
 
 
-def test_runs_lists_how_each_ended_and_what_changed(hookline: Hookline, make: Make) -> None:
+def test_runs_lists_how_each_run_ended_and_its_changes(hookline: Hookline, make: Make) -> None:
     make()
     make(settings={"optimizer.lr": 0.1, "callbacks.checkpoint.keep": 5}, status="failed", epochs=1, time_s=200.0)
     make("csv-linear", settings={"optimizer.lr": 0.1}, status="running", best=None)
@@ -101,10 +101,10 @@ def test_runs_lists_how_each_ended_and_what_changed(hookline: Hookline, make: Ma
     ]
 
 
-def test_runs_shows_the_newest_twenty_and_says_how_many_more_there_are(
+def test_runs_shows_the_newest_twenty_and_the_number_of_older_ones(
     hookline: Hookline, make: Make, tmp_path: Path
 ) -> None:
-    assert hookline("runs").stdout == "there is no run in runs; hookline train makes one\n"
+    assert hookline("runs").stdout == "no runs in runs; start one with: hookline train\n"
     assert json.loads(hookline("runs", "--json").stdout) == []
     for _ in range(22):
         make()
@@ -133,8 +133,8 @@ def test_a_record_that_cannot_be_read_is_one_row_and_nothing_more(hookline: Hook
     rows = done.stdout.splitlines()[1:]
     assert len(rows) == 7
     assert all("unreadable" in row and "run.json" in row for row in rows[1:6])
-    assert "has format 9" in rows[3]
-    # What changed is told against the last one that can be read.
+    assert "is of format 9" in rows[3]
+    # Changes refer to the last readable run.
     assert rows[6].endswith("optimizer.lr=0.5")
     values = json.loads(hookline("runs", "--json").stdout)
     assert [row["problem"] is None for row in values] == [True, *[False] * 5, True]
@@ -143,7 +143,7 @@ def test_a_record_that_cannot_be_read_is_one_row_and_nothing_more(hookline: Hook
     assert "run.json cannot be read" in done.stderr
 
 
-def test_what_changed_is_told_in_a_few_words() -> None:
+def test_changes_are_described_in_a_few_words() -> None:
     def words(*changes: tuple[str, Any, Any], part: str = "settings") -> str:
         return changed_words([Change(part, *change) for change in changes], ["callbacks.progress"])
 
@@ -163,7 +163,7 @@ def test_what_changed_is_told_in_a_few_words() -> None:
 # ---- hookline runs show, diff, path ----------------------------------------------------------------------------------
 
 
-def test_show_tells_all_that_is_known_of_a_run(hookline: Hookline, make: Make) -> None:
+def test_show_prints_all_details_of_a_run(hookline: Hookline, make: Make) -> None:
     path = make(warnings=["the loss is \x1b[31mred"], git="abc-dirty")
     damaged = path / "checkpoints" / "step-000000000100-epochs-1"
     damaged.mkdir(parents=True)
@@ -190,7 +190,7 @@ def test_show_tells_all_that_is_known_of_a_run(hookline: Hookline, make: Make) -
     assert [(c["bytes"], "damaged" in c["problem"]) for c in values["checkpoints"]] == [(2, True)]
 
 
-def test_diff_tells_side_by_side_what_differs(hookline: Hookline, make: Make) -> None:
+def test_diff_prints_the_differences_side_by_side(hookline: Hookline, make: Make) -> None:
     first = make()
     make(settings={"optimizer.lr": 0.1}, metrics={"validation/loss": 0.125, "odd\x1b[31m": 1.0}, git="abc")
     done = hookline("runs", "diff", "1", "2")
@@ -205,7 +205,7 @@ def test_diff_tells_side_by_side_what_differs(hookline: Hookline, make: Make) ->
     values = json.loads(hookline("runs", "diff", "1", "2", "--json").stdout)
     assert values["differences"][0] == {"part": "settings", "key": "optimizer.lr", "first": 0.03, "second": 0.1}
     same = hookline("runs", "diff", "1", str(first))
-    assert same.stdout == "0001-csv-mlp and 0001-csv-mlp do not differ in anything that is known\n"
+    assert same.stdout == "no known differences between 0001-csv-mlp and 0001-csv-mlp\n"
 
 
 def test_path_prints_the_absolute_path_and_nothing_else(hookline: Hookline, make: Make, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_path_prints_the_absolute_path_and_nothing_else(hookline: Hookline, make
     assert json.loads(hookline("runs", "path", "runs/0001-csv-mlp/", "--json").stdout) == {"path": str(path)}
 
 
-def test_a_run_that_is_not_there_is_an_error_with_the_nearest_name(hookline: Hookline, make: Make) -> None:
+def test_a_missing_run_is_an_error_with_the_nearest_name(hookline: Hookline, make: Make) -> None:
     make()
     for words in (("show", "csv-mpl"), ("diff", "1", "csv-mpl"), ("plot", "csv-mpl"), ("rm", "csv-mpl", "--yes")):
         done = hookline("runs", *words)
@@ -272,19 +272,19 @@ def test_plot_of_several_runs_has_a_drawing_for_each_metric(hookline: Hookline, 
     assert "other/loss" in second
 
 
-def test_plot_says_what_is_not_there(hookline: Hookline, make: Make) -> None:
+def test_plot_reports_missing_metrics(hookline: Hookline, make: Make) -> None:
     make(lines=[{"epoch": 1, "step": 1, "loss": 1.0}])
     make()
     done = hookline("runs", "plot", "1", "2", "--metric", "lost")
     assert_clean(done, 2)
-    assert "0001-csv-mlp has no numbers of 'lost'" in done.stderr
+    assert "0001-csv-mlp has no values of 'lost'" in done.stderr
     assert "did you mean 'loss'?" in done.stderr
     done = hookline("runs", "plot", "2")
     assert_clean(done, 2)
-    assert "0002-csv-mlp has no numbers yet" in done.stderr
+    assert "0002-csv-mlp has no metrics yet" in done.stderr
 
 
-def test_lines_that_are_no_numbers_of_a_step_are_passed_over(make: Make) -> None:
+def test_lines_without_metrics_of_a_step_are_ignored(make: Make) -> None:
     path = make(lines=[{"step": 1, "loss": 1.0, "epoch": 1}, {"step": 3, "loss": 3.0}])
     with (path / "metrics.jsonl").open("ab") as file:
         file.write(b'\n\xff\xfe\n[]\n{}\n"x"\n{"step": "4", "loss": 1}\n{"step": 4, "loss": "x"}\n{"step": 4}\n')
@@ -343,7 +343,7 @@ def test_rm_removes_runs_and_mends_the_link_to_the_newest(hookline: Hookline, ma
     assert [path.name for path in first.parent.iterdir()] == [".lock"]
 
 
-def test_rm_asks_in_a_terminal_and_refuses_where_nobody_can_be_asked(hookline: Hookline, make: Make) -> None:
+def test_rm_asks_for_confirmation_in_a_terminal_and_refuses_elsewhere(hookline: Hookline, make: Make) -> None:
     path = make()
     done = hookline("runs", "rm", "1")
     assert_clean(done, 2)
@@ -376,9 +376,7 @@ def test_rm_refuses_a_run_at_work(hookline: Hookline, make: Make) -> None:
     assert other.exists(), "nothing is removed unless all can be"
 
 
-def test_rm_names_what_no_run_put_there_and_removes_it_only_by_force(
-    hookline: Hookline, make: Make, tmp_path: Path
-) -> None:
+def test_rm_names_foreign_files_and_removes_them_only_by_force(hookline: Hookline, make: Make, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("x")
@@ -400,7 +398,7 @@ def test_rm_names_what_no_run_put_there_and_removes_it_only_by_force(
     assert (outside / "precious").read_text() == "x"
 
 
-def test_rm_never_removes_what_is_no_run_folder(hookline: Hookline, make: Make, tmp_path: Path) -> None:
+def test_rm_never_removes_a_folder_that_is_not_a_run_folder(hookline: Hookline, make: Make, tmp_path: Path) -> None:
     make()
     folder = tmp_path / "precious"
     folder.mkdir()
@@ -443,7 +441,7 @@ def test_a_shell_completes_the_names_of_runs_without_torch(hookline: Hookline, m
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# ---- going on --------------------------------------------------------------------------------------------------------
+# ---- resume ----------------------------------------------------------------------------------------------------------
 
 PLUGIN = '''\
 import os
@@ -457,7 +455,7 @@ from hookline import hookimpl
 
 @hookline.plugin("callback", "trouble")
 class Trouble:
-    """Sends the process the signals in the file ``armed``, once, and waits while there is a file ``hold``."""
+    """Sends the process the signals in the file ``armed``, once, and waits while the file ``hold`` exists."""
 
     def __init__(self, at: int = 0):
         self.at = at
@@ -481,7 +479,7 @@ WORDS = ("model=mlp", "model.dropout=0.2", "callbacks.trouble.at=170", "callback
 
 
 class Place:
-    """A folder in which runs are trained by the same command."""
+    """Folder in which the same command trains runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -509,7 +507,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A run that was not interrupted."""
+    """Return an uninterrupted run."""
     place = Place(tmp_path_factory.mktemp("whole"))
     done = place.train()
     assert done.returncode == 0, done.stderr
@@ -518,7 +516,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """The same run, killed in the middle of its second epoch."""
+    """Return the same run, killed in the middle of its second epoch."""
     place = Place(tmp_path_factory.mktemp("killed"))
     assert place.train("SIGKILL").returncode == -signal.SIGKILL
     return place
@@ -529,13 +527,13 @@ def copied(place: Place, folder: Path) -> Place:
     return Place(folder)
 
 
-def test_a_killed_run_is_lost_and_goes_on_to_the_same_bytes(whole: Place, killed: Place, tmp_path: Path) -> None:
+def test_a_killed_run_is_lost_and_resumes_to_the_same_bytes(whole: Place, killed: Place, tmp_path: Path) -> None:
     place = copied(killed, tmp_path)
     assert place.record()["status"] == "running"
     assert " lost " in place.call("runs").stdout
     refused = place.call("resume", "last")
     assert_clean(refused, 2)
-    assert "(the run was begun with --plugin mine.py, and this command was not given it)" in refused.stderr
+    assert "(the run was started with --plugin mine.py, and this command was not)" in refused.stderr
     done = place.resume()
     assert_clean(done, 0)
     assert "from step 160" in done.stdout
@@ -554,23 +552,23 @@ def test_a_killed_run_is_lost_and_goes_on_to_the_same_bytes(whole: Place, killed
         ("SIGUSR1", 143, "interrupted"),
     ],
 )
-def test_a_signal_ends_a_run_which_then_goes_on_to_the_same_bytes(
+def test_a_run_ended_by_a_signal_resumes_to_the_same_bytes(
     signals: str, code: int, status: str, whole: Place, tmp_path: Path
 ) -> None:
     place = Place(tmp_path)
     done = place.train(signals)
     assert_clean(done, code)
-    assert "go on with: hookline resume runs/0001-synthetic-linear-mlp --plugin mine.py\n" in done.stderr
+    assert "resume with: hookline resume runs/0001-synthetic-linear-mlp --plugin mine.py\n" in done.stderr
     assert place.record()["status"] == status
     steps = [path.name for path in (tmp_path / "runs" / "last" / "checkpoints").iterdir()]
-    # The first one is kept at its own step, the second one does not wait for that.
+    # The first signal saves the run after its step, the second does not wait for that.
     assert ("step-000000000170-epochs-1" in steps) == (signals.count("SIG") == 1)
     if signals.startswith("SIGINT"):
         assert_clean(place.resume(), 0)
         assert place.ends() == whole.ends()
 
 
-def test_of_two_programs_that_go_on_with_a_run_one_works_and_the_other_says_who(
+def test_of_two_programs_that_resume_a_run_one_works_and_the_other_names_it(
     whole: Place, killed: Place, tmp_path: Path
 ) -> None:
     place = copied(killed, tmp_path)
@@ -592,7 +590,7 @@ def test_of_two_programs_that_go_on_with_a_run_one_works_and_the_other_says_who(
     assert place.ends() == whole.ends()
 
 
-def test_going_on_with_a_finished_run_says_so_and_leaves_every_byte(whole: Place) -> None:
+def test_resuming_a_finished_run_says_so_and_changes_no_byte(whole: Place) -> None:
     def state() -> dict[str, tuple[str, int]]:
         files = [path for path in sorted(whole.folder.rglob("*")) if path.is_file()]
         return {str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
@@ -601,8 +599,8 @@ def test_going_on_with_a_finished_run_says_so_and_leaves_every_byte(whole: Place
     done = whole.call("resume", "1")
     assert_clean(done, 0)
     assert done.stdout == (
-        "0001-synthetic-linear-mlp is completed, after 300 steps: nothing is left to do\n"
-        "  = to train it for longer: hookline resume 1 train.epochs=6\n"
+        "0001-synthetic-linear-mlp is completed after 300 steps: nothing left to do\n"
+        "  = to train longer: hookline resume 1 train.epochs=6\n"
     )
     path = str(whole.folder / "runs" / "0001-synthetic-linear-mlp")
     assert json.loads(whole.call("resume", "best", "--json").stdout) == {
@@ -614,7 +612,7 @@ def test_going_on_with_a_finished_run_says_so_and_leaves_every_byte(whole: Place
     assert state() == before
 
 
-def test_going_on_for_longer_tells_what_changed_as_events_alone(whole: Place, tmp_path: Path) -> None:
+def test_resuming_with_more_epochs_reports_the_changes_as_events_alone(whole: Place, tmp_path: Path) -> None:
     place = copied(whole, tmp_path)
     done = place.resume("last", "train.epochs=4", "--json", "--ledger", "--allow-changed-data")
     assert_clean(done, 0)
@@ -627,7 +625,7 @@ def test_going_on_for_longer_tells_what_changed_as_events_alone(whole: Place, tm
     assert [event["event"] for event in events[-2:]] == ["run_end", "ledger"]
     record = place.record()
     assert (record["status"], record["epochs"], record["step"]) == ("completed", 4, 400)
-    # How it was shown is no part of what it is.
+    # The output of a run is not part of its fingerprint.
     assert "off" not in (tmp_path / "runs" / "last" / "config.toml").read_text()
     traced = place.resume("last", "train.epochs=5", "--quiet", "--trace-hooks")
     assert_clean(traced, 0)
@@ -636,7 +634,7 @@ def test_going_on_for_longer_tells_what_changed_as_events_alone(whole: Place, tm
     assert "warning: " in traced.stderr
 
 
-def test_a_kept_config_is_repeated_as_the_command_shows_it_and_tried_without_a_trace(
+def test_a_saved_config_is_repeated_as_the_command_shows_it_and_tried_without_a_trace(
     hookline: Hookline, tmp_path: Path
 ) -> None:
     assert_clean(hookline("train", "train.epochs=1", "data.num_examples=20", "--quiet"), 0)

@@ -1,4 +1,4 @@
-"""Signals as they come: to real processes, at every phase, once and twice, ignored, and in somebody else's program."""
+"""Signals to real processes: in every phase, once and twice, ignored, and in a host program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hookline.runs import folder_of
 from support import saved_folder
 
 PROGRAM = str(Path(sys.executable).parent / "hookline")
-# Long enough to be met at work, and the steps count: an epoch is 100 steps.
+# Long enough to be interrupted; an epoch has 100 steps.
 LONG = ("train.epochs=100000", "callbacks.checkpoint.every_steps=50")
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 
@@ -43,7 +43,7 @@ class Training:
         )  # fmt: skip
 
     def wait_for(self, pattern: str) -> None:
-        """Wait until there is such a file."""
+        """Wait until such a file exists."""
         end = time.monotonic() + 60
         while not any(self.folder.glob(pattern)):
             assert self.process.poll() is None, self.process.communicate()
@@ -51,7 +51,7 @@ class Training:
             time.sleep(0.01)
 
     def end(self, *numbers: signal.Signals) -> tuple[int, str]:
-        """Send signals, and return exit code and standard error."""
+        """Send signals; return the exit code and standard error."""
         for number in numbers:
             self.process.send_signal(number)
             time.sleep(0.02)
@@ -79,10 +79,10 @@ def attempts(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_first_signal_saves_and_the_run_goes_on_from_that_very_step(
+def test_the_first_signal_saves_and_the_run_resumes_from_that_very_step(
     training: Callable[..., Training], tmp_path: Path
 ) -> None:
-    """Before it, the program is suspended, goes on, and gets a hang-up that it ignores, as under ``nohup``."""
+    """Before it, the program is suspended and continued, and ignores a hang-up, as under ``nohup``."""
     one = training("train", *LONG, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     one.wait_for("runs/0*/checkpoints/step-*")
     for number in (signal.SIGSTOP, signal.SIGHUP, signal.SIGCONT):
@@ -101,8 +101,8 @@ def test_the_first_signal_saves_and_the_run_goes_on_from_that_very_step(
 def _expect_end(one: Training, number: signal.Signals, code: int) -> None:
     returned, told = one.end(number)
     assert returned == code, told
-    assert f"{number.name}: the run ends after this step" in told
-    assert "go on with: hookline resume" in told
+    assert f"{number.name}: ending the run after this step" in told
+    assert "resume with: hookline resume" in told
     assert "Traceback" not in told
 
 
@@ -115,7 +115,7 @@ def _wait_for_attempt(one: Training, folder: Path, before: int) -> None:
     time.sleep(0.1)
 
 
-def test_a_second_signal_ends_it_at_once_and_what_was_saved_is_good(
+def test_a_second_signal_ends_it_at_once_and_the_saved_state_is_valid(
     training: Callable[..., Training], tmp_path: Path
 ) -> None:
     one = training("train", *LONG)
@@ -158,7 +158,7 @@ def test_a_signal_before_the_run_began_ends_the_program_and_leaves_nothing(
     assert not list(tmp_path.glob("runs/0*/.tmp-*"))
 
 
-# ---- in a program of somebody else ----------------------------------------------------------------------------------
+# ---- in a host program ----------------------------------------------------------------------------------------------
 
 
 def small() -> door.Run:
@@ -178,7 +178,7 @@ def test_the_first_signal_ends_the_run_after_its_step(number: signal.Signals) ->
 
 def test_the_handlers_of_the_program_come_back_also_after_an_error() -> None:
     def own(_number: int, _frame: FrameType | None) -> None:
-        """Be somebody else's."""
+        """Stand for the handler of a host program."""
 
     before = {number: signal.getsignal(number) for number in ENDING}
     signal.signal(signal.SIGTERM, own)
@@ -195,13 +195,13 @@ def test_the_handlers_of_the_program_come_back_also_after_an_error() -> None:
             signal.signal(number, handler)
 
 
-def test_an_embedded_run_touches_no_handler() -> None:
+def test_an_embedded_run_installs_no_handler() -> None:
     before = {number: signal.getsignal(number) for number in ENDING}
     seen = [{number: signal.getsignal(number) for number in ENDING} for _ in small().steps()]
     assert all(handlers == before for handlers in seen)
 
 
-def test_in_another_thread_nothing_is_installed_and_the_run_goes_on() -> None:
+def test_in_another_thread_nothing_is_installed_and_the_run_continues() -> None:
     run = small()
 
     def work() -> None:
@@ -223,7 +223,7 @@ def test_a_second_signal_is_an_interrupt_wherever_the_program_is() -> None:
 
 
 def test_a_signal_while_a_lock_is_held_waits_for_nothing() -> None:
-    """The handler sets a flag and writes a line past all buffers: no lock that the code at work could hold."""
+    """The handler sets a flag and writes a line past all buffers: it takes no lock that interrupted code may hold."""
     run = small()
     lock = threading.Lock()
     with ending_by_signals(run), lock:

@@ -1,4 +1,4 @@
-"""What a command imports: nothing that it was not asked for."""
+"""Modules that a command imports: only those that it needs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ main()
 
 
 def modules_after(*words: str, cwd: Path) -> tuple[int, set[str]]:
-    """Run a command in a process of its own; return its exit code and the modules that it imported."""
+    """Run a command in a separate process; return its exit code and the modules that it imported."""
     done = run([sys.executable, "-c", PROGRAM.format(words=words)], cwd=cwd)
     line = next(line for line in done.stderr.splitlines() if line.startswith("MODULES"))
     return done.returncode, set(json.loads(line.removeprefix("MODULES")))
 
 
 def plugin_modules(modules: set[str]) -> set[str]:
-    # The defaults are tables of names, and no plugin.
+    # The folders of the kinds and the tables of defaults are not plugins.
     names = {name for name in modules if name.startswith("hookline_plugins.")}
-    return names - {"hookline_plugins.defaults"}
+    return names - {name.rpartition(".")[0] for name in names} - {"hookline_plugins.defaults"}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def plugin_modules(modules: set[str]) -> set[str]:
         (("runs",), 0, set()),
         (("runs", "show", "1"), 2, set()),
         (("resume", "1"), 2, set()),
-        (("show", "model", "mlp"), 0, {"hookline_plugins.models.mlp"}),
+        (("show", "model", "mlp"), 0, {"hookline_plugins.models.mlp", "hookline_plugins.models.sizes"}),
         (("show", "model", "mlb"), 2, set()),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -83,9 +83,11 @@ def test_a_config_is_read_and_judged_without_torch(words: tuple[str, ...], code:
 
 def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
     _, modules = modules_after("explain", "model", "model=mlp", cwd=tmp_path)
-    # The run that train would make, with what shows and keeps it.
-    expected = {"synthetic", "models", "losses", "accuracy", "optimizers", "parameter_groups"}
-    expected |= {"progress", "event_text", "run_folder", "checkpoint", "monitoring", "single"}
+    # The run that train would train, with the callbacks that show and save it.
+    expected = {"data.synthetic", "models.mlp", "models.sizes", "losses.regression"}
+    expected |= {"optimizers.torch_optimizers", "optimizers.parameter_groups"}
+    callbacks = {"progress", "event_text", "run_folder", "checkpoint", "monitoring", "single"}
+    expected |= {f"callbacks.{name}" for name in callbacks}
     assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
 
 
@@ -94,7 +96,7 @@ def test_a_command_that_compiles_nothing_does_not_load_the_compiler(command: str
     code, modules = modules_after(command, cwd=tmp_path)
     assert code == 0
     assert "torch.optim" in modules
-    # Known of torch 2.10 to 2.15; another imports it when an optimizer is made, until its source was read.
+    # True of torch 2.10 to 2.15; other versions import it with the optimizer until their source has been read.
     assert "torch._dynamo" not in modules
 
 
@@ -105,8 +107,8 @@ def test_importing_the_door_imports_neither_torch_nor_click_nor_a_plugin() -> No
         assert repr(name) not in done.stdout
 
 
-def test_the_folders_of_the_repository_are_no_packages() -> None:
-    # Neither for the tests themselves, which also run the examples of every module.
+def test_the_folders_of_the_repository_are_not_packages() -> None:
+    # Nor in the tests themselves, which also run the examples of every module.
     assert not [name for name in sys.modules if name.partition(".")[0] in ("core", "plugins")]
     _, modules = modules_after("check", "train.epochs=1", cwd=Path(__file__).parents[2])
     assert not [name for name in modules if name.partition(".")[0] in ("core", "plugins")]

@@ -117,7 +117,7 @@ class SwappedForPipe(PosixPath):
 def test_a_file_swapped_for_a_pipe_between_look_and_open_is_refused(tmp_path: Path) -> None:
     path = SwappedForPipe(tmp_path / "run.toml")
     path.touch()
-    assert error_of(path).message.endswith("it is a named pipe, not a file")
+    assert error_of(path).message.endswith("regular file")
 
 
 def test_a_file_of_a_mebibyte_is_read_and_a_larger_one_refused_with_its_size(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands that try a run out, in real processes: --overfit, --fast, lr-find, profile, and the model of check."""
+"""Commands that try out a run, in real processes: --overfit, --fast, lr-find, profile, and the model of check."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def items():
 
 @hookline.plugin("callback", "writer")
 class Writer:
-    \"""Writes down what happens.\"""
+    \"""Records the events.\"""
 
     def _write(self, event):
         with open("events.txt", "a") as file:
@@ -60,7 +60,7 @@ class Writer:
 
 @pytest.fixture
 def plugin_words(tmp_path: Path) -> list[str]:
-    """Words for a run whose data are read item by item, with a callback that writes a file."""
+    """Arguments of a run that reads its data item by item, with a callback that writes a file."""
     (tmp_path / "mine.py").write_text(FILE)
     return ["--plugin", "mine.py", "data=items", "callbacks.writer=writer"]
 
@@ -68,7 +68,7 @@ def plugin_words(tmp_path: Path) -> list[str]:
 # ---- check -----------------------------------------------------------------------------------------------------------
 
 
-def test_check_tells_the_modules_of_the_model(hookline: Hookline) -> None:
+def test_check_prints_the_modules_of_the_model(hookline: Hookline) -> None:
     done = hookline("check", "model=mlp", "model.hidden=[8]")
     assert (done.returncode, done.stderr) == (0, "")
     assert (
@@ -78,18 +78,18 @@ def test_check_tells_the_modules_of_the_model(hookline: Hookline) -> None:
         "1        ReLU        [10, 8]  0           0\n"
         "2        Linear      [10, 1]  9           9\n"
         "\n33 of 33 parameters trainable, 132 bytes, and 0 bytes of buffers\n"
-        "\n33 parameters, 100 steps in an epoch, first loss "
+        "\n33 parameters, 100 steps per epoch, first loss "
     ) in done.stdout
     document = json.loads(hookline("check", "model=mlp", "--json").stdout)
     assert [module["parameters"] for module in document["modules"]] == [4417, 192, 0, 4160, 0, 65]
     assert document["num_parameters"] == document["num_trainable"] == 4417
 
 
-def test_check_leaves_out_most_of_a_very_deep_model_and_says_how_much(hookline: Hookline) -> None:
+def test_check_omits_most_of_a_very_deep_model_and_prints_the_number_omitted(hookline: Hookline) -> None:
     hidden = ",".join(["2"] * 500)
     done = hookline("check", "model=mlp", f"model.hidden=[{hidden}]")
     assert done.returncode == 0, done.stderr
-    assert "\n... and 962 modules more\n" in done.stdout
+    assert "\n... and 962 more modules\n" in done.stdout
     assert len(done.stdout.splitlines()) < 60
     assert hookline("check", "--quiet").stdout == ""
 
@@ -97,7 +97,7 @@ def test_check_leaves_out_most_of_a_very_deep_model_and_says_how_much(hookline: 
 # ---- train --overfit, train --fast -----------------------------------------------------------------------------------
 
 
-def test_a_model_is_made_to_learn_a_few_examples_and_the_plan_says_why(hookline: Hookline) -> None:
+def test_a_model_overfits_a_few_examples_and_the_plan_shows_the_option(hookline: Hookline) -> None:
     done = hookline("train", "--overfit", "5", "train.epochs=60", "optimizer.lr=0.1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "num_examples = 5 (--overfit)" in done.stdout
@@ -106,7 +106,7 @@ def test_a_model_is_made_to_learn_a_few_examples_and_the_plan_says_why(hookline:
     losses = [float(row) for row in re.findall(r"^ +\d+/60 +[\d.e-]+ +([\d.e-]+) ", done.stdout, re.MULTILINE)]
     assert losses[-1] < losses[0] / 100
     assert "completed after 60 steps" in done.stdout
-    assert "hookline train train.epochs=60 optimizer.lr=0.1  # train in earnest" in done.stdout
+    assert "hookline train train.epochs=60 optimizer.lr=0.1  # train in full" in done.stdout
 
 
 def test_a_fast_run_puts_a_few_batches_through_every_part(
@@ -156,12 +156,12 @@ def test_a_learning_rate_is_found_and_nothing_is_written(
         r"^suggestion: ([\d.e-]+), a tenth of .*, where the smoothed loss is lowest$", done.stdout, re.MULTILINE
     )
     assert hookline("lr-find", *words, "--quiet").stdout.strip() == suggested
-    # It is one to train with.
+    # A model can be trained with it.
     trained = hookline("train", *words, f"optimizer.lr={suggested}", "--json")
     assert json.loads(trained.stdout.splitlines()[-1])["outcome"] == "completed"
 
 
-def test_the_points_of_a_search_are_told_to_programs(hookline: Hookline) -> None:
+def test_the_points_of_a_search_are_printed_as_json(hookline: Hookline) -> None:
     done = hookline("lr-find", "--from", "1e-3", "--to", "1e-2", "--steps", "7", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     curve = json.loads(done.stdout)
@@ -172,7 +172,7 @@ def test_the_points_of_a_search_are_told_to_programs(hookline: Hookline) -> None
 
 
 @pytest.mark.parametrize("words", [("--from", "1", "--to", "0.1"), ("--from", "0"), ("--to", "inf")])
-def test_a_range_that_does_not_rise_is_told(hookline: Hookline, words: tuple[str, ...]) -> None:
+def test_a_range_that_does_not_rise_is_an_error(hookline: Hookline, words: tuple[str, ...]) -> None:
     done = hookline("lr-find", *words)
     assert done.returncode == 2
     assert done.stderr.startswith("error: the learning rate cannot rise from ")
@@ -181,7 +181,7 @@ def test_a_range_that_does_not_rise_is_told(hookline: Hookline, words: tuple[str
 # ---- profile ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_profile_tells_parts_and_operations_and_writes_a_trace(hookline: Hookline, tmp_path: Path) -> None:
+def test_a_profile_prints_parts_and_operations_and_writes_a_trace(hookline: Hookline, tmp_path: Path) -> None:
     done = hookline("profile", "model=mlp", "--steps", "5", "-o", "trace.json")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^5 steps in [\d.]+ s\npart +seconds +us/step +%\ndata ", done.stdout, re.MULTILINE)
@@ -194,7 +194,7 @@ def test_a_profile_tells_parts_and_operations_and_writes_a_trace(hookline: Hookl
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
 
 
-def test_a_profile_is_told_to_programs_and_a_run_that_is_too_short_to_people(hookline: Hookline) -> None:
+def test_a_profile_is_printed_as_json_and_a_run_that_is_too_short_is_an_error(hookline: Hookline) -> None:
     found = json.loads(hookline("profile", "--steps", "2", "--json").stdout)
     assert found["num_steps"] == 2
     assert [set(row) for row in found["parts"]] == [{"part", "seconds", "us_per_step", "percent"}] * 5

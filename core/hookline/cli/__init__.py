@@ -1,4 +1,4 @@
-"""The command line: parse, call the public door, print, and map errors to exit codes."""
+"""The command line: parse arguments, call the library, print results, map errors to exit codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import traceback
 
 
 def main() -> None:
-    """Run the command ``hookline`` and leave the program with its exit code."""
+    """Run the command ``hookline`` and exit with its exit code."""
     import click
 
     from hookline.cli.arguments import CarriedError
@@ -18,9 +18,9 @@ def main() -> None:
     from hookline.engine.plugin.catalog import Catalog
 
     for stream in (sys.stdout, sys.stderr):
-        # Names from data can hold characters that a terminal's encoding has not.
+        # Names in data can contain characters that the terminal's encoding lacks.
         if stream is not None:
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # the program's own streams can
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # the streams of the program support it
     output = Output()
     try:
         code = hookline.main(prog_name="hookline", standalone_mode=False, obj=output)
@@ -31,12 +31,12 @@ def main() -> None:
         output.note("interrupted")
         code = INTERRUPTED
     except SystemExit:
-        raise  # how click ends when a shell asks it for completions
-    except BaseException as caught:  # noqa: BLE001 - whatever it is, a user gets one message and an exit code
+        raise  # click exits this way after it has printed shell completions
+    except BaseException as caught:  # noqa: BLE001 - every error becomes one message and an exit code
         error = caught.error if isinstance(caught, CarriedError) else caught
         output.error(error)
         if not isinstance(error, HooklineError):
-            # Metadata that are damaged hurt others, too: torch reads all entry points when it is imported.
+            # Damaged metadata can also break torch, which reads all entry points on import.
             for problem in Catalog.installed().problems:
                 output.note(f"  ({problem})")
         code = error.exit_code if isinstance(error, HooklineError) else 1

@@ -1,4 +1,4 @@
-"""What commands share: options that each of them has, the plugins that may be used, and the words of a run."""
+"""Options and arguments shared by commands: output, plugins, and the words that define a run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
 
+from hookline.cli.command import Command
 from hookline.cli.completion import complete_words, split_words
 from hookline.cli.output import Output
-from hookline.engine.config.layers import read_overrides
+from hookline.engine.config.layers import Origin, read_overrides
 from hookline.engine.config.loading import load_config
-from hookline.engine.config.run_config import RunConfig
+from hookline.engine.config.run_config import OFF, SHOWN, RunConfig, Setting
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.plugin.plugin import combined
@@ -24,7 +27,7 @@ from hookline.runs.lock import Lock, read_lock
 
 
 class CarriedError(Exception):
-    """Carries an error of a command past click, which has a meaning of its own for it."""
+    """Wrapper that carries an error past click, which would interpret it."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -34,25 +37,27 @@ class CarriedError(Exception):
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 words_argument = click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...", shell_complete=complete_words)
-"""The words that make a run: a config file, and what overrides it."""
+"""Words that define a run: a config file and overrides."""
 
 
 class ListByDefault(click.Group):
-    """A group in which words that name no command of it are those of the command ``list``."""
+    """Click group whose default command is ``list``."""
+
+    command_class = Command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take the words apart."""
+        """Insert ``list`` unless the first word names a command."""
         if not args or args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
 
 def printing(command: _Command) -> _Command:
-    """Add the options that every command has; the command gets an ``Output`` first."""
+    """Add the options of every command; the command receives an ``Output`` as its first argument."""
 
-    @click.option("--quiet", is_flag=True, help="Print only what was asked for, without heads and advice.")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-    @click.option("--traceback", is_flag=True, help="Show where in the code an error was raised.")
+    @click.option("--quiet", is_flag=True, help="Print only results, without headings and hints.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
+    @click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
     @click.pass_obj
     @functools.wraps(command)
     def wrapped(output: Output, /, *, quiet: bool, as_json: bool, traceback: bool, **arguments: Any) -> None:
@@ -60,18 +65,25 @@ def printing(command: _Command) -> _Command:
         try:
             command(output, **arguments)
         except EOFError as error:
-            # click would take it for the end of its own input.
+            # click would treat it as the end of its own input.
             raise CarriedError(error) from error
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
 def choosing(command: _Command) -> _Command:
-    """Add the options that say which plugins may be used; the command gets a ``Catalog`` after its ``Output``."""
+    """Add the options that select plugins; the command receives a ``Catalog`` after its ``Output``."""
 
-    @click.option("--plugin", "files", multiple=True, type=click.Path(), help="Use the plugins of a Python file, too.")
-    @click.option("--allow", multiple=True, metavar="DIST", help="Use plugins of this distribution alone; repeatable.")
-    @click.option("--deny", multiple=True, metavar="DIST", help="Use no plugin of this distribution; repeatable.")
+    @click.option(
+        "--plugin",
+        "files",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        help="Also use the plugins of this Python file; repeatable.",
+    )
+    @click.option("--allow", multiple=True, metavar="DIST", help="Use only plugins of this distribution; repeatable.")
+    @click.option("--deny", multiple=True, metavar="DIST", help="Use no plugins of this distribution; repeatable.")
     @functools.wraps(command)
     def wrapped(
         output: Output, /, *, files: Sequence[str], allow: Sequence[str], deny: Sequence[str], **arguments: Any
@@ -85,18 +97,18 @@ def choosing(command: _Command) -> _Command:
 def chosen_catalog(
     files: Sequence[str], allow: Sequence[str], deny: Sequence[str], lock: Lock | None = None
 ) -> Catalog:
-    """Return the plugins that may be used; the arguments are what the options of the same names were given."""
+    """Return the plugins that may be used; the arguments are the values of the options of the same names."""
     catalog = Catalog.installed().with_entries(_local_entries(files, deny, lock))
     return catalog.restricted(allow=allow or None, deny=deny, by="--{}")
 
 
 def _local_entries(files: Sequence[str], deny: Sequence[str], lock: Lock | None) -> list[LocalEntry]:
-    """Return the plugins of files; every fault is told at once."""
+    """Return the plugins of files; all faults are raised at once."""
     entries: list[LocalEntry] = []
     errors: list[PluginError] = []
     for file in {Path(file).resolve(): file for file in files}.values():
         try:
-            _vet(file, deny, lock)
+            _check_file(file, deny, lock)
             entries += entries_of_file(file)
         except PluginError as error:
             errors.append(error)
@@ -105,45 +117,60 @@ def _local_entries(files: Sequence[str], deny: Sequence[str], lock: Lock | None)
     return entries
 
 
-def _vet(file: str, deny: Sequence[str], lock: Lock | None) -> None:
-    """Refuse a plugin file, before its import, that is denied or not what was locked."""
+def _check_file(file: str, deny: Sequence[str], lock: Lock | None) -> None:
+    """Reject a plugin file that is denied or differs from the lock, before it is imported."""
     if file in deny:
         raise PluginError(f"{file} may not be used: --deny forbids it", distribution=file)
     if lock and Path(file).is_file() and (drift := lock.drift_of_file(file)):
-        hint = "if that is as it should be, make the lock again: hookline lock"
-        raise PluginError(f"{file} is not what was locked", distribution=file, hint=hint, faults=[*map(Fault, drift)])
+        hint = "if the change is intended, write a new lock: hookline lock"
+        raise PluginError(f"{file} differs from the lock", distribution=file, hint=hint, faults=[*map(Fault, drift)])
 
 
-def added_callbacks(output: Output, catalog: Catalog, *, is_kept: bool) -> dict[str, Any]:
-    """Return the callbacks that a command adds to a run: to show it, and to keep it if ``is_kept``."""
-    parts = [catalog.default(part)["callbacks"] for part in _wanted_parts(output, is_kept=is_kept)]
+def added_callbacks(output: Output, catalog: Catalog, *, is_saved: bool) -> dict[str, Any]:
+    """Return the callbacks that a command adds to show a run and, with ``is_saved``, to save it."""
+    parts = [catalog.default(part)["callbacks"] for part in _wanted_parts(output, is_saved=is_saved)]
     return {"callbacks": {name: table for part in parts for name, table in part.items()}}
 
 
-def unwanted_callbacks(output: Output, catalog: Catalog, *, is_kept: bool) -> list[str]:
-    """Return the tables of those that would show a run in another way, or keep it unless ``is_kept``."""
-    parts = {"terminal", "json", "keep"} - {*_wanted_parts(output, is_kept=is_kept)}
+def unwanted_callbacks(output: Output, catalog: Catalog, *, is_saved: bool) -> list[str]:
+    """Return the tables of callbacks that would show a run differently or, without ``is_saved``, save it."""
+    parts = {"terminal", "json", "keep"} - {*_wanted_parts(output, is_saved=is_saved)}
     return [f"callbacks.{name}" for part in sorted(parts) for name in catalog.default(part)["callbacks"]]
 
 
-def _wanted_parts(output: Output, *, is_kept: bool) -> list[str]:
+def without_callbacks(config: RunConfig, tables: Sequence[str]) -> RunConfig:
+    """Return a config with those of the callbacks ``tables`` switched off that the config file has."""
+    origins = {table: config.settings[f"{table}.use"].origin for table in tables if f"{table}.use" in config.settings}
+    hidden = {table for table, origin in origins.items() if origin.layer == "file"}
+    settings: dict[str, Setting] = {}
+    for key, setting in config.settings.items():
+        table, _, name = key.rpartition(".")
+        if table not in hidden:
+            settings[key] = setting
+        elif name == "use":
+            settings[key] = Setting(key, OFF, Origin(SHOWN), overrode=setting)
+    plugins = tuple(choice for choice in config.plugins if choice.table not in hidden)
+    return replace(config, plugins=plugins, settings=MappingProxyType(settings))
+
+
+def _wanted_parts(output: Output, *, is_saved: bool) -> list[str]:
     shown = [] if output.quiet and not output.json else ["json" if output.json else "terminal"]
-    return [*shown, *(["keep"] if is_kept else [])]
+    return [*shown, *(["keep"] if is_saved else [])]
 
 
 def callbacks_of_train(catalog: Catalog) -> dict[str, Any]:
-    """Return the callbacks that ``train`` adds to a run when it is asked for nothing else."""
-    return added_callbacks(Output(), catalog, is_kept=True)
+    """Return the callbacks that ``train`` adds to a run by default."""
+    return added_callbacks(Output(), catalog, is_saved=True)
 
 
 def local_files() -> Sequence[str]:
-    """Return the plugin files that the command at work was given."""
+    """Return the plugin files given to the current command."""
     files: Sequence[str] = click.get_current_context().params["files"]
     return files
 
 
 def choosing_words() -> list[str]:
-    """Return the options of the command at work that say which plugins may be used, as they would be typed."""
+    """Return the options of the current command that select plugins, as they would be typed."""
     given = click.get_current_context().params
     flags = {"--plugin": given["files"], "--allow": given["allow"], "--deny": given["deny"]}
     return [word for flag, values in flags.items() for value in values for word in (flag, value)]
@@ -156,11 +183,9 @@ def load_words(
     lock: Lock | None = None,
     switches: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RunConfig:
-    """Return the config that the words of a command mean; the other arguments are those of ``load_config``.
-
-    What a plugin prints when it is imported is no result.
-    """
+    """Load the config that the words of a command define; the other arguments are those of ``load_config``."""
     path, overrides = split_words(words)
+    # Plugins may print on import; standard output is for results.
     with contextlib.redirect_stdout(sys.stderr):
         return load_config(
             path, overrides, defaults=defaults, switches=switches, catalog=catalog, vet=lock.check if lock else None
@@ -168,10 +193,10 @@ def load_words(
 
 
 def option_values(words: Sequence[str]) -> dict[str, Any]:
-    """Return the values of one plugin's options, from ``option=value`` words.
+    """Parse ``option=value`` words into the options of one plugin.
 
     Raises:
-        ConfigError: With every word that is not of that form.
+        ConfigError: With every word that cannot be parsed.
     """
     faults: list[Fault] = []
     items = read_overrides(words, faults)
@@ -181,11 +206,11 @@ def option_values(words: Sequence[str]) -> dict[str, Any]:
 
 
 def find(catalog: Catalog, kind: str, name: str) -> Entry:
-    """Return the plugin of a kind that a name means.
+    """Find a plugin by kind and name.
 
     Raises:
-        ConfigError: When there is none.
-        PluginError: When there are two, or it may not be used.
+        ConfigError: When there is no such plugin.
+        PluginError: When the name is ambiguous or the plugin may not be used.
     """
     try:
         return catalog.find(kind, name)

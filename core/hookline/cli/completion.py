@@ -1,4 +1,4 @@
-"""What a shell offers when TAB is pressed, from metadata and from the plugins that the words name."""
+"""Shell completion of commands, plugins, config keys and runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hookline.runs.names import run_names
 
 
 def script(command: click.Command, shell: str) -> str:
-    """Return the script that makes ``shell`` ask ``command`` for completions."""
+    """Return the script that enables completion of ``command`` in ``shell``."""
     completion_class = get_completion_class(shell)
-    assert completion_class is not None, "the shells offered are those that click knows"
+    assert completion_class is not None, "click supports every shell that the command accepts"
     return completion_class(command, {}, "hookline", "_HOOKLINE_COMPLETE").source()
 
 
 def split_words(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Return the config file that the words of a command name, if they do, and the overrides."""
+    """Split the words of a command into the config file, None without one, and the overrides."""
     is_config = bool(words) and ("=" not in words[0] or _is_file(words[0]))
     return (words[0], words[1:]) if is_config else (None, words)
 
@@ -31,14 +31,14 @@ def split_words(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
 def _is_file(word: str) -> bool:
     try:
         return Path(word).is_file()
-    except (OSError, ValueError):  # no file can have this name
+    except (OSError, ValueError):  # not a valid file name
         return False
 
 
 def complete_words(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer ``key=`` for the keys of the run so far, plugin names after ``kind=``, and files."""
+    """Complete config keys, plugin names after ``kind=``, and files."""
     words = list(context.params.get("words") or ())
-    # bash takes the = for a word of its own and completes only what follows it; click hides a = that is the last word.
+    # bash splits words at =, and completes only the part after it; click drops a trailing =.
     before = words[-2] if len(words) > 1 and words[-1] == "=" else words[-1] if words else ""
     if values := _values(before):
         return _starting(incomplete, values)
@@ -53,13 +53,13 @@ def complete_words(context: click.Context, _parameter: click.Parameter, incomple
 def complete_kind_and_words(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Offer the kinds of plugin where no word stands before, and what ``complete_words`` offers."""
+    """Complete plugin kinds as the first word, and everything that ``complete_words`` completes."""
     kinds = () if context.params.get("words") else KINDS
     return [*_starting(incomplete, kinds), *complete_words(context, parameter, incomplete)]
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """Return the words with ``key``, ``=``, ``value`` as one."""
+    """Join the words ``key``, ``=`` and ``value`` into one."""
     joined: list[str] = []
     for word in words:
         if joined and (word == "=" or joined[-1].endswith("=")):
@@ -75,12 +75,12 @@ def _values(key: str) -> list[str]:
 
 
 def complete_name(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the names of the plugins of the kind that was given."""
+    """Complete the names of the plugins of the given kind."""
     return _starting(incomplete, Catalog.installed().names(context.params.get("kind") or ""))
 
 
 def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the names of runs, those that a number means, and paths."""
+    """Complete the names of runs, also from their numbers, and paths."""
     if "/" in incomplete:
         return [CompletionItem(incomplete, type="dir")]
     given = context.params.get(parameter.name or "") or ()
@@ -90,7 +90,7 @@ def complete_run(context: click.Context, parameter: click.Parameter, incomplete:
         return []
     names = [name for name in found if name not in given]
     if incomplete.isdigit():
-        # A shell that compares what is offered with the word passes over names that begin with zeros.
+        # Shells that filter completions by prefix ignore 0007 for 7; the others insert it.
         return [CompletionItem(name) for name in names if name.startswith((incomplete, incomplete.zfill(4)))]
     return _starting(incomplete, ("last", "best", *names))
 

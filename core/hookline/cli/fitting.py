@@ -1,4 +1,4 @@
-"""Taking all steps of a run: with signals that end it, and with words about where it is kept and how to go on."""
+"""Training a run to its end: signals, observers, and hints on how to resume."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 @dataclass
-class Observing:
-    """Who looks on at a run, and what is told of it at its end.
+class Observers:
+    """Observers of a run that the options ``--trace-hooks`` and ``--ledger`` add.
 
     Attributes:
-        trace: Who tells each call of a hook.
-        ledger: Who adds up what hooks cost.
+        trace: Prints each hook call.
+        ledger: Measures the cost of each hook.
     """
 
     trace: Observer | None
     ledger: Ledger | None
 
     @property
-    def observers(self) -> list[Observer]:
-        """All who look on."""
+    def active(self) -> list[Observer]:
+        """The observers that were requested."""
         return [observer for observer in (self.trace, self.ledger) if observer]
 
-    def tell(self, output: Output, config: RunConfig) -> None:
-        """Tell what the hooks of a run cost, if that was asked for."""
+    def print_costs(self, output: Output, config: RunConfig) -> None:
+        """Print the ledger if it was requested."""
         from hookline.cli.printing.costs import print_ledger
 
         if self.ledger:
@@ -51,59 +51,58 @@ class Observing:
 
 
 def observing(command: _Command) -> _Command:
-    """Add the options that let somebody look on at a run; the command gets a ``Observing``."""
+    """Add the options that observe a run; the command receives ``observers``."""
 
-    @click.option("--ledger", "has_ledger", is_flag=True, help="Tell at the end what each hook of each plugin cost.")
-    @click.option("--trace-hooks", is_flag=True, help="Tell each call of a hook on standard error.")
+    @click.option("--ledger", "has_ledger", is_flag=True, help="Print the cost of each hook of each plugin at the end.")
+    @click.option("--trace-hooks", is_flag=True, help="Print each hook call to standard error.")
     @functools.wraps(command)
     def wrapped(output: Output, *others: Any, has_ledger: bool, trace_hooks: bool, **arguments: Any) -> None:
         from hookline.trials.hook_trace import HookTrace
         from hookline.trials.ledger import Ledger
 
         trace = HookTrace(output.hook_call) if trace_hooks else None
-        command(output, *others, observing=Observing(trace, Ledger() if has_ledger else None), **arguments)
+        command(output, *others, observers=Observers(trace, Ledger() if has_ledger else None), **arguments)
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
-def fit(output: Output, run: Run, observing: Observing) -> None:
-    """Take all steps of a run. One that is interrupted ends the command, with the exit code of the signal."""
+def fit(output: Output, run: Run, observers: Observers) -> None:
+    """Train a run to its end. An interrupted run exits with the exit code of its signal."""
     try:
         with ending_by_signals(run):
             run.fit()
     except Exception as error:
-        # Told behind the error, which is what a person has to read first.
+        # As a note, so that the error itself is printed first.
         if folder := folder_of(run):
-            error.add_note(_way_on(folder.path))
+            error.add_note(_resume_hint(folder.path))
         raise
     except BaseException:
-        _tell_folder(output, run)
+        _print_resume_hint(output, run)
         raise
     finally:
         if output.quiet and not output.json:
             for message in run.warnings:
                 output.note(f"warning: {message}")
-        observing.tell(output, run.config)
+        observers.print_costs(output, run.config)
     if folder := folder_of(run):
-        output.prose(f"kept in {_shown(folder.path)}")
+        output.prose(f"saved in {_relative(folder.path)}")
     if code := exit_code(run):
-        _tell_folder(output, run)
+        _print_resume_hint(output, run)
         click.get_current_context().exit(code)
 
 
-def _tell_folder(output: Output, run: Run) -> None:
-    """Say how a run that did not come to its end goes on."""
+def _print_resume_hint(output: Output, run: Run) -> None:
     folder = folder_of(run)
     if folder and not output.quiet:
-        output.note(_way_on(folder.path))
+        output.note(_resume_hint(folder.path))
 
 
-def _way_on(path: Path) -> str:
-    words = ["hookline", "resume", str(_shown(path)), *choosing_words()]
-    return f"go on with: {shlex.join(words)}"
+def _resume_hint(path: Path) -> str:
+    words = ["hookline", "resume", str(_relative(path)), *choosing_words()]
+    return f"resume with: {shlex.join(words)}"
 
 
-def _shown(path: Path) -> Path:
-    """Return a path as a person would write it: relative, if it is below the folder at work."""
+def _relative(path: Path) -> Path:
+    """Return a path relative to the current folder if it is inside it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

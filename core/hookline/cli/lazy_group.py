@@ -1,4 +1,4 @@
-"""A group of commands whose modules are imported when they are called, so that no command pays for the others."""
+"""Click group that imports the module of a command on first use, so that no command pays for the others."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from hookline.cli.command import Command
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
 class LazyCommand(NamedTuple):
-    """Where a command is, and what is said of it where only its name is listed.
+    """Location and summary of a command that is not imported yet.
 
     Attributes:
         module: Name of its module within ``hookline.cli``.
-        attribute: Its name in there.
-        summary: The first sentence of its help.
+        attribute: Name of the command in that module.
+        summary: First sentence of its help.
     """
 
     module: str
@@ -26,20 +28,21 @@ class LazyCommand(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """A group with some commands that are imported when they are called.
+    """Click group with commands that are imported on first use.
 
     Attributes:
-        lazy: Those commands, by name.
+        lazy: Commands to import on first use, by name.
     """
 
-    lazy: dict[str, LazyCommand] = {}  # noqa: RUF012 - click makes the group, and whoever has it fills it in
+    command_class = Command
+    lazy: dict[str, LazyCommand] = {}  # noqa: RUF012 - click creates the group; its owner then sets the commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         return sorted({*super().list_commands(ctx), *self.lazy})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, imported if need be."""
+        """Return a command; import it if necessary."""
         if cmd_name in self.lazy and cmd_name not in self.commands:
             found = self.lazy[cmd_name]
             module = importlib.import_module(f"hookline.cli.{found.module}")
@@ -47,14 +50,14 @@ class LazyGroup(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write names and summaries, without an import."""
+        """Write the names and summaries of all commands without importing any."""
         names = self.list_commands(ctx)
         width = formatter.width - 6 - max(map(len, names))
         with formatter.section("Commands"):
             formatter.write_dl([(name, self._listed(name).get_short_help_str(width)) for name in names])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Return what a shell may complete a word to, without an import."""
+        """Return the completions of a word without importing any command."""
         from click.shell_completion import CompletionItem
 
         names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]

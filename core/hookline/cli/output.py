@@ -1,4 +1,4 @@
-"""What the command line prints, and where: results on standard output, notes and errors on standard error."""
+"""Output of the command line: results on standard output, notes and errors on standard error."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from hookline.trials.hook_trace import HookCall
 
 _MAX_ERROR = 2**16
-"""Characters of an error that are printed."""
+"""Maximum number of characters printed of an error."""
 
 
 @dataclass
 class Output:
-    """How a command is to print.
+    """Printer of a command's output.
 
     Attributes:
-        quiet: Only what was asked for, without heads, notes and advice.
-        json: For programs.
-        traceback: Show where in the code an error was raised.
+        quiet: Print only results: no headings, notes or hints.
+        json: Print JSON.
+        traceback: Show the traceback of an error.
     """
 
     quiet: bool = False
@@ -37,44 +37,44 @@ class Output:
     traceback: bool = False
 
     def line(self, text: str = "") -> None:
-        """Print lines of a result, with control characters escaped."""
+        """Print the lines of a result, with control characters escaped."""
         click.echo(_safe(text))
 
     def prose(self, text: str = "") -> None:
-        """Print a line that ``--quiet`` and ``--json`` leave out."""
+        """Print a line, unless ``--quiet`` or ``--json`` is given."""
         if not (self.quiet or self.json):
             self.line(text)
 
     def note(self, text: str, mark: str = "") -> None:
-        """Print lines on standard error, with control characters escaped, after a red ``mark``."""
+        """Print lines to standard error after a red ``mark``, with control characters escaped."""
         click.echo(click.style(mark, fg="red", bold=True) + _safe(text), err=True)
 
     def document(self, value: Any) -> None:
-        """Print a JSON document; numbers that are not finite are null."""
+        """Print a JSON document; non-finite numbers become null."""
         click.echo(_visible(msgspec.json.format(_json(value), indent=2).decode()))
 
     def event(self, event: str, **values: Any) -> None:
-        """Print one JSON object on a line; numbers that are not finite are null."""
+        """Print a JSON object on one line; non-finite numbers become null."""
         click.echo(_visible(_json({"event": event, **values}).decode()))
 
     def hook_call(self, call: HookCall) -> None:
-        """Print one call of a hook: on standard error, or as one JSON object on a line."""
+        """Print a hook call: to standard error, or as a JSON object on one line."""
         if self.json:
             self.event("hook", **dataclasses.asdict(call))
         else:
             self.note(str(call))
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print aligned columns, with a head unless ``--quiet``."""
+        """Print aligned columns, with a header unless ``--quiet`` is given."""
         lines = [*([] if self.quiet else [head]), *rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))] if lines else []
-        # At once: a thousand writes take longer than the rest.
+        # One write: a thousand writes take longer than everything else.
         rows_of_text = ("  ".join(c.ljust(width) for c, width in zip(line, widths, strict=True)) for line in lines)
         if lines:
             self.line("\n".join(text.rstrip() for text in rows_of_text))
 
     def error(self, error: BaseException) -> None:
-        """Print an error: what, where, what to do, and the notes of those who passed it on."""
+        """Print an error with its location, its hint and its notes."""
         kind = "" if isinstance(error, HooklineError) else f"{type(error).__name__}: "
         text = _shortened(f"{kind}{error}")
         notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
@@ -82,8 +82,8 @@ class Output:
         for note in notes:
             self.note(_shortened(f"  ({note})"))
         if not isinstance(error, HooklineError) and not self.traceback:
-            self.note("  = --traceback shows where in the code")
-        # Standard output itself may be what is broken.
+            self.note("  = use --traceback to see where it was raised")
+        # Standard output itself may be broken.
         with contextlib.suppress(OSError):
             if self.json:
                 self.event("error", type=type(error).__name__, message=text, notes=notes, faults=_faults(error))
@@ -104,7 +104,7 @@ def _json(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value, enc_hook=str)
     except UnicodeEncodeError:
-        # The name of a file can hold bytes that are no text.
+        # File names can contain bytes that are not valid text.
         return msgspec.json.encode(_as_text(msgspec.to_builtins(value, enc_hook=str)))
 
 
@@ -117,21 +117,21 @@ def _as_text(value: Any) -> Any:
 
 
 def _visible(text: str) -> str:
-    """Return a JSON text with what a terminal could obey or hide as JSON's escapes; it means the same."""
+    """Escape the unprintable characters of a JSON text; its meaning stays the same."""
     if text.replace("\n", "").isprintable():
         return text
-    # JSON leaves DEL as it is, the one such character that is ASCII.
+    # json.dumps does not escape DEL, the only other ASCII control character.
     escaped = text.replace("\x7f", "\\u007f")
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in escaped)
 
 
 def _shortened(text: str) -> str:
-    """Return the beginning of a text that nobody could read to its end."""
+    """Truncate a text that is too long to read."""
     if len(text) <= _MAX_ERROR:
         return text
-    return f"{text[:_MAX_ERROR]}... ({len(text) - _MAX_ERROR:,} characters more)"
+    return f"{text[:_MAX_ERROR]}... ({len(text) - _MAX_ERROR:,} more characters)"
 
 
 def _safe(text: str) -> str:
-    """Return ``text`` with control characters escaped, line by line."""
+    """Escape the control characters of ``text``, line by line."""
     return "\n".join(printable(line) for line in text.split("\n"))

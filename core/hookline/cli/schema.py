@@ -1,4 +1,4 @@
-"""The installed plugins -> a JSON Schema of a config, by which editors complete and check it."""
+"""JSON Schema of a config with the installed plugins, for completion and checking in editors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hookline.engine.train_options import TrainOptions
 
 
 def config_schema(catalog: Catalog) -> tuple[dict[str, Any], list[PluginError]]:
-    """Return a JSON Schema, draft-07, of a config in which every installed plugin may be named.
+    """Return a JSON Schema (draft-07) of a config that may name any installed plugin.
 
-    All installed plugins are imported. One that cannot be is left out of the schema.
+    All installed plugins are imported. A plugin that fails to import is omitted from the schema.
 
     Returns:
-        The schema, and an error for each plugin that was left out.
+        The schema, and an error for each omitted plugin.
     """
     errors: list[PluginError] = []
     plugins = {kind: _plugin_options(catalog, kind, errors) for kind in (*SINGLE_KINDS, "callback")}
@@ -65,7 +65,7 @@ def _table(options: Iterable[Option], **extra: Any) -> dict[str, Any]:
 
 
 def _plugin_table(plugins: dict[str, tuple[Option, ...]], default: str, **more: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a table whose ``use`` decides what its other keys may be; or of the bare name."""
+    """Return the schema of a table whose key ``use`` selects its other keys; a bare plugin name is also valid."""
     use = {"enum": sorted(plugins), "default": default, "description": "name of the plugin"}
     keys = {"use": use, **more}
     branches = [_branch(name, options, keys, is_default=name == default) for name, options in plugins.items()]
@@ -82,8 +82,8 @@ def _branch(name: str, options: tuple[Option, ...], keys: dict[str, Any], *, is_
 
 
 def _callbacks(plugins: dict[str, tuple[Option, ...]]) -> dict[str, Any]:
-    """Return the schema of ``[callbacks]``: a table's own name is its plugin's unless ``use`` says otherwise."""
-    on_error = {"enum": list(get_args(OnError)), "default": "fail", "description": "what an error of it does"}
+    """Return the schema of ``[callbacks]``: each table is named after its plugin, unless ``use`` names another."""
+    on_error = {"enum": list(get_args(OnError)), "default": "fail", "description": "what to do when it raises an error"}
     named = {name: _plugin_table(plugins, name, on_error=on_error) for name in plugins}
     other = _plugin_table(plugins, "", on_error=on_error)
     other["anyOf"][1]["required"] = ["use"]

@@ -1,4 +1,4 @@
-"""Signals: the first one ends the run after its step, the second one at once."""
+"""Signals: the first ends the run after the current step, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from hookline.engine.loop.run import Run
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
 TERMINATED = 143
-"""Exit code after a request to end: 128 + SIGTERM."""
+"""Exit code after any other signal: 128 + SIGTERM."""
 
 _ENDING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 
 
 @contextmanager
 def ending_by_signals(run: Run) -> Iterator[None]:
-    """Let signals interrupt ``run``; the handlers that there were come back afterwards.
+    """Let signals interrupt ``run``; restore the previous handlers afterwards.
 
-    The first signal ends the run after the step at work: its state is saved, its plugins are closed. A second one
-    raises ``KeyboardInterrupt`` wherever the program is. Workers that read data have the handlers, too, and ignore
-    both. A signal that was ignored before, such as SIGHUP under ``nohup``, stays ignored.
+    The first signal ends the run after the current step: its state is saved and its plugins are closed. The second
+    raises ``KeyboardInterrupt`` wherever the program is. Data workers inherit the handlers and ignore both signals. A
+    signal that was ignored before, such as SIGHUP under ``nohup``, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -53,7 +53,7 @@ def exit_code(run: Run) -> int:
 
 
 class _Handler:
-    """Sets a flag and says so, with nothing that could wait for a lock of the code that it interrupts."""
+    """Signal handler that interrupts a run without waiting for any lock that the interrupted code may hold."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -66,7 +66,7 @@ class _Handler:
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         self._run.interrupt(name)
-        text = f"{name}: the run ends after this step, and its state is saved; once more ends it at once\n"
+        text = f"{name}: ending the run after this step and saving its state; a second signal ends it at once\n"
         try:
             os.write(2, text.encode())
         except OSError:

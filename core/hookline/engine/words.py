@@ -17,6 +17,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """Return ``text`` for a message: cut to ``most`` characters, in printable form.
+
+    >>> shortened("abcdefghij", 8)
+    'abcde...'
+    """
+    return printable(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the name in ``known`` that is nearest to ``name``, or None if none is near.
 

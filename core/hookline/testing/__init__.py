@@ -1,10 +1,10 @@
-"""The conformance kit: shows that a plugin keeps the contract of its kind.
+"""The conformance kit: checks that a plugin meets the contract of its kind.
 
 Everything here is loaded on first use, so importing the package imports neither torch nor pytest.
 
 >>> from hookline.testing import CHECKS, RULES
 >>> CHECKS["model"][7], RULES["output_shape"]
-('output_shape', 'The prediction for a batch of any size, 1 included, is [B, O].')
+('output_shape', 'The prediction has shape [B, O] for any batch size, including 1.')
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["CHECKS", "RULES", "HostedRun", "Report", "Skipped", "check_plugin", 
 
 
 if not TYPE_CHECKING:
-    # A type checker that saw it would take any name for one of ours.
+    # Hidden from type checkers, which would accept any name because of it.
     __getattr__ = lazy(__name__, _HOME)
 
 

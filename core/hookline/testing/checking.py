@@ -1,4 +1,4 @@
-"""``check_plugin`` and ``conformance``: all checks of a kind, on one plugin."""
+"""``check_plugin`` and ``conformance``: all checks of a kind on one plugin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hookline.testing import (
     checks_optimizer,
 )
 from hookline.testing.kit import Check, Finding, Subject, run_check
-from hookline.testing.report import Report, tell
+from hookline.testing.report import Report, publish
 
 if TYPE_CHECKING:
     import pytest
@@ -45,7 +45,7 @@ CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The names of the checks of each kind, in the order in which they run."""
 
 RULES: Mapping[str, str] = MappingProxyType({check.name: check.rule for each in _CHECKS_OF.values() for check in each})
-"""The rule behind each check, in a sentence."""
+"""The rule of each check, as a sentence."""
 
 
 def check_plugin(
@@ -58,27 +58,27 @@ def check_plugin(
     options: Mapping[str, Any] | None = None,
     **more_options: Any,
 ) -> Report:
-    """Run every check of a kind on a plugin, print what became of them, and return it.
+    """Run every check of a kind on a plugin, print a summary, and return the report.
 
     Args:
         kind: One of ``hookline.engine.KINDS``.
         factory: The plugin: a class, a function, the name of an installed plugin, or its ``Entry``.
-        data: Data for the runs of the checks; default: the first of a regression, two classes as 0 and 1, and three
-            class indices that a run accepts. Not for the kind ``data``.
-        expected_failures: Checks that are to fail, each with the reason. One that passes counts as failed.
-        options: Options that are called like another argument of this function.
+        data: Data for the runs of the checks. The default is the first that a run accepts of a regression, two classes
+            as 0 and 1, and three class indices. Not for the kind ``data``.
+        expected_failures: Checks that should fail, each with the reason. One that passes counts as failed.
+        options: Options named like another argument of this function.
         **more_options: The plugin's options: plain values as in a config.
 
     Raises:
-        AssertionError: When checks fail; it tells each with its rule, what was seen, and what to do.
-        ValueError: When there is no such kind or no such check.
+        AssertionError: When checks fail; lists each with its rule, the finding, and what to do.
+        ValueError: When the kind or a check in ``expected_failures`` is unknown.
         LookupError: When no plugin of that name is installed.
         TypeError: When the factory is an instance, or an option is given twice.
     """
     report, cause = report_of(
         kind, factory, data=data, expected_failures=expected_failures, options=options, **more_options
     )
-    tell(report)
+    publish(report)
     sys.stdout.write(f"{report}\n")
     if report.failed:
         raise AssertionError("\n\n".join([report.headline(), *report.failed.values()])) from cause
@@ -95,7 +95,7 @@ def report_of(
     options: Mapping[str, Any] | None = None,
     **more_options: Any,
 ) -> tuple[Report, BaseException | None]:
-    """Run every check of a kind on a plugin; return what became of them, and the cause of the first failure."""
+    """Run every check of a kind on a plugin; return the report, and the cause of the first failure."""
     subject = _subject(kind, factory, data, options or {}, more_options)
     expected = _known(expected_failures or {}, kind)
     findings = [run_check(check, subject, expected) for check in _CHECKS_OF[kind]]
@@ -113,7 +113,7 @@ def conformance(
     options: Mapping[str, Any] | None = None,
     **more_options: Any,
 ) -> pytest.MarkDecorator:
-    """Return a decorator that gives a pytest test the parameter ``check``: every check of a kind, one after the other.
+    """Return a decorator that parametrizes a pytest test: ``check`` is each check of a kind in turn.
 
     The arguments are those of ``check_plugin``. The test calls ``check()``.
     """
@@ -127,12 +127,12 @@ def conformance(
 
 @dataclass(frozen=True)
 class BoundCheck:
-    """A check of one plugin, to be called in a pytest test of its own.
+    """A check bound to a plugin, called by one pytest test.
 
     Attributes:
         check: The check.
         subject: The plugin.
-        expected_failures: Checks that are to fail, each with the reason.
+        expected_failures: Checks that should fail, each with the reason.
     """
 
     check: Check
@@ -149,7 +149,7 @@ class BoundCheck:
         import pytest
 
         finding = run_check(self.check, self.subject, self.expected_failures)
-        tell(_report(self.subject, [finding]))
+        publish(_report(self.subject, [finding]))
         if finding.verdict == "skipped":
             pytest.skip(finding.text)
         if finding.verdict == "expected":
@@ -162,11 +162,11 @@ def _subject(
     kind: str, factory: Any, data: DataSource | None, options: Mapping[str, Any], more_options: Mapping[str, Any]
 ) -> Subject:
     if kind not in KINDS:
-        raise ValueError(f"there is no kind {kind!r} of plugin; {did_you_mean(kind, KINDS)}")
+        raise ValueError(f"unknown kind {kind!r} of plugin; {did_you_mean(kind, KINDS)}")
     if data is not None and kind == "data":
-        raise ValueError("data= gives the data that a plugin is tried on, and a data plugin brings its own")
+        raise ValueError("data= is not for a data plugin, which brings its own data")
     if twice := sorted(options.keys() & more_options.keys()):
-        raise TypeError(f"options given twice, by name and in options=: {', '.join(twice)}")
+        raise TypeError(f"options given twice, as keywords and in options=: {', '.join(twice)}")
     plugin = _plugin(kind, factory)
     return Subject(plugin, _with_absolute_paths(plugin, {**options, **more_options}), data, Path.cwd())
 
@@ -177,15 +177,13 @@ def _plugin(kind: str, factory: Any) -> Plugin:
     if isinstance(factory, Entry):
         return load_plugin(factory)
     if not (inspect.isclass(factory) or inspect.isroutine(factory)):
-        found = f"a {type(factory).__name__}"
-        raise TypeError(
-            f"got {found}, but a class, a function or a name is needed: each check makes plugins of its own"
-        )
+        got = f"got an instance of {type(factory).__name__}"
+        raise TypeError(f"{got}, expected a class, a function or a name: each check makes its own instances")
     return Plugin(kind, factory.__name__, factory)
 
 
 def _with_absolute_paths(plugin: Plugin, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options whose relative paths start here, whatever folder a check works in."""
+    """Return the options with relative paths made absolute, because checks work in other folders."""
     known = {option.name: option for option in plugin.options}
     absolute = dict(options)
     for name, value in options.items():
@@ -193,7 +191,7 @@ def _with_absolute_paths(plugin: Plugin, options: Mapping[str, Any]) -> dict[str
             try:
                 converted = known[name].convert(plain(value), Path.cwd())
             except ValueError:
-                continue  # the run says better what is wrong with it
+                continue  # the run explains the error better
             absolute[name] = plain(converted)
     return absolute
 
@@ -202,7 +200,7 @@ def _known(expected_failures: Mapping[str, str], kind: str) -> Mapping[str, str]
     for name in expected_failures:
         if name not in CHECKS[kind]:
             hint = did_you_mean(name, CHECKS[kind])
-            raise ValueError(f"expected_failures names {name!r}, but the kind {kind} has no such check; {hint}")
+            raise ValueError(f"expected_failures names {name!r}, but the kind {kind!r} has no such check; {hint}")
     return dict(expected_failures)
 
 

@@ -26,12 +26,12 @@ ENDINGS: tuple[Ending, ...] = ("completed", "stopped", "interrupted", "failed")
 
 
 class DeliberateError(Exception):
-    """What the kit raises in a step, to see a run fail."""
+    """The error that the kit raises in a step to make a run fail."""
 
 
 @dataclass
 class Ender:
-    """Ends a run in its second step, in one of the four ways."""
+    """Ends a run in its second step, in one of four ways."""
 
     how: Ending
 
@@ -41,20 +41,20 @@ class Ender:
         if run.step < 2 or self.how == "completed":
             return
         if self.how == "stopped":
-            run.request_stop("the kit tries this ending")
+            run.request_stop("the kit tests this ending")
         elif self.how == "interrupted":
             raise KeyboardInterrupt
         else:
-            raise DeliberateError("the kit tries this ending")
+            raise DeliberateError("the kit tests this ending")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that is over.
+    """A finished run.
 
     Attributes:
         run: The run.
-        error: What it raised.
+        error: The error that it raised, if any.
         transcript: Its events.
     """
 
@@ -64,47 +64,47 @@ class Ended:
 
 
 def _end(subject: Subject, how: Ending = "completed", **arguments: Any) -> Ended:
-    """Run the plugin to an ending, among parts whose steps draw random numbers."""
+    """Run the plugin to an ending, with steps that draw random numbers."""
     recorder = Recorder()
-    beside = {"model": noisy_net, "callbacks.ender": Ender(how), "callbacks.recorder": recorder}
-    run = subject.run(**{**arguments, "beside": {**beside, **arguments.get("beside", {})}})
+    plugins = {"model": noisy_net, "callbacks.ender": Ender(how), "callbacks.recorder": recorder}
+    run = subject.run(**{**arguments, "plugins": {**plugins, **arguments.get("plugins", {})}})
     try:
         run.fit()
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever a run raises is what is looked at
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the checks examine any error
         return Ended(run, error, recorder.transcript)
     return Ended(run, None, recorder.transcript)
 
 
 def _without(subject: Subject, **arguments: Any) -> Ended:
-    """Run to the end the same run without the plugin."""
+    """Run the same run without the plugin."""
     return _end(subject, copies=0, **arguments)
 
 
 @check
 def survives_every_ending(subject: Subject) -> None:
-    """It raises nothing of its own in any ending of a run, and hides no error of others."""
+    """The callback raises no error and hides none of others, however the run ends."""
     expected = {"interrupted": KeyboardInterrupt, "failed": DeliberateError}
     for how in ENDINGS:
         with new_folder():
             error = _end(subject, how).error
         if type(error) is not expected.get(how, type(None)):
-            seen = "nothing was raised" if error is None else f"it raised {brief_error(error)}"
-            raise Broken(f"a run that is {how}: {seen}", "let errors pass, and raise none in events")
-        # What is raised while a run is closed becomes a note on the error that ended it.
+            seen = "no error was raised" if error is None else f"it raised {brief_error(error)}"
+            raise Broken(f"in a run that is {how}, {seen}", "let errors propagate, and raise none in events")
+        # An error raised while a run is closed becomes a note on the error that ended it.
         if notes := [note for note in getattr(error, "__notes__", ()) if note.startswith("and then")]:
-            raise Broken(f"a run that is {how}: {notes[0]}", "let on_run_error and on_run_end cope with every ending")
+            raise Broken(f"in a run that is {how}, {notes[0]}", "make on_run_error and on_run_end handle every ending")
 
 
 @check
 def changes_no_result(subject: Subject) -> None:
-    """It changes neither losses nor weights, and draws no random numbers that others share."""
+    """The callback changes no losses or weights, and draws nothing from global random generators."""
     plain, observed = Tracer(), Tracer()
-    _without(subject, beside={"callbacks.tracer": plain})
+    _without(subject, plugins={"callbacks.tracer": plain})
     before = generator_states()
-    _end(subject, beside={"callbacks.tracer": observed})
+    _end(subject, plugins={"callbacks.tracer": observed})
     changed = [f"the state of {name}" for name in changed_generators(before)]
     parts = ("the loss", "the weights", "the state of torch in the run")
-    # It may have ended the run before its time, so the steps that both took are compared.
+    # Compare only the steps of both runs, because the callback may stop its run early.
     for number, (one, other) in enumerate(zip(plain.steps, observed.steps, strict=False), 1):
         if different := _different(parts, one, other):
             changed += [f"{name} at step {number}" for name in different]
@@ -112,9 +112,9 @@ def changes_no_result(subject: Subject) -> None:
     if plain.last and observed.last and len(plain.steps) == len(observed.steps):
         changed += [f"{name} at the end" for name in _different(parts[1:], plain.last, observed.last)]
     if changed and (hooks := subject.wrapped_hooks()):
-        skip(f"it has {', '.join(hooks)}, so changing the run may be what it is for")
+        skip(f"it has {', '.join(hooks)}, so it may change the run on purpose")
     if changed:
-        raise Broken(f"changed: {', '.join(changed)}", "look, do not touch; draw from run.generator(name)")
+        raise Broken(f"changed: {', '.join(changed)}", "observe without changing; draw from run.generator(name)")
 
 
 def _different(names: tuple[str, ...], first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> list[str]:
@@ -123,30 +123,31 @@ def _different(names: tuple[str, ...], first: tuple[Tensor, ...], second: tuple[
 
 @check
 def state_round_trip(subject: Subject) -> None:
-    """Its state_dict holds tensors and JSON's plain values alone, and makes another instance have the same state."""
+    """state_dict holds only tensors and JSON values, and load_state_dict restores all of it in another instance."""
     target = subject.plugin.target
     if not (hasattr(target, "state_dict") and hasattr(target, "load_state_dict")):
         skip("it has no state_dict and load_state_dict")
     first, second = subject.make(), subject.make()
-    subject.run(beside={subject.table: first}).fit()
-    # A run hands a state over when on_run_start has returned.
-    subject.run(beside={subject.table: second}, epochs=1).fit()
+    subject.run(plugins={subject.table: first}).fit()
+    # A run loads a state after on_run_start.
+    subject.run(plugins={subject.table: second}, epochs=1).fit()
     state = first.state_dict()
-    if strange := sorted(set(_strange(state))):
-        raise Broken(f"it holds {', '.join(strange)}", "keep numbers, text, lists, tables keyed by text, and tensors")
+    if unsupported := sorted(set(_unsupported(state))):
+        advice = "use tensors, numbers, text, lists, and mappings with text keys"
+        raise Broken(f"it holds {', '.join(unsupported)}", advice)
     second.load_state_dict(first.state_dict())
     if not _same(second.state_dict(), state):
-        raise Broken("the state that was loaded comes back changed", "take up in load_state_dict all that it is given")
+        raise Broken("the loaded state comes back changed", "restore all of the state in load_state_dict")
 
 
-def _strange(value: Any) -> Iterator[str]:
+def _unsupported(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         yield from (f"a key that is a {type(key).__name__}" for key in value if not isinstance(key, str))
         for part in value.values():
-            yield from _strange(part)
+            yield from _unsupported(part)
     elif isinstance(value, list):
         for part in value:
-            yield from _strange(part)
+            yield from _unsupported(part)
     elif not (value is None or isinstance(value, Tensor | str | int | float)):
         yield f"a {type(value).__name__}"
 
@@ -163,20 +164,20 @@ def _same(first: Any, second: Any) -> bool:
 
 @check
 def resumes_where_it_was(subject: Subject) -> None:
-    """A run that is taken up in the middle of an epoch ends as one that was not interrupted."""
-    beside = {"model": noisy_net}
+    """A run that resumes in mid-epoch with the callback's state_dict ends like an uninterrupted one."""
+    plugins = {"model": noisy_net}
     with new_folder():
-        whole = subject.run(beside=beside)
+        whole = subject.run(plugins=plugins)
         whole.fit()
     with new_folder():
-        resumed = subject.run(beside=beside)
-        resumed.load_state_dict(_state_in_the_middle(subject.run(beside=beside)))
+        resumed = subject.run(plugins=plugins)
+        resumed.load_state_dict(_state_in_the_middle(subject.run(plugins=plugins)))
         resumed.fit()
     ends = [(list(map(dict, run.history)), run.step, run.outcome, run.stop_reason) for run in (whole, resumed)]
-    for what, one, other in zip(("history", "step", "outcome", "stop reason"), *ends, strict=True):
+    for name, one, other in zip(("history", "step", "outcome", "stop reason"), *ends, strict=True):
         if one != other:
-            seen = f"the {what} is {other!r} instead of {one!r}"
-            raise Broken(seen, "give it state_dict and load_state_dict with all that it counts and remembers")
+            seen = f"the {name} is {other!r} instead of {one!r}"
+            raise Broken(seen, "save everything that it counts or remembers in state_dict, and restore it")
 
 
 def _state_in_the_middle(run: Run) -> Mapping[str, Any]:
@@ -192,22 +193,22 @@ def _state_in_the_middle(run: Run) -> Mapping[str, Any]:
 
 @check
 def closes_what_it_opens(subject: Subject) -> None:
-    """After every ending the files, threads and child processes are those from before."""
+    """Files, threads and child processes opened in on_run_start are closed in on_run_end, however the run ends."""
     with new_folder():
-        _end(subject)  # what the first run imports may stay open
+        _end(subject)  # imports of the first run may leave something open
     for how in ENDINGS:
         with new_folder():
             before = _open_things()
-            # Held while it is looked at: what is only collected was not closed.
+            # Keep a reference, so that garbage collection cannot pass for closing.
             ended = _end(subject, how)
-            left = [what for thing, what in _open_things().items() if thing not in before]
+            left = [description for thing, description in _open_things().items() if thing not in before]
             assert ended.run.outcome is not None
         if left:
-            raise Broken(f"a run that is {how} leaves {', '.join(left)}", "close in on_run_end what on_run_start opens")
+            raise Broken(f"a run that is {how} leaves {', '.join(left)}", "open in on_run_start, close in on_run_end")
 
 
 def _open_things() -> Mapping[object, str]:
-    """Return what this process has open, by what tells one from another."""
+    """Return the open files, threads and children of this process: identities, each with a description."""
     found = _open_files()
     for thread in threading.enumerate():
         found["thread", thread.ident] = f"the thread {thread.name!r}"
@@ -220,7 +221,7 @@ def _open_files() -> dict[object, str]:
     files: dict[object, str] = {}
     folder = next((path for path in (Path("/proc/self/fd"), Path("/dev/fd")) if path.exists()), None)
     for path in folder.iterdir() if folder else ():
-        # The one that lists the folder is closed by now.
+        # The descriptor that lists the folder is closed by now.
         with suppress(OSError):
             target = str(path.readlink()) if path.is_symlink() else path.name
             files["file", path.name, target] = f"the open file {target}"
@@ -236,9 +237,9 @@ def _children() -> Iterator[int]:
 
 @check
 def two_live_in_one_run(subject: Subject) -> None:
-    """Two instances work in one run beside each other."""
+    """Two instances work in the same run: each keeps its state on self."""
     if "build_metrics" in subject.wrapped_hooks():
-        skip("it has build_metrics, and a metric's name stands once")
+        skip("it has build_metrics, and names of metrics are unique")
     ended = _end(subject, copies=2)
     if ended.error:
         raise Broken(f"it raised {brief_error(ended.error)}", "keep state on self, and share no file, name or handler")
@@ -246,45 +247,45 @@ def two_live_in_one_run(subject: Subject) -> None:
 
 @check
 def a_second_run_is_like_the_first(subject: Subject) -> None:
-    """A run after another one in the same process, and the same folder, has the same events."""
+    """A second run in the same process and folder has the same events as the first: no state outlives a run."""
     first, second = _end(subject), _end(subject)
     if second.error:
         raise Broken(f"the second run raised {brief_error(second.error)}", "keep state on self, not on the class")
     if first.transcript != second.transcript:
-        advice = "keep state on self, not on the class or in the module"
+        advice = "keep state on self, not on the class or the module"
         raise Broken(_first_difference(first.transcript, second.transcript), advice)
 
 
 @check
 def needs_no_evaluation(subject: Subject) -> None:
-    """It works in a run that evaluates nothing, and in one without epochs, or refuses such a run as a config error."""
+    """The callback works in a run without evaluation or without epochs, or rejects it with a ConfigError."""
     bare: dict[str, dict[str, Any]] = {"without evaluation": {"evaluate": ()}, "without epochs": {"epochs": 0}}
     refusals = []
-    for what, train in bare.items():
+    for case, train in bare.items():
         with new_folder():
             try:
                 error = _end(subject, **train).error
             except ConfigError as refusal:
                 error = refusal
         if isinstance(error, ConfigError):
-            refusals.append(f"it refuses a run {what}: {error.message}")
+            refusals.append(f"it rejects a run {case}: {error.message}")
         elif error:
-            raise Broken(f"a run {what}: it raised {brief_error(error)}", "expect no metric and no step to have been")
+            raise Broken(f"in a run {case}, it raised {brief_error(error)}", "do not rely on a metric or a step")
     if refusals:
         skip("; ".join(refusals))
 
 
 @check
 def leaves_events_alone(subject: Subject) -> None:
-    """The other callbacks of a run get the same events as without it."""
-    alone, beside = _without(subject), _end(subject)
-    if beside.run.stop_reason and not alone.run.stop_reason:
-        skip(f"it stopped the run: {beside.run.stop_reason}")
-    # By these events a callback speaks to the others.
-    spoken = ("on_warning", "on_checkpoint_saved")
-    expected, got = ([line for line in run.transcript if not line.startswith(spoken)] for run in (alone, beside))
+    """The other callbacks of a run get the same events as without this one, which changes only the summary."""
+    without, together = _without(subject), _end(subject)
+    if together.run.stop_reason and not without.run.stop_reason:
+        skip(f"it stopped the run: {together.run.stop_reason}")
+    # Callbacks may cause these events.
+    caused = ("on_warning", "on_checkpoint_saved")
+    expected, got = ([line for line in run.transcript if not line.startswith(caused)] for run in (without, together))
     if expected != got:
-        raise Broken(_first_difference(expected, got), "change nothing on the run but its summary")
+        raise Broken(_first_difference(expected, got), "change nothing on the run except its summary")
 
 
 def _first_difference(expected: list[str], got: list[str]) -> str:

@@ -20,7 +20,7 @@ from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import BuildWatch, tensors_in
 
 MOST_EXAMPLES = 1000
-"""How many examples of a split a check looks at: the first ones. More would take minutes on large data."""
+"""Number of examples that a check reads of each split; reading all of a large one would take minutes."""
 
 _BATCH_SIZE = 4
 
@@ -36,7 +36,7 @@ def _is_stream(dataset: Dataset[Any]) -> bool:
 
 
 def _examples(dataset: Dataset[Any], most: int = MOST_EXAMPLES) -> Iterator[Any]:
-    """Give the examples of a dataset in its own order."""
+    """Yield the examples of a dataset in its own order."""
     if _is_stream(dataset):
         yield from itertools.islice(cast(Iterable[Any], dataset), most)
     else:
@@ -45,7 +45,7 @@ def _examples(dataset: Dataset[Any], most: int = MOST_EXAMPLES) -> Iterator[Any]
 
 
 def _content(example: Any) -> Content:
-    """Return what an example holds, to be compared and counted."""
+    """Return the values of an example as a hashable key."""
     parts = [(t.dtype, tuple(t.shape), t.detach().contiguous().numpy().tobytes()) for t in tensors_in(example)]
     return tuple(parts) if parts else (repr(example),)
 
@@ -65,97 +65,98 @@ def _epoch(batches: Batches, epoch: int, start: int = 0) -> list[Content]:
 
 @check
 def sizes_are_true(subject: Subject) -> None:
-    """The sizes and names that the data source tells are those of its examples."""
+    """The sizes and names of the data source, such as in_features, match its examples."""
     data = _data(subject)
     example = next(_examples(data.train))
     if not (isinstance(example, tuple | list) and len(example) == 2 and all(isinstance(p, Tensor) for p in example)):
-        skip("its examples are no pairs of tensors, so no sizes belong to them")
+        skip("its examples are not pairs of tensors, so they have no sizes")
     if wrong := [*_wrong_sizes(data, *example), *_wrong_names(data, example[1])]:
-        raise Broken("; ".join(wrong), "tell the sizes of one example: inputs [I], targets [O] or class indices []")
+        raise Broken("; ".join(wrong), "give the sizes of one example: inputs [I], targets [O] or class indices []")
 
 
 def _wrong_sizes(data: DataSource, inputs: Tensor, target: Tensor) -> Iterator[str]:
     if data.in_features is not None and list(inputs.shape) != [data.in_features]:
-        yield f"in_features is {data.in_features}, and an input {list(inputs.shape)}"
+        yield f"in_features is {data.in_features}, but an input is {list(inputs.shape)}"
     if data.out_features is None:
         return
     if target.is_floating_point():
         if list(target.shape) != [data.out_features]:
-            yield f"out_features is {data.out_features}, and a target {list(target.shape)}"
+            yield f"out_features is {data.out_features}, but a target is {list(target.shape)}"
     elif not target.dim():
         classes = {int(target) for _, target in _examples(data.train)}
         if not classes <= set(range(data.out_features)):
-            yield f"out_features is {data.out_features}, and the class indices {min(classes)} to {max(classes)}"
+            yield f"out_features is {data.out_features}, but class indices go from {min(classes)} to {max(classes)}"
 
 
 def _wrong_names(data: DataSource, target: Tensor) -> Iterator[str]:
     is_index = not target.is_floating_point() and not target.dim()
-    # Two classes may share one output, as 0 and 1.
+    # Two classes may share one output, as targets 0 and 1.
     num_classes = 2 if data.out_features == 1 else data.out_features
     expected = {
         "feature_names": (data.feature_names, data.in_features),
         "target_names": (data.target_names, 1 if is_index else data.out_features),
         "class_names": (data.class_names, num_classes),
     }
-    for what, (names, size) in expected.items():
+    for attribute, (names, size) in expected.items():
         if names and size is not None and len(names) != size:
-            yield f"{len(names)} {what}, not {size}"
+            yield f"{len(names)} {attribute}, expected {size}"
 
 
 @check
 def seed_makes_data(subject: Subject) -> None:
-    """The same seed makes the same data."""
+    """The same seed gives the same data: draw random numbers from run.generator(name)."""
     first, second = _data(subject).splits(), _data(subject).splits()
     if first.keys() != second.keys():
-        raise Broken(f"the splits {', '.join(first)}, then {', '.join(second)}", "let nothing but the options decide")
-    if other := [name for name in first if _contents(first[name]) != _contents(second[name])]:
-        advice = "draw from run.generator(name), which depends on the seed alone, and sort what has no order"
-        raise Broken(f"other examples the second time: {', '.join(other)}", advice)
+        advice = "choose the splits by the options alone"
+        raise Broken(f"first the splits {', '.join(first)}, then {', '.join(second)}", advice)
+    if changed := [name for name in first if _contents(first[name]) != _contents(second[name])]:
+        advice = "draw from run.generator(name), which depends on the seed alone; sort unordered input such as files"
+        raise Broken(f"different examples the second time: {', '.join(changed)}", advice)
 
 
 @check
 def order_follows_the_epoch(subject: Subject) -> None:
-    """The batches are the same for the same seed and epoch, and in another order in another epoch."""
+    """The batches are the same for the same seed and epoch, and ordered differently in the next epoch."""
     first, second = (_batches(_data(subject)) for _ in range(2))
     if _epoch(first, 1) != _epoch(second, 1):
-        raise Broken("the first epoch has other batches the second time", "leave the order to the run")
+        raise Broken("the first epoch has different batches the second time", "leave the order to the run")
     if first.num_examples is None:
-        skip("a stream gives the order itself")
+        skip("a stream has its own order")
     if len(set(_contents(_data(subject).train))) < _BATCH_SIZE:
-        skip("too few different examples to tell one order from another")
+        skip("too few different examples to compare orders")
     if _epoch(first, 1) == _epoch(first, 2):
-        raise Broken("the second epoch has the order of the first", "give the example that an index asks for")
+        raise Broken("the second epoch has the order of the first", "return the example at the given index")
 
 
 @check
 def starts_anywhere(subject: Subject) -> None:
-    """An epoch that is entered in the middle gives what is left of it."""
+    """An epoch that starts in the middle gives its remaining batches: an example depends only on its index."""
     batches = _batches(_data(subject))
     if batches.num_batches is None:
-        skip("a stream is read from its beginning")
+        skip("a stream is read from its start")
     whole = _epoch(batches, 1)
     for start in sorted({1, len(whole) // 2, len(whole) - 1}):
         if _epoch(batches, 1, start)[: len(whole) - start] != whole[start:]:
-            advice = "let the example depend on its index alone, not on those read before"
-            raise Broken(f"from batch {start} on the batches are others", advice)
+            advice = "let an example depend on its index alone, not on earlier reads"
+            raise Broken(f"different batches when the epoch starts at batch {start}", advice)
 
 
 @check
 def splits_are_disjoint(subject: Subject) -> None:
-    """No example stands in two splits."""
+    """No example is in more than one split."""
     splits = {name: _contents(dataset) for name, dataset in _data(subject).splits().items()}
     if len(splits) < 2:
         skip("there is one split")
     if len(set(splits["train"])) < len(splits["train"]):
-        skip("the training split repeats examples, so equal ones prove nothing")
+        skip("the training split repeats examples, so equal examples are allowed")
     for first, second in itertools.combinations(splits, 2):
         if both := len(set(splits[first]) & set(splits[second])):
-            raise Broken(f"{both} examples stand in {first} and in {second}", "split the rows, each into one part")
+            raise Broken(f"{both} examples are in both {first} and {second}", "put each row into one split")
 
 
 @check
 def shards_are_disjoint(subject: Subject) -> None:
-    """Two processes that read every other example, or two workers of a stream, read each example once."""
+    """Two processes that read alternate examples, or two workers of a stream, read each example once."""
     data, other = _data(subject), _data(subject)
     if _is_stream(data.train):
         expected, read = Counter(_contents(data.train)), Counter(_read_by_workers(other.train))
@@ -166,19 +167,19 @@ def shards_are_disjoint(subject: Subject) -> None:
         read = Counter(_content(dataset[index]) for index, dataset in sources)
     missing, extra = (expected - read).total(), (read - expected).total()
     if missing or extra:
-        advice = "let an example depend on its index alone; let a stream give a worker its share (get_worker_info)"
-        raise Broken(f"{missing} examples are missing and {extra} too many", advice)
+        advice = "let an example depend on its index alone; split a stream between workers (get_worker_info)"
+        raise Broken(f"{missing} examples are missing and {extra} are duplicates", advice)
 
 
 def _read_by_workers(dataset: Dataset[Any]) -> Iterator[Content]:
-    # As many as the check expects: a stream may have no end.
+    # Limited, because a stream may be endless.
     loader = DataLoader(dataset, batch_size=None, num_workers=2)
     return (_content(example) for example in itertools.islice(loader, 2 * MOST_EXAMPLES))
 
 
 @check
 def examples_are_alike(subject: Subject) -> None:
-    """Every example has the shapes and dtypes of the first, and is finite."""
+    """All examples have the same shapes and dtypes, and finite values."""
     for name, dataset in _data(subject).splits().items():
         first: list[tuple[object, ...]] | None = None
         for number, example in enumerate(_examples(dataset)):
@@ -186,37 +187,38 @@ def examples_are_alike(subject: Subject) -> None:
             form = [(list(tensor.shape), tensor.dtype) for tensor in tensors]
             first = first or list(form)
             if form != first:
-                raise Broken(f"example {number} of {name} is {form}, the first {first}", "give all of them one form")
+                advice = "give all examples the same shapes and dtypes"
+                raise Broken(f"example {number} of {name} is {form}, the first is {first}", advice)
             if not all(torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point()):
-                advice = "drop or fill what is missing, or raise DataError that names it"
+                advice = "drop or fill missing values, or raise a DataError that names them"
                 raise Broken(f"example {number} of {name} is not finite", advice)
 
 
 @check
 def length_is_true(subject: Subject) -> None:
-    """A split has as many examples as its length says, and refuses the index behind the last."""
+    """The length of a split is its number of examples, and the index after the last raises IndexError."""
     indexed = {name: each for name, each in _data(subject).splits().items() if not _is_stream(each)}
     if not indexed:
         skip("a stream has no length")
     for name, dataset in indexed.items():
         length = len(cast(Sized, dataset))
-        advice = "let __len__ count what __getitem__ gives, and raise IndexError behind it"
+        advice = "make __len__ agree with __getitem__, and raise IndexError after the last example"
         try:
             dataset[length - 1]
         except IndexError:
-            raise Broken(f"{name} has the length {length} and no example {length - 1}", advice) from None
+            raise Broken(f"{name} has length {length} but no example {length - 1}", advice) from None
         try:
             dataset[length]
         except IndexError:
             continue
-        raise Broken(f"{name} has the length {length} and gives an example {length}", advice)
+        raise Broken(f"{name} has length {length} but also an example {length}", advice)
 
 
 @check
 def leaves_shared_generators_alone(subject: Subject) -> None:
-    """Building and reading the data draw nothing from the random generators that everybody shares."""
+    """Building and reading the data draw from run.generator(name), not from global random generators."""
     observer = BuildWatch()
-    data = subject.run(beside={"callbacks.observer": observer}).data
+    data = subject.run(plugins={"callbacks.observer": observer}).data
     _contents(data.train)
     if drawn := observer.drawn():
         raise Broken(f"changed: {', '.join(drawn)}", "draw from run.generator(name)")
@@ -224,8 +226,8 @@ def leaves_shared_generators_alone(subject: Subject) -> None:
 
 @check
 def reads_the_same_again(subject: Subject) -> None:
-    """An example that is read again is the same."""
+    """Reading an example again gives the same values."""
     for name, dataset in _data(subject).splits().items():
         if _contents(dataset) != _contents(dataset):
-            advice = "change no example when it is read; random changes belong into a step of its own"
-            raise Broken(f"{name} gives other examples the second time", advice)
+            advice = "do not change examples when they are read; do random augmentation in a separate step"
+            raise Broken(f"{name} gives different examples the second time", advice)

@@ -1,4 +1,4 @@
-"""The checks for plugins of all kinds: what they are, their options, their import."""
+"""The checks for plugins of every kind: docstring, hooks, options, import."""
 
 from __future__ import annotations
 
@@ -14,49 +14,48 @@ from typing import Any
 import tomli
 
 from hookline.engine.plugin.options import is_plain, plain
-from hookline.runs.config_text import to_toml
 from hookline.testing.kit import Broken, Subject, check, skip
 
 IMPORT_LIMIT_S = 5.0
-"""The most that the import of a plugin's module may take beyond torch's own: far more than a plugin needs, so that it
-holds on a busy machine."""
+"""Limit on the import time of a plugin's module, without torch: far more than a plugin needs, so that a busy machine
+stays below it."""
 
 _PROBE_TIMEOUT_S = 120
 
 
 @check
 def says_what_it_is(subject: Subject) -> None:
-    """The plugin's docstring says what it is."""
+    """The plugin has a docstring whose first line describes it."""
     target = subject.plugin.target
     text = (target.__doc__ or "").strip()
-    # A dataclass without a docstring is given its signature for one.
+    # The docstring of a dataclass defaults to its signature.
     if len(text.split()) < 3 or text.startswith(f"{target.__name__}("):
-        raise Broken("it has no docstring of three words or more", "say in the first line what the plugin is or does")
+        raise Broken("it has no docstring of three words or more", "describe the plugin in the docstring's first line")
 
 
 @check
 def can_be_made(subject: Subject) -> None:
-    """The plugin keeps to the hooks, and a run can be built with it and its options."""
+    """The plugin matches the hook specification, and a run can be built with it and the given options."""
     if subject.refusals:
-        advice = "mend the plugin, or give the options and the data= that it needs"
+        advice = "fix the plugin, or give the options and data= that it needs"
         raise Broken("no run can be built: " + "; ".join(subject.refusals), advice)
 
 
 @check
 def options_described(subject: Subject) -> None:
-    """Every option has a description, and a type that a config can express."""
+    """Every option has a description and a type that a config can express."""
     options = subject.plugin.options
     bare = [option.name for option in options if not option.description]
     untyped = [option.name for option in options if option.type is Any or option.expected == "any value"]
     seen = [f"no description: {', '.join(bare)}"] if bare else []
     seen += [f"no type: {', '.join(untyped)}"] if untyped else []
     if seen:
-        raise Broken("; ".join(seen), "annotate each: Annotated[int, msgspec.Meta(description='...')]")
+        raise Broken("; ".join(seen), "annotate each option: Annotated[int, msgspec.Meta(description='...')]")
 
 
 @check
 def defaults_fit(subject: Subject) -> None:
-    """Every default is a value of its option's own type, and one that a config can hold."""
+    """Every default has the type of its option, and a config can hold it."""
     wrong = []
     for option in subject.plugin.options:
         if option.is_required:
@@ -67,14 +66,14 @@ def defaults_fit(subject: Subject) -> None:
             wrong.append(f"{option.name}: {error}")
             continue
         if value != option.default:
-            wrong.append(f"{option.name}: the default {option.default!r} is read again as {value!r}")
+            wrong.append(f"{option.name}: the default {option.default!r} is read back as {value!r}")
     if wrong:
         raise Broken("; ".join(wrong), "change the default, or widen the type")
 
 
 @check
 def options_have_schemas(subject: Subject) -> None:
-    """Every option has a JSON Schema (draft-07), which its default and the value given keep to."""
+    """Every option has a valid JSON Schema (draft-07) that accepts its default and the given value."""
     try:
         import jsonschema
     except ImportError:
@@ -89,7 +88,7 @@ def options_have_schemas(subject: Subject) -> None:
         except (jsonschema.SchemaError, jsonschema.ValidationError) as error:
             wrong.append(f"{option.name}: {error.message}")
     if wrong:
-        raise Broken("; ".join(wrong), "use types and bounds that agree with the values")
+        raise Broken("; ".join(wrong), "use types and bounds that fit the values")
 
 
 def _values_of(name: str, schema: Mapping[str, Any], subject: Subject) -> list[Any]:
@@ -99,13 +98,13 @@ def _values_of(name: str, schema: Mapping[str, Any], subject: Subject) -> list[A
 
 @check
 def options_survive(subject: Subject) -> None:
-    """The options are the same when they come back from JSON, from TOML, and from another process."""
+    """Option values are unchanged after a round trip through JSON, TOML, and another process."""
     typed = subject.typed_options()
     lost = []
     for option in subject.plugin.options:
         value = typed[option.name]
         if not is_plain(value):
-            continue  # None and objects stay out of what is written, and their defaults stand in again
+            continue  # None and objects are not written; reading restores their defaults
         for form, written in _written(option.name, value).items():
             try:
                 again = option.convert(written, Path())
@@ -115,38 +114,53 @@ def options_survive(subject: Subject) -> None:
             if again != value:
                 lost.append(f"{option.name} from {form}: {again!r} instead of {value!r}")
     if lost:
-        raise Broken("; ".join(lost), "use types that text can hold: numbers, text, lists, and tables keyed by text")
+        raise Broken("; ".join(lost), "use types that text can hold: numbers, text, lists, and tables with text keys")
 
 
 def _written(name: str, value: Any) -> Mapping[str, Any]:
-    """Return an option's value as it comes back from each form that a config is written in."""
+    """Return an option's value after a round trip through each format."""
     return {
         "JSON": json.loads(json.dumps(plain(value))),
-        "TOML": tomli.loads(f"value = {to_toml(value)}")["value"],
-        # What multiprocessing itself does with what it sends.
+        "TOML": tomli.loads(f"value = {_toml(plain(value))}")["value"],
+        # As multiprocessing sends values.
         "another process": ForkingPickler.loads(ForkingPickler.dumps((name, plain(value))))[1],
     }
 
 
+def _toml(value: Any) -> str:
+    """Return a plain value as TOML on one line.
+
+    >>> _toml({"a": [1, float("inf")], "b": True})
+    '{"a" = [1, inf], "b" = true}'
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(name)} = {_toml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float):
+        return str(value)  # JSON spells infinity and NaN differently
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML, unlike JSON, escapes DEL
+
+
 @check
 def import_without_effect(subject: Subject) -> str:
-    """Importing the plugin's module changes nothing in the process, prints nothing, and is fast."""
+    """Importing the plugin's module prints nothing, changes no process-wide state, and is fast."""
     module = subject.plugin.target.__module__
     found = _import_effects(module, str(subject.folder))
     if found is None:
         skip(f"its module {module!r} cannot be imported by name in another process")
     if found["effects"]:
         raise Broken(f"{module}: " + "; ".join(found["effects"]), "do it in a hook, and undo it in on_run_end")
-    told = f"{module} takes {found['seconds']:.2f} s beyond torch"
+    note = f"{module} takes {found['seconds']:.2f} s to import, without torch"
     if found["seconds"] > IMPORT_LIMIT_S:
-        raise Broken(f"{told}, more than {IMPORT_LIMIT_S:.0f} s", "import what is large inside the hooks")
-    return told
+        raise Broken(f"{note}, more than {IMPORT_LIMIT_S:.0f} s", "import large libraries inside the hooks")
+    return note
 
 
-# Several plugins of a module share what its import does, and a process takes its time.
+# Plugins of the same module share its result, because starting a process is slow.
 @functools.cache
 def _import_effects(module: str, folder: str) -> Mapping[str, Any] | None:
-    """Return what importing a module does in a process of its own; None when it is not found there."""
+    """Return the effects of importing a module in a new process; None if it is not found there."""
     loaded: list[str] = []
     while wanted := (found := _probed(module, folder, *loaded))["wanted"]:
         loaded.append(wanted)
@@ -155,7 +169,7 @@ def _import_effects(module: str, folder: str) -> Mapping[str, Any] | None:
 
 def _probed(module: str, folder: str, *loaded: str) -> Mapping[str, Any]:
     command = [sys.executable, "-m", "hookline.testing.import_probe", module, *loaded]
-    done = subprocess.run(  # noqa: S603 - the module is the one that was imported here
+    done = subprocess.run(  # noqa: S603 - the module is already imported here
         command,
         cwd=folder,
         capture_output=True,
@@ -166,6 +180,6 @@ def _probed(module: str, folder: str, *loaded: str) -> Mapping[str, Any]:
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise Broken(f"the import of {module} fails in a process of its own: {last[0]}", "make it importable by itself")
+        raise Broken(f"importing {module} fails in a new process: {last[0]}", "make it importable on its own")
     found: Mapping[str, Any] = json.loads(done.stdout)
     return found

@@ -20,7 +20,7 @@ _BATCH_SIZE = 8
 
 
 def _example(subject: Subject, run: Run, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Return a prediction that requires a gradient, ``[B, O]`` of random numbers, and a target of the data."""
+    """Return a random prediction ``[B, O]`` that requires a gradient, and a target of the data."""
     inputs, target = first_batch(subject.data, _BATCH_SIZE, dtype)
     with torch.no_grad():
         shape = run.model(inputs).shape
@@ -30,44 +30,44 @@ def _example(subject: Subject, run: Run, dtype: torch.dtype = torch.float32) -> 
 
 @check
 def is_scalar(subject: Subject) -> None:
-    """The loss is a scalar of a floating dtype."""
+    """The loss is a scalar tensor of a floating-point dtype."""
     run = subject.run()
     for size in (_BATCH_SIZE, 1):
         prediction, target = (part[:size] for part in _example(subject, run))
         loss: object = run.loss(prediction, target)
         if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point()):
-            what = f"{list(loss.shape)} {loss.dtype}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise Broken(f"{what} for {size} examples", "end with .mean()")
+            got = f"{list(loss.shape)} {loss.dtype}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise Broken(f"{got} for {size} examples", "end with .mean()")
 
 
 @check
 def is_differentiable(subject: Subject) -> None:
-    """The loss depends on the prediction, which gets a finite gradient."""
+    """The loss depends on the prediction, and its gradient is finite."""
     run = subject.run()
     prediction, target = _example(subject, run)
     loss = run.loss(prediction, target)
     gradient = torch.autograd.grad(loss, prediction, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None or not torch.isfinite(gradient).all():
-        seen = "no gradient" if gradient is None else "a gradient that is not finite"
-        raise Broken(seen, "use torch's functions throughout, and keep roots, logs and quotients away from 0")
+        seen = "no gradient" if gradient is None else "a non-finite gradient"
+        raise Broken(seen, "use only torch's functions, and keep roots, logs and quotients away from 0")
 
 
 @check
 def refuses_broadcast(subject: Subject) -> None:
-    """Predictions [B, 1] with targets [B] are refused, by the loss or by the run, or understood as pairs."""
+    """Predictions [B, 1] and targets [B] are rejected or compared pair by pair, never broadcast."""
     _, target = first_batch(subject.data, _BATCH_SIZE)
     if not target.is_floating_point():
-        skip("its targets are class indices, [B] beside predictions [B, C]")
+        skip("its targets are class indices, [B] for predictions [B, C]")
     if target.shape[1:] != (1,):
         skip(f"its targets are {list(target.shape)}, which are not broadcast")
     inputs, flat = first_batch(subject.data, _BATCH_SIZE)[0], target.squeeze(1)
     model = subject.run().model
     try:
         mixed_data = dataclasses.replace(subject.data, train=TensorDataset(inputs, flat))
-        run = subject.run(mixed_data, beside={"model": lambda: model}, evaluate=())
+        run = subject.run(mixed_data, plugins={"model": lambda: model}, evaluate=())
         prediction = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
         mixed = run.loss(prediction, flat)
-    except Exception:  # noqa: BLE001 - any refusal is one
+    except Exception:  # noqa: BLE001 - any error rejects them
         return
     if not torch.isclose(mixed, run.loss(prediction, target), rtol=1e-4):
         advice = "raise ValueError when prediction.shape != target.shape"
@@ -76,7 +76,7 @@ def refuses_broadcast(subject: Subject) -> None:
 
 @check
 def batch_mean(subject: Subject) -> None:
-    """The loss of a batch is the mean of the losses of its halves."""
+    """The loss is a mean over the batch: the loss of a batch is the mean of the losses of its halves."""
     run = subject.run()
     prediction, target = _example(subject, run)
     half = _BATCH_SIZE // 2
@@ -89,10 +89,10 @@ def batch_mean(subject: Subject) -> None:
 
 @check
 def keeps_its_arguments(subject: Subject) -> None:
-    """The loss changes neither the prediction nor the target."""
+    """The loss modifies neither the prediction nor the target in place."""
     run = subject.run()
     prediction, target = _example(subject, run)
-    # A tensor that requires a gradient refuses to be changed, so the check gives one that does not.
+    # torch does not allow in-place changes of a leaf that requires a gradient.
     prediction = prediction.detach()
     before = prediction.clone(), target.clone()
     run.loss(prediction, target)
@@ -104,7 +104,7 @@ def keeps_its_arguments(subject: Subject) -> None:
 
 @check
 def is_repeatable(subject: Subject) -> None:
-    """The same prediction and target give the same loss."""
+    """The same prediction and target always give the same loss."""
     run = subject.run()
     prediction, target = _example(subject, run)
     first, second = (run.loss(prediction, target).item() for _ in range(2))
@@ -114,11 +114,11 @@ def is_repeatable(subject: Subject) -> None:
 
 @check
 def works_in_float64(subject: Subject) -> None:
-    """The loss works in float64, and gives there what it gives in float32, more exactly."""
+    """The loss computes in float64, and agrees there with its value in float32."""
     single, double = subject.run(), subject.run(dtype="float64")
     expected = single.loss(*_example(subject, single)).item()
     loss = double.loss(*_example(subject, double, torch.float64))
     if loss.dtype != torch.float64:
-        raise Broken(f"the loss is {loss.dtype}", "make no tensors of a fixed dtype; take that of the prediction")
+        raise Broken(f"the loss is {loss.dtype}", "create tensors with the dtype of the prediction, not a fixed one")
     if not math.isclose(loss.item(), expected, rel_tol=1e-3, abs_tol=1e-6):
         raise Broken(f"{loss.item():.6g} instead of {expected:.6g}", "compute in the dtype of the prediction")

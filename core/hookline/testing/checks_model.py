@@ -22,62 +22,61 @@ def _inputs(subject: Subject, size: int = 8) -> Tensor:
 
 
 def _predicted(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return what a model in eval mode predicts."""
+    """Return the predictions of a model in eval mode."""
     with torch.no_grad():
         return cast(Tensor, model.eval()(inputs))
 
 
 @check
 def output_shape(subject: Subject) -> None:
-    """The prediction for a batch of any size, 1 included, is [B, O]."""
+    """The prediction has shape [B, O] for any batch size, including 1."""
     model = subject.run().model
     for size in _BATCH_SIZES:
         inputs = _inputs(subject, size)
         shape = list(_predicted(model, inputs).shape)
         expected = [len(inputs), *([subject.data.out_features] if subject.data.out_features else shape[1:])]
         if shape != expected:
-            raise Broken(
-                f"{shape} for {len(inputs)} examples, not {expected}", "keep the first dimension; squeeze none"
-            )
+            advice = "keep the batch dimension, and do not squeeze"
+            raise Broken(f"{shape} for {len(inputs)} examples, expected {expected}", advice)
 
 
 @check
 def finite_gradients(subject: Subject) -> None:
-    """Every parameter that requires a gradient gets a finite one."""
+    """Every parameter that requires a gradient gets a finite gradient."""
     run = subject.run()
     inputs, target = first_batch(subject.data, 8)
     run.loss(run.model.train()(inputs), target).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
     trainable = {name: p.grad for name, p in run.model.named_parameters() if p.requires_grad}
     missing = [name for name, gradient in trainable.items() if gradient is None]
-    strange = [name for name, g in trainable.items() if g is not None and not torch.isfinite(g).all()]
+    infinite = [name for name, g in trainable.items() if g is not None and not torch.isfinite(g).all()]
     seen = [f"no gradient: {', '.join(missing)}"] if missing else []
-    seen += [f"not finite: {', '.join(strange)}"] if strange else []
+    seen += [f"not finite: {', '.join(infinite)}"] if infinite else []
     if seen:
-        advice = "use every parameter in forward, freeze those that are not learned, look at their initial values"
+        advice = "use every parameter in forward, freeze those that are not trained, and check initial values"
         raise Broken("; ".join(seen), advice)
 
 
 @check
 def state_comes_back(subject: Subject) -> None:
-    """The state_dict of one model makes another of the same options predict the same."""
+    """A model that loads the state_dict of another one with the same options makes the same predictions."""
     first, second = subject.run(seed=0).model, subject.run(seed=1).model
     second.load_state_dict(first.state_dict())
     inputs = _inputs(subject)
     if not torch.equal(_predicted(first, inputs), _predicted(second, inputs)):
-        raise Broken("the two predict differently", "keep what is random or learned in parameters and buffers")
+        raise Broken("the two predict differently", "keep all random and learned values in parameters and buffers")
 
 
 @check
 def copy_is_apart(subject: Subject) -> None:
-    """A deep copy predicts the same and shares no memory with the model."""
+    """A deep copy makes the same predictions and shares no memory with the model."""
     model = subject.run().model
     twin = copy.deepcopy(model)
     inputs = _inputs(subject)
     if not torch.equal(_predicted(model, inputs), _predicted(twin, inputs)):
-        raise Broken("the copy predicts differently", "keep what the prediction needs in parameters and buffers")
+        raise Broken("the copy predicts differently", "keep all values that predictions need in parameters and buffers")
     if shared := sorted(_memory(model).keys() & _memory(twin).keys()):
         names = ", ".join(_memory(model)[place] for place in shared)
-        raise Broken(f"shared with the copy: {names}", "take care of tensors in __deepcopy__, or write none")
+        raise Broken(f"shared with the copy: {names}", "copy tensors in __deepcopy__, or do not define it")
 
 
 def _memory(model: nn.Module) -> dict[int, str]:
@@ -87,11 +86,11 @@ def _memory(model: nn.Module) -> dict[int, str]:
 
 @check
 def seed_makes_weights(subject: Subject) -> None:
-    """The same seed makes the same weights."""
+    """The same seed gives the same initial weights: draw them from torch's global generator."""
     first, second = (subject.run(seed=0).model.state_dict() for _ in range(2))
-    if other := [name for name in first if not _same(first[name], second[name])]:
-        advice = "draw initial weights from torch's own generator in build_model, which the run seeds"
-        raise Broken(f"other values the second time: {', '.join(other)}", advice)
+    if changed := [name for name in first if not _same(first[name], second[name])]:
+        advice = "draw initial weights in build_model with torch, whose generator the run seeds"
+        raise Broken(f"different values the second time: {', '.join(changed)}", advice)
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -100,17 +99,17 @@ def _same(first: Any, second: Any) -> bool:
 
 @check
 def draws_from_torch_alone(subject: Subject) -> None:
-    """Building and calling the model draw nothing from the generators of Python's random and of NumPy."""
+    """Building and calling the model draw random numbers from torch only, not Python's random or NumPy."""
     before = generator_states()
     _predicted(subject.run().model, _inputs(subject))
-    # The run seeds torch's generator for the model, so that one may be drawn from.
+    # torch's generator is allowed: the run seeds it for the model.
     if drawn := [name for name in changed_generators(before) if name != "torch"]:
         raise Broken(f"changed: {', '.join(drawn)}", "draw with torch, which the run seeds")
 
 
 @check
 def keeps_its_mode(subject: Subject) -> None:
-    """Calling the model leaves it, and every part of it, in train or eval mode as it was."""
+    """Calling the model does not change the train or eval mode of any of its modules."""
     model = subject.run().model
     for mode in (False, True):
         model.train(mode)
@@ -118,17 +117,16 @@ def keeps_its_mode(subject: Subject) -> None:
         with torch.no_grad():
             model(_inputs(subject))
         if [module.training for module in model.modules()] != before:
-            raise Broken(f"train({mode}) did not outlast a call", "do not change the mode in forward")
+            raise Broken(f"train({mode}) is undone by a call", "do not change the mode in forward")
 
 
 @check
 def eval_is_repeatable(subject: Subject) -> None:
-    """In eval mode the same input gives the same prediction, again and again."""
+    """In eval mode the same input always gives the same prediction."""
     model, inputs = subject.run().model, _inputs(subject)
     if not torch.equal(_predicted(model, inputs), _predicted(model, inputs)):
-        raise Broken(
-            "the second call gives another prediction", "draw random numbers and keep counts in train mode only"
-        )
+        advice = "draw random numbers and update counts in train mode only"
+        raise Broken("the second call gives a different prediction", advice)
 
 
 @check
@@ -138,14 +136,14 @@ def examples_are_apart(subject: Subject) -> None:
     together = _predicted(model, inputs)
     alone = torch.cat([_predicted(model, inputs[i : i + 1]) for i in range(len(inputs))])
     if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-4, atol=1e-5):
-        raise Broken("an example alone gets another prediction than in a batch", "compute nothing across the batch")
+        raise Broken("an example alone gets a different prediction than in a batch", "compute nothing across the batch")
 
 
 @check
 def input_is_kept(subject: Subject) -> None:
-    """The model does not change its input."""
+    """The model does not modify its input in place."""
     model, inputs = subject.run().model, _inputs(subject)
     before = inputs.clone()
     _predicted(model, inputs)
     if not torch.equal(inputs, before):
-        raise Broken("the input has other values after the call", "write inputs + 1, not inputs += 1")
+        raise Broken("the input has different values after the call", "write inputs + 1, not inputs += 1")

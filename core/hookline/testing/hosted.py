@@ -1,4 +1,4 @@
-"""``HostedRun``: a small run in which a plugin can be observed, with a transcript of its events."""
+"""``HostedRun``: a small run for observing a plugin, with a transcript of its events."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hookline.testing.parts import Recorder, closed_catalog, fitting_loss, gradi
 
 
 class HostedRun(Run):
-    """A small run made of objects alone: nothing that is installed comes into it.
+    """A small run made of objects only: it uses no installed plugins.
 
     Its data are 24 examples for training, 8 for validation and 8 for a test, with inputs ``[3]`` and targets ``[1]``.
-    A batch has 12 examples, so an epoch has two steps; there is one epoch.
+    A batch has 12 examples, so an epoch has two steps. There is one epoch.
 
     Args:
         plugins: A callback, or plugins by table: ``{"model": MyModel, "callbacks.mine": MyCallback()}``.
-        config: Tables of a config, ``{"train": {"seed": 1}}``; a table of options belongs to ``overrides``.
-        overrides: Values by dotted key that win over the config's: ``{"model.width": 8}``.
+        config: Tables of a config, ``{"train": {"seed": 1}}``; give options of a plugin in ``overrides``.
+        overrides: Values by dotted key that override the config: ``{"model.width": 8}``.
         epochs: Number of epochs; None leaves it to the config.
 
     Attributes:
@@ -46,7 +46,7 @@ class HostedRun(Run):
             plugins = {"callbacks.plugin": plugins}
         parts = {"data": regression, "model": net, "loss": fitting_loss, "optimizer": gradient_descent}
         values = dict(overrides or {}) | ({} if epochs is None else {"train.epochs": epochs})
-        # The recorder comes first: an event that a plugin fails in has happened all the same.
+        # The recorder comes first, to record an event even if a plugin fails in it.
         objects = {**parts, "callbacks.transcript": recorder, **(plugins or {})}
         defaults = {"train": {"epochs": 1, "batch_size": 12}}
         super().__init__(load_config(config, values, plugins=objects, defaults=defaults, catalog=closed_catalog()))

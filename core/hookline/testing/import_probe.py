@@ -1,7 +1,7 @@
-"""What the import of a module does to a process: a program of its own, which tells it as one line of JSON.
+"""A program that imports a module and prints the effects on its process as one line of JSON.
 
 ``python -m hookline.testing.import_probe MODULE [LOADED...]`` imports MODULE after the LOADED ones, whose time and
-effects do not count. It needs nothing but the standard library.
+effects do not count. It needs only the standard library.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 HEAVY = ("numpy", "torch")
-"""Libraries whose state and import time are told apart from the module's own."""
+"""Libraries whose import time and effects do not count as the module's own."""
 
 
 class WantedError(BaseException):
-    """Ends the import of a module that needs one of ``HEAVY`` which is not loaded; no ``except ImportError`` stops it.
+    """Ends the import of a module that needs a library of ``HEAVY``; no ``except ImportError`` stops it.
 
     Attributes:
         name: The library.
@@ -39,27 +39,27 @@ class WantedError(BaseException):
 
 
 class Turnstile(MetaPathFinder):
-    """Lets none of ``HEAVY`` be imported."""
+    """Blocks the import of the libraries in ``HEAVY``."""
 
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:  # noqa: ARG002 - the form asked for
-        """Raise ``WantedError`` for one of ``HEAVY``, and leave the others to the other finders."""
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:  # noqa: ARG002 - required signature
+        """Raise ``WantedError`` for a library of ``HEAVY``, and leave others to the next finders."""
         if fullname in HEAVY:
             raise WantedError(fullname)
 
 
 def probe(module: str, loaded: Sequence[str]) -> dict[str, Any]:
-    """Return what an import did.
+    """Import a module and return the effects.
 
-    The keys: ``found`` is whether there is such a module; ``effects`` are sentences; ``seconds`` is the time that it
-    took; ``wanted`` is one of ``HEAVY`` that it needs and that was not loaded, in which case the others say nothing.
+    The keys are ``found``, True if there is such a module; ``effects``, sentences; ``seconds``, the time of the import;
+    and ``wanted``, a library of ``HEAVY`` that it needs and that was not loaded, without which the others mean nothing.
     """
     for name in loaded:
         importlib.import_module(name)
     sys.meta_path.insert(0, Turnstile())
     try:
-        return _probed(module) if _is_found(module) else _told(found=False)
+        return _probed(module) if _is_found(module) else _result(found=False)
     except WantedError as wanted:
-        return _told(wanted=wanted.name)
+        return _result(wanted=wanted.name)
 
 
 def _probed(module: str) -> dict[str, Any]:
@@ -67,12 +67,12 @@ def _probed(module: str) -> dict[str, Any]:
     start = time.perf_counter()
     printed = _printed_by(lambda: importlib.import_module(module))
     seconds = time.perf_counter() - start
-    effects = [f"it changes {what}" for what, value in _state().items() if what in before and before[what] != value]
+    effects = [f"it changes {name}" for name, value in _state().items() if name in before and before[name] != value]
     effects += [f"it prints {printed[:60]!r}"] if printed else []
-    return _told(effects=effects, seconds=seconds)
+    return _result(effects=effects, seconds=seconds)
 
 
-def _told(**known: Any) -> dict[str, Any]:
+def _result(**known: Any) -> dict[str, Any]:
     return {"found": True, "effects": [], "seconds": 0.0, "wanted": None, **known}
 
 
@@ -92,7 +92,7 @@ def _state() -> Mapping[str, Any]:
         "sys.path": list(sys.path),
         "a signal handler": [repr(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
         "the locale": locale.setlocale(locale.LC_ALL),
-        "the state of python's random": random.getstate(),
+        "the state of Python's random": random.getstate(),
         "the threads": sorted(thread.name for thread in threading.enumerate()),
         "the child processes": _children(),
         **_state_of_numpy(),
@@ -122,8 +122,8 @@ def _state_of_torch() -> Mapping[str, Any]:
 
 
 def _printed_by(work: Callable[[], object]) -> str:
-    """Return what is written on standard output and standard error meanwhile, by other languages too."""
-    kept = [os.dup(number) for number in (1, 2)]
+    """Return the output of ``work`` on standard output and standard error, including that of C code."""
+    saved = [os.dup(number) for number in (1, 2)]
     with tempfile.TemporaryFile() as file:
         try:
             for number in (1, 2):
@@ -132,7 +132,7 @@ def _printed_by(work: Callable[[], object]) -> str:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            for number, copy in zip((1, 2), kept, strict=True):
+            for number, copy in zip((1, 2), saved, strict=True):
                 os.dup2(copy, number)
                 os.close(copy)
         file.seek(0)

@@ -1,6 +1,6 @@
-"""One plugin looked into in a process of its own: its import, its hooks and options, and the contract of its kind.
+"""Inspect a plugin in a separate process: its import, hooks, options, and the contract of its kind.
 
-Whatever the plugin does there (print, hang, crash, end the program), it does it to that process.
+If the plugin prints, hangs, crashes or exits there, only that process is affected.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from hookline.engine.plugin.plugin import load_plugin
 from hookline.engine.plugin.plugin_file import entries_of_file
 
 _GRACE_S = 5.0
-"""Time for a process that was too slow to write down where it is."""
+"""Time for a process that was too slow to write its traceback."""
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is to be looked into.
+    """The plugin to inspect.
 
     Attributes:
         kind: The plugin's kind.
         name: Its qualified name.
-        files: Plugin files to be read.
+        files: Plugin files to read.
         options: Values of its options, as in a config.
-        timeout_s: Seconds after which it is given up.
+        timeout_s: Seconds until the inspection is aborted.
     """
 
     kind: str
@@ -43,15 +43,15 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What was found.
+    """The result of an inspection.
 
     Attributes:
-        failures: What is wrong, a text for each thing; empty for a plugin that can be used.
-        import_s: Seconds that its import took, with torch loaded before; None when it was not imported.
-        hooks: The hooks that it has.
+        failures: One message per failure; empty for a usable plugin.
+        import_s: Import time in seconds, without torch; None if it was not imported.
+        hooks: Its hooks.
         options: The names of its options.
-        num_checks: Number of checks of the contract that ran.
-        notes: What else there is to say, such as why no check ran.
+        num_checks: Number of contract checks that ran.
+        notes: Further messages, such as the reason that no check ran.
     """
 
     failures: tuple[str, ...] = ()
@@ -65,21 +65,21 @@ class Inspection(msgspec.Struct, frozen=True):
 def inspect_plugin(
     entry: Entry, *, files: Sequence[str] = (), options: Mapping[str, Any] | None = None, timeout_s: float = 120.0
 ) -> Inspection:
-    """Look into a plugin in a process of its own.
+    """Inspect a plugin in a separate process.
 
     Args:
-        entry: The plugin; of a file, if that is one of ``files``.
-        files: Plugin files to be read there.
+        entry: The plugin, installed or from one of ``files``.
+        files: Plugin files to read there.
         options: Values of its options, as in a config.
-        timeout_s: Seconds after which the process is ended; where it was is told.
+        timeout_s: Seconds until the process is stopped; the result then names the place where it was.
     """
     request = Request(entry.kind, entry.qualified_name, tuple(files), dict(options or {}), timeout_s)
     with tempfile.TemporaryDirectory(prefix="hookline-") as folder:
         answer = Path(folder, "answer.json")
-        # Not on standard output, where the plugin may write. -P: the working folder is no place for modules.
+        # The answer goes to a file, because the plugin may print. -P keeps the working folder out of sys.path.
         words = ["-P", "-m", __name__, msgspec.json.encode(request).decode(), str(answer)]
         try:
-            done = subprocess.run(  # noqa: S603 - the program is this one
+            done = subprocess.run(  # noqa: S603 - it runs this module
                 [sys.executable, *words],
                 capture_output=True,
                 text=True,
@@ -89,27 +89,27 @@ def inspect_plugin(
                 check=False,
             )
         except subprocess.TimeoutExpired as expired:
-            return Inspection((f"it did not end within {timeout_s:g} s{_place(str(expired.stderr or ''))}",))
+            return Inspection((f"it did not finish within {timeout_s:g} s{_place(str(expired.stderr or ''))}",))
         if answer.exists():
             return msgspec.json.decode(answer.read_bytes(), type=Inspection)
     if "Timeout (" in done.stderr:
-        return Inspection((f"it did not end within {timeout_s:g} s{_place(done.stderr)}",))
-    last = done.stderr.strip().splitlines()[-1:] or ["nothing was said"]
-    return Inspection((f"its process ended with code {done.returncode}: {last[0]}",))
+        return Inspection((f"it did not finish within {timeout_s:g} s{_place(done.stderr)}",))
+    last = done.stderr.strip().splitlines()[-1:] or ["no output"]
+    return Inspection((f"its process exited with code {done.returncode}: {last[0]}",))
 
 
 def _place(stacks: str) -> str:
-    """Return the innermost line of the main thread, from what ``faulthandler`` wrote."""
+    """Return the innermost line of the main thread from the output of ``faulthandler``."""
     frames = [line.strip() for line in stacks.partition("(most recent call first)")[2].splitlines() if "File " in line]
     own = next((frame for frame in frames if "importlib" not in frame and "<frozen" not in frame), None)
     return f"; it was in {own}" if own else ""
 
 
-# ---- in the process of its own ---------------------------------------------------------------------------------------
+# ---- in the separate process -----------------------------------------------------------------------------------------
 
 
 def _inspected(request: Request) -> Inspection:
-    import torch  # noqa: F401 - so that its import is not counted as the plugin's
+    import torch  # noqa: F401 - so that its import time does not count as the plugin's
 
     try:
         catalog = Catalog.installed().with_entries(entry for file in request.files for entry in entries_of_file(file))
@@ -122,7 +122,7 @@ def _inspected(request: Request) -> Inspection:
         return Inspection((str(error),))
     if needed:
         words = " ".join(f"{name}=..." for name in needed)
-        return msgspec.structs.replace(found, notes=(f"no check of its contract ran: give its options, {words}",))
+        return msgspec.structs.replace(found, notes=(f"its contract was not checked: give its options, {words}",))
     return _checked(found, plugin.entry, request)
 
 
@@ -141,7 +141,7 @@ def _main(request_text: str, answer: str) -> None:
     faulthandler.dump_traceback_later(request.timeout_s, exit=True)
     try:
         inspection = _inspected(request)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is what is wrong with the plugin
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any error is a failure of the plugin
         inspection = Inspection((describe_error(error),))
     Path(answer).write_bytes(msgspec.json.encode(inspection))
 

@@ -1,4 +1,4 @@
-"""The machinery of the kit: a check, the plugin that is checked, and what a check finds."""
+"""The machinery of the kit: a check, the plugin under test, and the finding of a check."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from hookline.engine.plugin.plugin import Plugin
 from hookline.testing import parts
 
 
-class Skipped(Exception):  # noqa: N818 - no error: it says why a check has nothing to look at
-    """Ends a check that has nothing to look at; its text is the reason."""
+class Skipped(Exception):  # noqa: N818 - not an error
+    """Ends a check that does not apply; its text is the reason."""
 
 
 def skip(reason: str) -> NoReturn:
-    """End a check that has nothing to look at."""
+    """End a check that does not apply."""
     raise Skipped(reason)
 
 
-class Broken(AssertionError):  # noqa: N818 - it says what became of a rule
+class Broken(AssertionError):  # noqa: N818 - it describes a rule
     """Ends a check whose rule is broken.
 
     Attributes:
-        seen: What was seen instead of what the rule says.
-        advice: What to do.
+        seen: The observation that breaks the rule.
+        advice: The remedy.
     """
 
     def __init__(self, seen: str, advice: str) -> None:
@@ -49,12 +49,12 @@ class Broken(AssertionError):  # noqa: N818 - it says what became of a rule
 
 @dataclass(frozen=True)
 class Check:
-    """One rule of the contract, and the function that tries it.
+    """One rule of the contract, and the function that tests it.
 
     Attributes:
         name: The function's name.
         rule: The rule in one sentence: the function's docstring.
-        function: Raises ``Broken`` or ``Skipped``; what it returns is told in the report.
+        function: Raises ``Broken`` or ``Skipped``, and may return a note for the report.
     """
 
     name: str
@@ -63,22 +63,22 @@ class Check:
 
 
 def check(function: Callable[[Subject], str | None]) -> Check:
-    """Return the check that a function makes; the first line of its docstring is the rule."""
+    """Make a check of a function; the first line of its docstring is the rule."""
     return Check(function.__name__, (function.__doc__ or "").strip().splitlines()[0], function)
 
 
-# ---- the plugin that is checked -------------------------------------------------------------------------------------
+# ---- the plugin under test ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A plugin that is checked, with all that is needed to build real runs with it.
+    """A plugin under test, with everything needed to build real runs with it.
 
     Attributes:
         plugin: The plugin.
         options: Its options, plain values as in a config.
-        given_data: The data that its author wants the runs to use, if any.
-        folder: The folder that relative paths start at, and in which its module is found.
+        given_data: The data for the runs, if its author gave any.
+        folder: The folder of its module; relative paths start there.
     """
 
     plugin: Plugin
@@ -96,15 +96,15 @@ class Subject:
 
     @cached_property
     def refusals(self) -> tuple[str, ...]:
-        """Why no run can be built with it, one text for each data that were tried; empty if one can."""
+        """The reasons that no run can be built with it, one per data source tried; empty if a run can."""
         return self._trial[1]
 
     @property
     def data(self) -> DataSource:
-        """The data of its runs: those given, or the first of the kit's own that a run accepts."""
+        """The data of its runs: the given data, or the first of the kit's own that a run accepts."""
         found = self._trial[0]
         if found is None:
-            skip("no run can be built with it: see can_be_made")
+            skip("a run cannot be built with it: see can_be_made")
         return found
 
     def config(
@@ -112,22 +112,22 @@ class Subject:
         data: DataSource | None = None,
         *,
         copies: int = 1,
-        beside: Mapping[str, Any] | None = None,
+        plugins: Mapping[str, Any] | None = None,
         **train: Any,
     ) -> RunConfig:
         """Return the config of a small run with the plugin.
 
         Args:
             data: The data; None for ``self.data``.
-            copies: How often a callback is in it.
-            beside: More plugins, or others than the kit's own, by table.
+            copies: Number of times that a callback is in it.
+            plugins: Further plugins, or replacements of the kit's own, by table.
             **train: Keys of the table ``train``.
         """
-        # An object given in the place of the plugin is not to be replaced by its name again.
-        tables = [table for table in (self.table, "callbacks.second")[:copies] if table not in (beside or {})]
+        # Leave out a table whose plugin is replaced by an object.
+        tables = [table for table in (self.table, "callbacks.second")[:copies] if table not in (plugins or {})]
         objects = self._parts(data)
         if self.plugin.kind == "data":
-            # Data of any form: the run neither evaluates nor steps, so it reads nothing by itself.
+            # The run neither evaluates nor steps, so it accepts data of any form.
             train = {"evaluate": (), **train}
         values: dict[str, Any] = {f"train.{name}": value for name, value in train.items()}
         if self.plugin.entry:
@@ -137,30 +137,30 @@ class Subject:
         values |= {f"{table}.{name}": value for table in tables for name, value in self.options.items()}
         catalog = parts.closed_catalog(*([self.plugin.entry] if self.plugin.entry else []))
         defaults = {"train": {"epochs": 2, "batch_size": 8}}
-        return load_config(None, values, plugins={**objects, **(beside or {})}, defaults=defaults, catalog=catalog)
+        return load_config(None, values, plugins={**objects, **(plugins or {})}, defaults=defaults, catalog=catalog)
 
     def run(
         self,
         data: DataSource | None = None,
         *,
         copies: int = 1,
-        beside: Mapping[str, Any] | None = None,
+        plugins: Mapping[str, Any] | None = None,
         **train: Any,
     ) -> Run:
-        """Return a small run with the plugin, built but not begun; the arguments are those of ``config``."""
-        return Run(self.config(data, copies=copies, beside=beside, **train))
+        """Return a small run with the plugin, built but not started; the arguments are those of ``config``."""
+        return Run(self.config(data, copies=copies, plugins=plugins, **train))
 
     def typed_options(self) -> Mapping[str, Any]:
-        """Return the value of each option, of its type."""
+        """Return the value of each option, converted to its type."""
         config = self.config()
         return next(choice.options for choice in config.plugins if choice.table == self.table)
 
     def make(self) -> Any:
-        """Return an instance of the plugin, made with its options as a run makes it."""
+        """Return an instance of the plugin with its options, made as in a run."""
         return self.plugin.make(copied(self.typed_options()))
 
     def wrapped_hooks(self) -> list[str]:
-        """Return the build hooks that it implements or wraps, beside that of its kind."""
+        """Return the build hooks that it implements or wraps, except that of its kind."""
         own = f"build_{self.plugin.kind}"
         members = [name for name in dir(self.plugin.target) if name.startswith("build_") and name != own]
         return [name for name in members if hasattr(getattr(self.plugin.target, name), MARK)]
@@ -176,40 +176,40 @@ class Subject:
 
     @cached_property
     def _trial(self) -> tuple[DataSource | None, tuple[str, ...]]:
-        """Return the first data that a run accepts with the plugin, or None and why each was refused."""
+        """Return the first data that a run with the plugin accepts, or None and the reason against each."""
         refusals = []
         for name, source in self._sources():
             try:
                 self.run(source)
-            except Exception as error:  # noqa: BLE001 - whatever the plugin raises is told
+            except Exception as error:  # noqa: BLE001 - any error of the plugin is reported
                 refusals.append(f"{name}{brief_error(error)}")
             else:
                 return source, ()
         return None, tuple(refusals)
 
     def _sources(self) -> Iterator[tuple[str, DataSource]]:
-        """Give the data to be tried, each with the words that say which they are."""
+        """Yield the data to try, each with a description."""
         if self.plugin.kind == "data":
-            yield "", parts.regression()  # stands where the data of the other kinds stand, and is not used
+            yield "", parts.regression()  # a placeholder; the plugin replaces it
         elif self.given_data:
-            yield "with the data given: ", self.given_data
+            yield "with the given data: ", self.given_data
         else:
             for name, make in parts.SOURCES.items():
                 yield f"with {name}: ", make()
 
 
-# ---- what a check finds ---------------------------------------------------------------------------------------------
+# ---- findings -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one check.
+    """The result of one check.
 
     Attributes:
         check: The check.
-        verdict: What became of it.
-        text: The reason it was skipped or was expected to fail; what was wrong; or what it tells.
-        cause: What was raised, if it failed.
+        verdict: The verdict.
+        text: The reason for skipping or for an expected failure, the failure, or the note of a passed check.
+        cause: The error behind a failure.
     """
 
     check: Check
@@ -219,7 +219,7 @@ class Finding:
 
 
 def run_check(check: Check, subject: Subject, expected_failures: Mapping[str, str]) -> Finding:
-    """Run a check in an empty folder, without output and without a trace in torch's random numbers."""
+    """Run a check in an empty folder, without output; restore torch's random generator afterwards."""
     finding = _finding(check, subject)
     reason = expected_failures.get(check.name)
     if reason is None:
@@ -228,7 +228,7 @@ def run_check(check: Check, subject: Subject, expected_failures: Mapping[str, st
         return Finding(check, "expected", reason, finding.cause)
     if finding.verdict == "passed":
         seen = f"it passed, but was expected to fail: {reason}"
-        return Finding(check, "failed", _explained(check, seen, "take it out of expected_failures"))
+        return Finding(check, "failed", _explained(check, seen, "remove it from expected_failures"))
     return finding
 
 
@@ -240,8 +240,8 @@ def _finding(check: Check, subject: Subject) -> Finding:
         return Finding(check, "skipped", str(reason))
     except Broken as broken:
         return Finding(check, "failed", _explained(check, broken.seen, broken.advice), broken)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises is told as its failure
-        advice = "mend what raises it; this error's cause has the traceback"
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any error of a plugin is its failure
+        advice = "fix the error; its traceback is the cause of this one"
         return Finding(check, "failed", _explained(check, f"it raised {brief_error(error)}", advice), error)
 
 
@@ -250,7 +250,7 @@ def _explained(check: Check, seen: str, advice: str) -> str:
 
 
 def brief_error(error: BaseException) -> str:
-    """Return class, first line and place of an error; of one that tells faults, the faults."""
+    """Return the class, first line and place of an error, or its faults if it has any."""
     if isinstance(error, HooklineError):
         return "; ".join([f"{type(error).__name__}: {error.message}", *(fault.message for fault in error.faults)])
     frames = traceback.extract_tb(error.__traceback__)
@@ -261,13 +261,13 @@ def brief_error(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def new_folder() -> Iterator[Path]:
-    """Work in a new folder, which is removed afterwards with all that was written there."""
+    """Work in a new folder, and remove it afterwards with all its files."""
     with tempfile.TemporaryDirectory(prefix="hookline-") as name, contextlib.chdir(name):
         yield Path(name)
 
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep what is written on standard output and standard error from being seen."""
+    """Discard standard output and standard error."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -1,4 +1,4 @@
-"""The parts of real runs that a plugin under test is put among: small data, a model, a loss, an optimizer, observers.
+"""The other parts of the runs with a plugin under test: small data, a model, a loss, an optimizer, observers.
 
 Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
 """
@@ -26,7 +26,7 @@ from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.result import Outcome
 
 NO_DEFAULTS: Mapping[str, Any] = {}
-"""The table that a config begins with when nothing that is installed may come into it."""
+"""An empty table of defaults, for configs that use no installed plugins."""
 
 _SPLIT_SIZES = (24, 8, 8)
 _NUM_FEATURES = 3
@@ -34,7 +34,7 @@ _NUM_CLASSES = 3
 
 
 def closed_catalog(*entries: Entry) -> Catalog:
-    """Return a catalog of these plugins alone, without defaults: a config can name no other that is installed."""
+    """Return a catalog of only these plugins, without defaults, so that a config cannot name other installed ones."""
     return Catalog(entries, defaults=[EntryPoint("run", f"{__name__}:NO_DEFAULTS", "hookline.defaults")])
 
 
@@ -61,7 +61,7 @@ SOURCES: Mapping[str, Callable[[], DataSource]] = {
     "two classes as 0 and 1": binary,
     "three class indices": classes,
 }
-"""The data that are tried on a plugin, in this order, when its author gives none."""
+"""The data to try with a plugin, in this order, if its author gives none."""
 
 
 def _source(target_of: Callable[[Tensor], Tensor], *, out_features: int) -> DataSource:
@@ -77,7 +77,7 @@ def first_batch(data: DataSource, size: int, dtype: torch.dtype = torch.float32)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Give every tensor in an example or a batch."""
+    """Yield every tensor in an example or a batch."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -92,11 +92,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 class Net(nn.Module):
-    """A linear layer that fits any data, beside a frozen parameter and one that gets no gradient.
+    """A linear layer that fits any data, with a frozen parameter and one without a gradient.
 
     Args:
-        data: The data that it is to fit.
-        dropout: Probability of dropping an input; with it the steps draw random numbers.
+        data: The data to fit.
+        dropout: Probability of dropping an input; if it is not 0, steps draw random numbers.
     """
 
     def __init__(self, data: DataSource, dropout: float = 0.0) -> None:
@@ -116,7 +116,7 @@ class Net(nn.Module):
 
 
 def net(data: DataSource) -> nn.Module:
-    """Return a model for ``data``, without random numbers in its steps."""
+    """Return a model for ``data`` that draws no random numbers in steps."""
     return Net(data)
 
 
@@ -131,7 +131,7 @@ def unused_model() -> nn.Module:
 
 
 def fitting_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error, or for class indices the cross-entropy."""
+    """Return the mean squared error, or the cross-entropy for class indices."""
     if target.is_floating_point():
         return nn.functional.mse_loss(prediction, target)
     return nn.functional.cross_entropy(prediction, target)
@@ -143,7 +143,7 @@ def gradient_descent(params: Iterator[nn.Parameter]) -> Optimizer:
 
 
 class NoStep:
-    """A step that leaves the batch unread, so that a run takes data of any form."""
+    """A step that ignores the batch, so that a run accepts data of any form."""
 
     @hookimpl
     def build_step(self) -> Callable[[Any], Tensor]:
@@ -155,11 +155,11 @@ class NoStep:
 
 
 class Recorder:
-    """Writes down every event, one line each.
+    """A recorder of every event, one line each.
 
     Attributes:
-        transcript: The lines: the event's name, and what tells it from others: the epoch, the step, the folder, the
-            message, the error's class or the outcome.
+        transcript: The lines: the name of the event, followed by the epoch, step, folder, message, class of the error
+            or outcome.
     """
 
     def __init__(self) -> None:
@@ -167,62 +167,62 @@ class Recorder:
 
     @hookimpl(tryfirst=True)
     def on_run_start(self) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append("on_run_start")
 
     @hookimpl(tryfirst=True)
     def on_epoch_start(self, run: Run) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_epoch_start {run.epoch}")
 
     @hookimpl(tryfirst=True)
     def on_step_end(self, run: Run) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_step_end {run.step}")
 
     @hookimpl(tryfirst=True)
     def on_save_point(self, run: Run, is_last: bool) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_save_point {run.step}{' last' if is_last else ''}")
 
     @hookimpl(tryfirst=True)
     def on_checkpoint_saved(self, path: Path) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_checkpoint_saved {path.name}")
 
     @hookimpl(tryfirst=True)
     def on_evaluation_start(self, run: Run) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_evaluation_start {run.epoch}")
 
     @hookimpl(tryfirst=True)
     def on_evaluation_end(self, run: Run) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_evaluation_end {run.epoch}")
 
     @hookimpl(tryfirst=True)
     def on_epoch_end(self, run: Run) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_epoch_end {run.epoch}")
 
     @hookimpl(tryfirst=True)
     def on_warning(self, message: str) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_warning {message}")
 
     @hookimpl(tryfirst=True)
     def on_run_error(self, error: BaseException) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_run_error {type(error).__name__}")
 
     @hookimpl(tryfirst=True)
     def on_run_end(self, outcome: Outcome) -> None:
-        """Write it down."""
+        """Record the event."""
         self.transcript.append(f"on_run_end {outcome}")
 
 
 class Tracer:
-    """Keeps what each step left behind: its loss, the weights, and the state of torch's generator."""
+    """A recorder of the loss, the weights and the state of torch's generator after each step."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -230,19 +230,19 @@ class Tracer:
 
     @hookimpl(trylast=True)
     def on_step_end(self, run: Run, loss: Tensor) -> None:
-        """Keep what the step left behind."""
+        """Record the state after the step."""
         self.steps.append((loss.clone(), flat_weights(run.model), torch.get_rng_state()))
 
     @hookimpl(trylast=True)
     def on_run_end(self, run: Run) -> None:
-        """Keep what the run left behind."""
+        """Record the state after the run."""
         self.last = flat_weights(run.model), torch.get_rng_state()
 
 
 class BuildWatch:
-    """Sees what is drawn from the shared generators from now on, and by data or optimizer while they are built.
+    """Detects draws from global generators since its creation, and by data and optimizer while they are built.
 
-    While a run is built torch's generator is the run's own, so a look from outside misses what is drawn there.
+    While a run is built, torch's generator is the run's own, so a comparison from outside misses draws from it.
     """
 
     def __init__(self) -> None:
@@ -273,22 +273,22 @@ class BuildWatch:
 
 
 def flat_weights(model: nn.Module) -> Tensor:
-    """Return a copy of all parameters and buffers of a model in one row."""
+    """Return a copy of all parameters and buffers of a model as one vector."""
     parts = [value.detach().flatten().double() for value in model.state_dict().values() if isinstance(value, Tensor)]
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
 def generator_states() -> dict[str, Any]:
-    """Return the states of the random generators that everybody shares, by name, to be compared."""
+    """Return the states of the global random generators by name, in a comparable form."""
     name, keys, *rest = np.random.get_state()
     return {
-        "python's random": random.getstate(),
+        "Python's random": random.getstate(),
         "numpy.random": (name, np.asarray(keys).tobytes(), *rest),
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
 
 
 def changed_generators(before: Mapping[str, Any]) -> list[str]:
-    """Return the names of the shared generators whose state is no longer the one ``before``."""
+    """Return the names of the global generators whose state differs from ``before``."""
     after = generator_states()
     return [name for name, state in before.items() if after[name] != state]

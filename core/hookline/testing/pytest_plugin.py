@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture ``run_host``, and a line in the summary for the checks that ran."""
+"""The pytest plugin: the fixture ``run_host``, and a summary line with the number of checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hookline.testing.report import listening
+from hookline.testing.report import collecting
 
 if TYPE_CHECKING:
     from hookline.testing.hosted import HostedRun
@@ -17,7 +17,7 @@ _PROPERTY = "hookline"
 
 @pytest.fixture
 def run_host() -> type[HostedRun]:
-    """A function that makes a small run to observer a plugin in: ``run_host(MyCallback(), epochs=2)``."""
+    """A class for small runs to observe a plugin in: ``run_host(MyCallback(), epochs=2)``."""
     from hookline.testing.hosted import HostedRun
 
     return HostedRun
@@ -25,8 +25,8 @@ def run_host() -> type[HostedRun]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Note on a test what the checks in it found; the note reaches the summary from other processes too."""
-    with listening() as reports:
+    """Store the results of the checks on their test, so that they reach the summary from other processes, too."""
+    with collecting() as reports:
         try:
             return (yield)
         finally:
@@ -36,11 +36,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many checks ran in the session, if any did."""
+    """Write the number of checks in the session, if any ran."""
     calls = [r for reports in terminalreporter.stats.values() for r in reports if getattr(r, "when", None) == "call"]
     noted = [(report, note) for report in calls for name, note in report.user_properties if name == _PROPERTY]
     if noted:
         ran, skipped = (sum(note[key] for _, note in noted) for key in ("ran", "skipped"))
-        # A test that passed meant its failures.
+        # A test that passes expected the failures in it.
         failed = sum(note["failed"] for report, note in noted if report.failed)
         terminalreporter.write_line(f"hookline: {ran} checks ran, {skipped} skipped, {failed} failed")

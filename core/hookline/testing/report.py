@@ -1,4 +1,4 @@
-"""``Report``: what the checks of one plugin found, and how a test session hears of it."""
+"""``Report``: the results of the checks of one plugin, and their way to the pytest plugin."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Report:
-    """What the checks of one plugin found.
+    """The results of the checks of one plugin.
 
     Attributes:
         plugin: Its kind and name, such as ``model 'MLP'``.
-        ran: The checks that ran, whatever they found.
-        skipped: Those that did not, each with the reason.
-        failed: Those that failed, each with its rule, what was seen, and what to do.
-        expected: Those that failed as expected, each with the reason that was given.
-        told: What checks told about the plugin beside their verdict, such as the time of its import.
+        ran: The checks that ran, with any result.
+        skipped: Checks that did not apply, each with the reason.
+        failed: Checks that failed, each with its rule, the finding, and what to do.
+        expected: Checks that failed as expected, each with the given reason.
+        told: Notes of checks that passed, such as the import time.
     """
 
     plugin: str
@@ -39,28 +39,28 @@ class Report:
         )
 
     def headline(self) -> str:
-        """Return the line that says how many checks ran and what became of them."""
+        """Return a line with the number of checks by result."""
         ran = "1 check" if len(self.ran) == 1 else f"{len(self.ran)} checks"
         expected = f", {len(self.expected)} failed as expected" if self.expected else ""
         return f"{self.plugin}: {ran} ran, {len(self.skipped)} skipped, {len(self.failed)} failed{expected}"
 
 
-_HEARD: ContextVar[list[Report] | None] = ContextVar("hookline reports", default=None)
+_COLLECTED: ContextVar[list[Report] | None] = ContextVar("hookline reports", default=None)
 
 
 @contextmanager
-def listening() -> Iterator[list[Report]]:
-    """Give a list into which every report goes that is told inside."""
-    heard: list[Report] = []
-    token = _HEARD.set(heard)
+def collecting() -> Iterator[list[Report]]:
+    """Collect every report that is published in the block in a list."""
+    reports: list[Report] = []
+    token = _COLLECTED.set(reports)
     try:
-        yield heard
+        yield reports
     finally:
-        _HEARD.reset(token)
+        _COLLECTED.reset(token)
 
 
-def tell(report: Report) -> None:
-    """Hand a report to whoever listens."""
-    heard = _HEARD.get()
-    if heard is not None:
-        heard.append(report)
+def publish(report: Report) -> None:
+    """Add a report to the list of ``collecting``, if there is one."""
+    reports = _COLLECTED.get()
+    if reports is not None:
+        reports.append(report)

@@ -1,1 +1,1 @@
-"""Callbacks."""
+"""The default callbacks."""

@@ -1,4 +1,4 @@
-"""Callback ``best``: keeps the best value of a metric, and the weights that it was measured with."""
+"""Callback ``best``: the best value of a metric, and the weights that gave it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.callbacks.monitoring import Monitor, MonitoringCallback
-from hookline_plugins.callbacks.weights import copied, is_finished, put, weights_of
+from hookline_plugins.callback_parts.monitoring import Monitor, MonitoringCallback
+from hookline_plugins.callback_parts.weights import copied, is_finished, put, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Best(MonitoringCallback):
-    """Reports where a metric was best: its value, the epoch and the step.
+    """A report of the best value of a metric, with its epoch and step.
 
-    With ``restore`` the model of a run that is completed, or that a plugin stopped, has the weights with which the
-    metric was measured. List it behind ``averaging``, whose weights it would otherwise lose to the last average.
+    With ``restore`` the model ends with the weights that gave the best value, after a run that completed or that a
+    plugin stopped. List it after ``averaging``, which would otherwise overwrite them with the last average.
     """
 
     plugin_name: ClassVar[str] = "best"
 
-    restore: Annotated[bool, Meta(description="whether the model has the best weights when the run is over")] = False
+    restore: Annotated[bool, Meta(description="load the best weights into the model after the run")] = False
 
     def __post_init__(self) -> None:
         self._seen = Monitor(self.monitor, self.mode)
@@ -37,14 +37,14 @@ class Best(MonitoringCallback):
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
-        """Forget an earlier run."""
+        """Reset the state."""
         self.__post_init__()
         self._model = run.unwrapped_model
 
-    # First, so that whoever reports on the model sees the weights that it keeps.
+    # First, so that reports on the model describe its final weights.
     @hookimpl(tryfirst=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
-        """Report the best value, and put its weights in."""
+        """Report the best value, and load its weights."""
         seen = self._seen
         if seen.best is None:
             return
@@ -59,19 +59,19 @@ class Best(MonitoringCallback):
             put(weights_of(run.unwrapped_model), self._weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value, and its weights if they are to be restored."""
+        """Return the best value, and its weights with ``restore``."""
         return {"seen": self._seen.state_dict(), "weights": self._weights and dict(self._weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore the state from ``state_dict``."""
         assert self._model is not None, "the run was started"
         self._seen.load_state_dict(state["seen"])
-        # A copy on the device of the model, wherever the state comes from.
+        # The state may be on another device, or shared with the run that it came from.
         devices = {name: tensor.device for name, tensor in weights_of(self._model).items()}
         saved = state["weights"]
         self._weights = saved and {name: value.to(devices[name], copy=True) for name, value in saved.items()}
 
-    def look(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Compare the metric with the best so far."""
-        if self._seen.look(run, metrics) and self.restore:
+    def update(self, run: RunView, metrics: Mapping[str, float]) -> None:
+        """Compare the metric with the best value so far."""
+        if self._seen.update(run, metrics) and self.restore:
             self._weights = copied(weights_of(run.unwrapped_model))

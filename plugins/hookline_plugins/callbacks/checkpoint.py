@@ -1,4 +1,4 @@
-"""Callback ``checkpoint``: keeps the state of a run in its folder, to go on from after whatever happens."""
+"""Callback ``checkpoint``: the state of a run, saved in its folder so that the run can resume."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from msgspec import Meta
 
 from hookline import CheckpointError, ConfigError, hookimpl
 from hookline.runs import folder_of, identity_of
-from hookline_plugins.callbacks.monitoring import check_monitored
-from hookline_plugins.callbacks.single import check_single
+from hookline_plugins.callback_parts.monitoring import check_monitored
+from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
     from hookline import RunView
@@ -23,28 +23,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class SaveCheckpoints:
-    """Saves the state of the run: at times, every so many steps or epochs, when a metric is good, and at the end.
+    """Checkpoints by time, every so many steps or epochs, for the best values of a metric, and at the end of the run.
 
-    A checkpoint is a new folder each, written beside, flushed to the disk and renamed. Old ones are removed only when
-    the new one was read again and found good.
+    Each checkpoint is a new folder, written under a temporary name, flushed to disk and renamed. Old ones are removed
+    only after the new one has been read back and found valid.
 
     ``every_s``: Young's interval, ``sqrt(2 * save time * mean time between failures)`` (J. W. Young, *A first order
-    approximation to the optimum checkpoint interval*, 1974), is 300 s for a save of one second and a failure in 12.5
-    hours.
+    approximation to the optimum checkpoint interval*, 1974), is 300 s for saves that take one second and a failure
+    every 12.5 hours.
     """
 
-    every_s: Annotated[float, Meta(ge=0, description="seconds from one save to the next; 0: none")] = 300.0
-    every_steps: Annotated[int, Meta(ge=0, description="steps from one save to the next; 0: none")] = 0
-    every_epochs: Annotated[int, Meta(ge=0, description="epochs from one save to the next; 0: none")] = 0
-    keep: Annotated[int, Meta(ge=1, description="how many of the newest stay")] = 2
-    keep_best: Annotated[int, Meta(ge=0, description="how many of the best stay, saved when they are measured")] = 0
-    monitor: Annotated[str, Meta(description="metric that says which are the best")] = "validation/loss"
-    mode: Annotated[Literal["min", "max"], Meta(description="whether smaller or larger is better")] = "min"
+    every_s: Annotated[float, Meta(ge=0, description="seconds between saves; 0: off")] = 300.0
+    every_steps: Annotated[int, Meta(ge=0, description="steps between saves; 0: off")] = 0
+    every_epochs: Annotated[int, Meta(ge=0, description="epochs between saves; 0: off")] = 0
+    keep: Annotated[int, Meta(ge=1, description="number of newest checkpoints to keep")] = 2
+    keep_best: Annotated[int, Meta(ge=0, description="number of best checkpoints to keep; saved when measured")] = 0
+    monitor: Annotated[str, Meta(description="metric for keep_best")] = "validation/loss"
+    mode: Annotated[Literal["min", "max"], Meta(description="'min': smaller is better; 'max': larger is better")] = (
+        "min"
+    )
     in_background: Annotated[
-        bool, Meta(description="whether a thread writes while the training goes on; takes memory for one more state")
+        bool, Meta(description="write in a thread while training continues; needs memory for a second state")
     ] = False
     on_failure: Annotated[
-        Literal["warn", "fail"], Meta(description="what a save that fails does, but for the last, which must not fail")
+        Literal["warn", "fail"], Meta(description="what to do when a save fails; the last one must succeed")
     ] = "warn"
 
     def __post_init__(self) -> None:
@@ -58,11 +60,11 @@ class SaveCheckpoints:
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
-        """Forget an earlier run."""
+        """Reset the state, and find the run folder."""
         self.__post_init__()
         folder = folder_of(run)
         if folder is None:
-            hint = "let run-folder make one: callbacks.run-folder={}, or switch it off: callbacks.checkpoint=off"
+            hint = "let run-folder create one: callbacks.run-folder={}, or switch saving off: callbacks.checkpoint=off"
             raise ConfigError("checkpoint has no folder to save in", hint=hint)
         check_single(run, self)
         self._folder = folder
@@ -71,17 +73,17 @@ class SaveCheckpoints:
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Note what was measured."""
+        """Remember the metrics of this step."""
         self.measured = run.step, dict(metrics)
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Note what was measured."""
+        """Remember the metrics of this step."""
         self.measured = run.step, dict(metrics)
 
     @hookimpl
     def on_save_point(self, run: RunView, is_last: bool) -> None:
-        """Save, if it is time."""
+        """Save if a checkpoint is due."""
         if not (is_last or self._is_due(run)):
             return
         place = run.step, len(run.history)
@@ -92,25 +94,25 @@ class SaveCheckpoints:
 
     @hookimpl
     def on_run_error(self, run: RunView) -> None:
-        """Wait for what is being written."""
+        """Wait for a save in the background."""
         self._finish(run, must_succeed=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best values, and where the state was saved last: here, if it is that of a checkpoint."""
+        """Return the best values, and the place of the last save: the current one, in the state of a checkpoint."""
         return {"best": list(self._best), "saved": list(self._saved) if self._saved else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore the state from ``state_dict``."""
         saved = state["saved"]
         self._best = list(state["best"])
         self._saved = (saved[0], saved[1]) if saved else None
 
     def _is_due(self, run: RunView) -> bool:
         if not self._was_tried:
-            # A state that cannot be kept is refused after the first step, and not after a night.
+            # Refuse a state that cannot be saved after the first step, not after hours of training.
             self._was_tried = True
             self._check_state(run)
-        # First, since it has to see every measurement.
+        # First, because it has to see every measurement.
         if self.keep_best and self._is_among_best(run):
             return True
         if self.every_s and time.monotonic() - self._saved_at >= self.every_s:
@@ -124,7 +126,7 @@ class SaveCheckpoints:
         try:
             state = run.state_dict()
         except CheckpointError:
-            return  # a disk that is full now may not be when the state is saved
+            return  # a disk that is full now may have room when the state is saved
         self._folder.check_state(state)
 
     def _is_among_best(self, run: RunView) -> bool:
@@ -144,7 +146,7 @@ class SaveCheckpoints:
         try:
             self._saving = saving = _Saving(self, run, self._folder)
         except CheckpointError as error:
-            self._tell_failure(run, error, must_succeed=must_succeed)
+            self._report_failure(run, error, must_succeed=must_succeed)
             return
         if self.in_background and not must_succeed:
             saving.start()
@@ -153,7 +155,7 @@ class SaveCheckpoints:
             self._finish(run, must_succeed=must_succeed)
 
     def _finish(self, run: RunView, *, must_succeed: bool) -> None:
-        """Wait until what is being written is on the disk, and tell what became of it."""
+        """Wait until the current save is on disk, and report its result."""
         saving, self._saving = self._saving, None
         if saving is None:
             return
@@ -161,26 +163,26 @@ class SaveCheckpoints:
             saving.join()
         if saving.path:
             run.announce_checkpoint(saving.path)
-        if saving.kept_error:
-            run.warn(f"{saving.kept_error.message}; it is tried again after the next save")
+        if saving.prune_error:
+            run.warn(f"{saving.prune_error.message}; trying again after the next save")
         if saving.error:
-            self._tell_failure(run, saving.error, must_succeed=must_succeed)
+            self._report_failure(run, saving.error, must_succeed=must_succeed)
 
-    def _tell_failure(self, run: RunView, error: BaseException, *, must_succeed: bool) -> None:
-        # The same place is tried again when it is the last.
+    def _report_failure(self, run: RunView, error: BaseException, *, must_succeed: bool) -> None:
+        # So that the end of the run tries this place again.
         self._saved = None
         if must_succeed or not isinstance(error, CheckpointError):
             raise error
-        run.warn(f"the state was not saved, and the run goes on: {error.message}")
+        run.warn(f"the state was not saved, and the run continues: {error.message}")
 
 
 class _Saving(threading.Thread):
-    """One save: of a copy of the state, in this thread or in its own.
+    """One save of a copy of the state, in the calling thread or in a new one.
 
     Attributes:
-        path: The folder, when it is on the disk.
-        error: Why it is not.
-        kept_error: Why an old checkpoint could not be removed.
+        path: Folder of the checkpoint, once it is on disk.
+        error: The reason that it is not.
+        prune_error: The reason that an old checkpoint was not removed.
     """
 
     def __init__(self, options: SaveCheckpoints, run: RunView, folder: RunFolder) -> None:
@@ -188,18 +190,18 @@ class _Saving(threading.Thread):
         self._options, self._folder, self._identity = options, folder, identity_of(run)
         self._state = run.state_dict()
         step, metrics = options.measured
-        # Numbers of other weights say nothing about these.
+        # Metrics of an earlier step do not describe these weights.
         self._metrics = metrics if step == run.step else {}
         self.path: Path | None = None
         self.error: BaseException | None = None
-        self.kept_error: CheckpointError | None = None
+        self.prune_error: CheckpointError | None = None
 
     def run(self) -> None:
         """Write the state, and remove old checkpoints."""
         try:
             self.path = self._folder.write_checkpoint(self._state, metrics=self._metrics, identity=self._identity)
             self._prune()
-        except BaseException as error:  # noqa: BLE001 - raised by whoever waits for it
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for the save
             self.error = error
 
     def _prune(self) -> None:
@@ -207,14 +209,14 @@ class _Saving(threading.Thread):
         try:
             self._folder.prune_checkpoints(options.keep, self._badness, options.keep_best)
         except CheckpointError as error:
-            self.kept_error = error
+            self.prune_error = error
 
     def _badness(self, manifest: Manifest) -> float | None:
         return _badness(manifest.metrics.get(self._options.monitor), self._options.mode)
 
 
 def _badness(value: float | None, mode: str) -> float | None:
-    """Return a number that is the smaller the better; None for what is not a number."""
+    """Return a number that is smaller for better values; None for NaN and for no value."""
     if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
         return None
     return value if mode == "min" else -value

@@ -1,4 +1,4 @@
-"""Callback ``clip-gradients``: bounds the gradient before each update of the weights."""
+"""Callback ``clip-gradients``: gradient clipping before each update of the weights."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from hookline import RunView
 
 
-_Power = Annotated[float, Meta(gt=0, description="the p of the norm; 'inf' takes the largest element")]
+_Power = Annotated[float, Meta(gt=0, description="order p of the norm; 'inf': the largest element")]
 
 
 @dataclass
 class ClipGradients:
-    """Bounds the gradient of a step: either its norm, or each of its elements.
+    """Gradient clipping, by norm or by value.
 
-    With ``max_norm``, all gradients are multiplied by ``max_norm / (norm + 1e-6)`` where that is less than 1, with the
-    norm taken over all of them as one vector: ``torch.nn.utils.clip_grad_norm_``. With ``max_value``, each element is
-    put into [-``max_value``, ``max_value``]: ``torch.nn.utils.clip_grad_value_``. It is the gradient of the whole step,
-    also with ``train.micro_batch_size``. Source: R. Pascanu et al., "On the difficulty of training recurrent neural
-    networks", https://arxiv.org/abs/1211.5063. The default of ``norm_type`` is torch's.
+    With ``max_norm``, all gradients are multiplied by ``max_norm / (norm + 1e-6)`` if that is less than 1; the norm is
+    taken over all of them as one vector: ``torch.nn.utils.clip_grad_norm_``. With ``max_value``, each element is
+    clamped to [-``max_value``, ``max_value``]: ``torch.nn.utils.clip_grad_value_``. The gradient is that of the whole
+    step, also with ``train.micro_batch_size``. Source: R. Pascanu et al., "On the difficulty of training recurrent
+    neural networks", https://arxiv.org/abs/1211.5063. The default of ``norm_type`` is torch's.
     """
 
-    max_norm: Annotated[float, Meta(gt=0, description="largest norm of the gradient")] | None = None
+    max_norm: Annotated[float, Meta(gt=0, description="maximum norm of the gradient")] | None = None
     norm_type: _Power | Literal["inf"] = 2.0
-    max_value: Annotated[float, Meta(gt=0, description="largest size of an element of the gradient")] | None = None
+    max_value: Annotated[float, Meta(gt=0, description="maximum absolute value of a gradient element")] | None = None
 
     def __post_init__(self) -> None:
         if (self.max_norm is None) == (self.max_value is None):
             got = "neither is" if self.max_norm is None else "both are"
             raise ValueError(f"exactly one of max_norm and max_value must be given, but {got}")
         if self.max_value is not None and self.norm_type != 2.0:
-            raise ValueError("norm_type goes with max_norm, but max_value is given")
+            raise ValueError("norm_type applies to max_norm, but max_value is given")
 
     @hookimpl(wrapper=True)
     def build_update(self, run: RunView) -> Generator[None, Any, Callable[[], None]]:
@@ -49,7 +49,7 @@ class ClipGradients:
         clip = self._clip()
 
         def clipped_update() -> None:
-            # Clipping makes infinity a large number, or spreads NaN to all gradients: the run is to see it before.
+            # Clipping turns infinity into a large number, or spreads NaN to all gradients: let the run check first.
             if run.finite_guard.accepts_gradients():
                 clip([parameter for group in run.optimizer.param_groups for parameter in group["params"]])
                 update()

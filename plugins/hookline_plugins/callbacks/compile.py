@@ -1,4 +1,4 @@
-"""Callback ``compile``: the model compiled by ``torch.compile``."""
+"""Callback ``compile``: ``torch.compile`` for the model."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-c
 
 @dataclass
 class Compile:
-    """Compiles the model when it is first called: ``torch.compile``, whose options and defaults these are.
+    """The model compiled by ``torch.compile``, with its options and defaults, when it is first called.
 
-    What callbacks that are listed before have put around the model is compiled with it. ``run.unwrapped_model`` is the
-    model as it was, with the names of its weights.
+    Wrappers of callbacks listed earlier are compiled with the model. ``run.unwrapped_model`` is the model without
+    them, with the original names of its weights.
     """
 
-    allows_fused_steps: ClassVar[bool] = False  # there the whole step is compiled, the model with it
+    allows_fused_steps: ClassVar[bool] = False  # they compile the whole step, including the model
 
-    mode: Annotated[_Mode, Meta(description="what is optimized for; others than 'default' need inductor")] = "default"
-    backend: Annotated[str, Meta(description="what makes the code; 'inductor' needs a compiler for C++")] = "inductor"
-    fullgraph: Annotated[bool, Meta(description="whether a model that cannot be one graph is an error")] = False
+    mode: Annotated[_Mode, Meta(description="torch's compile mode; all but 'default' need inductor")] = "default"
+    backend: Annotated[str, Meta(description="torch's backend; 'inductor' needs a C++ compiler")] = "inductor"
+    fullgraph: Annotated[bool, Meta(description="fail if the model cannot be compiled as a single graph")] = False
     dynamic: (
-        Annotated[bool, Meta(description="whether sizes may vary; 'auto' after the first that does")] | Literal["auto"]
+        Annotated[bool, Meta(description="compile for varying sizes; 'auto': once a size varies")] | Literal["auto"]
     ) = "auto"
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Compile:
 
     @hookimpl(wrapper=True)
     def build_model(self, run: RunView) -> Generator[None, nn.Module, nn.Module]:
-        """Put the compiled model in the place of the model."""
+        """Return the compiled model."""
         import torch
         from torch import nn
 
@@ -52,7 +52,7 @@ class Compile:
         if self.backend not in known:
             hint = did_you_mean(self.backend, known)
             raise ConfigError(f"compile: torch has no backend {self.backend!r}", hint=hint)
-        # Not model.compile(): that leaves a model whose class is torch's own, such as nn.Sequential, as it is.
+        # Not model.compile(): that does not compile a model whose class is torch's own, such as nn.Sequential.
         compiled: Any = torch.compile(
             model,
             mode=self.mode,
@@ -62,5 +62,5 @@ class Compile:
         )
         if isinstance(compiled, nn.Module):
             return compiled
-        run.warn("the model is compiled already; compile leaves it as it is")
+        run.warn("the model is already compiled; compile leaves it unchanged")
         return model

@@ -1,4 +1,4 @@
-"""Callback ``early-stopping``: ends the run when a metric no longer gets better."""
+"""Callback ``early-stopping``: stop the run when a metric no longer improves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.callbacks.monitoring import Monitor, MonitoringCallback
+from hookline_plugins.callback_parts.monitoring import Monitor, MonitoringCallback
 
 if TYPE_CHECKING:
     from hookline import RunView
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class EarlyStopping(MonitoringCallback):
-    """Ends the run when a metric has not become better by more than ``min_delta`` for ``patience`` evaluations.
+    """Early stopping when a metric has not improved by more than ``min_delta`` for ``patience`` evaluations.
 
-    Unless ``train.evaluate_every_epochs`` or ``train.evaluate_every_steps`` say otherwise, there is one in each epoch.
+    There is one evaluation per epoch, unless ``train.evaluate_every_epochs`` or ``train.evaluate_every_steps`` is set.
     """
 
     plugin_name: ClassVar[str] = "early-stopping"
 
-    patience: Annotated[int, Meta(ge=1, description="evaluations without improvement after which the run ends")] = 3
-    min_delta: Annotated[float, Meta(ge=0, description="least change that counts as an improvement")] = 0.0
+    patience: Annotated[int, Meta(ge=1, description="evaluations without improvement before the run stops")] = 3
+    min_delta: Annotated[float, Meta(ge=0, description="smallest change that counts as an improvement")] = 0.0
 
     def __post_init__(self) -> None:
         self._seen = Monitor(self.monitor, self.mode, self.min_delta)
@@ -33,21 +33,21 @@ class EarlyStopping(MonitoringCallback):
 
     @hookimpl
     def on_run_start(self) -> None:
-        """Forget the evaluations of an earlier run."""
+        """Reset the state."""
         self.__post_init__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best metric so far, None before the first, and for how long there was none better."""
+        """Return the best value so far, None before the first, and the number of evaluations without a better one."""
         return {"seen": self._seen.state_dict(), "num_bad": self._num_bad}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore the state from ``state_dict``."""
         self._seen.load_state_dict(state["seen"])
         self._num_bad = state["num_bad"]
 
-    def look(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Compare the metric with the best so far."""
-        is_better = self._seen.look(run, metrics)
+    def update(self, run: RunView, metrics: Mapping[str, float]) -> None:
+        """Compare the metric with the best value so far."""
+        is_better = self._seen.update(run, metrics)
         if is_better is None:
             return
         self._num_bad = 0 if is_better else self._num_bad + 1

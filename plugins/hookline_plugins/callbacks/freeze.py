@@ -1,4 +1,4 @@
-"""Callback ``freeze``: keeps some parameters of the model as they are."""
+"""Callback ``freeze``: exclude parameters of the model from training."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class Freeze:
-    """Takes no gradients of some parameters, so that they stay what the model's plugin made them.
+    """Frozen parameters: they get no gradients and keep their initial values.
 
-    Patterns are those of ``fnmatch``: ``*`` stands for any characters, ``?`` for one. They are compared with the names
-    in the model as its plugin built it. Buffers, such as the running mean of a batch normalization, are no parameters.
+    Patterns are those of ``fnmatch``: ``*`` matches any characters, ``?`` one. They are matched against the names in
+    the model as its plugin built it. Buffers, such as the running mean of a batch normalization, are not parameters.
     """
 
     parameters: Annotated[
         tuple[str, ...], Meta(min_length=1, description="names of parameters, or patterns such as 'encoder.*'")
     ]
 
-    # The innermost, so that the names are those of the model whatever is put around it.
+    # The innermost, so that no other wrapper changes the names.
     @hookimpl(wrapper=True, trylast=True)
     def build_model(self) -> Generator[None, Any, nn.Module]:
         """Freeze the parameters."""
         model: nn.Module = yield
         named = dict(model.named_parameters())
         unknown = [one for one in self.parameters if not any(is_match(name, [one]) for name in named)]
-        if faults := [Fault(f"{one!r} is the name of none", hint=name_hint(one, list(named))) for one in unknown]:
+        if faults := [Fault(f"{one!r} matches no parameter", hint=name_hint(one, list(named))) for one in unknown]:
             raise ConfigError("freeze names parameters that the model does not have", faults=faults)
         for name, parameter in named.items():
             if is_match(name, self.parameters):

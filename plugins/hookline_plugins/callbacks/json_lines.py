@@ -1,4 +1,4 @@
-"""Callback ``json-lines``: one JSON object for each event, on standard output."""
+"""Callback ``json-lines``: one JSON object per event on standard output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class JSONLines:
-    """Writes one JSON object (RFC 8259) a line for each event but the steps; numbers that are not finite are null."""
+    """One JSON object (RFC 8259) per line for each event except steps; non-finite numbers are null."""
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
@@ -32,38 +32,38 @@ class JSONLines:
 
     @hookimpl
     def on_epoch_start(self, run: RunView) -> None:
-        """Write the epoch's number."""
+        """Write the number of the epoch."""
         _write("epoch_start", epoch=run.epoch)
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Write the evaluation's numbers."""
+        """Write the metrics of the evaluation."""
         _write("evaluation_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Write the epoch's numbers."""
+        """Write the metrics of the epoch."""
         _write("epoch_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
 
     @hookimpl
     def on_warning(self, message: str) -> None:
-        """Write what is wrong."""
+        """Write the warning."""
         _write("warning", message=_text(message))
 
     @hookimpl
     def on_run_error(self, run: RunView, error: BaseException) -> None:
-        """Write what was raised."""
+        """Write the error."""
         _write("run_error", epoch=run.epoch, step=run.step, type=type(error).__name__, message=_text(str(error)))
 
-    # Last, to tell what the other plugins report.
+    # Last, to include the reports of the other plugins.
     @hookimpl(trylast=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
-        """Write how it ended and what was reported."""
+        """Write the outcome and the reported tables."""
         _write("run_end", outcome=outcome, stop_reason=run.stop_reason, steps=run.step, summary=dict(run.summary))
 
 
 def _text(message: str) -> str:
-    """Return a message without what no text can hold, such as bytes of a file's name."""
+    """Return a message with lone surrogates escaped, such as undecodable bytes of a file name."""
     return message.encode(errors="backslashreplace").decode()
 
 
@@ -71,7 +71,7 @@ def _write(event: str, **values: Any) -> None:
     # msgspec writes NaN and infinity as null.
     line = msgspec.json.encode({"event": event, **values}).decode()
     if not line.isprintable():
-        # What a terminal could obey or hide, as JSON's escapes; DEL is the one that JSON itself leaves as it is.
+        # Escape characters that a terminal could obey or hide; DEL is the only one that JSON does not escape itself.
         shown = (c if c.isprintable() else json.dumps(c)[1:-1] for c in line.replace("\x7f", "\\u007f"))
         line = "".join(shown)
-    print(line, flush=True)  # noqa: T201 - standard output is what this plugin is for
+    print(line, flush=True)  # noqa: T201 - this plugin writes to standard output

@@ -1,4 +1,4 @@
-"""Callback ``lr-schedule``: torch's learning-rate schedulers, one or several in a row, with a warm-up over them."""
+"""Callback ``lr-schedule``: torch's learning-rate schedulers, one or several in sequence, with a warm-up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from hookline import ConfigError, hookimpl
 from hookline.engine import did_you_mean
-from hookline_plugins.callbacks.monitoring import check_monitored
+from hookline_plugins.callback_parts.monitoring import check_monitored
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -51,16 +51,16 @@ _CLASSES: dict[str, str] = {
 }
 _PLATEAU = "reduce-on-plateau"
 _ALONE = (_PLATEAU, "cyclic", "one-cycle")
-"""Those that cannot be a phase: they need a metric, or overwrite the learning rate that the others start from."""
+"""Schedulers that cannot be a phase: they need a metric, or overwrite the learning rate that the others start from."""
 _LENGTH_OF = {
     "cosine-annealing": "T_max",
     "linear": "total_iters",
     "one-cycle": "total_steps",
     "polynomial": "total_iters",
 }
-"""The argument that says how long a scheduler is at work; without a value it is as long as the run or the phase."""
+"""The argument for the length of a scheduler; its default is the length of the run or the phase."""
 _NOT_SET = ("self", "optimizer", "last_epoch", "scale_fn")
-"""Parameters of torch's schedulers that no config can set."""
+"""Parameters of torch's schedulers that a config cannot set."""
 _PHASE_KEYS = ("arguments", "length", "scheduler")
 _MAX_ROWS = 20
 
@@ -70,43 +70,43 @@ _Arguments = dict[str, _Value]
 
 @dataclass
 class LRSchedule:
-    """Changes the learning rate as one of torch's schedulers says, or several one after the other.
+    """A learning-rate schedule: one of torch's schedulers, or several in sequence.
 
-    The scheduler takes a step after each epoch or after each training step (``interval``); ``reduce-on-plateau`` takes
-    one each time its metric is measured. For the first ``warmup_steps`` training steps, what the schedule gives is
+    The scheduler steps after each epoch or after each training step (``interval``); ``reduce-on-plateau`` steps each
+    time its metric is measured. For the first ``warmup_steps`` training steps, the scheduled learning rate is
     multiplied by a factor that grows linearly from ``warmup_factor`` to 1, as in P. Goyal et al., "Accurate, Large
-    Minibatch SGD", https://arxiv.org/abs/1706.02677; the schedule goes on meanwhile. The default of ``warmup_factor``
-    is that of torch's ``LinearLR``.
+    Minibatch SGD", https://arxiv.org/abs/1706.02677; the schedule runs on meanwhile. The default ``warmup_factor`` is
+    that of torch's ``LinearLR``.
 
     The default, ``cosine-annealing`` over the whole run, is that of I. Loshchilov and F. Hutter, "SGDR",
     https://arxiv.org/abs/1608.03983, without restarts.
     """
 
-    scheduler: Annotated[_Scheduler, Meta(description="torch's scheduler, in short")] = "cosine-annealing"
-    arguments: Annotated[_Arguments, Meta(description="its arguments, under torch's names")] = field(
+    scheduler: Annotated[_Scheduler, Meta(description="torch's scheduler")] = "cosine-annealing"
+    arguments: Annotated[_Arguments, Meta(description="arguments of the scheduler, named as in torch")] = field(
         default_factory=dict
     )
     interval: Annotated[
-        Literal["epoch", "step"], Meta(description="when the scheduler takes a step, and the unit of its arguments")
+        Literal["epoch", "step"], Meta(description="when the scheduler steps, and the unit of its arguments")
     ] = "epoch"
-    monitor: Annotated[str, Meta(description="the metric of 'reduce-on-plateau', as an epoch's row shows it")] = ""
-    warmup_steps: Annotated[int, Meta(ge=0, description="training steps in which the learning rate grows")] = 0
+    monitor: Annotated[str, Meta(description="metric for 'reduce-on-plateau', named as in an epoch's row")] = ""
+    warmup_steps: Annotated[int, Meta(ge=0, description="number of training steps in the warm-up")] = 0
     warmup_factor: Annotated[
-        float, Meta(ge=0, le=1, description="share of the learning rate in the first step of the warm-up")
+        float, Meta(ge=0, le=1, description="factor on the learning rate in the first step of the warm-up")
     ] = 1 / 3
     phases: Annotated[
         tuple[dict[str, str | int | _Arguments], ...],
-        Meta(description="schedulers one after the other: tables with scheduler, arguments and length"),
+        Meta(description="schedulers in sequence: tables with scheduler, arguments and length"),
     ] = ()
 
     def __post_init__(self) -> None:
         self._used: list[float] = []
         self._of_epochs: list[list[float]] = []
-        self._last_look = 0
+        self._last_measured = 0
         if (self.scheduler == _PLATEAU) != bool(self.monitor):
-            raise ValueError("`monitor` is the metric that scheduler = 'reduce-on-plateau' needs, and no other")
+            raise ValueError("`monitor` is required with scheduler = 'reduce-on-plateau', and not allowed otherwise")
         if self.scheduler == _PLATEAU and self.interval == "step":
-            raise ValueError("scheduler = 'reduce-on-plateau' takes a step when its metric is measured; no `interval`")
+            raise ValueError("scheduler = 'reduce-on-plateau' steps when its metric is measured; remove `interval`")
         if self.phases and (self.arguments or self.scheduler != "cosine-annealing"):
             raise ValueError("give either `phases`, or `scheduler` with `arguments`")
         for number, phase in enumerate(self.phases, 1):
@@ -115,34 +115,34 @@ class LRSchedule:
 
     @property
     def allows_fused_steps(self) -> bool:
-        """Whether the learning rate is the same in all steps between two evaluations or ends of epochs."""
+        """True if the learning rate is constant between two evaluations or ends of epochs."""
         return self.interval == "epoch" and not self.warmup_steps
 
-    # A wrapper, so that torch's schedulers see the optimizer before its state is loaded, as they ask for.
+    # torch's schedulers have to be built before the state of the optimizer is loaded.
     @hookimpl(wrapper=True)
     def build_optimizer(self, run: RunView) -> Generator[None, Any, Any]:
-        """Make the scheduler, and set the learning rate of the first step."""
+        """Build the scheduler, and set the learning rate of the first step."""
         from torch.optim import Optimizer
 
         optimizer = yield
         if not isinstance(optimizer, Optimizer):
-            return optimizer  # which the run refuses
+            return optimizer  # the run rejects it
         if self.monitor:
             check_monitored(run, self.monitor, "lr-schedule")
         self._scheduler = self._build(run, optimizer)
-        # torch warns when the first update was left out, which train.non_finite = "skip" does on purpose.
-        optimizer._opt_called = True  # type: ignore[attr-defined] # noqa: SLF001 - the mark that torch looks at
+        # torch warns if the first update was skipped, which train.non_finite = "skip" does on purpose.
+        optimizer._opt_called = True  # type: ignore[attr-defined] # noqa: SLF001 - the flag that torch checks
         self._warm_up(0)
         return optimizer
 
     @hookimpl
     def on_run_start(self) -> None:
-        """Forget an earlier run."""
-        self._used, self._of_epochs, self._last_look = [], [], 0
+        """Reset the state."""
+        self._used, self._of_epochs, self._last_measured = [], [], 0
 
     @hookimpl
     def on_step_end(self, run: RunView) -> None:
-        """Note the learning rate of the step, and set that of the next one."""
+        """Record the learning rate of this step, and set that of the next."""
         self._used = [float(group["lr"]) for group in self._scheduler.optimizer.param_groups]
         if self.interval == "step":
             self._advance(run)
@@ -151,21 +151,21 @@ class LRSchedule:
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Show the metric to ``reduce-on-plateau``."""
-        self._look(run, metrics)
+        """Pass the metric to ``reduce-on-plateau``."""
+        self._measure(run, metrics)
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Set the learning rate of the next epoch."""
         self._of_epochs.append(self._used)
         if self.monitor:
-            self._look(run, metrics)
+            self._measure(run, metrics)
         elif self.interval == "epoch":
             self._advance(run)
 
     @hookimpl
     def on_run_end(self, run: RunView) -> None:
-        """Report the learning rate of the last step of each epoch; of a long run those of evenly spaced ones."""
+        """Report the learning rate of each epoch's last step; in a long run, of evenly spaced epochs."""
         epochs = list(enumerate(self._of_epochs, 1))
         stride = max(math.ceil(len(epochs) / _MAX_ROWS), 1)
         shown = [epoch for epoch in epochs if epoch[0] % stride == 0 or epoch[0] == len(epochs)]
@@ -173,35 +173,35 @@ class LRSchedule:
             run.report("learning rate at the end of epochs", [{"epoch": n, **_named(rates)} for n, rates in shown])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scheduler's state, and what is to be reported."""
+        """Return the scheduler's state, and the learning rates to report."""
         return {
             "scheduler": _changing(self._scheduler.state_dict()),
             "used": list(self._used),
             "of_epochs": [list(rates) for rates in self._of_epochs],
-            "last_look": self._last_look,
+            "last_look": self._last_measured,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave; the learning rate itself is in the optimizer's state."""
+        """Restore the state from ``state_dict``; the learning rate itself is in the optimizer's state."""
         _load(self._scheduler, state["scheduler"])
-        self._used, self._last_look = list(state["used"]), state["last_look"]
+        self._used, self._last_measured = list(state["used"]), state["last_look"]
         self._of_epochs = [list(rates) for rates in state["of_epochs"]]
 
-    def _look(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        # The end of an epoch brings the same number as the evaluation before it.
-        if self.monitor in metrics and run.step != self._last_look:
-            self._last_look = run.step
+    def _measure(self, run: RunView, metrics: Mapping[str, float]) -> None:
+        # The end of an epoch repeats the metrics of its evaluation.
+        if self.monitor in metrics and run.step != self._last_measured:
+            self._last_measured = run.step
             self._advance(run, metrics[self.monitor])
 
     def _advance(self, run: RunView, *metric: float) -> None:
-        """Let the scheduler take a step from the learning rate that it gave before the warm-up changed it."""
+        """Step the scheduler from its own learning rate, without the factor of the warm-up."""
         if run.step <= self.warmup_steps:
             self._set(self._scheduler.get_last_lr())
-        self._scheduler.step(*metric)  # type: ignore[arg-type] # only that of a plateau takes a number
+        self._scheduler.step(*metric)  # type: ignore[arg-type] # only reduce-on-plateau takes a number
         self._warm_up(run.step)
 
     def _warm_up(self, step: int) -> None:
-        """Multiply what the schedule gives by the factor of the warm-up after ``step`` training steps."""
+        """Multiply the scheduled learning rate by the warm-up's factor after ``step`` training steps."""
         if step <= self.warmup_steps and self.warmup_steps:
             factor = self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_steps
             self._set([rate * factor for rate in self._scheduler.get_last_lr()])
@@ -211,7 +211,7 @@ class LRSchedule:
             if isinstance(group["lr"], float | int):
                 group["lr"] = rate
             else:
-                group["lr"].fill_(rate)  # a tensor, which the optimizer may have captured
+                group["lr"].fill_(rate)  # the optimizer may hold on to this tensor
 
     def _build(self, run: RunView, optimizer: Optimizer) -> LRScheduler:
         from torch.optim.lr_scheduler import SequentialLR
@@ -231,7 +231,7 @@ class LRSchedule:
 
 
 def _length(run: RunView, interval: str) -> int | None:
-    """Return how many steps the scheduler is to take in the run, at least 1; None when nothing says so."""
+    """Return the number of scheduler steps in the run, at least 1; None if it is unknown."""
     if interval == "step":
         return None if run.num_steps is None else max(run.num_steps, 1)
     if run.num_steps is None or not run.steps_per_epoch:
@@ -244,17 +244,17 @@ def _make(scheduler: str, arguments: Mapping[str, Any], optimizer: Optimizer, le
     values = dict(arguments)
     if name and name not in values and not {"epochs", "steps_per_epoch"} <= values.keys():
         if length is None:
-            message = f"lr-schedule: {scheduler!r} needs {name!r}, since the data do not tell how long the run is"
-            raise ConfigError(message, hint=f"set arguments.{name}, or train.max_steps")
+            message = f"lr-schedule: {scheduler!r} needs {name!r}, because the data have no length"
+            raise ConfigError(message, hint=f"set arguments.{name} or train.max_steps")
         values[name] = max(length, 1)
     try:
         made = _class_of(scheduler)(optimizer, **values)
     except (ArithmeticError, TypeError, ValueError) as error:
-        raise ConfigError(f"lr-schedule: torch's {_CLASSES[scheduler]} refuses its arguments: {error}") from error
+        raise ConfigError(f"lr-schedule: torch's {_CLASSES[scheduler]} rejects its arguments: {error}") from error
     total = getattr(made, "total_steps", None)
     if total and length is not None and total < length:
-        message = f"lr-schedule: 'one-cycle' has 'total_steps' = {total}, but the run takes {length} steps of it"
-        raise ConfigError(message, hint="leave it out: then it is as long as the run")
+        message = f"lr-schedule: 'one-cycle' has 'total_steps' = {total}, but it takes {length} steps in the run"
+        raise ConfigError(message, hint="omit 'total_steps' to use the length of the run")
     return made
 
 
@@ -265,21 +265,21 @@ def _class_of(scheduler: str) -> type[LRScheduler]:
     return found
 
 
-# ---- the checks of what a config says -------------------------------------------------------------------------------
+# ---- checks of the config -------------------------------------------------------------------------------------------
 
 
 def _check_phase(phase: Mapping[str, Any], where: str, *, is_last: bool) -> None:
-    if strange := sorted(phase.keys() - set(_PHASE_KEYS)):
-        raise ValueError(f"{where} has a key {strange[0]!r}, which is none; {did_you_mean(strange[0], _PHASE_KEYS)}")
+    if unknown := sorted(phase.keys() - set(_PHASE_KEYS)):
+        raise ValueError(f"{where} has an unknown key {unknown[0]!r}; {did_you_mean(unknown[0], _PHASE_KEYS)}")
     scheduler, arguments, length = (phase.get(key) for key in ("scheduler", "arguments", "length"))
     known = [name for name in _CLASSES if name not in _ALONE]
     if scheduler not in known:
-        because = "it cannot be a phase" if scheduler in _ALONE else "there is no such scheduler for a phase"
+        because = "it cannot be a phase" if scheduler in _ALONE else "unknown scheduler"
         hint = "use it alone" if scheduler in _ALONE else did_you_mean(str(scheduler), known)
         raise ValueError(f"{where} has scheduler = {scheduler!r}: {because}; {hint}")
     if not isinstance(arguments, dict | None):
-        message = f"{where} has arguments = {arguments!r}, but they are a table"
-        raise ValueError(message)  # noqa: TRY004 - a host tells a ValueError as a fault of the config
+        message = f"{where} has arguments = {arguments!r}, but expected a table"
+        raise ValueError(message)  # noqa: TRY004 - the host reports a ValueError as a fault in the config
     is_count = isinstance(length, int) and not isinstance(length, bool) and length >= 1
     if not is_count and not (is_last and length is None):
         raise ValueError(f"{where} has length = {length!r}, but each phase except the last needs an integer >= 1")
@@ -287,12 +287,12 @@ def _check_phase(phase: Mapping[str, Any], where: str, *, is_last: bool) -> None
 
 
 def _check_arguments(scheduler: str, arguments: Mapping[str, Any], where: str) -> None:
-    """Raise ``ValueError`` for arguments that torch's scheduler does not have, or not of that type, or lacks."""
+    """Raise ``ValueError`` for arguments of torch's scheduler that are unknown, missing or of the wrong type."""
     cls = _class_of(scheduler)
     parameters = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in _NOT_SET}
     title = f"{where}: torch's {_CLASSES[scheduler]}"
-    if strange := sorted(arguments.keys() - parameters.keys()):
-        raise ValueError(f"{title} has no argument {strange[0]!r}; {did_you_mean(strange[0], parameters)}")
+    if unknown := sorted(arguments.keys() - parameters.keys()):
+        raise ValueError(f"{title} has no argument {unknown[0]!r}; {did_you_mean(unknown[0], parameters)}")
     empty = inspect.Parameter.empty
     needed = [n for n, p in parameters.items() if p.default is empty and n != _LENGTH_OF.get(scheduler)]
     if missing := [name for name in needed if name not in arguments]:
@@ -306,29 +306,29 @@ def _check_arguments(scheduler: str, arguments: Mapping[str, Any], where: str) -
 
 
 def _types_of(cls: type) -> dict[str, Any]:
-    # torch imports these two names for its annotations only while types are checked.
+    # torch imports these two names of its annotations only for type checkers.
     names = {"Callable": Callable, "Iterable": Sequence}
-    return typing.get_type_hints(cls.__init__, localns=names)  # type: ignore[misc] # it is the class's own
+    return typing.get_type_hints(cls.__init__, localns=names)  # type: ignore[misc] # read from the class, not called
 
 
 # ---- state and report -----------------------------------------------------------------------------------------------
 
 
 def _changing(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a scheduler's state that changes, as plain values; the rest comes from the config again.
+    """Return the part of a scheduler's state that changes, as plain values; the rest is rebuilt from the config.
 
-    What is infinite, the best metric before the first, is None: JSON has no infinity.
+    Infinity, the best metric before the first, becomes None, because JSON has no infinity.
     """
-    kept: dict[str, Any] = {key: value for key, value in state.items() if isinstance(value, bool | int | float | list)}
-    if "_schedulers" in kept:
-        kept["_schedulers"] = [_changing(each) for each in kept["_schedulers"]]
-    return {key: None if value in (math.inf, -math.inf) else value for key, value in kept.items()}
+    part: dict[str, Any] = {key: value for key, value in state.items() if isinstance(value, bool | int | float | list)}
+    if "_schedulers" in part:
+        part["_schedulers"] = [_changing(each) for each in part["_schedulers"]]
+    return {key: None if value in (math.inf, -math.inf) else value for key, value in part.items()}
 
 
 def _load(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
     values = {key: value for key, value in state.items() if key != "_schedulers"}
     if "best" in values and values["best"] is None:
-        values["best"] = scheduler.mode_worse  # type: ignore[attr-defined] # that of a plateau has it
+        values["best"] = scheduler.mode_worse  # type: ignore[attr-defined] # reduce-on-plateau has it
     vars(scheduler).update({key: value for key, value in values.items() if value is not None})
     for inner, part in zip(vars(scheduler).get("_schedulers", ()), state.get("_schedulers", ()), strict=True):
         _load(inner, part)

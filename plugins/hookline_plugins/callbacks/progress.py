@@ -1,4 +1,4 @@
-"""Callback ``progress``: a row for each epoch on standard output, and a live line in a terminal."""
+"""Callback ``progress``: a row per epoch on standard output, and a live line in a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TextIO
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.callbacks.event_text import EventText
+from hookline_plugins.callback_parts.event_text import EventText
 
 if TYPE_CHECKING:
     from rich.progress import Progress as LiveProgress
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 _REDRAW_S = 0.1
-"""Least time between two drawings of the live line: ten a second are as many as an eye needs."""
+"""Shortest time between two redraws of the live line; ten per second look smooth."""
 
 
 @dataclass
 class Progress:
-    """Shows how a run goes: a row for each epoch, what plugins reported, and how the run ended.
+    """The progress of a run: a row per epoch, then the tables that plugins report, and the outcome.
 
-    In a terminal there is a live line as well, with rate and time left, redrawn at most ten times a second. Elsewhere
-    (a pipe, a log, CI) only plain lines are written, without control characters.
+    A terminal also has a live line with rate and time left, redrawn at most ten times per second. Elsewhere (a pipe, a
+    log, CI) only plain lines are written, without control characters.
     """
 
-    allows_fused_steps: ClassVar[bool] = True  # it only shows
+    allows_fused_steps: ClassVar[bool] = True  # it only observes
 
     live: Annotated[
-        Literal["auto", "on", "off"], Meta(description="live line; 'auto' is on in a terminal that can redraw")
+        Literal["auto", "on", "off"], Meta(description="live line; 'auto': in a terminal that can redraw")
     ] = "auto"
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class Progress:
         self._waiting: list[str] = []
         self._next_redraw = 0.0
         if not self._is_live:
-            # Nothing is to be done in a step without a live line: an instance switches a hook off with None.
+            # Steps then cost nothing: an instance switches a hook off by setting it to None.
             self.on_step_end = None  # type: ignore[assignment, method-assign] # see above
 
     @hookimpl
@@ -60,35 +60,35 @@ class Progress:
 
     @hookimpl
     def on_epoch_start(self) -> None:
-        """Note when the epoch began."""
+        """Start timing the epoch."""
         self._text.epoch_start()
 
     @hookimpl
     def on_step_end(self, run: RunView, loss: Tensor) -> None:
-        """Redraw the live line if it is time."""
+        """Redraw the live line if it is due."""
         now = time.perf_counter()
         if now >= self._next_redraw:
             self._redraw(run, now, f"{loss.item():.4g}")
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Write a row for an evaluation within an epoch; that at the end of one stands in the epoch's row."""
+        """Write the row of an evaluation within an epoch; one at the end of an epoch is part of the epoch's row."""
         self._write(*self._text.evaluation(run, metrics))
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Write the epoch's row; what was not measured has an empty cell."""
+        """Write the epoch's row."""
         self._write(self._text.epoch(run, metrics))
 
     @hookimpl
     def on_warning(self, message: str) -> None:
-        """Write what is wrong."""
+        """Write the warning."""
         self._write(self._text.warning(message))
 
-    # Last, to show what the other plugins report.
+    # Last, to include the reports of the other plugins.
     @hookimpl(trylast=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
-        """Take the live line away, write what was reported, and say how the run ended."""
+        """Remove the live line, and write the reported tables and the outcome."""
         if self._display:
             self._display.stop()
             self._display = None
@@ -96,15 +96,15 @@ class Progress:
         self._write(*self._text.end(run, outcome))
 
     def _write(self, *lines: str) -> None:
-        """Write lines, or keep them for the next redrawing of the live line, since each writing redraws it."""
+        """Write lines; with a live line, at its next redraw, because each write redraws it."""
         if self._display:
             self._waiting += lines
         else:
             for line in lines:
-                print(line, flush=True)  # noqa: T201 - standard output is what this plugin is for
+                print(line, flush=True)  # noqa: T201 - this plugin writes to standard output
 
     def _redraw(self, run: RunView, now: float, loss: str) -> None:
-        assert self._display is not None, "the hook is off without a live line"
+        assert self._display is not None, "without a live line the hook is off"
         self._next_redraw = now + _REDRAW_S
         rate = f"{run.step / (now - self._start):.0f} steps/s"
         task = self._display.task_ids[0]
@@ -118,7 +118,7 @@ class Progress:
 
 
 def _is_terminal() -> bool:
-    stream: TextIO | None = sys.stdout  # None when the program was started with a closed one
+    stream: TextIO | None = sys.stdout  # None if it was closed when the program started
     can_redraw = os.environ.get("TERM", "dumb") != "dumb" and "CI" not in os.environ
     return can_redraw and stream is not None and stream.isatty()
 

@@ -1,4 +1,4 @@
-"""Callback ``run-folder``: a folder for each run, with its record, config, metrics, log and weights."""
+"""Callback ``run-folder``: a folder per run, with its record, config, metrics, log and weights."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from hookline.runs import (
     identity_of,
     redacted_word,
 )
-from hookline_plugins.callbacks.event_text import EventText
-from hookline_plugins.callbacks.monitoring import Monitor
-from hookline_plugins.callbacks.single import check_single
+from hookline_plugins.callback_parts.event_text import EventText
+from hookline_plugins.callback_parts.monitoring import Monitor
+from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
@@ -41,31 +41,31 @@ if TYPE_CHECKING:
 
 
 _RECORD_S = 10.0
-"""Least time between two records of a run at work: often enough to follow it, too seldom to cost anything."""
+"""Shortest time between two updates of the record during a run: frequent enough to follow it, at no visible cost."""
 _MAX_WARNINGS = 100
 _MAX_ERROR = 1000
-"""Characters of an error that the record keeps; all of it stands in the log."""
+"""Characters of an error stored in the record; the log has all of it."""
 _GIT_S = 2.0
-"""How long git may take: in a large folder it looks at every file."""
+"""Timeout for git, which examines every file of a repository."""
 
 
 @dataclass
 class KeepRunFolder:
-    """Makes a run folder, and keeps in it what is to be known of the run.
+    """A run folder with the record, config, metrics, log and weights of the run.
 
-    The folder is ``NUMBER-DATA-MODEL``; its files are described on the page about the run folder. A run that goes on
-    in its folder adds to it: its metrics are cut off where the checkpoint was taken, so that each step is there once.
+    The folder is named ``NUMBER-DATA-MODEL``; the page about the run folder describes its files. A resumed run adds to
+    its folder: its metrics are truncated to the checkpoint, so that each step appears once.
 
-    What cannot be written is told in a warning, kept in memory and written later; only the weights and the record at
-    the end of the run are an error.
+    A metric or log line that cannot be written causes a warning, stays in memory and is written later; failing to
+    write the weights or the record at the end of the run is an error.
     """
 
-    parent: Annotated[Path, Meta(description="where the run folders are; made if it is not there")] = Path("runs")
-    name: Annotated[str, Meta(description="name in the place of that of data and model")] = ""
-    monitor: Annotated[str, Meta(description="metric by which runs are compared; empty: that which is trained for")] = (
-        ""
+    parent: Annotated[Path, Meta(description="folder that holds the run folders; created if missing")] = Path("runs")
+    name: Annotated[str, Meta(description="name of the run; empty: the names of its data and model")] = ""
+    monitor: Annotated[str, Meta(description="metric for comparing runs; empty: the loss")] = ""
+    mode: Annotated[Literal["min", "max"], Meta(description="'min': smaller is better; 'max': larger is better")] = (
+        "min"
     )
-    mode: Annotated[Literal["min", "max"], Meta(description="whether smaller or larger is better")] = "min"
 
     def __post_init__(self) -> None:
         self._failed: set[str] = set()
@@ -76,7 +76,7 @@ class KeepRunFolder:
     # First, so that the others find the folder.
     @hookimpl(tryfirst=True)
     def on_run_start(self, run: RunView) -> None:
-        """Make the folder, if the run does not go on in one, and begin an attempt."""
+        """Create the folder, unless the run resumes in one, and start an attempt."""
         check_single(run, self)
         self.__post_init__()
         self._start = self._recorded = time.perf_counter()
@@ -94,52 +94,52 @@ class KeepRunFolder:
 
     @hookimpl
     def on_epoch_start(self) -> None:
-        """Note when the epoch began."""
+        """Start timing the epoch."""
         self._text.epoch_start()
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Keep the numbers of an evaluation within an epoch; those at the end of one stand in the epoch's line."""
-        self._best.look(run, metrics)
+        """Write the metrics of an evaluation within an epoch; the epoch's line has those at its end."""
+        self._best.update(run, metrics)
         if lines := self._text.evaluation(run, metrics):
             self._write_metrics(run, metrics)
             self._write_log(run, *lines)
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Keep the numbers of the epoch."""
-        self._best.look(run, metrics)
+        """Write the metrics of the epoch."""
+        self._best.update(run, metrics)
         self._write_metrics(run, metrics)
         self._write_log(run, self._text.epoch(run, metrics))
-        self._look_at(run, run.epoch)
+        self._update_record(run, run.epoch)
         if time.perf_counter() - self._recorded > _RECORD_S:
             self._recorded = time.perf_counter()
             self._attempt_to(run, "the record", lambda: self._folder.save(flush=False))
 
     @hookimpl
     def on_checkpoint_saved(self, run: RunView, path: Path) -> None:
-        """Keep that the state was saved."""
+        """Log the checkpoint."""
         self._write_log(run, f"step {run.step}: saved {path.name}")
 
     @hookimpl
     def on_warning(self, run: RunView, message: str) -> None:
-        """Keep what is wrong."""
+        """Log the warning."""
         self._write_log(run, self._text.warning(message))
 
     @hookimpl
     def on_run_error(self, run: RunView, error: BaseException) -> None:
-        """Keep what ended the run, and what is known of it."""
-        told = "".join(traceback.format_exception(error))
+        """Write the error, its traceback and the place in the run."""
+        text = "".join(traceback.format_exception(error))
         self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
-        self._write_log(run, told)
-        self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, told))
+        self._write_log(run, text)
+        self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, text))
 
-    # Last, to keep what the others report and did to the weights.
+    # Last, to include the reports of the other plugins and their changes to the weights.
     @hookimpl(trylast=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
-        """Keep the weights, and how the run ended."""
+        """Write the weights and the outcome."""
         self._write_log(run, *self._text.end(run, outcome))
-        self._look_at(run, len(run.history))
+        self._update_record(run, len(run.history))
         self._folder.record.status = self._attempt.outcome = outcome
         self._attempt.ended = datetime.now(UTC)
         try:
@@ -153,12 +153,12 @@ class KeepRunFolder:
             self._folder.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how much of the metrics was written, and the best value."""
+        """Return the size of the metrics file, and the best value."""
         self._sync_metrics()
         return {"metrics_bytes": self._metrics.size, "best": self._best.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut the metrics off where they were."""
+        """Truncate the metrics file to its size in the state."""
         self._best.load_state_dict(state["best"])
         self._metrics.close()
         self._metrics = self._folder.lines("metrics.jsonl", state["metrics_bytes"])
@@ -176,7 +176,7 @@ class KeepRunFolder:
         if before.get("data") != identity_of(run)["data"]:
             self._folder.write_data(run.data)
         self._log = self._folder.lines("log.txt")
-        # What came after the checkpoint comes again.
+        # Steps after the checkpoint are taken again.
         self._metrics = self._folder.lines("metrics.jsonl", 0 if run.step == 0 else None)
         self._best = Monitor(self.monitor or _default_metric(run), self.mode)
         self._begin_attempt(run, is_new=is_new)
@@ -196,7 +196,7 @@ class KeepRunFolder:
         record.git = record.git or _git_commit()
         self._folder.save(flush=False)
 
-    def _look_at(self, run: RunView, epochs: int) -> None:
+    def _update_record(self, run: RunView, epochs: int) -> None:
         record, best = self._folder.record, self._best
         record.epochs, record.step = epochs, run.step
         record.time_s = self._time_before_s + time.perf_counter() - self._start
@@ -212,11 +212,11 @@ class KeepRunFolder:
         self._attempt_to(run, "the metrics", lambda: self._metrics.append(line))
 
     def _write_log(self, run: RunView, *texts: str) -> None:
-        # Tracebacks and commands hold what others wrote, which a terminal could obey when the log is read.
+        # Tracebacks and commands may hold control characters that a terminal would obey when the log is shown.
         lines = [printable(line) for text in texts for line in text.split("\n")]
         self._attempt_to(run, "the log", lambda: self._log.append("\n".join(lines)))
 
-    def _write_debug(self, run: RunView, error: BaseException, told: str) -> None:
+    def _write_debug(self, run: RunView, error: BaseException, text: str) -> None:
         known = {
             "error": f"{type(error).__name__}: {error}",
             "notes": list(getattr(error, "__notes__", ())),
@@ -227,17 +227,17 @@ class KeepRunFolder:
             "hint": error.hint if isinstance(error, HooklineError) else None,
         }
         name = self._folder.debug.name
-        self._folder.write(f"{name}/traceback.txt", told.encode(errors="backslashreplace"))
+        self._folder.write(f"{name}/traceback.txt", text.encode(errors="backslashreplace"))
         self._folder.write(f"{name}/error.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n")
 
-    def _attempt_to(self, run: RunView, what: str, write: Callable[[], None]) -> None:
-        """Write something that the run can do without; the first failure is told."""
+    def _attempt_to(self, run: RunView, part: str, write: Callable[[], None]) -> None:
+        """Write something that is not essential; warn of its first failure."""
         try:
             write()
         except (OSError, HooklineError) as error:
-            if what not in self._failed:
-                self._failed.add(what)
-                run.warn(f"{what} of the run cannot be written, and is tried again: {error}")
+            if part not in self._failed:
+                self._failed.add(part)
+                run.warn(f"{part} of the run cannot be written; trying again later: {error}")
 
 
 def _label(run: RunView) -> str:
@@ -255,13 +255,13 @@ def _command() -> list[str]:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the folder at work; None where there is no git."""
+    """Return the commit of the working folder; None without git."""
     here = Path.cwd()
     if not any((folder / ".git").exists() for folder in (here, *here.parents)):
         return None
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=True)  # noqa: S603 - fixed words
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=True)  # noqa: S603 - fixed arguments
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None

@@ -1,6 +1,6 @@
-"""Callbacks ``weighted-sampling`` and ``bucket-by-length``: other orders of the training examples.
+"""Callbacks ``weighted-sampling`` and ``bucket-by-length``: the order of the training examples.
 
-Both orders are functions of the run's seed and the epoch alone, so that a run is taken up in the middle of one.
+Both orders depend only on the run's seed and the epoch, so that a run can resume in the middle of one.
 
 Shapes: ``N`` training examples, ``B`` of them in a batch.
 """
@@ -27,30 +27,28 @@ if TYPE_CHECKING:
 
 
 _READ_AT_ONCE = 1024
-"""Examples that are read at once from a dataset that gives whole batches."""
+"""Number of examples per read of a dataset that returns batches."""
 
 
 @dataclass
 class WeightedSampling:
-    """Draws the examples of each epoch with replacement, each with a probability proportional to its weight.
+    """Sampling with replacement, with a probability proportional to the weight of each example.
 
-    Without weights of one's own the classes are balanced: the weight of an example is one over the number of training
-    examples of its class. An example that an epoch has several times is read, and augmented, anew each time.
+    Without given weights the classes are balanced: the weight of an example is one over the number of training
+    examples of its class. An example drawn several times in an epoch is read, and augmented, each time.
     """
 
-    path: Annotated[Path | None, Meta(description="an .npy file with a weight >= 0 for each training example")] = None
-    feature: Annotated[str, Meta(description="name of the input feature that is the weight; empty: none")] = ""
-    num_samples: Annotated[
-        int, Meta(ge=0, description="examples drawn for an epoch; 0: as many as the training data have")
-    ] = 0
+    path: Annotated[Path | None, Meta(description=".npy file with one weight >= 0 per training example")] = None
+    feature: Annotated[str, Meta(description="input feature that holds the weights; empty: none")] = ""
+    num_samples: Annotated[int, Meta(ge=0, description="examples drawn per epoch; 0: size of the training data")] = 0
 
     def __post_init__(self) -> None:
         if self.path and self.feature:
-            raise ValueError("the weights are those of `path` or those of `feature`, not both")
+            raise ValueError("`path` and `feature` cannot both be given: both hold the weights")
 
     @hookimpl
     def build_order(self, run: RunView, data: DataSource) -> Callable[[int], Tensor]:
-        """Return the order: for each epoch a draw of its own."""
+        """Return the order: a new draw for each epoch."""
         import torch
 
         num_examples = _num_examples(data, "weighted-sampling")
@@ -60,7 +58,7 @@ class WeightedSampling:
         num_samples = self.num_samples or num_examples
 
         def order(epoch: int) -> Tensor:
-            # torch.multinomial takes no more than 2**24 examples.
+            # Not torch.multinomial, which is limited to 2**24 examples.
             generator = run.generator(f"weighted-sampling {epoch}")
             drawn = torch.rand(num_samples, dtype=torch.float64, generator=generator) * bounds[-1]
             return torch.searchsorted(bounds, drawn, right=True).clamp_(max=last)
@@ -71,7 +69,7 @@ class WeightedSampling:
         """Return the weights, float64 ``[N]``.
 
         Raises:
-            DataError: When they are no weights of the training examples.
+            DataError: When they are not valid weights of the training examples.
         """
         if self.path:
             weights, source = _array(self.path), str(self.path)
@@ -81,16 +79,18 @@ class WeightedSampling:
             return _balanced(_column(data, operator.itemgetter(1)))
         faults = []
         if weights.dim() != 1 or len(weights) != num_examples:
-            faults.append(f"the weights are {list(weights.shape)}, but there are {num_examples} training examples")
+            faults.append(
+                f"the weights have shape {list(weights.shape)}, expected [{num_examples}], one per training example"
+            )
         bad = (~(weights.isfinite() & (weights >= 0))).flatten().nonzero()
         if len(bad):
             row = int(bad[0])
-            faults.append(f"weight {row} is {float(weights.flatten()[row]):g}, and {len(bad)} in all are no weights")
+            faults.append(f"weight {row} is {float(weights.flatten()[row]):g}; {len(bad)} in all are not valid weights")
         elif not weights.sum() > 0:
             faults.append("all weights are 0")
         if faults:
             place = Location(source)
-            hint = "weights are numbers >= 0, one for each example of the training split"
+            hint = "give one finite number >= 0 for each example of the training split"
             raise DataError("the weights cannot be used", faults=[Fault(text, place) for text in faults], hint=hint)
         return weights
 
@@ -104,29 +104,29 @@ class WeightedSampling:
 
 @dataclass
 class BucketByLength:
-    """Puts examples of similar length into one batch, so that little of it is padding.
+    """Batches of examples of similar length, which need little padding.
 
     The examples are shuffled and cut into pools of ``pool_batches`` batches. Each pool is sorted by length and cut into
-    batches, and the batches of all pools are shuffled. What is left over is the last batch. So every epoch has other
-    batches, and the shorter the pools, the more they differ.
+    batches, and the batches of all pools are shuffled. The remaining examples are the last batch. So batches differ
+    from epoch to epoch, and more so with smaller pools.
 
-    A dataset may have an attribute ``lengths`` with a length for each example. If not, every example is read once when
-    the run is built, and its length is that of the input, or of the first part of an input that is a mapping.
+    A dataset may have an attribute ``lengths`` with the length of each example. If not, every example is read once when
+    the run is built, and its length is that of the input, or of the first value of an input that is a mapping.
 
-    The default of ``pool_batches`` is that of ``LengthGroupedSampler`` in Hugging Face Transformers.
+    The default ``pool_batches`` is that of ``LengthGroupedSampler`` in Hugging Face Transformers.
     """
 
-    pool_batches: Annotated[int, Meta(ge=1, description="batches that are sorted by length together")] = 50
+    pool_batches: Annotated[int, Meta(ge=1, description="number of batches sorted by length together")] = 50
 
     @hookimpl
     def build_order(self, run: RunView, data: DataSource) -> Callable[[int], Tensor]:
-        """Return the order: for each epoch batches of its own."""
+        """Return the order: new batches for each epoch."""
         import torch
 
         num_examples = _num_examples(data, "bucket-by-length")
         lengths = _lengths(data, num_examples)
         if bool((lengths == lengths[0]).all()):
-            run.warn(f"all training examples have the length {int(lengths[0])}, so bucket-by-length changes nothing")
+            run.warn(f"all training examples have length {int(lengths[0])}, so bucket-by-length has no effect")
         batch_size = run.config.train.batch_size
         size = num_examples if batch_size == "all" else min(batch_size, num_examples)
 
@@ -146,22 +146,22 @@ def _num_examples(data: DataSource, name: str) -> int:
     try:
         return len(data.train)  # type: ignore[arg-type] # not every Dataset has a length
     except TypeError as error:
-        raise DataError(f"{name} needs training data that have a length, not a stream") from error
+        raise DataError(f"{name} needs training data with a length, not a stream") from error
 
 
 def _balanced(targets: Tensor) -> Tensor:
-    """Return one over the number of examples of its class for each target.
+    """Return for each target one over the number of examples of its class.
 
     Raises:
-        DataError: When the targets are no classes.
+        DataError: When the targets are not classes.
     """
     import torch
 
     targets = targets.squeeze(1) if targets.dim() == 2 and targets.shape[1] == 1 else targets
     is_classes = not targets.is_floating_point() or bool(((targets == 0) | (targets == 1)).all())
     if targets.dim() != 1 or not is_classes:
-        hint = "class indices [], or 0 and 1; for other targets give the weights as `path` or `feature`"
-        raise DataError("weighted-sampling balances classes, and the targets are none", hint=hint)
+        hint = "use targets that are class indices [], or 0 and 1; or give weights with `path` or `feature`"
+        raise DataError("weighted-sampling balances classes, but the targets are not classes", hint=hint)
     classes, counts = torch.unique(targets, return_inverse=True, return_counts=True)[1:]
     weights: Tensor = (1 / counts.double())[classes]
     return weights
@@ -192,8 +192,8 @@ def _lengths(data: DataSource, num_examples: int) -> Tensor:
     else:
         lengths = torch.as_tensor(given)
     if lengths.shape != (num_examples,):
-        message = f"the lengths are {list(lengths.shape)}, but there are {num_examples} training examples"
-        raise DataError(message, hint="`lengths` has one number for each example")
+        message = f"the lengths have shape {list(lengths.shape)}, expected [{num_examples}], one per training example"
+        raise DataError(message, hint="give `lengths` one number per example")
     return lengths
 
 
@@ -203,7 +203,7 @@ def _length(example: Any) -> int:
 
 
 def _column(data: DataSource, pick: Callable[[Any], Tensor]) -> Tensor:
-    """Return what ``pick`` takes of all training examples; it is given one example, or several as one batch."""
+    """Return the values of ``pick`` for all training examples; it gets one example, or several as a batch."""
     import torch
     from torch.utils.data import TensorDataset
 
@@ -218,7 +218,7 @@ def _column(data: DataSource, pick: Callable[[Any], Tensor]) -> Tensor:
 
 
 def _each(train: Any, pick: Callable[[Any], Any]) -> Tensor:
-    """Return what ``pick`` takes of each example, one under the other."""
+    """Return the values of ``pick`` for all examples, stacked."""
     import torch
 
     picked = []
@@ -227,14 +227,14 @@ def _each(train: Any, pick: Callable[[Any], Any]) -> Tensor:
             try:
                 picked.append(torch.as_tensor(pick(train[index])))
             except Exception as error:
-                what = f"{type(error).__name__}: {error}"
-                raise DataError(f"example {index} of the training data cannot be read: {what}") from error
+                reason = f"{type(error).__name__}: {error}"
+                raise DataError(f"example {index} of the training data cannot be read: {reason}") from error
     return torch.stack(picked)
 
 
 @contextmanager
 def _preserved() -> Iterator[None]:
-    """Leave no trace of what is drawn for examples in the generators that everybody shares; torch's are the run's."""
+    """Restore the global generators of Python and NumPy after reading examples; torch's is the run's own."""
     import numpy as np
 
     states = random.getstate(), np.random.get_state()

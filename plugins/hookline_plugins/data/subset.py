@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, get_worker_info
 
-from hookline.engine.data import DataSource
+from hookline import DataSource
 
 
 def first_examples(data: DataSource, max_examples: int) -> DataSource:

@@ -1,4 +1,4 @@
-"""What a new distribution is made of, for every kind; and the names that it cannot have."""
+"""Files of a new distribution of every kind, and names that are rejected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def made(kind: str, name: str = NAME) -> dict[str, str]:
 
 
 def names_in(code: str) -> tuple[set[str], set[str]]:
-    """Return the names that a module imports, and those that it defines."""
+    """Return the names that a module imports and the names that it defines."""
     tree = ast.parse(code)
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     imported = {alias.asname or alias.name for node in imports for alias in node.names}
@@ -62,7 +62,7 @@ def test_the_project_declares_the_class_that_the_module_has(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_files_are_complete_and_neat(kind: str) -> None:
     for path, text in made(kind).items():
-        # What is left of a $ is GitHub's own.
+        # A remaining $ belongs to GitHub.
         assert "$" not in text.replace("${{ matrix.python }}", ""), path
         assert "MODULE" not in path
         assert not re.search(r"[ \t]+$", text, re.MULTILINE), path
@@ -87,11 +87,11 @@ def test_no_plugin_takes_the_name_of_a_class_that_it_uses(kind: str) -> None:
     code = "\n".join(text for path, text in made(kind).items() if path.endswith(".py"))
     imported, defined = names_in(code.replace("from __future__ import annotations", ""))
     own = Scaffold(kind, NAME).class_name
-    # The plugin's own class ends with its kind, so no other may.
+    # The class of the plugin ends with its kind, so no other class may.
     assert [name for name in imported | defined if name.endswith(kind.capitalize())] == [own]
 
 
-def test_a_name_that_says_its_kind_does_not_say_it_twice() -> None:
+def test_a_name_that_ends_in_its_kind_does_not_repeat_it() -> None:
     assert Scaffold("model", "deep-model").class_name == "DeepModel"
 
 
@@ -146,7 +146,7 @@ def test_a_name_of_lower_case_letters_digits_and_hyphens_is_taken(name: str, cat
 )
 def test_another_name_is_a_fault_that_suggests_one(name: str, suggestion: str | None, catalog_with: Catalogs) -> None:
     [fault] = Scaffold("model", name).faults(catalog_with())
-    assert f"{name!r} is no name for a plugin: expected lower case letters" in fault.message
+    assert f"{name!r} is not a valid plugin name: expected lowercase letters" in fault.message
     assert fault.hint == suggestion
 
 

@@ -1,4 +1,4 @@
-"""A JSON Schema of a config, made from the installed plugins: it accepts and refuses what ``load_config`` does."""
+"""JSON Schema of a config with the installed plugins: it agrees with ``load_config``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MakeCatalog = Callable[..., Catalog]
 
 @dataclass
 class Needy:
-    """A callback that needs an option."""
+    """Callback with a required option."""
 
     room: Annotated[str, Meta(description="where it talks")]
     sizes: list[Annotated[int, Meta(ge=1)]] = field(default_factory=lambda: [1])
@@ -93,14 +93,14 @@ def test_the_schema_is_valid_draft_07_and_plain_json(catalog_with: MakeCatalog) 
 
 
 @pytest.mark.parametrize("document", ACCEPTED, ids=str)
-def test_the_schema_accepts_what_is_a_config(document: dict[str, Any], catalog_with: MakeCatalog) -> None:
+def test_the_schema_accepts_a_valid_config(document: dict[str, Any], catalog_with: MakeCatalog) -> None:
     catalog = catalog_with(NEEDY)
     load_config(document, catalog=catalog)
     assert [error.message for error in Draft7Validator(schema_of(catalog)).iter_errors(document)] == []
 
 
 @pytest.mark.parametrize("document", REFUSED, ids=str)
-def test_the_schema_refuses_what_is_no_config(document: dict[str, Any], catalog_with: MakeCatalog) -> None:
+def test_the_schema_rejects_an_invalid_config(document: dict[str, Any], catalog_with: MakeCatalog) -> None:
     catalog = catalog_with(NEEDY)
     with pytest.raises(ConfigError):
         load_config(document, catalog=catalog)

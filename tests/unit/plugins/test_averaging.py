@@ -1,4 +1,4 @@
-"""The callback ``averaging``: evaluations see the average, and the training never notices."""
+"""Callback ``averaging``: evaluations see the average, and training is unaffected."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 class Eyes:
-    """Keeps the weights that each event sees."""
+    """Records the weights that each event sees."""
 
     def __init__(self) -> None:
         self.steps: list[Weights] = []
@@ -70,14 +70,14 @@ class Eyes:
         self.epochs.append(weights(run.unwrapped_model))
 
 
-def averaged_run(options: Mapping[str, Any] | None, *, eyes: Any = None, beside: Any = None, **train: Any) -> Run:
+def averaged_run(options: Mapping[str, Any] | None, *, eyes: Any = None, plugins: Any = None, **train: Any) -> Run:
     callbacks: dict[str, Any] = {} if options is None else {"averaging": {"use": Averaging, **options}}
     source = {
         "train": {"epochs": 4, "batch_size": 4, "evaluate": ["validation"], **train},
         "optimizer": {"use": "adam", "lr": 0.05},
         "callbacks": callbacks,
     }
-    extra = {"callbacks.eyes": eyes or Eyes(), **(beside or {})}
+    extra = {"callbacks.eyes": eyes or Eyes(), **(plugins or {})}
     return Run(source, plugins={"data": data(), "model": lambda data: Net(), **extra})
 
 
@@ -102,7 +102,7 @@ def test_the_training_is_bit_identical_with_and_without_it(options: dict[str, An
 
 
 def ema_by_hand(steps: list[Weights]) -> Weights:
-    """Torch's own averaged model over the same weights; counters and masks are those of the last step."""
+    """Return torch's own average of the same weights; counters and masks are those of the last step."""
     live, averaged = Net(), AveragedModel(Net(), multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)  # type: ignore[no-untyped-call]
     for each in steps:
         live.load_state_dict(each)
@@ -137,7 +137,7 @@ def test_swa_is_the_mean_of_the_epochs_ends_from_its_first_epoch_on(name: str) -
     assert torch.equal(run.model.state_dict()[name], eyes.evaluated[-1][name])
 
 
-def test_buffers_that_are_no_finite_numbers_are_those_of_the_model() -> None:
+def test_buffers_without_finite_numbers_are_copied_from_the_model() -> None:
     for options in (EMA, SWA):
         run, eyes = trained(options)
         for name in ("norm.num_batches_tracked", "mask"):
@@ -156,7 +156,7 @@ def test_the_metrics_are_those_of_the_averaged_weights(options: dict[str, Any]) 
     assert raw.history[-1]["validation/loss"] != run.history[-1]["validation/loss"]
 
 
-def test_an_evaluation_within_an_epoch_sees_the_mean_with_the_weights_of_now() -> None:
+def test_an_evaluation_within_an_epoch_sees_the_mean_with_the_current_weights() -> None:
     _, eyes = trained({"method": "swa"}, epochs=2, evaluate_every_steps=2, dtype="float64")
     # After steps 2, 3 (end of epoch 1), 4, and 6 twice (once within, once at the end of epoch 2).
     name = "line.weight"
@@ -167,7 +167,7 @@ def test_an_evaluation_within_an_epoch_sees_the_mean_with_the_weights_of_now() -
 
 @BOTH
 @pytest.mark.parametrize("at", [1, 3, 4, 7, 12])
-def test_a_run_that_is_taken_up_ends_with_the_same_bits(options: dict[str, Any], at: int) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(options: dict[str, Any], at: int) -> None:
     whole, _ = trained(options)
     first = averaged_run(options)
     for step in first.steps():
@@ -181,7 +181,7 @@ def test_a_run_that_is_taken_up_ends_with_the_same_bits(options: dict[str, Any],
     assert same(weights(second.model), weights(whole.model))
 
 
-def test_a_run_that_the_program_leaves_keeps_its_own_weights_and_can_be_taken_up() -> None:
+def test_a_run_that_the_program_leaves_keeps_its_own_weights_and_can_be_resumed() -> None:
     whole, _ = trained(EMA)
     left = averaged_run(EMA)
     for step in left.steps():
@@ -194,7 +194,7 @@ def test_a_run_that_the_program_leaves_keeps_its_own_weights_and_can_be_taken_up
 
 
 class Wrapped(nn.Module):
-    """What compiling does to the names of the weights."""
+    """A wrapper that changes the names of the weights, as compiling does."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class Wraps:
 @BOTH
 def test_a_wrapped_model_has_the_same_average_under_the_same_names(options: dict[str, Any]) -> None:
     plain, _ = trained(options)
-    run, _ = trained(options, beside={"callbacks.wraps": Wraps()})
+    run, _ = trained(options, plugins={"callbacks.wraps": Wraps()})
     assert isinstance(run.model, Wrapped)
     assert run.history == plain.history
     assert same(weights(run.unwrapped_model), weights(plain.model))
@@ -225,7 +225,7 @@ def test_a_wrapped_model_has_the_same_average_under_the_same_names(options: dict
 class FailsIn:
     def __init__(self, event: str) -> None:
         self.event = event
-        self.kept: Weights = {}
+        self.at_end: Weights = {}
 
     @hookimpl
     def on_evaluation_start(self) -> None:
@@ -240,17 +240,17 @@ class FailsIn:
     @hookimpl
     def on_run_end(self, run: Run, outcome: Outcome) -> None:
         assert outcome == "failed"
-        self.kept = weights(run.model)
+        self.at_end = weights(run.model)
 
 
 @BOTH
 @pytest.mark.parametrize("event", ["on_evaluation_start", "on_evaluation_end"])
-def test_an_evaluation_that_fails_leaves_the_weights_of_the_training(options: dict[str, Any], event: str) -> None:
+def test_a_failed_evaluation_leaves_the_trained_weights(options: dict[str, Any], event: str) -> None:
     eyes, fails = Eyes(), FailsIn(event)
-    run = averaged_run({**options, "start_epoch": 1}, eyes=eyes, beside={"callbacks.fails": fails})
+    run = averaged_run({**options, "start_epoch": 1}, eyes=eyes, plugins={"callbacks.fails": fails})
     with pytest.raises(RuntimeError, match="no evaluation"):
         run.fit()
-    assert same(fails.kept, eyes.steps[-1])
+    assert same(fails.at_end, eyes.steps[-1])
     assert same(weights(run.model), eyes.steps[-1])
 
 
@@ -261,7 +261,7 @@ def test_only_updates_count_and_not_the_steps_that_accumulate() -> None:
             update = yield
             return lambda: update() if run.step % 2 else None
 
-    run, eyes = trained(EMA, beside={"callbacks.second": EverySecond()}, dtype="float64")
+    run, eyes = trained(EMA, plugins={"callbacks.second": EverySecond()}, dtype="float64")
     expected = eyes.steps[1]["line.weight"]
     for each in eyes.steps[3::2]:
         expected = 0.8 * expected + 0.2 * each["line.weight"]
@@ -276,11 +276,11 @@ def test_the_optimizer_is_not_followed_after_the_run() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"start_epoch": 9, "decay": 0.5}, "averaging begins with epoch 9, but the run has 4"),
-        ({"decay": 0.99}, "reaches back over about 100 updates, but the run has 12 steps"),
+        ({"start_epoch": 9, "decay": 0.5}, "averaging starts at epoch 9, but the run has 4"),
+        ({"decay": 0.99}, "spans about 100 updates, but the run has 12 steps"),
     ],
 )
-def test_an_average_that_is_none_is_warned_of(options: dict[str, Any], words: str) -> None:
+def test_an_average_over_too_few_updates_causes_a_warning(options: dict[str, Any], words: str) -> None:
     run, _ = trained(options)
     assert [message for message in run.warnings if words in message]
     assert not trained(EMA)[0].warnings

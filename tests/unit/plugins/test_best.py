@@ -1,4 +1,4 @@
-"""The callback ``best``: where a metric was best, and the weights that it was measured with."""
+"""Callback ``best``: the best value of a metric, and the weights that gave it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def data() -> DataSource:
     return DataSource(dataset, dataset, in_features=1, out_features=1)
 
 
-def run_of(table: dict[str, Any], beside: dict[str, Any] | None = None, **train: Any) -> Run:
+def run_of(table: dict[str, Any], others: dict[str, Any] | None = None, **train: Any) -> Run:
     source = {"train": {"epochs": 5, "batch_size": 4, "evaluate": ["validation"], **train}}
-    callbacks: dict[str, Any] = {"callbacks": {**(beside or {}), "best": {"use": Best, **table}}}
+    callbacks: dict[str, Any] = {"callbacks": {**(others or {}), "best": {"use": Best, **table}}}
     parts = {"data": data(), "model": lambda data: one_weight(), "callbacks.sets": Sets()}
     return Run(source | callbacks, plugins=parts)
 
@@ -60,7 +60,7 @@ def test_the_best_epoch_is_reported_and_the_model_is_the_last() -> None:
     assert weight(run) == 4.0
 
 
-def test_the_largest_is_the_best_if_one_says_so() -> None:
+def test_the_largest_is_the_best_with_mode_max() -> None:
     assert run_of({"mode": "max"}).fit().summary["best validation/loss"] == row("validation/loss", 25.0, 1, 1)
 
 
@@ -75,21 +75,21 @@ def test_the_best_weights_are_restored() -> None:
     assert weight(run) == 1.0
 
 
-def test_the_best_weights_are_not_put_into_a_run_that_failed() -> None:
+def test_the_best_weights_are_not_restored_in_a_failed_run() -> None:
     class Fails:
         @hookimpl
         def on_epoch_end(self, run: Run) -> None:
             if run.epoch == 5:
                 raise OSError("disk gone")
 
-    run = run_of({"restore": True}, beside={"fails": {"use": Fails}})
+    run = run_of({"restore": True}, others={"fails": {"use": Fails}})
     with pytest.raises(OSError, match="disk gone"):
         run.fit()
     assert weight(run) == 4.0
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
-def test_a_run_that_is_taken_up_ends_with_the_same_weights_and_report(at: int) -> None:
+def test_a_resumed_run_ends_with_the_same_weights_and_report(at: int) -> None:
     whole = run_of({"restore": True})
     whole.fit()
     first = run_of({"restore": True})
@@ -123,14 +123,14 @@ def test_without_an_evaluation_there_is_nothing_to_report() -> None:
     assert run_of({}, evaluate_every_epochs=0).fit().summary == {}
 
 
-def test_a_metric_that_the_run_does_not_measure_is_refused_with_the_nearest() -> None:
+def test_an_unmeasured_metric_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"best monitors 'validation/los'.*\n.*did you mean 'validation/loss'"):
         run_of({"monitor": "validation/los"})
 
 
 def test_the_best_averaged_weights_are_restored_and_not_the_last_average() -> None:
     averaging = {"averaging": {"use": "averaging", "method": "swa"}}
-    run = run_of({"restore": True}, beside=averaging)
+    run = run_of({"restore": True}, others=averaging)
     result = run.fit()
     means = [5.0, 3.5, 10 / 3, 2.75, 3.0]
     assert [metrics["validation/loss"] for metrics in result.history] == pytest.approx([m * m for m in means])

@@ -1,4 +1,4 @@
-"""The callback ``checkpoint``: when it saves, what it keeps, and what a save that fails does."""
+"""Callback ``checkpoint``: when it saves, which checkpoints it keeps, and failing saves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = 10  # in an epoch
 
 
 def make(folder: Path, options: Mapping[str, Any], *, epochs: int = 2, **callbacks: Any) -> Run:
-    """Return a small run that is kept in ``folder``, with the callback's ``options``."""
+    """Return a small run saved in ``folder``, with the callback's ``options``."""
     config = {
         "train": {"epochs": epochs, "device": "cpu"},
         "data": {"num_examples": 10 * STEPS},
@@ -35,8 +35,8 @@ def name(step: int, epochs: int) -> str:
     return f"step-{step:012d}-epochs-{epochs}"
 
 
-class Told:
-    """Keeps which checkpoints were told, and after which step."""
+class Announced:
+    """Records the announced checkpoints, each with the step of the announcement."""
 
     def __init__(self) -> None:
         self.saved: list[tuple[int, str]] = []
@@ -48,7 +48,7 @@ class Told:
 
 
 class Losses:
-    """A metric ``validation/loss`` that takes given values, one for each epoch."""
+    """A metric with given values, one per epoch."""
 
     def __init__(self, *values: float) -> None:
         self.values = values
@@ -70,13 +70,13 @@ class Losses:
         return self.values[self.epoch - 1]
 
 
-# ---- when -----------------------------------------------------------------------------------------------------------
+# ---- when it saves --------------------------------------------------------------------------------------------------
 
 
-def test_the_last_state_is_saved_also_when_nothing_else_is(tmp_path: Path) -> None:
-    told = Told()
-    make(tmp_path, {"every_s": 0}, told=told).fit()
-    assert told.saved == [(20, name(20, 2))]
+def test_the_last_state_is_saved_even_if_no_other_is(tmp_path: Path) -> None:
+    announced = Announced()
+    make(tmp_path, {"every_s": 0}, announced=announced).fit()
+    assert announced.saved == [(20, name(20, 2))]
     assert checkpoints(tmp_path) == [name(20, 2)]
 
 
@@ -85,7 +85,7 @@ def test_it_saves_every_so_many_steps(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == [name(8, 0), name(16, 1), name(20, 2)]
 
 
-def test_a_step_at_the_end_of_an_epoch_is_saved_once_unless_the_epoch_asks_for_it(tmp_path: Path) -> None:
+def test_a_step_at_the_end_of_an_epoch_is_saved_once_unless_the_epoch_is_due_too(tmp_path: Path) -> None:
     make(tmp_path, {"every_s": 0, "every_steps": 10, "keep": 100}, epochs=1).fit()
     # Before the epoch was evaluated, and in the end.
     assert checkpoints(tmp_path) == [name(10, 0), name(10, 1)]
@@ -96,7 +96,7 @@ def test_it_saves_every_so_many_epochs(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == [name(20, 2), name(40, 4), name(50, 5)]
 
 
-def test_it_saves_when_the_time_is_over(tmp_path: Path) -> None:
+def test_it_saves_when_the_time_has_passed(tmp_path: Path) -> None:
     make(tmp_path, {"every_s": 1e-9, "keep": 100}, epochs=1).fit()
     assert [name(step, 0) for step in range(1, 11)] == checkpoints(tmp_path)[:10]
 
@@ -109,7 +109,7 @@ def test_an_interrupted_run_is_saved_where_it_is(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == [name(13, 1)]
 
 
-def test_a_run_that_fails_keeps_what_was_saved_before(tmp_path: Path) -> None:
+def test_a_failed_run_keeps_its_earlier_checkpoints(tmp_path: Path) -> None:
     class Fail:
         @hookimpl
         def on_step_end(self, run: Run) -> None:
@@ -121,7 +121,7 @@ def test_a_run_that_fails_keeps_what_was_saved_before(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == [name(5, 0)]
 
 
-# ---- what stays -----------------------------------------------------------------------------------------------------
+# ---- which checkpoints stay -----------------------------------------------------------------------------------------
 
 
 def test_only_the_newest_stay(tmp_path: Path) -> None:
@@ -135,17 +135,17 @@ def test_the_best_stays_with_its_number(tmp_path: Path, mode: str, best: int) ->
     options = {"every_s": 0, "keep": 1, "keep_best": 1, "monitor": "train/given", "mode": mode}
     make(tmp_path, options, epochs=5, values=values).fit()
     assert checkpoints(tmp_path) == sorted([name(best * STEPS, best), name(50, 5)])
-    kept = read_checkpoint(tmp_path / "0001-it" / "checkpoints" / name(best * STEPS, best))
-    assert kept.manifest.metrics["train/given"] == values.values[best - 1]
+    loaded = read_checkpoint(tmp_path / "0001-it" / "checkpoints" / name(best * STEPS, best))
+    assert loaded.manifest.metrics["train/given"] == values.values[best - 1]
 
 
-def test_the_best_is_saved_also_when_its_step_was_saved_before_it_was_measured(tmp_path: Path) -> None:
+def test_the_best_is_saved_even_if_its_step_was_saved_before_it_was_measured(tmp_path: Path) -> None:
     options = {"every_s": 0, "every_steps": STEPS, "keep": 1, "keep_best": 1, "monitor": "train/given"}
     make(tmp_path, options, epochs=3, values=Losses(1.0, 2.0, 3.0)).fit()
     assert name(10, 1) in checkpoints(tmp_path)
 
 
-def test_a_number_that_is_not_one_is_never_the_best(tmp_path: Path) -> None:
+def test_nan_is_never_the_best(tmp_path: Path) -> None:
     options = {"every_s": 0, "keep": 1, "keep_best": 1, "monitor": "train/given"}
     make(tmp_path, options, epochs=3, values=Losses(float("nan"), 2.0, float("nan"))).fit()
     assert checkpoints(tmp_path) == [name(20, 2), name(30, 3)]
@@ -162,18 +162,18 @@ def test_the_best_before_an_interruption_is_the_best_after_it(tmp_path: Path) ->
     assert checkpoints(tmp_path) == [name(10, 1), name(30, 3)]
 
 
-def test_a_metric_that_the_run_does_not_measure_is_refused_with_those_that_it_does(tmp_path: Path) -> None:
+def test_an_unmeasured_metric_is_refused_with_the_measured_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="validation/loss") as caught:
         make(tmp_path, {"keep_best": 1}).fit()
     assert "train/loss" in str(caught.value)
-    make(tmp_path, {}, epochs=0).fit()  # it is not asked for without keep_best
+    make(tmp_path, {}, epochs=0).fit()  # it is not needed without keep_best
 
 
 # ---- a save that fails ----------------------------------------------------------------------------------------------
 
 
 class InTheWay:
-    """Puts a file in the place of the folder of a checkpoint, so that it cannot be written; and takes it away."""
+    """Puts a file where the folder of a checkpoint belongs, so that it cannot be written."""
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
@@ -190,19 +190,19 @@ BACKGROUND = pytest.mark.parametrize("in_background", [False, True], ids=["at on
 
 
 @BACKGROUND
-def test_a_save_that_fails_is_a_warning_and_the_next_one_is_tried(tmp_path: Path, in_background: bool) -> None:
+def test_a_failed_save_is_a_warning_and_the_next_is_tried(tmp_path: Path, in_background: bool) -> None:
     options = {"every_s": 0, "every_steps": 4, "in_background": in_background, "keep": 100}
     run = make(tmp_path, options, epochs=1, way=InTheWay(4, 4))
     result = run.fit()
     assert result.outcome == "completed"
     (warning,) = result.warnings
-    assert warning.startswith("the state was not saved, and the run goes on: ")
+    assert warning.startswith("the state was not saved, and the run continues: ")
     assert "File exists" in warning
     assert [path for path in checkpoints(tmp_path) if path != name(4, 0)] == [name(8, 0), name(10, 1)]
 
 
 @BACKGROUND
-def test_a_save_that_fails_ends_the_run_if_that_is_asked_for(tmp_path: Path, in_background: bool) -> None:
+def test_a_failed_save_ends_the_run_with_on_failure_fail(tmp_path: Path, in_background: bool) -> None:
     options = {"every_s": 0, "every_steps": 4, "in_background": in_background, "on_failure": "fail"}
     run = make(tmp_path, options, epochs=1, way=InTheWay(4, 4))
     with pytest.raises(CheckpointError, match="File exists") as caught:
@@ -225,15 +225,15 @@ def test_the_last_save_must_not_fail(tmp_path: Path) -> None:
     assert run.outcome == "failed"
 
 
-def test_a_save_in_the_background_is_told_at_the_next_one_and_the_thread_is_gone_in_the_end(tmp_path: Path) -> None:
-    told = Told()
+def test_a_save_in_the_background_is_announced_at_the_next_one_and_its_thread_ends(tmp_path: Path) -> None:
+    announced = Announced()
     options = {"every_s": 0, "every_steps": 5, "in_background": True, "keep": 100}
-    make(tmp_path, options, epochs=1, told=told).fit()
-    assert told.saved == [(10, name(5, 0)), (10, name(10, 0)), (10, name(10, 1))]
+    make(tmp_path, options, epochs=1, announced=announced).fit()
+    assert announced.saved == [(10, name(5, 0)), (10, name(10, 0)), (10, name(10, 1))]
     assert "hookline checkpoint" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_the_state_is_that_of_its_step_also_when_it_is_written_later(tmp_path: Path) -> None:
+def test_a_state_written_later_is_that_of_its_step(tmp_path: Path) -> None:
     for parent, in_background in (("at-once", False), ("later", True)):
         options = {"every_s": 0, "every_steps": 5, "in_background": in_background, "keep": 100}
         make(tmp_path / parent, options, epochs=1).fit()
@@ -245,10 +245,10 @@ def test_the_state_is_that_of_its_step_also_when_it_is_written_later(tmp_path: P
     assert one["position"] == other["position"] == 5
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_without_a_folder_is_refused_with_both_ways_out() -> None:
+def test_a_run_without_a_folder_is_refused_with_both_remedies() -> None:
     with pytest.raises(ConfigError) as caught:
         Run({"callbacks": {"checkpoint": {}}}).fit()
     assert "no folder" in caught.value.message
@@ -270,8 +270,8 @@ def test_a_second_one_in_a_run_is_refused_with_both_tables(tmp_path: Path) -> No
         Run(config).fit()
 
 
-class Strange:
-    """A callback with a state that cannot be kept."""
+class Unsavable:
+    """A callback with a state that cannot be saved."""
 
     def __init__(self, state: Callable[[], Any]) -> None:
         self.state = state
@@ -285,19 +285,19 @@ class Strange:
     def load_state_dict(self, state: Any) -> None: ...
 
 
-def test_a_state_that_cannot_be_kept_is_refused_after_the_first_step_with_each_place_and_type(tmp_path: Path) -> None:
-    strange = Strange(lambda: {"seen": {1, 2}, "where": Path("x"), "fine": [1, (2.0, None)]})
-    run = make(tmp_path, {"every_s": 0}, strange=strange)
+def test_a_state_that_cannot_be_saved_is_refused_after_the_first_step_with_each_place_and_type(tmp_path: Path) -> None:
+    unsavable = Unsavable(lambda: {"seen": {1, 2}, "where": Path("x"), "fine": [1, (2.0, None)]})
+    run = make(tmp_path, {"every_s": 0}, unsavable=unsavable)
     with pytest.raises(CheckpointError) as caught:
         run.fit()
     assert run.step == 1
-    assert "plugins/callbacks.strange/seen is of type builtins.set" in caught.value.message
-    assert "plugins/callbacks.strange/where is of type pathlib." in caught.value.message
+    assert "plugins/callbacks.unsavable/seen is of type builtins.set" in caught.value.message
+    assert "plugins/callbacks.unsavable/where is of type pathlib." in caught.value.message
     assert "fine" not in caught.value.message
     assert not (tmp_path / "0001-it" / "checkpoints").exists()
 
 
-def test_one_that_holds_a_file_of_somebody_else_is_never_removed(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_foreign_file_is_never_removed(tmp_path: Path) -> None:
     class Add:
         """Leaves a file in each checkpoint."""
 

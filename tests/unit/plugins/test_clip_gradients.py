@@ -1,4 +1,4 @@
-"""Callback ``clip-gradients``: the same bits as a hand-written loop, and what it leaves to the run."""
+"""Callback ``clip-gradients``: the same bits as a hand-written loop, and errors that are left to the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def clipping(**options: Any) -> dict[str, Any]:
 
 
 def by_hand(clip: Callable[[list[nn.Parameter]], object], part: int = 10) -> list[Tensor]:
-    """The weights that the loop gives with PyTorch alone, with ``part`` examples in the model at once."""
+    """Return the weights after the loop in plain PyTorch, with ``part`` examples in the model at once."""
     run = Run(CONFIG)
     dataset = run.data.train
     assert isinstance(dataset, TensorDataset)
@@ -89,17 +89,17 @@ def test_a_bound_that_no_gradient_reaches_changes_no_bit() -> None:
     [
         ({}, "exactly one of max_norm and max_value must be given, but neither is"),
         ({"max_norm": 1.0, "max_value": 1.0}, "but both are"),
-        ({"max_value": 1.0, "norm_type": 1.0}, "norm_type goes with max_norm"),
+        ({"max_value": 1.0, "norm_type": 1.0}, "norm_type applies to max_norm"),
         ({"max_norm": 0.0}, "expected a number > 0"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], words: str) -> None:
+def test_conflicting_options_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Run(clipping(**options))
 
 
 class InfiniteGradient(torch.autograd.Function):
-    """The identity, with a gradient that is infinite."""
+    """The identity, with an infinite gradient."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Explodes(nn.Module):
 
 
 @pytest.mark.parametrize("options", [{"max_norm": 1.0}, {"max_value": 1.0}], ids=str)
-def test_a_gradient_that_is_infinite_is_told_by_its_name_and_not_clipped(options: dict[str, Any]) -> None:
+def test_an_infinite_gradient_is_named_and_not_clipped(options: dict[str, Any]) -> None:
     run = Run(clipping(**options), plugins={"model": Explodes()})
     before = [weight.clone() for weight in run.model.state_dict().values()]
     with pytest.raises(NonFiniteError, match=r"the gradient of 'infinite\.weight' is not finite in step 1"):
@@ -129,7 +129,7 @@ def test_a_gradient_that_is_infinite_is_told_by_its_name_and_not_clipped(options
     assert all(map(torch.equal, run.model.state_dict().values(), before))
 
 
-def test_an_update_with_an_infinite_gradient_is_left_out_when_the_run_skips_such_steps() -> None:
+def test_an_update_with_an_infinite_gradient_is_skipped_when_the_run_skips_such_steps() -> None:
     run = Run(clipping(max_value=1.0), {"train.non_finite": "skip"}, plugins={"model": Explodes()})
     before = [weight.clone() for weight in run.model.state_dict().values()]
     assert all(map(torch.equal, run.fit().model.state_dict().values(), before))

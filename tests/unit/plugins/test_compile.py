@@ -22,7 +22,7 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _forget_what_was_compiled() -> Iterator[None]:
-    """torch counts what it compiles for all models of the process, and stops compiling after a few."""
+    """torch counts compilations over all models of the process, and stops compiling after a few."""
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -61,7 +61,7 @@ def test_a_compiled_model_computes_the_same(backend: str) -> None:
     assert compiled(backend=backend).fit().metrics == pytest.approx(dict(Run(CONFIG).fit().metrics), rel=1e-5)
 
 
-def test_weights_keep_their_names_in_the_state_and_go_to_a_run_that_does_not_compile() -> None:
+def test_weights_keep_their_names_in_the_state_and_load_into_a_run_that_does_not_compile() -> None:
     run = compiled()
     state = run.state_dict()
     assert (
@@ -79,7 +79,7 @@ def test_no_name_of_a_wrapper_is_in_the_state_whatever_their_order(order: tuple[
     assert not [name for name in (*state["model"], *state["wrappers"]) if "_orig_mod" in name or "module" in name]
 
 
-def test_a_run_that_is_taken_up_ends_with_the_same_bits() -> None:
+def test_a_resumed_run_ends_with_the_same_bits() -> None:
     whole = compiled().fit()
     first, second = compiled(), compiled()
     second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 4))
@@ -87,11 +87,11 @@ def test_a_run_that_is_taken_up_ends_with_the_same_bits() -> None:
     assert (result.history, weights_of(result)) == (whole.history, weights_of(whole))
 
 
-def test_a_model_that_is_compiled_already_is_left_as_it_is() -> None:
+def test_a_compiled_model_is_left_unchanged() -> None:
     model = torch.compile(Counts(), backend="eager")
     run = compiled(model=model)
     assert run.model is model
-    assert run.warnings == ["the model is compiled already; compile leaves it as it is"]
+    assert run.warnings == ["the model is already compiled; compile leaves it unchanged"]
 
 
 class Breaks(nn.Module):
@@ -134,7 +134,7 @@ def test_a_mode_of_inductor_is_refused_with_another_backend() -> None:
         compiled("callbacks.compile.mode=max-autotune")
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a compiler for C++, and there is none")
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_inductor_compiles_the_default_model() -> None:
     config = {"train": {"epochs": 1, "evaluate": []}, "data": {"num_examples": 40}}

@@ -1,4 +1,4 @@
-"""The callback ``early-stopping``: which evaluations it counts. What it refuses is in test_run.py."""
+"""Callback ``early-stopping``: the evaluations that it counts. Its refusals are in test_run.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_running_loss_counts_in_each_epoch_without_an_evaluation() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1, 3, 5])
-def test_a_run_that_is_taken_up_stops_where_it_would_have(at: int) -> None:
+def test_a_resumed_run_stops_at_the_same_step(at: int) -> None:
     first = stopped({"patience": 2})
     state = first.state_dict()
     for step in first.steps() if at else ():
@@ -54,7 +54,7 @@ def test_a_run_that_is_taken_up_stops_where_it_would_have(at: int) -> None:
     assert second.fit().steps == 6
 
 
-def test_an_evaluation_does_not_count_again_when_the_end_of_its_epoch_is_taken_up() -> None:
+def test_an_evaluation_does_not_count_again_when_a_run_resumes_at_the_end_of_its_epoch() -> None:
     first = stopped({"patience": 2}, evaluate_every_steps=2)
     for step in first.steps():
         if step.step == 4:
@@ -65,7 +65,7 @@ def test_an_evaluation_does_not_count_again_when_the_end_of_its_epoch_is_taken_u
     assert second.fit().steps == 6
 
 
-def test_a_metric_that_is_no_number_is_never_better() -> None:
+def test_a_non_finite_metric_is_never_better() -> None:
     class Nothing:
         step, epoch = 0, 0
 
@@ -74,5 +74,5 @@ def test_a_metric_that_is_no_number_is_never_better() -> None:
     found = []
     for value in (float("nan"), 2.0, float("nan"), 1.0, float("-inf")):
         run.step += 1
-        found.append(seen.look(run, {"m": value}))
+        found.append(seen.update(run, {"m": value}))
     assert found == [False, True, False, True, False]

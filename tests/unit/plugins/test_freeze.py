@@ -1,4 +1,4 @@
-"""Callback ``freeze``: what it keeps, and patterns that fit nothing."""
+"""Callback ``freeze``: the parameters that it freezes, and patterns without a match."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def freezing(*patterns: str, **callbacks: Any) -> dict[str, Any]:
 
 
 def changed(run: Run) -> set[str]:
-    """The parameters that the run changes."""
+    """Return the names of the parameters that the run changes."""
     before: dict[str, Tensor] = {name: p.detach().clone() for name, p in run.unwrapped_model.named_parameters()}
     run.fit()
     return {name for name, p in run.unwrapped_model.named_parameters() if not torch.equal(p, before[name])}
@@ -38,22 +38,22 @@ def changed(run: Run) -> set[str]:
         (["?.weight", "4.bias"], {"0.bias", "2.bias"}),
     ],
 )
-def test_what_a_pattern_matches_stays_and_the_rest_is_trained(patterns: list[str], trained: set[str]) -> None:
+def test_matching_parameters_are_frozen_and_the_rest_is_trained(patterns: list[str], trained: set[str]) -> None:
     assert changed(Run(freezing(*patterns))) == trained
 
 
-def test_names_are_those_of_the_model_also_when_a_wrapper_is_listed_before() -> None:
+def test_names_are_those_of_the_model_even_inside_a_wrapper() -> None:
     config = freezing("0.*", **{"mixed-precision": {}})
     assert changed(Run(config)) == {"2.weight", "2.bias", "4.weight", "4.bias"}
 
 
-def test_patterns_that_fit_nothing_are_told_all_at_once_with_the_nearest_names() -> None:
+def test_all_patterns_without_a_match_are_reported_at_once_with_the_nearest_names() -> None:
     with pytest.raises(ConfigError) as caught:
         Run(freezing("0.wieght", "4.*", "encoder.layers.*"))
     assert [(fault.message, fault.hint) for fault in caught.value.faults] == [
-        ("'0.wieght' is the name of none", "did you mean '0.weight'?"),
+        ("'0.wieght' matches no parameter", "did you mean '0.weight'?"),
         (
-            "'encoder.layers.*' is the name of none",
+            "'encoder.layers.*' matches no parameter",
             "known: '0.bias', '0.weight', '2.bias', '2.weight', '4.bias', '4.weight'",
         ),
     ]

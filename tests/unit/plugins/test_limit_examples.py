@@ -1,4 +1,4 @@
-"""The first examples of each split, whatever the dataset is."""
+"""Callback ``limit-examples``: the first examples of each split, for any dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TENSORS = TensorDataset(INPUTS, TARGETS)
 
 
 class Items(Dataset[Any]):
-    """A map-style dataset that remembers which items were read."""
+    """A map-style dataset that records the items read."""
 
     def __init__(self) -> None:
         self.read: list[int] = []
@@ -33,29 +33,29 @@ class Items(Dataset[Any]):
 
 
 class Gathers(Items):
-    """Gives each batch as a whole."""
+    """Returns whole batches."""
 
     def gather(self, indices: Tensor) -> Any:
         self.read += indices.tolist()
         return INPUTS[indices], TARGETS[indices]
 
     def __getitem__(self, index: int) -> Any:
-        raise AssertionError("it is asked for whole batches")
+        raise AssertionError("a single item was read")
 
 
 class ReadsMany(Items):
-    """Reads several items at once, as torch has it."""
+    """Reads several items at once, with torch's ``__getitems__``."""
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         self.read += indices
         return [TENSORS[index] for index in indices]
 
     def __getitem__(self, index: int) -> Any:
-        raise AssertionError("it is asked for several at once")
+        raise AssertionError("a single item was read")
 
 
 class Stream(IterableDataset[Any]):
-    """Examples without a length, shared out among workers."""
+    """Examples without a length, split between workers."""
 
     def __iter__(self) -> Iterator[Any]:
         worker = torch.utils.data.get_worker_info()
@@ -74,7 +74,7 @@ DATASETS: dict[str, Callable[[], Dataset[Any]]] = {
 
 
 def limited(num_examples: int) -> dict[str, Any]:
-    """The callbacks of a run that uses so many examples; 0: all."""
+    """Return the callbacks of a run with this many examples; 0: all."""
     return {"limit-examples": {"num_examples": num_examples}} if num_examples else {}
 
 
@@ -85,7 +85,7 @@ def run_of(dataset: Dataset[Any], num_examples: int = 5, **train: Any) -> Run:
 
 
 class Notes:
-    """Notes the targets of each batch that the step is given."""
+    """Records the targets of each batch."""
 
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
@@ -115,7 +115,7 @@ def test_every_epoch_has_the_first_examples_and_no_others(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["items", "gathers", "reads many"])
-def test_an_evaluation_reads_the_first_examples_alone(name: str) -> None:
+def test_an_evaluation_reads_only_the_first_examples(name: str) -> None:
     dataset = DATASETS[name]()
     assert isinstance(dataset, Items)
     run = run_of(dataset)
@@ -125,7 +125,7 @@ def test_an_evaluation_reads_the_first_examples_alone(name: str) -> None:
     assert result.metrics["train/loss"] == result.metrics["validation/loss"]
 
 
-def test_examples_have_the_order_of_a_dataset_that_is_so_short() -> None:
+def test_examples_have_the_order_of_a_dataset_of_that_length() -> None:
     short = Run(
         {"train": {"batch_size": 2}},
         plugins={"data": DataSource(TensorDataset(INPUTS[:5], TARGETS[:5]), in_features=2, out_features=1)},
@@ -134,11 +134,11 @@ def test_examples_have_the_order_of_a_dataset_that_is_so_short() -> None:
 
 
 @pytest.mark.parametrize("num_examples", [0, 12, 1000])
-def test_no_limit_and_one_that_is_not_reached_change_nothing(num_examples: int) -> None:
+def test_no_limit_or_a_limit_that_is_not_reached_changes_nothing(num_examples: int) -> None:
     assert run_of(Items(), num_examples).steps_per_epoch == 6
 
 
-def test_an_order_of_a_plugin_is_one_of_the_first_examples() -> None:
+def test_an_order_by_a_plugin_covers_the_first_examples() -> None:
     class Backwards:
         @hookimpl
         def build_order(self, data: DataSource) -> Callable[[int], Tensor]:
@@ -150,7 +150,7 @@ def test_an_order_of_a_plugin_is_one_of_the_first_examples() -> None:
     assert run.batch_order(1).tolist() == [2, 1, 0]
 
 
-def test_a_run_that_is_taken_up_in_mid_epoch_ends_with_the_same_bits() -> None:
+def test_a_run_that_resumes_in_mid_epoch_ends_with_the_same_bits() -> None:
     whole = run_of(Items(), 7, epochs=3).fit()
     first = run_of(Items(), 7, epochs=3)
     steps = first.steps()
@@ -170,7 +170,7 @@ def test_workers_share_the_first_examples_of_a_stream() -> None:
     assert result.steps == 3
 
 
-def test_a_dataset_without_a_length_is_told_as_ever() -> None:
+def test_a_dataset_without_a_length_is_reported_as_usual() -> None:
     class Endless(Dataset[Any]):
         def __getitem__(self, index: int) -> Any:
             return TENSORS[0]
@@ -179,7 +179,7 @@ def test_a_dataset_without_a_length_is_told_as_ever() -> None:
         run_of(Endless())
 
 
-def test_what_else_a_data_source_says_is_kept() -> None:
+def test_all_else_in_a_data_source_is_unchanged() -> None:
     data = DataSource(TENSORS, test=Items(), in_features=2, out_features=1, feature_names=("a", "b"), collate=list)
     short = first_examples(data, 3)
     assert (short.in_features, short.feature_names, short.collate) == (2, ("a", "b"), list)

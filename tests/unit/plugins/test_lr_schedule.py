@@ -1,4 +1,4 @@
-"""The callback ``lr-schedule``: the same learning rates as a hand-written loop with torch's own schedulers."""
+"""Callback ``lr-schedule``: the same learning rates as a hand-written loop with torch's own schedulers."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ BOTH = pytest.mark.parametrize("interval", ["epoch", "step"])
 
 
 class Rates:
-    """Keeps the learning rate and the momentum of each step."""
+    """Records the learning rate and the momentum of each step."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, float]] = []
 
-    # First: the schedule sets those of the next step in the same event.
+    # First, because the schedule sets those of the next step in the same event.
     @hookimpl(tryfirst=True)
     def on_step_end(self, run: Run) -> None:
         group = run.optimizer.param_groups[0]
@@ -132,7 +132,7 @@ def resumed(make: Callable[[], tuple[Run, Rates]], at: int) -> tuple[Run, list[t
 
 @EACH
 @BOTH
-def test_a_run_that_is_taken_up_goes_on_with_the_same_bits(
+def test_a_resumed_run_continues_with_the_same_bits(
     name: str, arguments: dict[str, Any], make: Callable[[Optimizer, int], Scheduler], interval: str
 ) -> None:
     table = {"scheduler": name, "arguments": arguments, "interval": interval, "warmup_steps": 7}
@@ -178,11 +178,11 @@ def test_a_plateau_waits_for_the_next_evaluation() -> None:
     assert [rate for rate, _ in rates.seen[:: 2 * STEPS_PER_EPOCH]] == expected
 
 
-def test_a_plateau_looks_at_evaluations_within_an_epoch_and_never_twice_at_one() -> None:
+def test_a_plateau_counts_each_evaluation_within_an_epoch_once() -> None:
     never_better = {**PLATEAU, "arguments": {"patience": 2, "threshold": 0.99}}
     run, rates = scheduled(never_better, epochs=2, evaluate_every_steps=2)
     run.fit()
-    # Evaluated after steps 2, 4, 6 and 8; that at the end of an epoch comes twice, and counts once.
+    # Evaluations after steps 2, 4, 6 and 8; one at the end of an epoch comes twice, and counts once.
     assert [round(rate, 9) for rate, _ in rates.seen] == [0.05] * 8
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
 
@@ -193,7 +193,7 @@ def test_a_plateau_follows_the_running_loss_without_an_evaluation() -> None:
     assert run.optimizer.param_groups[0]["lr"] < 0.05
 
 
-def test_a_plateau_that_is_taken_up_goes_on_with_the_same_bits() -> None:
+def test_a_resumed_plateau_continues_with_the_same_bits() -> None:
     whole, rates = scheduled(PLATEAU, epochs=8)
     whole.fit()
     for at in (1, 9, 20):
@@ -202,7 +202,7 @@ def test_a_plateau_that_is_taken_up_goes_on_with_the_same_bits() -> None:
         assert weights(run) == weights(whole)
 
 
-def test_an_evaluation_does_not_count_again_when_the_end_of_its_epoch_is_taken_up() -> None:
+def test_an_evaluation_does_not_count_again_when_a_run_resumes_at_the_end_of_its_epoch() -> None:
     never_better = {**PLATEAU, "arguments": {"patience": 2, "threshold": 0.99}}
     whole, rates = scheduled(never_better, epochs=4, evaluate_every_steps=2)
     whole.fit()
@@ -213,7 +213,7 @@ def test_an_evaluation_does_not_count_again_when_the_end_of_its_epoch_is_taken_u
 
 
 @BOTH
-def test_the_warm_up_multiplies_what_the_schedule_gives(interval: str) -> None:
+def test_the_warm_up_multiplies_the_scheduled_rate(interval: str) -> None:
     table = {"scheduler": "exponential", "arguments": {"gamma": 0.7}, "interval": interval}
     run, rates = scheduled({**table, "warmup_steps": 5, "warmup_factor": 0.1})
     run.fit()
@@ -266,7 +266,7 @@ scheduler = "cosine-annealing"
 # ---- length, report, refusals ----------------------------------------------------------------------------------------
 
 
-def test_the_length_of_the_run_is_that_of_its_limit() -> None:
+def test_the_length_of_the_run_is_limited_by_max_steps() -> None:
     run, _ = scheduled({"interval": "step"}, max_steps=10)
     run.fit()
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
@@ -307,7 +307,7 @@ def test_a_learning_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
     assert rate.item() == pytest.approx(0, abs=1e-7)
 
 
-def test_a_first_update_that_is_left_out_brings_no_warning() -> None:
+def test_a_skipped_first_update_causes_no_warning() -> None:
     class Refuses:
         @hookimpl(wrapper=True)
         def build_update(self, run: Run) -> Any:
@@ -328,23 +328,23 @@ def test_a_first_update_that_is_left_out_brings_no_warning() -> None:
         ({"scheduler": "step", "arguments": {"step_size": 1.5}}, "does not take step_size = 1.5: Expected `int`"),
         ({"scheduler": "exponential", "arguments": {"gamma": "a"}}, "does not take gamma = 'a'"),
         ({"scheduler": "cyclic", "arguments": {"base_lr": 1, "max_lr": 2, "scale_fn": "x"}}, "no argument 'scale_fn'"),
-        ({"scheduler": "reduce-on-plateau"}, "`monitor` is the metric that"),
-        ({"monitor": "train/loss"}, "and no other"),
-        ({**PLATEAU, "interval": "step"}, "no `interval`"),
+        ({"scheduler": "reduce-on-plateau"}, "`monitor` is required with"),
+        ({"monitor": "train/loss"}, "and not allowed otherwise"),
+        ({**PLATEAU, "interval": "step"}, "remove `interval`"),
         ({**PLATEAU, "monitor": "train/los"}, "did you mean 'train/loss'?"),
-        ({**PLATEAU, "arguments": {"factor": 2.0}}, "ReduceLROnPlateau refuses its arguments: Factor should be < 1.0"),
-        ({"scheduler": "one-cycle", "arguments": {"max_lr": 1, "total_steps": 5}}, "'total_steps' = 5, but the run"),
+        ({**PLATEAU, "arguments": {"factor": 2.0}}, "ReduceLROnPlateau rejects its arguments: Factor should be < 1.0"),
+        ({"scheduler": "one-cycle", "arguments": {"max_lr": 1, "total_steps": 5}}, "'total_steps' = 5, but it takes 6"),
         ({"phases": [{"scheduler": "step"}], "scheduler": "step"}, "give either `phases`, or `scheduler`"),
         ({"phases": [{"scheduler": "linear"}, {"scheduler": "constant"}]}, "phase 1 has length = None"),
         ({"phases": [{"scheduler": "linaer", "length": 1}]}, "did you mean 'linear'?"),
         ({"phases": [{"scheduler": "one-cycle"}]}, "it cannot be a phase; use it alone"),
         ({"phases": [{"scheduler": "linear", "lenght": 1}]}, "did you mean 'length'?"),
-        ({"phases": [{"scheduler": "linear", "arguments": "x"}]}, "but they are a table"),
+        ({"phases": [{"scheduler": "linear", "arguments": "x"}]}, "but expected a table"),
         ({"phases": [{"scheduler": "step", "arguments": {"gama": 1}}]}, "phase 1, `arguments`: torch's StepLR has no"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value,
 )
-def test_what_torch_would_not_take_is_refused_when_the_run_is_built(table: dict[str, Any], words: str) -> None:
+def test_arguments_that_torch_would_reject_are_refused_when_the_run_is_built(table: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         scheduled(table)
     assert words in str(caught.value)
@@ -362,6 +362,6 @@ def test_a_stream_without_end_needs_a_length() -> None:
         return Run(source, plugins={"data": DataSource(Stream(), in_features=3, out_features=1)})
 
     assert over({}).fit().outcome == "completed"
-    with pytest.raises(ConfigError, match="'T_max', since the data do not tell how long the run is"):
+    with pytest.raises(ConfigError, match="'T_max', because the data have no length"):
         over({"interval": "step"})
     assert over({"interval": "step", "arguments": {"T_max": 9}}).fit().outcome == "completed"

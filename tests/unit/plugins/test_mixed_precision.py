@@ -1,4 +1,4 @@
-"""Callback ``mixed-precision``: what is computed in which type, how near it is, and the scale of float16."""
+"""Callback ``mixed-precision``: the type of each computation, its precision, and the scale of float16."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import TensorDataset
 
 from hookline import ConfigError, ContractError, DataSource, NonFiniteError, Run, RunResult, hookimpl
-from hookline_plugins.callbacks.autocast import Autocast
+from hookline_plugins.callback_parts.autocast import Autocast
 
 CONFIG: dict[str, Any] = {
     "train": {"epochs": 3, "batch_size": 8},
@@ -29,7 +29,7 @@ def mixed(dtype: str, *overrides: str, **others: Any) -> Run:
 
 
 class DTypes(nn.Module):
-    """A linear model that writes down the types that it works with."""
+    """A linear model that records the types that it computes in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class DTypes(nn.Module):
 
 
 @DTYPES
-def test_the_model_computes_in_the_narrow_type_and_all_else_is_float32(dtype: str) -> None:
+def test_the_model_computes_in_the_lower_precision_type_and_all_else_is_float32(dtype: str) -> None:
     model, given = DTypes(), set[torch.dtype]()
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def weights_of(result: RunResult) -> list[list[float]]:
 
 
 @DTYPES
-def test_a_run_that_is_taken_up_ends_with_the_same_bits(dtype: str) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(dtype: str) -> None:
     whole = mixed(dtype).fit()
     first, second = mixed(dtype), mixed(dtype)
     state = next(first.state_dict() for step in first.steps() if step.step == 11)
@@ -89,14 +89,14 @@ def test_a_run_that_is_taken_up_ends_with_the_same_bits(dtype: str) -> None:
     assert weights_of(result) == weights_of(whole)
 
 
-def test_a_state_has_the_names_of_the_model_and_goes_to_a_run_without_the_wrapper() -> None:
+def test_a_state_has_the_names_of_the_model_and_loads_into_a_run_without_the_wrapper() -> None:
     state = mixed("bfloat16").state_dict()
     assert list(state["model"]) == ["0.weight", "0.bias", "3.weight", "3.bias"]
     assert state["wrappers"] == {}
     Run(CONFIG).unwrapped_model.load_state_dict(state["model"])
 
 
-def test_a_copy_of_the_model_has_weights_of_its_own() -> None:
+def test_a_copy_of_the_model_has_separate_weights() -> None:
     layer = Autocast(nn.Linear(2, 1), "cpu", torch.bfloat16)
     other = copy.deepcopy(layer)
     for parameter in other.parameters():
@@ -132,7 +132,7 @@ def test_float16_refuses_an_optimizer_with_a_closure_and_bfloat16_does_not() -> 
 
 
 def large(factor: float) -> DataSource:
-    """Examples whose errors are about ``factor``, and the gradients of the loss by the prediction, too."""
+    """Return examples whose errors, and gradients of the loss by the prediction, are about ``factor``."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(16, 2, generator=generator)
     return DataSource(TensorDataset(inputs, torch.full((16, 1), factor)), in_features=2, out_features=1)
@@ -143,7 +143,7 @@ def scaled(callbacks: dict[str, Any], factor: float = 1.0, **train: Any) -> Run:
     return Run(config, plugins={"data": large(factor)})
 
 
-def test_updates_that_overflow_are_left_out_until_the_scale_fits() -> None:
+def test_updates_that_overflow_are_skipped_until_the_scale_fits() -> None:
     run = scaled({"mixed-precision": {"dtype": "float16"}}, factor=100.0, epochs=6)
     weights = [run.unwrapped_model.state_dict()["weight"].clone()]
     scales = []
@@ -152,11 +152,11 @@ def test_updates_that_overflow_are_left_out_until_the_scale_fits() -> None:
         scales.append(run.state_dict()["plugins"]["callbacks.mixed-precision"]["scale"]["scale"])
     # The gradient of the mean squared error by the bias is 2 * 100, and 200 * 2^8 < 65504 < 200 * 2^9.
     assert scales == [2.0**15, 2.0**14, 2.0**13, 2.0**12, 2.0**11, 2.0**10, 2.0**9, *[2.0**8] * 5]
-    is_left_out = [torch.equal(one, other) for one, other in itertools.pairwise(weights)]
-    assert is_left_out == [True] * 8 + [False] * 4
+    is_skipped = [torch.equal(one, other) for one, other in itertools.pairwise(weights)]
+    assert is_skipped == [True] * 8 + [False] * 4
 
 
-def test_a_run_that_is_taken_up_while_the_scale_falls_ends_with_the_same_bits() -> None:
+def test_a_run_resumed_while_the_scale_falls_ends_with_the_same_bits() -> None:
     callbacks = {"mixed-precision": {"dtype": "float16"}}
     whole = scaled(callbacks, 100.0).fit()
     first, second = scaled(callbacks, 100.0), scaled(callbacks, 100.0)
@@ -166,7 +166,7 @@ def test_a_run_that_is_taken_up_while_the_scale_falls_ends_with_the_same_bits() 
 
 @pytest.mark.parametrize("micro_batch_size", [0, 3])
 @pytest.mark.parametrize("order", [("clip-gradients", "mixed-precision"), ("mixed-precision", "clip-gradients")])
-def test_clipping_sees_the_gradients_of_the_loss_itself_in_whatever_order(
+def test_clipping_sees_the_gradients_of_the_loss_itself_in_any_order(
     order: tuple[str, str], micro_batch_size: int
 ) -> None:
     tables = {"clip-gradients": {"max_norm": 0.05}, "mixed-precision": {"dtype": "float16"}}
@@ -197,7 +197,7 @@ def test_the_order_in_which_clipping_is_listed_changes_no_bit() -> None:
 
 
 class Shrinks:
-    """Adds a penalty on the weights to the loss that gradients are taken of."""
+    """Adds a penalty on the weights to the loss before the backward pass."""
 
     @hookimpl(wrapper=True)
     def build_backward(self, run: Run) -> Any:
@@ -206,7 +206,7 @@ class Shrinks:
 
 
 @pytest.mark.parametrize("order", [("shrinks", "mixed-precision"), ("mixed-precision", "shrinks")])
-def test_what_other_plugins_add_to_the_loss_is_scaled_with_it_in_whatever_order(order: tuple[str, str]) -> None:
+def test_what_other_plugins_add_to_the_loss_is_scaled_with_it_in_any_order(order: tuple[str, str]) -> None:
     tables: dict[str, Any] = {"shrinks": Shrinks(), "mixed-precision": {"use": "mixed-precision", "dtype": "float16"}}
     config = {"train": {"epochs": 1, "batch_size": 8}, "optimizer": {"lr": 0.01}}
     callbacks = {name: tables[name] if name == "mixed-precision" else {"use": tables[name]} for name in order}
@@ -230,22 +230,22 @@ class Breaks(nn.Module):
         return output + torch.sqrt(output * 0) if self.training else output
 
 
-def test_a_run_that_leaves_out_too_many_updates_one_after_the_other_fails_with_the_reason() -> None:
+def test_a_run_that_skips_too_many_consecutive_updates_fails_with_the_reason() -> None:
     table = {"dtype": "float16", "max_skipped_steps": 3}
     run = Run({**CONFIG, "callbacks": {"mixed-precision": table}}, plugins={"model": Breaks()})
     before = copy.deepcopy(run.model.state_dict())
     with pytest.raises(NonFiniteError) as caught:
         run.fit()
     assert caught.value.message == (
-        "the gradients are not finite in float16 in 3 steps one after the other, at last with the loss times 16384 in "
-        "step 3 (epoch 1); these updates were left out"
+        "the gradients are not finite in float16 in 3 consecutive steps, most recently with the loss scaled by 16384 "
+        "in step 3 (epoch 1); these updates were skipped"
     )
     assert (caught.value.epoch, caught.value.step, len(caught.value.indices)) == (1, 3, 8)
     assert "set dtype to 'bfloat16'" in (caught.value.hint or "")
     assert all(torch.equal(weight, before[name]) for name, weight in run.model.state_dict().items())
 
 
-def test_the_steps_left_out_are_counted_on_when_a_run_is_taken_up() -> None:
+def test_a_resumed_run_continues_the_count_of_skipped_steps() -> None:
     table = {"dtype": "float16", "max_skipped_steps": 5}
 
     def make() -> Run:
@@ -253,18 +253,18 @@ def test_the_steps_left_out_are_counted_on_when_a_run_is_taken_up() -> None:
 
     first, second = make(), make()
     second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 3))
-    with pytest.raises(NonFiniteError, match="in 5 steps one after the other"):
+    with pytest.raises(NonFiniteError, match="in 5 consecutive steps"):
         second.fit()
     assert second.step == 4
 
 
-def test_an_update_that_is_not_left_out_begins_the_count_anew() -> None:
+def test_an_update_resets_the_count() -> None:
     run = scaled({"mixed-precision": {"dtype": "float16", "max_skipped_steps": 9}}, factor=100.0, epochs=6)
     assert run.fit().outcome == "completed"
     assert run.state_dict()["plugins"]["callbacks.mixed-precision"]["num_skipped"] == 0
 
 
-def test_a_loss_that_is_not_finite_is_for_the_run_to_tell() -> None:
+def test_a_non_finite_loss_is_reported_by_the_run() -> None:
     class Loss(nn.MSELoss):
         factor = 1.0
 

@@ -1,4 +1,4 @@
-"""The callback ``progress``: its rows when not every epoch is evaluated. The rest is in the tests of the command."""
+"""Callback ``progress``: its rows when not every epoch is evaluated. The rest is in the tests of the command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SMALL = {"train": {"epochs": 4, "batch_size": 4}, "data": {"num_examples": 8}, "
 
 
 def rows(capsys: pytest.CaptureFixture[str], **train: Any) -> list[list[str]]:
-    """Return the cells of each row: label, running loss, loss, seconds; an empty cell is an empty text."""
+    """Return the cells of each row: label, running loss, loss, seconds; an empty cell is an empty string."""
     hookline.train(SMALL, {f"train.{name}": value for name, value in train.items()})
     lines = capsys.readouterr().out.splitlines()
     head = lines[0]

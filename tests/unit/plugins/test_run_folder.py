@@ -1,4 +1,4 @@
-"""The callback ``run-folder``: every file of the folder, and what happens when one cannot be written."""
+"""Callback ``run-folder``: every file of the folder, and files that cannot be written."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def make(folder: Path, options: Mapping[str, Any] | None = None, *, epochs: int 
     return Run(config, plugins={f"callbacks.{name}": callback for name, callback in callbacks.items()})
 
 
-def kept(run: Run) -> Path:
+def path_of(run: Run) -> Path:
     assert folder_of(run)
     return saved_folder(run).path
 
 
 def record_of(run: Run) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((kept(run) / "run.json").read_text())
+    record: dict[str, Any] = json.loads((path_of(run) / "run.json").read_text())
     return record
 
 
 def lines_of(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (kept(run) / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (path_of(run) / "metrics.jsonl").read_text().splitlines()]
 
 
 class Fails:
@@ -59,7 +59,7 @@ class NotANumber:
 
     @hookimpl
     def build_metrics(self) -> Mapping[str, Any]:
-        return {"strange": self}
+        return {"infinite": self}
 
     def update(self, prediction: torch.Tensor, target: torch.Tensor) -> None: ...
 
@@ -76,11 +76,11 @@ def test_a_folder_is_numbered_and_named_after_data_and_model(tmp_path: Path) -> 
     runs = [make(tmp_path, epochs=0) for _ in range(2)]
     for run in runs:
         run.fit()
-    assert [kept(run).name for run in runs] == ["0001-synthetic-linear-linear", "0002-synthetic-linear-linear"]
+    assert [path_of(run).name for run in runs] == ["0001-synthetic-linear-linear", "0002-synthetic-linear-linear"]
     assert (tmp_path / "runs" / "last").readlink() == Path("0002-synthetic-linear-linear")
 
 
-def test_objects_of_any_name_make_a_name_of_a_folder(tmp_path: Path) -> None:
+def test_objects_with_any_name_give_a_valid_folder_name(tmp_path: Path) -> None:
     def wild_net(data: Any) -> torch.nn.Module:
         return torch.nn.Linear(2, 1)
 
@@ -88,19 +88,19 @@ def test_objects_of_any_name_make_a_name_of_a_folder(tmp_path: Path) -> None:
     config = {"train": {"epochs": 0}, "callbacks": {"run-folder": {"parent": str(tmp_path)}}}
     run = Run(config, plugins={"model": wild_net})
     run.fit()
-    assert kept(run).parent == tmp_path
-    assert kept(run).name.startswith("0001-synthetic-linear-")
-    assert kept(run).name.isascii()
+    assert path_of(run).parent == tmp_path
+    assert path_of(run).name.startswith("0001-synthetic-linear-")
+    assert path_of(run).name.isascii()
 
 
 def test_a_name_can_be_given(tmp_path: Path) -> None:
     run = make(tmp_path, {"name": "try.this_1"}, epochs=0)
     run.fit()
-    assert kept(run).name == "0001-try.this_1"
+    assert path_of(run).name == "0001-try.this_1"
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "last", "best", "con", "x" * 101, "a b", "a\n"])
-def test_a_name_that_is_none_is_refused_with_what_it_may_be(tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_is_refused_with_the_valid_form(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="is not a valid run name") as caught:
         make(tmp_path, {"name": name}, epochs=0).fit()
     assert "1 to 100" in str(caught.value.hint)
@@ -126,11 +126,11 @@ def test_a_finished_run_has_all_its_files_and_nothing_else(tmp_path: Path) -> No
     run = make(tmp_path)
     run.fit()
     files = {".lock", "config.toml", "data.json", "log.txt", "metrics.jsonl", "model.safetensors", "run.json"}
-    assert {path.name for path in kept(run).iterdir()} == files
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {kept(run).name, "last", ".lock"}
+    assert {path.name for path in path_of(run).iterdir()} == files
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {path_of(run).name, "last", ".lock"}
 
 
-def test_the_record_says_what_became_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_describes_a_completed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/train.py", "--fast", "callbacks.upload.token=1234"])
     run = make(tmp_path)
     result = run.fit()
@@ -157,7 +157,7 @@ def test_the_record_says_what_became_of_the_run(tmp_path: Path, monkeypatch: pyt
     assert record["identity"]["plugins"]["model"]["name"] == "linear"
 
 
-def test_the_record_says_that_the_run_is_at_work_from_its_first_moment(tmp_path: Path) -> None:
+def test_the_record_has_the_status_running_from_the_start(tmp_path: Path) -> None:
     run = make(tmp_path)
     steps = run.steps()
     next(steps)
@@ -167,15 +167,15 @@ def test_the_record_says_that_the_run_is_at_work_from_its_first_moment(tmp_path:
     assert record_of(run)["status"] == "stopped"
 
 
-def test_a_run_that_was_interrupted_has_no_weights_and_says_so(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_recorded_without_weights(tmp_path: Path) -> None:
     run = make(tmp_path)
     for step in run.steps():
         if step.step == 13:
             run.interrupt("SIGTERM")
     record = record_of(run)
     assert (record["status"], record["step"], record["epochs"], record["model"]) == ("interrupted", 13, 1, None)
-    assert not (kept(run) / "model.safetensors").exists()
-    assert "interrupted after 13 steps" in (kept(run) / "log.txt").read_text()
+    assert not (path_of(run) / "model.safetensors").exists()
+    assert "interrupted after 13 steps" in (path_of(run) / "log.txt").read_text()
 
 
 def test_another_metric_can_be_watched(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_run_that_measures_nothing_watches_the_running_loss(tmp_path: Path) ->
     assert record_of(run)["best"]["metric"] == "train/running_loss"
 
 
-def test_the_commit_of_the_folder_at_work_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_of_the_working_folder_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path, epochs=0)
     monkeypatch.chdir(tmp_path)
     run.fit()
@@ -211,9 +211,9 @@ def test_the_commit_of_the_folder_at_work_is_kept(tmp_path: Path, monkeypatch: p
 def test_the_config_is_complete_and_means_the_same(tmp_path: Path) -> None:
     run = make(tmp_path, epochs=1)
     run.fit()
-    text = (kept(run) / "config.toml").read_text()
+    text = (path_of(run) / "config.toml").read_text()
     assert "lr = 0.03                     # default of optimizer 'sgd' (hookline 0.1.0)" in text
-    again = load_config(kept(run) / "config.toml")
+    again = load_config(path_of(run) / "config.toml")
     assert again.train == run.config.train
     assert [choice.options for choice in again.plugins] == [choice.options for choice in run.config.plugins]
 
@@ -239,14 +239,14 @@ def test_there_is_a_line_for_each_epoch_and_each_evaluation_within_one(tmp_path:
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
-    run = make(tmp_path, epochs=1, strange=NotANumber())
+    run = make(tmp_path, epochs=1, infinite=NotANumber())
     run.fit()
-    assert lines_of(run)[0]["train/strange"] is None
-    assert "NaN" not in (kept(run) / "run.json").read_text()
-    assert record_of(run)["metrics"]["train/strange"] is None
+    assert lines_of(run)[0]["train/infinite"] is None
+    assert "NaN" not in (path_of(run) / "run.json").read_text()
+    assert record_of(run)["metrics"]["train/infinite"] is None
 
 
-def test_the_log_has_what_was_shown_and_what_was_wrong(tmp_path: Path) -> None:
+def test_the_log_has_the_output_and_the_warnings(tmp_path: Path) -> None:
     class Warns:
         @hookimpl
         def on_epoch_end(self, run: Run) -> None:
@@ -254,7 +254,7 @@ def test_the_log_has_what_was_shown_and_what_was_wrong(tmp_path: Path) -> None:
 
     run = make(tmp_path, warns=Warns())
     run.fit()
-    log = (kept(run) / "log.txt").read_text()
+    log = (path_of(run) / "log.txt").read_text()
     for text in (
         "train/running_loss",
         "1/2",
@@ -268,13 +268,13 @@ def test_the_log_has_what_was_shown_and_what_was_wrong(tmp_path: Path) -> None:
     assert record_of(run)["warnings"] == run.warnings
 
 
-def test_the_weights_are_those_of_the_end_under_the_names_of_the_model(tmp_path: Path) -> None:
+def test_the_final_weights_are_saved_under_the_names_of_the_model(tmp_path: Path) -> None:
     run = make(tmp_path)
     model = run.fit().model
-    weights = safetensors.torch.load_file(kept(run) / "model.safetensors")
+    weights = safetensors.torch.load_file(path_of(run) / "model.safetensors")
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
-    assert record_of(run)["model"]["size"] == (kept(run) / "model.safetensors").stat().st_size
+    assert record_of(run)["model"]["size"] == (path_of(run) / "model.safetensors").stat().st_size
 
 
 def test_secrets_are_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ def test_secrets_are_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     run = Run(config, plugins={"callbacks.upload": Upload})
     run.fit()
-    files = [path for path in kept(run).rglob("*") if path.is_file()]
+    files = [path for path in path_of(run).rglob("*") if path.is_file()]
     assert len(files) > 10
     assert [path.name for path in files if b"1234" in path.read_bytes()] == []
 
@@ -306,7 +306,7 @@ def test_secrets_are_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # ---- a failure ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_known_of_a_failure_is_kept(tmp_path: Path) -> None:
+def test_a_failure_is_recorded_with_its_details(tmp_path: Path) -> None:
     run = make(tmp_path, fails=Fails())
     with pytest.raises(ValueError, match="no"):
         run.fit()
@@ -314,41 +314,41 @@ def test_what_is_known_of_a_failure_is_kept(tmp_path: Path) -> None:
     assert record["status"] == record["attempts"][0]["outcome"] == "failed"
     assert record["attempts"][0]["error"].startswith("ValueError: no")
     assert "\x1b" not in record["attempts"][0]["error"]
-    known = json.loads((kept(run) / "debug" / "error.json").read_text())
+    known = json.loads((path_of(run) / "debug" / "error.json").read_text())
     assert known["error"].startswith("ValueError: no")
     assert (known["epoch"], known["step"], known["seed"]) == (1, 3, 0)
     assert any("on_step_end" in note for note in known["notes"])
-    traceback = (kept(run) / "debug" / "traceback.txt").read_text()
+    traceback = (path_of(run) / "debug" / "traceback.txt").read_text()
     assert "Traceback (most recent call last)" in traceback
     assert "test_run_folder.py" in traceback
-    assert "Traceback" in (kept(run) / "log.txt").read_text()
+    assert "Traceback" in (path_of(run) / "log.txt").read_text()
 
 
-def test_the_examples_of_a_batch_that_is_not_finite_are_kept(tmp_path: Path) -> None:
+def test_the_examples_of_a_non_finite_batch_are_recorded(tmp_path: Path) -> None:
     config = {"optimizer": {"lr": 1e30}, "callbacks": {"run-folder": {"parent": str(tmp_path)}}}
     run = Run(config)
     with pytest.raises(NonFiniteError, match="its examples are"):
         run.fit()
-    known = json.loads((kept(run) / "debug" / "error.json").read_text())
+    known = json.loads((path_of(run) / "debug" / "error.json").read_text())
     assert len(known["indices"]) == 10
     assert "learning rate" in known["hint"]
 
 
-def test_a_run_that_goes_well_has_no_debug_folder(tmp_path: Path) -> None:
+def test_a_completed_run_has_no_debug_folder(tmp_path: Path) -> None:
     run = make(tmp_path)
     run.fit()
-    assert not (kept(run) / "debug").exists()
+    assert not (path_of(run) / "debug").exists()
 
 
 class InTheWay:
-    """Puts a file where a folder is to be."""
+    """Puts a file where a folder belongs."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:
-        (kept(run) / self.name).write_text("in the way")
+        (path_of(run) / self.name).write_text("in the way")
 
 
 def test_a_debug_folder_that_cannot_be_made_hides_no_error(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_debug_folder_that_cannot_be_made_hides_no_error(tmp_path: Path) -> No
 
 
 class NoRoom:
-    """Lets no file grow beyond some bytes while an epoch ends: the system refuses, as on a full disk."""
+    """Limits the size of files while an epoch ends: the system refuses writes, as on a full disk."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -372,7 +372,7 @@ class NoRoom:
 
 
 class Room:
-    """Takes the limit away."""
+    """Removes the limit."""
 
     @hookimpl(trylast=True)
     def on_epoch_end(self) -> None:
@@ -383,7 +383,7 @@ class Room:
         self.on_epoch_end()
 
 
-def test_lines_that_cannot_be_written_are_told_once_and_written_later(tmp_path: Path) -> None:
+def test_lines_that_cannot_be_written_cause_one_warning_and_are_written_later(tmp_path: Path) -> None:
     run = make(tmp_path, epochs=4, no_room=NoRoom(2), room=Room())
     result = run.fit()
     assert result.outcome == "completed"
@@ -393,7 +393,7 @@ def test_lines_that_cannot_be_written_are_told_once_and_written_later(tmp_path: 
     ]
     assert "File too large" in result.warnings[0]
     assert [line["epoch"] for line in lines_of(run)] == [1, 2, 3, 4]
-    log = (kept(run) / "log.txt").read_text()
+    log = (path_of(run) / "log.txt").read_text()
     assert all(f"{epoch}/4" in log for epoch in range(1, 5))
 
 
@@ -401,7 +401,7 @@ def test_weights_that_cannot_be_written_are_an_error_that_says_where(tmp_path: P
     class Folder:
         @hookimpl
         def on_epoch_end(self, run: Run) -> None:
-            (kept(run) / "model.safetensors").mkdir(exist_ok=True)
+            (path_of(run) / "model.safetensors").mkdir(exist_ok=True)
 
     run = make(tmp_path, way=Folder())
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be written") as caught:
@@ -410,7 +410,7 @@ def test_weights_that_cannot_be_written_are_an_error_that_says_where(tmp_path: P
     assert run.outcome == "failed"
 
 
-# ---- a run that goes on ---------------------------------------------------------------------------------------------
+# ---- a resumed run --------------------------------------------------------------------------------------------------
 
 
 def interrupted(tmp_path: Path, **options: Any) -> Run:
@@ -426,11 +426,11 @@ def interrupted(tmp_path: Path, **options: Any) -> Run:
     return run
 
 
-def test_a_run_that_goes_on_adds_an_attempt_and_its_lines(tmp_path: Path) -> None:
+def test_a_resumed_run_adds_an_attempt_and_its_lines(tmp_path: Path) -> None:
     first = interrupted(tmp_path)
-    second = resume(kept(first))
+    second = resume(path_of(first))
     second.fit()
-    assert kept(second) == kept(first)
+    assert path_of(second) == path_of(first)
     record = record_of(second)
     assert record["status"] == "completed"
     assert [(a["from_step"], a["step"], a["outcome"]) for a in record["attempts"]] == [
@@ -439,35 +439,35 @@ def test_a_run_that_goes_on_adds_an_attempt_and_its_lines(tmp_path: Path) -> Non
     ]
     assert record["attempts"][1]["changes"] == []
     assert [line["step"] for line in lines_of(second)] == [10, 20, 30]
-    assert "interrupted after 15 steps" in (kept(first) / "log.txt").read_text()
-    assert "completed after 30 steps" in (kept(first) / "log.txt").read_text()
+    assert "interrupted after 15 steps" in (path_of(first) / "log.txt").read_text()
+    assert "completed after 30 steps" in (path_of(first) / "log.txt").read_text()
 
 
-def test_lines_from_behind_the_checkpoint_are_not_there_twice(tmp_path: Path) -> None:
+def test_lines_after_the_checkpoint_do_not_appear_twice(tmp_path: Path) -> None:
     first = interrupted(tmp_path)
-    with (kept(first) / "metrics.jsonl").open("a") as stream:
+    with (path_of(first) / "metrics.jsonl").open("a") as stream:
         stream.write('{"epoch":2,"step":20,"train/loss":9.0}\n{"epoch":3,"st')
-    second = resume(kept(first))
+    second = resume(path_of(first))
     second.fit()
     assert [line["step"] for line in lines_of(second)] == [10, 20, 30]
 
 
-def test_what_was_changed_stands_in_the_record_and_in_the_config(tmp_path: Path) -> None:
+def test_changes_are_in_the_record_and_in_the_config(tmp_path: Path) -> None:
     first = interrupted(tmp_path)
-    second = resume(kept(first), ["train.epochs=4", "optimizer.lr=0.001"])
+    second = resume(path_of(first), ["train.epochs=4", "optimizer.lr=0.001"])
     assert second.optimizer.param_groups[0]["lr"] == 0.001
     second.fit()
     (change,) = record_of(second)["attempts"][1]["changes"]
     assert "train.epochs was 3, and is 4" in change
     assert "optimizer.lr was 0.03, and is 0.001" in change
-    assert load_config(kept(second) / "config.toml").train.epochs == 4
+    assert load_config(path_of(second) / "config.toml").train.epochs == 4
     assert record_of(second)["num_epochs"] == record_of(second)["epochs"] == 4
 
 
-def test_an_option_of_the_optimizer_that_was_not_changed_is_that_of_its_state(tmp_path: Path) -> None:
+def test_an_unchanged_option_of_the_optimizer_comes_from_its_state(tmp_path: Path) -> None:
     schedule = {"lr-schedule": {"scheduler": "exponential", "arguments": {"gamma": 0.5}}}
     first = interrupted(tmp_path, **schedule)
-    second = resume(kept(first), ["optimizer.weight_decay=0.1"])
+    second = resume(path_of(first), ["optimizer.weight_decay=0.1"])
     assert second.optimizer.param_groups[0]["weight_decay"] == 0.1
     assert second.optimizer.param_groups[0]["lr"] == first.optimizer.param_groups[0]["lr"] == 0.015
     assert folder_of(second)
@@ -477,8 +477,8 @@ def test_an_option_of_the_optimizer_that_was_not_changed_is_that_of_its_state(tm
 def test_another_optimizer_is_refused_with_what_its_state_lacks(tmp_path: Path) -> None:
     first = interrupted(tmp_path)
     with pytest.raises(CheckpointError, match="a different optimizer") as caught:
-        resume(kept(first), ["optimizer=adam"])
+        resume(path_of(first), ["optimizer=adam"])
     assert "betas" in caught.value.faults[0].message
-    second = resume(kept(first))  # the folder was given back
+    second = resume(path_of(first))  # the folder was given back
     assert folder_of(second)
     saved_folder(second).close()

@@ -1,4 +1,4 @@
-"""The callbacks ``weighted-sampling`` and ``bucket-by-length``."""
+"""Callbacks ``weighted-sampling`` and ``bucket-by-length``."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Items(Dataset[Any]):
 
 
 class Whole(Items):
-    """One that gives whole batches, too."""
+    """A dataset that returns whole batches as well."""
 
     def __getitem__(self, index: int) -> Any:
-        raise AssertionError("an item was asked for")
+        raise AssertionError("a single item was read")
 
     def gather(self, indices: Tensor) -> Any:
         return INPUTS[indices], self.targets[indices]
@@ -59,13 +59,13 @@ class Sequences(Dataset[Any]):
 
 
 class Measured(Sequences):
-    """Knows its lengths."""
+    """Sequences with known lengths."""
 
     def __init__(self) -> None:
         self.lengths = [1 + 7 * index % 13 for index in range(NUM)]
 
     def __getitem__(self, index: int) -> Any:
-        raise AssertionError("an item was asked for")
+        raise AssertionError("a single item was read")
 
 
 class Stream(IterableDataset[Any]):
@@ -109,7 +109,7 @@ def bits(run: Run) -> list[Any]:
 @pytest.mark.parametrize(
     ("make", "data"), [(WeightedSampling, None), (BucketByLength, sequences())], ids=["weighted", "bucket"]
 )
-def test_the_order_depends_on_seed_and_epoch_alone_and_a_run_is_taken_up_exactly(make: Any, data: Any) -> None:
+def test_the_order_depends_on_seed_and_epoch_alone_and_a_run_resumes_exactly(make: Any, data: Any) -> None:
     first = run_of(make(), data)
     assert first.batch_order(2).tolist() == run_of(make(), data).batch_order(2).tolist()
     others = [first.batch_order(1), first.batch_order(3), run_of(make(), data, seed=1).batch_order(2)]
@@ -129,7 +129,7 @@ def test_the_order_depends_on_seed_and_epoch_alone_and_a_run_is_taken_up_exactly
 
 
 def frequencies(run: Run, epochs: int = 40) -> Tensor:
-    """Return how often each example is drawn, as a share."""
+    """Return the relative frequency of each example."""
     drawn = torch.cat([run.batch_order(epoch) for epoch in range(1, epochs + 1)])
     return drawn.bincount(minlength=NUM) / len(drawn)
 
@@ -145,7 +145,7 @@ def frequencies(run: Run, epochs: int = 40) -> Tensor:
     ],
     ids=["tensors", "items", "whole batches", "any numbers", "zero and one"],
 )
-def test_classes_are_drawn_alike(data: Dataset[Any]) -> None:
+def test_classes_are_drawn_equally_often(data: Dataset[Any]) -> None:
     order = WeightedSampling(num_samples=1000).build_order(run_of(WeightedSampling()), DataSource(data))
     drawn = torch.cat([order(epoch) for epoch in range(1, 5)])
     # Of 4,000 draws with probability 1/2 the share is within 4 standard deviations, 0.5 +- 0.032.
@@ -172,7 +172,7 @@ def test_examples_are_drawn_by_a_feature() -> None:
     assert caught.value.hint == "did you mean 'weight'?"
 
 
-def test_an_epoch_has_as_many_examples_as_are_asked_for() -> None:
+def test_an_epoch_has_the_requested_number_of_examples() -> None:
     assert run_of(WeightedSampling()).steps_per_epoch == 8
     run = run_of(WeightedSampling(num_samples=70))
     assert (run.steps_per_epoch, len(run.batch_order(1))) == (18, 70)
@@ -183,25 +183,25 @@ def test_an_epoch_has_as_many_examples_as_are_asked_for() -> None:
 @pytest.mark.parametrize(
     ("weights", "faults"),
     [
-        ([1.0] * 29, ["the weights are [29], but there are 30 training examples"]),
+        ([1.0] * 29, ["the weights have shape [29], expected [30], one per training example"]),
         (
             [1.0, -1.0, float("nan")],
             [
-                "the weights are [3], but there are 30 training examples",
-                "weight 1 is -1, and 2 in all are no weights",
+                "the weights have shape [3], expected [30], one per training example",
+                "weight 1 is -1; 2 in all are not valid weights",
             ],
         ),
         ([0.0] * NUM, ["all weights are 0"]),
     ],
 )
-def test_what_is_no_weights_is_refused_with_all_faults(weights: Any, faults: list[str], tmp_path: Path) -> None:
+def test_invalid_weights_are_refused_with_all_faults(weights: Any, faults: list[str], tmp_path: Path) -> None:
     np.save(tmp_path / "weights.npy", weights)
     with pytest.raises(DataError) as caught:
         run_of(WeightedSampling(path=tmp_path / "weights.npy"))
     assert [fault.message for fault in caught.value.faults] == faults
 
 
-def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_an_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
     (tmp_path / "text.npy").write_text("1 2")
     for name in ("objects", "text", "absent"):
@@ -209,14 +209,14 @@ def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
             run_of(WeightedSampling(path=tmp_path / f"{name}.npy"))
 
 
-def test_numbers_to_be_predicted_are_no_classes() -> None:
+def test_regression_targets_are_not_classes() -> None:
     data = DataSource(TensorDataset(INPUTS, INPUTS[:, :1]), in_features=2, out_features=1)
-    with pytest.raises(DataError, match="weighted-sampling balances classes, and the targets are none"):
+    with pytest.raises(DataError, match="weighted-sampling balances classes, but the targets are not classes"):
         run_of(WeightedSampling(), data)
 
 
 def test_weights_come_from_one_place() -> None:
-    with pytest.raises(ConfigError, match="those of `path` or those of `feature`, not both"):
+    with pytest.raises(ConfigError, match="`path` and `feature` cannot both be given"):
         Run({"callbacks": {"weighted-sampling": {"path": "x.npy", "feature": "x"}}})
 
 
@@ -224,7 +224,7 @@ def test_weights_come_from_one_place() -> None:
 
 
 def padding(run: Run) -> int:
-    """Return how many steps of an epoch are padding."""
+    """Return the number of padded steps in an epoch."""
     lengths = torch.tensor(Measured().lengths)
     return sum(int((batch.max() - batch).sum()) for batch in torch.split(lengths[run.batch_order(1)], 4))
 
@@ -235,7 +235,7 @@ def test_sequences_of_similar_length_share_a_batch(dataset: Dataset[Any]) -> Non
     assert sorted(order.tolist()) == list(range(NUM))
     batches = torch.split(torch.tensor(Measured().lengths)[order], 4)
     assert [len(batch) for batch in batches] == [4] * 7 + [2]
-    # One pool: sorted by length as a whole, so the whole batches overlap in their ends alone.
+    # One pool, sorted by length as a whole, so full batches overlap only at their ends.
     ranges = sorted((int(batch.min()), int(batch.max())) for batch in batches[:-1])
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(ranges))
     assert [int(batch.min()) for batch in batches[:-1]] != [low for low, _ in ranges], "the batches are shuffled"
@@ -259,9 +259,9 @@ def test_one_batch_of_all_is_still_all() -> None:
     assert run.fit().steps == 3
 
 
-def test_equal_lengths_are_told() -> None:
+def test_equal_lengths_cause_a_warning() -> None:
     assert run_of(BucketByLength()).warnings == [
-        "all training examples have the length 2, so bucket-by-length changes nothing"
+        "all training examples have length 2, so bucket-by-length has no effect"
     ]
 
 
@@ -292,8 +292,8 @@ class Lying(Sequences):
     ("dataset", "words"),
     [
         (Broken(), "example 11 of the training data cannot be read: OSError: torn page"),
-        (Lying(), "the lengths are [2], but there are 30 training examples"),
-        (Stream(), "needs training data that have a length, not a stream"),
+        (Lying(), "the lengths have shape [2], expected [30], one per training example"),
+        (Stream(), "needs training data with a length, not a stream"),
     ],
 )
 def test_data_without_lengths_are_refused(dataset: Dataset[Any], words: str) -> None:

@@ -1,4 +1,4 @@
-"""The commands. Each parses its words, calls the public door and prints."""
+"""The command ``hookline``: its short commands, and the table of those that are imported on first use."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from hookline.cli.arguments import (
     load_words,
     printing,
     unwanted_callbacks,
+    without_callbacks,
     words_argument,
 )
 from hookline.cli.completion import script, split_words
-from hookline.cli.fitting import Observing, fit, observing
+from hookline.cli.fitting import Observers, fit, observing
 from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step_lines
 from hookline.engine.config.loading import load_config
-from hookline.engine.config.run_config import OFF, SHOWN, RunConfig
+from hookline.engine.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.catalog import KINDS, Catalog
@@ -39,55 +40,33 @@ from hookline.trials.switches import trial_values
 def hookline() -> None:
     """Train PyTorch models from plugins: data, model, loss, optimizer and callbacks.
 
-    Without a config `hookline train` fits a linear regression to data that it makes itself. Each part can be
-    exchanged for another plugin, by a config in TOML or in the command: optimizer=adam optimizer.lr=0.01.
+    Without a config, `hookline train` fits a linear regression to synthetic data. Choose other plugins and options in a
+    TOML config or on the command line:
+
+        hookline train optimizer=adam optimizer.lr=0.01
     """
 
 
 hookline.lazy = {
-    "plugins": LazyCommand("commands.plugins", "plugins", "List the installed plugins, or check them."),
-    "show": LazyCommand(
-        "commands.plugins", "show", "Show a plugin: what it is, its options, and the lines to paste into a config."
-    ),
-    "lock": LazyCommand(
-        "commands.plugins", "lock", "Write down which code the plugins of a run are, for `hookline train --locked`."
-    ),
-    "lr-find": LazyCommand(
-        "commands.trials", "lr_find", "Find a learning rate: raise it step by step, and see how the loss takes it."
-    ),
-    "profile": LazyCommand(
-        "commands.trials",
-        "profile",
-        "Tell where the time of a run goes: the parts of the loop, and the operations of torch.",
-    ),
-    "resume": LazyCommand(
-        "commands.runs",
-        "resume",
-        "Go on with RUN from its newest good checkpoint, in its folder, as if it had never been interrupted.",
-    ),
-    "runs": LazyCommand("commands.runs", "runs", "List the runs; or show, compare, draw or remove some."),
-    "prove-resume": LazyCommand(
-        "commands.proof",
-        "prove_resume",
-        "Prove that a run, with its plugins, resumes exactly: train it, kill and resume it, and compare every bit.",
-    ),
-    "eval": LazyCommand("commands.trained", "eval_", "Tell how good the model of RUN is on its data."),
-    "predict": LazyCommand(
-        "commands.trained", "predict", "Tell what the model of RUN predicts for the rows of the file INPUT, as CSV."
-    ),
-    "export": LazyCommand(
-        "commands.trained",
-        "export",
-        "Write the model of RUN to a file for other programs, and compare what comes out of both.",
-    ),
+    "plugins": LazyCommand("commands.plugins", "plugins", "List or check the installed plugins."),
+    "show": LazyCommand("commands.plugins", "show", "Show a plugin and its options."),
+    "lock": LazyCommand("commands.plugins", "lock", "Record the code of a run's plugins in a lock file."),
+    "lr-find": LazyCommand("commands.trials", "lr_find", "Find a learning rate for a run."),
+    "profile": LazyCommand("commands.trials", "profile", "Measure where a run spends its time."),
+    "resume": LazyCommand("commands.runs", "resume", "Resume RUN from its newest valid checkpoint."),
+    "runs": LazyCommand("commands.runs", "runs", "List, show, compare, plot or remove runs."),
+    "prove-resume": LazyCommand("commands.proof", "prove_resume", "Prove that a run resumes exactly."),
+    "eval": LazyCommand("commands.trained", "eval_", "Evaluate the model of RUN."),
+    "predict": LazyCommand("commands.trained", "predict", "Predict the rows of INPUT with the model of RUN."),
+    "export": LazyCommand("commands.trained", "export", "Export the model of RUN for other programs."),
 }
 
 
 @hookline.command()
 @words_argument
-@click.option("--locked", type=click.Path(), help="Refuse plugins whose code is not what this lock says.")
-@click.option("--overfit", type=click.IntRange(min=1), metavar="N", help="Learn the first N examples by heart.")
-@click.option("--fast", "is_fast", is_flag=True, help="Put a few batches through every part of the run.")
+@click.option("--locked", type=click.Path(), metavar="LOCK", help="Reject plugins whose code differs from this lock.")
+@click.option("--overfit", type=click.IntRange(min=1), metavar="N", help="Overfit the first N examples.")
+@click.option("--fast", "is_fast", is_flag=True, help="Run a few batches through every part of the run.")
 @printing
 @choosing
 @observing
@@ -98,47 +77,41 @@ def train(
     locked: str | None,
     overfit: int | None,
     is_fast: bool,
-    observing: Observing,
+    observers: Observers,
 ) -> None:
     """Train a model.
 
-    CONFIG is a TOML file; KEY=VALUE overrides it, with VALUE written as in TOML or as a bare word.
+    CONFIG is a TOML file. KEY=VALUE overrides a value of it; VALUE is written as in TOML or as a bare word.
     """
     locks = read_lock(locked) if locked else None
     is_trial = is_fast or overfit is not None
-    added = added_callbacks(output, catalog, is_kept=not is_trial)
+    added = added_callbacks(output, catalog, is_saved=not is_trial)
     config = load_words(words, catalog, added, locks)
-    switches = trial_values(config, catalog, overfit, is_fast=is_fast)
-    unwanted = unwanted_callbacks(output, catalog, is_kept=not is_trial)
-    if hidden := {label: OFF for label in unwanted if _is_from_file(config, label)}:
-        switches[SHOWN] = hidden
-    if switches:
+    if is_trial:
+        # The values of a trial depend on those of the config, so it is loaded again with them.
+        switches = trial_values(config, catalog, overfit, is_fast=is_fast)
         config = load_words(words, catalog, added, locks, switches)
+    config = without_callbacks(config, unwanted_callbacks(output, catalog, is_saved=not is_trial))
     if output.json:
         output.event("plan", **plan_events(config))
     for line in plan_lines(config):
         output.prose(line)
     if not locked:
-        _tell_drift(output, words, config)
+        _warn_of_drift(output, words, config)
     output.prose()
 
     from hookline.engine.loop.run import Run
 
     with light_optimizer():
-        run = Run(config, observers=observing.observers)
-        fit(output, run, observing)
-    for line in next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_kept=folder_of(run) is not None):
+        run = Run(config, observers=observers.active)
+        fit(output, run, observers)
+    steps = next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_saved=folder_of(run) is not None)
+    for line in steps:
         output.prose(line)
 
 
-def _is_from_file(config: RunConfig, label: str) -> bool:
-    """Whether a run has a callback because a config file says so."""
-    use = config.settings.get(f"{label}.use")
-    return use is not None and use.origin.layer == "file"
-
-
-def _tell_drift(output: Output, words: Sequence[str], config: RunConfig) -> None:
-    """Warn when there is a lock beside the config, and the plugins are no longer what it says."""
+def _warn_of_drift(output: Output, words: Sequence[str], config: RunConfig) -> None:
+    """Warn of plugins whose code differs from the lock next to the config, if there is one."""
     from hookline.cli.commands.plugins import lock_path
 
     path = lock_path(split_words(words)[0])
@@ -154,7 +127,10 @@ def _tell_drift(output: Output, words: Sequence[str], config: RunConfig) -> None
 @printing
 @choosing
 def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
-    """Check a run without training: config, plugins, data, model, and one step on one batch. Writes nothing."""
+    """Check a run without training it.
+
+    Checks the config, the plugins, the data and the model, and takes one step on one batch. Writes nothing.
+    """
     config = load_words(words, catalog)
     for line in plan_lines(config):
         output.prose(line)
@@ -172,8 +148,8 @@ def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
         sizes = {"steps_per_epoch": run.steps_per_epoch, **model_values(model)}
         output.document({"ok": True, "plan": plan_events(config), **sizes, "first_loss": loss})
     print_model(output, model)
-    output.prose(f"\n{model.num_parameters} parameters, {run.steps_per_epoch} steps in an epoch, first loss {loss:.6g}")
-    output.prose("all checked: this run can be trained")
+    output.prose(f"\n{model.num_parameters} parameters, {run.steps_per_epoch} steps per epoch, first loss {loss:.6g}")
+    output.prose("all checks passed: this run can be trained")
 
 
 @hookline.command()
@@ -182,7 +158,7 @@ def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
 @printing
 @choosing
 def explain(output: Output, catalog: Catalog, key: str, words: Sequence[str]) -> None:
-    """Explain a value of a run: what it is, where it comes from, and what it overrode.
+    """Show the value of KEY in a run, and its origin.
 
     KEY is a full key such as optimizer.lr, or a table such as optimizer.
     """
@@ -196,43 +172,61 @@ def explain(output: Output, catalog: Catalog, key: str, words: Sequence[str]) ->
         output.document([setting_values(setting) for setting in settings])
         return
     for setting in settings:
-        for line in explanation_lines(setting, config, is_brief=output.quiet):
+        for line in explanation_lines(setting, config, is_quiet=output.quiet):
             output.line(line)
 
 
 @hookline.command()
 @click.argument("datafile", required=False, type=click.Path(path_type=Path))
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), default="run.toml", show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    default="run.toml",
+    show_default=True,
+    metavar="FILE",
+    help="File to write.",
+)
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
 @printing
 def init(output: Output, datafile: Path | None, target: Path, force: bool) -> None:
-    """Write a commented config; with DATAFILE, a CSV or Parquet file, one that fits it."""
+    """Write a commented config.
+
+    With DATAFILE, a CSV or Parquet file, the config fits that file.
+    """
+    from hookline.cli.text_file import write_text_file
     from hookline.runs.config_text import commented_toml
 
     if target.exists() and not force:
-        raise ConfigError(f"{target} exists already", hint="choose another name with -o, or overwrite it with --force")
+        raise ConfigError(f"{target} already exists", hint="choose another name with -o, or overwrite it with --force")
     catalog = Catalog.installed()
     tables = catalog.default("starter")(datafile, target.parent) if datafile else {}
     config = load_config(tables, catalog=catalog)
     head = f"# Train with: hookline train {target}\n# A line that begins with # shows a default.\n"
-    text = f"{head}\n{commented_toml(config)}"
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        hint = "choose another name with -o"
-        raise ConfigError(f"{target} cannot be written: {error.strerror}", hint=hint) from error
+    write_text_file(target, f"{head}\n{commented_toml(config)}", force=force)
     if output.json:
         output.document({"path": str(target)})
     output.prose(f"wrote {target}; next: hookline check {target}, then hookline train {target}")
 
 
 @hookline.command()
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("name")
-@click.option("--dir", "folder", type=click.Path(path_type=Path), help="The folder to make; else hookline-NAME.")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to create.  [default: hookline-NAME]",
+)
 @printing
 def new(output: Output, kind: str, name: str, folder: Path | None) -> None:
-    """Make a distribution with one plugin of KIND, called NAME: code, tests and settings, ready to install."""
+    """Create a distribution with one plugin.
+
+    The plugin is of KIND (data, model, loss, optimizer or callback) and called NAME. The distribution has code, tests
+    and settings, and is ready to install.
+    """
     import shlex
     from importlib.metadata import version as version_of
 
@@ -243,14 +237,14 @@ def new(output: Output, kind: str, name: str, folder: Path | None) -> None:
     target = folder or Path(scaffold.distribution)
     try:
         if faults := [*scaffold.faults(Catalog.installed()), *folder_faults(target)]:
-            raise ConfigError("no plugin was made", faults=faults)
+            raise ConfigError("no plugin was created", faults=faults)
         files = scaffold.files(version_of("hookline"))
         write_folder(target, files)
     except OSError as error:
         hint = "choose another folder with --dir"
         raise ConfigError(f"{target} cannot be written: {error.strerror}", hint=hint) from error
     steps = {
-        f"pip install -e {shlex.quote(f'{target}[test]')}": "install it with what its tests need",
+        f"pip install -e {shlex.quote(f'{target}[test]')}": "install it with its test dependencies",
         f"hookline train {scaffold.use}": "train with it",
         f"python -m pytest {shlex.quote(str(target))}": "run its tests",
     }
@@ -266,19 +260,19 @@ def new(output: Output, kind: str, name: str, folder: Path | None) -> None:
 @printing
 @choosing
 def schema(output: Output, catalog: Catalog) -> None:
-    """Print a JSON Schema of a config, for editors, with all installed plugins."""
+    """Print a JSON Schema of a config, for editors."""
     from hookline.cli.schema import config_schema
 
     document, errors = config_schema(catalog)
     for error in errors:
-        output.note(f"note: left out: {error.message}")
+        output.note(f"note: omitted: {error.message}")
     output.document(document)
 
 
 @hookline.command()
 @printing
 def version(output: Output) -> None:
-    """Print the versions of Hookline and of what it runs on."""
+    """Print the versions of Hookline and its dependencies."""
     import platform
     from importlib.metadata import version as version_of
 
@@ -298,11 +292,13 @@ def version(output: Output) -> None:
 
 
 @hookline.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 @printing
 def completion(output: Output, shell: str) -> None:
-    """Print the script that makes a shell complete this command.
+    """Print the completion script for a shell.
 
-    For bash, in ~/.bashrc: eval "$(hookline completion bash)"
+    SHELL is bash, zsh or fish. For bash, add this line to ~/.bashrc:
+
+        eval "$(hookline completion bash)"
     """
     output.line(script(hookline, shell))

@@ -1,4 +1,4 @@
-"""The commands about plugins: which there are, what one offers, which code a run's are."""
+"""Commands that list, check, show and lock plugins."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from hookline.cli.arguments import (
     printing,
     words_argument,
 )
+from hookline.cli.command import Command
 from hookline.cli.completion import complete_kind_and_words, complete_name, split_words
 from hookline.cli.output import Output
 from hookline.engine.config.loading import named_entries
@@ -40,21 +41,22 @@ if TYPE_CHECKING:
 
 @click.group(cls=ListByDefault)
 def plugins() -> None:
-    """List the installed plugins, or check them.
+    """List or check the installed plugins.
 
-    Without a command of the group, the words are those of `hookline plugins list`.
+    Without a subcommand, runs `hookline plugins list`.
     """
 
 
 @plugins.command("list")
 @click.argument("words", nargs=-1, metavar="[KIND] [CONFIG] [KEY=VALUE]...", shell_complete=complete_kind_and_words)
-@click.option("--order", is_flag=True, help="Tell which plugin the run calls for each hook, and in which order.")
+@click.option("--order", is_flag=True, help="List the plugins called for each hook, in order.")
 @printing
 @choosing
 def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: bool) -> None:
-    """List the installed plugins, of one KIND or all, without importing any.
+    """List the installed plugins, without importing any.
 
-    The state is that in a run of CONFIG and KEY=VALUE, as for `hookline train`.
+    KIND is data, model, loss, optimizer or callback. The column "state" refers to the run that `hookline train` would
+    train with CONFIG and KEY=VALUE.
     """
     kind, words = (words[0], words[1:]) if words and words[0] in KINDS else (None, words)
     path, overrides = split_words(words)
@@ -62,7 +64,7 @@ def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: 
         hint = did_you_mean(path, KINDS)
         raise ConfigError(f"{path!r} is neither a kind of plugin nor a config file", hint=hint)
     if order and kind:
-        raise ConfigError("--order is about all plugins of a run", hint=f"leave {kind!r} out")
+        raise ConfigError("--order lists the plugins of all kinds", hint=f"omit {kind!r}")
     if order:
         _print_order(output, catalog, words)
         return
@@ -81,7 +83,7 @@ def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: 
         for e, state in zip(entries, states, strict=True)
     ]
     output.table(["kind", "name", "distribution", "version", "origin", "state"], rows)
-    output.prose("\nhookline show KIND NAME tells the options of one")
+    output.prose("\nfor the options of a plugin: hookline show KIND NAME")
 
 
 def _state(entry: Entry, catalog: Catalog, active: Collection[tuple[str, str]]) -> list[str]:
@@ -116,11 +118,19 @@ def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None
 
 
 @plugins.command("check")
-@click.argument("kind", required=False, type=click.Choice(KINDS))
+@click.argument("kind", required=False, type=click.Choice(KINDS), metavar="[KIND]")
 @click.argument("name", required=False, shell_complete=complete_name)
 @click.argument("values", nargs=-1, metavar="[OPTION=VALUE]...")
 @click.option("--all", "is_all", is_flag=True, help="Check every installed plugin.")
-@click.option("--timeout", "timeout_s", type=float, default=120.0, show_default=True, help="Seconds for each.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time limit for each plugin.",
+)
 @printing
 @choosing
 def check_plugins(
@@ -132,14 +142,15 @@ def check_plugins(
     is_all: bool,
     timeout_s: float,
 ) -> None:
-    """Check plugins, each in a process of its own: its import, hooks and options, and the contract of its kind.
+    """Check plugins, each in a separate process.
 
-    Give KIND and NAME, with options that it needs, or --all.
+    Checks the import, the hooks, the options and the contract of the kind. Give KIND (data, model, loss, optimizer or
+    callback) and NAME, with the options that the plugin requires, or --all.
     """
     from hookline.testing.inspection import inspect_plugin
 
     if is_all == bool(kind and name):
-        raise ConfigError("nothing says what to check", hint="give a KIND and a NAME, or --all")
+        raise ConfigError("no plugin to check", hint="give a KIND and a NAME, or --all")
     entries = [find(catalog, kind, name)] if kind and name else [e for e in catalog.entries if not e.blocked_by]
     inspect = functools.partial(inspect_plugin, files=local_files(), options=option_values(values), timeout_s=timeout_s)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -165,13 +176,16 @@ def _inspection_row(entry: Entry, catalog: Catalog, inspection: Inspection) -> l
     return [entry.kind, catalog.callable_name(entry), entry.source, seconds, *map(str, counts), result]
 
 
-@click.command()
-@click.argument("kind", type=click.Choice(KINDS))
+@click.command(cls=Command)
+@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("name", shell_complete=complete_name)
 @printing
 @choosing
 def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
-    """Show a plugin: what it is, its options, and the lines to paste into a config."""
+    """Show a plugin and its options.
+
+    KIND is data, model, loss, optimizer or callback. Also prints the lines to paste into a config.
+    """
     from hookline.engine.plugin.plugin import load_plugin
     from hookline.runs.config_text import option_lines, to_toml
 
@@ -199,18 +213,19 @@ def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
         output.line(line)
 
 
-@click.command()
+@click.command(cls=Command)
 @words_argument
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="The file to write.")
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="File to write.")
 @printing
 @choosing
 def lock(output: Output, catalog: Catalog, words: Sequence[str], target: Path | None) -> None:
-    """Write down which code the plugins of a run are, for `hookline train --locked`.
+    """Record the code of a run's plugins in a lock file.
 
-    No installed plugin is imported.
-
-    The file is CONFIG with the ending .lock, or hookline.lock without a CONFIG.
+    `hookline train --locked` rejects plugins that differ from it. No installed plugin is imported. The default file is
+    CONFIG with the suffix .lock, or hookline.lock without a CONFIG.
     """
+    from hookline.cli.text_file import write_text_file
+
     path, overrides = split_words(words)
     named = named_entries(path, overrides, defaults=callbacks_of_train(catalog), catalog=catalog)
     if named.errors:
@@ -218,20 +233,16 @@ def lock(output: Output, catalog: Catalog, words: Sequence[str], target: Path | 
     target = target or lock_path(path)
     now = make_lock(named.entries)
     drift = read_lock(target).drift(now) if target.exists() else []
-    try:
-        target.write_text(now.to_json(), encoding="utf-8")
-    except OSError as error:
-        hint = "choose another name with -o"
-        raise ConfigError(f"{target} cannot be written: {error.strerror}", hint=hint) from error
+    write_text_file(target, now.to_json(), force=True)
     if output.json:
         output.document({"path": str(target), "changes": drift})
     for text in drift:
-        output.prose(f"was: {text}")
+        output.prose(f"changed: {text}")
     output.prose(f"wrote {target}: {_counted(now.distributions)}")
 
 
 def lock_path(config: str | None) -> Path:
-    """Return where the lock of a run lies: beside its config."""
+    """Return the default path of a run's lock: next to its config."""
     return Path(config).with_suffix(".lock") if config else Path("hookline.lock")
 
 

@@ -1,4 +1,4 @@
-"""The commands that go on with runs, and look at them."""
+"""Commands that resume, list, show, compare, plot and remove runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from hookline.cli.arguments import ListByDefault, added_callbacks, choosing, local_files, printing, unwanted_callbacks
+from hookline.cli.command import Command
 from hookline.cli.completion import complete_run
-from hookline.cli.fitting import Observing, fit, observing
+from hookline.cli.fitting import Observers, fit, observing
 from hookline.cli.output import Output
 from hookline.cli.printing.runs import (
     MAX_CURVES,
@@ -42,21 +43,22 @@ runs_option = click.option(
     type=click.Path(path_type=Path),
     default="runs",
     show_default=True,
-    is_eager=True,  # so that the names of runs can be completed
-    help="Where the run folders are.",
+    is_eager=True,  # completion of run names needs it
+    metavar="DIR",
+    help="Folder that contains the run folders.",
 )
 run_argument = click.argument("run", shell_complete=complete_run)
-"""A run: its number, its name, its path, ``last`` or ``best``."""
+"""A run: its number, name or path, ``last`` or ``best``."""
 
 
-# ---- going on --------------------------------------------------------------------------------------------------------
+# ---- resuming --------------------------------------------------------------------------------------------------------
 
 
-@click.command()
+@click.command(cls=Command)
 @run_argument
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @runs_option
-@click.option("--allow-changed-data", is_flag=True, help="Go on with other data than the run began with.")
+@click.option("--allow-changed-data", is_flag=True, help="Resume even if the training data changed.")
 @printing
 @choosing
 @observing
@@ -67,53 +69,53 @@ def resume(
     overrides: Sequence[str],
     parent: Path,
     allow_changed_data: bool,
-    observing: Observing,
+    observers: Observers,
 ) -> None:
-    """Go on with RUN from its newest good checkpoint, in its folder, as if it had never been interrupted.
+    """Resume RUN from its newest valid checkpoint.
 
-    RUN is a number, a name, a path, `last` or `best`. KEY=VALUE overrides its config; then it is another run from
-    here on.
+    The run continues in its folder as if it had never been interrupted. RUN is a number, a name, a path, `last` or
+    `best`. KEY=VALUE overrides its config, and makes it a different run from here on.
     """
     path = find_run(run, parent)
     record = read_record(path)
     if record.status in ("completed", "stopped") and not overrides:
         if output.json:
             output.event("finished", path=str(path.resolve()), status=record.status, step=record.step)
-        output.prose(f"{path.name} is {record.status}, after {record.step} steps: nothing is left to do")
-        output.prose(f"  = to train it for longer: hookline resume {run} train.epochs={2 * max(record.num_epochs, 1)}")
+        output.prose(f"{path.name} is {record.status} after {record.step} steps: nothing left to do")
+        output.prose(f"  = to train longer: hookline resume {run} train.epochs={2 * max(record.num_epochs, 1)}")
         return
 
-    from hookline.runs.resuming import resume as resumed
+    from hookline.runs.resuming import resume as resume_run
 
     shown = _shown_callbacks(output, catalog)
     with light_optimizer():
-        with _telling_files(record):
-            going_on = resumed(
+        with _note_missing_files(record):
+            resumed = resume_run(
                 path,
                 overrides,
                 catalog=catalog,
                 allow_changed_data=allow_changed_data,
-                observers=observing.observers,
+                observers=observers.active,
                 shown=shown,
             )
         if output.json:
-            output.event("resume", path=str(path.resolve()), epoch=going_on.epoch, step=going_on.step)
-        output.prose(f"going on with {path} from step {going_on.step}\n")
-        fit(output, going_on, observing)
+            output.event("resume", path=str(path.resolve()), epoch=resumed.epoch, step=resumed.step)
+        output.prose(f"resuming {path} from step {resumed.step}\n")
+        fit(output, resumed, observers)
 
 
 def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
-    """Return the callbacks that show a run, and whether this command wants them."""
-    wanted = added_callbacks(output, catalog, is_kept=False)["callbacks"]
-    unwanted = unwanted_callbacks(output, catalog, is_kept=True)
+    """Return the callbacks that show a run, each with whether this command uses it."""
+    wanted = added_callbacks(output, catalog, is_saved=False)["callbacks"]
+    unwanted = unwanted_callbacks(output, catalog, is_saved=True)
     return {f"callbacks.{name}": True for name in wanted} | dict.fromkeys(unwanted, False)
 
 
 @contextlib.contextmanager
-def _telling_files(record: RunRecord) -> Iterator[None]:
-    """Tell which files of plugins the run had, if it cannot go on without them.
+def _note_missing_files(record: RunRecord) -> Iterator[None]:
+    """Add a note to an error for each plugin file that the run had and this command lacks.
 
-    What a record says is never imported: whoever trusts the file names it.
+    Files named in a record are never imported: the user must name those to trust.
     """
     try:
         yield
@@ -121,7 +123,7 @@ def _telling_files(record: RunRecord) -> Iterator[None]:
         had = dict.fromkeys(file for attempt in record.attempts for file in _plugin_files(attempt.command))
         for file in had:
             if Path(file).name not in {Path(given).name for given in local_files()}:
-                error.add_note(f"the run was begun with --plugin {file}, and this command was not given it")
+                error.add_note(f"the run was started with --plugin {file}, and this command was not")
         raise
 
 
@@ -138,27 +140,30 @@ def _plugin_files(command: Sequence[str]) -> Iterator[str]:
 
 @click.group(cls=ListByDefault)
 def runs() -> None:
-    """List the runs; or show, compare, draw or remove some. Without a command of the group, `list` is meant.
+    """List, show, compare, plot or remove runs.
 
-    RUN is a number, a name, a path, `last` or `best`.
+    Without a subcommand, runs `hookline runs list`. RUN is a number, a name, a path, `last` or `best`.
     """
 
 
 @runs.command("list")
 @runs_option
-@click.option("--all", "has_all", is_flag=True, help=f"List all runs, and not only the newest {_NEWEST}.")
+@click.option("--all", "has_all", is_flag=True, help=f"List all runs, not only the newest {_NEWEST}.")
 @printing
 def list_(output: Output, parent: Path, has_all: bool) -> None:
-    """List the runs, the newest last: how they ended, their best value, what changed from one to the next."""
+    """List the runs, newest last.
+
+    Shows how each run ended, its best value, and the changes from the run before.
+    """
     rows, num_left_out = list_runs(parent, None if has_all else _NEWEST)
     if output.json:
         output.document([row_values(row) for row in rows])
         return
     if not rows:
-        output.prose(f"there is no run in {parent}; hookline train makes one")
+        output.prose(f"no runs in {parent}; start one with: hookline train")
         return
     catalog = Catalog.installed()
-    # What a command adds to show and to keep a run says nothing about its numbers.
+    # Callbacks that show or save a run do not affect its results.
     added = [name for part in ("terminal", "json", "keep") for name in catalog.default(part)["callbacks"]]
     print_runs(output, rows, num_left_out, [f"callbacks.{name}" for name in added])
 
@@ -168,13 +173,16 @@ def list_(output: Output, parent: Path, has_all: bool) -> None:
 @runs_option
 @printing
 def show(output: Output, run: str, parent: Path) -> None:
-    """Show all that is known of RUN: status, times, numbers, attempts, checkpoints, plugins, versions, warnings."""
+    """Show the details of a run.
+
+    Shows the status, times, metrics, attempts, checkpoints, plugins, versions and warnings of RUN.
+    """
     row = row_of(find_run(run, parent))
     checkpoints = checkpoint_rows(row.path)
     if output.json:
         output.document(run_values(row, checkpoints))
         return
-    print_run(output, row, _known(row), checkpoints)
+    print_run(output, row, _record_of(row), checkpoints)
 
 
 @runs.command()
@@ -183,7 +191,10 @@ def show(output: Output, run: str, parent: Path) -> None:
 @runs_option
 @printing
 def diff(output: Output, first: str, second: str, parent: Path) -> None:
-    """Tell in what the runs FIRST and SECOND differ: settings, versions, plugins, code, data, final numbers."""
+    """Show the differences between two runs.
+
+    Compares the settings, versions, plugins, code, data and final metrics of the runs FIRST and SECOND.
+    """
     paths = [find_run(name, parent) for name in (first, second)]
     changes = list(differences(*map(read_record, paths)))
     if output.json:
@@ -192,19 +203,21 @@ def diff(output: Output, first: str, second: str, parent: Path) -> None:
     elif changes:
         print_differences(output, (paths[0].name, paths[1].name), changes)
     else:
-        output.prose(f"{paths[0].name} and {paths[1].name} do not differ in anything that is known")
+        output.prose(f"no known differences between {paths[0].name} and {paths[1].name}")
 
 
 @runs.command()
 @click.argument("names", nargs=-1, required=True, metavar="RUN...", shell_complete=complete_run)
-@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="The metric to draw, else the losses.")
-@click.option("--log", "is_log", is_flag=True, help="Draw the logarithm.")
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME", help="Plot this metric instead of the losses; repeatable."
+)
+@click.option("--log", "is_log", is_flag=True, help="Use a logarithmic scale.")
 @runs_option
 @printing
 def plot(output: Output, names: Sequence[str], metrics: Sequence[str], is_log: bool, parent: Path) -> None:
-    """Draw metrics of one RUN or several over their steps.
+    """Plot metrics of runs over their steps.
 
-    The losses of one run are drawn together. With several runs each metric has a drawing of its own.
+    The losses of a single run share one plot. With several runs, each metric has its own plot.
     """
     paths = list(dict.fromkeys(find_run(name, parent) for name in names))
     found = _curves(paths, metrics)
@@ -221,7 +234,7 @@ def plot(output: Output, names: Sequence[str], metrics: Sequence[str], is_log: b
 
 
 def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Curve]]:
-    """Return the curves of some runs; a run that has none of the metrics is a fault."""
+    """Return the curves of runs; a run without one of the metrics is a fault."""
     found: list[tuple[str, Curve]] = []
     faults: list[Fault] = []
     for path in paths:
@@ -229,14 +242,14 @@ def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Cu
         wanted = metrics or [name for name in known if name.endswith("loss")] or known[:1]
         curves = read_curves(path, wanted)
         missing = [name for name in metrics if name not in {curve.metric for curve in curves}]
-        faults += [Fault(f"{path.name} has no numbers of {name!r}", hint=did_you_mean(name, known)) for name in missing]
+        faults += [Fault(f"{path.name} has no values of {name!r}", hint=did_you_mean(name, known)) for name in missing]
         if not (curves or missing):
-            faults.append(Fault(f"{path.name} has no numbers yet"))
+            faults.append(Fault(f"{path.name} has no metrics yet"))
         found += [(path.name, curve) for curve in curves]
     if faults:
-        raise ConfigError("not all that is to be drawn is there", faults=faults)
+        raise ConfigError("cannot plot these runs", faults=faults)
     if len(found) > MAX_CURVES:
-        raise ConfigError(f"{len(found)} curves cannot be told apart", hint=f"draw at most {MAX_CURVES}")
+        raise ConfigError(f"too many curves to tell apart: {len(found)}", hint=f"plot at most {MAX_CURVES}")
     return found
 
 
@@ -246,15 +259,18 @@ def _metrics_of(curves: Sequence[tuple[str, Curve]]) -> list[str]:
 
 @runs.command()
 @click.argument("names", nargs=-1, required=True, metavar="RUN...", shell_complete=complete_run)
-@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Remove also what no run put there, or a run whose record is broken.")
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--force", is_flag=True, help="Also remove foreign files, or a run with a broken record.")
 @runs_option
 @printing
 def rm(output: Output, names: Sequence[str], is_sure: bool, force: bool, parent: Path) -> None:
-    """Remove the folders of runs, checkpoints and all. Nothing is removed unless all of them can be."""
+    """Remove run folders.
+
+    Removes everything in them, checkpoints included. If one of the runs cannot be removed, none is.
+    """
     paths = _removable(names, parent, force=force)
     if not is_sure:
-        _ask(paths)
+        _confirm(paths)
     for path in paths:
         remove_run(path, force=force)
         output.prose(f"removed {path}")
@@ -263,7 +279,7 @@ def rm(output: Output, names: Sequence[str], is_sure: bool, force: bool, parent:
 
 
 def _removable(names: Sequence[str], parent: Path, *, force: bool) -> list[Path]:
-    """Return the folders that are to be removed; whatever speaks against it is told at once."""
+    """Return the folders to remove; all faults are raised at once."""
     paths: dict[Path, None] = {}
     errors: list[HooklineError] = []
     for name in names:
@@ -277,24 +293,24 @@ def _removable(names: Sequence[str], parent: Path, *, force: bool) -> list[Path]
         raise errors[0]
     if errors:
         faults = [Fault(error.message, hint=error.hint) for error in errors]
-        # The class of the first gives the exit code.
+        # The class of the first error determines the exit code.
         raise type(errors[0])("nothing was removed", faults=faults)
     return list(paths)
 
 
-def _ask(paths: Sequence[Path]) -> None:
-    """Ask whether folders are to be removed.
+def _confirm(paths: Sequence[Path]) -> None:
+    """Ask for confirmation to remove folders.
 
     Raises:
-        ConfigError: When there is nobody to ask.
+        ConfigError: When standard input is not a terminal.
     """
     if not sys.stdin.isatty():
-        raise ConfigError("nobody can be asked whether to remove runs", hint="remove them without being asked: --yes")
+        message = "cannot ask for confirmation: standard input is not a terminal"
+        raise ConfigError(message, hint="use --yes to remove without confirmation")
     for path in paths:
         click.echo(printable(str(path)), err=True)
-    click.confirm(
-        "remove for good?" if len(paths) == 1 else f"remove these {len(paths)} for good?", abort=True, err=True
-    )
+    what = "it" if len(paths) == 1 else f"these {len(paths)} runs"
+    click.confirm(f"remove {what} permanently?", abort=True, err=True)
 
 
 @runs.command()
@@ -302,7 +318,12 @@ def _ask(paths: Sequence[Path]) -> None:
 @runs_option
 @printing
 def path(output: Output, run: str, parent: Path) -> None:
-    """Print the path of the folder of RUN, for: cd "$(hookline runs path last)"."""
+    """Print the path of a run folder.
+
+    For example:
+
+        cd "$(hookline runs path last)"
+    """
     found = find_run(run, parent).resolve()
     if output.json:
         output.document({"path": str(found)})
@@ -310,7 +331,7 @@ def path(output: Output, run: str, parent: Path) -> None:
         output.line(str(found))
 
 
-def _known(row: RunRow) -> RunRecord:
+def _record_of(row: RunRow) -> RunRecord:
     """Return the record of a run.
 
     Raises:

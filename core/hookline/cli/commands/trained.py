@@ -1,4 +1,4 @@
-"""The commands that ask trained models: how good they are, what they predict, and for a file of them."""
+"""Commands that evaluate, predict with and export trained models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from hookline.cli.arguments import choosing, printing
+from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
 from hookline.engine.plugin.catalog import Catalog
@@ -27,17 +28,17 @@ if TYPE_CHECKING:
 
 _overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 _checkpoint = click.option(
-    "--checkpoint", metavar="CHECKPOINT", help="Take the weights of a checkpoint: `latest`, its name, or its folder."
+    "--checkpoint", metavar="CHECKPOINT", help="Use the weights of this checkpoint: `latest`, a name, or a folder."
 )
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 class Target(NamedTuple):
-    """The file that is to be written.
+    """Output file of a command.
 
     Attributes:
-        path: The file; None where none was named.
-        force: Whether one that is there may be replaced.
+        path: Path of the file; None if none was given.
+        force: Whether an existing file may be replaced.
     """
 
     path: Path | None
@@ -45,9 +46,9 @@ class Target(NamedTuple):
 
 
 def _writing(command: _Command) -> _Command:
-    """Add the options that say which file is written; the command gets a ``target``."""
+    """Add the options of the output file; the command receives a ``target``."""
 
-    @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="The file to write.")
+    @click.option("-o", "--output", "path", type=click.Path(path_type=Path), metavar="FILE", help="File to write.")
     @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
     @functools.wraps(command)
     def wrapped(*given: Any, path: Path | None, force: bool, **arguments: Any) -> None:
@@ -56,10 +57,10 @@ def _writing(command: _Command) -> _Command:
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
-@click.command("eval")
+@click.command("eval", cls=Command)
 @run_argument
 @_overrides
-@click.option("--split", "splits", multiple=True, metavar="NAME", help="Evaluate this split alone; repeatable.")
+@click.option("--split", "splits", multiple=True, metavar="NAME", help="Evaluate only this split; repeatable.")
 @_checkpoint
 @runs_option
 @printing
@@ -73,9 +74,10 @@ def eval_(
     checkpoint: str | None,
     parent: Path,
 ) -> None:
-    """Tell how good the model of RUN is on its data. Writes nothing.
+    """Evaluate the model of RUN.
 
-    RUN is a number, a name, a path, `last` or `best`. KEY=VALUE overrides its config.
+    Evaluates every split of its data and writes nothing. RUN is a number, a name, a path, `last` or `best`. KEY=VALUE
+    overrides its config.
     """
     path = find_run(run, parent)  # before torch is imported
 
@@ -83,7 +85,7 @@ def eval_(
 
     with light_optimizer():
         found = evaluate_run(path, overrides, splits=splits, checkpoint=checkpoint, catalog=catalog)
-    _tell(output, found)
+    _print_warnings(output, found)
     if output.json:
         values = {"splits": found.num_examples, "metrics": found.metrics}
         output.document({**_values_of(found), **values, "warnings": found.warnings})
@@ -97,7 +99,7 @@ def eval_(
     output.table(["split", "examples", *names], rows)
 
 
-@click.command()
+@click.command(cls=Command)
 @run_argument
 @click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
 @_overrides
@@ -116,10 +118,10 @@ def predict(
     checkpoint: str | None,
     parent: Path,
 ) -> None:
-    """Tell what the model of RUN predicts for the rows of the file INPUT, as CSV.
+    """Predict the rows of INPUT with the model of RUN.
 
-    INPUT is read as the training data were, with what was learned of those; they need not be there any more. RUN is a
-    number, a name, a path, `last` or `best`.
+    Prints CSV, or writes the file given with -o. INPUT is read like the training data, which need not exist any more.
+    RUN is a number, a name, a path, `last` or `best`. KEY=VALUE overrides its config.
     """
     path = find_run(run, parent)
 
@@ -127,7 +129,7 @@ def predict(
     from hookline.trained.predicting import write_predictions
 
     trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
-    _tell(output, trained)
+    _print_warnings(output, trained)
     if target.path is None:
         _print_predictions(output, trained, source)
         return
@@ -140,10 +142,10 @@ def predict(
     output.prose(f"wrote {target.path}: {num_rows} rows")
 
 
-@click.command()
+@click.command(cls=Command)
 @run_argument
 @_overrides
-@click.option("--to", required=True, metavar="FORMAT", help="safetensors, torch-export or onnx.")
+@click.option("--to", required=True, metavar="FORMAT", help="File format: safetensors, torch-export or onnx.")
 @_checkpoint
 @runs_option
 @printing
@@ -159,10 +161,11 @@ def export(
     checkpoint: str | None,
     parent: Path,
 ) -> None:
-    """Write the model of RUN to a file for other programs, and compare what comes out of both.
+    """Export the model of RUN for other programs.
 
-    Without -o the file gets the name of the run, and stands in the folder at work. RUN is a number, a name, a path,
-    `last` or `best`.
+    Compares the outputs of the exported model with those of the original. Without -o, the file is named after the run
+    and written to the current folder. RUN is a number, a name, a path, `last` or `best`. KEY=VALUE overrides its
+    config.
     """
     path = find_run(run, parent)
 
@@ -170,7 +173,7 @@ def export(
     from hookline.trained.loading import load_trained
 
     trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
-    _tell(output, trained)
+    _print_warnings(output, trained)
     made = export_model(trained, to, target.path, force=target.force)
     if output.json:
         values = {
@@ -184,14 +187,14 @@ def export(
         output.document({**_values_of(trained), **values, "warnings": trained.warnings})
     output.prose(_origin_of(trained))
     output.prose(f"wrote {made.path}")
-    allowed = "none is allowed" if made.rtol == 0 else f"allowed are {made.atol:g} and {made.rtol:g} of the output"
+    allowed = "0" if made.rtol == 0 else f"{made.atol:g} + {made.rtol:g} * output"
     output.prose(
-        f"compared on {made.inputs}: the largest difference of an output is {made.largest_difference:.3g}; {allowed}"
+        f"compared on {made.inputs}: largest output difference {made.largest_difference:.3g}, allowed {allowed}"
     )
 
 
 def _print_predictions(output: Output, trained: Trained, source: Path) -> None:
-    """Print predictions when all of them are there: a fault in the last row leaves no half of a table."""
+    """Print predictions once all are computed, so that a fault in the last row leaves no partial table."""
     parts = trained.predictions(source)
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as held:
         held.writelines(_json_texts(parts) if output.json else _csv_texts(parts))
@@ -219,17 +222,17 @@ def _json_texts(parts: Iterator[Columns]) -> Iterator[str]:
             yield msgspec.json.encode(dict(zip(part, row, strict=True))).decode() + "\n"
 
 
-def _tell(output: Output, asked: Evaluation | Trained) -> None:
-    for text in asked.warnings:
+def _print_warnings(output: Output, source: Evaluation | Trained) -> None:
+    for text in source.warnings:
         output.note(f"warning: {text}")
 
 
-def _origin_of(asked: Evaluation | Trained) -> str:
-    return f"{asked.path.name}: {asked.weights}, after {asked.step} steps"
+def _origin_of(source: Evaluation | Trained) -> str:
+    return f"{source.path.name}: {source.weights}, after {source.step} steps"
 
 
-def _values_of(asked: Evaluation | Trained) -> dict[str, Any]:
-    return {"run": asked.path.name, "weights": asked.weights, "step": asked.step}
+def _values_of(source: Evaluation | Trained) -> dict[str, Any]:
+    return {"run": source.path.name, "weights": source.weights, "step": source.step}
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The commands that try a run out: which learning rate it takes, where its time goes."""
+"""Commands that try out a run: learning-rate finder and profiler."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hookline.cli.arguments import choosing, load_words, printing, words_argument
+from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import plan_lines
 from hookline.engine.errors import ConfigError
@@ -15,23 +16,34 @@ from hookline.engine.plugin.catalog import Catalog
 from hookline.shortcuts.light_optimizer import light_optimizer
 
 
-@click.command("lr-find")
+@click.command("lr-find", cls=Command)
 @words_argument
-@click.option("--from", "start_lr", type=float, default=1e-7, show_default=True, help="The first learning rate.")
-@click.option("--to", "end_lr", type=float, default=10.0, show_default=True, help="The last learning rate.")
-@click.option("--steps", "num_steps", type=click.IntRange(min=2), default=100, show_default=True, help="Steps to take.")
+@click.option(
+    "--from", "start_lr", type=float, default=1e-7, show_default=True, metavar="LR", help="First learning rate."
+)
+@click.option("--to", "end_lr", type=float, default=10.0, show_default=True, metavar="LR", help="Last learning rate.")
+@click.option(
+    "--steps",
+    "num_steps",
+    type=click.IntRange(min=2),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Number of steps.",
+)
 @printing
 @choosing
 def lr_find(
     output: Output, catalog: Catalog, words: Sequence[str], start_lr: float, end_lr: float, num_steps: int
 ) -> None:
-    """Find a learning rate: raise it step by step, and see how the loss takes it.
+    """Find a learning rate for a run.
 
-    The run is thrown away. It has no events, so callbacks write nothing.
+    Raises the learning rate from step to step and suggests one from the loss. The run is discarded, and fires no
+    events, so callbacks write nothing.
     """
     if not 0 < start_lr < end_lr < float("inf"):
         message = f"the learning rate cannot rise from {start_lr:g} to {end_lr:g}"
-        raise ConfigError(message, hint="--from is above 0, and --to above --from")
+        raise ConfigError(message, hint="--from must be above 0, and --to above --from")
     config = load_words(words, catalog)
     for line in plan_lines(config):
         output.prose(line)
@@ -44,16 +56,32 @@ def lr_find(
     print_lr_curve(output, curve)
 
 
-@click.command()
+@click.command(cls=Command)
 @words_argument
-@click.option("--steps", "num_steps", type=click.IntRange(min=1), default=20, show_default=True, help="Steps to see.")
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="A file to write a trace to.")
+@click.option(
+    "--steps",
+    "num_steps",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Number of steps to measure.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a trace to this file, for https://ui.perfetto.dev.",
+)
 @printing
 @choosing
 def profile(output: Output, catalog: Catalog, words: Sequence[str], num_steps: int, target: Path | None) -> None:
-    """Tell where the time of a run goes: the parts of the loop, and the operations of torch.
+    """Measure where a run spends its time.
 
-    The run has all its events, so callbacks do what they do in training. It is stopped after the steps.
+    Measures the parts of the loop and the operations of torch. The run fires all its events, so callbacks behave as in
+    training. It is stopped after the measured steps.
     """
     config = load_words(words, catalog)
     for line in plan_lines(config):

@@ -1,1 +1,1 @@
-"""Values -> the text that a command prints."""
+"""Formatting of results for the terminal and as JSON."""

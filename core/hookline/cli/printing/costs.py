@@ -1,4 +1,4 @@
-"""What the plugins of a run cost, in words."""
+"""Printing of the ledger: the cost of each plugin."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hookline.trials.ledger import Ledger
 
 
 def print_ledger(output: Output, ledger: Ledger, config: RunConfig) -> None:
-    """Print what each hook of each plugin took, and what the import of each plugin took."""
+    """Print the time of each hook of each plugin, and the import time of each plugin."""
     imports = {choice.table: choice.plugin.import_s for choice in config.plugins}
     if output.json:
         output.event("ledger", loop_s=ledger.loop_s, num_steps=ledger.num_steps, hooks=ledger.rows(), import_s=imports)
         return
     us_per_step = ledger.loop_s / max(ledger.num_steps, 1) * 1e6
-    output.line(f"\nhooks, beside the loop's own {ledger.loop_s:.3f} s ({us_per_step:.1f} us a step)")
+    output.line(f"\nhooks, in addition to {ledger.loop_s:.3f} s of the loop itself ({us_per_step:.1f} us per step)")
     rows = [
         [
             str(row["table"]),

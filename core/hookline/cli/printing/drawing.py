@@ -1,4 +1,4 @@
-"""Curves in characters, as wide as a terminal of eighty columns."""
+"""Plots of curves in characters, for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ WIDTH = 64
 HEIGHT = 12
 
 
-def drawn(
+def plot_lines(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     *,
     bounds: tuple[float, float],
     labels: tuple[str, str],
     ends: tuple[str, str],
 ) -> Iterator[str]:
-    """Give the lines of a drawing.
+    """Yield the lines of a plot.
 
     Args:
-        curves: Points by the character that marks them: the place along the axis, from 0 to 1, and the value.
-        bounds: The values at the bottom and at the top; what is above goes along the top.
-        labels: What stands beside those.
-        ends: What stands under the beginning and the end of the axis.
+        curves: Points of each curve by the character that marks them: position on the axis, from 0 to 1, and value.
+        bounds: Values at the bottom and at the top; higher values are drawn at the top.
+        labels: Labels of the bounds.
+        ends: Labels of the two ends of the axis.
     """
     low, high = bounds
     grid = [[" "] * WIDTH for _ in range(HEIGHT)]
@@ -29,13 +29,13 @@ def drawn(
         for place, value in points:
             height = (min(value, high) - low) / (high - low) if high > low else 0.0
             grid[round((1 - height) * (HEIGHT - 1))][column(place)] = mark
-    beside = {0: labels[1], HEIGHT - 1: labels[0]}
+    margin = {0: labels[1], HEIGHT - 1: labels[0]}
     for number, cells in enumerate(grid):
-        yield f"{beside.get(number, ''):>10} |{''.join(cells)}".rstrip()
+        yield f"{margin.get(number, ''):>10} |{''.join(cells)}".rstrip()
     yield f"{'':>10} +{'-' * WIDTH}"
     yield f"{'':>12}{ends[0]:<{WIDTH // 2}}{ends[1]:>{WIDTH // 2}}"
 
 
 def column(place: float) -> int:
-    """Return the column of a place along the axis, from 0 to 1."""
+    """Return the column of a position on the axis, from 0 to 1."""
     return round(place * (WIDTH - 1))

@@ -1,4 +1,4 @@
-"""What was found out about a run, in words: its model, its learning rates, where its time goes."""
+"""Printing of the results of trials: model summary, learning-rate curve, profile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hookline.cli.output import Output
-from hookline.cli.printing.drawing import column, drawn
+from hookline.cli.printing.drawing import column, plot_lines
 
 if TYPE_CHECKING:
     from hookline.engine.view import Row
@@ -21,13 +21,13 @@ _MAX_OPERATIONS = 15
 
 
 def model_values(model: ModelSummary) -> dict[str, Any]:
-    """Return what a model is made of as plain values."""
+    """Return a model summary as plain values."""
     values = dataclasses.asdict(model)
     return {**values, "modules": values.pop("rows")}
 
 
 def print_model(output: Output, model: ModelSummary) -> None:
-    """Print the modules of a model, as many as can be read, and its sizes; ``--quiet`` and ``--json`` leave it out."""
+    """Print the modules of a model and its sizes, unless ``--quiet`` or ``--json`` is given; long models are cut."""
     if output.quiet or output.json:
         return
     rows, num_left_out = model.readable()
@@ -38,7 +38,7 @@ def print_model(output: Output, model: ModelSummary) -> None:
     output.line()
     output.table(head[:columns], [cells[:columns] for cells in shown])
     if num_left_out:
-        output.line(f"... and {num_left_out} modules more")
+        output.line(f"... and {num_left_out} more modules")
     sizes = f"{model.num_trainable} of {model.num_parameters} parameters trainable"
     output.line(f"\n{sizes}, {model.parameter_bytes} bytes, and {model.buffer_bytes} bytes of buffers")
 
@@ -49,7 +49,7 @@ def _model_row(row: Row) -> list[str]:
 
 
 def print_lr_curve(output: Output, curve: LRCurve) -> None:
-    """Print the loss while the learning rate rose, and the suggestion; with ``--quiet`` that alone."""
+    """Print the loss by learning rate, and the suggestion; with ``--quiet``, only the suggestion."""
     if output.json:
         output.document(dataclasses.asdict(curve))
         return
@@ -58,30 +58,30 @@ def print_lr_curve(output: Output, curve: LRCurve) -> None:
         return
     if curve.points:
         output.line("\nsmoothed loss, by learning rate")
-        for line in _drawn(curve.points, curve.suggestion):
+        for line in _curve_lines(curve.points, curve.suggestion):
             output.line(line)
     steps = "1 step" if len(curve.points) == 1 else f"{len(curve.points)} steps"
     output.line(f"\nended after {steps}: {curve.ending}")
     output.line(curve.reason if curve.suggestion is None else f"suggestion: {curve.suggestion:.3g}, {curve.reason}")
 
 
-def _drawn(points: Sequence[LRPoint], suggestion: float | None) -> Iterator[str]:
-    """Give the lines of a curve: a column for each learning rate, or for several, and a mark at the suggestion."""
+def _curve_lines(points: Sequence[LRPoint], suggestion: float | None) -> Iterator[str]:
+    """Yield the lines of the plot, with a mark below the suggested learning rate."""
     losses = [point.smoothed for point in points]
     low = min(losses)
-    # What diverges goes along the top: drawn to scale it would flatten all before it.
+    # Diverging losses are drawn at the top: to scale, they would flatten the rest of the curve.
     high = max(losses[: losses.index(low) + 1])
     places = [(number / max(len(points) - 1, 1), loss) for number, loss in enumerate(losses)]
     first, last = points[0].lr, points[-1].lr
     labels, ends = (f"{low:.4g}", f"{high:.4g}"), (f"{first:.2g}", f"{last:.2g}")
-    yield from drawn({"*": places}, bounds=(low, high), labels=labels, ends=ends)
+    yield from plot_lines({"*": places}, bounds=(low, high), labels=labels, ends=ends)
     if suggestion and first <= suggestion < last:
-        # The learning rates rise exponentially, so each column stands for the same factor.
+        # The learning rates rise exponentially, so each column is the same factor.
         yield f"{'':>12}{' ' * column(math.log(suggestion / first) / math.log(last / first))}^ suggestion"
 
 
 def print_profile(output: Output, profile: Profile) -> None:
-    """Print where the time of some steps went."""
+    """Print the time by part of the loop and by operation of torch."""
     if output.json:
         output.document(dataclasses.asdict(profile))
         return
@@ -97,7 +97,7 @@ def print_profile(output: Output, profile: Profile) -> None:
     operations = [_operation_row(row, profile.num_steps)[: len(head)] for row in profile.operations]
     output.table(head, operations[:_MAX_OPERATIONS])
     if len(operations) > _MAX_OPERATIONS:
-        output.prose(f"... and {len(operations) - _MAX_OPERATIONS} operations more")
+        output.prose(f"... and {len(operations) - _MAX_OPERATIONS} more operations")
 
 
 def _operation_row(row: Row, num_steps: int) -> list[str]:

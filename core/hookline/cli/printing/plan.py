@@ -1,4 +1,4 @@
-"""A config in words: the plan of a run, the story of one value, and what to try next."""
+"""Printing of a config: the plan of a run, the origin of a value, and suggested commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALWAYS_SHOWN = ("train.epochs", "train.batch_size", "train.seed")
 
 
 def plan_lines(config: RunConfig) -> Iterator[str]:
-    """Give the plan of a run: what was chosen, and from where; options only where somebody set them."""
+    """Yield the plan of a run: its plugins with their origin, and the options that are not defaults."""
     width = max(len(label) for label in ("train", *(choice.table for choice in config.plugins)))
     yield "plan"
     shown = [s for key, s in config.settings.items() if key in _ALWAYS_SHOWN or _is_set("train", key, s)]
@@ -41,9 +41,9 @@ def setting_values(setting: Setting) -> dict[str, Any]:
     return {"key": setting.key, "value": plain(setting.value), "origin": str(setting.origin), "overrode": overrode}
 
 
-def explanation_lines(setting: Setting, config: RunConfig, *, is_brief: bool) -> Iterator[str]:
-    """Give the story of one value: what it is, where from, what it overrode, what it means."""
-    if is_brief:
+def explanation_lines(setting: Setting, config: RunConfig, *, is_quiet: bool) -> Iterator[str]:
+    """Yield a value, its origin, the values that it overrode, and its meaning."""
+    if is_quiet:
         yield to_toml(setting.value)
         return
     yield f"{setting.key} = {to_toml(setting.value)}"
@@ -59,24 +59,24 @@ def explanation_lines(setting: Setting, config: RunConfig, *, is_brief: bool) ->
         yield f"  {option.description}: {option.expected}"
 
 
-def next_steps(words: Sequence[str], config: RunConfig, *, is_trial: bool, is_kept: bool) -> Iterator[str]:
-    """Give what to try after a run, which is kept or not, or after a trial of it."""
-    kept = [word for word in words if not word.startswith("train.epochs=")]
-    words_so_far = shlex.join(["hookline", "train", *kept])
+def next_steps(words: Sequence[str], config: RunConfig, *, is_trial: bool, is_saved: bool) -> Iterator[str]:
+    """Yield the commands to try after a run, saved or not, or after a trial of it."""
+    others = [word for word in words if not word.startswith("train.epochs=")]
+    command = shlex.join(["hookline", "train", *others])
     yield "\ntry next"
-    steps = {f"{words_so_far} train.epochs={2 * max(config.train.epochs, 1)}": "train for longer"}
+    steps = {f"{command} train.epochs={2 * max(config.train.epochs, 1)}": "train longer"}
     if is_trial:
-        steps = {shlex.join(["hookline", "train", *words]): "train in earnest"}
-    if is_kept:
-        steps["hookline runs"] = "see what was kept"
-    steps["hookline plugins"] = "see what can be exchanged"
+        steps = {shlex.join(["hookline", "train", *words]): "train in full"}
+    if is_saved:
+        steps["hookline runs"] = "list the saved runs"
+    steps["hookline plugins"] = "list the available plugins"
     if not words:
-        steps["hookline init DATA.csv"] = "write a config for a table of your own"
+        steps["hookline init DATA.csv"] = "write a config for your own table"
     yield from step_lines(steps)
 
 
 def step_lines(steps: Mapping[str, str]) -> Iterator[str]:
-    """Give commands to type, each with its purpose."""
+    """Yield commands to type, each with its purpose."""
     width = min(max(map(len, steps)), 60)
     for command, purpose in steps.items():
         yield f"  {command.ljust(width)}  # {purpose}"
@@ -100,5 +100,5 @@ def _option(key: str, config: RunConfig) -> tuple[Option | None, str]:
     label, _, name = key.rpartition(".")
     known: dict[str, tuple[tuple[Option, ...], str]] = {"train": (options_of(TrainOptions), "the loop")}
     known |= {choice.table: (choice.plugin.options, str(choice.plugin)) for choice in config.plugins}
-    options, owner = known.get(label, ((), ""))  # a callback that is switched off has no options
+    options, owner = known.get(label, ((), ""))  # a callback that is off has no options
     return next((option for option in options if option.name == name), None), owner

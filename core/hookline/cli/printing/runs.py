@@ -1,4 +1,4 @@
-"""What is known of runs, in words: a row for each, all about one, how two differ, their curves."""
+"""Printing of runs: the list, the details of one, the differences of two, curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from hookline.cli.output import Output
-from hookline.cli.printing.drawing import drawn
+from hookline.cli.printing.drawing import plot_lines
 from hookline.engine.words import printable
 from hookline.runs.changes import Change, entry_text
 from hookline.runs.curves import Curve
@@ -21,62 +21,62 @@ _CHANGED_WIDTH = 60
 _MAX_ROWS = 20
 _MARKS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_CURVES = len(_MARKS)
-"""How many curves a drawing can tell apart."""
+"""Maximum number of curves in one plot."""
 
 _OTHER = {"versions": "other versions", "code": "other code", "data": "other data"}
-"""How changes are told, short, that are not settings."""
+"""Short descriptions of changes other than settings."""
 
 
 # ---- the table of runs -----------------------------------------------------------------------------------------------
 
 
 def row_values(row: RunRow) -> dict[str, Any]:
-    """Return all that is known of a run, but for what it is made of, as plain values."""
+    """Return a run as plain values, without its fingerprint."""
     known = msgspec.to_builtins(row.record) if row.record else {}
     known.pop("identity", None)
     changes = [{"part": c.part, "key": c.key, "before": c.before, "after": c.after} for c in row.changes]
     return {**_name_values(row), **known, "status": row.status, "problem": row.problem, "changes": changes}
 
 
-def print_runs(output: Output, rows: Sequence[RunRow], num_left_out: int, aside: Collection[str]) -> None:
-    """Print a row for each run; changes in the tables ``aside`` say nothing about its numbers."""
+def print_runs(output: Output, rows: Sequence[RunRow], num_left_out: int, ignored: Collection[str]) -> None:
+    """Print a row for each run; changes in the tables ``ignored`` are not shown."""
     head = ["run", "status", "best", "epochs", "time", "changed"]
-    output.table(head, [_cells(row, aside) for row in rows])
+    output.table(head, [_cells(row, ignored) for row in rows])
     if num_left_out:
         older = "1 older run" if num_left_out == 1 else f"{num_left_out} older runs"
         output.prose(f"\nand {older}: hookline runs --all")
 
 
-def _cells(row: RunRow, aside: Collection[str]) -> list[str]:
+def _cells(row: RunRow, ignored: Collection[str]) -> list[str]:
     record = row.record
     if record is None:
         return _printable(row.path.name, row.status, "", "", "", row.problem or "")
     best = f"{record.best.metric} {record.best.value:.6g}" if record.best else ""
     epochs = f"{record.epochs}/{record.num_epochs}"
     return _printable(
-        row.path.name, row.status, best, epochs, duration(record.time_s), changed_words(row.changes, aside)
+        row.path.name, row.status, best, epochs, duration(record.time_s), changed_words(row.changes, ignored)
     )
 
 
-def changed_words(changes: Sequence[Change], aside: Collection[str]) -> str:
-    """Return in a few words what changed from one run to the next."""
-    settings = [c for c in changes if c.part == "settings" and not any(c.key.startswith(f"{t}.") for t in aside)]
+def changed_words(changes: Sequence[Change], ignored: Collection[str]) -> str:
+    """Return the changes between consecutive runs in a few words."""
+    settings = [c for c in changes if c.part == "settings" and not any(c.key.startswith(f"{t}.") for t in ignored)]
     exchanged = {c.key.rpartition(".")[0]: c.after for c in settings if c.key.endswith(".use")}
     words = [f"{table}={name}" if name is not None else f"no {table}" for table, name in exchanged.items()]
     for change in settings:
         table, _, name = change.key.rpartition(".")
-        # Another plugin has other options; those that both have can be compared.
-        is_told = table not in exchanged or (change.before is not None and change.after is not None)
-        if name != "use" and is_told:
+        # Different plugins have different options; only those that both have are compared.
+        is_shown = table not in exchanged or (change.before is not None and change.after is not None)
+        if name != "use" and is_shown:
             words.append(f"{change.key}={value_words(change.after)}")
-    told = {change.part for change in changes}
+    parts = {change.part for change in changes}
     has_other_data = any(change.key.startswith("data.") for change in settings)
-    words += [text for part, text in _OTHER.items() if part in told and not (part == "data" and has_other_data)]
+    words += [text for part, text in _OTHER.items() if part in parts and not (part == "data" and has_other_data)]
     return _shortened(words)
 
 
 def _shortened(words: Sequence[str]) -> str:
-    """Return as many words as fit, at least one, and how many more there are."""
+    """Return as many words as fit, at least one, and the number of the others."""
     shown = ""
     for number, word in enumerate(words):
         longer = f"{shown}, {word}" if shown else word[:_CHANGED_WIDTH] + ("..." if len(word) > _CHANGED_WIDTH else "")
@@ -87,7 +87,7 @@ def _shortened(words: Sequence[str]) -> str:
 
 
 def value_words(value: Any) -> str:
-    """Return a plain value in a short form."""
+    """Format a plain value in short form."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -98,7 +98,7 @@ def value_words(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it.
+    """Format a duration for people.
 
     >>> duration(3.21), duration(190), duration(7500)
     ('3.2 s', '3 min 10 s', '2 h 05 min')
@@ -114,14 +114,14 @@ def duration(seconds: float) -> str:
 
 
 def run_values(row: RunRow, checkpoints: Sequence[CheckpointRow]) -> dict[str, Any]:
-    """Return all that is known of a run as plain values."""
+    """Return a run with its checkpoints as plain values."""
     known = msgspec.to_builtins(row.record) if row.record else {}
-    kept = [_checkpoint_values(checkpoint) for checkpoint in checkpoints]
-    return {**_name_values(row), **known, "status": row.status, "problem": row.problem, "checkpoints": kept}
+    saved = [_checkpoint_values(checkpoint) for checkpoint in checkpoints]
+    return {**_name_values(row), **known, "status": row.status, "problem": row.problem, "checkpoints": saved}
 
 
 def print_run(output: Output, row: RunRow, record: RunRecord, checkpoints: Sequence[CheckpointRow]) -> None:
-    """Print all that is known of a run."""
+    """Print the details of a run."""
     for name, text in _facts(row, record).items():
         output.line(f"{name.ljust(10)}  {printable(text)}")
     _print_table(output, "metrics", ["metric", "value"], [[k, value_words(v)] for k, v in record.metrics.items()])
@@ -174,7 +174,7 @@ def _best_words(best: BestValue) -> str:
 
 
 def _print_table(output: Output, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table under its title, its newest rows if there are too many; nothing without rows."""
+    """Print a table with a title, only its last rows if it is long; print nothing without rows."""
     if not rows:
         return
     output.line(f"\n{title}" + (f", the last {_MAX_ROWS} of {len(rows)}" if len(rows) > _MAX_ROWS else ""))
@@ -183,7 +183,7 @@ def _print_table(output: Output, title: str, head: Sequence[str], rows: Sequence
 
 def _identity_rows(record: RunRecord, part: str) -> list[list[str]]:
     found = record.identity.get(part)
-    return [[key, _brief(value)] for key, value in found.items()] if isinstance(found, Mapping) else []
+    return [[key, _format_value(value)] for key, value in found.items()] if isinstance(found, Mapping) else []
 
 
 def _checkpoint_values(row: CheckpointRow) -> dict[str, Any]:
@@ -205,12 +205,12 @@ def _checkpoint_cells(row: CheckpointRow) -> list[str]:
 
 
 def print_differences(output: Output, names: tuple[str, str], changes: Sequence[Change]) -> None:
-    """Print what differs between two runs, side by side."""
-    rows = [_printable(c.part, c.key, _brief(c.before), _brief(c.after)) for c in changes]
+    """Print the differences between two runs side by side."""
+    rows = [_printable(c.part, c.key, _format_value(c.before), _format_value(c.after)) for c in changes]
     output.table(["part", "of", *_printable(*names)], rows)
 
 
-def _brief(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return entry_text(value) if isinstance(value, Mapping) else value_words(value)
 
 
@@ -218,7 +218,7 @@ def _brief(value: Any) -> str:
 
 
 def curve_values(curves: Sequence[tuple[str, Curve]]) -> list[dict[str, Any]]:
-    """Return curves, each with its run, as plain values."""
+    """Return curves as plain values, each with its run."""
     return [
         {"run": run, "metric": c.metric, "num_values": c.num_values, "last": c.last, "points": c.points}
         for run, c in curves
@@ -226,7 +226,7 @@ def curve_values(curves: Sequence[tuple[str, Curve]]) -> list[dict[str, Any]]:
 
 
 def print_curves(output: Output, title: str, curves: Sequence[tuple[str, Curve]], *, is_log: bool) -> None:
-    """Print one drawing of some curves, and what they are."""
+    """Print curves in one plot with a legend."""
     output.prose(f"{title}, by step" + (", logarithmic" if is_log else ""))
     marks = "*" if len(curves) == 1 else _MARKS
     points = {mark: list(_scaled(curve, is_log=is_log)) for mark, (_, curve) in zip(marks, curves, strict=False)}
@@ -235,7 +235,7 @@ def print_curves(output: Output, title: str, curves: Sequence[tuple[str, Curve]]
         low, high = min(value for _, value in all_points), max(value for _, value in all_points)
         placed = {mark: [(step / last, value) for step, value in some] for mark, some in points.items()}
         labels = (f"{10**low:.4g}", f"{10**high:.4g}") if is_log else (f"{low:.4g}", f"{high:.4g}")
-        for line in drawn(placed, bounds=(low, high), labels=labels, ends=("0", f"{last:.0f}")):
+        for line in plot_lines(placed, bounds=(low, high), labels=labels, ends=("0", f"{last:.0f}")):
             output.line(line)
     for mark, (run, curve) in zip(marks, curves, strict=False):
         values = "1 value" if curve.num_values == 1 else f"{curve.num_values} values"
@@ -243,7 +243,7 @@ def print_curves(output: Output, title: str, curves: Sequence[tuple[str, Curve]]
 
 
 def _scaled(curve: Curve, *, is_log: bool) -> Iterator[tuple[float, float]]:
-    """Give the points to draw; a logarithm leaves out what is not above 0."""
+    """Yield the points to plot; a logarithmic scale omits values that are not above 0."""
     for step, value in curve.points:
         if not is_log:
             yield step, value
@@ -251,7 +251,7 @@ def _scaled(curve: Curve, *, is_log: bool) -> Iterator[tuple[float, float]]:
             yield step, math.log10(value)
 
 
-# ---- what they share -------------------------------------------------------------------------------------------------
+# ---- shared ----------------------------------------------------------------------------------------------------------
 
 
 def _name_values(row: RunRow) -> dict[str, Any]:
@@ -261,5 +261,5 @@ def _name_values(row: RunRow) -> dict[str, Any]:
 
 
 def _printable(*cells: str) -> list[str]:
-    # An end of a line within a cell would break the table.
+    # A line break in a cell would break the table.
     return [printable(cell) for cell in cells]

@@ -1,4 +1,4 @@
-"""A folder with new files: written whole, or not at all."""
+"""New folder with files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from hookline.engine.errors import Fault
 
 
 def folder_faults(folder: Path) -> list[Fault]:
-    """Return what speaks against writing new files into a folder; one that is missing or empty will do."""
+    """Return the reasons why new files cannot be written to a folder; it must be missing or empty."""
     hint = "choose another folder with --dir"
     if folder.is_dir():
         return [Fault(f"the folder {folder} is not empty", hint=hint)] if any(folder.iterdir()) else []
-    return [Fault(f"{folder} exists already, and is no folder", hint=hint)] if folder.exists() else []
+    return [Fault(f"{folder} already exists and is not a folder", hint=hint)] if folder.exists() else []
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Write files, by their paths in a folder that is missing or empty; an error leaves nothing behind.
+    """Write files by their paths into a folder that is missing or empty; an error leaves nothing behind.
 
     Raises:
         OSError: When they cannot be written.
     """
     folder = folder.resolve()
-    # The last folder on the way that there is: one rename puts all that is missing below it into place.
+    # The closest existing parent: one rename then puts everything below it in place.
     place = next(path for path in (folder, *folder.parents) if path.exists())
     with tempfile.TemporaryDirectory(dir=place, prefix=".hookline-new-") as temporary:
         draft = Path(temporary)

@@ -1,8 +1,8 @@
-"""A new distribution with one plugin: kind and name -> the text of each of its files.
+"""Generator of a new distribution with one plugin.
 
-The files are made from the templates beside this module: those in ``templates/any-kind`` and those in the folder of the
-kind. In a path ``MODULE`` stands for the import package; in a text ``string.Template`` puts words in the place of
-``$name`` and the like.
+The files are made from the templates next to this module: those in ``templates/any-kind`` and those in the folder of
+the kind. ``MODULE`` in a path is replaced by the name of the import package, and ``string.Template`` replaces ``$name``
+and the like in a text.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from hookline.engine.plugin.metadata import normalized_name
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _VALUES = ("true", "false", "inf", "nan", "off")
-"""What ``model=WORD`` does not take for a plugin's name: values of TOML, and the word that switches a callback off."""
+"""Words that ``model=WORD`` does not read as a plugin name: TOML values, and the word that disables a callback."""
 
 
 @dataclass(frozen=True)
 class Scaffold:
-    """A distribution to be made, with one plugin.
+    """New distribution with one plugin.
 
     Attributes:
         kind: One of ``KINDS``.
-        name: The plugin's name.
+        name: Name of the plugin.
 
     Example:
         >>> new = Scaffold("model", "deep-net")
@@ -43,40 +43,40 @@ class Scaffold:
 
     @property
     def distribution(self) -> str:
-        """The distribution's name, which is also that of its folder."""
+        """Name of the distribution and of its folder."""
         return f"{OWN_DISTRIBUTION}-{self.name}"
 
     @property
     def module(self) -> str:
-        """The name of the import package."""
+        """Name of the import package."""
         return self.distribution.replace("-", "_")
 
     @property
     def class_name(self) -> str:
-        """The name of the plugin's class; the kind at its end keeps it apart from the classes that it uses."""
+        """Name of the plugin class; its suffix, the kind, distinguishes it from the classes that it uses."""
         words = self.name.removesuffix(f"-{self.kind}").split("-")
         return "".join(map(str.capitalize, (*words, self.kind)))
 
     @property
     def use(self) -> str:
-        """The override that makes a run use the plugin."""
+        """Override with which a run uses the plugin."""
         return f"callbacks.{self.name}={self.name}" if self.kind == "callback" else f"{self.kind}={self.name}"
 
     def faults(self, catalog: Catalog) -> list[Fault]:
-        """Return all that speaks against making it beside what is installed."""
+        """Return the reasons why it cannot be created, given the installed plugins."""
         if not _NAME.fullmatch(self.name):
-            message = f"{self.name!r} is no name for a plugin: expected lower case letters, digits and single hyphens"
-            return [Fault(f"{message}, with a letter first", hint=self._suggestion())]
+            message = f"{self.name!r} is not a valid plugin name: expected lowercase letters, digits and single hyphens"
+            return [Fault(f"{message}, starting with a letter", hint=self._suggestion())]
         if self.name in _VALUES:
-            message = f"{self.name!r} is no name for a plugin: '{self.use}' would be read as a value of its own"
+            message = f"{self.name!r} is not a valid plugin name: '{self.use}' would be read as a value"
             return [Fault(message, hint=f"for example '{self.name}-{self.kind}'")]
         return [*self._faults_of_distribution(catalog), *self._faults_of_name(catalog)]
 
     def files(self, version: str) -> dict[str, str]:
-        """Return the text of each file by its path in the folder, with ``/`` between folders.
+        """Return the text of each file by its path in the folder, with ``/`` as separator.
 
         Args:
-            version: The version of Hookline that the plugin is made for.
+            version: Version of Hookline that the plugin is written for.
         """
         words = {name: getattr(self, name) for name in ("distribution", "module", "class_name", "use")}
         words |= {**asdict(self), "requires": compatible_versions(version)}
@@ -96,7 +96,7 @@ class Scaffold:
         return f"for example {suggested!r}" if suggested else None
 
     def _faults_of_distribution(self, catalog: Catalog) -> Iterator[Fault]:
-        """Give a fault if an installed distribution has the name, or the import package, of this one."""
+        """Yield a fault if an installed distribution has the same name or the same import package."""
         taken = {
             entry.distribution: entry
             for entry in catalog.entries
@@ -104,23 +104,23 @@ class Scaffold:
             or re.split(r"[.:]", entry.value)[0] == self.module
         }
         for entry in taken.values():
-            message = f"{entry.source}, which is installed, has the distribution's name {self.distribution!r}"
+            message = f"{entry.source} is installed and already uses the distribution name {self.distribution!r}"
             hint = "choose another name, add the plugin to that distribution, or uninstall it"
-            yield Fault(f"{message} or its package {self.module!r}", hint=hint)
+            yield Fault(f"{message} or the package {self.module!r}", hint=hint)
 
     def _faults_of_name(self, catalog: Catalog) -> Iterator[Fault]:
-        """Give a fault if an installed distribution offers a plugin of this name."""
+        """Yield a fault if an installed distribution has a plugin of this name."""
         for entry in catalog.of_kind(self.kind):
             if entry.name == self.name and normalized_name(entry.distribution) != self.distribution:
                 message = f"{entry} is installed, so {self.name!r} would be ambiguous"
                 names = f"{entry.qualified_name!r} or '{self.distribution}/{self.name}'"
-                yield Fault(f"{message}: runs would have to say {names}", hint="choose another name")
+                yield Fault(f"{message}: configs would have to name {names}", hint="choose another name")
 
 
 def compatible_versions(version: str) -> str:
-    """Return the versions of Hookline that suit a plugin written for ``version``, as a requirement has it.
+    """Return the versions of Hookline compatible with a plugin written for ``version``, as a requirement specifier.
 
-    Before 1.0 a minor release may break plugins, from then on a major one: https://semver.org, items 4 and 8.
+    Before 1.0 a minor release may break plugins, later only a major one: https://semver.org, items 4 and 8.
 
     >>> compatible_versions("0.1.3")
     '>=0.1,<0.2'
@@ -131,13 +131,13 @@ def compatible_versions(version: str) -> str:
     """
     public = version.partition("+")[0]
     major, minor, *_ = map(int, re.findall(r"\d+", public))
-    # A final 0.2 does not admit what came before it.
+    # >=0.2 would exclude its own pre-releases.
     first = f"{major}.{minor}" if re.fullmatch(r"[\d.]+", public) else public
     return f">={first},<{f'0.{minor + 1}' if major == 0 else major + 1}"
 
 
 def _texts(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Give the path and the text of each template in a folder."""
+    """Yield the path and the text of each template in a folder."""
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         path = f"{prefix}{entry.name}"
         if entry.is_dir():

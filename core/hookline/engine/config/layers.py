@@ -1,4 +1,4 @@
-"""A file, a mapping, words of a command -> one layer of a config: values by key path, each with its origin."""
+"""Layers of a config: the values of a file, a mapping or command-line words, by key path, with their origins."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Source = Mapping[str, Any] | str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value comes from.
+    """The source of a value.
 
     Attributes:
         layer: ``default``, ``file``, ``command line``, ``python``, or an option of a command, such as ``--fast``.
-        location: The place in the text, if there is one.
-        detail: For a default, what has it as its default.
-        folder: What relative paths in the value start at.
+        location: Position in the text, if there is one.
+        detail: For a default, its owner.
+        folder: Folder that relative paths in the value start from.
     """
 
     layer: str
@@ -40,13 +40,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class Item:
-    """A value as one layer gives it.
+    """A value in one layer.
 
     Attributes:
         path: The parts of its key; ``("callbacks", "best", "monitor")``.
         value: The value; ``{}`` for a table's header.
-        origin: Where it comes from.
-        key_location: Where the key stands.
+        origin: Its source.
+        key_location: Position of the key.
     """
 
     path: KeyPath
@@ -54,12 +54,17 @@ class Item:
     origin: Origin
     key_location: Location | None = None
 
+    @property
+    def location(self) -> Location | None:
+        """Position to show in errors: that of the key, or else that of the value."""
+        return self.key_location or self.origin.location
+
 
 def read_source(source: Source) -> list[Item]:
-    """Return the layer that a file or a mapping is.
+    """Read a file or a mapping as a layer.
 
     Raises:
-        ConfigError: When the file cannot be read, or is no TOML that options can hold.
+        ConfigError: When the file cannot be read, is not TOML, or has a value that no option takes.
     """
     if source is None:
         return []
@@ -67,29 +72,31 @@ def read_source(source: Source) -> list[Item]:
         return walk_mapping(source, Origin("python"))
     path = Path(source)
     document = toml_text.read_file(path)
-    return list(_walk_document(document, path.parent))
+    items = []
+    for key, value in _leaves(document.values, ()):
+        place = document.places.get(key)
+        origin = Origin("file", place.value if place else None, folder=path.parent)
+        items.append(Item(key, value, origin, place.key if place else None))
+    return items
 
 
 def walk_mapping(values: Mapping[str, Any], origin: Origin) -> list[Item]:
-    """Return the layer that a mapping of tables is."""
+    """Return a mapping of tables as a layer."""
     return [Item(path, value, origin) for path, value in _leaves(values, ())]
 
 
 def walk_keys(values: Mapping[str, Any], origin: Origin) -> list[Item]:
-    """Return the layer that values by dotted key are."""
-    pairs = [(key.split("."), value) for key, value in values.items()]
-    return [Item(path, v, origin) for key, value in pairs for path, v in _leaves_at(key, value)]
+    """Return values by dotted key as a layer."""
+    return [Item(path, leaf, origin) for key, value in values.items() for path, leaf in _leaves_at(key, value)]
 
 
-def _walk_document(document: toml_text.Document, folder: Path) -> Iterator[Item]:
-    for path, value in _leaves(document.values, ()):
-        place = document.places.get(path)
-        location = place.value if place else None
-        yield Item(path, value, Origin("file", location, folder=folder), place.key if place else None)
+def _leaves_at(key: str, value: Any) -> Iterator[tuple[KeyPath, Any]]:
+    *table, name = key.split(".")
+    return _leaves({name: value}, tuple(table))
 
 
 def _leaves(values: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
-    """Give every value that is an option's, and every table that is empty; tables within options stay whole."""
+    """Yield the value of every option, and every table as ``{}``; tables within options stay whole."""
     for name, value in values.items():
         here = (*path, str(name))
         depth = 3 if here[0] == "callbacks" else 2
@@ -101,9 +108,9 @@ def _leaves(values: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath,
 
 
 def read_overrides(overrides: Mapping[str, Any] | Sequence[str], faults: list[Fault]) -> list[Item]:
-    """Return the layer of values by dotted key, or of ``key=value`` words; faulty words go to ``faults``."""
+    """Read values by dotted key, or ``key=value`` words, as a layer; append a fault for each invalid word."""
     if isinstance(overrides, str):
-        raise TypeError("overrides are a mapping or a sequence of words, not one text")
+        raise TypeError("overrides must be a mapping or a sequence of words, not a string")
     if isinstance(overrides, Mapping):
         return walk_keys(overrides, Origin("python"))
     return [item for word in overrides for item in _read_override(word, faults)]
@@ -119,17 +126,12 @@ def _read_override(word: str, faults: list[Fault]) -> Iterator[Item]:
         faults.append(Fault(f"{shown(word)} is not an override", key_location, hint))
         return
     if key.count(".") >= MAX_DEPTH:
-        faults.append(Fault(f"a key of more than {MAX_DEPTH} parts names nothing", key_location))
+        faults.append(Fault(f"this key has more than {MAX_DEPTH} parts", key_location))
         return
     try:
         value = toml_text.parse_value(text)
     except ValueError as error:
-        message = f"the value of {shown(key)} cannot be read: {error}"
-        faults.append(Fault(message, location, "quote text: key='\"...\"'"))
+        faults.append(Fault(f"cannot read the value of {shown(key)}: {error}", location, "quote text: key='\"...\"'"))
         return
-    for path, leaf in _leaves_at(key.split("."), value):
+    for path, leaf in _leaves_at(key, value):
         yield Item(path, leaf, Origin("command line", location), key_location)
-
-
-def _leaves_at(key: Sequence[str], value: Any) -> Iterator[tuple[KeyPath, Any]]:
-    return _leaves({key[-1]: value}, tuple(key[:-1]))

@@ -1,7 +1,7 @@
-"""TOML and overrides -> one complete, frozen ``RunConfig`` in which each value knows its origin.
+"""Load a complete, frozen ``RunConfig``, in which each value has its origin, from TOML and overrides.
 
 Values come in layers: defaults, then the file (or a mapping), then overrides. A later layer wins, key by key. A layer
-that names another plugin for a table drops the options that earlier layers gave to the plugin before.
+that names another plugin for a table discards the options that earlier layers gave to the previous plugin.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 
 @dataclass(frozen=True)
 class Named:
-    """The plugins that a config names, none of them imported.
+    """Plugins named by a config, none of them imported.
 
     Attributes:
-        catalog: What is installed, as the rules of the config have it.
-        entries: The plugins, by table.
-        errors: Why others may not be used, or which plugin they are.
+        catalog: The installed plugins, restricted by the config's rules.
+        entries: The named plugins, by table.
+        errors: The errors of the tables whose plugin is ambiguous or may not be used.
     """
 
     catalog: Catalog
@@ -43,12 +43,29 @@ class Named:
 
 @dataclass
 class _Table:
-    """One table while layers are put together: the settings so far, by key within the table."""
+    """A table while the layers are combined.
+
+    Attributes:
+        name: Its name, ``model`` or ``callbacks.best``.
+        settings: The settings so far, by key within the table.
+        origin: The layer that mentions it last.
+        header: Position of that mention.
+    """
 
     name: str
     settings: dict[str, Setting] = field(default_factory=dict)
     origin: Origin = field(default_factory=lambda: Origin("default"))
     header: Location | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of its plugin."""
+        return "callback" if self.name.startswith("callbacks.") else self.name
+
+    @property
+    def implied_use(self) -> str | None:
+        """The plugin that a callback's table names if it has no key ``use``."""
+        return self.name.removeprefix("callbacks.") if self.kind == "callback" else None
 
 
 def load_config(
@@ -63,30 +80,30 @@ def load_config(
 ) -> RunConfig:
     """Return the complete config of a run.
 
-    The plugins that it names are imported, to know their options; no others.
+    Only the plugins that the config names are imported, to read their options.
 
     Args:
-        source: A TOML file's path, a mapping of the same form, or None for the defaults alone.
+        source: Path of a TOML file, a mapping of the same form, or None for the defaults alone.
         overrides: Values by dotted key, ``{"train.epochs": 5}``, or ``key=value`` words as on the command line.
-        plugins: Objects instead of names, by table: ``{"model": net, "callbacks.mine": callback}``.
-        defaults: More defaults, beneath the source and over hookline's own.
-        switches: What options of a command stand for, between source and overrides: values by dotted key, by the
+        plugins: Objects to use instead of named plugins, by table: ``{"model": net, "callbacks.mine": callback}``.
+        defaults: Additional defaults, applied on top of Hookline's own and below the source.
+        switches: Values that options of a command set, applied between source and overrides: values by dotted key, by
             option, ``{"--overfit": {"train.max_examples": 10}}``.
         catalog: The plugins that may be named; default: those installed.
         vet: Called with each plugin before it is imported; raises ``PluginError`` to refuse it.
 
     Raises:
         ConfigError: With every fault of the config.
-        PluginError: When the config is right but a plugin that it names is not, or is refused by ``vet``.
+        PluginError: When the config is valid but a plugin that it names is not, or ``vet`` refuses one.
 
     Example:
         >>> config = load_config({"optimizer": {"lr": 0.1}}, ["train.epochs=5"])
         >>> config.train.epochs, str(config.settings["optimizer.lr"].origin)
         (5, 'python')
     """
-    build = _Assembly(catalog or Catalog.installed(), vet)
-    build.add_layers(source, overrides, plugins or {}, defaults or {}, switches or {})
-    return build.finish()
+    assembly = _Assembly(catalog or Catalog.installed())
+    assembly.add_layers(source, overrides, plugins or {}, defaults or {}, switches or {})
+    return assembly.finish(vet or (lambda _: None))
 
 
 def named_entries(
@@ -99,24 +116,20 @@ def named_entries(
     """Return the plugins that a config names, without importing any.
 
     Raises:
-        ConfigError: With every fault that shows without knowing the plugins' options.
-        PluginError: When what the config requires is not installed.
+        ConfigError: With every fault that can be found without the plugins' options.
+        PluginError: When a requirement of the config is not met.
     """
-    build = _Assembly(catalog or Catalog.installed())
-    build.add_layers(source, overrides, {}, defaults or {}, {})
-    return build.named()
-
-
-# ---- putting the layers together -------------------------------------------------------------------------------------
+    assembly = _Assembly(catalog or Catalog.installed())
+    assembly.add_layers(source, overrides, {}, defaults or {}, {})
+    return assembly.named()
 
 
 class _Assembly:
-    """The tables of a config while layers are added, and the faults found on the way."""
+    """The tables of a config while layers are added, and the faults found so far."""
 
-    def __init__(self, catalog: Catalog, vet: Callable[[Entry], None] | None = None) -> None:
+    def __init__(self, catalog: Catalog) -> None:
         self.faults: list[Fault] = []
         self._catalog = catalog
-        self._vet = vet
         self._plugin_errors: list[PluginError] = []
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
@@ -130,59 +143,102 @@ class _Assembly:
         defaults: Mapping[str, Any],
         switches: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        """Put all layers over the tables, each over the one before."""
+        """Apply all layers, each on top of the previous one."""
         self._add(walk_mapping(self._catalog.default("run"), Origin("default")))
         self._add(walk_mapping(defaults, Origin("default", detail="this command")))
         self._add(read_source(source))
-        self._add_objects(plugins)
+        self._add(item for label, target in plugins.items() if (item := self._object(label, target)))
         for option, values in switches.items():
             self._add(walk_keys(values, Origin(option)))
         self._add(read_overrides(overrides, self.faults))
 
     def _add(self, items: Iterable[Item]) -> None:
-        """Put one layer over the tables."""
+        """Apply one layer."""
         placed = [(split, item) for item in items if (split := self._split(item))]
         for (label, _), item in placed:
             self._tables.setdefault(label, _Table(label, origin=item.origin, header=item.key_location))
-        # The plugin's name first: a new one drops the options of the one before.
+        # The plugin's name first: a new one discards the options of the previous one.
         for (label, key), item in sorted(placed, key=lambda pair: pair[0][1] != ("use",)):
-            self._set(label, key, item)
+            self._set(self._tables[label], key, item)
 
-    def _add_objects(self, plugins: Mapping[str, Any]) -> None:
-        """Put objects in the place of named plugins."""
-        for label, target in plugins.items():
-            if label not in SINGLE_KINDS and not label.startswith("callbacks."):
-                known = (*SINGLE_KINDS, "callbacks.NAME")
-                self.faults.append(Fault(f"{label!r} is no table that takes a plugin", hint=did_you_mean(label, known)))
-                continue
-            self._tables.setdefault(label, _Table(label))
-            self._set(label, ("use",), Item((label, "use"), target, Origin("python")))
+    def _object(self, label: str, target: Any) -> Item | None:
+        """Return the item that makes ``target`` the plugin of a table."""
+        if label in SINGLE_KINDS or label.startswith("callbacks."):
+            return Item((*label.split(".", 1), "use"), target, Origin("python"))
+        hint = did_you_mean(label, (*SINGLE_KINDS, "callbacks.NAME"))
+        self._fault(f"{label!r} is not a plugin table", hint=hint)
+        return None
 
-    def finish(self) -> RunConfig:
-        """Check every table, and return the whole.
+    def _split(self, item: Item) -> tuple[str, KeyPath] | None:
+        """Return table and key of an item, () for a header; None, with a fault, if it has no valid table."""
+        path, value = item.path, item.value
+        size = 2 if path[0] == "callbacks" else 1  # parts of a table's name
+        label = ".".join(path[:size])
+        takes_plugin = path[0] not in ("train", "plugins")
+        if path[0] not in TABLES:
+            if path[0] not in self._unknown:
+                self._unknown.add(path[0])
+                is_option = path[0] in TrainOptions.__dataclass_fields__
+                hint = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
+                self._fault(f"unknown table {shown(path[0])}", item.location, hint)
+        elif len(path) > size:
+            return label, path[size:]
+        elif len(path) < size:
+            if value != {}:
+                message = f"{label!r}: expected a table of tables, got {shown(value)}"
+                self._fault(message, item.location, "write [callbacks.NAME]")
+        elif takes_plugin and isinstance(value, str) and value:
+            return label, ("use",)
+        elif value == {}:
+            return label, ()
+        else:
+            expected = "a table"
+            if takes_plugin:
+                expected = f"a plugin name, {OFF!r} or a table" if size > 1 else "a plugin name or a table"
+            advice = f"write [{label}] above its keys" if item.origin.layer == "file" else None
+            self._fault(f"{label!r}: expected {expected}, got {shown(value)}", item.location, advice)
+        return None
+
+    def _set(self, table: _Table, key: KeyPath, item: Item) -> None:
+        value, origin, key_location = item.value, item.origin, item.key_location
+        if not key:
+            table.origin, table.header = origin, key_location or table.header
+            return
+        name, *rest = key
+        before = table.settings.get(name)
+        former = before.value if before else table.implied_use
+        # Two names can be the same; objects are never compared.
+        if name == "use" and not (isinstance(value, str) and isinstance(former, str) and value == former):
+            table.settings = _surviving(table, before, value)
+        # A key within an option that is a table changes that table.
+        value = _merged(before.value if before else {}, rest, value)
+        table.settings[name] = Setting(f"{table.name}.{name}", value, origin, before, key_location)
+
+    def finish(self, vet: Callable[[Entry], None]) -> RunConfig:
+        """Check every table, and return the complete config.
 
         Raises:
-            ConfigError: With every fault found since the beginning.
+            ConfigError: With every fault found.
             PluginError: When plugins are the only fault.
         """
         rules = self._finish_rules(self._tables.pop("plugins"))
-        train = self._finish_train(self._tables.pop("train"))
-        choices = [choice for table in self._tables.values() if (choice := self._finish_plugin(table))]
+        train = self._convert(self._tables.pop("train"), options_of(TrainOptions), "the loop")
+        choices = [choice for table in self._tables.values() if (choice := self._finish_plugin(table, vet))]
         self._raise_faults()
         if self._plugin_errors:
             raise combined(self._plugin_errors)
-        return RunConfig(train, rules, tuple(choices), MappingProxyType(self._settings))
+        return RunConfig(TrainOptions(**train), rules, tuple(choices), MappingProxyType(self._settings))
 
     def named(self) -> Named:
-        """Return the plugin of each table, with the catalog as the rules have it.
+        """Return the plugin of each table, and the catalog restricted by the rules.
 
         Raises:
-            ConfigError: With every fault found since the beginning.
+            ConfigError: With every fault found.
         """
         self._finish_rules(self._tables.pop("plugins"))
         del self._tables["train"]
-        uses = {label: table.settings.get("use") or self._implied_use(table) for label, table in self._tables.items()}
-        found = {label: self._entry(label, use) for label, use in uses.items() if use and use.value != OFF}
+        uses = {table.name: (table, use) for table in self._tables.values() if (use := self._use(table))}
+        found = {label: self._entry(table, use) for label, (table, use) in uses.items() if use.value != OFF}
         self._raise_faults()
         entries = {label: entry for label, entry in found.items() if entry}
         return Named(self._catalog, entries, tuple(self._plugin_errors))
@@ -194,66 +250,8 @@ class _Assembly:
             more = [Fault(f"and {len(self.faults) - MAX_FAULTS:,} more")] if len(self.faults) > MAX_FAULTS else []
             raise ConfigError(f"the configuration has {count}", faults=[*self.faults[:MAX_FAULTS], *more])
 
-    def _split(self, item: Item) -> tuple[str, KeyPath] | None:
-        """Return table and key of an item, () for a header; None, with a fault, if there is no such table."""
-        path, value = item.path, item.value
-        if path[0] not in TABLES:
-            if path[0] not in self._unknown:
-                self._unknown.add(path[0])
-                is_option = path[0] in TrainOptions.__dataclass_fields__
-                hint = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
-                self._fault(f"there is no table {shown(path[0])}", item, hint)
-        elif path[0] == "callbacks":
-            return self._split_callback(item)
-        elif len(path) > 1:
-            return path[0], path[1:]
-        elif path[0] in SINGLE_KINDS and isinstance(value, str) and value:
-            return path[0], ("use",)
-        elif value == {}:
-            return path[0], ()
-        else:
-            expected = "a plugin's name or a table" if path[0] in SINGLE_KINDS else "a table"
-            self._fault(
-                f"{path[0]!r} is {shown(value)}, but must be {expected}", item, f"write [{path[0]}] above its keys"
-            )
-        return None
-
-    def _split_callback(self, item: Item) -> tuple[str, KeyPath] | None:
-        path, value = item.path, item.value
-        if len(path) == 1:
-            if value != {}:
-                self._fault(
-                    f"'callbacks' is {shown(value)}, but must be a table of tables", item, "write [callbacks.NAME]"
-                )
-            return None
-        label = f"callbacks.{path[1]}"
-        if len(path) > 2:
-            return label, path[2:]
-        if isinstance(value, str) and value:
-            return label, ("use",)
-        if value == {}:
-            return label, ()
-        self._fault(f"{label!r} is {shown(value)}, but must be a table, a plugin's name or {OFF!r}", item)
-        return None
-
-    def _set(self, label: str, key: KeyPath, item: Item) -> None:
-        value, origin, key_location = item.value, item.origin, item.key_location
-        table = self._tables[label]
-        if not key:
-            table.origin, table.header = origin, key_location or table.header
-            return
-        name, *rest = key
-        before = table.settings.get(name)
-        former = before.value if before else _own_name(label)
-        # Two names can be the same; objects are never compared.
-        if name == "use" and not (isinstance(value, str) and isinstance(former, str) and value == former):
-            table.settings = _kept(table, before, value)
-        # A key within an option that is a table changes that table.
-        value = _merged(before.value if before else {}, rest, value)
-        table.settings[name] = Setting(f"{label}.{name}", value, origin, before, key_location)
-
     def _finish_rules(self, table: _Table) -> PluginRules:
-        """Apply the rules to the catalog. Where they are wrong or not met nothing else is looked at, nor imported."""
+        """Apply the rules to the catalog. If they are invalid or not met, nothing else is checked or imported."""
         num_before = len(self.faults)
         values = self._convert(table, options_of(PluginRules), "[plugins]")
         location = table.settings["require"].origin.location if "require" in table.settings else None
@@ -264,151 +262,126 @@ class _Assembly:
                     hint = f"pip install {requirement!r}"
                     missing.append(Fault(f"plugins.require has {requirement!r}, but {found}", location, hint))
             except ValueError as error:
-                self._fault_at(f"'plugins.require': {error}", location)
+                self._fault(f"'plugins.require': {error}", location)
         if len(self.faults) > num_before:
             self._raise_faults()
         if missing:
-            raise PluginError("what the config requires is not installed", faults=missing)
+            raise PluginError("requirements of the config are not met", faults=missing)
         rules = PluginRules(**values)
         allow = None if rules.allow == "all" else rules.allow
         self._catalog = self._catalog.restricted(allow=allow, deny=rules.deny, by="plugins.{}")
         return rules
 
-    def _finish_train(self, table: _Table) -> TrainOptions:
-        values = self._convert(table, options_of(TrainOptions), "the loop")
-        return TrainOptions(**values) if not self.faults else TrainOptions()
-
-    def _finish_plugin(self, table: _Table) -> PluginChoice | None:
-        use = table.settings.pop("use", None) or self._implied_use(table)
-        if use is not None and use.value == OFF and table.name in SINGLE_KINDS:
-            self._fault_at(f"{table.name!r} cannot be {OFF!r}: a run needs one", use.origin.location)
+    def _finish_plugin(self, table: _Table, vet: Callable[[Entry], None]) -> PluginChoice | None:
+        use = self._use(table)
         if use is None:
             return None
         if use.value == OFF:
+            if table.kind != "callback":
+                self._fault(f"{table.name!r} cannot be {OFF!r}: every run needs one", use.origin.location)
             self._settings[use.key] = use
             return None
-        plugin = self._find(table, use)
-        if plugin is None:
+        try:
+            plugin = self._find(table, use, vet)
+            if plugin is None:
+                return None
+            self._settings[use.key] = use if isinstance(use.value, str) else replace(use, value=plugin.name)
+            location = use.origin.location or table.header
+            on_error = self._finish_on_error(table, plugin) if plugin.kind == "callback" else "fail"
+            options = self._convert(table, plugin.options, str(plugin), location)
+        except PluginError as error:
+            self._plugin_errors.append(error)
             return None
-        self._settings[use.key] = use if isinstance(use.value, str) else replace(use, value=plugin.name)
-        location = use.origin.location or table.header
-        on_error = self._finish_on_error(table, plugin) if plugin.kind == "callback" else "fail"
-        options = MappingProxyType(self._plugin_options(table, plugin, location))
-        return PluginChoice(table.name, plugin, options, location, on_error)
+        return PluginChoice(table.name, plugin, MappingProxyType(options), location, on_error)
 
     def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
-        setting = table.settings.pop("on_error", None)
         key = f"{table.name}.on_error"
-        self._settings[key] = setting or Setting(key, "fail", Origin("default", detail="the loop"))
-        if setting is None or setting.value == "fail":
+        setting = table.settings.pop("on_error", None) or Setting(key, "fail", Origin("default", detail="the loop"))
+        self._settings[key] = setting
+        if setting.value == "fail":
             return "fail"
-        build_hooks = [hook for hook in plugin.hooks if hook.startswith("build_")]
         if setting.value != "warn":
-            self._fault_at(
-                f"{key!r} is {shown(setting.value)}, but must be one of 'fail', 'warn'", setting.origin.location
-            )
-        elif build_hooks:
-            message = f"{key!r} is 'warn', which is for callbacks that only observe; {plugin} has {build_hooks[0]!r}"
-            self._fault_at(message, setting.origin.location, "take the key away, or set it to 'fail'")
+            message = f"{key!r}: expected one of 'fail', 'warn', got {shown(setting.value)}"
+            self._fault(message, setting.origin.location)
+        elif build_hooks := [hook for hook in plugin.hooks if hook.startswith("build_")]:
+            message = f"{key!r} is 'warn', but {plugin} does not only observe: it implements {build_hooks[0]!r}"
+            self._fault(message, setting.origin.location, "remove the key, or set it to 'fail'")
         return "warn"
 
-    def _plugin_options(self, table: _Table, plugin: Plugin, location: Location | None) -> dict[str, Any]:
-        try:
-            options = plugin.options
-        except PluginError as error:
-            self._plugin_errors.append(error)
-            return {}
-        return self._convert(table, options, str(plugin), location)
-
-    def _implied_use(self, table: _Table) -> Setting | None:
-        name = _own_name(table.name)
-        if name is None:
-            self.faults.append(Fault(f"no plugin is named for {table.name!r}", table.header, "give it a key 'use'"))
+    def _use(self, table: _Table) -> Setting | None:
+        """Take the plugin's name out of a table; for a callback without one, return its table's name."""
+        if setting := table.settings.pop("use", None):
+            return setting
+        if table.implied_use is None:
+            self._fault(f"no plugin is named for {table.name!r}", table.header, "add a key 'use'")
             return None
         origin = replace(table.origin, location=table.header)
-        return Setting(f"{table.name}.use", name, origin, key_location=table.header)
+        return Setting(f"{table.name}.use", table.implied_use, origin, key_location=table.header)
 
-    def _find(self, table: _Table, use: Setting) -> Plugin | None:
-        kind = _kind_of(table.name)
-        if not isinstance(use.value, str):
-            if use.origin.layer == "python" and not isinstance(use.value, _PLAIN):
-                return Plugin(kind, getattr(use.value, "__name__", type(use.value).__name__), use.value)
-            self._fault_at(f"{use.key!r} is {shown(use.value)}, but must be a plugin's name", use.origin.location)
-            return None
-        entry = self._entry(table.name, use)
-        try:
-            return self._load(entry) if entry else None
-        except PluginError as error:
-            self._plugin_errors.append(error)
-            return None
+    def _find(self, table: _Table, use: Setting, vet: Callable[[Entry], None]) -> Plugin | None:
+        """Return the plugin that ``use`` names or is; None, with a fault, if it is neither."""
+        if isinstance(use.value, str):
+            entry = self._entry(table, use)
+            if entry is None:
+                return None
+            vet(entry)
+            return load_plugin(entry)
+        if use.origin.layer == "python" and not isinstance(use.value, _PLAIN):
+            return Plugin(table.kind, getattr(use.value, "__name__", type(use.value).__name__), use.value)
+        self._fault(f"{use.key!r}: expected a plugin name, got {shown(use.value)}", use.origin.location)
+        return None
 
-    def _entry(self, label: str, use: Setting) -> Entry | None:
-        """Return the plugin that a name means; None, with a fault, if there is none."""
-        kind, name = _kind_of(label), str(use.value)
+    def _entry(self, table: _Table, use: Setting) -> Entry | None:
+        """Return the installed plugin with the name in ``use``; None, with a fault, if there is none."""
+        kind, name = table.kind, str(use.value)
         location = use.origin.location or use.key_location
         own_name = f"{OWN_DISTRIBUTION}/{name}"
         if use.origin.layer == "default" and any(own_name == e.qualified_name for e in self._catalog.of_kind(kind)):
-            name = own_name  # whatever else is installed under this name, a default stays what it is
+            name = own_name  # a default means the same plugin, whatever else is installed under this name
         try:
             return self._catalog.find(kind, name)
         except LookupError as error:
-            self._fault_at(f"no {kind} plugin named {shown(name)} is installed", location, str(error))
+            self._fault(f"no {kind} plugin named {shown(name)} is installed", location, str(error))
         except PluginError as error:
             error.faults = (Fault("named here", location),) if location else ()
             self._plugin_errors.append(error)
         return None
 
-    def _load(self, entry: Entry) -> Plugin:
-        if self._vet:
-            self._vet(entry)
-        return load_plugin(entry)
-
     def _convert(
         self, table: _Table, options: Sequence[Option], owner: str, location: Location | None = None
     ) -> dict[str, Any]:
-        """Return the value of each option, of its type; unknown, wrong and missing ones become faults."""
+        """Return the converted value of each option; unknown, invalid and missing ones become faults."""
         known = {option.name: option for option in options}
         for name, setting in table.settings.items():
             if name not in known:
                 hint = did_you_mean(name, known) if known else f"{owner} has no options"
                 hint = self._catalog.moved(setting.key) or hint
-                self._fault_at(
-                    f"unknown key {shown(setting.key)}: {owner} has no such option", setting.key_location, hint
-                )
+                message = f"unknown key {shown(setting.key)}: {owner} has no such option"
+                self._fault(message, setting.key_location, hint)
         values: dict[str, Any] = {}
-        for option in options:
-            key = f"{table.name}.{option.name}"
-            given = table.settings.get(option.name)
+        for name, option in known.items():
+            key = f"{table.name}.{name}"
+            given = table.settings.get(name)
             if given is None and option.is_required:
                 hint = f"it takes {option.expected}: {option.description}".rstrip(": ")
-                self._fault_at(f"{key!r} is missing: {owner} needs it", location or table.header, hint)
+                self._fault(f"{key!r} is missing: {owner} requires it", location or table.header, hint)
                 continue
-            setting = given or Setting(key, option.default, Origin("default", detail=owner))
-            self._settings[key] = setting
-            self._convert_one(option, setting, values)
+            self._settings[key] = given or Setting(key, option.default, Origin("default", detail=owner))
+            try:
+                values[name] = option.convert(given.value, given.origin.folder) if given else option.default
+            except ValueError as error:
+                self._fault(f"{key!r}: {error}", self._settings[key].origin.location)
         return values
 
-    def _convert_one(self, option: Option, setting: Setting, values: dict[str, Any]) -> None:
-        if setting.origin.layer == "default" and setting.value is option.default:
-            values[option.name] = option.default
-            return
-        try:
-            values[option.name] = option.convert(setting.value, setting.origin.folder)
-        except ValueError as error:
-            self._fault_at(f"{setting.key!r}: {error}", setting.origin.location)
-
-    def _fault(self, message: str, item: Item, hint: str | None = None) -> None:
-        self._fault_at(message, item.key_location or item.origin.location, hint)
-
-    def _fault_at(self, message: str, location: Location | None, hint: str | None = None) -> None:
+    def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:
         self.faults.append(Fault(message, location, hint))
 
 
-def _kept(table: _Table, before: Setting | None, plugin: Any) -> dict[str, Setting]:
-    """Return the settings that stay when a table gets another plugin: those meant for an object given from Python."""
+def _surviving(table: _Table, before: Setting | None, plugin: Any) -> dict[str, Setting]:
+    """Return the settings that a table keeps when its plugin changes: those meant for an object given from Python."""
     if isinstance(plugin, str) or (before and before.origin.layer != "default"):
         return {}
-    has_options = is_called(_kind_of(table.name), plugin)
+    has_options = is_called(table.kind, plugin)
     return {
         name: setting
         for name, setting in table.settings.items()
@@ -416,17 +389,8 @@ def _kept(table: _Table, before: Setting | None, plugin: Any) -> dict[str, Setti
     }
 
 
-def _kind_of(label: str) -> str:
-    return label if label in SINGLE_KINDS else "callback"
-
-
-def _own_name(label: str) -> str | None:
-    """Return the plugin that a callback's table means by its own name."""
-    return label.removeprefix("callbacks.") if label.startswith("callbacks.") else None
-
-
 def _merged(table: Any, path: Sequence[str], value: Any) -> Any:
-    """Return ``table`` with ``value`` at ``path``, copied along the way."""
+    """Return a copy of ``table`` with ``value`` at ``path``."""
     if not path:
         return value
     inner = table if isinstance(table, Mapping) else {}

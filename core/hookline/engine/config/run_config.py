@@ -1,4 +1,4 @@
-"""``RunConfig``: the complete configuration of a run, each value with its origin."""
+"""``RunConfig``: the complete config of a run, in which each value has its origin."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from hookline.engine.plugin.options import is_plain, lasting
 from hookline.engine.train_options import TrainOptions
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
-"""The kinds of which a run has exactly one plugin; each has a table of its own name."""
+"""The kinds of which a run has exactly one plugin, in the table with the name of the kind."""
 
 TABLES = ("train", "plugins", *SINGLE_KINDS, "callbacks")
 OFF = "off"
-"""What switches a callback off: ``callbacks.best=off``."""
+"""The plugin name that switches a callback off: ``callbacks.best=off``."""
 SHOWN = "how it is shown"
-"""The layer that switches a callback off which would show the run in another way than is asked for."""
+"""The layer that switches off callbacks which would show the run differently than the command requests."""
 
 
 @dataclass(frozen=True)
 class PluginRules:
-    """Which plugins a run may use: the table ``[plugins]``."""
+    """Rules for the plugins that a run may use: the table ``[plugins]``."""
 
     require: Annotated[
         tuple[str, ...],
@@ -36,7 +36,7 @@ class PluginRules:
     ] = ()
     allow: (
         Annotated[
-            tuple[str, ...], Meta(description="the only distributions whose plugins may be used, beside Hookline's own")
+            tuple[str, ...], Meta(description="the only distributions whose plugins may be used, except Hookline's own")
         ]
         | Literal["all"]
     ) = "all"
@@ -45,14 +45,14 @@ class PluginRules:
 
 @dataclass(frozen=True)
 class Setting:
-    """A value with its key, its origin, and what it overrode.
+    """A value with its key, its origin, and the setting that it overrides.
 
     Attributes:
         key: The full key, ``optimizer.lr``.
         value: The value.
-        origin: Where it comes from.
-        overrode: The setting that an earlier layer had for this key.
-        key_location: Where the key stands.
+        origin: Its source.
+        overrode: The setting of an earlier layer for this key.
+        key_location: Position of the key.
     """
 
     key: str
@@ -64,13 +64,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A complete run: every option has a value of its type, and every value an origin.
+    """The complete config of a run: every option has a value of its type, and every value an origin.
 
     Attributes:
-        train: The loop's own options.
-        rules: Which plugins it may use.
-        plugins: Data, model, loss, optimizer, then the callbacks in their order.
-        settings: Every value by its full key, with its origin, in the order of the tables.
+        train: Options of the loop.
+        rules: Rules for its plugins.
+        plugins: Data, model, loss, optimizer, then the callbacks in order.
+        settings: Every setting by its full key, in the order of the tables.
     """
 
     train: TrainOptions
@@ -79,14 +79,15 @@ class RunConfig:
     settings: Mapping[str, Setting] = field(repr=False)
 
     def lasting(self, key: str) -> Any:
-        """Return the value of a key such that it means the same wherever it is read: its paths are absolute.
+        """Return the value of a key as plain data with absolute paths, so that it can be read from any folder.
 
-        A relative path starts at the folder of the file that has it, or at the folder at work: the option knows.
+        A relative path starts at the folder of its config file, or at the current folder.
         """
         value = self.settings[key].value
         label, _, name = key.rpartition(".")
-        taken = next((choice.options.get(name) for choice in self.plugins if choice.table == label), None)
-        return lasting(taken if _has_path(taken) and is_plain(taken) else value) if is_plain(value) else value
+        converted = next((choice.options.get(name) for choice in self.plugins if choice.table == label), None)
+        source = converted if _has_path(converted) and is_plain(converted) else value
+        return lasting(source) if is_plain(value) else value
 
 
 def _has_path(value: Any) -> bool:

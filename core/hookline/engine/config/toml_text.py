@@ -1,6 +1,6 @@
-"""TOML text -> values, and where each key and each value stands.
+"""Read TOML text and files: the values, and the position of each key and value.
 
-``tomli`` reads the values; the walk in ``toml_scan`` gives the places, and what is to be refused.
+``tomli`` reads the values; ``toml_positions`` finds the positions and refuses values that no option takes.
 """
 
 from __future__ import annotations
@@ -10,46 +10,35 @@ import datetime
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import tomli
 
-from hookline.engine.config.toml_positions import (
-    HIDDEN_IN_TEXT,
-    KeyPath,
-    Scan,
-    Span,
-    dotted,
-    hidden_character,
-    invalid,
-    shortened,
-)
+from hookline.engine import files
+from hookline.engine.config.toml_positions import KeyPath, Scan, Span, dotted, invalid, objection, scalar
 from hookline.engine.errors import ConfigError, Fault, Location
-from hookline.engine.words import nearest, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
+from hookline.engine.words import nearest, printable, shortened
 
 MAX_BYTES = 1 << 20
-# What tomli's message begins with -> what is wrong, and what to do.
+# Beginnings of tomli's messages -> our message and hint.
 _ESCAPE = ("Unescaped", "Invalid hex", "Escaped")
 _UNCLOSED = ("Unterminated", "Expected '\"", "Expected \"'", "Illegal character '\\n'", "Found invalid character '\\n'")
 _SYNTAX = {
-    _ESCAPE: ("TOML has no such escape", "in single quotes, \\ is plain: 'C:\\data'"),
-    _UNCLOSED: ("this text in quotes is not closed", "it ends like it began, on the same line unless that is tripled"),
-    ("Expected newline",): ("this cannot stand after a value or a header", "each setting has a line of its own"),
-    ("Expected '='",): ("the key is not followed by '='", "a setting is: key = value, a key with blanks is quoted"),
-    ("Expected ']",): ("the header is not closed", "a header is written: [table]"),
-    ("Invalid initial",): ("a key cannot begin like this", 'a key of other than A-Z a-z 0-9 _ - is quoted: "my key"'),
-    ("Invalid statement",): ("a line cannot begin like this", "a line is: key = value, [table], or # comment"),
-    ("Unclosed array",): ("',' or ']' is missing in this array", "an array is written: [1, 2, 3]"),
-    ("Unclosed inline",): ("',' or '}' is missing in this inline table", "it is written: {a = 1, b = 2}"),
-    ("Illegal", "Found invalid"): ("this character cannot stand here", "take it out"),
+    _ESCAPE: ("TOML has no such escape", "in single quotes, \\ is a plain character: 'C:\\data'"),
+    _UNCLOSED: ("this string is not closed", "close it with the same quotes, on the same line unless they are tripled"),
+    ("Expected newline",): ("unexpected text after a value or a header", "write each setting on a separate line"),
+    ("Expected '='",): ("missing '=' after the key", "write key = value; quote a key with spaces"),
+    ("Expected ']",): ("this header is not closed", "write [table]"),
+    ("Invalid initial",): ("invalid key", 'quote a key with characters other than A-Z a-z 0-9 _ -: "my key"'),
+    ("Invalid statement",): ("invalid line", "write key = value, [table], or # comment"),
+    ("Unclosed array",): ("missing ',' or ']' in this array", "write [1, 2, 3]"),
+    ("Unclosed inline",): ("missing ',' or '}' in this inline table", "write {a = 1, b = 2}"),
+    ("Illegal", "Found invalid"): ("this character is not allowed here", "remove it"),
 }
-_INSTEAD = {"true": "write true", "false": "write false"} | dict.fromkeys(("none", "null"), "leave the key out")
+_INSTEAD = {"true": "write true", "false": "write false"} | dict.fromkeys(("none", "null"), "omit the key")
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a named pipe",
@@ -61,11 +50,11 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where one setting stands.
+    """The position of a setting.
 
     Attributes:
-        key: The key; for the ``b`` in ``a.b.c = 1`` it is ``a.b``, for a table the name in its header.
-        value: The value, up to the end of its first line; for a table without braces, the key once more.
+        key: Position of the key; for the ``b`` in ``a.b.c = 1`` that of ``a.b``, for a table that in its header.
+        value: Position of the value, up to the end of its first line; for a table without braces, that of the key.
     """
 
     key: Location
@@ -74,12 +63,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Document:
-    """What a TOML text says.
+    """The content of a TOML text.
 
     Attributes:
-        values: The content, as plain dicts, lists, strings, numbers and booleans.
-        places: Full path of each key -> its place, tables included. The elements of an array share their paths; the
-            first one that uses a path gives its place.
+        values: The values, as plain dicts, lists, strings, numbers and booleans.
+        places: Full path of each key -> its position, tables included. The elements of an array share their paths;
+            the position is that of the first one with the path.
     """
 
     values: dict[str, Any]
@@ -87,15 +76,15 @@ class Document:
 
 
 def parse(text: str, source: str) -> Document:
-    r"""Return what ``text`` says.
+    r"""Parse a TOML document.
 
     Args:
-        text: A whole TOML document.
-        source: What to call it in messages, such as its path.
+        text: The whole document.
+        source: Its name in messages, such as its path.
 
     Raises:
-        ConfigError: It is not TOML, goes deeper than 32 levels or beyond 20,000 keys and values, or holds what no
-            option takes: a number that is not finite, an integer beyond 64 bits, a date or time, a hidden character.
+        ConfigError: When it is not TOML, has more than 32 levels or 20,000 keys and values, or has a value that no
+            option takes: infinity, NaN, an integer beyond 64 bits, a date or time, or a hidden character.
 
     >>> document = parse("[optimizer]\nlr = 0.1", "run.toml")
     >>> document.values
@@ -103,82 +92,88 @@ def parse(text: str, source: str) -> Document:
     >>> print(document.places["optimizer", "lr"].value)
     run.toml:2:6
     """
-    scan = Scan(text, source)
-    try:
-        values = scan.load()
-    except tomli.TOMLDecodeError as error:
-        raise invalid(source, _syntax_fault(scan, error)) from None
-    if scan.faults:
-        raise invalid(source, *scan.faults)
+    scan, values = _read(text, source)
     places = {path: Place(scan.locate(*key), scan.locate(*value)) for path, (key, value) in scan.spans.items()}
     return Document(values, places)
 
 
+def _read(text: str, source: str) -> tuple[Scan, dict[str, Any]]:
+    """Scan a text and let tomli read it."""
+    scan = Scan(text, source)
+    scan.walk()
+    values: dict[str, Any] = {}
+    faults = scan.faults
+    try:
+        values = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        faults = [_syntax_fault(scan, error)]
+    except (ValueError, RecursionError):  # more digits than Python converts, which the scan refuses
+        faults = faults or [Fault("tomli cannot read this text")]
+    if faults:
+        raise invalid(source, *faults)
+    return scan, values
+
+
 def parse_value(text: str) -> Any:
-    """Return one value as a person types it on a command line: read as TOML, and a bare word as text.
+    """Parse a value as typed on a command line: as TOML, or else, if it is a bare word, as text.
 
     Raises:
-        ValueError: It has several lines, or begins like quoted text, an array or an inline table without being one
-            (a comment after it counts), or holds what :func:`parse` refuses.
+        ValueError: When it has several lines, begins like a string, an array or an inline table but is not one, has a
+            comment after it, or is a value that :func:`parse` refuses.
 
     >>> [parse_value(text) for text in ("1e-3", "true", "[1, 2]", "adamw", "2024-01-01")]
     [0.001, True, [1, 2], 'adamw', '2024-01-01']
     """
     if "\n" in text:
-        raise ValueError("a value must stand on one line")
-    scan = Scan(f"value = {text}", "value")
-    problem = None
+        raise ValueError("a value must be on one line")
+    if not text.lstrip(" \t").startswith(("[", "{", '"', "'")):
+        return _bare_value(text)
     try:
-        value = scan.load()["value"]
-        _, (_, end) = scan.spans["value",]
-        if scan.text[end:].strip():
-            problem = "a comment cannot follow a value here"
-    except tomli.TOMLDecodeError as error:
-        problem = _syntax_fault(scan, error).message
+        scan, values = _read(f"value = {text}", "value")
     except ConfigError as error:
-        raise _refused(error.faults) from None
-    if problem or isinstance(value, datetime.date | datetime.time):
-        if text.lstrip(" \t").startswith(("[", "{", '"', "'")):
-            raise ValueError(problem)
-        hidden = hidden_character(HIDDEN_IN_TEXT, text)
-        scan.faults, value = [Fault(f"value {hidden}")] if hidden else [], text
-    if scan.faults:
-        raise _refused(scan.faults)
+        raise ValueError("; ".join(fault.message for fault in error.faults)) from None
+    _, (_, end) = scan.spans["value",]
+    if scan.text[end:].strip():
+        raise ValueError("a comment is not allowed here")
+    return values["value"]
+
+
+def _bare_value(text: str) -> Any:
+    """Return a number or a boolean, or else the text itself."""
+    try:
+        value = text if "#" in text else scalar(text)
+    except tomli.TOMLDecodeError:
+        value = text
+    if isinstance(value, datetime.date | datetime.time):
+        value = text
+    what, _ = objection(value, text.strip(" \t"))
+    if what:
+        raise ValueError(f"value {what}")
     return value
 
 
-def _refused(faults: Sequence[Fault]) -> ValueError:
-    return ValueError("; ".join(fault.message for fault in faults))
-
-
 def read_file(path: Path) -> Document:
-    """Return what the TOML file at ``path`` says. Only a regular file of up to 1 MiB is read, so this never waits.
+    """Read a TOML file. Only a regular file of up to 1 MiB is read, so that this never blocks.
 
     Raises:
-        ConfigError: There is no such file, it cannot be read, is too large or not UTF-8, or :func:`parse` refuses it.
+        ConfigError: When the file cannot be read, is too large or not UTF-8, or :func:`parse` refuses it.
     """
     source = str(path)
     try:
-        _check_regular(path.stat().st_mode, source)
-        # Without O_NONBLOCK, which Windows lacks, a pipe put there after this check would make open() wait.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            status = os.fstat(file.fileno())
-            _check_regular(status.st_mode, source)
-            data = file.read(MAX_BYTES + 1) or b""
+        status = path.stat()
+        # Checked before opening, which fails for a socket and can have effects on a device.
+        if not stat.S_ISREG(status.st_mode):
+            raise _unreadable(source, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file")
+        if status.st_size > MAX_BYTES:
+            raise _unreadable(source, f"it has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
+        data = files.read_file(Path(os.path.realpath(path)), MAX_BYTES)
     except FileNotFoundError:
         raise _unreadable(source, "there is no such file", _similar_file(path)) from None
     except OSError as error:
         raise _unreadable(source, (error.strerror or str(error)).lower()) from None
-    except ValueError:  # the name holds a NUL or a lone surrogate
+    except ValueError:  # a NUL or a lone surrogate in the name
         raise _unreadable(source, "no file can have this name") from None
-    if len(data) > MAX_BYTES:
-        raise _unreadable(source, f"it has {max(status.st_size, len(data)):,} bytes; at most {MAX_BYTES:,} are read")
     return parse(_decode(data, source), source)
-
-
-def _check_regular(mode: int, source: str) -> None:
-    if not stat.S_ISREG(mode):
-        raise _unreadable(source, f"it is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
 
 
 def _similar_file(path: Path) -> str | None:
@@ -190,7 +185,7 @@ def _similar_file(path: Path) -> str | None:
 
 
 def _decode(data: bytes, source: str) -> str:
-    # Without a byte order mark, UTF-16 shows in its first letter: one of its two bytes is NUL.
+    # Without a byte order mark, UTF-16 is recognized by its first letter: one of the two bytes is NUL.
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"} or data[:2].count(0) == 1:
         raise _unreadable(source, "it is UTF-16", "save it as UTF-8")
     try:
@@ -208,18 +203,20 @@ def _unreadable(source: str, why: str, hint: str | None = None) -> ConfigError:
 
 
 def _syntax_fault(scan: Scan, error: tomli.TOMLDecodeError) -> Fault:
-    """Return tomli's ``error`` in plain words."""
+    """Return a fault with a message of ours for tomli's ``error``."""
     if error.msg.startswith(("Cannot", "Duplicate")) and error.pos in scan.ends:
         return _set_twice(scan, *scan.ends[error.pos])
     if error.msg.startswith("Invalid value"):
         return _bad_value(scan, error.pos, r"[,\]}#\n]")
     if error.msg.startswith("Expected newline") and scan.text[error.pos - 1].isalnum():
-        # tomli took the 5 of 5,000 or the 3 of 3layers for the whole value.
+        # tomli has read the 5 of 5,000 or the 3 of 3layers as the whole value.
         return _bad_value(scan, max(scan.text.rfind(c, 0, error.pos) for c in "= \t\n") + 1, r"[#\n]")
     start, end = error.pos, error.pos + 1
-    if error.msg.startswith(_ESCAPE):  # tomli points behind it
+    if error.msg.startswith(_ESCAPE):  # tomli's position is after it
         start, end = scan.text.rfind("\\", 0, error.pos), error.pos
-    elif error.msg.startswith(_UNCLOSED):  # tomli points where the text cannot go on, perhaps the end of the file
+    elif error.msg.startswith(
+        _UNCLOSED
+    ):  # tomli's position is where the string cannot continue, perhaps the end of the file
         start, end = scan.stopped_at, scan.stopped_at + 1
     known = (ours for beginnings, ours in _SYNTAX.items() if error.msg.startswith(beginnings))
     message, hint = next(known, (error.msg, None))
@@ -230,19 +227,21 @@ def _bad_value(scan: Scan, pos: int, stops: str) -> Fault:
     word = re.split(stops, scan.text[pos:], maxsplit=1)[0].strip(" \t")
     location = scan.locate(pos, pos + len(word))
     if not word:
-        return Fault("the value is missing", location, "a setting is written: key = value")
+        return Fault("missing value", location, "write key = value")
     quote = "'" if '"' in word or "\\" in word else '"'
-    hint = f"text is written in quotes: {quote}{shortened(word)}{quote}"
+    hint = f"write text in quotes: {quote}{shortened(word)}{quote}"
     if word[0] in "+-.0123456789":
-        hint = f"a number is written like 5000, 0.5 or 1e-3; {hint}"
+        hint = f"write a number like 5000, 0.5 or 1e-3; {hint}"
     hint = _INSTEAD.get(word.lower(), hint)
-    return Fault(f"{shortened(word)} is no number, not true or false, and not text in quotes", location, hint)
+    return Fault(
+        f"{shortened(word)} is not a valid value: expected a number, true, false or text in quotes", location, hint
+    )
 
 
 def _set_twice(scan: Scan, path: KeyPath, key: Span) -> Fault:
     for known in (path[:length] for length in range(len(path), 0, -1)):
         first, _ = scan.spans.get(known, (key, key))
         if first[0] != key[0]:
-            what = "is set twice" if known == path else f"cannot be added: {dotted(known)} is already set"
+            what = "is set twice" if known == path else f"cannot be set: {dotted(known)} already has a value"
             return Fault(f"{dotted(path)} {what}", scan.locate(*key), f"first set at {scan.locate(*first)}")
     return Fault(f"{dotted(path)} cannot be set here", scan.locate(*key))

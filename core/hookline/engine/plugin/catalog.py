@@ -1,7 +1,7 @@
-"""What is installed: (kind, name) -> entry point, distribution, version.
+"""Catalog of the installed plugins: kind, name, entry point, distribution and version.
 
-Read from the metadata of the installed distributions alone. No plugin is imported, so a broken one cannot hurt a
-command that does not name it, and a thousand of them cost tens of milliseconds.
+It is read from the metadata of the installed distributions. No plugin is imported, so a broken one does not affect
+commands that do not name it, and a thousand of them cost tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hookline.engine.plugin.metadata import (
 from hookline.engine.words import did_you_mean
 
 KINDS = ("data", "model", "loss", "optimizer", "callback")
-"""The kinds of plugin, in the order in which a run asks them."""
+"""The kinds of plugin, in the order in which a run builds them."""
 
 OWN_DISTRIBUTION = "hookline"
 _GROUP_OF_KIND = {f"hookline.{kind}": kind for kind in KINDS}
@@ -32,16 +32,16 @@ _DEFAULTS_GROUP = "hookline.defaults"
 
 @dataclass(frozen=True)
 class Entry:
-    """One installed plugin, as its distribution's metadata declares it.
+    """An installed plugin, as declared in the metadata of its distribution.
 
     Attributes:
         kind: One of ``KINDS``.
         name: The entry point's name, which is the plugin's name.
         value: The object reference, ``module:attribute``.
         distribution: Name of the distribution that declares it.
-        version: That distribution's version; empty when its metadata does not say.
-        blocked_by: What forbids its use, such as ``plugins.deny``; empty when nothing does.
-        import_s: Seconds that its import has taken already, with the file that it is of.
+        version: Version of that distribution; empty if its metadata do not give one.
+        blocked_by: The rule that forbids its use, such as ``plugins.deny``; empty if none does.
+        import_s: Seconds that the import of its file took; 0 for an installed plugin, which is not imported yet.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def is_installed(self) -> bool:
-        """Whether a distribution provides it, and not a file."""
+        """Whether it comes from an installed distribution, not from a file."""
         return True
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """Distribution and version, ``acme-plugins 1.2.0``, or a file."""
+        """Its distribution with the version, ``acme-plugins 1.2.0``, or its file."""
         return f"{self.distribution} {self.version}".rstrip()
 
     def error(self, message: str, *, hint: str | None = None, faults: Sequence[Fault] = ()) -> PluginError:
@@ -84,12 +84,12 @@ class Entry:
     def load(self) -> Any:
         """Import the plugin's module and return the object that the entry point names."""
         if not EntryPoint.pattern.match(self.value):
-            raise ValueError(f"{self.value!r} is no object reference 'module:attribute'")
+            raise ValueError(f"{self.value!r} is not an object reference of the form 'module:attribute'")
         return EntryPoint(self.name, self.value, f"hookline.{self.kind}").load()
 
 
 class Catalog:
-    """The plugins that are installed, found by kind and name.
+    """The installed plugins, found by kind and name.
 
     Attributes:
         entries: Every plugin, sorted by kind, name and distribution.
@@ -114,7 +114,7 @@ class Catalog:
 
     @classmethod
     def installed(cls) -> Catalog:
-        """Read what is installed where Python looks for modules (``sys.path``)."""
+        """Return the catalog of the plugins installed on ``sys.path``."""
         entries: list[Entry] = []
         defaults: list[EntryPoint] = []
         problems: list[str] = []
@@ -126,13 +126,13 @@ class Catalog:
                     continue
                 name, version = name_and_version(distribution)
                 declared = list(declared_entry_points(text))
-            except Exception as error:  # noqa: BLE001 - whatever is damaged there, the other distributions still count
+            except Exception as error:  # noqa: BLE001 - damaged metadata must not hide other distributions
                 what = f"{type(error).__name__}: {error}"
                 problems.append(
-                    f"the metadata at {place_of(distribution)} are damaged, so its plugins are not seen: {what}"
+                    f"the metadata at {place_of(distribution)} are damaged, so its plugins are ignored: {what}"
                 )
                 continue
-            # The first on sys.path is the one that is imported, so a second copy further on does not count.
+            # Python imports the first copy on sys.path; later ones do not count.
             if (normalized := normalized_name(name)) in seen:
                 continue
             seen.add(normalized)
@@ -144,7 +144,7 @@ class Catalog:
         return cls(entries, defaults=defaults, problems=problems)
 
     def with_entries(self, entries: Iterable[Entry]) -> Catalog:
-        """Return a catalog with more plugins, such as those of a file."""
+        """Return a catalog with additional plugins, such as those of a file."""
         more = tuple(entries)
         return self._changed((*self.entries, *more)) if more else self
 
@@ -152,10 +152,10 @@ class Catalog:
         """Return a catalog in which the plugins of some distributions may not be used.
 
         Args:
-            allow: The only distributions whose plugins may be used; None for all. Hookline's own always may be, and
-                so may those of files.
+            allow: The only distributions whose plugins may be used, in addition to Hookline's own and those of files;
+                None for all.
             deny: Distributions whose plugins may not be used.
-            by: What says so, for messages: ``{}`` in it becomes ``allow`` or ``deny``.
+            by: Name of the rule for messages: ``{}`` in it becomes ``allow`` or ``deny``.
         """
         if allow is None and not deny:
             return self
@@ -180,22 +180,22 @@ class Catalog:
         return tuple(entry for entry in self.entries if entry.kind == kind)
 
     def names(self, kind: str) -> list[str]:
-        """Return the names under which a config can call the plugins of a kind; ambiguous ones qualified."""
+        """Return the names by which a config can name the plugins of a kind; ambiguous ones are qualified."""
         return [self.callable_name(entry) for entry in self.of_kind(kind) if not entry.blocked_by]
 
     def callable_name(self, entry: Entry) -> str:
-        """Return the name by which a config can call a plugin: the qualified one where the plain is ambiguous."""
+        """Return the name by which a config can name a plugin: the qualified name if the plain one is ambiguous."""
         return entry.qualified_name if self.is_ambiguous(entry) else entry.name
 
     def is_ambiguous(self, entry: Entry) -> bool:
-        """Whether several plugins that may be used have the kind and name of this one, which is one of them."""
+        """Whether other plugins that may be used have the same kind and name as this one."""
         return not entry.blocked_by and self._offers[entry.kind, entry.name] > 1
 
     def find(self, kind: str, name: str) -> Entry:
-        """Return the plugin of a kind that ``name``, plain or qualified, means.
+        """Find a plugin by its kind and its plain or qualified name.
 
         Raises:
-            LookupError: When none is; the text is a hint.
+            LookupError: When there is none; the text is a hint.
             PluginError: When several distributions offer the plain name, or the plugin may not be used.
         """
         meant = [entry for entry in self.of_kind(kind) if name in (entry.name, entry.qualified_name)]
@@ -204,28 +204,29 @@ class Catalog:
             raise LookupError("\n  = ".join((did_you_mean(name, self.names(kind)), *self.problems)))
         if not found:
             entry = meant[0]
-            hint = f"if you trust {entry.distribution}, change what {entry.blocked_by} says"
+            change = "add it to" if entry.blocked_by.endswith("allow") else "remove it from"
+            hint = f"if you trust {entry.distribution}, {change} {entry.blocked_by}"
             raise entry.error(f"{entry} may not be used: {entry.blocked_by} forbids {entry.distribution}", hint=hint)
         if len(found) > 1:
             offers = " and ".join(entry.source for entry in found)
             raise PluginError(
                 f"{kind} {name!r} is offered by {offers}",
                 plugin=f"{kind} {name!r}",
-                hint="name one of them in full: " + ", ".join(repr(e.qualified_name) for e in found),
+                hint="use the full name: " + " or ".join(repr(e.qualified_name) for e in found),
             )
         return found[0]
 
     def moved(self, key: str) -> str | None:
-        """Return a hint for a key that was renamed, as hookline's own distribution declares it; None for any other."""
+        """Return a hint for a key that Hookline has renamed; None for any other."""
         new_keys = self.default("moved") if "moved" in self._defaults else {}
         return f"it is now {new_keys[key]!r}" if key in new_keys else None
 
     def default(self, part: str) -> Any:
-        """Return what hookline's own distribution declares as default ``part``.
+        """Return a default that Hookline's own distribution declares.
 
         The parts are ``run``, ``terminal``, ``json`` and ``keep`` (tables of a config), ``starter`` (a function that
-        suggests a config for a data file), ``proof`` (one that gives the overrides of a proof), ``fast`` and
-        ``overfit`` (functions that give the overrides of a trial), and ``moved`` (new names of renamed keys). Other
-        distributions cannot declare any: what is installed never changes a run.
+        suggests a config for a data file), ``proof``, ``fast`` and ``overfit`` (functions that return the overrides of
+        a proof or a trial), and ``moved`` (new names of renamed keys). Other distributions cannot declare defaults, so
+        installing one does not change a run.
         """
         return self._defaults[part].load()

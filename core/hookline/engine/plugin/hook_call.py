@@ -1,4 +1,4 @@
-"""What stands around each hook of a plugin: who raised what, whether a wrapper keeps to its form, and who looks on."""
+"""Wrapping of hook methods: errors name their plugin, wrappers are checked, observers see each call."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Any
 from hookline.engine import hookspecs
 from hookline.engine.errors import TrainingError
 from hookline.engine.hookspecs import RENAMED
-from hookline.engine.plugin.hook_checks import HOOKS, MARK
+from hookline.engine.plugin.hook_checks import HOOKS, MARK, WRAPPER_FORM
 from hookline.engine.plugin.member import Member, is_wrapper
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.plugin import Plugin
 
 _ENDINGS = (SystemExit, GeneratorExit, StopIteration)
-_WRAPPER_FORM = "result = yield, then return the result or another"
 
 
 def guarded(
     method: Callable[..., Any], member: Member, hook: str, observers: Sequence[Observer] = ()
 ) -> Callable[..., Any]:
-    """Return a hook's ``method`` such that what it raises says where it comes from, and ``observers`` see each call."""
+    """Wrap a hook's ``method`` so that its errors name plugin and hook, and ``observers`` see each call."""
     method = _with_new_names(method, hook)
     names = tuple(inspect.signature(method).parameters)
     observed = functools.partial(_observed, observers, member)
@@ -60,24 +59,24 @@ def guarded(
 
 
 def old_arguments(method: Callable[..., Any], plugin: Plugin, hook: str) -> list[str]:
-    """Return a warning for each argument of a hook that a plugin takes by a name that is about to go."""
+    """Return a warning for each argument of a hook that a plugin takes by a deprecated name."""
     renamed = RENAMED.get(hook, {})
     return [
-        f"{plugin} takes {name!r} in hook {hook!r}, which is called {renamed[name].new!r} since "
-        f"{renamed[name].since}; from {renamed[name].removed_in} on it is refused"
+        f"{plugin} takes {name!r} in hook {hook!r}, which was renamed to {renamed[name].new!r} in "
+        f"{renamed[name].since}; the old name is refused from {renamed[name].removed_in} on"
         for name in inspect.signature(method).parameters
         if name in renamed
     ]
 
 
 def _with_new_names(method: Callable[..., Any], hook: str) -> Callable[..., Any]:
-    """Return a method that takes the arguments of its hook by the names that they have now."""
+    """Wrap a method that takes arguments of its hook by old names so that it takes the new ones."""
     renamed = RENAMED.get(hook, {})
     new_names = {name: renamed[name].new if name in renamed else name for name in inspect.signature(method).parameters}
     if not renamed.keys() & new_names.keys():
         return method
 
-    # pluggy passes what the wrapped function names.
+    # pluggy reads the argument names from the wrapped function.
     @functools.wraps(getattr(hookspecs, hook))
     def call(*arguments: Any) -> Any:
         given = dict(zip(HOOKS[hook], arguments, strict=True))
@@ -108,42 +107,42 @@ def _built(observers: Sequence[Observer], member: Member, hook: str, result: Any
 def _driven(
     wrapper: Generator[Any, Any, Any], plugin: Plugin, hook: str, observed: Callable[..., Any]
 ) -> Generator[Any, Any, Any]:
-    """Drive a wrapper's generator as pluggy would, but say whose it is when it does not keep to the form."""
+    """Drive a wrapper's generator as pluggy does; errors about its form name the plugin."""
 
     def begin() -> None:
         try:
             next(wrapper)
         except StopIteration:
-            raise plugin.error(f"wrapper {hook!r} of {plugin} did not yield", hint=_WRAPPER_FORM) from None
+            raise plugin.error(f"wrapper {hook!r} of {plugin} did not yield", hint=WRAPPER_FORM) from None
 
     def finish() -> Any:
         try:
             advance()
         except StopIteration as end:
             if end.value is None and inner is not None:
-                raise plugin.error(f"wrapper {hook!r} of {plugin} returned nothing", hint=_WRAPPER_FORM) from None
+                raise plugin.error(f"wrapper {hook!r} of {plugin} returned nothing", hint=WRAPPER_FORM) from None
             return end.value
-        raise plugin.error(f"wrapper {hook!r} of {plugin} yielded twice", hint=_WRAPPER_FORM)
+        raise plugin.error(f"wrapper {hook!r} of {plugin} yielded twice", hint=WRAPPER_FORM)
 
     observed(f"{hook} (before)", begin)
     advance: Callable[[], Any]
     try:
         inner = yield
         advance = functools.partial(wrapper.send, inner)
-    except BaseException as error:  # noqa: BLE001 - whatever went wrong inside is the wrapper's to see
+    except BaseException as error:  # noqa: BLE001 - the wrapper may handle any error
         inner = None
         advance = functools.partial(wrapper.throw, error)
     return observed(f"{hook} (after)", finish)
 
 
 def _attribute(error: BaseException, plugin: Plugin, hook: str) -> None:
-    """Note on an error which plugin raised it; what a wrapper lets through has its note already."""
+    """Add a note with plugin and hook to an error, unless an inner hook has added its own."""
     if not any(note.startswith("raised in hook ") for note in getattr(error, "__notes__", ())):
         error.add_note(f"raised in hook {hook!r} of {plugin}")
 
 
 def _attempt(error: BaseException, plugin: Plugin, hook: str) -> TrainingError:
-    """Return the error for a plugin that tried to end the program, or a loop that is not its own."""
+    """Return the error for a plugin that raised an exception which would end the program or another's loop."""
     message = f"{plugin} raised {type(error).__name__}({error}) in hook {hook!r}"
     hint = "to end a run early, call run.request_stop(reason)"
     return TrainingError(message, plugin=str(plugin), hook=hook, hint=hint)

@@ -15,21 +15,24 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     for name, spec in vars(hookspecs).items()
     if hasattr(spec, f"{hookspecs.PROJECT}_spec")
 }
-"""Every hook with the names of its arguments."""
+"""Names of the arguments of each hook."""
 
 WRAPPABLE = tuple(name for name in HOOKS if name.startswith("build_") and name != "build_metrics")
-"""The hooks that a wrapper can go around: those with one result."""
+"""The hooks that can have wrappers: those with one result."""
+
+WRAPPER_FORM = "write result = yield, then return the result or a replacement"
+"""Hint for a wrapper of another form."""
 
 MARK = f"{hookspecs.PROJECT}_impl"
-"""The attribute by which pluggy's ``@hookimpl`` marks a method."""
+"""The attribute with which pluggy's ``@hookimpl`` marks a method."""
 
 
 def hook_fault(name: str, member: Any) -> Fault | None:
-    """Return what is wrong with a member of a plugin class, if anything is."""
-    # A static or class method bears the mark itself, or its function does.
+    """Return the fault of a member of a plugin class, if it has one."""
+    # A static or class method has the mark itself, or its function has it.
     mark = getattr(member, MARK, None) or getattr(getattr(member, "__func__", None), MARK, None)
     if mark is None:
-        # None switches off a hook of a base class.
+        # None disables a hook of a base class.
         if name in HOOKS and member is not None:
             return Fault(f"its method {name!r} is named like a hook but not marked", hint="mark it with @hookimpl")
         return None
@@ -41,30 +44,30 @@ def hook_fault(name: str, member: Any) -> Fault | None:
 
 def _kind_fault(name: str, member: Any, *, is_wrapper: bool) -> Fault | None:
     if not inspect.isfunction(member):
-        return Fault(f"its hook {name!r} is no plain method", hint="write it as def, with self")
+        return Fault(f"its hook {name!r} is not a plain method", hint="write it as def, with self")
     if inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member):
-        return Fault(f"its hook {name!r} is async, so nothing would run it", hint="write it as def")
+        return Fault(f"its hook {name!r} is async, so it would never run", hint="write it as def")
     if is_wrapper and name not in WRAPPABLE:
-        return Fault(f"its hook {name!r} cannot be a wrapper", hint=f"wrappers are for {', '.join(WRAPPABLE)}")
+        return Fault(f"its hook {name!r} cannot be a wrapper", hint=f"only these can: {', '.join(WRAPPABLE)}")
     if is_wrapper and not inspect.isgeneratorfunction(member):
-        return Fault(f"its wrapper {name!r} has no yield", hint="result = yield, then return the result or another")
+        return Fault(f"its wrapper {name!r} has no yield", hint=WRAPPER_FORM)
     if not is_wrapper and inspect.isgeneratorfunction(member):
-        return Fault(f"its hook {name!r} has a yield, so nothing would run it", hint="is it @hookimpl(wrapper=True)?")
+        return Fault(f"its hook {name!r} has a yield, so it would never run", hint="is it @hookimpl(wrapper=True)?")
     return None
 
 
 def _argument_fault(name: str, member: Any) -> Fault | None:
     parameters = list(inspect.signature(member).parameters.values())[1:]
     known = (*HOOKS[name], *hookspecs.RENAMED.get(name, ()))
-    if strange := [p.name for p in parameters if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
-        message = f"its hook {name!r} takes {', '.join(map(repr, strange))}, which the hook does not give"
-        return Fault(message, hint=f"the hook is {signature_of(name)}; leave out what you do not need")
+    if unknown := [p.name for p in parameters if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
+        message = f"its hook {name!r} takes {', '.join(map(repr, unknown))}, which the hook does not provide"
+        return Fault(message, hint=f"the hook is {signature_of(name)}; leave out arguments that you do not need")
     if optional := [p.name for p in parameters if p.default is not inspect.Parameter.empty]:
-        message = f"its hook {name!r} has a default for {', '.join(map(repr, optional))}, so it would never be given"
-        return Fault(message, hint="take the default away")
+        message = f"its hook {name!r} has a default for {', '.join(map(repr, optional))}, so pluggy would not pass it"
+        return Fault(message, hint="remove the default")
     return None
 
 
 def signature_of(hook: str) -> str:
-    """Return the signature of a hook as a plugin writes it."""
+    """Return the signature of a hook as a plugin declares it."""
     return f"{hook}({', '.join(('self', *HOOKS[hook]))})"

@@ -1,7 +1,7 @@
-"""The plugins of one run: a pluggy manager of its own, in which only what the run names is registered.
+"""The plugins of one run, registered in a pluggy manager that belongs to this run alone.
 
-Order is the config's. pluggy calls what was registered last first, and makes the wrapper registered last the outermost;
-so each plugin is registered in two halves: its plain hooks from the last plugin to the first, its wrappers from the
+The order is that of the config. pluggy calls the hooks registered last first, and makes the wrapper registered last the
+outermost. So each plugin is registered in two halves: plain hooks from the last plugin to the first, wrappers from the
 first to the last.
 """
 
@@ -22,12 +22,12 @@ from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.plugin import Plugin
 
 _CLOSING = ("on_run_error", "on_run_end")
-_LEFT_OUT = " and is left out from here on"
+_DISABLED = " and is disabled for the rest of the run"
 _CONSEQUENCE = {"on_run_end": " while it was closed"}
 
 
 class _Half:
-    """Some hooks of one plugin. pluggy compares what it registers, and objects of this class are never equal."""
+    """Some hooks of a plugin. pluggy compares registered objects, and those of this class are never equal."""
 
     def __init__(self, member: Member, hooks: Mapping[str, Callable[..., Any]]) -> None:
         self.member = member
@@ -35,13 +35,13 @@ class _Half:
 
 
 class Host:
-    """The plugins of one run, ready to be called.
+    """The plugins of one run and the mechanism that calls their hooks.
 
     Args:
         members: The plugins in the order of the config.
-        base: The core's own hooks, asked after all plugins.
-        warn: Called with what is wrong without ending the run.
-        observers: Who looks on at every call.
+        base: The core's own hooks, called after all plugins.
+        warn: Called with each warning.
+        observers: Observers of every call.
 
     Attributes:
         members: The plugins.
@@ -59,7 +59,7 @@ class Host:
         for observer in observers:
             observer.meet(self.members)
         self._warn = warn or (lambda _: None)
-        self._watches = observers
+        self._observers = observers
         self._failed: set[Member] = set()
         self._innermost: dict[str, Any] = {}
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -82,11 +82,17 @@ class Host:
         self._manager.register(_Half(member, hooks), f"{member.table} ({part})")
 
     def _guarded(self, method: Callable[..., Any], member: Member, hook: str) -> Callable[..., Any]:
-        call = guarded(method, member, hook, self._watches)
-        if hook.startswith("build_") and not is_wrapper(method):
-            return self._kept(call, hook)
-        if not member.is_tolerated:
+        call = guarded(method, member, hook, self._observers)
+        is_build = hook.startswith("build_") and not is_wrapper(method)
+        if not (is_build or member.is_tolerated):
             return call
+
+        @functools.wraps(call)
+        def recorded(*arguments: Any) -> Any:
+            built = call(*arguments)
+            if built is not None:
+                self._innermost[hook] = built
+            return built
 
         @functools.wraps(call)
         def tolerated(*arguments: Any) -> Any:
@@ -94,26 +100,16 @@ class Host:
                 return
             try:
                 call(*arguments)
-            except Exception as error:  # noqa: BLE001 - the config says that the run goes on whatever it is
+            except Exception as error:  # noqa: BLE001 - the config tolerates any error of this callback
                 self._failed.add(member)
-                self._warn(f"{member.table} failed{_CONSEQUENCE.get(hook, _LEFT_OUT)}: {_in_one_line(error)}")
+                self._warn(f"{member.table} failed{_CONSEQUENCE.get(hook, _DISABLED)}: {_in_one_line(error)}")
 
-        return tolerated
-
-    def _kept(self, call: Callable[..., Any], hook: str) -> Callable[..., Any]:
-        @functools.wraps(call)
-        def keep(*arguments: Any) -> Any:
-            built = call(*arguments)
-            if built is not None:
-                self._innermost[hook] = built
-            return built
-
-        return keep
+        return recorded if is_build else tolerated
 
     def caller(self, hook: str) -> Callable[..., Any] | None:
-        """Return what calls the event ``hook`` on every plugin that has it; None when none has.
+        """Return a function that calls the event ``hook`` on every plugin that has it; None if none has.
 
-        It is called in each step, so it does without what pluggy does for results, wrappers and checks.
+        It is meant for each step: it omits pluggy's handling of results and wrappers.
         """
         impls = reversed(getattr(self._manager.hook, hook).get_hookimpls())
         calls = [(impl.function, impl.argnames) for impl in impls]
@@ -133,38 +129,41 @@ class Host:
         return getattr(self._manager.hook, hook)(**arguments)
 
     def order(self, hook: str) -> list[tuple[Member, bool]]:
-        """Return who is called for ``hook``, in that order, each with whether it is a wrapper (the outermost first)."""
+        """Return the plugins with ``hook`` in the order of the calls, the outermost wrapper first.
+
+        Each comes with a flag that is True for a wrapper.
+        """
         impls = reversed(getattr(self._manager.hook, hook).get_hookimpls())
         return [(impl.plugin.member, impl.wrapper) for impl in impls if impl.plugin.member in self.members]
 
     def is_implemented(self, hook: str) -> bool:
-        """Whether some plugin implements ``hook`` itself, not as a wrapper."""
+        """Whether a plugin implements ``hook`` other than as a wrapper."""
         return any(True for _ in self._each(hook, {}))
 
     def owner(self, kind: str) -> Plugin:
-        """Return the plugin that the config names for ``kind``, which must be a kind with one plugin."""
+        """Return the plugin of a ``kind`` of which a run has exactly one."""
         return next(member.plugin for member in self.members if member.table == kind)
 
     def innermost(self, hook: str) -> Any:
-        """Return what a build hook gave when it was called last, before any wrapper."""
+        """Return the result of the last call of a build hook, before any wrapper."""
         return self._innermost.get(hook)
 
     def results(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
-        """Call ``hook`` on one plugin after the other; give each plugin with its result."""
+        """Call ``hook`` on each plugin in turn; yield the plugin with its result."""
         for half, call in self._each(hook, arguments):
             yield half.member.plugin, call()
 
     def notify_started(self, hook: str, **arguments: Any) -> None:
-        """Call ``hook`` on every plugin that was started."""
+        """Call ``hook`` on every started plugin."""
         for half, call in self._each(hook, arguments):
             if half.member in self._started:
                 call()
 
     def start(self, state: Mapping[str, Any] | None, **arguments: Any) -> None:
-        """Call ``on_run_start`` on one plugin after the other, and remember who was started; then hand out states.
+        """Call ``on_run_start`` on each plugin in turn, then load the states of the plugins.
 
         Raises:
-            ContractError: When ``state`` is of other plugins than those of this run.
+            ContractError: When ``state`` belongs to other plugins than those of this run.
         """
         for half, call in self._each("on_run_start", arguments):
             call()
@@ -175,14 +174,14 @@ class Host:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each plugin that has ``state_dict``, by table."""
-        return {member.table: member.instance.state_dict() for member in self._with_state()}
+        return {table: member.instance.state_dict() for table, member in self._with_state().items()}
 
     def _load_state_dict(self, state: Mapping[str, Any]) -> None:
-        members = {member.table: member for member in self._with_state()}
-        if strange := sorted(state.keys() ^ members.keys()):
-            lacks = [f"the run has no {label!r} with a state" for label in strange if label in state]
-            lacks += [f"there is no state for {label!r}" for label in strange if label not in state]
-            hint = "resume with the config with which the state was taken"
+        members = self._with_state()
+        if unmatched := sorted(state.keys() ^ members.keys()):
+            lacks = [f"the run has no {label!r} with a state" for label in unmatched if label in state]
+            lacks += [f"there is no state for {label!r}" for label in unmatched if label not in state]
+            hint = "resume with the config of the run that saved it"
             raise ContractError(f"this state belongs to a different run: {'; '.join(lacks)}", hint=hint)
         for label, member in members.items():
             try:
@@ -190,25 +189,25 @@ class Host:
             except HooklineError:
                 raise
             except Exception as error:
-                message = f"{member.plugin} cannot take up its state: {type(error).__name__}: {error}"
+                message = f"{member.plugin} cannot load its state: {type(error).__name__}: {error}"
                 raise ContractError(message, hint="resume with the version that saved it") from error
 
-    def _with_state(self) -> list[Any]:
-        return [member for member in self.members if hasattr(member.instance, "state_dict")]
+    def _with_state(self) -> dict[str, Any]:
+        return {member.table: member for member in self.members if hasattr(member.instance, "state_dict")}
 
     def close_each(self, hook: str, **arguments: Any) -> list[BaseException]:
-        """Call ``hook`` on every plugin that was started, whatever the others do; return what they raised."""
+        """Call ``hook`` on every started plugin, even after errors; return the errors."""
         errors: list[BaseException] = []
         for half, call in self._each(hook, arguments):
             if half.member in self._started:
                 try:
                     call()
-                except BaseException as error:  # noqa: BLE001 - an interrupt, too, must not keep others from closing
+                except BaseException as error:  # noqa: BLE001 - even an interrupt must not keep other plugins from closing
                     errors.append(error)
         return errors
 
     def _each(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[_Half, Callable[[], Any]]]:
-        """Give every implementation of ``hook`` that is no wrapper, in pluggy's order, ready to be called."""
+        """Yield each implementation of ``hook`` except wrappers, in pluggy's order, with a function that calls it."""
         for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
             if impl.plugin.member in self.members and not impl.wrapper:
                 values = [arguments.get(name) for name in impl.argnames]
@@ -221,6 +220,6 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _hooks_of(member: Member) -> dict[str, Callable[..., Any]]:
-    # An instance switches one of its hooks off by setting it to None.
+    # An instance disables one of its hooks by setting it to None.
     found: dict[str, Any] = {name: getattr(member.instance, name, None) for name in HOOKS}
     return {name: method for name, method in found.items() if hasattr(method, MARK)}

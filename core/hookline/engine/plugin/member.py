@@ -1,4 +1,4 @@
-"""Plugins of a run: the choice that a config makes, and the instance made from it."""
+"""Plugins of a run: the choices of its config, and the instances made from them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ OnError = Literal["fail", "warn"]
 
 @dataclass(frozen=True)
 class PluginChoice:
-    """A plugin that the run names, with all its options.
+    """A plugin that a config names, with all its options.
 
     Attributes:
         table: Its table: ``model``, ``callbacks.best``.
         plugin: The plugin.
-        options: The value of each option, of the option's type.
-        location: Where the choice was made, to point at.
-        on_error: What an error of a callback does: ``fail`` ends the run, ``warn`` switches the callback off.
+        options: The converted value of each option.
+        location: Position of the choice, to show in errors.
+        on_error: Effect of an error in a callback: ``fail`` ends the run, ``warn`` disables the callback.
     """
 
     table: str
@@ -35,14 +35,14 @@ class PluginChoice:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A plugin at work in a run.
+    """A plugin that takes part in a run.
 
     Attributes:
         table: Its table in the config: ``model``, ``callbacks.best``.
-        plugin: What was imported, and from where.
+        plugin: The plugin.
         instance: The object with the hooks.
-        is_tolerated: Whether an error in one of its events leaves the run alive.
-        is_core: Whether it is the core itself, whose calls nobody observers.
+        is_tolerated: Whether the run continues after an error in one of its events.
+        is_core: Whether it is the core itself, whose calls are not observed.
     """
 
     table: str
@@ -53,23 +53,23 @@ class Member:
 
 
 def is_wrapper(method: Callable[..., Any]) -> bool:
-    """Whether a hook's method goes around the others; the older form, ``hookwrapper=True``, is refused when made."""
+    """Whether a hook's method is a wrapper; pluggy's old form, ``hookwrapper=True``, is refused by the checks."""
     return bool(getattr(method, MARK)["wrapper"])
 
 
 def make_members(choices: Sequence[PluginChoice]) -> list[Member]:
-    """Make every plugin of the choices of a config.
+    """Make the plugins that a config chooses.
 
     Raises:
         ConfigError: When plugins refuse the values of their options; carries every refusal.
-        PluginError: When a plugin cannot be made, or does not match the hook specification.
+        PluginError: When a plugin cannot be created, or does not match the hook specification.
     """
     members: list[Member] = []
     refusals: list[Fault] = []
     broken: list[PluginError] = []
     for choice in choices:
         try:
-            # A copy, so that what a plugin does to its options stays in this run.
+            # A copy: a plugin may change its options, which must not affect other runs.
             instance = choice.plugin.make(copied(choice.options))
             members.append(Member(choice.table, choice.plugin, instance, choice.on_error == "warn"))
         except ValueError as error:
@@ -78,7 +78,7 @@ def make_members(choices: Sequence[PluginChoice]) -> list[Member]:
             broken.append(error)
     if refusals:
         refusals += [fault for error in broken for fault in as_faults(error)]
-        raise ConfigError("the plugins refuse some options", faults=refusals)
+        raise ConfigError("plugins refused their options", faults=refusals)
     if broken:
         raise combined(broken)
     return members

@@ -1,4 +1,4 @@
-"""Metadata of installed distributions, read without importing anything."""
+"""Metadata of installed distributions, read without imports."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class _Folder:
 
 
 def find_distributions() -> Iterator[_Metadata]:
-    """Give the distributions that Python finds, the first on ``sys.path`` first.
+    """Yield the distributions on ``sys.path``, in its order.
 
-    importlib.metadata gives the same, but takes five times as long to find, read and parse a thousand of them.
+    ``importlib.metadata`` finds the same ones, but takes five times as long to read and parse a thousand of them.
     """
     for place in dict.fromkeys(sys.path):
         try:
             with os.scandir(place or ".") as found:
                 yield from [_Folder(e.path) for e in found if e.name.endswith((".dist-info", ".egg-info"))]
-        except OSError:  # an archive, or nothing at all
+        except OSError:  # an archive, or no such folder
             yield from distributions(path=[place])
 
 
 def declared_entry_points(text: str) -> Iterator[tuple[str, str, str]]:
-    """Give the group, the name and the value of each entry point."""
+    """Yield the group, name and value of each entry point."""
     # https://packaging.python.org/en/latest/specifications/entry-points/#file-format
     group = ""
     for line in map(str.strip, text.splitlines()):
@@ -54,22 +54,22 @@ def declared_entry_points(text: str) -> Iterator[tuple[str, str, str]]:
         elif line and not line.startswith("#"):
             name, equals, value = line.partition("=")
             if not equals:
-                raise ValueError(f"its entry_points.txt has the line {line!r}")
+                raise ValueError(f"invalid line in entry_points.txt: {line!r}")
             yield group, name.rstrip(), value.lstrip()
 
 
 def name_and_version(distribution: _Metadata) -> tuple[str, str]:
-    """Return the name and the version of a distribution; the version is empty when its metadata lack it."""
+    """Return the name and the version of a distribution; the version is empty if its metadata do not give one."""
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     # https://packaging.python.org/en/latest/specifications/core-metadata/: a description follows the first empty line.
     fields = dict(_FIELD.findall(re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]))
     if not fields.get("Name"):
-        raise ValueError("it has no Name")
+        raise ValueError("the field Name is missing")
     return fields["Name"], fields.get("Version", "")
 
 
 def normalized_name(name: str) -> str:
-    """Return a distribution's name in the form in which two spellings of it are the same."""
+    """Return the normalized name of a distribution, the same for all its spellings."""
     # https://packaging.python.org/en/latest/specifications/name-normalization/
     return re.sub(r"[-_.]+", "-", name).lower()
 

@@ -1,6 +1,6 @@
-"""Who looks on at the calls of hooks: a ledger of what each costs, a trace of each as it happens.
+"""Observers of hook calls, such as a ledger of their costs or a trace.
 
-A run without an observer has nothing of this in its way.
+Without observers, calls have no overhead from this module.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Looks on at every call of a hook; this one does nothing. Hand one to a run: ``Run(observers=[observer])``."""
+    """Base class of observers, which see every call of a hook: ``Run(observers=[observer])``."""
 
     def meet(self, members: Sequence[Member]) -> None:
-        """Take note of the plugins of the run; they were just made.
+        """Receive the plugins of the run, after they were made.
 
         Args:
-            members: The plugins, each with its table.
+            members: The plugins.
         """
 
     def begin(self) -> None:
-        """Take note that the loop begins."""
+        """Handle the start of the loop."""
 
-    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - for those who want them
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - for subclasses
         """Call a hook of a plugin, by ``run``, and return its result.
 
         Args:
-            member: The plugin, with its table.
+            member: The plugin.
             hook: The hook. A wrapper is called twice: ``build_model (before)`` and ``build_model (after)``.
-            run: What calls it.
-            arguments: What it is given, by name; empty for a wrapper.
+            run: Function that makes the call.
+            arguments: Arguments of the call, by name; empty for a wrapper.
         """
         return run()
 
-    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:  # noqa: ARG002 - see above
-        """Return the result of a hook, or something in its place."""
+    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:  # noqa: ARG002 - for subclasses
+        """Return the result of a hook, or a replacement."""
         return result
 
-    def reading(self, split: str, batches: Iterator[Any]) -> Iterator[Any]:  # noqa: ARG002 - see above
-        """Return what gives the batches of a split, or something in its place."""
+    def reading(self, split: str, batches: Iterator[Any]) -> Iterator[Any]:  # noqa: ARG002 - for subclasses
+        """Return the iterator over the batches of a split, or a replacement."""
         return batches
 
     def end(self) -> None:
-        """Take note that the run is over."""
+        """Handle the end of the run."""

@@ -1,8 +1,8 @@
-"""Options: the typed fields of a plugin, checked against plain values field by field, and described.
+"""Options of plugins: typed fields or parameters, converted from plain values and described in words and as schema.
 
 The options of a dataclass are its fields; those of any other class or function are its parameters. Their types are
 plain Python annotations, narrowed with ``Annotated[type, msgspec.Meta(...)]``. Nothing is coerced: ``"10"`` is not 10.
-The one conversion is a ``pathlib.Path``, which is taken relative to the folder of the file that names it.
+The only conversion is to ``pathlib.Path``: relative paths start at the folder of the file that names them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 import msgspec
 from msgspec import Meta
 
-from hookline.engine.words import nearest
+from hookline.engine.words import nearest, shortened
 
 REQUIRED: Any = inspect.Parameter.empty
-"""The default of an option that has none."""
+"""Default of an option that has none."""
 
 _BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
 _LENGTHS = {"min_length": "at least {} long", "max_length": "at most {} long", "pattern": "matching {!r}"}
@@ -45,9 +45,9 @@ class Option:
     """One option of a plugin.
 
     Attributes:
-        name: The field's or parameter's name, which is the key in a config.
-        type: Its annotation, resolved.
-        default: Its default; ``REQUIRED`` without one.
+        name: Name of the field or parameter, which is the key in a config.
+        type: Its resolved annotation.
+        default: Its default; ``REQUIRED`` if it has none.
     """
 
     name: str
@@ -56,24 +56,24 @@ class Option:
 
     @property
     def is_required(self) -> bool:
-        """Whether a config must give a value."""
+        """Whether a config must set it."""
         return self.default is REQUIRED
 
     @property
     def description(self) -> str:
-        """What the option means, from its ``Meta(description=...)``."""
+        """Its description, from ``Meta(description=...)``."""
         return next((meta.description for meta in _metas(self.type) if meta.description), "")
 
     @property
     def expected(self) -> str:
-        """The values it takes, in words: ``an integer >= 1``."""
+        """The values that it takes, in words: ``an integer >= 1``."""
         return describe(self.type)
 
     def convert(self, value: Any, folder: Path) -> Any:
-        """Return ``value`` as the option's type; relative paths start at ``folder``.
+        """Convert ``value`` to the option's type; relative paths start at ``folder``.
 
         Raises:
-            ValueError: When it is not of that type, with what was expected and got.
+            ValueError: When it is not of that type.
         """
         try:
             return _convert(value, self.type, folder)
@@ -97,7 +97,7 @@ def options_of(target: Callable[..., Any], supplied: Collection[str] = ()) -> tu
     """Return the options of a class or function, in order, without the ``supplied`` parameters.
 
     Raises:
-        TypeError: When an annotation cannot be resolved, or a parameter cannot be given by name.
+        TypeError: When an annotation cannot be resolved, or a parameter is positional-only.
     """
     if dataclasses.is_dataclass(target):
         defaults = {field.name: _field_default(field) for field in dataclasses.fields(target) if field.init}
@@ -110,21 +110,26 @@ def options_of(target: Callable[..., Any], supplied: Collection[str] = ()) -> tu
     return tuple(Option(name, _supported(hint), defaults[name]) for name, hint in hints.items())
 
 
-def plain(value: Any) -> Any:
-    """Return ``value`` with tuples as lists and paths as text: what TOML and JSON can hold.
+def plain(value: Any, path_text: Callable[[Path], str] = str) -> Any:
+    """Return ``value`` as TOML and JSON can hold it: tuples as lists, paths as text.
 
     >>> plain({"hidden": (64, 64), "path": Path("a.csv")})
     {'hidden': [64, 64], 'path': 'a.csv'}
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, path_text) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+        return [plain(item, path_text) for item in value]
+    return path_text(value) if isinstance(value, Path) else value
+
+
+def lasting(value: Any) -> Any:
+    """Return ``value`` as ``plain`` does, with absolute paths, so that it does not depend on the current folder."""
+    return plain(value, lambda path: str(path.absolute()))
 
 
 def copied(value: Any) -> Any:
-    """Return ``value`` with its dicts, lists and sets copied; other objects stay what they are."""
+    """Return ``value`` with its dicts, lists, tuples and sets copied; other objects are shared."""
     if isinstance(value, Mapping):
         return {key: copied(item) for key, item in value.items()}
     if isinstance(value, list | set | frozenset) or type(value) is tuple:
@@ -132,19 +137,8 @@ def copied(value: Any) -> Any:
     return value
 
 
-def lasting(value: Any) -> Any:
-    """Return a value as ``plain`` does, but such that it means the same wherever it is read: paths are absolute."""
-    if isinstance(value, Path):
-        return str(value.absolute())
-    if isinstance(value, Mapping):
-        return {name: lasting(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [lasting(item) for item in value]
-    return plain(value)
-
-
 def is_plain(value: Any) -> bool:
-    """Whether TOML and JSON can hold ``value``, as ``plain`` writes it."""
+    """Whether TOML and JSON can hold ``value`` as ``plain`` returns it."""
     if isinstance(value, Mapping):
         return all(map(is_plain, value.values()))
     if isinstance(value, list | tuple):
@@ -153,7 +147,7 @@ def is_plain(value: Any) -> bool:
 
 
 def describe(annotation: Any) -> str:
-    """Return the values that a type takes, in words.
+    """Describe the values that a type takes.
 
     >>> describe(typing.Annotated[int, Meta(ge=1)] | typing.Literal["all"])
     "an integer >= 1 or 'all'"
@@ -179,7 +173,7 @@ def _describe_list(arguments: tuple[Any, ...], *, is_tuple: bool) -> str:
         return "a list"
     if is_tuple and arguments[-1] is not Ellipsis:
         return f"a list of {len(arguments)}: " + ", ".join(map(describe, arguments))
-    article, _, rest = describe(arguments[0]).partition(" ")
+    article, _, rest = describe(arguments[0]).replace("one of", "any of").partition(" ")
     if article in ("a", "an"):
         noun, _, limits = rest.partition(" ")
         return f"a list of {noun}s {limits}".rstrip()
@@ -203,7 +197,7 @@ def _number(bound: Any) -> str:
 
 
 def _metas(annotation: Any) -> list[Meta]:
-    """Return the ``Meta`` marks of a type and of the parts of a union."""
+    """Return the ``Meta`` annotations of a type and of the parts of a union."""
     if typing.get_origin(annotation) is typing.Annotated:
         own = [mark for mark in annotation.__metadata__ if isinstance(mark, Meta)]
         return own + _metas(annotation.__origin__)
@@ -213,7 +207,7 @@ def _metas(annotation: Any) -> list[Meta]:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """Return the words that a type takes, through unions and lists."""
+    """Return the literal strings that a type takes, also within unions and lists."""
     if typing.get_origin(annotation) is typing.Literal:
         return [word for word in typing.get_args(annotation) if isinstance(word, str)]
     return [word for part in typing.get_args(annotation) if part is not Ellipsis for word in _choices(part)]
@@ -228,18 +222,17 @@ def _near(annotation: Any, value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, cut to 80 characters."""
+    """Return the representation of ``value`` for a message, cut to 80 characters."""
     if isinstance(value, bool):
         return str(value).lower()
-    shown = repr(plain(value)) if isinstance(value, Mapping | Sequence) else repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    return shortened(repr(plain(value) if isinstance(value, Mapping | Sequence) else value), 80)
 
 
 def _convert(value: Any, annotation: Any, folder: Path) -> Any:
     try:
         return msgspec.convert(value, annotation, dec_hook=lambda kind, raw: _decode(kind, raw, folder))
     except TypeError:
-        # msgspec takes no union of a path and other types, so each is tried by itself.
+        # msgspec does not support unions of a path and other types, so each part is tried.
         for part in sorted(typing.get_args(annotation), key=lambda part: part is Path):
             with contextlib.suppress(msgspec.ValidationError):
                 return _convert(value, part, folder)
@@ -259,7 +252,7 @@ def _schema_of_path(kind: type) -> dict[str, Any]:
 
 
 def _draft_7(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """Return a schema as draft-07 writes it, with definitions in place; msgspec writes tuples as draft 2020-12 does."""
+    """Return a schema of msgspec (draft 2020-12) in draft-07 form, with definitions inlined."""
     if isinstance(schema, list):
         return [_draft_7(part, definitions) for part in schema]
     if not isinstance(schema, dict):
@@ -273,14 +266,14 @@ def _draft_7(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _supported(annotation: Any) -> Any:
-    """Return the part of a type that a config can express: of ``float | Tensor`` the ``float``; ``Any`` if nothing."""
+    """Return the part of a type that a config can express: ``float`` of ``float | Tensor``; ``Any`` if none."""
     try:
         msgspec.json.schema(annotation, schema_hook=_schema_of_path)
     except TypeError:
         if typing.get_origin(annotation) in (typing.Union, types.UnionType):
             parts = [part for part in map(_supported, typing.get_args(annotation)) if part is not Any]
             if parts:
-                return typing.Union[tuple(parts)]  # noqa: UP007 - the parts are known only now
+                return typing.Union[tuple(parts)]  # noqa: UP007 - the parts are known only at run time
         return Any
     return annotation
 
@@ -293,12 +286,12 @@ def _field_default(field: dataclasses.Field[Any]) -> Any:
 
 def _is_settable(parameter: inspect.Parameter) -> bool:
     if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-        raise TypeError(f"its parameter {parameter.name!r} cannot be given by name")
+        raise TypeError(f"its parameter {parameter.name!r} is positional-only, but options are passed by name")
     return parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _field_types(target: Any, names: Sequence[str]) -> dict[str, Any]:
-    # A field's annotation means what it means in the module of the class that declares it.
+    # A field's annotation refers to names in the module of the class that declares it.
     owners = {name: next(c for c in target.__mro__ if name in inspect.get_annotations(c)) for name in names}
     annotations = {name: inspect.get_annotations(owner)[name] for name, owner in owners.items()}
     return {name: _resolved(annotations[name], vars(sys.modules[owners[name].__module__])) for name in names}
@@ -310,7 +303,7 @@ def _parameter_types(function: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _resolved(annotation: Any, scope: dict[str, Any]) -> Any:
-    # Each by itself: what other parameters and the result are annotated with need not exist at run time.
+    # Each separately: the annotations of other parameters and of the result need not exist at run time.
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
         return typing.get_type_hints(holder, scope, include_extras=True)["it"]

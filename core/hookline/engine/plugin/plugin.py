@@ -1,12 +1,12 @@
-"""One plugin that a run names: imported, checked against the hooks, and made into an object with hooks.
+"""Plugins: import, check against the hook specification, and make an object with hooks.
 
-Three things can stand behind a name:
+A plugin is one of three things:
 
-- a **plugin class**, which has methods marked ``@hookimpl``: its instance is the plugin;
+- a **plugin class**, which has methods marked ``@hookimpl``: its instance is used;
 - a **plain class or function** that builds the component of its kind, such as an ``nn.Module`` subclass. Parameters
   named like the arguments of the kind's build hook (``run``, ``data``, ``model``, and ``params``, which is
   ``model.parameters()``) are supplied; the others are options;
-- the **component itself**: a loss written as a function of ``prediction`` and ``target``; and from Python any finished
+- the **component itself**: a loss written as a function of ``prediction`` and ``target``; from Python also any finished
   component, such as a module, or an instance of a plugin class.
 """
 
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 from hookline.engine import hookspecs
@@ -29,7 +30,7 @@ from hookline.engine.plugin.requirements import check_fits
 from hookline.engine.words import with_article
 
 RESERVED = ("use", "on_error")
-"""Keys of a plugin's table that are no options of the plugin."""
+"""Keys of a plugin's table that are not options of the plugin."""
 
 _SUPPLIED = {
     "data": ("run",),
@@ -42,14 +43,14 @@ _SUPPLIED = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """What stands behind a name that a run uses.
+    """An imported plugin, or an object given from Python.
 
     Attributes:
         kind: One of ``KINDS``.
         name: Its name in the config.
         target: The class or function to call, or the object itself.
-        entry: Where it was found; None for an object given from Python.
-        import_s: Seconds that its import took; what other plugins had imported before is not counted again.
+        entry: Its catalog entry; None for an object given from Python.
+        import_s: Seconds that its import took; modules that other plugins imported before are not counted again.
     """
 
     kind: str
@@ -63,7 +64,7 @@ class Plugin:
 
     @property
     def hooks(self) -> tuple[str, ...]:
-        """The hooks that it has, wrappers included; for a plain class or function, the one that builds its kind."""
+        """Its hooks, wrappers included; for a plain class or function, the build hook of its kind."""
         members = _members(self.target)
         return tuple(hook for hook in HOOKS if hook in members) or (f"build_{self.kind}",)
 
@@ -72,7 +73,7 @@ class Plugin:
         """The options that a config can set; none for an object.
 
         Raises:
-            PluginError: When its annotations or parameters do not make options.
+            PluginError: When its annotations or parameters cannot be options.
         """
         if not is_called(self.kind, self.target):
             return ()
@@ -81,7 +82,7 @@ class Plugin:
         except (TypeError, ValueError) as error:
             raise self.error(f"{self} has options that cannot be read: {error}") from error
         if taken := [option.name for option in options if option.name in RESERVED]:
-            raise self.error(f"{self} has an option {taken[0]!r}, which every plugin's table has", hint="rename it")
+            raise self.error(f"{self} has an option {taken[0]!r}, a reserved key", hint="rename it")
         return options
 
     def make(self, values: Mapping[str, Any]) -> object:
@@ -89,7 +90,7 @@ class Plugin:
 
         Raises:
             ValueError: When the plugin refuses the values.
-            PluginError: When it cannot be made, or does not keep to the hooks.
+            PluginError: When it cannot be created, or does not match the hook specification.
         """
         if not has_hooks(self.target):
             return self._component_builder(values)
@@ -110,55 +111,52 @@ class Plugin:
         except (ValueError, PluginError):
             raise
         except (Exception, SystemExit) as error:
-            raise self.error(f"{self} cannot be made: {describe_error(error)}") from error
+            raise self.error(f"{self} cannot be created: {describe_error(error)}") from error
 
     def _component_builder(self, values: Mapping[str, Any]) -> object:
-        """Return an object whose only hook builds the component, by calling the target or by handing it over."""
+        """Return an object whose only hook returns the component: the target, or the result of calling it."""
         if self.kind == "callback":
-            hint = "a callback is a class whose methods are marked @hookimpl and named like hooks"
+            hint = "a callback is a class with methods that are named like hooks and marked @hookimpl"
             raise self.error(f"{self} has no hooks", hint=hint)
         if self.entry and not callable(self.target):
-            hint = "an entry point names a class or a function"
-            raise self.error(f"{self} is {with_article(type(self.target).__name__)}, which is no plugin", hint=hint)
+            hint = "an entry point must name a class or a function"
+            raise self.error(f"{self} is {with_article(type(self.target).__name__)}, not a plugin", hint=hint)
         if not is_called(self.kind, self.target):
-            return _Builder(self.kind, lambda **_: self.target)
+            return _builder(self.kind, lambda **_: self.target)
         wanted = inspect.signature(self.target).parameters
-        return _Builder(self.kind, lambda **given: self.target(**{k: given[k] for k in given if k in wanted}, **values))
+        return _builder(self.kind, lambda **given: self.target(**{k: given[k] for k in given if k in wanted}, **values))
 
     def _check_hooks(self) -> None:
         members = _members(self.target)
         faults = [fault for name, member in members.items() if (fault := hook_fault(name, member))]
         build_hook = f"build_{self.kind}"
         if not faults and self.kind != "callback" and build_hook not in members:
-            hint = f"give it a method {signature_of(build_hook)} marked @hookimpl"
+            hint = f"add a method {signature_of(build_hook)} marked @hookimpl"
             faults.append(Fault(f"it has no hook {build_hook!r}, which a {self.kind} plugin must have", hint=hint))
         if faults:
-            raise self.error(f"{self} does not keep to the hooks", faults=tuple(faults))
+            raise self.error(f"{self} does not match the hook specification", faults=tuple(faults))
 
 
-class _Builder:
-    """The plugin around a plain class, function or component: an object with the one hook that builds its kind."""
+def _builder(kind: str, make: Callable[..., Any]) -> object:
+    """Return an object whose only hook, the build hook of a kind, calls ``make``."""
+    hook = f"build_{kind}"
 
-    def __init__(self, kind: str, make: Callable[..., Any]) -> None:
-        hook = f"build_{kind}"
+    # pluggy reads the argument names from the wrapped function.
+    @functools.wraps(getattr(hookspecs, hook))
+    def build(*arguments: Any) -> Any:
+        given = dict(zip(HOOKS[hook], arguments, strict=True))
+        if "model" in given:
+            given["params"] = given["model"].parameters()
+        return make(**given)
 
-        # pluggy passes what the wrapped function names.
-        @functools.wraps(getattr(hookspecs, hook))
-        def build(*arguments: Any) -> Any:
-            given = dict(zip(HOOKS[hook], arguments, strict=True))
-            if "model" in given:
-                given["params"] = given["model"].parameters()
-            return make(**given)
-
-        setattr(self, hook, hookspecs.hookimpl(build))
+    return SimpleNamespace(**{hook: hookspecs.hookimpl(build)})
 
 
 def load_plugin(entry: Entry) -> Plugin:
-    """Import the plugin that ``entry`` declares.
+    """Import the plugin of a catalog entry.
 
     Raises:
-        PluginError: When its distribution is not made for this Hookline, before the import; when the import fails,
-            with the original error as its cause.
+        PluginError: When its distribution requires another version of Hookline, or the import fails.
     """
     check_fits(entry)
     start = time.perf_counter()
@@ -169,23 +167,23 @@ def load_plugin(entry: Entry) -> Plugin:
         raise
     except BaseException as error:
         plugin = Plugin(entry.kind, entry.name, None, entry)
-        hint = f"mend or uninstall {entry.distribution}, or name another {entry.kind} plugin"
+        hint = f"fix or uninstall {entry.distribution}, or name another {entry.kind} plugin"
         raise plugin.error(f"{plugin} cannot be imported: {describe_error(error)}", hint=hint) from error
 
 
 def has_hooks(target: Any) -> bool:
-    """Whether a class or an object has methods that are, or look like, hooks."""
+    """Whether a class or an object has methods that are marked or named like hooks."""
     return any(name in HOOKS or hasattr(member, MARK) for name, member in _members(target).items())
 
 
 def _members(target: Any) -> dict[str, Any]:
-    # From the classes' own dictionaries: looking at an object must not run its properties.
+    # From the dictionaries of the classes, because getattr would run properties.
     owner = target if inspect.isclass(target) else type(target)
     return {name: member for base in reversed(owner.__mro__) for name, member in vars(base).items()}
 
 
 def combined(errors: Sequence[PluginError]) -> PluginError:
-    """Return one error that tells all of ``errors``, of which there is at least one."""
+    """Combine errors, at least one, into one."""
     first, *others = errors
     if not others:
         return first
@@ -199,15 +197,15 @@ def combined(errors: Sequence[PluginError]) -> PluginError:
 
 
 def as_faults(error: PluginError) -> tuple[Fault, ...]:
-    """Return what an error tells as faults, to be told beside others."""
+    """Return an error as faults, to be reported together with others."""
     return (Fault(error.message, hint=error.hint), *error.faults)
 
 
 def is_called(kind: str, target: Any) -> bool:
-    """Whether a target is to be called with options; any other is the plugin or the component itself."""
+    """Whether a target is called with options; any other is the plugin or the component itself."""
     if inspect.isclass(target):
         return True
-    # A function of a target is a loss, not a function that builds one.
+    # A function with a parameter "target" is a loss, not a function that builds one.
     code = getattr(target, "__code__", None)
     is_loss = kind == "loss" and code is not None and "target" in code.co_varnames[: code.co_argcount]
     return inspect.isroutine(target) and not is_loss

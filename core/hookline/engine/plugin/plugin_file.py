@@ -1,7 +1,7 @@
-"""Plugins of a file that is not installed: ``@plugin`` names what the file offers, and a program names the file.
+"""Plugins in a file that is not installed: ``@plugin`` marks them, and a program names the file.
 
-Only the program that makes a run can name a file, such as the command line with ``--plugin``; a config cannot. So a
-config never makes anything run that its reader did not install or name.
+Only the program that creates a run can name a file, such as the command line with ``--plugin``; a config cannot. So a
+config never runs code that its user did not install or name.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class LocalEntry(Entry):
-    """A plugin of a file; its ``distribution`` is the file's path as it was given, and it has no version.
+    """A plugin in a file; its ``distribution`` is the path of the file as given, and it has no version.
 
     Attributes:
-        target: The class or function, which was imported with the file.
+        target: The imported class or function.
     """
 
     target: Any = field(default=None, compare=False, repr=False)
 
     @property
     def is_installed(self) -> bool:
-        """Always False: it is a file's."""
+        """Always False."""
         return False
 
     def load(self) -> Any:
-        """Return the object."""
+        """Return the imported class or function."""
         return self.target
 
 
 def plugin(kind: str, name: str) -> Callable[[_Target], _Target]:
-    """Name a class or function as a plugin of the file in which it stands.
+    """Mark a class or function as a plugin of its file.
 
-    What can be a plugin: a class with methods marked ``@hookimpl``, or a plain class or function that builds the
-    component of its kind. The mark does nothing by itself; a run can use the plugin when its file is named, with
+    A plugin is a class with methods marked ``@hookimpl``, or a plain class or function that builds the component of its
+    kind. The mark itself has no effect; a run can use the plugin if its file is named, with
     ``hookline train --plugin FILE`` or ``entries_of_file``.
 
     Args:
         kind: ``data``, ``model``, ``loss``, ``optimizer`` or ``callback``.
-        name: The name by which a config calls it: letters, digits, and ``- _ .`` after the first.
+        name: The plugin's name in a config: a letter or digit, then letters, digits and ``- _ .``.
 
     Raises:
         ValueError: When there is no such kind, or the name has other characters.
@@ -67,9 +67,9 @@ def plugin(kind: str, name: str) -> Callable[[_Target], _Target]:
         ...     return (prediction - target).abs().pow(3).mean()
     """
     if kind not in KINDS:
-        raise ValueError(f"{kind!r} is no kind of plugin; {did_you_mean(kind, KINDS)}")
+        raise ValueError(f"{kind!r} is not a kind of plugin; {did_you_mean(kind, KINDS)}")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, flags=re.ASCII):
-        raise ValueError(f"{name!r} is no plugin's name: letters, digits, and - _ . after the first")
+        raise ValueError(f"{name!r} is not a valid plugin name: use letters and digits, and - _ . after the first")
 
     def mark(target: _Target) -> _Target:
         setattr(target, _MARK, (*vars(target).get(_MARK, ()), (kind, name)))
@@ -79,13 +79,13 @@ def plugin(kind: str, name: str) -> Callable[[_Target], _Target]:
 
 
 def entries_of_file(path: str | os.PathLike[str]) -> tuple[LocalEntry, ...]:
-    """Import a Python file, and return the plugins that it offers.
+    """Import a Python file and return its plugins.
 
-    The folder of the file is not searched for modules.
+    The file cannot import modules from its own folder.
 
     Raises:
         ConfigError: When there is no such file.
-        PluginError: When its import fails, or it offers no plugin, or two of one kind and name.
+        PluginError: When its import fails, or it offers no plugin, or two with the same kind and name.
 
     Example:
         >>> entries_of_file("no_such.py")
@@ -106,17 +106,17 @@ def entries_of_file(path: str | os.PathLike[str]) -> tuple[LocalEntry, ...]:
     offered = [(entry.kind, entry.name) for entry in entries]
     for kind, name in offered:
         if offered.count((kind, name)) > 1:
-            raise PluginError(f"{shown} offers two plugins {kind} {name!r}", distribution=shown, hint="rename one")
+            raise PluginError(f"{shown} offers {kind} {name!r} twice", distribution=shown, hint="rename one of them")
     return entries
 
 
 def _import(path: Path, shown: str) -> ModuleType:
-    # A name of its own for each path, which no import statement can mean; data classes look their module up by it.
+    # A name that is unique for each path and that no import statement can use; dataclasses look up their module by it.
     digest = hashlib.blake2b(os.fsencode(path.resolve()), digest_size=4).hexdigest()
     name = f"<hookline plugin {path.stem} {digest}>"
     spec = importlib.util.spec_from_file_location(name, path.resolve(), loader=None)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{shown!r} is no Python file", hint="its name must end in .py")
+        raise ConfigError(f"{shown!r} is not a Python file", hint="its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -130,7 +130,7 @@ def _import(path: Path, shown: str) -> ModuleType:
 
 def _import_hint(error: BaseException, path: Path) -> str | None:
     if isinstance(error, ModuleNotFoundError) and path.with_name(f"{error.name}.py").exists():
-        return f"{error.name}.py lies beside it, but a plugin file stands alone: install both as a package"
+        return f"a plugin file cannot import {error.name}.py from its own folder: install both as a package"
     return None
 
 
@@ -141,6 +141,6 @@ def _marked(module: ModuleType, shown: str, import_s: float) -> Iterator[LocalEn
         if (inspect.isclass(target) or inspect.isfunction(target)) and target.__module__ == module.__name__
     }
     for target in own.values():
-        # From the object's own dictionary: a subclass of a plugin is not that plugin.
+        # From the object's own dictionary, because a subclass of a plugin is not a plugin itself.
         for kind, name in vars(target).get(_MARK, ()):
             yield LocalEntry(kind, name, f"{shown}:{target.__qualname__}", shown, "", import_s=import_s, target=target)

@@ -1,4 +1,4 @@
-"""What distributions require of each other, checked before anything of theirs is imported."""
+"""Requirements between distributions, checked before anything is imported."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def unmet(requirement: str) -> str | None:
-    """Return how what is installed falls short of a requirement, such as ``acme-plugins>=1.2,<2``; None if it does not.
+    """Return why a requirement such as ``acme-plugins>=1.2,<2`` is not met; None if it is.
 
     Raises:
-        ValueError: When the text is no requirement of the form that pip takes (PEP 508), or names an address.
+        ValueError: When the text is not a valid requirement (PEP 508), or gives a URL.
     """
     wanted = _parsed(requirement)
     if wanted.url:
-        raise ValueError(f"{requirement!r} is an address; give a name and a range of versions")
+        raise ValueError(f"{requirement!r} gives a URL; give a name and a range of versions")
     if wanted.marker and not wanted.marker.evaluate():
         return None
     try:
@@ -29,7 +29,7 @@ def unmet(requirement: str) -> str | None:
     except PackageNotFoundError:
         return f"{wanted.name} is not installed"
     if "Version" not in metadata:
-        return f"{wanted.name} does not say its version"
+        return f"{wanted.name} is installed without a version"
     installed = metadata["Version"]
     if wanted.specifier.contains(installed, prereleases=True):
         return None
@@ -37,10 +37,10 @@ def unmet(requirement: str) -> str | None:
 
 
 def check_fits(entry: Entry) -> None:
-    """Check that the distribution of a plugin admits the Hookline that runs (its ``Requires-Dist``).
+    """Check that the distribution of a plugin supports the running version of Hookline, by its ``Requires-Dist``.
 
     Raises:
-        PluginError: When it does not, or says so in a form that cannot be read.
+        PluginError: When it does not, or its requirements cannot be read.
     """
     if not entry.is_installed or normalized_name(entry.distribution) == OWN_DISTRIBUTION:
         return
@@ -49,9 +49,9 @@ def check_fits(entry: Entry) -> None:
         requires = distribution(entry.distribution).requires or ()
         unfit = [str(wanted) for wanted in _of_hookline(requires) if not wanted.specifier.contains(running, True)]
     except PackageNotFoundError:
-        return  # an entry that a program made
+        return  # an entry created by a program
     except Exception as error:
-        raise entry.error(f"what {entry} requires cannot be read: {error}") from error
+        raise entry.error(f"cannot read the requirements of {entry}: {error}") from error
     if unfit:
         hint = f"install a release of {entry.distribution} for Hookline {running}, or the Hookline that it requires"
         raise entry.error(f"{entry} requires {', '.join(unfit)}, but Hookline {running} is installed", hint=hint)
@@ -64,11 +64,11 @@ def _of_hookline(requires: Iterable[str]) -> Iterable[Requirement]:
 
 
 def _parsed(requirement: str) -> Requirement:
-    # Takes tens of milliseconds, and most runs need none of it.
+    # The import takes tens of milliseconds, and most runs do not need it.
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
         return Requirement(requirement)
     except InvalidRequirement as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{requirement!r} is no requirement such as 'acme-plugins>=1.2,<2': {reason}") from None
+        raise ValueError(f"{requirement!r} is not a requirement like 'acme-plugins>=1.2,<2': {reason}") from None

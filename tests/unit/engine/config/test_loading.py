@@ -441,17 +441,17 @@ def test_a_name_may_be_given_in_the_place_of_an_object(catalog_with: MakeCatalog
 def test_objects_for_tables_that_take_none_are_faults(catalog_with: MakeCatalog) -> None:
     given = {"modle": Net(), "train": Net(), "callbacks.x": 5}
     assert faults_of(plugins=given, catalog=catalog_with()) == [
-        "'modle' is no table that takes a plugin\n  = did you mean 'model'?",
-        ("'train' is no table that takes a plugin\n  = known: 'callbacks.NAME', 'data', 'loss', 'model', 'optimizer'"),
-        "'callbacks.x.use' is 5, but must be a plugin's name",
+        "'modle' is not a plugin table\n  = did you mean 'model'?",
+        ("'train' is not a plugin table\n  = known: 'callbacks.NAME', 'data', 'loss', 'model', 'optimizer'"),
+        "'callbacks.x.use': expected a plugin name, got 5",
     ]
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, None, 5, [1], True])
 def test_plain_values_in_a_mapping_are_no_plugins(value: Any, catalog_with: MakeCatalog) -> None:
     (fault,) = faults_of({"model": {"use": value}}, catalog=catalog_with())
-    assert fault.startswith("'model.use' is ")
-    assert "but must be a plugin's name" in fault
+    assert fault.startswith("'model.use': ")
+    assert "expected a plugin name, got " in fault
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ def test_plain_values_in_a_mapping_are_no_plugins(value: Any, catalog_with: Make
         ("train.shuffle=1", "'train.shuffle': expected true or false, got 1"),
         ("train.shuffle=yes", "'train.shuffle': expected true or false, got 'yes'"),
         ("train.dtype=float16", "'train.dtype': expected one of 'float32', 'float64', got 'float16'"),
-        ("train.evaluate=validation", "'train.evaluate': expected a list of one of 'train', 'validation', 'test'"),
+        ("train.evaluate=validation", "'train.evaluate': expected a list of any of 'train', 'validation', 'test'"),
         ("optimizer.lr='0.1'", "'optimizer.lr': expected a number >= 0, got '0.1'"),
         ("model.bias={a=1}", "'model.bias': expected true or false, got {'a': 1}"),
         ("optimizer.lr.x=1", "'optimizer.lr': expected a number >= 0, got {'x': 1}"),
@@ -520,18 +520,18 @@ the configuration has 12 faults
    | ^^^^^^^^
   = write KEY=VALUE, for example train.epochs=5
 
-the value of 'loss.x' cannot be read: ',' or ']' is missing in this array
+cannot read the value of 'loss.x': missing ',' or ']' in this array
   --> command line
    | loss.x=[1
    |        ^^
   = quote text: key='"..."'
 
-'callbacks.chatty' is 5, but must be a table, a plugin's name or 'off'
+'callbacks.chatty': expected a plugin name, 'off' or a table, got 5
   --> command line
    | callbacks.chatty=5
    | ^^^^^^^^^^^^^^^^
 
-there is no table 'modle'
+unknown table 'modle'
   --> command line
    | modle.x=1
    | ^^^^^^^
@@ -553,7 +553,7 @@ unknown key 'train.batchsize': the loop has no such option
    | train.seed=-1
    |            ^^
 
-'data.path' is missing: data 'csv' (hookline 0.1.0) needs it
+'data.path' is missing: data 'csv' (hookline 0.1.0) requires it
   --> {path}:6:7
   6 | use = "csv"
     |       ^^^^^
@@ -606,8 +606,11 @@ def test_every_missing_option_is_a_fault_that_says_what_it_takes(write: WriteCon
     path = write("[callbacks.needy]\n")
     place = f"  --> {path}:1:2\n  1 | [callbacks.needy]\n    |  ^^^^^^^^^^^^^^^"
     assert faults_of(path, catalog=catalog_with(NEEDY)) == [
-        (f"'callbacks.needy.room' is missing: callback 'needy' (acme 1.2) needs it\n{place}\n  = it takes text"),
-        (f"'callbacks.needy.times' is missing: callback 'needy' (acme 1.2) needs it\n{place}\n  = it takes an integer"),
+        (f"'callbacks.needy.room' is missing: callback 'needy' (acme 1.2) requires it\n{place}\n  = it takes text"),
+        (
+            "'callbacks.needy.times' is missing: callback 'needy' (acme 1.2) requires it\n"
+            f"{place}\n  = it takes an integer"
+        ),
     ]
 
 
@@ -625,17 +628,17 @@ def test_a_missing_option_points_at_the_latest_mention_of_its_table(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"traim": {"epochs": 1}}, "there is no table 'traim'"),
-        ({"epochs": 5}, "there is no table 'epochs'"),
-        ({"Model": {}}, "there is no table 'Model'"),
-        ({"train": 5}, "'train' is 5, but must be a table"),
-        ({"train": "fast"}, "'train' is 'fast', but must be a table"),
-        ({"model": 5}, "'model' is 5, but must be a plugin's name or a table"),
-        ({"model": ""}, "'model' is '', but must be a plugin's name or a table"),
-        ({"model": ["linear"]}, "'model' is ['linear'], but must be a plugin's name or a table"),
-        ({"callbacks": ["chatty"]}, "'callbacks' is ['chatty'], but must be a table of tables"),
-        ({"callbacks": "off"}, "'callbacks' is 'off', but must be a table of tables"),
-        ({"callbacks": {"chatty": True}}, "'callbacks.chatty' is true, but must be a table, a plugin's name or 'off'"),
+        ({"traim": {"epochs": 1}}, "unknown table 'traim'"),
+        ({"epochs": 5}, "unknown table 'epochs'"),
+        ({"Model": {}}, "unknown table 'Model'"),
+        ({"train": 5}, "'train': expected a table, got 5"),
+        ({"train": "fast"}, "'train': expected a table, got 'fast'"),
+        ({"model": 5}, "'model': expected a plugin name or a table, got 5"),
+        ({"model": ""}, "'model': expected a plugin name or a table, got ''"),
+        ({"model": ["linear"]}, "'model': expected a plugin name or a table, got ['linear']"),
+        ({"callbacks": ["chatty"]}, "'callbacks': expected a table of tables, got ['chatty']"),
+        ({"callbacks": "off"}, "'callbacks': expected a table of tables, got 'off'"),
+        ({"callbacks": {"chatty": True}}, "'callbacks.chatty': expected a plugin name, 'off' or a table, got true"),
         ({"model": {"use": ""}}, "no model plugin named '' is installed"),
         ({"model": {"": 5}}, "unknown key 'model.'"),
         ({"train": {"use": "fast"}}, "unknown key 'train.use': the loop has no such option"),
@@ -672,7 +675,7 @@ def test_a_key_with_an_empty_part_in_overrides_from_python_is_a_fault(catalog_wi
 
 def test_hidden_characters_in_names_are_escaped_in_the_message(catalog_with: MakeCatalog) -> None:
     (fault,) = faults_of({"mod\x1b[31mel": 1}, catalog=catalog_with())
-    assert fault.splitlines()[0] == "there is no table 'mod\\x1b[31mel'"
+    assert fault.splitlines()[0] == "unknown table 'mod\\x1b[31mel'"
 
 
 # ---- faults of plugins -----------------------------------------------------------------------------------------------
@@ -700,7 +703,7 @@ def test_an_ambiguous_name_is_a_plugin_error_naming_both_distributions_and_the_p
         f"  --> {path}:1:9\n"
         "  1 | model = 'net'\n"
         "    |         ^^^^^\n"
-        "  = name one of them in full: 'acme/net', 'zeta/net'"
+        "  = use the full name: 'acme/net' or 'zeta/net'"
     )
     assert caught.value.plugin == "model 'net'"
 
@@ -713,8 +716,8 @@ def test_several_plugins_that_cannot_be_used_are_told_at_once(catalog_with: Make
     assert messages[0].startswith("model 'broken' (acme 1.2) cannot be imported: ModuleNotFoundError")
     assert messages[1].startswith("callback 'gone' (zeta 0.1) cannot be imported: AttributeError")
     assert [fault.hint for fault in caught.value.faults] == [
-        "mend or uninstall acme, or name another model plugin",
-        "mend or uninstall zeta, or name another callback plugin",
+        "fix or uninstall acme, or name another model plugin",
+        "fix or uninstall zeta, or name another callback plugin",
     ]
 
 
@@ -772,7 +775,7 @@ def test_what_is_required_and_not_installed_is_told_at_once_before_any_import(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write("model = 'broken'\n[plugins]\nrequire = ['pytest<2', 'no-such-distribution', 'torch']\n")
-    with pytest.raises(PluginError, match="what the config requires is not installed") as caught:
+    with pytest.raises(PluginError, match="requirements of the config are not met") as caught:
         load_config(path, catalog=catalog_with(BROKEN))
     messages = [fault.message for fault in caught.value.faults]
     assert messages[0].startswith("plugins.require has 'pytest<2', but pytest ")
@@ -802,7 +805,7 @@ def test_the_plugins_that_a_config_names_are_found_without_an_import(catalog_wit
         "optimizer": "sgd",
     }
     assert [entry for entry in named.catalog.entries if entry.blocked_by] == [replace(GONE, blocked_by="plugins.deny")]
-    with pytest.raises(ConfigError, match="there is no table 'lodel'"):
+    with pytest.raises(ConfigError, match="unknown table 'lodel'"):
         named_entries({"lodel": "x"}, catalog=catalog_with())
 
 
@@ -821,14 +824,14 @@ def test_a_callback_that_does_more_than_observe_cannot_be_tolerated(catalog_with
     words = ["callbacks.early-stopping.on_error=warn", "callbacks.chatty.on_error=ignore", "model.on_error=warn"]
     (stopping, chatty, model) = sorted(faults_of(None, words, catalog=catalog_with(CHATTY)))[:3]
     told = "\n".join([stopping, chatty, model])
-    assert "'callbacks.chatty.on_error' is 'ignore', but must be one of 'fail', 'warn'" in told
-    assert "is for callbacks that only observe; callback 'early-stopping' (hookline 0.1.0) has 'build_step'" in told
+    assert "'callbacks.chatty.on_error': expected one of 'fail', 'warn', got 'ignore'" in told
+    assert "callback 'early-stopping' (hookline 0.1.0) does not only observe: it implements 'build_step'" in told
     assert "unknown key 'model.on_error'" in told
 
 
 def test_a_plugin_cannot_have_an_option_with_a_name_that_every_table_has(catalog_with: MakeCatalog) -> None:
     entry = Entry("callback", "greedy", f"{__name__}:Greedy", "acme", "1.2")
-    with pytest.raises(PluginError, match="has an option 'use', which every plugin's table has"):
+    with pytest.raises(PluginError, match="has an option 'use', a reserved key"):
         load_config({"callbacks": {"greedy": {}}}, catalog=catalog_with(entry))
 
 

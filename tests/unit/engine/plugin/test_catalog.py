@@ -79,7 +79,7 @@ def test_ambiguous_model_name_is_an_error_naming_both_distributions() -> None:
         Catalog([ZETA, ACME]).find("model", "mlp")
     assert str(caught.value) == (
         "model 'mlp' is offered by acme-plugins 1.2 and zeta 0.1\n"
-        "  = name one of them in full: 'acme-plugins/mlp', 'zeta/mlp'"
+        "  = use the full name: 'acme-plugins/mlp' or 'zeta/mlp'"
     )
     assert caught.value.plugin == "model 'mlp'"
 
@@ -150,7 +150,7 @@ def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(
     ("entry_points", "metadata", "problem"),
     [
         ("[hookline.model]\nno equals sign\n", "", "are damaged"),
-        ("[hookline.model]\nx = a:b\n", "Metadata-Version: 2.1\nVersion: 1.0\n", "it has no Name"),
+        ("[hookline.model]\nx = a:b\n", "Metadata-Version: 2.1\nVersion: 1.0\n", "the field Name is missing"),
     ],
 )
 def test_damaged_metadata_is_a_problem_that_names_its_place_and_hurts_no_other_distribution(
@@ -161,7 +161,7 @@ def test_damaged_metadata_is_a_problem_that_names_its_place_and_hurts_no_other_d
     monkeypatch.syspath_prepend(tmp_path)
     catalog = Catalog.installed()
     (text,) = catalog.problems
-    assert text.startswith(f"the metadata at {info} are damaged, so its plugins are not seen: ")
+    assert text.startswith(f"the metadata at {info} are damaged, so its plugins are ignored: ")
     assert problem in text
     assert found(catalog, "acme-bad", "acme-good") == ["model 'x' (acme-good 1.0)"]
 
@@ -184,7 +184,7 @@ def test_denied_distributions_are_found_by_any_spelling_and_say_what_denies_them
         catalog.find("optimizer", "adam")
     assert str(caught.value) == (
         "optimizer 'adam' (acme-plugins 1.2) may not be used: plugins.deny forbids acme-plugins\n"
-        "  = if you trust acme-plugins, change what plugins.deny says"
+        "  = if you trust acme-plugins, remove it from plugins.deny"
     )
     assert (caught.value.plugin, caught.value.distribution, caught.value.version) == (
         "optimizer 'adam'",
@@ -200,7 +200,7 @@ def test_only_what_is_allowed_may_be_used_and_hooklines_own() -> None:
     assert catalog.find("loss", "mse") == own
     with pytest.raises(PluginError, match="--allow forbids acme-plugins") as caught:
         catalog.find("model", "acme-plugins/mlp")
-    assert caught.value.hint == "if you trust acme-plugins, change what --allow says"
+    assert caught.value.hint == "if you trust acme-plugins, add it to --allow"
     nothing_allowed = Catalog([ZETA]).restricted(allow=[], by="plugins.{}")
     assert nothing_allowed.entries[0].blocked_by == "plugins.allow"
 

@@ -30,12 +30,12 @@ def test_an_old_name_of_an_argument_works_and_warns_with_plugin_and_removal(monk
     assert old.seen == [(1, dict(result.history[0])), (2, dict(result.history[1]))]
     assert result.warnings == (
         (
-            "callback 'Old' (given from Python) takes 'scores' in hook 'on_epoch_end', which is called 'metrics' since "
-            "0.2; from 0.3 on it is refused"
+            "callback 'Old' (given from Python) takes 'scores' in hook 'on_epoch_end', which was renamed to 'metrics' "
+            "in 0.2; the old name is refused from 0.3 on"
         ),
     )
 
 
 def test_a_name_that_an_argument_never_had_is_refused() -> None:
-    with pytest.raises(PluginError, match="takes 'scores', which the hook does not give"):
+    with pytest.raises(PluginError, match="takes 'scores', which the hook does not provide"):
         train(SMALL, plugins={"callbacks.old": Old()})

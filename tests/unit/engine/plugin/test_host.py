@@ -414,7 +414,7 @@ def test_every_refusal_of_options_by_the_plugins_is_told_at_once(catalog_with: C
     config = load_config(None, words, catalog=catalog_with())
     with pytest.raises(ConfigError) as caught:
         Host(make_members(config.plugins), Base())
-    assert caught.value.message == "the plugins refuse some options"
+    assert caught.value.message == "plugins refused their options"
     assert [fault.message for fault in caught.value.faults] == [
         "data 'csv' (hookline 0.1.0): the fractions in `split` must sum to 1, not 0.5",
         "optimizer 'sgd' (hookline 0.1.0): nesterov = true needs momentum > 0 and dampening = 0",
@@ -482,7 +482,7 @@ def test_a_tolerated_plugin_that_fails_is_told_once_and_left_out_but_closed() ->
     assert log == ["a starts", "b starts", "tries", "b epoch", "b epoch", "b epoch", "a completed", "b completed"]
     assert warnings == [
         (
-            "callbacks.a failed and is left out from here on: ConnectionError: no route "
+            "callbacks.a failed and is disabled for the rest of the run: ConnectionError: no route "
             "(raised in hook 'on_epoch_start' of callback 'a' (acme 1.2))"
         )
     ]

@@ -123,7 +123,7 @@ def test_an_annotation_that_names_nothing_is_an_error_with_that_name() -> None:
 def test_a_parameter_that_cannot_be_given_by_name_is_an_error_with_its_name() -> None:
     def build(width: int, /) -> None: ...
 
-    with pytest.raises(TypeError, match="its parameter 'width' cannot be given by name"):
+    with pytest.raises(TypeError, match="its parameter 'width' is positional-only, but options are passed by name"):
         options_of(build)
 
 
@@ -164,7 +164,7 @@ def test_each_call_makes_a_default_of_its_own() -> None:
         (
             tuple[Literal["train", "test"], ...],
             ["train", "tst"],
-            "expected a list of one of 'train', 'test', got ['train', 'tst'] (at x[1]); did you mean 'test'?",
+            "expected a list of any of 'train', 'test', got ['train', 'tst'] (at x[1]); did you mean 'test'?",
         ),
     ],
 )

@@ -93,7 +93,7 @@ def built(plugin: Plugin, values: Mapping[str, Any] | None = None, **given: Any)
 def fault_texts(plugin: Plugin) -> list[str]:
     with pytest.raises(PluginError) as caught:
         plugin.make({})
-    assert caught.value.message == f"{plugin} does not keep to the hooks"
+    assert caught.value.message == f"{plugin} does not match the hook specification"
     return [str(fault) for fault in caught.value.faults]
 
 
@@ -134,7 +134,8 @@ def test_options_that_cannot_be_read_are_an_error_naming_the_plugin() -> None:
     with pytest.raises(PluginError) as caught:
         _ = Plugin("model", "odd", positional, entry).options
     assert str(caught.value) == (
-        "model 'odd' (acme 1.2) has options that cannot be read: its parameter 'width' cannot be given by name"
+        "model 'odd' (acme 1.2) has options that cannot be read: "
+        "its parameter 'width' is positional-only, but options are passed by name"
     )
     assert (caught.value.plugin, caught.value.distribution, caught.value.version) == ("model 'odd'", "acme", "1.2")
 
@@ -190,7 +191,7 @@ def test_each_make_builds_an_object_of_its_own() -> None:
     assert plugin.make({}) is not plugin.make({})
 
 
-# ---- what does not keep to the hooks ---------------------------------------------------------------------------------
+# ---- the hook specification -----------------------------------------------------------------------------------------
 
 
 def test_every_mistake_with_a_hook_is_told_at_once_with_what_to_do() -> None:
@@ -198,10 +199,10 @@ def test_every_mistake_with_a_hook_is_told_at_once_with_what_to_do() -> None:
         "its method 'on_epoch_ends' is marked @hookimpl, but there is no such hook\n  = did you mean 'on_epoch_end'?",
         "its method 'on_step_end' is named like a hook but not marked\n  = mark it with @hookimpl",
         (
-            "its hook 'on_epoch_end' takes 'metric', 'extra', which the hook does not give\n"
-            "  = the hook is on_epoch_end(self, run, metrics); leave out what you do not need"
+            "its hook 'on_epoch_end' takes 'metric', 'extra', which the hook does not provide\n"
+            "  = the hook is on_epoch_end(self, run, metrics); leave out arguments that you do not need"
         ),
-        "its hook 'on_run_end' has a default for 'run', so it would never be given\n  = take the default away",
+        "its hook 'on_run_end' has a default for 'run', so pluggy would not pass it\n  = remove the default",
     ]
 
 
@@ -226,7 +227,7 @@ def test_a_plugin_without_the_build_hook_of_its_kind_is_an_error_with_the_hooks_
     assert fault_texts(Plugin("model", "none", NoModel)) == [
         (
             "it has no hook 'build_model', which a model plugin must have\n"
-            "  = give it a method build_model(self, run, data) marked @hookimpl"
+            "  = add a method build_model(self, run, data) marked @hookimpl"
         )
     ]
 
@@ -241,7 +242,7 @@ def test_a_callback_without_hooks_is_an_error(target: Any) -> None:
         Plugin("callback", "quiet", target).make({})
     assert str(caught.value) == (
         "callback 'quiet' (given from Python) has no hooks\n"
-        "  = a callback is a class whose methods are marked @hookimpl and named like hooks"
+        "  = a callback is a class with methods that are named like hooks and marked @hookimpl"
     )
 
 
@@ -292,7 +293,7 @@ def test_another_error_while_it_is_made_names_plugin_error_and_place() -> None:
     with pytest.raises(PluginError) as caught:
         Plugin("callback", "broken", Broken, entry).make({})
     assert str(caught.value).startswith(
-        f"callback 'broken' (acme 1.2) cannot be made: KeyError: 'weights' ({__file__}:"
+        f"callback 'broken' (acme 1.2) cannot be created: KeyError: 'weights' ({__file__}:"
     )
     assert isinstance(caught.value.__cause__, KeyError)
 
@@ -305,7 +306,7 @@ def test_a_plugin_that_ends_the_program_while_it_is_made_is_a_plugin_error() -> 
         @hookimpl
         def on_run_end(self) -> None: ...
 
-    with pytest.raises(PluginError, match=r"callback 'exits' \(given from Python\) cannot be made: SystemExit: 0"):
+    with pytest.raises(PluginError, match=r"callback 'exits' \(given from Python\) cannot be created: SystemExit: 0"):
         Plugin("callback", "exits", Exits).make({})
 
 
@@ -344,7 +345,7 @@ def test_a_failing_import_is_an_error_with_plugin_distribution_cause_and_place(
     message, hint = str(caught.value).splitlines()
     assert message.startswith("model 'boom' (acme 1.2) cannot be imported: " + expected.replace("PATH", str(path)))
     assert f"{path}:" in message
-    assert hint == "  = mend or uninstall acme, or name another model plugin"
+    assert hint == "  = fix or uninstall acme, or name another model plugin"
     assert (caught.value.plugin, caught.value.distribution, caught.value.version) == ("model 'boom'", "acme", "1.2")
     assert caught.value.__cause__ is not None
 
@@ -411,12 +412,12 @@ class KeywordOnly:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (StaticHook, "'on_epoch_end' is no plain method"),
-        (AsyncHook, "is async, so nothing would run it"),
-        (GeneratorHook, "has a yield, so nothing would run it"),
+        (StaticHook, "'on_epoch_end' is not a plain method"),
+        (AsyncHook, "is async, so it would never run"),
+        (GeneratorHook, "has a yield, so it would never run"),
         (WrappedEvent, "'on_run_end' cannot be a wrapper"),
         (WrapperWithoutYield, "'build_model' has no yield"),
-        (KeywordOnly, "takes 'run', which the hook does not give"),
+        (KeywordOnly, "takes 'run', which the hook does not provide"),
     ],
 )
 def test_a_hook_of_a_form_that_would_never_run_is_refused(target: type, words: str) -> None:

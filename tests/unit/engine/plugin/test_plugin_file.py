@@ -91,7 +91,7 @@ def test_the_folder_of_the_file_is_not_searched_for_modules(write: WriteFile, tm
         entries_of_file(write("import neighbour_of_net\n"))
     assert sys.path == before
     assert caught.value.hint == (
-        "neighbour_of_net.py lies beside it, but a plugin file stands alone: install both as a package"
+        "a plugin file cannot import neighbour_of_net.py from its own folder: install both as a package"
     )
 
 
@@ -101,10 +101,10 @@ def test_the_folder_of_the_file_is_not_searched_for_modules(write: WriteFile, tm
         ("import no_such_module_at_all", "cannot be imported: ModuleNotFoundError: No module named"),
         ("\n\nraise SystemExit(0)", "cannot be imported: SystemExit: 0 ("),
         ("x = (", "cannot be imported: SyntaxError: '(' was never closed ("),
-        ("import hookline\n@hookline.plugin('modle', 'net')\ndef f(): ...", "'modle' is no kind of plugin; did you"),
-        ("import hookline\n@hookline.plugin('model', 'a/b')\ndef f(): ...", "'a/b' is no plugin's name"),
+        ("import hookline\n@hookline.plugin('modle', 'net')\ndef f(): ...", "'modle' is not a kind of plugin; did you"),
+        ("import hookline\n@hookline.plugin('model', 'a/b')\ndef f(): ...", "'a/b' is not a valid plugin name"),
         ("class Net: ...", "offers no plugin"),
-        (NET.replace('"third"', '"cubic"'), "offers two plugins loss 'cubic'"),
+        (NET.replace('"third"', '"cubic"'), "offers loss 'cubic' twice"),
     ],
     ids=["missing", "exit", "syntax", "kind", "name", "nothing", "twice"],
 )
@@ -132,7 +132,7 @@ def test_a_file_that_is_not_there_is_a_fault_of_the_words(tmp_path: Path, name: 
 
 
 def test_a_file_that_is_no_python_is_a_fault_of_the_words(write: WriteFile) -> None:
-    with pytest.raises(ConfigError, match="is no Python file"):
+    with pytest.raises(ConfigError, match="is not a Python file"):
         entries_of_file(write("[train]", "run.toml"))
 
 

@@ -1,4 +1,4 @@
-"""What the callbacks that follow a metric share: its options, is it measured, when is it new, is it better."""
+"""The base of callbacks that follow a metric: its options, and its best value so far."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_monitored(run: RunView, name: str, who: str) -> None:
     """Check that a run measures a metric.
 
     Raises:
-        ConfigError: When it does not, with the nearest name.
+        ConfigError: When it does not; suggests the nearest name.
     """
     if name not in run.metric_names:
         hint = did_you_mean(name, run.metric_names)
@@ -29,21 +29,21 @@ def check_monitored(run: RunView, name: str, who: str) -> None:
 
 
 class Monitor:
-    """Follows a metric through the evaluations of a run, and keeps the best value.
+    """The best value of a metric over the evaluations of a run.
 
-    Not every epoch is evaluated, and an evaluation may come after any step; the end of an epoch repeats the numbers of
-    its evaluation. So a value counts when it is there, once for each step.
+    An epoch may have no evaluation, an evaluation may come after any step, and the end of an epoch repeats the metrics
+    of its evaluation. So a value counts whenever it is present, at most once per step.
 
     Args:
         name: The metric.
-        mode: Whether smaller or larger is better.
-        min_delta: The least change that counts as better.
+        mode: ``min`` if smaller is better, ``max`` if larger is.
+        min_delta: Smallest change that counts as better.
 
     Attributes:
         name: The metric.
-        best: The best value; None before the first. What is not finite is never better.
+        best: The best value; None before the first. A non-finite value is never better.
         epoch: The epoch in which it was measured.
-        step: The number of steps after which it was.
+        step: The number of steps after which it was measured.
     """
 
     def __init__(self, name: str, mode: Literal["min", "max"], min_delta: float = 0.0) -> None:
@@ -55,8 +55,8 @@ class Monitor:
         self.epoch = 0
         self.step = 0
 
-    def look(self, run: RunView, metrics: Mapping[str, float]) -> bool | None:
-        """Return whether the metric is better than ever before; None when it was not measured anew."""
+    def update(self, run: RunView, metrics: Mapping[str, float]) -> bool | None:
+        """Return True if the metric has a new best value, False if not, None if there is no new value."""
         if self.name not in metrics or run.step == self._last_step:
             return None
         self._last_step = run.step
@@ -72,45 +72,47 @@ class Monitor:
         return self._sign * value < self._sign * self.best - self._min_delta
 
     def state_dict(self) -> dict[str, float | int | None]:
-        """Return the best value, where it was, and the step of the last one."""
+        """Return the best value, its epoch and step, and the step of the last value."""
         return {"best": self.best, "epoch": self.epoch, "step": self.step, "last_step": self._last_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore the state from ``state_dict``."""
         self.best, self.epoch, self.step = state["best"], state["epoch"], state["step"]
         self._last_step = state["last_step"]
 
 
 @dataclass
 class MonitoringCallback(ABC):
-    """A callback that looks at a metric whenever it may have been measured.
+    """A callback that follows a metric.
 
     Attributes:
-        plugin_name: What it is called in messages.
+        plugin_name: Its name in messages.
     """
 
     plugin_name: ClassVar[str]
-    allows_fused_steps: ClassVar[bool] = True  # the step stays as it is
+    allows_fused_steps: ClassVar[bool] = True  # it returns the step unchanged
 
-    monitor: Annotated[str, Meta(description="name of the metric, as an epoch's row shows it")] = "validation/loss"
-    mode: Annotated[Literal["min", "max"], Meta(description="whether smaller or larger is better")] = "min"
+    monitor: Annotated[str, Meta(description="name of the metric, as in an epoch's row")] = "validation/loss"
+    mode: Annotated[Literal["min", "max"], Meta(description="'min': smaller is better; 'max': larger is better")] = (
+        "min"
+    )
 
     @abstractmethod
-    def look(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Compare the metric with the best so far."""
+    def update(self, run: RunView, metrics: Mapping[str, float]) -> None:
+        """Compare the metric with the best value so far."""
 
     @hookimpl(wrapper=True)
     def build_step(self, run: RunView) -> Generator[None, Any, Any]:
-        """Refuse a metric that the run will not have, as soon as it is built."""
+        """Check that the run measures the metric."""
         check_monitored(run, self.monitor, self.plugin_name)
         return (yield)
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Compare the evaluation's metric with the best so far."""
-        self.look(run, metrics)
+        """Compare the evaluation's metric with the best value so far."""
+        self.update(run, metrics)
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Compare a metric that no evaluation gives, ``train/running_loss``."""
-        self.look(run, metrics)
+        """Do the same for ``train/running_loss``, which is not part of an evaluation."""
+        self.update(run, metrics)

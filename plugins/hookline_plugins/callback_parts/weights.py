@@ -1,4 +1,4 @@
-"""What the callbacks that exchange the weights of a model share: take a copy, put a copy in."""
+"""Copies of a model's weights, and their way back into the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a model by name, each once: the tensors themselves, detached."""
+    """Return the parameters and buffers of a model by name, each once: not copies, but detached."""
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
@@ -22,14 +22,14 @@ def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def put(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Overwrite weights in place, so that whoever holds them (optimizer, wrappers) holds the new ones."""
+    """Overwrite weights in place, so that the optimizer and wrappers see the new values."""
     for name, tensor in weights.items():
         tensor.copy_(values[name])
 
 
 def is_finished(run: RunView, outcome: Outcome) -> bool:
-    """Whether a run came to an end of its own, and was not left by the program that iterates over its steps.
+    """Return True if a run completed or a plugin stopped it.
 
-    What was left may be taken up again, and so keeps the weights that it was trained with.
+    Any other run, such as one whose program left the loop over its steps, may be resumed and keeps its own weights.
     """
     return outcome == "completed" or (outcome == "stopped" and run.stop_reason is not None)

@@ -1,4 +1,4 @@
-"""Callbacks that a run can have but once."""
+"""A check for callbacks that a run can have only once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_single(run: RunView, plugin: Any) -> None:
     """Check that a run has no second callback of the class of ``plugin``.
 
     Raises:
-        ConfigError: When it has; names the tables of all.
+        ConfigError: When it has; names their tables.
     """
     cls = type(plugin)
     labels = [
@@ -23,5 +23,5 @@ def check_single(run: RunView, plugin: Any) -> None:
         if choice.plugin.target is cls or isinstance(choice.plugin.target, cls)
     ]
     if len(labels) > 1:
-        hint = "leave one, or switch the others off: callbacks.NAME=off"
-        raise ConfigError(f"{' and '.join(labels)} would work in the same files: a run can have one of them", hint=hint)
+        hint = "keep one and switch the others off: callbacks.NAME=off"
+        raise ConfigError(f"{' and '.join(labels)} would write the same files: a run can have only one", hint=hint)

@@ -1,4 +1,4 @@
-"""The events of a run as lines of text: what ``progress`` shows and the log keeps."""
+"""The events of a run as lines of text, for ``progress`` and for the log."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _EPOCH_WIDTH = 9
 
 
 class EventText:
-    """Turns the events of one run into lines: a table with a row for each epoch, and what is told around it.
+    """The lines for one run: a table with a row for each epoch, warnings before it and results after it.
 
     Args:
-        run: The run, which begins now.
+        run: The run, which starts now.
     """
 
     def __init__(self, run: RunView) -> None:
@@ -28,16 +28,16 @@ class EventText:
         self._widths = {name: max(len(name), 12) for name in run.metric_names}
 
     def head(self, run: RunView) -> list[str]:
-        """Return what was wrong before the run began, and the head of the table."""
+        """Return the warnings from before the run, and the head of the table."""
         names = [printable(name).rjust(width) for name, width in self._widths.items()]
         return [*map(self.warning, run.warnings), "  ".join(["epoch".rjust(_EPOCH_WIDTH), *names, "seconds"])]
 
     def epoch_start(self) -> None:
-        """Note when an epoch begins."""
+        """Start timing an epoch."""
         self._epoch_start = time.perf_counter()
 
     def evaluation(self, run: RunView, metrics: Mapping[str, float]) -> list[str]:
-        """Return the row of an evaluation within an epoch; that at the end of one stands in the epoch's row."""
+        """Return the row of an evaluation within an epoch; one at the end of an epoch is part of the epoch's row."""
         every = run.config.train.evaluate_every_steps
         if not (every and run.step % every == 0 and run.step != self._last_row):
             return []
@@ -45,24 +45,24 @@ class EventText:
         return [self._row(f"step {run.step}", metrics)]
 
     def epoch(self, run: RunView, metrics: Mapping[str, float]) -> str:
-        """Return the epoch's row; what was not measured has an empty cell."""
+        """Return the epoch's row, with an empty cell for each metric that was not measured."""
         return self._row(f"{run.epoch}/{run.num_epochs}", metrics)
 
     def warning(self, message: str) -> str:
-        """Return what is wrong."""
+        """Return the line of a warning."""
         return f"warning: {printable(message)}"
 
     def end(self, run: RunView, outcome: Outcome) -> list[str]:
-        """Return what was reported, and how the run ended."""
+        """Return the reported tables, and how the run ended."""
         tables = [
             line
             for title, rows in run.summary.items()
             for line in ("", printable(title), *(f"  {row}" for row in _table(rows)))
         ]
-        told = run.interrupt_reason if outcome == "interrupted" else run.stop_reason
-        reason = f": {printable(told)}" if told else ""
+        reason = run.interrupt_reason if outcome == "interrupted" else run.stop_reason
+        because = f": {printable(reason)}" if reason else ""
         seconds = time.perf_counter() - self._start
-        return [*tables, "", f"{outcome} after {run.step} steps in {seconds:.2f} s{reason}"]
+        return [*tables, "", f"{outcome} after {run.step} steps in {seconds:.2f} s{because}"]
 
     def _row(self, label: str, metrics: Mapping[str, float]) -> str:
         cells = {name: f"{metrics[name]:.6g}" if name in metrics else "" for name in self._widths}
@@ -71,7 +71,7 @@ class EventText:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return rows of plain values as aligned lines under their keys; numbers to the right."""
+    """Return rows of plain values as aligned lines under their keys, numbers right-aligned."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[*map(printable, keys)], *([_cell(row.get(key)) for key in keys] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]

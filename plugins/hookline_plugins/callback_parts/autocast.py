@@ -1,4 +1,4 @@
-"""A module whose forward pass runs in a narrower floating-point type; torch is imported with it."""
+"""A module that runs another one's forward pass in a lower-precision type. Importing it imports torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 class Autocast(nn.Module):
-    """The forward pass of another module under ``torch.autocast``, with outputs in float32.
+    """Another module's forward pass under ``torch.autocast``, with outputs in float32.
 
     Args:
-        module: The module; its weights stay what they are.
-        device_type: The type of the device that it is on: ``cpu``, ``cuda``.
-        dtype: The narrower type.
+        module: The module; its weights keep their type.
+        device_type: Type of the device that it is on: ``cpu``, ``cuda``.
+        dtype: The lower-precision type.
 
     Example:
         >>> layer = Autocast(nn.Linear(2, 1), "cpu", torch.bfloat16)
@@ -29,7 +29,7 @@ class Autocast(nn.Module):
         self._dtype = dtype
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Return what the module returns, with tensors of the narrower type as float32."""
+        """Return the module's outputs, with tensors of the lower-precision type cast to float32."""
         with torch.autocast(self._device_type, dtype=self._dtype):
             outputs = self.module(*inputs, **named)
         return _widened(outputs, self._dtype)

@@ -1,0 +1,1 @@
+"""Parts that the callbacks share. None of them is a plugin."""
