@@ -1,4 +1,4 @@
-"""The datasets of a run, and what a model may know of them."""
+"""``DataSource``: the splits of the data and the facts about them."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ def test_what_is_not_said_of_the_data_is_none_or_empty() -> None:
 
 def test_a_data_source_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        DataSource(TRAIN).train = TEST  # type: ignore[misc] # what the test is about
+        DataSource(TRAIN).train = TEST  # type: ignore[misc] # the assignment under test

@@ -1,4 +1,4 @@
-"""The error tree, and how a fault is told."""
+"""The error tree, and the text of errors and faults."""
 
 from __future__ import annotations
 

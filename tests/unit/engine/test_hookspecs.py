@@ -1,4 +1,4 @@
-"""The hooks: each has the shape and the words that a plugin author needs."""
+"""The hook specifications: signatures, annotations and docstrings."""
 
 from __future__ import annotations
 

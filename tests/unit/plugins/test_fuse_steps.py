@@ -1,4 +1,4 @@
-"""The callback ``fuse-steps``: blocks in the loop, and what is refused; the blocks themselves are in ``test_block``."""
+"""Callback ``fuse-steps``: blocks in the loop, and refused runs; the blocks themselves are tested in ``test_block``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ ignores_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:Dep
 
 @pytest.fixture(autouse=True)
 def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The graph is captured as ever, and done by torch's own operations: the compiler for C++ takes seconds."""
+    """Capture graphs as usual, but run them with torch's operations: the C++ compiler takes seconds."""
     monkeypatch.setattr(block, "_BACKEND", "eager")
     yield
     torch.compiler.reset()
 
 
 def in_blocks(size: int) -> dict[str, Any]:
-    """The callbacks of a run that takes blocks of ``size`` steps."""
+    """Return the callbacks of a run that takes blocks of ``size`` steps."""
     return {"fuse-steps": {"size": size}} if size > 1 else {}
 
 
 def run_of(size: int, *overrides: str, plugins: Mapping[str, Any] | None = None, **tables: Any) -> Run:
-    """A run of 11 batches in an epoch, the last of which is smaller."""
+    """Return a run with 11 batches in an epoch, the last of which is smaller."""
     train = {"epochs": 2, "batch_size": 8, "dtype": "float64", **tables.pop("train", {})}
     callbacks = {**in_blocks(size), **tables.pop("callbacks", {})}
     config = {"train": train, "data": {"num_examples": 84}, "callbacks": callbacks, **tables}
@@ -42,7 +42,7 @@ def run_of(size: int, *overrides: str, plugins: Mapping[str, Any] | None = None,
 
 
 class Steps:
-    """Notes each step as it is told."""
+    """Records each step as it is reported."""
 
     allows_fused_steps = True
 
@@ -60,14 +60,14 @@ class Steps:
 
 
 def ahead_of(size: int, *overrides: str, **tables: Any) -> list[int]:
-    """Return of each step how many the weights were ahead of it."""
+    """Return for each step the number of steps that the weights were ahead."""
     steps = Steps()
     run_of(size, *overrides, plugins={"callbacks.steps": steps}, **tables).fit()
     return steps.ahead
 
 
 def numbers(run: Run) -> dict[str, Any]:
-    """All that a run keeps, but for the order of its sums."""
+    """Return the state of a run, for comparison up to rounding."""
     state = run.state_dict()
     kept = [
         {name: torch.as_tensor(one) for name, one in entry.items()} for entry in state["optimizer"]["state"].values()
@@ -108,7 +108,7 @@ def test_a_run_in_blocks_ends_as_one_in_single_steps(model: str, optimizer: str,
     rtol = {"float32": 1e-4, "float64": 1e-10}[dtype]
     assert_same(ours, theirs, rtol)
     assert steps.losses == pytest.approx(same.losses, rel=rtol)
-    # The first step makes the optimizer's state; an epoch has 10 full batches and a smaller one.
+    # The first step creates the state of the optimizer; an epoch has 10 full batches and a smaller one.
     assert steps.ahead == [0, *[3, 2, 1, 0] * 2, 0, 0, *[3, 2, 1, 0] * 2, 0, 0, 0]
 
 
@@ -129,7 +129,7 @@ def test_compiled_blocks_end_as_single_steps(
 
 
 def test_an_evaluation_and_the_end_of_the_run_are_ends_of_blocks() -> None:
-    # Evaluations after 5 and 10, the smaller batch is the 11th; then 15, and two steps more are allowed.
+    # Evaluations after 5, 10 and 15 steps; the 11th batch is smaller; the run ends after 17 steps.
     of_five = [2, 1, 0, 0, 0]
     assert ahead_of(3, train={"evaluate_every_steps": 5, "max_steps": 17}) == [*of_five * 2, 0, 2, 1, 0, 0, 0, 0]
 
@@ -146,7 +146,7 @@ def test_weights_are_those_after_the_block_in_each_of_its_steps() -> None:
 
 
 class Stop(Steps):
-    """Wants the run to end after a step."""
+    """Requests a stop after a step."""
 
     @hookimpl
     def on_step_end(self, run: Run, loss: Tensor) -> None:
@@ -208,7 +208,7 @@ def test_an_error_within_a_block_tells_that_the_weights_are_ahead() -> None:
 
 
 class WithBadExample:
-    """Has a target that is infinite, which is in the 7th batch of the first epoch."""
+    """Has an infinite target."""
 
     @hookimpl
     def build_data(self) -> DataSource:
@@ -270,7 +270,7 @@ def test_skips_with_good_blocks_between_are_not_in_a_row() -> None:
 
 
 class Quiet:
-    """Has no hook in a step."""
+    """Implements no hook that is called in a step."""
 
     @hookimpl
     def on_epoch_end(self) -> None:
@@ -278,7 +278,7 @@ class Quiet:
 
 
 class Twice:
-    """Has an order of its own, with each example twice, as the sampling plugins have."""
+    """Defines an order with each example twice, like a sampling plugin."""
 
     @hookimpl
     def build_order(self) -> Callable[[int], Tensor]:
@@ -318,7 +318,7 @@ def test_a_learning_rate_that_changes_is_not_compiled_anew(monkeypatch: pytest.M
 
 
 class SetsMomentum(Quiet):
-    """Changes what is a constant of the compiled code."""
+    """Changes a constant of the compiled code."""
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:
@@ -369,7 +369,7 @@ class InStep:
 
 
 class OwnStep:
-    """Says that it allows what cannot be."""
+    """Allows fused steps although it implements the step."""
 
     allows_fused_steps = True
 
@@ -463,7 +463,7 @@ def test_an_accelerator_is_refused() -> None:
 
 
 class Masked(nn.Module):
-    """Draws by a function, not by a layer."""
+    """Draws random numbers in a function, not in a layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The callback ``halve-micro-batches``: steps that run out of memory are taken again in smaller parts."""
+"""Callback ``halve-micro-batches``: steps that run out of memory are repeated with smaller micro-batches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_a_run_that_halves_in_its_first_step_is_one_with_that_size_from_the_begi
     halved, small = narrow_run(Narrow(4), HALVE), narrow_run(Narrow(99), {"train.micro_batch_size": 4})
     halved.fit()
     small.fit()
-    ended = [{**state_of(run), "plugins": None} for run in (halved, small)]  # one of them keeps its size as a state
+    ended = [
+        {**state_of(run), "plugins": None} for run in (halved, small)
+    ]  # only one of them has the size in its state
     assert is_equal(*ended)
 
 
@@ -119,16 +121,16 @@ def test_the_size_of_the_config_counts_where_it_is_smaller_or_nothing_is_halved(
         run = narrow_run(Narrow(3), overrides)
         mine = state if "callbacks.halve-micro-batches.use" in overrides else {**state, "plugins": {}}
         run.load_state_dict(mine)
-        list(run.steps())  # plugins load their states when they are started
+        list(run.steps())  # the states of plugins are loaded when they are started
         assert run.micro_batch_size == expected
 
 
 class Token:
-    """Stands for what a graph keeps for its backward pass."""
+    """Stands for the tensors that a graph saves for its backward pass."""
 
 
 class Keeps(torch.autograd.Function):
-    """Gives its input, keeps a token, and fails in the backward pass of more than two examples."""
+    """Returns its input, saves a token, and fails in the backward pass of more than two examples."""
 
     alive: ClassVar[list[weakref.ref[Token]]] = []
 
@@ -160,7 +162,7 @@ def test_what_a_failed_step_has_kept_is_free_when_it_is_taken_again() -> None:
             return output
 
     Keeps.alive.clear()
-    gc.disable()  # so that it is the step that frees them
+    gc.disable()  # so that the callback frees them
     try:
         narrow_run(Holds(2, 1), {**HALVE, "train.max_steps": 1}).fit()
     finally:

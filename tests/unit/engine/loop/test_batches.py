@@ -1,4 +1,4 @@
-"""A stream of batches in an order that depends on (seed, epoch) alone, and that can be entered anywhere."""
+"""``Batches``: the order depends on (seed, epoch) alone, and an epoch can start at any batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TENSORS = TensorDataset(INPUTS, TARGETS)
 
 
 class Items(Dataset[Any]):
-    """A map-style dataset that remembers which items were read."""
+    """A map-style dataset that records the items read."""
 
     def __init__(self, get: Callable[[int], Any] = TENSORS.__getitem__, length: int = NUM) -> None:
         self.get = get
@@ -80,7 +80,7 @@ def rows(stream: Iterable[Any]) -> list[list[float]]:
 
 
 def offsets(stream: Iterable[Any]) -> list[list[int]]:
-    """Return where in a cache line each tensor of each batch begins."""
+    """Return the offset of each tensor of each batch in its cache line."""
     return [[tensor.data_ptr() % 64 for tensor in batch] for batch in stream]
 
 
@@ -307,7 +307,7 @@ def test_mappings_of_other_types_are_moved_and_counted_too_and_stay_what_they_ar
 
 
 class Graph:
-    """An object with a way of its own to another device."""
+    """An object that can move itself to another device."""
 
     def __init__(self, items: list[Any]) -> None:
         self.device: torch.device | None = None
@@ -361,7 +361,7 @@ def test_items_that_make_no_batch_are_named(num_workers: int) -> None:
 
 
 class Whole(Items):
-    """Gives whole batches, with noise."""
+    """Returns whole batches, with noise."""
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         self.read += indices.tolist()
@@ -369,7 +369,7 @@ class Whole(Items):
 
 
 class Fetched(Items):
-    """Has torch's own way to read several items at once, with noise."""
+    """Reads several items at once with torch's ``__getitems__``, with noise."""
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         noise = torch.rand(1)
@@ -417,13 +417,13 @@ def test_a_part_of_a_dataset_is_read_item_by_item_unless_the_dataset_is_not() ->
 
 
 def noisy(index: int) -> tuple[Tensor, Tensor]:
-    """Draw from each generator that everybody shares."""
+    """Draw from each of the three global generators."""
     noise = torch.stack([torch.rand(()), torch.tensor(random.random()), torch.tensor(np.random.rand())])
     return INPUTS[index] + noise.float(), TARGETS[index]
 
 
 def noises(stream: Iterable[Any]) -> dict[int, list[float]]:
-    """Return what was drawn for each example."""
+    """Return the numbers drawn for each example."""
     return {
         int(row.item()): drawn.tolist()
         for inputs, target in stream
@@ -444,7 +444,7 @@ def test_what_is_drawn_for_an_example_depends_on_seed_epoch_and_index_alone() ->
     drawn = noises(make(Items(noisy)).epoch(1))
     assert noises(make(Items(noisy), 7, item_seed=0, seed=None).epoch(1)) == drawn
     assert noises(make(Items(noisy)).epoch(1, start=3)).items() <= drawn.items()
-    # Each of the three generators gives another number for each example, in each epoch, for each seed.
+    # Each of the three generators returns a different number for each example, epoch and seed.
     others = [noises(make(Items(noisy), seed=seed).epoch(epoch)) for seed, epoch in ((0, 2), (1, 1))]
     for number in range(3):
         values = {round(noise[number], 5) for each in (drawn, *others) for noise in each.values()}
@@ -466,7 +466,7 @@ def global_states() -> list[Any]:
 
 
 class NoisyStream(Stream):
-    """Draws from each shared generator; in workers each gives its share."""
+    """Draws from each global generator; each worker reads its share."""
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -604,7 +604,7 @@ def children() -> set[int]:
 
 def ends(index: int) -> Any:
     if index == 5:
-        time.sleep(0.5)  # what is read in the other worker has arrived: torch may raise in the middle of receiving it
+        time.sleep(0.5)  # the other worker's batch has arrived: torch may raise while it receives one
         os._exit(3)
     return TENSORS[index]
 
@@ -649,7 +649,7 @@ def test_a_worker_that_hangs_is_told_with_what_it_was_to_read_and_leaves_no_proc
         list(stream.epoch(1))
     words = "waited 2 s (train.worker_timeout_s) for examples 4, 5, 6, 7 of the train split from worker 1"
     assert str(caught.value).startswith(words)
-    until = time.monotonic() + 10  # torch 2.10 ends a worker that hangs, and does not wait for it
+    until = time.monotonic() + 10  # torch 2.10 terminates a worker that hangs without waiting for it
     while children() and time.monotonic() < until:
         time.sleep(0.1)
     assert not children()
@@ -667,7 +667,7 @@ def test_an_epoch_that_is_left_leaves_no_process() -> None:
 
 
 class Noisy(Dataset[Any]):
-    """Examples with noise from each generator that everybody shares."""
+    """Examples with noise from each global generator."""
 
     def __len__(self) -> int:
         return NUM
@@ -720,7 +720,7 @@ def failing_run(get: Callable[[int], Any], *callbacks: object, num_workers: int 
 
 
 class Slow:
-    """Takes its time for each step, so that a worker is lost in the middle of one."""
+    """Takes slow steps, so that a worker dies during one."""
 
     @hookimpl
     def on_step_end(self) -> None:
@@ -736,7 +736,7 @@ def test_a_worker_that_dies_while_the_run_is_in_a_step_is_a_fault_of_the_data() 
 
 
 class FailingStep:
-    """Fails in the first step, after some time."""
+    """Fails in the first step, after a delay."""
 
     def __init__(self, after_s: float = 0.0) -> None:
         self._after_s = after_s
@@ -748,7 +748,7 @@ class FailingStep:
 
 
 def test_a_worker_that_dies_while_it_is_stopped_says_nothing_over_the_fault_that_stopped_it() -> None:
-    # By then both workers are in the middle of an example, and the first is waited for when the second dies.
+    # By then both workers are reading an example, and the run waits for the first when the second dies.
     run = failing_run(dies_beside_another, FailingStep(after_s=0.2))
     with pytest.raises(KeyError, match="step"):
         run.fit()
@@ -798,4 +798,4 @@ def test_a_run_that_fails_elsewhere_leaves_no_process_either(where: str) -> None
     with pytest.raises(KeyError, match=where) as caught:
         run.fit()
     assert not children()
-    assert caught.value.__traceback__ is not None  # the frames that were left are held all the while
+    assert caught.value.__traceback__ is not None  # the frames of the error are still referenced

@@ -1,4 +1,4 @@
-"""Devices by name, and batches on them."""
+"""The choice of the device, and the placement of batches."""
 
 from __future__ import annotations
 

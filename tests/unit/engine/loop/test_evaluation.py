@@ -1,4 +1,4 @@
-"""Batches -> the mean loss and the metrics of a split, without a trace on model and random numbers."""
+"""Evaluation: the mean loss and the metrics of a split; model and random numbers are left unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model() -> nn.Module:
 
 
 class Largest:
-    """The largest absolute error, and how often each method was called."""
+    """The largest absolute error; records the calls of its methods."""
 
     def __init__(self) -> None:
         self.value = math.nan
@@ -78,7 +78,7 @@ def test_no_batch_to_evaluate_is_a_fault_of_the_data() -> None:
 
 
 class Vector:
-    """A metric that gives more than one number."""
+    """A metric that returns more than one number."""
 
     def update(self, prediction: Tensor, target: Tensor) -> None: ...
 
@@ -94,7 +94,7 @@ def test_a_metric_that_gives_no_number_is_named() -> None:
 
 
 class Noisy(nn.Module):
-    """Draws random numbers in every mode, and fails when it is told to."""
+    """Draws random numbers in every mode, and fails if ``fails`` is set."""
 
     def __init__(self, *, fails: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""NaN and infinity are kept from the weights."""
+"""``FiniteGuard``: NaN and infinity never reach the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hookline import DataSource, NonFiniteError, Run, hookimpl, train
 
 
 def data_with(bad: float, at: int, num_examples: int = 12) -> DataSource:
-    """Return examples of which one is bad; batches of 4 come in their own order."""
+    """Return examples with a bad one at an index, for batches of 4 in the order of the data."""
     inputs = torch.arange(num_examples, dtype=torch.float32).unsqueeze(1) / num_examples
     targets = 2 * inputs
     inputs[at] = bad
@@ -107,7 +107,7 @@ def test_a_run_that_only_skips_fails_in_the_end() -> None:
             update = yield
 
             def spoiled() -> None:
-                run.model.weight.grad.fill_(float("inf"))  # type: ignore[operator, union-attr] # it has one
+                run.model.weight.grad.fill_(float("inf"))  # type: ignore[operator, union-attr] # it has a gradient
                 update()
 
             return spoiled
@@ -132,7 +132,7 @@ def test_nothing_is_looked_at_when_that_is_wanted() -> None:
 
 @pytest.fixture
 def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the path of an accelerator on the CPU: its tensors and kernels are real, and only the waiting is not."""
+    """Take the code path of an accelerator, on the CPU."""
     monkeypatch.setattr("hookline.engine.loop.finite_guard._is_quick", lambda device: False)
 
 
@@ -155,7 +155,7 @@ def bad_gradient_at(step: int) -> Any:
 
             def spoiled() -> None:
                 if run.step + 1 == step:
-                    run.model.bias.grad.fill_(float("inf"))  # type: ignore[operator, union-attr] # it has one
+                    run.model.bias.grad.fill_(float("inf"))  # type: ignore[operator, union-attr] # it has a gradient
                 update()
 
             return spoiled
@@ -232,7 +232,7 @@ def test_a_slow_device_is_asked_every_fifty_steps_and_at_the_end_of_an_epoch(slo
 
     guard.look = noted  # type: ignore[method-assign] # to see when it is called
     run.fit()
-    # In a step that asks, both the loss and the gradients do.
+    # In such a step, both the loss and the gradients are checked.
     assert asked == [0, 0, 50, 50, 60, 90]
 
 
@@ -265,7 +265,7 @@ def test_what_was_not_left_out_is_a_warning_for_each_look_that_finds_it(slow_dev
         "a loss or gradient is not finite in step 7, found after step 50: on an accelerator its update was not skipped"
     )
     assert run.warnings[0] == said
-    # The weights are spoiled by then, and so are all steps after it.
+    # By then the weights are not finite, and neither is any later step.
     assert run.warnings[1].startswith("a loss or gradient is not finite in step 51, ")
 
 
@@ -341,7 +341,7 @@ def test_gradients_that_float32_could_not_hold_are_finite_in_float64() -> None:
 
 
 def spoiling(change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a plugin that changes the gradients before they are looked at."""
+    """Return a plugin that changes the gradients before they are checked."""
 
     class Spoils:
         @hookimpl(wrapper=True)

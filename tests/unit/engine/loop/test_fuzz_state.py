@@ -1,4 +1,4 @@
-"""Any state comes back as it was; any checkpoint is read or refused, also one that was forged with the right sums."""
+"""Any state is restored to the last bit; any checkpoint is read or refused, even one forged with valid checksums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hookline.runs.disk.checkpoint import Checkpoint, read_checkpoint, read_mani
 from hookline.runs.disk.encoding import decode, encode, from_json, from_safetensors, to_json, to_safetensors
 from reliability.fuzz_targets import TARGETS, check_error, good_checkpoint, only_in, rehash, rehash_manifest
 
-# Each example writes its files anew, so that a folder can be shared.
+# Each example rewrites its files, so they can share a folder.
 quick = settings(
     derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -40,7 +40,7 @@ NUMPY_TYPES = [">f8", "<f4", "f2", "c8", "?", "u1", "i1", ">i2", "u2", "i4", ">u
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
-    """Tensors of any dtype, shape and bits, some of which are parts of others or lie in another order."""
+    """Draw tensors of any dtype, shape and bits, some of them views or transposed."""
     dtype, shape = draw(st.sampled_from(DTYPES)), draw(SHAPES)
     size = math.prod(shape) * dtype.itemsize
     bits = bytearray(draw(st.binary(min_size=size, max_size=size)))
@@ -57,7 +57,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 @st.composite
 def arrays(draw: st.DrawFn) -> Any:
-    """Arrays of any type, shape and bits, likewise."""
+    """Draw arrays of any type, shape and bits, some of them views or in Fortran order."""
     dtype, shape = np.dtype(draw(st.sampled_from(NUMPY_TYPES))), draw(SHAPES)
     size = math.prod(shape) * dtype.itemsize
     bits = draw(st.binary(min_size=size, max_size=size))
@@ -87,7 +87,7 @@ STATES = st.recursive(
 
 
 def form(value: Any) -> Any:
-    """Return a value such that two are equal only if they are the same to the last bit, and of the same types."""
+    """Return a form of a value that is equal only for the same types and bits."""
     if isinstance(value, Tensor):
         flat = value.detach().contiguous().reshape(-1)
         return (
@@ -124,7 +124,7 @@ def test_what_shares_memory_comes_back_with_its_own_values(tensor: Tensor, other
 
 
 def test_arrays_in_another_order_are_not_taken_for_each_other() -> None:
-    # Each is copied for the state, and the copies would all lie at one place if they did not outlive each other.
+    # Each is copied for the state; if a copy were freed, the next one could have the same address.
     state = {str(number): np.asfortranarray(np.full((40, 50), number)) for number in range(20)}
     tree, held = encode(state)
     assert [int(array[0, 0]) for array in decode(tree, held).values()] == list(range(20))
@@ -164,7 +164,7 @@ def test_any_state_is_in_its_checkpoint_as_it_was(state: Any, metrics: dict[str,
     path = write_checkpoint(tmp_path / "c", whole, run="r", metrics=metrics)
     checkpoint = read_checkpoint(path)
     assert form(checkpoint.state) == form(whole)
-    # What is not finite is null in JSON.
+    # Non-finite numbers are null in JSON.
     assert checkpoint.manifest.metrics == {k: v if math.isfinite(v) else None for k, v in metrics.items()}
 
 
@@ -186,7 +186,7 @@ JSON = st.recursive(
 
 
 def mutated(name: str) -> st.SearchStrategy[bytes]:
-    """The bytes that the fuzzer begins with, with some of them changed, taken out, or others put in."""
+    """Return the seeds of the fuzzer with bytes changed, removed or inserted."""
 
     def change(seed: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
         data = bytearray(seed)
@@ -240,7 +240,7 @@ def test_anything_kept_of_data_is_read_or_refused(data: bytes, tmp_path: Path) -
 
 
 def refused(read: Callable[[], object], folder: Path, *, most_bytes: int = 2**22) -> CheckpointError:
-    """Return the error of what is to be refused, at once and without much memory."""
+    """Return the error of a refusal, which must take little time and memory."""
     tracemalloc.start()
     begin = time.perf_counter()
     try:

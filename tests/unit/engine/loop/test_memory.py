@@ -1,4 +1,4 @@
-"""When memory does not suffice: what is told, and steps that are taken again in smaller parts."""
+"""Out-of-memory errors: their messages, and the parts of a batch that are tried."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_another_error_of_an_update_keeps_its_type(size: int) -> None:
 
 
 class Counting(nn.Linear):
-    """Keeps how many examples it was given in eval mode."""
+    """Records the number of examples it receives in eval mode."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(2, 1)

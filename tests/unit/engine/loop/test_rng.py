@@ -1,4 +1,4 @@
-"""The random numbers of a run: streams of their own, kept apart from everybody else's."""
+"""The random numbers of a run: named streams, separate from those of the program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hookline.engine.loop.rng import RandomState, derive_seed, make_generator, p
 
 
 class OopsError(Exception):
-    """What goes wrong inside."""
+    """The error raised within a context."""
 
 
 def draw(generator: torch.Generator | None = None) -> list[float]:

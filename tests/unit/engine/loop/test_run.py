@@ -1,4 +1,4 @@
-"""The run: the loop, its events under each ending, its random numbers, its silence."""
+"""``Run``: the loop, its events for each outcome, its random numbers, its silence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL = {"train": {"epochs": 2, "batch_size": 4}, "data": {"num_examples": 8}}
 
 @dataclass
 class Recorder:
-    """Writes down every event, and can raise in one of them."""
+    """Records every event, and can raise in one of them."""
 
     name: str = ""
     events: list[str] = field(default_factory=list)
@@ -133,7 +133,7 @@ def test_the_default_run_learns_the_true_weights() -> None:
     result = train()
     assert [row["true"] for row in result.summary["learned and true parameters"]] == [2.0, -3.4, 4.2]
     assert all(abs(float(row["error"] or 0)) < 0.01 for row in result.summary["learned and true parameters"])
-    # The noise floor: the variance of the noise, 0.01 squared.
+    # The loss of the true weights: the variance of the noise, 0.01 squared.
     assert result.metrics["train/loss"] == pytest.approx(1e-4, rel=0.1)
     assert [sorted(row) for row in result.history] == [["train/loss", "train/running_loss"]] * 3
 
@@ -185,7 +185,7 @@ def test_transcript_of_a_run_without_evaluation() -> None:
 
 
 class StopIn:
-    """Asks for a stop in one event."""
+    """Requests a stop in one event."""
 
     def __init__(self, event: str) -> None:
         self._event = event
@@ -398,7 +398,7 @@ def snapshot() -> dict[str, Any]:
         "default dtype": torch.get_default_dtype(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "grad": torch.is_grad_enabled(),
-        "cwd": os.getcwd(),  # noqa: PTH109 - the very thing that must not change
+        "cwd": os.getcwd(),  # noqa: PTH109 - the value that must not change
         "environment": dict(os.environ),
         "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "logging": (logging.root.level, list(logging.root.handlers)),
@@ -410,7 +410,7 @@ def snapshot() -> dict[str, Any]:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_is_silent_and_changes_nothing_global(fails: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    Run(SMALL)  # what torch itself sets up on first use is not the run's
+    Run(SMALL)  # torch sets up some of it on first use
     before = snapshot()
     run = dropout_run(3)
     if fails:
@@ -549,7 +549,7 @@ def test_a_stream_is_read_from_its_beginning_in_every_epoch() -> None:
 
 
 class OwnStep:
-    """A step of its own, over batches that are mappings."""
+    """Implements the step, for batches that are mappings."""
 
     @hookimpl
     def build_step(self, run: Run) -> Callable[[Any], Tensor]:
@@ -578,7 +578,7 @@ def test_a_plugin_with_a_step_of_its_own_may_have_batches_of_its_own() -> None:
 
 
 class Doubled:
-    """A wrapper around the step: every batch is used twice."""
+    """Wraps the step: every batch is used twice."""
 
     @hookimpl(wrapper=True)
     def build_step(self, run: Run) -> Any:
@@ -676,7 +676,7 @@ def test_a_loss_may_be_a_function_of_prediction_and_target() -> None:
 
 @dataclass
 class Collects:
-    """Keeps words in a list that is an option."""
+    """Collects words in a list that is an option."""
 
     words: list[str] = field(default_factory=list)
 
@@ -914,7 +914,7 @@ def test_evaluation_goes_through_the_data_in_batches_of_their_own_size() -> None
 
 
 class Hears:
-    """Writes down what it is warned of."""
+    """Records warnings."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -965,7 +965,7 @@ def test_a_callback_that_is_not_tolerated_ends_the_run() -> None:
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
-    """Examples with noise that is drawn from torch's global generator each time."""
+    """Examples with noise from torch's global generator."""
 
     def __len__(self) -> int:
         return 10
@@ -975,7 +975,7 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Counts:
-    """Counts the steps that it saw, as state."""
+    """Counts the steps, as state."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -1003,7 +1003,7 @@ class Counts:
 
 
 def stateful_run(overrides: Mapping[str, Any] | None = None) -> Run:
-    """A run whose every number depends on every kind of state: 3 epochs of 4 batches, the last one ragged."""
+    """Return a run that depends on every kind of state: 3 epochs of 4 batches, the last one smaller."""
     data = DataSource(Augmented(), Augmented(), in_features=3, out_features=1)
     config = {
         "train": {"epochs": 3, "batch_size": 3, "evaluate": ["validation"]},
@@ -1122,7 +1122,7 @@ def test_the_state_of_another_model_is_refused() -> None:
 
 
 class AddsALayer:
-    """A wrapper with weights and a buffer of its own, around the model."""
+    """Wraps the model in layers with weights and buffers."""
 
     @hookimpl(wrapper=True)
     def build_model(self) -> Any:
@@ -1238,7 +1238,7 @@ def test_evaluating_in_mid_epoch_does_not_disturb_the_training() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10, 99])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(size: int) -> None:
-    # 25 examples in batches of 10: the last batch is ragged, and so are the last parts of each.
+    # 25 examples in batches of 10: the last batch is smaller, and so are the last parts of each.
     config = {"train": {"epochs": 4, "batch_size": 10, "dtype": "float64"}, "data": {"num_examples": 25}}
     whole, parts = train(config), train(config, {"train.micro_batch_size": size})
     assert whole.steps == parts.steps == 12
@@ -1322,7 +1322,7 @@ def test_the_data_compare_the_learned_weights_whatever_is_around_the_model() -> 
 
 
 class OddOnly:
-    """Gives only the examples with odd indices, the first ones last."""
+    """Uses only the examples with odd indices, in reverse."""
 
     def __init__(self, order: Callable[[int], Any] = lambda epoch: torch.arange(7, 0, -2)) -> None:
         self.order = order

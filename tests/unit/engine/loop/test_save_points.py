@@ -1,4 +1,4 @@
-"""Save points and interrupts: where the state of a run can be kept, and how a run ends before its time."""
+"""Save points and interrupts: where the state of a run is available, and how a run ends early."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEPS = 3  # in an epoch
 
 
 class Notes:
-    """Notes where the run stands at each save point, and what came in between."""
+    """Records the position at each save point, and the events in between."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []

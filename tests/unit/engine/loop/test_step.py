@@ -1,4 +1,4 @@
-"""The training step of a run that brings none, and what a first batch must get through."""
+"""The default training step, and the checks of the first batch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def default_step(catalog: Catalog, model: nn.Module, optimizer: Any) -> Callable
 
 
 def refusal(error: type[Exception], batch: Any, model: Any = None, loss: Any = None) -> str:
-    """Return what is told when the first batch does not get through."""
+    """Return the text of the error for a first batch."""
     with pytest.raises(error) as caught:
         try_batch(batch, model or linear(), loss or nn.MSELoss(), NAMES)
     return str(caught.value)
@@ -191,7 +191,7 @@ def test_a_batch_that_is_not_finite_is_refused_by_the_name_of_its_part(part: str
 
 def test_a_model_that_fails_is_refused_with_its_own_words_and_the_shape_of_the_batch() -> None:
     text = refusal(ContractError, (INPUTS, TARGETS), nn.Linear(5, 1))
-    # torch 2.15 has the name of the operation before its words.
+    # torch 2.15 puts the name of the operation before its message.
     assert text.replace("addmm: ", "") == (
         "model 'm' fails on the first batch, [8, 3] float32: "
         "RuntimeError: mat1 and mat2 shapes cannot be multiplied (8x3 and 5x1)\n"
