@@ -590,7 +590,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_what_is_broken_is_told_with_its_exit_code_and_without_a_traceback(
+def test_a_defect_is_reported_with_its_exit_code_and_without_a_traceback(
     row: Row, hookline_there: Callable[[str], subprocess.CompletedProcess[str]], workplace: Workplace, tmp_path: Path
 ) -> None:
     done = hookline_there(row.words)
@@ -640,7 +640,7 @@ def epochs(done: subprocess.CompletedProcess[str]) -> Iterator[Mapping[str, floa
             yield event["metrics"]
 
 
-def test_other_peoples_plugins_under_the_names_of_the_defaults_change_nothing(
+def test_foreign_plugins_with_the_names_of_defaults_change_nothing(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
     hookline: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
@@ -651,14 +651,14 @@ def test_other_peoples_plugins_under_the_names_of_the_defaults_change_nothing(
     assert "acme-namesake-was-imported" not in files_in(tmp_path)
 
 
-def test_a_default_whose_name_is_taken_can_still_have_its_options_set(
+def test_options_of_a_default_can_be_set_even_if_its_name_is_taken(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     done = hookline_there("explain optimizer.lr optimizer.lr=0.5 --quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "0.5\n", "")
 
 
-def test_a_list_for_programs_is_whole_whatever_is_damaged(
+def test_a_list_for_programs_is_complete_despite_damaged_distributions(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     done = hookline_there("plugins --json")
@@ -669,7 +669,7 @@ def test_a_list_for_programs_is_whole_whatever_is_damaged(
     assert not {"model garbled", "model nameless", "model unlabelled"} & states.keys()
 
 
-def test_what_an_import_prints_spoils_no_output_for_programs(
+def test_output_of_an_import_does_not_corrupt_output_for_programs(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     done = hookline_there("check --json model=reads-input")
@@ -680,7 +680,7 @@ def test_what_an_import_prints_spoils_no_output_for_programs(
 @pytest.mark.parametrize(
     ("words", "code"), [("plugins model", 0), ("check model=unparsable", 2), ("lock model=unparsable", 2), ("check", 1)]
 )
-def test_entry_points_that_cannot_be_read_are_told_by_each_command_that_they_hurt(
+def test_unreadable_entry_points_are_reported_by_each_affected_command(
     words: str, code: int, workplace: Workplace, tmp_path: Path
 ) -> None:
     # Not in the environment of the others: torch reads all entry points, so it could not be imported there.
@@ -701,7 +701,7 @@ main()
 """
 
 
-def test_an_argument_by_its_old_name_is_given_with_a_warning_that_says_for_how_long(
+def test_an_argument_by_its_old_name_is_passed_with_a_warning_that_names_its_removal(
     workplace: Workplace, tmp_path: Path
 ) -> None:
     words = ["train", "train.epochs=1", "callbacks.a=old-argument"]

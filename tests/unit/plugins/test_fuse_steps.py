@@ -155,7 +155,7 @@ class Stop(Steps):
             run.request_stop("enough")
 
 
-def test_a_stop_that_is_asked_for_within_a_block_comes_at_its_end() -> None:
+def test_a_stop_requested_within_a_block_takes_effect_at_its_end() -> None:
     stop = Stop()
     run = run_of(5, plugins={"callbacks.stop": stop})
     result = run.fit()
@@ -163,11 +163,11 @@ def test_a_stop_that_is_asked_for_within_a_block_comes_at_its_end() -> None:
     assert stop.ahead == [4, 3, 2, 1, 0]
 
 
-def test_a_time_limit_comes_at_the_end_of_a_block() -> None:
+def test_a_time_limit_takes_effect_at_the_end_of_a_block() -> None:
     assert run_of(5, "train.max_time_s=1e-9").fit().steps == 5
 
 
-def test_a_run_has_no_state_within_a_block_and_says_when_it_has() -> None:
+def test_a_run_has_no_state_within_a_block_and_the_hint_says_when() -> None:
     run = run_of(4)
     steps = run.steps()
     next(steps)
@@ -180,7 +180,7 @@ def test_a_run_has_no_state_within_a_block_and_says_when_it_has() -> None:
     assert (run.num_ahead, run.state_dict()["step"]) == (0, 4)
 
 
-def test_a_run_that_is_taken_up_at_the_end_of_a_block_ends_with_the_same_bits() -> None:
+def test_a_run_that_is_resumed_at_the_end_of_a_block_ends_with_the_same_bits() -> None:
     tables = {"optimizer": OPTIMIZERS["momentum"]}
     whole = run_of(4, **tables)
     states = [whole.state_dict() for step in whole.steps() if step.step in (5, 15)]
@@ -198,7 +198,7 @@ class Fails(Steps):
             raise RuntimeError("no")
 
 
-def test_an_error_within_a_block_tells_that_the_weights_are_ahead() -> None:
+def test_an_error_within_a_block_notes_that_the_weights_are_ahead() -> None:
     with pytest.raises(RuntimeError) as caught:
         run_of(5, plugins={"callbacks.fails": Fails()}).fit()
     assert caught.value.__notes__[-1] == "in epoch 1 of 2, after 2 steps, with weights that are 3 steps ahead"
@@ -245,7 +245,7 @@ def test_a_number_that_is_not_finite_fails_in_its_step_with_the_weights_before_i
     torch.testing.assert_close(dict(ours.model.state_dict()), dict(theirs.model.state_dict()), rtol=1e-12, atol=1e-14)
 
 
-def test_the_step_alone_is_left_out_when_it_is_to_be_skipped() -> None:
+def test_only_the_bad_step_is_skipped() -> None:
     (ours, steps), (theirs, same) = bad_run(6, "skip"), bad_run(1, "skip")
     assert ours.fit().warnings == theirs.fit().warnings
     assert steps.losses == pytest.approx(same.losses, rel=1e-12)
@@ -253,7 +253,7 @@ def test_the_step_alone_is_left_out_when_it_is_to_be_skipped() -> None:
     assert sorted(steps.ahead, reverse=True) == [5, 4, 3, 2, 1, *[0] * 7]  # one of the two blocks
 
 
-def test_nothing_is_looked_at_when_it_is_to_be_ignored() -> None:
+def test_nothing_is_checked_with_ignore() -> None:
     run, steps = bad_run(6, "ignore")
     with pytest.raises(NonFiniteError, match=r"train/running_loss is (nan|inf)"):
         run.fit()
@@ -325,7 +325,7 @@ class SetsMomentum(Quiet):
         run.optimizer.param_groups[0]["momentum"] = 0.5 + run.epoch / 10
 
 
-def test_options_that_change_are_a_warning_and_each_step_is_taken_by_itself() -> None:
+def test_changed_options_are_a_warning_and_steps_are_taken_one_by_one() -> None:
     tables = {"optimizer": {"use": "sgd", "momentum": 0.9}}
     ours, theirs = (run_of(size, plugins={"callbacks.sets": SetsMomentum()}, **tables) for size in (4, 1))
     ours.fit()
@@ -433,7 +433,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_blocks_cannot_do_is_refused_when_the_run_is_built(name: str) -> None:
+def test_incompatible_runs_are_refused_when_they_are_built(name: str) -> None:
     tables, words = REFUSED[name]
     with pytest.raises(
         ConfigError, match=r"cannot take its steps in blocks \(callbacks.fuse-steps.size = 4\)"
@@ -444,7 +444,7 @@ def test_what_blocks_cannot_do_is_refused_when_the_run_is_built(name: str) -> No
     run_of(1, **tables)
 
 
-def test_all_that_is_in_the_way_is_told_at_once() -> None:
+def test_all_incompatibilities_are_reported_at_once() -> None:
     tables: Any = {"train": {"micro_batch_size": 2}, "optimizer": "rmsprop", "callbacks": {"averaging": {}}}
     with pytest.raises(ConfigError) as caught:
         run_of(4, **tables, plugins={"callbacks.own": InStep()})
@@ -513,6 +513,6 @@ def test_who_follows_the_updates_of_the_optimizer_is_refused_when_the_first_bloc
         run_of(4, plugins={"callbacks.follows": Follows()}).fit()
 
 
-def test_a_profile_looks_at_single_steps_alone() -> None:
+def test_a_profile_measures_single_steps() -> None:
     with pytest.raises(ConfigError, match=r"measures single steps, but callback 'fuse-steps' \(hookline 0.1.0\) takes"):
         profile({"callbacks": in_blocks(4)})

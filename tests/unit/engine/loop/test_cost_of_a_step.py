@@ -134,14 +134,14 @@ def test_a_step_does_no_operation_that_the_loop_by_hand_does_not_but_to_detach_t
     assert added["detach"] <= 2
 
 
-def test_the_guard_looks_at_all_gradients_by_one_operation_and_reads_two_values() -> None:
+def test_the_guard_checks_all_gradients_by_one_operation_and_reads_two_values() -> None:
     # ``item()`` waits for a device: once for the loss, and once for all gradients.
     added = operations_of_a_step("fail") - operations_of_a_step("ignore")
     assert added == Counter({"_amp_foreach_non_finite_check_and_unscale_": 1, "_local_scalar_dense": 2})
     assert operations_of_a_step("ignore")["_local_scalar_dense"] == 0
 
 
-def test_the_guard_looks_by_one_operation_whatever_torchs_default_dtype_is() -> None:
+def test_the_guard_uses_one_operation_for_any_default_dtype_of_torch() -> None:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

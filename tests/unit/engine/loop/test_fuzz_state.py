@@ -108,7 +108,7 @@ def form(value: Any) -> Any:
 
 @quick
 @given(state=STATES)
-def test_any_nested_state_comes_back_to_the_last_bit(state: Any) -> None:
+def test_any_nested_state_is_restored_to_the_last_bit(state: Any) -> None:
     tree, held = encode({"state": state})
     again = decode(from_json(to_json(tree)), from_safetensors(to_safetensors(held)))
     assert form(again) == form({"state": state})
@@ -116,7 +116,7 @@ def test_any_nested_state_comes_back_to_the_last_bit(state: Any) -> None:
 
 @quick
 @given(tensor=tensors(), other=tensors())
-def test_what_shares_memory_comes_back_with_its_own_values(tensor: Tensor, other: Tensor) -> None:
+def test_tensors_that_share_memory_are_restored_with_their_values(tensor: Tensor, other: Tensor) -> None:
     flat = tensor.reshape(-1)
     state = {"whole": tensor, "again": tensor, "half": flat[: len(flat) // 2], "view": tensor[None], "other": other}
     tree, held = encode(state)
@@ -157,7 +157,7 @@ def test_the_one_name_that_no_tensor_can_have_in_a_file_is_another_there() -> No
 
 @settings(quick, max_examples=15)
 @given(state=STATES, metrics=st.dictionaries(st.text(max_size=5), st.floats(), max_size=3))
-def test_any_state_is_in_its_checkpoint_as_it_was(state: Any, metrics: dict[str, float], tmp_path: Path) -> None:
+def test_any_state_is_unchanged_in_its_checkpoint(state: Any, metrics: dict[str, float], tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "c", ignore_errors=True)
     (tmp_path / "c").mkdir()
     whole = {"model": {"w": torch.ones(2)}, "own": state, "step": 3, "epoch": 1, "position": 3}
@@ -281,7 +281,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("form", HEADERS.values(), ids=HEADERS)
-def test_a_header_that_declares_what_is_not_there_is_refused(form: str, tmp_path: Path) -> None:
+def test_a_header_that_declares_missing_data_is_refused(form: str, tmp_path: Path) -> None:
     path = forged(tmp_path, "state.safetensors", safetensors_of(f'{{"t":{form}}}'.encode(), bytes(8)))
     assert "cannot be read: it is not a valid safetensors file" in str(refused(lambda: read_checkpoint(path), tmp_path))
 
@@ -292,7 +292,7 @@ def test_a_header_of_a_hundred_megabytes_is_not_waited_for(tmp_path: Path) -> No
         refused(lambda path=path: read_checkpoint(path), tmp_path)  # type: ignore[misc]
 
 
-def test_a_name_that_stands_twice_gives_one_tensor_or_none(tmp_path: Path) -> None:
+def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     one, two = ONE % ("F32", [1], [0, 4]), ONE % ("F32", [1], [4, 8])
     path = forged(tmp_path, "state.safetensors", safetensors_of(f'{{"t":{one},"t":{two}}}'.encode(), bytes(8)))
     refused(lambda: read_checkpoint(path), tmp_path)
@@ -332,7 +332,7 @@ def test_a_manifest_that_declares_a_size_that_no_file_has_is_refused(size: str, 
 
 
 @pytest.mark.parametrize("text", ["\x1b]0;pwned\x07", "\x9b31m", "\u202e", "a\nb", "\x00"])
-def test_what_a_manifest_says_does_nothing_to_a_terminal(text: str, tmp_path: Path) -> None:
+def test_text_of_a_manifest_cannot_control_a_terminal(text: str, tmp_path: Path) -> None:
     path = good_checkpoint(tmp_path)
     manifest = json.loads((path / "manifest.json").read_bytes())
     for key in (text, "run", "time"):
@@ -342,7 +342,7 @@ def test_what_a_manifest_says_does_nothing_to_a_terminal(text: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("tree", ["[]", "1", '"x"', "null", '{"$tuple":[]}', '{"$map":[]}'])
-def test_a_state_that_is_no_table_is_refused(tree: str, tmp_path: Path) -> None:
+def test_a_state_that_is_not_a_table_is_refused(tree: str, tmp_path: Path) -> None:
     path = forged(tmp_path, "state.json", tree.encode())
     try:
         found = read_checkpoint(path)
