@@ -179,8 +179,8 @@ class _Assembly:
             if path[0] not in self._unknown:
                 self._unknown.add(path[0])
                 is_option = path[0] in TrainOptions.__dataclass_fields__
-                hint = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
-                self._fault(f"unknown table {shown(path[0])}", item.location, hint)
+                meant = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
+                self._fault(f"unknown table {shown(path[0])}", item.location, meant)
         elif len(path) > size:
             return label, path[size:]
         elif len(path) < size:
