@@ -528,7 +528,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "unrecorded": lambda info: (info / "RECORD").unlink(),
     "malformed": lambda info: rewrite(info / "entry_points.txt", "acme_malformed:malformed", "no module: at all"),
     "unparsable": lambda info: rewrite(info / "entry_points.txt", "unparsable = ", "unparsable "),
-    "changed": lambda info: rewrite(info.parent / "acme_changed" / "__init__.py", "One layer", "Another layer"),
+    "changed": lambda info: rewrite(info.parent / "acme_changed" / "__init__.py", "A linear layer", "Another layer"),
     "upgraded": lambda info: rewrite(info / "METADATA", "Version: 1.0.0", "Version: 2.0.0"),
 }
 """Damage to a copy of the distribution acme-plain after its installation, given its ``.dist-info`` folder."""
