@@ -1,6 +1,6 @@
-"""Plugins that are broken, each in one way, and what each must get.
+"""Plugins that are broken, each in one way, and the expected errors.
 
-The distributions are really built and really installed; what is wrong with metadata is done to them afterwards.
+The distributions are actually built and installed; metadata is damaged afterwards.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from support import FIXTURES, Environment, make_environment, run
 
 @dataclass(frozen=True)
 class Row:
-    """A command, and what it must do.
+    """A command and its expected result.
 
     Attributes:
-        id: What is broken.
+        id: The defect.
         words: The words after ``hookline``, as in a shell.
         code: The exit code.
-        stderr: What standard error must tell; where it is empty and the exit code 0, standard error must be, too.
-        stdout: What standard output must tell.
-        leaves: The files that it makes, with their text; no others.
-        never: What standard error must not tell.
-        before: What stands on standard error before the error, because the plugin wrote it.
+        stderr: Text expected on standard error; if empty and the exit code is 0, standard error must be empty.
+        stdout: Text expected on standard output.
+        leaves: The files that it creates, with their text; no others.
+        never: Text that must not be on standard error.
+        before: Text that the plugin writes to standard error before the error.
     """
 
     id: str
@@ -82,7 +82,7 @@ IMPORTS = (
     Row("show imports it, too", "show model bad-syntax", 3, (f"({FAULTS})", "bad_syntax.py:3")),
 )
 
-# `plugins --order` makes the plugins of a run, but builds nothing.
+# `plugins --order` creates the plugins of a run, but builds nothing.
 HOOKS = (
     Row(
         "a number for a model",
@@ -528,20 +528,20 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "unrecorded": lambda info: (info / "RECORD").unlink(),
     "malformed": lambda info: rewrite(info / "entry_points.txt", "acme_malformed:malformed", "no module: at all"),
     "unparsable": lambda info: rewrite(info / "entry_points.txt", "unparsable = ", "unparsable "),
-    "changed": lambda info: rewrite(info.parent / "acme_changed" / "__init__.py", "One layer", "Another layer"),
+    "changed": lambda info: rewrite(info.parent / "acme_changed" / "__init__.py", "A linear layer", "Another layer"),
     "upgraded": lambda info: rewrite(info / "METADATA", "Version: 1.0.0", "Version: 2.0.0"),
 }
-"""What is done to a copy of the distribution acme-plain after it is installed, given its ``.dist-info`` folder."""
+"""Damage to a copy of the distribution acme-plain after its installation, given its ``.dist-info`` folder."""
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Everything that is broken.
+    """The broken distributions and files.
 
     Attributes:
-        environment: An environment with all broken distributions but one.
+        environment: An environment with all broken distributions except one.
         folder: The files that commands name.
-        apart: A folder with the metadata of that one.
+        apart: A folder with the metadata of that distribution.
     """
 
     environment: Environment
@@ -585,7 +585,7 @@ def copied(name: str, folder: Path) -> Path:
 
 @pytest.fixture
 def hookline_there(workplace: Workplace, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """The command ``hookline`` of that environment, run in a copy of the folder."""
+    """Return the command ``hookline`` of that environment, run in a copy of the folder."""
     shutil.copytree(workplace.folder, tmp_path, dirs_exist_ok=True)
     return lambda words: workplace.environment.hookline(*shlex.split(words), cwd=tmp_path)
 
@@ -595,7 +595,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_what_is_broken_is_told_with_its_exit_code_and_without_a_traceback(
+def test_a_defect_is_reported_with_its_exit_code_and_without_a_traceback(
     row: Row, hookline_there: Callable[[str], subprocess.CompletedProcess[str]], workplace: Workplace, tmp_path: Path
 ) -> None:
     done = hookline_there(row.words)
@@ -611,8 +611,7 @@ def test_what_is_broken_is_told_with_its_exit_code_and_without_a_traceback(
         assert words not in done.stderr
     for words in row.stdout:
         assert words in done.stdout
-    # Also: a plugin that is not to be imported leaves a file when it is.
-    # A run that began is kept.
+    # A plugin that must not be imported creates a file when it is; a run that began has a folder.
     assert files_in(tmp_path) - files_in(workplace.folder) - {"runs"} == row.leaves.keys()
     for name, text in row.leaves.items():
         assert (tmp_path / name).read_text() == text
@@ -646,7 +645,7 @@ def epochs(done: subprocess.CompletedProcess[str]) -> Iterator[Mapping[str, floa
             yield event["metrics"]
 
 
-def test_other_peoples_plugins_under_the_names_of_the_defaults_change_nothing(
+def test_foreign_plugins_with_the_names_of_defaults_change_nothing(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
     hookline: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
@@ -657,14 +656,14 @@ def test_other_peoples_plugins_under_the_names_of_the_defaults_change_nothing(
     assert "acme-namesake-was-imported" not in files_in(tmp_path)
 
 
-def test_a_default_whose_name_is_taken_can_still_have_its_options_set(
+def test_options_of_a_default_can_be_set_even_if_its_name_is_taken(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     done = hookline_there("explain optimizer.lr optimizer.lr=0.5 --quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "0.5\n", "")
 
 
-def test_a_list_for_programs_is_whole_whatever_is_damaged(
+def test_a_list_for_programs_is_complete_despite_damaged_distributions(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     done = hookline_there("plugins --json")
@@ -675,7 +674,7 @@ def test_a_list_for_programs_is_whole_whatever_is_damaged(
     assert not {"model garbled", "model nameless", "model unlabelled"} & states.keys()
 
 
-def test_what_an_import_prints_spoils_no_output_for_programs(
+def test_output_of_an_import_does_not_corrupt_output_for_programs(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     done = hookline_there("check --json model=reads-input")
@@ -686,10 +685,10 @@ def test_what_an_import_prints_spoils_no_output_for_programs(
 @pytest.mark.parametrize(
     ("words", "code"), [("plugins model", 0), ("check model=unparsable", 2), ("lock model=unparsable", 2), ("check", 1)]
 )
-def test_entry_points_that_cannot_be_read_are_told_by_each_command_that_they_hurt(
+def test_unreadable_entry_points_are_reported_by_each_affected_command(
     words: str, code: int, workplace: Workplace, tmp_path: Path
 ) -> None:
-    # In no environment of the others: torch itself reads all entry points, so it cannot be imported beside them.
+    # Not in the environment of the others: torch reads all entry points, so it could not be imported there.
     program = str(workplace.environment.python.parent / "hookline")
     done = run([program, *shlex.split(words)], cwd=tmp_path, PYTHONPATH=str(workplace.apart))
     assert done.returncode == code, done.stderr
@@ -707,7 +706,7 @@ main()
 """
 
 
-def test_an_argument_by_its_old_name_is_given_with_a_warning_that_says_for_how_long(
+def test_an_argument_by_its_old_name_is_passed_with_a_warning_that_names_its_removal(
     workplace: Workplace, tmp_path: Path
 ) -> None:
     words = ["train", "train.epochs=1", "callbacks.a=old-argument"]

@@ -139,7 +139,7 @@ def unwanted_callbacks(output: Output, catalog: Catalog, *, is_saved: bool) -> l
 
 
 def without_callbacks(config: RunConfig, tables: Sequence[str]) -> RunConfig:
-    """Return a config with those of the callbacks ``tables`` switched off that the config file has."""
+    """Return a config in which the callbacks ``tables`` are off, where the config file names them."""
     origins = {table: config.settings[f"{table}.use"].origin for table in tables if f"{table}.use" in config.settings}
     hidden = {table for table, origin in origins.items() if origin.layer == "file"}
     settings: dict[str, Setting] = {}

@@ -120,7 +120,7 @@ def _visible(text: str) -> str:
     """Escape the unprintable characters of a JSON text; its meaning stays the same."""
     if text.replace("\n", "").isprintable():
         return text
-    # json.dumps does not escape DEL, the only other ASCII control character.
+    # DEL is the only ASCII control character that JSON encoders leave unescaped.
     escaped = text.replace("\x7f", "\\u007f")
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in escaped)
 

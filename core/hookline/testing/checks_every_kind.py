@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 import tomli
 
 from hookline.engine.plugin.options import is_plain, plain
+from hookline.engine.view import RunView
 from hookline.testing.kit import Broken, Subject, check, skip
 
 IMPORT_LIMIT_S = 5.0
@@ -140,6 +144,25 @@ def _toml(value: Any) -> str:
     if isinstance(value, float):
         return str(value)  # JSON spells infinity and NaN differently
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML, unlike JSON, escapes DEL
+
+
+@check
+def uses_the_view_alone(subject: Subject) -> None:
+    """The plugin uses only those attributes of ``run`` that ``RunView`` has."""
+    target = subject.plugin.target
+    try:
+        source = textwrap.dedent(inspect.getsource(target if inspect.isclass(target) else type(target)))
+    except (OSError, TypeError):
+        skip("its source is not available")
+    offered = {*dir(RunView), *RunView.__annotations__}
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "run"
+    }
+    if more := sorted(used - offered):
+        found = ", ".join(f"run.{name}" for name in more)
+        raise Broken(f"it uses {found}", "use what RunView offers; share objects between plugins by run.shared")
 
 
 @check

@@ -88,7 +88,7 @@ def load_config(
         plugins: Objects to use instead of named plugins, by table: ``{"model": net, "callbacks.mine": callback}``.
         defaults: Additional defaults, applied on top of Hookline's own and below the source.
         switches: Values that options of a command set, applied between source and overrides: values by dotted key, by
-            option, ``{"--overfit": {"train.max_examples": 10}}``.
+            option, ``{"--fast": {"train.epochs": 2}}``.
         catalog: The plugins that may be named; default: those installed.
         vet: Called with each plugin before it is imported; raises ``PluginError`` to refuse it.
 
