@@ -86,6 +86,6 @@ def test_export_writes_a_file_and_prints_how_far_its_outputs_differ(place: tuple
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1:] == [
         "wrote m.safetensors",
-        "compared on the first 16 of the training data: largest output difference 0, allowed 0",
+        "compared on the first 16 training examples: largest output difference 0, allowed 0",
     ]
     assert set(load_file(folder / "m.safetensors")) == {"weight", "bias"}

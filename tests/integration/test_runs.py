@@ -133,7 +133,7 @@ def test_a_record_that_cannot_be_read_is_one_row_and_nothing_more(hookline: Hook
     rows = done.stdout.splitlines()[1:]
     assert len(rows) == 7
     assert all("unreadable" in row and "run.json" in row for row in rows[1:6])
-    assert "is of format 9" in rows[3]
+    assert "has format 9" in rows[3]
     # Changes refer to the last readable run.
     assert rows[6].endswith("optimizer.lr=0.5")
     values = json.loads(hookline("runs", "--json").stdout)

@@ -86,8 +86,9 @@ def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
     # The run that train would train, with the callbacks that show and save it.
     expected = {"data.synthetic", "models.mlp", "models.sizes", "losses.regression"}
     expected |= {"optimizers.torch_optimizers", "optimizers.parameter_groups"}
-    callbacks = {"progress", "event_text", "run_folder", "checkpoint", "monitoring", "single"}
-    expected |= {f"callbacks.{name}" for name in callbacks}
+    expected |= {f"callbacks.{name}" for name in ("progress", "run_folder", "checkpoint")}
+    expected |= {f"callback_parts.{name}" for name in ("event_text", "monitoring", "single")}
+    expected |= {name.partition(".")[0] for name in expected}
     assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
 
 
