@@ -45,7 +45,7 @@ class Row:
 
 
 FAULTS = "acme-faults 0.4.0"
-FORM = "result = yield, then return the result or another"
+FORM = "write result = yield, then return the result or a replacement"
 
 IMPORTS = (
     Row(
@@ -85,7 +85,10 @@ IMPORTS = (
 # `plugins --order` creates the plugins of a run, but builds nothing.
 HOOKS = (
     Row(
-        "a number for a model", "plugins --order model=number", 3, (f"model 'number' ({FAULTS})", "an int", "no plugin")
+        "a number for a model",
+        "plugins --order model=number",
+        3,
+        (f"model 'number' ({FAULTS})", "an int", "not a plugin"),
     ),
     Row("a number for a callback", "plugins --order callbacks.number.use=number", 3, (f"({FAULTS})", "@hookimpl")),
     Row("a callback without a hook", "plugins --order callbacks.a=no-plugin", 3, ("has no hooks", "@hookimpl")),
@@ -118,7 +121,9 @@ HOOKS = (
     ),
     Row("an async hook", "plugins --order callbacks.a=async", 3, ("'on_epoch_end' is async", "write it as def")),
     Row("a hook with a yield", "plugins --order callbacks.a=generator", 3, ("has a yield", "@hookimpl(wrapper=True)")),
-    Row("a static method", "plugins --order callbacks.a=static", 3, ("no plain method", "write it as def, with self")),
+    Row(
+        "a static method", "plugins --order callbacks.a=static", 3, ("not a plain method", "write it as def, with self")
+    ),
     Row(
         "a wrapper of an event", "plugins --order callbacks.a=event-wrapper", 3, ("cannot be a wrapper", "build_model")
     ),
@@ -209,7 +214,7 @@ OPTIONS = (
         "warn for a plugin that builds",
         "check callbacks.compiled.on_error=warn",
         2,
-        ("'callbacks.compiled.on_error'", "'build_model'", "take the key away"),
+        ("'callbacks.compiled.on_error'", "'build_model'", "remove the key"),
     ),
     Row("another word than warn", "check callbacks.raises.on_error=ignore", 2, ("'ignore'", "one of 'fail', 'warn'")),
     Row("warn for a model", "check model.on_error=warn", 2, ("unknown key 'model.on_error'",)),
@@ -277,9 +282,9 @@ NAMES = (
         "a name of two distributions",
         "check model=linear",
         3,
-        ("acme-namesake 6.6.6 and hookline 0.1.0", "'acme-namesake/linear', 'hookline/linear'"),
+        ("acme-namesake 6.6.6 and hookline 0.1.0", "'acme-namesake/linear' or 'hookline/linear'"),
     ),
-    Row("a default's name, named", "check loss=mse", 3, ("'acme-namesake/mse', 'hookline/mse'",)),
+    Row("a default's name, named", "check loss=mse", 3, ("'acme-namesake/mse' or 'hookline/mse'",)),
     Row("a default's name, in full", "show loss hookline/mse", 0, stdout=('use = "hookline/mse"',)),
     Row("a default's name, unnamed", "explain optimizer", 0, stdout=('"sgd"', "from default")),
     Row("a name in a distribution that has none", "check model=acme-nowhere/plain", 2, ("'acme-nowhere/plain'",)),
@@ -345,7 +350,7 @@ RULES = (
         "a malformed requirement",
         """check "plugins.require=['acme-plain>>2']" """,
         2,
-        ("'acme-plain>>2' is no requirement such as",),
+        ("'acme-plain>>2' is not a requirement like",),
     ),
     Row("a requirement that is no list", "check plugins.require=acme-plain", 2, ("expected a list of text",)),
     Row("a misspelt rule", "check plugins.denny=[]", 2, ("'plugins.denny'", "did you mean 'deny'?")),
@@ -353,7 +358,7 @@ RULES = (
         "requires in no form",
         "check model=unrequirable",
         3,
-        ("model 'unrequirable'", "cannot be read", "'hookline >>> 3'"),
+        ("cannot read the requirements of model 'unrequirable'", "'hookline >>> 3'"),
     ),
 )
 
@@ -380,7 +385,7 @@ METADATA = (
         "a version required where there is none",
         """check "plugins.require=['acme-unversioned>=1']" """,
         3,
-        ("plugins.require has 'acme-unversioned>=1'", "acme-unversioned does not say its version"),
+        ("plugins.require has 'acme-unversioned>=1'", "acme-unversioned is installed without a version"),
     ),
     Row(
         "RECORD is gone",
@@ -413,7 +418,7 @@ LOCKS = (
         2,
         ("no model plugin named 'no-such' is installed",),
     ),
-    Row("a lock of a name of two", "lock model=linear", 3, ("'acme-namesake/linear', 'hookline/linear'",)),
+    Row("a lock of a name of two", "lock model=linear", 3, ("'acme-namesake/linear' or 'hookline/linear'",)),
     Row("a lock of what is denied", "lock model=plain --deny acme-plain", 3, ("--deny forbids acme-plain",)),
     Row("not in the lock", "train model=plain --locked changed.lock", 3, ("acme-plain is not in the lock",)),
     Row("no such lock", "train --locked missing.lock", 2, ("'missing.lock'", "No such file", "hookline lock")),
@@ -442,18 +447,18 @@ PLUGIN_FILES = (
         ("'modle' is not a kind of plugin; did you mean 'model'?", "unknown_kind.py:3)"),
     ),
     Row("a name with a space", "check --plugin spaced.py", 3, ("'my net' is not a valid plugin name", "spaced.py:3)")),
-    Row("two of one name", "check --plugin twins.py", 3, ("twins.py offers two plugins model 'net'", "rename one")),
+    Row("two of one name", "check --plugin twins.py", 3, ("twins.py offers model 'net' twice", "rename one")),
     Row(
         "its neighbour imported",
         "check --plugin neighbourly.py",
         3,
-        ("neighbour.py lies beside it", "neighbourly.py:1)"),
+        ("cannot import neighbour.py from its own folder", "neighbourly.py:1)"),
     ),
     Row(
         "two broken files",
         "check --plugin nothing.py --plugin twins.py",
         3,
-        ("nothing.py offers no plugin", "twins.py offers two plugins"),
+        ("nothing.py offers no plugin", "twins.py offers model 'net' twice"),
     ),
     Row(
         "a name that is installed, too",
@@ -707,12 +712,12 @@ def test_an_argument_by_its_old_name_is_passed_with_a_warning_that_names_its_rem
     words = ["train", "train.epochs=1", "callbacks.a=old-argument"]
     done = run([str(workplace.environment.python), "-c", RENAMING.format(words=words)], cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for told in [
+    for text in [
         f"warning: callback 'old-argument' ({FAULTS}) takes 'scores'",
-        "called 'metrics' since 0.1",
+        "renamed to 'metrics' in 0.1",
         "from 0.3",
     ]:
-        assert told in done.stdout
+        assert text in done.stdout
     head, values = done.stdout.partition("\nscores\n")[2].splitlines()[:2]
     assert "train/running_loss" in head, "the plugin was given the metrics, and reported them"
     assert float(values.split()[0]) > 0
