@@ -45,7 +45,7 @@ class Row:
 
 
 FAULTS = "acme-faults 0.4.0"
-FORM = "result = yield, then return the result or a replacement"
+FORM = "write result = yield, then return the result or a replacement"
 
 IMPORTS = (
     Row(
@@ -358,7 +358,7 @@ RULES = (
         "requires in no form",
         "check model=unrequirable",
         3,
-        ("model 'unrequirable'", "cannot read the requirements", "'hookline >>> 3'"),
+        ("cannot read the requirements of model 'unrequirable'", "'hookline >>> 3'"),
     ),
 )
 
@@ -452,7 +452,7 @@ PLUGIN_FILES = (
         "its neighbour imported",
         "check --plugin neighbourly.py",
         3,
-        ("a plugin file cannot import neighbour.py", "neighbourly.py:1)"),
+        ("cannot import neighbour.py from its own folder", "neighbourly.py:1)"),
     ),
     Row(
         "two broken files",
@@ -712,12 +712,12 @@ def test_an_argument_by_its_old_name_is_passed_with_a_warning_that_names_its_rem
     words = ["train", "train.epochs=1", "callbacks.a=old-argument"]
     done = run([str(workplace.environment.python), "-c", RENAMING.format(words=words)], cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for told in [
+    for text in [
         f"warning: callback 'old-argument' ({FAULTS}) takes 'scores'",
         "renamed to 'metrics' in 0.1",
         "from 0.3",
     ]:
-        assert told in done.stdout
+        assert text in done.stdout
     head, values = done.stdout.partition("\nscores\n")[2].splitlines()[:2]
     assert "train/running_loss" in head, "the plugin was given the metrics, and reported them"
     assert float(values.split()[0]) > 0

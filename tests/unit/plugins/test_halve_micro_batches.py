@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from hookline import ConfigError, DataSource, NonFiniteError, Run, hookimpl
-from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, is_equal, narrow_run, state_of, told_by
+from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, error_of, is_equal, narrow_run, state_of
 
 # ---- halving ---------------------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ def test_each_halving_is_one_warning_to_every_plugin() -> None:
 
 
 def test_a_single_example_that_is_too_large_ends_a_run_that_halves() -> None:
-    error = told_by(narrow_run(Narrow(0), HALVE))
+    error = error_of(narrow_run(Narrow(0), HALVE))
     assert "with 1 of 8 examples at once (train.micro_batch_size = 1)" in error.message
     assert "a single example is too large" in str(error.hint)
 
