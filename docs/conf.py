@@ -51,6 +51,12 @@ def keep_first_line(app: Sphinx, kind: str, name: str, it: Any, options: Any, li
         lines.insert(0, "")
 
 
+def drop_text_of_type(app: Sphinx, kind: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
+    """Show no text for a value that has none: Python gives it that of its type."""
+    if kind == "data" and inspect.getdoc(it) == inspect.getdoc(type(it)):
+        lines.clear()
+
+
 def show_types(app: Sphinx, kind: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
     """Show the type of an attribute beside its name: Napoleon puts it into a list beneath the description."""
     at = 0
@@ -84,6 +90,7 @@ def add_indexes(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
     app.connect("source-read", add_navigation)
+    app.connect("autodoc-process-docstring", drop_text_of_type, priority=300)
     app.connect("autodoc-process-docstring", keep_first_line, priority=400)  # before Napoleon
     app.connect("autodoc-process-docstring", show_types, priority=600)  # after it
     app.connect("autodoc-process-signature", shorten)

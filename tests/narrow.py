@@ -1,4 +1,4 @@
-"""A model for which memory suffices only for so many examples at once, and runs of it."""
+"""A model that runs out of memory above a number of examples, and runs of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def out_of_memory() -> Exception:
 
 
 class Statistic(nn.Module):
-    """Keeps a running mean in place, as ``BatchNorm1d`` does, but also of a single example."""
+    """Updates a running mean in place, like ``BatchNorm1d``, even for a single example."""
 
     mean: Tensor
 
@@ -37,7 +37,7 @@ class Statistic(nn.Module):
 
 
 class Narrow(nn.Module):
-    """A model for which memory suffices for so many examples at once, in steps from ``since`` on."""
+    """A model that runs out of memory above ``limit`` examples at once, in steps from ``since`` on."""
 
     drawn: Tensor
 
@@ -51,7 +51,7 @@ class Narrow(nn.Module):
         make: Callable[[], Exception] = out_of_memory,
     ) -> None:
         super().__init__()
-        # All that a forward pass changes: random numbers, statistics in place, and a buffer that is put anew.
+        # All that a forward pass changes: random numbers, a buffer in place, and a buffer that is replaced.
         self.body = nn.Sequential(nn.Linear(2, 4), Statistic(), nn.Dropout(0.25), nn.Linear(4, 1))
         for number, parameter in enumerate(self.parameters(), 1):
             nn.init.constant_(parameter, 0.1 * number)
@@ -63,7 +63,7 @@ class Narrow(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         output: Tensor = self.body(inputs)
         if not self.training:
-            # A first batch is tried with gradients, and evaluations have none.
+            # A first batch is tried with gradients, and evaluations are without.
             if self.in_evaluation and not torch.is_grad_enabled() and len(inputs) > self.limit:
                 raise self.make()
             return output
@@ -87,20 +87,20 @@ def narrow_run(model: nn.Module, overrides: Any = (), **plugins: Any) -> Run:
     return run
 
 
-def told_by(run: Run) -> TrainingError:
+def error_of(run: Run) -> TrainingError:
     with pytest.raises(TrainingError) as caught:
         run.fit()
     return caught.value
 
 
 def state_of(run: Run) -> dict[str, Any]:
-    """Everything that a run ends with but what was told on the way."""
-    run.model.run = None  # type: ignore[assignment] # a model that knows its run cannot be copied
+    """Return the state of a run without its warnings."""
+    run.model.run = None  # type: ignore[assignment] # a model that refers to its run cannot be copied
     return {key: value for key, value in run.state_dict().items() if key != "warnings"}
 
 
 def is_equal(one: Any, other: Any) -> bool:
-    """Whether two states are the same to the last bit."""
+    """Return whether two states are equal to the last bit."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(is_equal(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):

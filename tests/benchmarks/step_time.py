@@ -102,8 +102,9 @@ def measure_fused(other: tuple[str, Callable[[], float]], fuse_steps: int, round
     """Return the seconds of a step of another contender and of a run with fused steps, in turns."""
     name, contender = other
     turns = Turns(contender)
-    train = {"epochs": 1 + EPOCHS * rounds, "batch_size": BATCH_SIZE, "fuse_steps": fuse_steps}
-    hookline.Run({"train": train}, plugins={"callbacks.turns": turns}).fit()
+    train = {"epochs": 1 + EPOCHS * rounds, "batch_size": BATCH_SIZE}
+    config = {"train": train, "callbacks": {"fuse-steps": {"size": fuse_steps}}}
+    hookline.Run(config, plugins={"callbacks.turns": turns}).fit()
     print(f"\nthe first epoch with fuse_steps = {fuse_steps}, which compiles: {turns.compile_s:.1f} s")
     return {name: turns.times["other"], f"hookline, default job, fuse_steps = {fuse_steps}": turns.times["fused"]}
 

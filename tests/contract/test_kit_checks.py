@@ -532,6 +532,14 @@ class NeedsMetrics:
             assert run.history[-1]["train/loss"] is not None
 
 
+class LooksIntoTheRun:
+    """Uses an attribute of the run that is not for plugins."""
+
+    @hookimpl
+    def on_run_end(self, run: Run) -> None:
+        assert run.outcome is not None
+
+
 class MovesTheCount:
     """Changes the run's step count."""
 
@@ -603,9 +611,12 @@ BREAKS = {
     "closes_what_it_opens": Case("callback", LeavesOpen),
     "two_live_in_one_run": Case("callback", OnlyChild),
     # A resumed run is a second run in the same folder.
-    "a_second_run_is_like_the_first": Case("callback", FindsItsTrace, also=frozenset({"resumes_where_it_was"})),
+    "a_second_run_is_like_the_first": Case(
+        "callback", FindsItsTrace, also=frozenset({"resumes_where_it_was", "uses_the_view_alone"})
+    ),
     "needs_no_evaluation": Case("callback", NeedsMetrics),
-    "leaves_events_alone": Case("callback", MovesTheCount),
+    "leaves_events_alone": Case("callback", MovesTheCount, also=frozenset({"uses_the_view_alone"})),
+    "uses_the_view_alone": Case("callback", LooksIntoTheRun),
 }
 
 

@@ -1,6 +1,6 @@
-"""Plugins that are broken, each in one way, and what each must get.
+"""Plugins that are broken, each in one way, and the expected errors.
 
-The distributions are really built and really installed; what is wrong with metadata is done to them afterwards.
+The distributions are actually built and installed; metadata is damaged afterwards.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from support import FIXTURES, Environment, make_environment, run
 
 @dataclass(frozen=True)
 class Row:
-    """A command, and what it must do.
+    """A command and its expected result.
 
     Attributes:
-        id: What is broken.
+        id: The defect.
         words: The words after ``hookline``, as in a shell.
         code: The exit code.
-        stderr: What standard error must tell; where it is empty and the exit code 0, standard error must be, too.
-        stdout: What standard output must tell.
-        leaves: The files that it makes, with their text; no others.
-        never: What standard error must not tell.
-        before: What stands on standard error before the error, because the plugin wrote it.
+        stderr: Text expected on standard error; if empty and the exit code is 0, standard error must be empty.
+        stdout: Text expected on standard output.
+        leaves: The files that it creates, with their text; no others.
+        never: Text that must not be on standard error.
+        before: Text that the plugin writes to standard error before the error.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Row:
 
 
 FAULTS = "acme-faults 0.4.0"
-FORM = "result = yield, then return the result or another"
+FORM = "write result = yield, then return the result or a replacement"
 
 IMPORTS = (
     Row(
@@ -82,10 +82,13 @@ IMPORTS = (
     Row("show imports it, too", "show model bad-syntax", 3, (f"({FAULTS})", "bad_syntax.py:3")),
 )
 
-# `plugins --order` makes the plugins of a run, but builds nothing.
+# `plugins --order` creates the plugins of a run, but builds nothing.
 HOOKS = (
     Row(
-        "a number for a model", "plugins --order model=number", 3, (f"model 'number' ({FAULTS})", "an int", "no plugin")
+        "a number for a model",
+        "plugins --order model=number",
+        3,
+        (f"model 'number' ({FAULTS})", "an int", "not a plugin"),
     ),
     Row("a number for a callback", "plugins --order callbacks.number.use=number", 3, (f"({FAULTS})", "@hookimpl")),
     Row("a callback without a hook", "plugins --order callbacks.a=no-plugin", 3, ("has no hooks", "@hookimpl")),
@@ -118,7 +121,9 @@ HOOKS = (
     ),
     Row("an async hook", "plugins --order callbacks.a=async", 3, ("'on_epoch_end' is async", "write it as def")),
     Row("a hook with a yield", "plugins --order callbacks.a=generator", 3, ("has a yield", "@hookimpl(wrapper=True)")),
-    Row("a static method", "plugins --order callbacks.a=static", 3, ("no plain method", "write it as def, with self")),
+    Row(
+        "a static method", "plugins --order callbacks.a=static", 3, ("not a plain method", "write it as def, with self")
+    ),
     Row(
         "a wrapper of an event", "plugins --order callbacks.a=event-wrapper", 3, ("cannot be a wrapper", "build_model")
     ),
@@ -209,7 +214,7 @@ OPTIONS = (
         "warn for a plugin that builds",
         "check callbacks.compiled.on_error=warn",
         2,
-        ("'callbacks.compiled.on_error'", "'build_model'", "take the key away"),
+        ("'callbacks.compiled.on_error'", "'build_model'", "remove the key"),
     ),
     Row("another word than warn", "check callbacks.raises.on_error=ignore", 2, ("'ignore'", "one of 'fail', 'warn'")),
     Row("warn for a model", "check model.on_error=warn", 2, ("unknown key 'model.on_error'",)),
@@ -277,9 +282,9 @@ NAMES = (
         "a name of two distributions",
         "check model=linear",
         3,
-        ("acme-namesake 6.6.6 and hookline 0.1.0", "'acme-namesake/linear', 'hookline/linear'"),
+        ("acme-namesake 6.6.6 and hookline 0.1.0", "'acme-namesake/linear' or 'hookline/linear'"),
     ),
-    Row("a default's name, named", "check loss=mse", 3, ("'acme-namesake/mse', 'hookline/mse'",)),
+    Row("a default's name, named", "check loss=mse", 3, ("'acme-namesake/mse' or 'hookline/mse'",)),
     Row("a default's name, in full", "show loss hookline/mse", 0, stdout=('use = "hookline/mse"',)),
     Row("a default's name, unnamed", "explain optimizer", 0, stdout=('"sgd"', "from default")),
     Row("a name in a distribution that has none", "check model=acme-nowhere/plain", 2, ("'acme-nowhere/plain'",)),
@@ -345,7 +350,7 @@ RULES = (
         "a malformed requirement",
         """check "plugins.require=['acme-plain>>2']" """,
         2,
-        ("'acme-plain>>2' is no requirement such as",),
+        ("'acme-plain>>2' is not a requirement like",),
     ),
     Row("a requirement that is no list", "check plugins.require=acme-plain", 2, ("expected a list of text",)),
     Row("a misspelt rule", "check plugins.denny=[]", 2, ("'plugins.denny'", "did you mean 'deny'?")),
@@ -353,7 +358,7 @@ RULES = (
         "requires in no form",
         "check model=unrequirable",
         3,
-        ("model 'unrequirable'", "cannot be read", "'hookline >>> 3'"),
+        ("cannot read the requirements of model 'unrequirable'", "'hookline >>> 3'"),
     ),
 )
 
@@ -380,7 +385,7 @@ METADATA = (
         "a version required where there is none",
         """check "plugins.require=['acme-unversioned>=1']" """,
         3,
-        ("plugins.require has 'acme-unversioned>=1'", "acme-unversioned does not say its version"),
+        ("plugins.require has 'acme-unversioned>=1'", "acme-unversioned is installed without a version"),
     ),
     Row(
         "RECORD is gone",
@@ -413,7 +418,7 @@ LOCKS = (
         2,
         ("no model plugin named 'no-such' is installed",),
     ),
-    Row("a lock of a name of two", "lock model=linear", 3, ("'acme-namesake/linear', 'hookline/linear'",)),
+    Row("a lock of a name of two", "lock model=linear", 3, ("'acme-namesake/linear' or 'hookline/linear'",)),
     Row("a lock of what is denied", "lock model=plain --deny acme-plain", 3, ("--deny forbids acme-plain",)),
     Row("not in the lock", "train model=plain --locked changed.lock", 3, ("acme-plain is not in the lock",)),
     Row("no such lock", "train --locked missing.lock", 2, ("'missing.lock'", "No such file", "hookline lock")),
@@ -442,18 +447,18 @@ PLUGIN_FILES = (
         ("'modle' is not a kind of plugin; did you mean 'model'?", "unknown_kind.py:3)"),
     ),
     Row("a name with a space", "check --plugin spaced.py", 3, ("'my net' is not a valid plugin name", "spaced.py:3)")),
-    Row("two of one name", "check --plugin twins.py", 3, ("twins.py offers two plugins model 'net'", "rename one")),
+    Row("two of one name", "check --plugin twins.py", 3, ("twins.py offers model 'net' twice", "rename one")),
     Row(
         "its neighbour imported",
         "check --plugin neighbourly.py",
         3,
-        ("neighbour.py lies beside it", "neighbourly.py:1)"),
+        ("cannot import neighbour.py from its own folder", "neighbourly.py:1)"),
     ),
     Row(
         "two broken files",
         "check --plugin nothing.py --plugin twins.py",
         3,
-        ("nothing.py offers no plugin", "twins.py offers two plugins"),
+        ("nothing.py offers no plugin", "twins.py offers model 'net' twice"),
     ),
     Row(
         "a name that is installed, too",
@@ -523,20 +528,20 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "unrecorded": lambda info: (info / "RECORD").unlink(),
     "malformed": lambda info: rewrite(info / "entry_points.txt", "acme_malformed:malformed", "no module: at all"),
     "unparsable": lambda info: rewrite(info / "entry_points.txt", "unparsable = ", "unparsable "),
-    "changed": lambda info: rewrite(info.parent / "acme_changed" / "__init__.py", "One layer", "Another layer"),
+    "changed": lambda info: rewrite(info.parent / "acme_changed" / "__init__.py", "A linear layer", "Another layer"),
     "upgraded": lambda info: rewrite(info / "METADATA", "Version: 1.0.0", "Version: 2.0.0"),
 }
-"""What is done to a copy of the distribution acme-plain after it is installed, given its ``.dist-info`` folder."""
+"""Damage to a copy of the distribution acme-plain after its installation, given its ``.dist-info`` folder."""
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Everything that is broken.
+    """The broken distributions and files.
 
     Attributes:
-        environment: An environment with all broken distributions but one.
+        environment: An environment with all broken distributions except one.
         folder: The files that commands name.
-        apart: A folder with the metadata of that one.
+        apart: A folder with the metadata of that distribution.
     """
 
     environment: Environment
@@ -580,7 +585,7 @@ def copied(name: str, folder: Path) -> Path:
 
 @pytest.fixture
 def hookline_there(workplace: Workplace, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """The command ``hookline`` of that environment, run in a copy of the folder."""
+    """Return the command ``hookline`` of that environment, run in a copy of the folder."""
     shutil.copytree(workplace.folder, tmp_path, dirs_exist_ok=True)
     return lambda words: workplace.environment.hookline(*shlex.split(words), cwd=tmp_path)
 
@@ -590,7 +595,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_what_is_broken_is_told_with_its_exit_code_and_without_a_traceback(
+def test_a_defect_is_reported_with_its_exit_code_and_without_a_traceback(
     row: Row, hookline_there: Callable[[str], subprocess.CompletedProcess[str]], workplace: Workplace, tmp_path: Path
 ) -> None:
     done = hookline_there(row.words)
@@ -606,8 +611,7 @@ def test_what_is_broken_is_told_with_its_exit_code_and_without_a_traceback(
         assert words not in done.stderr
     for words in row.stdout:
         assert words in done.stdout
-    # Also: a plugin that is not to be imported leaves a file when it is.
-    # A run that began is kept.
+    # A plugin that must not be imported creates a file when it is; a run that began has a folder.
     assert files_in(tmp_path) - files_in(workplace.folder) - {"runs"} == row.leaves.keys()
     for name, text in row.leaves.items():
         assert (tmp_path / name).read_text() == text
@@ -641,7 +645,7 @@ def epochs(done: subprocess.CompletedProcess[str]) -> Iterator[Mapping[str, floa
             yield event["metrics"]
 
 
-def test_other_peoples_plugins_under_the_names_of_the_defaults_change_nothing(
+def test_foreign_plugins_with_the_names_of_defaults_change_nothing(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
     hookline: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
@@ -652,14 +656,14 @@ def test_other_peoples_plugins_under_the_names_of_the_defaults_change_nothing(
     assert "acme-namesake-was-imported" not in files_in(tmp_path)
 
 
-def test_a_default_whose_name_is_taken_can_still_have_its_options_set(
+def test_options_of_a_default_can_be_set_even_if_its_name_is_taken(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     done = hookline_there("explain optimizer.lr optimizer.lr=0.5 --quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "0.5\n", "")
 
 
-def test_a_list_for_programs_is_whole_whatever_is_damaged(
+def test_a_list_for_programs_is_complete_despite_damaged_distributions(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     done = hookline_there("plugins --json")
@@ -670,7 +674,7 @@ def test_a_list_for_programs_is_whole_whatever_is_damaged(
     assert not {"model garbled", "model nameless", "model unlabelled"} & states.keys()
 
 
-def test_what_an_import_prints_spoils_no_output_for_programs(
+def test_output_of_an_import_does_not_corrupt_output_for_programs(
     hookline_there: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     done = hookline_there("check --json model=reads-input")
@@ -681,10 +685,10 @@ def test_what_an_import_prints_spoils_no_output_for_programs(
 @pytest.mark.parametrize(
     ("words", "code"), [("plugins model", 0), ("check model=unparsable", 2), ("lock model=unparsable", 2), ("check", 1)]
 )
-def test_entry_points_that_cannot_be_read_are_told_by_each_command_that_they_hurt(
+def test_unreadable_entry_points_are_reported_by_each_affected_command(
     words: str, code: int, workplace: Workplace, tmp_path: Path
 ) -> None:
-    # In no environment of the others: torch itself reads all entry points, so it cannot be imported beside them.
+    # Not in the environment of the others: torch reads all entry points, so it could not be imported there.
     program = str(workplace.environment.python.parent / "hookline")
     done = run([program, *shlex.split(words)], cwd=tmp_path, PYTHONPATH=str(workplace.apart))
     assert done.returncode == code, done.stderr
@@ -702,18 +706,18 @@ main()
 """
 
 
-def test_an_argument_by_its_old_name_is_given_with_a_warning_that_says_for_how_long(
+def test_an_argument_by_its_old_name_is_passed_with_a_warning_that_names_its_removal(
     workplace: Workplace, tmp_path: Path
 ) -> None:
     words = ["train", "train.epochs=1", "callbacks.a=old-argument"]
     done = run([str(workplace.environment.python), "-c", RENAMING.format(words=words)], cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for told in [
+    for text in [
         f"warning: callback 'old-argument' ({FAULTS}) takes 'scores'",
-        "called 'metrics' since 0.1",
+        "renamed to 'metrics' in 0.1",
         "from 0.3",
     ]:
-        assert told in done.stdout
+        assert text in done.stdout
     head, values = done.stdout.partition("\nscores\n")[2].splitlines()[:2]
     assert "train/running_loss" in head, "the plugin was given the metrics, and reported them"
     assert float(values.split()[0]) > 0

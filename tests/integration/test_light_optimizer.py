@@ -105,6 +105,33 @@ class Compiles:
     assert [row["w"] for row in summary["weights"]] == [row["learned"] for row in learned][:2]
 
 
+def test_without_shortcuts_the_compiler_is_imported_and_the_numbers_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / "loaded.py").write_text("""
+import sys
+
+import hookline
+
+@hookline.plugin("callback", "loaded")
+class Loaded:
+    @hookline.hookimpl
+    def on_run_end(self, run):
+        run.report("compiler", [{"is_loaded": "torch._dynamo" in sys.modules}])
+""")
+    command = [sys.executable, "-m", "hookline", "train", "--plugin", "loaded.py", "callbacks.loaded={}", "--json"]
+    parts = []
+    for more in ([], ["--no-shortcuts"]):
+        done = run([*command, "train.epochs=1", *more], cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        parts.append(json.loads(done.stdout.splitlines()[-1])["summary"])
+    assert [summary.pop("compiler") for summary in parts] == [[{"is_loaded": False}], [{"is_loaded": True}]]
+    assert parts[0] == parts[1]
+    resumed = run(
+        [sys.executable, "-m", "hookline", "resume", "--no-shortcuts", "last", "train.epochs=2"], cwd=tmp_path
+    )
+    assert resumed.returncode != 0  # the plugin file is missing; the option is known
+    assert "loaded.py" in resumed.stderr
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a compiler for C++, and there is none")
 def test_a_command_with_fused_steps_gets_the_compiler_and_one_without_does_not(tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text("""

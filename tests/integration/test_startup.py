@@ -86,7 +86,7 @@ def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
     # The run that train would train, with the callbacks that show and save it.
     expected = {"data.synthetic", "models.mlp", "models.sizes", "losses.regression"}
     expected |= {"optimizers.torch_optimizers", "optimizers.parameter_groups"}
-    expected |= {"callbacks.progress", "callbacks.run_folder", "callbacks.checkpoint"}
+    expected |= {f"callbacks.{name}" for name in ("progress", "run_folder", "checkpoint")}
     expected |= {f"callback_parts.{name}" for name in ("event_text", "monitoring", "single")}
     assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
 

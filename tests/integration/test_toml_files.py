@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def time_limit() -> Iterator[None]:
-    """End a test that waits for a pipe, which would wait for ever."""
+    """End a test that waits for a pipe, which would wait forever."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TimeoutError("reading a config took more than 5 s")
@@ -56,7 +56,7 @@ def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
     assert read_file(tmp_path / "run.toml").values == {"a": 1}
 
 
-def test_a_missing_file_is_told_with_the_nearest_name_beside_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_nearest_name_in_its_folder(tmp_path: Path) -> None:
     for name in ("train.toml", "other.toml", "trian.txt"):
         (tmp_path / name).touch()
     for name in ("trian.toml", "train", "Train.tml"):
@@ -71,13 +71,13 @@ def test_a_missing_file_without_a_near_name_has_no_hint(tmp_path: Path) -> None:
     assert error_of(tmp_path / "no" / "run.toml").hint is None
 
 
-def test_a_path_through_a_file_is_told(tmp_path: Path) -> None:
+def test_a_path_through_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert error_of(tmp_path / "file" / "run.toml").message.endswith("run.toml: not a directory")
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "a" * 300])
-def test_a_name_that_no_file_can_have_is_told(tmp_path: Path, name: str) -> None:
+def test_a_name_that_no_file_can_have_is_reported(tmp_path: Path, name: str) -> None:
     message = error_of(tmp_path / name).message
     assert message.endswith((": no file can have this name", ": file name too long"))
     assert message.isprintable()
@@ -105,7 +105,7 @@ def test_a_device_is_refused(device: str) -> None:
 
 
 class SwappedForPipe(PosixPath):
-    """A path whose file turns into a pipe once it has been looked at."""
+    """A path whose file is replaced by a pipe after it has been checked."""
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         status = super().stat(follow_symlinks=follow_symlinks)
@@ -114,7 +114,7 @@ class SwappedForPipe(PosixPath):
         return status
 
 
-def test_a_file_swapped_for_a_pipe_between_look_and_open_is_refused(tmp_path: Path) -> None:
+def test_a_file_replaced_by_a_pipe_between_check_and_open_is_refused(tmp_path: Path) -> None:
     path = SwappedForPipe(tmp_path / "run.toml")
     path.touch()
     assert error_of(path).message.endswith("regular file")
@@ -135,7 +135,7 @@ def test_a_huge_file_is_refused_without_being_read(tmp_path: Path) -> None:
     assert "it has 1,099,511,627,776 bytes" in error_of(path).message
 
 
-def test_a_byte_order_mark_is_accepted_and_shifts_no_place(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted_and_shifts_no_position(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_bytes(codecs.BOM_UTF8 + b"a = 1")
     document = read_file(path)
@@ -160,7 +160,7 @@ def test_utf_16_is_named(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-def test_a_byte_that_is_not_utf_8_is_told_with_offset_line_and_column(tmp_path: Path, mark: bytes) -> None:
+def test_a_byte_that_is_not_utf_8_is_reported_with_offset_line_and_column(tmp_path: Path, mark: bytes) -> None:
     path = tmp_path / "run.toml"
     path.write_bytes(mark + "b = 'é'\nc = 'é".encode() + b"\xe9'\n")
     (fault,) = error_of(path).faults
@@ -178,7 +178,7 @@ def test_a_file_of_zeros_is_a_config_error(tmp_path: Path) -> None:
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Act as a user whom file modes bind; for root they mean nothing."""
+    """Act as a user to whom file modes apply; they do not apply to root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -188,7 +188,7 @@ def without_privileges() -> Iterator[None]:
         os.seteuid(user)
 
 
-def test_a_file_that_may_not_be_read_is_told() -> None:
+def test_an_unreadable_file_is_reported() -> None:
     # Not below pytest's folder, which another user cannot enter.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)

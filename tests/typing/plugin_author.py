@@ -206,7 +206,7 @@ class Scaled:
 
 @dataclass
 class Careful:
-    """Wrappers of the parts of a step, and an order of the examples."""
+    """Wrappers of the parts of a step and of its reader, and an order of the examples."""
 
     bound: Annotated[float, Meta(gt=0, description="largest value of a gradient")] = 1.0
 
@@ -233,3 +233,16 @@ class Careful:
             update()
 
         return clipped
+
+    @hookimpl(wrapper=True)
+    def build_reader(
+        self, run: Run
+    ) -> Generator[None, Callable[[int, int], Iterator[Any]], Callable[[int, int], Iterator[Any]]]:
+        read = yield
+
+        def counted(epoch: int, start: int) -> Iterator[Any]:
+            for number, batch in enumerate(read(epoch, start), start):
+                run.shared["last batch"] = number
+                yield batch
+
+        return counted

@@ -66,6 +66,16 @@ def observing(command: _Command) -> _Command:
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
+shortcuts_option = click.option(
+    "--no-shortcuts",
+    "shortcuts",
+    flag_value=False,
+    default=True,
+    help="Call torch without Hookline's shortcuts: slower, with the same numbers.",
+)
+"""The option of commands that train."""
+
+
 def fit(output: Output, run: Run, observers: Observers) -> None:
     """Train a run to its end. An interrupted run exits with the exit code of its signal."""
     try:

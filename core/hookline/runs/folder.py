@@ -216,7 +216,7 @@ class RunFolder:
         Args:
             state: The state, from ``Run.state_dict``.
             metrics: The metrics by which checkpoints are compared.
-            identity: Fingerprint of the run, ``run.identity``.
+            identity: Fingerprint of the run, ``identity_of(run)``.
 
         Raises:
             CheckpointError: When it cannot be written, or the state contains something that cannot be saved.

@@ -32,6 +32,7 @@ def resume(
     allow_changed_data: bool = False,
     observers: Sequence[Observer] = (),
     shown: Mapping[str, bool] = MappingProxyType({}),
+    shortcuts: bool = True,
 ) -> Run:
     """Return a run that resumes from its newest valid checkpoint, in its folder; the caller takes its steps.
 
@@ -47,6 +48,7 @@ def resume(
         observers: Objects to call for every call of a hook.
         shown: Callbacks that only show the run, and whether to use them: ``{"callbacks.progress": False}``. They are
             applied on top of its config and below ``overrides``, and do not count as a change of the run.
+        shortcuts: Whether to call torch without the Python around its calls; the numbers are the same.
 
     Raises:
         RunBusyError: When another program works in the folder.
@@ -66,7 +68,7 @@ def resume(
             switches={SHOWN: hidden},
             catalog=catalog,
         )
-        resumed = Run(config, observers=observers)
+        resumed = Run(config, observers=observers, shortcuts=shortcuts)
         give_folder(resumed, folder)
         damaged: list[str] = []
         checkpoint = folder.newest_checkpoint(lambda error: damaged.append(error.message))

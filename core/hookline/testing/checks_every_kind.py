@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dis
 import functools
+import inspect
+import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import tomli
 
 from hookline.engine.plugin.options import is_plain, plain
+from hookline.engine.view import RunView
 from hookline.testing.kit import Broken, Subject, check, skip
 
 IMPORT_LIMIT_S = 5.0
@@ -140,6 +145,29 @@ def _toml(value: Any) -> str:
     if isinstance(value, float):
         return str(value)  # JSON spells infinity and NaN differently
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML, unlike JSON, escapes DEL
+
+
+@check
+def uses_the_view_alone(subject: Subject) -> None:
+    """The plugin uses only those attributes of ``run`` that ``RunView`` has."""
+    target = subject.plugin.target
+    bases = target.__mro__ if inspect.isclass(target) else type(target).__mro__
+    members = [member for base in bases for member in vars(base).values()] + [target]
+    codes = [code for member in members if (code := getattr(member, "__code__", None)) is not None]
+    offered = {*dir(RunView), *RunView.__annotations__}
+    if more := sorted({name for code in codes for name in _attributes_of_run(code)} - offered):
+        found = ", ".join(f"run.{name}" for name in more)
+        raise Broken(f"it uses {found}", "use what RunView offers; share objects between plugins by run.shared")
+
+
+def _attributes_of_run(code: CodeType) -> Iterator[str]:
+    """Yield the attributes of a variable ``run`` that a function uses, functions within it included."""
+    for first, second in itertools.pairwise(dis.get_instructions(code)):
+        if first.argval == "run" and second.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"):
+            yield second.argval
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            yield from _attributes_of_run(constant)
 
 
 @check

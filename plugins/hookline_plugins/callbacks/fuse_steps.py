@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from hookline import ConfigError, ContractError, Fault, RunView, hookimpl
-from hookline.shortcuts import Block, CompileError, Objective, followers, why_not
+from hookline import ConfigError, ContractError, Fault, RunView, hookimpl, shortcuts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,13 +64,13 @@ class FuseSteps:
         if faults := [*_faults_of_run(run), *self._faults_of_plugins(run)]:
             message = f"this run cannot take its steps in blocks (callbacks.fuse-steps.size = {self.size})"
             raise ConfigError(message, faults=faults, hint="disable fuse-steps, or fix these faults")
-        objective = Objective(run.model, run.loss)
+        objective = shortcuts.Objective(run.model, run.loss)
         # There is a first batch: it was checked.
         trained = _trained_parameters(objective, next(read(1, 0)), _name_of(run, "model"))
         is_checked = run.config.train.non_finite != "ignore"
         self._is_off = False
         self._objective = objective
-        self._block = Block(objective, run.optimizer, trained, is_checked=is_checked)
+        self._block = shortcuts.Block(objective, run.optimizer, trained, is_checked=is_checked)
         num_examples, size = len(run.batch_order(1)), run.config.train.batch_size
         self._num_full = 1 if size == "all" else num_examples // min(size, num_examples)
         num_free = self._num_free(run, 0)
@@ -94,7 +93,7 @@ class FuseSteps:
     def _taken(self, block: list[Any]) -> list[Tensor]:
         try:
             return self._block(block)
-        except CompileError as error:
+        except shortcuts.CompileError as error:
             message = f"the steps of a block cannot be compiled as one graph: {error}"
             hint = "disable fuse-steps; torch.compile(model, fullgraph=True) shows the cause"
             raise ContractError(f"{message} (callbacks.fuse-steps.size = {self.size})", hint=hint) from error
@@ -116,7 +115,7 @@ class FuseSteps:
         """
         if self._is_off:
             return False
-        if names := list(followers(self._objective, run.optimizer)):
+        if names := list(shortcuts.followers(self._objective, run.optimizer)):
             message = f"{', '.join(names)} hooks into gradients or updates, but is not called within a block"
             hint = "disable fuse-steps, or remove the hook"
             raise ContractError(f"{message} (callbacks.fuse-steps.size = {self.size})", hint=hint)
@@ -158,7 +157,7 @@ def _faults_of_run(run: RunView) -> Iterator[Fault]:
     if type(run.data.train) is not TensorDataset or run.data.collate is not None:
         hint = "blocks require a TensorDataset without a collate; reading single examples takes longer than a step"
         yield Fault("the training data are not in memory as whole tensors", hint=hint)
-    if reason := why_not(run.optimizer):
+    if reason := shortcuts.why_not(run.optimizer):
         yield Fault(f"the optimizer {type(run.optimizer).__name__} {reason}")
 
 
@@ -166,7 +165,7 @@ def _name_of(run: RunView, table: str) -> str:
     return next(str(choice.plugin) for choice in run.config.plugins if choice.table == table)
 
 
-def _trained_parameters(objective: Objective, batch: Any, model_name: str) -> list[nn.Parameter]:
+def _trained_parameters(objective: shortcuts.Objective, batch: Any, model_name: str) -> list[nn.Parameter]:
     """Return the parameters that get gradients from a batch.
 
     Raises:
@@ -205,7 +204,7 @@ def _own_name(name: str) -> str:
 
 
 @contextmanager
-def _training_mode(objective: Objective) -> Iterator[None]:
+def _training_mode(objective: shortcuts.Objective) -> Iterator[None]:
     modes = [(module, module.training) for module in objective.modules()]
     objective.train()
     try:
@@ -216,7 +215,7 @@ def _training_mode(objective: Objective) -> Iterator[None]:
 
 
 @contextmanager
-def _recorded_draws(objective: Objective) -> Iterator[list[str]]:
+def _recorded_draws(objective: shortcuts.Objective) -> Iterator[list[str]]:
     """Record the module that was running when the global random generator was first found to have changed."""
     import torch
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hookline import ConfigError, RunView, hookimpl
-from hookline.engine import RandomMark, count_examples, first_line, is_out_of_memory
+from hookline import ConfigError, RunView, engine, hookimpl
 
 if TYPE_CHECKING:
     import torch
@@ -54,14 +53,14 @@ class HalveMicroBatches:
 
 def _attempted(run: RunView, step: Callable[[Any], Tensor], batch: Any) -> Tensor | None:
     """Return the loss of a step; None if it has to be repeated with the smaller micro-batches set here."""
-    num_examples = count_examples(batch)
+    num_examples = engine.count_examples(batch)
     size = min(run.micro_batch_size or num_examples, num_examples)
     try:
         return step(batch)
     except (MemoryError, RuntimeError) as error:
-        if size == 1 or not is_out_of_memory(error):
+        if size == 1 or not engine.is_out_of_memory(error):
             raise
-        cause = first_line(error)
+        cause = engine.first_line(error)
     # The error is released by now, and with it the frames and tensors of the failed step.
     run.optimizer.zero_grad()
     _free_memory(run.device)
@@ -82,7 +81,7 @@ class _Snapshot:
     def __init__(self, *objects: object, device: torch.device) -> None:
         from torch import nn
 
-        self._random = RandomMark(device)
+        self._random = engine.RandomMark(device)
         self._buffers = [
             (module, name, buffer, buffer.detach().clone())
             for one in objects

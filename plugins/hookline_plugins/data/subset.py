@@ -1,4 +1,4 @@
-"""The first examples of a data source: what ``train.max_examples`` leaves of it."""
+"""First examples of each split of a data source, for the callback ``limit-examples``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The datasets of a run, and what a model may know of them."""
+"""``DataSource``: the splits of the data and the facts about them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAIN, VALIDATION, TEST = (TensorDataset(torch.zeros(size, 2), torch.zeros(size,
         ({"test": TEST, "validation": VALIDATION}, ["train", "validation", "test"]),
     ],
 )
-def test_splits_are_the_datasets_that_there_are_in_their_order(given: dict[str, Any], names: list[str]) -> None:
+def test_splits_are_the_existing_datasets_in_their_order(given: dict[str, Any], names: list[str]) -> None:
     splits = DataSource(TRAIN, **given).splits()
     assert list(splits) == names
     assert splits == {"train": TRAIN, **given}
@@ -34,7 +34,7 @@ def test_an_empty_dataset_is_a_split_too() -> None:
     assert DataSource(TRAIN, validation=empty).splits()["validation"] is empty
 
 
-def test_what_is_not_said_of_the_data_is_none_or_empty() -> None:
+def test_omitted_facts_about_the_data_are_none_or_empty() -> None:
     data = DataSource(TRAIN)
     assert (data.in_features, data.out_features) == (None, None)
     assert (data.feature_names, data.target_names, data.class_names) == ((), (), ())
@@ -42,4 +42,4 @@ def test_what_is_not_said_of_the_data_is_none_or_empty() -> None:
 
 def test_a_data_source_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        DataSource(TRAIN).train = TEST  # type: ignore[misc] # what the test is about
+        DataSource(TRAIN).train = TEST  # type: ignore[misc] # the assignment under test

@@ -1,4 +1,4 @@
-"""The error tree, and how a fault is told."""
+"""The error tree, and the text of errors and faults."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_printable_text_stays_as_it_is() -> None:
         ("\0", "\\x00"),
     ],
 )
-def test_what_a_terminal_could_obey_or_hide_is_written_as_an_escape(text: str, expected: str) -> None:
+def test_characters_that_a_terminal_could_interpret_or_hide_are_escaped(text: str, expected: str) -> None:
     assert printable(text) == expected
     assert printable(text).isprintable()
 
@@ -95,7 +95,7 @@ def test_did_you_mean_gives_the_nearest_name_or_all_names_sorted_or_says_that_th
         (Location("evil\x1b[2J.toml", 1), "evil\\x1b[2J.toml:1"),
     ],
 )
-def test_a_location_is_told_as_source_line_and_column(location: Location, expected: str) -> None:
+def test_a_location_is_shown_as_source_line_and_column(location: Location, expected: str) -> None:
     assert str(location) == expected
 
 
@@ -118,7 +118,7 @@ def test_an_excerpt_at_the_end_of_a_line_has_one_caret_and_one_without_text_is_e
     assert Location("f", 1, 4).excerpt() == ""
 
 
-def test_a_fault_tells_what_where_and_what_to_do_in_this_order() -> None:
+def test_a_fault_shows_message_place_and_hint_in_this_order() -> None:
     fault = Fault("unknown key 'lrr'", Location("run.toml", 2, 1, "lrr = 1", width=3), "did you mean 'lr'?")
     assert str(fault) == ("unknown key 'lrr'\n  --> run.toml:2:1\n  2 | lrr = 1\n    | ^^^\n  = did you mean 'lr'?")
 
@@ -127,7 +127,7 @@ def test_a_fault_without_place_and_hint_is_its_message() -> None:
     assert str(Fault("it is wrong")) == "it is wrong"
 
 
-def test_an_error_tells_its_message_every_fault_and_its_hint() -> None:
+def test_an_error_shows_its_message_every_fault_and_its_hint() -> None:
     error = ConfigError("the configuration has 2 faults", hint="mend them", faults=[Fault("a"), Fault("b", hint="c")])
     assert str(error) == "the configuration has 2 faults\n\na\n\nb\n  = c\n  = mend them"
     assert error.faults == (Fault("a"), Fault("b", hint="c"))

@@ -1,4 +1,4 @@
-"""The hooks: each has the shape and the words that a plugin author needs."""
+"""The hook specifications: signatures, annotations and docstrings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def spec(hook: str) -> Callable[..., Any]:
     return function
 
 
-def test_the_build_hooks_stand_in_the_order_in_which_they_are_called() -> None:
+def test_the_build_hooks_are_defined_in_calling_order() -> None:
     assert [hook for hook in HOOKS if hook.startswith("build_")] == BUILD_HOOKS
     assert set(HOOKS) == {*BUILD_HOOKS, *EVENTS}
 
@@ -55,11 +55,11 @@ def test_every_kind_but_the_callback_has_a_build_hook() -> None:
 
 
 @pytest.mark.parametrize(("hook", "arguments"), EVENTS.items())
-def test_an_event_gives_the_run_and_what_happened(hook: str, arguments: tuple[str, ...]) -> None:
+def test_an_event_passes_the_run_and_the_details(hook: str, arguments: tuple[str, ...]) -> None:
     assert HOOKS[hook] == arguments
 
 
-def test_a_build_hook_gives_the_run_first() -> None:
+def test_a_build_hook_passes_the_run_first() -> None:
     assert {HOOKS[hook][0] for hook in BUILD_HOOKS} == {"run"}
 
 
@@ -70,13 +70,13 @@ def test_the_first_result_wins_where_there_can_be_only_one_component(hook: str) 
 
 
 @pytest.mark.parametrize("hook", EVENTS)
-def test_every_plugin_hears_of_an_event(hook: str) -> None:
+def test_every_plugin_receives_an_event(hook: str) -> None:
     assert spec(hook).hookline_spec["firstresult"] is False  # type: ignore[attr-defined] # pluggy's mark
     assert inspect.signature(spec(hook)).return_annotation == "None"
 
 
 @pytest.mark.parametrize("hook", [*BUILD_HOOKS, *EVENTS])
-def test_the_docstring_of_a_hook_says_when_with_which_arguments_and_since_when(hook: str) -> None:
+def test_the_docstring_of_a_hook_has_its_arguments_result_and_version(hook: str) -> None:
     text = inspect.getdoc(spec(hook)) or ""
     assert text.partition("\n")[0].endswith(".")
     assert "\nSince 0." in text

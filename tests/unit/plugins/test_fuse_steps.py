@@ -1,4 +1,4 @@
-"""The callback ``fuse-steps``: blocks in the loop, and what is refused; the blocks themselves are in ``test_block``."""
+"""Callback ``fuse-steps``: blocks in the loop, and refused runs; the blocks themselves are tested in ``test_block``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ ignores_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:Dep
 
 @pytest.fixture(autouse=True)
 def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The graph is captured as ever, and done by torch's own operations: the compiler for C++ takes seconds."""
+    """Capture graphs as usual, but run them with torch's operations: the C++ compiler takes seconds."""
     monkeypatch.setattr(block, "_BACKEND", "eager")
     yield
     torch.compiler.reset()
 
 
 def in_blocks(size: int) -> dict[str, Any]:
-    """The callbacks of a run that takes blocks of ``size`` steps."""
+    """Return the callbacks of a run that takes blocks of ``size`` steps."""
     return {"fuse-steps": {"size": size}} if size > 1 else {}
 
 
 def run_of(size: int, *overrides: str, plugins: Mapping[str, Any] | None = None, **tables: Any) -> Run:
-    """A run of 11 batches in an epoch, the last of which is smaller."""
+    """Return a run with 11 batches in an epoch, the last of which is smaller."""
     train = {"epochs": 2, "batch_size": 8, "dtype": "float64", **tables.pop("train", {})}
     callbacks = {**in_blocks(size), **tables.pop("callbacks", {})}
     config = {"train": train, "data": {"num_examples": 84}, "callbacks": callbacks, **tables}
@@ -42,7 +42,7 @@ def run_of(size: int, *overrides: str, plugins: Mapping[str, Any] | None = None,
 
 
 class Steps:
-    """Notes each step as it is told."""
+    """Records each step as it is reported."""
 
     allows_fused_steps = True
 
@@ -60,14 +60,14 @@ class Steps:
 
 
 def ahead_of(size: int, *overrides: str, **tables: Any) -> list[int]:
-    """Return of each step how many the weights were ahead of it."""
+    """Return for each step the number of steps that the weights were ahead."""
     steps = Steps()
     run_of(size, *overrides, plugins={"callbacks.steps": steps}, **tables).fit()
     return steps.ahead
 
 
 def numbers(run: Run) -> dict[str, Any]:
-    """All that a run keeps, but for the order of its sums."""
+    """Return the state of a run, for comparison up to rounding."""
     state = run.state_dict()
     kept = [
         {name: torch.as_tensor(one) for name, one in entry.items()} for entry in state["optimizer"]["state"].values()
@@ -108,7 +108,7 @@ def test_a_run_in_blocks_ends_as_one_in_single_steps(model: str, optimizer: str,
     rtol = {"float32": 1e-4, "float64": 1e-10}[dtype]
     assert_same(ours, theirs, rtol)
     assert steps.losses == pytest.approx(same.losses, rel=rtol)
-    # The first step makes the optimizer's state; an epoch has 10 full batches and a smaller one.
+    # The first step creates the state of the optimizer; an epoch has 10 full batches and a smaller one.
     assert steps.ahead == [0, *[3, 2, 1, 0] * 2, 0, 0, *[3, 2, 1, 0] * 2, 0, 0, 0]
 
 
@@ -129,7 +129,7 @@ def test_compiled_blocks_end_as_single_steps(
 
 
 def test_an_evaluation_and_the_end_of_the_run_are_ends_of_blocks() -> None:
-    # Evaluations after 5 and 10, the smaller batch is the 11th; then 15, and two steps more are allowed.
+    # Evaluations after 5, 10 and 15 steps; the 11th batch is smaller; the run ends after 17 steps.
     of_five = [2, 1, 0, 0, 0]
     assert ahead_of(3, train={"evaluate_every_steps": 5, "max_steps": 17}) == [*of_five * 2, 0, 2, 1, 0, 0, 0, 0]
 
@@ -146,7 +146,7 @@ def test_weights_are_those_after_the_block_in_each_of_its_steps() -> None:
 
 
 class Stop(Steps):
-    """Wants the run to end after a step."""
+    """Requests a stop after a step."""
 
     @hookimpl
     def on_step_end(self, run: Run, loss: Tensor) -> None:
@@ -155,7 +155,7 @@ class Stop(Steps):
             run.request_stop("enough")
 
 
-def test_a_stop_that_is_asked_for_within_a_block_comes_at_its_end() -> None:
+def test_a_stop_requested_within_a_block_takes_effect_at_its_end() -> None:
     stop = Stop()
     run = run_of(5, plugins={"callbacks.stop": stop})
     result = run.fit()
@@ -163,11 +163,11 @@ def test_a_stop_that_is_asked_for_within_a_block_comes_at_its_end() -> None:
     assert stop.ahead == [4, 3, 2, 1, 0]
 
 
-def test_a_time_limit_comes_at_the_end_of_a_block() -> None:
+def test_a_time_limit_takes_effect_at_the_end_of_a_block() -> None:
     assert run_of(5, "train.max_time_s=1e-9").fit().steps == 5
 
 
-def test_a_run_has_no_state_within_a_block_and_says_when_it_has() -> None:
+def test_a_run_has_no_state_within_a_block_and_the_hint_says_when() -> None:
     run = run_of(4)
     steps = run.steps()
     next(steps)
@@ -180,7 +180,7 @@ def test_a_run_has_no_state_within_a_block_and_says_when_it_has() -> None:
     assert (run.num_ahead, run.state_dict()["step"]) == (0, 4)
 
 
-def test_a_run_that_is_taken_up_at_the_end_of_a_block_ends_with_the_same_bits() -> None:
+def test_a_run_that_is_resumed_at_the_end_of_a_block_ends_with_the_same_bits() -> None:
     tables = {"optimizer": OPTIMIZERS["momentum"]}
     whole = run_of(4, **tables)
     states = [whole.state_dict() for step in whole.steps() if step.step in (5, 15)]
@@ -198,7 +198,7 @@ class Fails(Steps):
             raise RuntimeError("no")
 
 
-def test_an_error_within_a_block_tells_that_the_weights_are_ahead() -> None:
+def test_an_error_within_a_block_notes_that_the_weights_are_ahead() -> None:
     with pytest.raises(RuntimeError) as caught:
         run_of(5, plugins={"callbacks.fails": Fails()}).fit()
     assert caught.value.__notes__[-1] == "in epoch 1 of 2, after 2 steps, with weights that are 3 steps ahead"
@@ -208,7 +208,7 @@ def test_an_error_within_a_block_tells_that_the_weights_are_ahead() -> None:
 
 
 class WithBadExample:
-    """Has a target that is infinite, which is in the 7th batch of the first epoch."""
+    """Has an infinite target."""
 
     @hookimpl
     def build_data(self) -> DataSource:
@@ -245,7 +245,7 @@ def test_a_number_that_is_not_finite_fails_in_its_step_with_the_weights_before_i
     torch.testing.assert_close(dict(ours.model.state_dict()), dict(theirs.model.state_dict()), rtol=1e-12, atol=1e-14)
 
 
-def test_the_step_alone_is_left_out_when_it_is_to_be_skipped() -> None:
+def test_only_the_bad_step_is_skipped() -> None:
     (ours, steps), (theirs, same) = bad_run(6, "skip"), bad_run(1, "skip")
     assert ours.fit().warnings == theirs.fit().warnings
     assert steps.losses == pytest.approx(same.losses, rel=1e-12)
@@ -253,7 +253,7 @@ def test_the_step_alone_is_left_out_when_it_is_to_be_skipped() -> None:
     assert sorted(steps.ahead, reverse=True) == [5, 4, 3, 2, 1, *[0] * 7]  # one of the two blocks
 
 
-def test_nothing_is_looked_at_when_it_is_to_be_ignored() -> None:
+def test_nothing_is_checked_with_ignore() -> None:
     run, steps = bad_run(6, "ignore")
     with pytest.raises(NonFiniteError, match=r"train/running_loss is (nan|inf)"):
         run.fit()
@@ -270,7 +270,7 @@ def test_skips_with_good_blocks_between_are_not_in_a_row() -> None:
 
 
 class Quiet:
-    """Has no hook in a step."""
+    """Implements no hook that is called in a step."""
 
     @hookimpl
     def on_epoch_end(self) -> None:
@@ -278,7 +278,7 @@ class Quiet:
 
 
 class Twice:
-    """Has an order of its own, with each example twice, as the sampling plugins have."""
+    """Defines an order with each example twice, like a sampling plugin."""
 
     @hookimpl
     def build_order(self) -> Callable[[int], Tensor]:
@@ -318,14 +318,14 @@ def test_a_learning_rate_that_changes_is_not_compiled_anew(monkeypatch: pytest.M
 
 
 class SetsMomentum(Quiet):
-    """Changes what is a constant of the compiled code."""
+    """Changes a constant of the compiled code."""
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:
         run.optimizer.param_groups[0]["momentum"] = 0.5 + run.epoch / 10
 
 
-def test_options_that_change_are_a_warning_and_each_step_is_taken_by_itself() -> None:
+def test_changed_options_are_a_warning_and_steps_are_taken_one_by_one() -> None:
     tables = {"optimizer": {"use": "sgd", "momentum": 0.9}}
     ours, theirs = (run_of(size, plugins={"callbacks.sets": SetsMomentum()}, **tables) for size in (4, 1))
     ours.fit()
@@ -369,7 +369,7 @@ class InStep:
 
 
 class OwnStep:
-    """Says that it allows what cannot be."""
+    """Allows fused steps although it implements the step."""
 
     allows_fused_steps = True
 
@@ -433,7 +433,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_blocks_cannot_do_is_refused_when_the_run_is_built(name: str) -> None:
+def test_incompatible_runs_are_refused_when_they_are_built(name: str) -> None:
     tables, words = REFUSED[name]
     with pytest.raises(
         ConfigError, match=r"cannot take its steps in blocks \(callbacks.fuse-steps.size = 4\)"
@@ -444,7 +444,7 @@ def test_what_blocks_cannot_do_is_refused_when_the_run_is_built(name: str) -> No
     run_of(1, **tables)
 
 
-def test_all_that_is_in_the_way_is_told_at_once() -> None:
+def test_all_incompatibilities_are_reported_at_once() -> None:
     tables: Any = {"train": {"micro_batch_size": 2}, "optimizer": "rmsprop", "callbacks": {"averaging": {}}}
     with pytest.raises(ConfigError) as caught:
         run_of(4, **tables, plugins={"callbacks.own": InStep()})
@@ -463,7 +463,7 @@ def test_an_accelerator_is_refused() -> None:
 
 
 class Masked(nn.Module):
-    """Draws by a function, not by a layer."""
+    """Draws random numbers in a function, not in a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -513,6 +513,6 @@ def test_who_follows_the_updates_of_the_optimizer_is_refused_when_the_first_bloc
         run_of(4, plugins={"callbacks.follows": Follows()}).fit()
 
 
-def test_a_profile_looks_at_single_steps_alone() -> None:
+def test_a_profile_measures_single_steps() -> None:
     with pytest.raises(ConfigError, match=r"measures single steps, but callback 'fuse-steps' \(hookline 0.1.0\) takes"):
         profile({"callbacks": in_blocks(4)})

@@ -1,4 +1,4 @@
-"""The callback ``halve-micro-batches``: steps that run out of memory are taken again in smaller parts."""
+"""Callback ``halve-micro-batches``: steps that run out of memory are repeated with smaller micro-batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from hookline import ConfigError, DataSource, NonFiniteError, Run, hookimpl
-from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, is_equal, narrow_run, state_of, told_by
+from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, error_of, is_equal, narrow_run, state_of
 
 # ---- halving ---------------------------------------------------------------------------------------------------------
 
@@ -46,11 +46,13 @@ def test_a_run_that_halves_in_its_first_step_is_one_with_that_size_from_the_begi
     halved, small = narrow_run(Narrow(4), HALVE), narrow_run(Narrow(99), {"train.micro_batch_size": 4})
     halved.fit()
     small.fit()
-    ended = [{**state_of(run), "plugins": None} for run in (halved, small)]  # one of them keeps its size as a state
+    ended = [
+        {**state_of(run), "plugins": None} for run in (halved, small)
+    ]  # only one of them has the size in its state
     assert is_equal(*ended)
 
 
-def test_each_halving_warns_once_and_every_plugin_hears_it() -> None:
+def test_each_halving_is_one_warning_to_every_plugin() -> None:
     class Listener:
         heard: list[str]
 
@@ -67,13 +69,13 @@ def test_each_halving_warns_once_and_every_plugin_hears_it() -> None:
     assert model.sizes == [8, 4, 2, *[1] * 40]
 
 
-def test_one_example_that_is_too_much_ends_a_run_that_halves() -> None:
-    error = told_by(narrow_run(Narrow(0), HALVE))
+def test_a_single_example_that_is_too_large_ends_a_run_that_halves() -> None:
+    error = error_of(narrow_run(Narrow(0), HALVE))
     assert "with 1 of 8 examples at once (train.micro_batch_size = 1)" in error.message
     assert "a single example is too large" in str(error.hint)
 
 
-def test_a_plugin_that_draws_while_it_hears_a_warning_changes_nothing() -> None:
+def test_a_plugin_that_draws_in_a_warning_changes_nothing() -> None:
     class Draws:
         @hookimpl
         def on_warning(self) -> None:
@@ -87,7 +89,7 @@ def test_a_plugin_that_draws_while_it_hears_a_warning_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("taken", [1, 2, 4])
-def test_a_run_that_is_taken_up_goes_on_with_the_size_that_was_found(taken: int) -> None:
+def test_a_resumed_run_continues_with_the_size_found(taken: int) -> None:
     whole = narrow_run(Narrow(3, since=1), HALVE)
     whole.fit()
     first = narrow_run(Narrow(3, since=1), HALVE)
@@ -119,16 +121,16 @@ def test_the_size_of_the_config_counts_where_it_is_smaller_or_nothing_is_halved(
         run = narrow_run(Narrow(3), overrides)
         mine = state if "callbacks.halve-micro-batches.use" in overrides else {**state, "plugins": {}}
         run.load_state_dict(mine)
-        list(run.steps())  # plugins load their states when they are started
+        list(run.steps())  # the states of plugins are loaded when they are started
         assert run.micro_batch_size == expected
 
 
 class Token:
-    """Stands for what a graph keeps for its backward pass."""
+    """Stands for the tensors that a graph saves for its backward pass."""
 
 
 class Keeps(torch.autograd.Function):
-    """Gives its input, keeps a token, and fails in the backward pass of more than two examples."""
+    """Returns its input, saves a token, and fails in the backward pass of more than two examples."""
 
     alive: ClassVar[list[weakref.ref[Token]]] = []
 
@@ -145,7 +147,7 @@ class Keeps(torch.autograd.Function):
         return gradients[0]
 
 
-def test_what_a_failed_step_has_kept_is_free_when_it_is_taken_again() -> None:
+def test_memory_of_a_failed_step_is_free_when_it_is_repeated() -> None:
     counts: list[int] = []
 
     class Holds(nn.Linear):
@@ -160,7 +162,7 @@ def test_what_a_failed_step_has_kept_is_free_when_it_is_taken_again() -> None:
             return output
 
     Keeps.alive.clear()
-    gc.disable()  # so that it is the step that frees them
+    gc.disable()  # so that the callback frees them
     try:
         narrow_run(Holds(2, 1), {**HALVE, "train.max_steps": 1}).fit()
     finally:
@@ -177,7 +179,7 @@ def test_halving_is_refused_for_a_step_that_has_no_parts(part: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["fail", "skip"])
-def test_what_is_not_finite_is_found_in_a_step_that_is_taken_again(policy: str) -> None:
+def test_non_finite_values_are_found_in_a_repeated_step(policy: str) -> None:
     inputs = torch.ones(16, 2)
     inputs[13] = float("nan")
     source = DataSource(TensorDataset(inputs, torch.ones(16, 1)), in_features=2, out_features=1)
@@ -247,7 +249,7 @@ def real_lack(policy: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
-def test_a_real_lack_of_memory_is_told_and_halved() -> None:
+def test_a_real_lack_of_memory_is_reported_and_halved() -> None:
     told = real_lack("fail")
     assert told.startswith("out of memory in step 1 (epoch 1) on cpu, with 64 of 64 examples at once")
     assert "DefaultCPUAllocator: can't allocate memory" in told

@@ -195,7 +195,7 @@ def test_a_model_that_cannot_be_one_graph_is_an_error_with_a_hint() -> None:
     run = Run(config, plugins={"model": net})
     with pytest.raises(ContractError, match=r"the steps of a block cannot be compiled .*fuse-steps.size = 2") as caught:
         run.fit()
-    assert "switch fuse-steps off" in (caught.value.hint or "")
+    assert "disable fuse-steps" in (caught.value.hint or "")
 
 
 def test_torch_does_not_count_what_it_compiles_for_one_block_against_another() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from hookline.cli.arguments import (
     words_argument,
 )
 from hookline.cli.completion import script, split_words
-from hookline.cli.fitting import Observers, fit, observing
+from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step_lines
@@ -67,6 +68,7 @@ hookline.lazy = {
 @click.option("--locked", type=click.Path(), metavar="LOCK", help="Reject plugins whose code differs from this lock.")
 @click.option("--overfit", type=click.IntRange(min=1), metavar="N", help="Overfit the first N examples.")
 @click.option("--fast", "is_fast", is_flag=True, help="Run a few batches through every part of the run.")
+@shortcuts_option
 @printing
 @choosing
 @observing
@@ -77,6 +79,7 @@ def train(
     locked: str | None,
     overfit: int | None,
     is_fast: bool,
+    shortcuts: bool,
     observers: Observers,
 ) -> None:
     """Train a model.
@@ -102,8 +105,8 @@ def train(
 
     from hookline.engine.loop.run import Run
 
-    with light_optimizer():
-        run = Run(config, observers=observers.active)
+    with light_optimizer() if shortcuts else nullcontext():
+        run = Run(config, observers=observers.active, shortcuts=shortcuts)
         fit(output, run, observers)
     steps = next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_saved=folder_of(run) is not None)
     for line in steps:

@@ -12,7 +12,7 @@ import click
 from hookline.cli.arguments import ListByDefault, added_callbacks, choosing, local_files, printing, unwanted_callbacks
 from hookline.cli.command import Command
 from hookline.cli.completion import complete_run
-from hookline.cli.fitting import Observers, fit, observing
+from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.output import Output
 from hookline.cli.printing.runs import (
     MAX_CURVES,
@@ -59,6 +59,7 @@ run_argument = click.argument("run", shell_complete=complete_run)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @runs_option
 @click.option("--allow-changed-data", is_flag=True, help="Resume even if the training data changed.")
+@shortcuts_option
 @printing
 @choosing
 @observing
@@ -69,6 +70,7 @@ def resume(
     overrides: Sequence[str],
     parent: Path,
     allow_changed_data: bool,
+    shortcuts: bool,
     observers: Observers,
 ) -> None:
     """Resume RUN from its newest valid checkpoint.
@@ -88,7 +90,7 @@ def resume(
     from hookline.runs.resuming import resume as resume_run
 
     shown = _shown_callbacks(output, catalog)
-    with light_optimizer():
+    with light_optimizer() if shortcuts else contextlib.nullcontext():
         with _note_missing_files(record):
             resumed = resume_run(
                 path,
@@ -97,6 +99,7 @@ def resume(
                 allow_changed_data=allow_changed_data,
                 observers=observers.active,
                 shown=shown,
+                shortcuts=shortcuts,
             )
         if output.json:
             output.event("resume", path=str(path.resolve()), epoch=resumed.epoch, step=resumed.step)

@@ -88,7 +88,7 @@ def load_config(
         plugins: Objects to use instead of named plugins, by table: ``{"model": net, "callbacks.mine": callback}``.
         defaults: Additional defaults, applied on top of Hookline's own and below the source.
         switches: Values that options of a command set, applied between source and overrides: values by dotted key, by
-            option, ``{"--overfit": {"train.max_examples": 10}}``.
+            option, ``{"--fast": {"train.epochs": 2}}``.
         catalog: The plugins that may be named; default: those installed.
         vet: Called with each plugin before it is imported; raises ``PluginError`` to refuse it.
 
@@ -179,8 +179,8 @@ class _Assembly:
             if path[0] not in self._unknown:
                 self._unknown.add(path[0])
                 is_option = path[0] in TrainOptions.__dataclass_fields__
-                hint = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
-                self._fault(f"unknown table {shown(path[0])}", item.location, hint)
+                meant = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
+                self._fault(f"unknown table {shown(path[0])}", item.location, meant)
         elif len(path) > size:
             return label, path[size:]
         elif len(path) < size:

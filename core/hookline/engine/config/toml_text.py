@@ -39,13 +39,7 @@ _SYNTAX = {
     ("Illegal", "Found invalid"): ("this character is not allowed here", "remove it"),
 }
 _INSTEAD = {"true": "write true", "false": "write false"} | dict.fromkeys(("none", "null"), "omit the key")
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -140,11 +134,10 @@ def parse_value(text: str) -> Any:
 
 def _bare_value(text: str) -> Any:
     """Return a number or a boolean, or else the text itself."""
-    try:
-        value = text if "#" in text else scalar(text)
-    except tomli.TOMLDecodeError:
-        value = text
-    if isinstance(value, datetime.date | datetime.time):
+    value: Any = text
+    with contextlib.suppress(tomli.TOMLDecodeError):
+        value = scalar(text)
+    if "#" in text or isinstance(value, datetime.date | datetime.time):
         value = text
     what, _ = objection(value, text.strip(" \t"))
     if what:
@@ -163,7 +156,7 @@ def read_file(path: Path) -> Document:
         status = path.stat()
         # Checked before opening, which fails for a socket and can have effects on a device.
         if not stat.S_ISREG(status.st_mode):
-            raise _unreadable(source, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file")
+            raise _unreadable(source, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
         if status.st_size > MAX_BYTES:
             raise _unreadable(source, f"it has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
         data = files.read_file(Path(os.path.realpath(path)), MAX_BYTES)
@@ -214,9 +207,7 @@ def _syntax_fault(scan: Scan, error: tomli.TOMLDecodeError) -> Fault:
     start, end = error.pos, error.pos + 1
     if error.msg.startswith(_ESCAPE):  # tomli's position is after it
         start, end = scan.text.rfind("\\", 0, error.pos), error.pos
-    elif error.msg.startswith(
-        _UNCLOSED
-    ):  # tomli's position is where the string cannot continue, perhaps the end of the file
+    elif error.msg.startswith(_UNCLOSED):  # tomli's position is anywhere after the string begins
         start, end = scan.stopped_at, scan.stopped_at + 1
     known = (ours for beginnings, ours in _SYNTAX.items() if error.msg.startswith(beginnings))
     message, hint = next(known, (error.msg, None))
@@ -232,10 +223,8 @@ def _bad_value(scan: Scan, pos: int, stops: str) -> Fault:
     hint = f"write text in quotes: {quote}{shortened(word)}{quote}"
     if word[0] in "+-.0123456789":
         hint = f"write a number like 5000, 0.5 or 1e-3; {hint}"
-    hint = _INSTEAD.get(word.lower(), hint)
-    return Fault(
-        f"{shortened(word)} is not a valid value: expected a number, true, false or text in quotes", location, hint
-    )
+    message = f"{shortened(word)} is not a valid value: expected a number, true, false or text in quotes"
+    return Fault(message, location, _INSTEAD.get(word.lower(), hint))
 
 
 def _set_twice(scan: Scan, path: KeyPath, key: Span) -> Fault:

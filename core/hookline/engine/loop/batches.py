@@ -203,12 +203,12 @@ class Batches:
         except RuntimeError as error:
             if not str(error).startswith("DataLoader timed out"):
                 raise
-            what = f"the {self._name}"
+            awaited = f"the {self._name}"
             if not self._is_stream:
                 # The workers take turns.
                 worker = (number - start) % self._reading.num_workers
-                what = f"{name_examples(self.indices(epoch, number))} of {what} from worker {worker}"
-            message = f"waited {self._reading.worker_timeout_s:g} s (train.worker_timeout_s) for {what}"
+                awaited = f"{name_examples(self.indices(epoch, number))} of {awaited} from worker {worker}"
+            message = f"waited {self._reading.worker_timeout_s:g} s (train.worker_timeout_s) for {awaited}"
             raise DataError(message, hint="check what the dataset waits for, or increase the limit") from error
 
     def _rows(self, epoch: int, start: int) -> Iterator[Rows]:

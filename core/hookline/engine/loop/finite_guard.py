@@ -117,14 +117,14 @@ class FiniteGuard:
         step = 0 if self._is_waiting else int(self._first_bad)
         if not step:
             return
-        num_steps, what = self._position.step, f"a loss or gradient is not finite in step {step}"
+        num_steps, problem = self._position.step, f"a loss or gradient is not finite in step {step}"
         if self._policy == "skip":
             self._first_bad.zero_()
-            self._run.warn(f"{what}, found after step {num_steps}: on an accelerator its update was not skipped")
+            self._run.warn(f"{problem}, found after step {num_steps}: on an accelerator its update was not skipped")
             return
         is_before = self._has_held or step == num_steps + 1  # within a step, this is called before the update
         when = "before the weights were touched" if is_before else f"found after {num_steps} steps"
-        raise self._error(f"{what}, {when}", step)
+        raise self._error(f"{problem}, {when}", step)
 
     def note_finite_update(self) -> None:
         """Record an update whose values were found finite elsewhere."""
@@ -152,24 +152,24 @@ class FiniteGuard:
         if self._position.step % _STRIDE == 0:
             self.look()
 
-    def _refused(self, what: str, batch: Any) -> bool:
+    def _refused(self, problem: str, batch: Any) -> bool:
         step = self._position.step + 1
         self._num_skips += 1
         where = f"in step {step} (epoch {self._position.epoch})"
         if self._policy == "skip" and self._num_skips < _MAX_SKIPS:
             self.has_skipped = True
             if self._num_skips <= 3:
-                self._run.warn(f"{what} {where}: the step was skipped")
+                self._run.warn(f"{problem} {where}: the step was skipped")
             return False
         first = _first_bad_output(self._run.model, batch[0]) if batch is not None else ""
-        raise self._error(f"{what} {where}, before the weights were touched{first}", step)
+        raise self._error(f"{problem} {where}, before the weights were touched{first}", step)
 
-    def _error(self, what: str, step: int) -> NonFiniteError:
+    def _error(self, problem: str, step: int) -> NonFiniteError:
         indices = self._position.indices(step)
         shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
         examples = f"; its examples are {shown}" if indices else ""
         return NonFiniteError(
-            f"{what}{examples}; the seed is {self._position.seed}",
+            f"{problem}{examples}; the seed is {self._position.seed}",
             epoch=self._position.epoch_of(step),
             step=step,
             indices=indices,

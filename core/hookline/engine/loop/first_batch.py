@@ -23,7 +23,7 @@ _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss
 def try_what_fits(
     batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int = 0
 ) -> None:
-    """Try a batch, or the part of it that fits into memory; a step that does not fit has an error of its own.
+    """Try a batch, or the part of it that fits into memory; a step that does not fit has its own error.
 
     Args:
         batch: The first batch; None if there is none.

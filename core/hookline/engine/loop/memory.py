@@ -1,6 +1,6 @@
 """Out-of-memory errors: where, how many examples, which option to change.
 
-Not every such error has a type of its own, so some are recognized by their message.
+Not every such error has its own type, so some are recognized by their message.
 """
 
 from __future__ import annotations

@@ -105,19 +105,19 @@ class Failure:
         cause: The error.
     """
 
-    def __init__(self, what: str, error: Exception, how: str = "") -> None:
+    def __init__(self, subject: str, error: Exception, how: str = "") -> None:
         worker = get_worker_info()
         where = f" (worker {worker.id})" if worker else ""
         reported = error if isinstance(error, HooklineError) else HooklineError(f"{type(error).__name__}: {error}")
-        self._words = what, f"cannot be read{how}{where}: {reported.message}"
+        self._words = subject, f"cannot be read{how}{where}: {reported.message}"
         self._hint, self._faults = reported.hint, reported.faults
         text = "".join(traceback.format_exception(error))
         self.cause = _WorkerTraceback(f"\n{text}") if worker else error
 
     def as_error(self, name: str) -> DataError:
         """Return the error to raise; ``name`` is the name of the dataset."""
-        what, problem = self._words
-        return DataError(f"{what} of the {name} {problem}", hint=self._hint, faults=self._faults)
+        subject, problem = self._words
+        return DataError(f"{subject} of the {name} {problem}", hint=self._hint, faults=self._faults)
 
 
 def lost_worker(error: BaseException) -> DataError | None:

@@ -111,8 +111,7 @@ class Host:
 
         It is meant for each step: it omits pluggy's handling of results and wrappers.
         """
-        impls = reversed(getattr(self._manager.hook, hook).get_hookimpls())
-        calls = [(impl.function, impl.argnames) for impl in impls]
+        calls = [(impl.function, impl.argnames) for impl in self._impls(hook)]
 
         def call(**arguments: Any) -> None:
             for function, names in calls:
@@ -133,8 +132,7 @@ class Host:
 
         Each comes with a flag that is True for a wrapper.
         """
-        impls = reversed(getattr(self._manager.hook, hook).get_hookimpls())
-        return [(impl.plugin.member, impl.wrapper) for impl in impls if impl.plugin.member in self.members]
+        return [(impl.plugin.member, impl.wrapper) for impl in self._impls(hook) if impl.plugin.member in self.members]
 
     def is_implemented(self, hook: str) -> bool:
         """Whether a plugin implements ``hook`` other than as a wrapper."""
@@ -208,10 +206,14 @@ class Host:
 
     def _each(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[_Half, Callable[[], Any]]]:
         """Yield each implementation of ``hook`` except wrappers, in pluggy's order, with a function that calls it."""
-        for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+        for impl in self._impls(hook):
             if impl.plugin.member in self.members and not impl.wrapper:
                 values = [arguments.get(name) for name in impl.argnames]
                 yield impl.plugin, functools.partial(impl.function, *values)
+
+    def _impls(self, hook: str) -> Iterator[Any]:
+        """Yield the implementations of ``hook`` in the order of the calls."""
+        yield from reversed(getattr(self._manager.hook, hook).get_hookimpls())
 
 
 def _in_one_line(error: Exception) -> str:

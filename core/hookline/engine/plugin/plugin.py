@@ -95,15 +95,6 @@ class Plugin:
         if not has_hooks(self.target):
             return self._component_builder(values)
         self._check_hooks()
-        return self._construct(values)
-
-    def error(self, message: str, *, hint: str | None = None, faults: tuple[Fault, ...] = ()) -> PluginError:
-        """Return a ``PluginError`` that names this plugin and its distribution."""
-        if self.entry:
-            return self.entry.error(message, hint=hint, faults=faults)
-        return PluginError(message, plugin=f"{self.kind} {self.name!r}", hint=hint, faults=faults)
-
-    def _construct(self, values: Mapping[str, Any]) -> object:
         if not inspect.isclass(self.target):
             return self.target
         try:
@@ -112,6 +103,12 @@ class Plugin:
             raise
         except (Exception, SystemExit) as error:
             raise self.error(f"{self} cannot be created: {describe_error(error)}") from error
+
+    def error(self, message: str, *, hint: str | None = None, faults: tuple[Fault, ...] = ()) -> PluginError:
+        """Return a ``PluginError`` that names this plugin and its distribution."""
+        if self.entry:
+            return self.entry.error(message, hint=hint, faults=faults)
+        return PluginError(message, plugin=f"{self.kind} {self.name!r}", hint=hint, faults=faults)
 
     def _component_builder(self, values: Mapping[str, Any]) -> object:
         """Return an object whose only hook returns the component: the target, or the result of calling it."""

@@ -1,4 +1,4 @@
-"""Any config, any words, any lock: read, or told as a fault; and what is written down is read as it was."""
+"""Fuzz tests of configs, overrides and locks: read, or reported as faults; written configs are read unchanged."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hookline.engine.config.toml_positions import HIDDEN_IN_TEXT, MAX_DEPTH, MAX
 from hookline.runs import complete_toml, read_lock
 from reliability.fuzz_targets import TARGETS, check_error, same_config
 
-# Each example has files of its own name, so that a folder can be shared.
+# Each example writes files with unique names, so that a folder can be shared.
 quick = settings(
     derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
 def soup(*names: str) -> st.SearchStrategy[bytes]:
-    """Bytes made of pieces of good files, of words that mean something, and of any bytes."""
+    """Bytes composed of pieces of valid files, of meaningful words and of arbitrary bytes."""
     targets = [TARGETS[name] for name in names]
     pieces = [piece for target in targets for seed in target.seeds for piece in seed.splitlines(keepends=True)]
     words = [word.encode() for target in targets for word in target.words]
@@ -50,34 +50,34 @@ def soup(*names: str) -> st.SearchStrategy[bytes]:
     return st.lists(part, max_size=12).map(b"".join)
 
 
-# ---- anything at all -------------------------------------------------------------------------------------------------
+# ---- any input -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["config", "overrides", "lock"])
-def test_the_bytes_that_the_fuzzer_begins_with_hold(name: str, tmp_path: Path) -> None:
+def test_the_seeds_of_the_fuzzer_pass(name: str, tmp_path: Path) -> None:
     for seed in TARGETS[name].seeds:
         TARGETS[name].fuzz(seed, tmp_path)
 
 
 @quick
 @given(data=soup("config"))
-def test_any_bytes_are_a_config_that_is_written_down_as_it_is_or_a_told_fault(data: bytes, tmp_path: Path) -> None:
+def test_any_bytes_are_a_config_that_is_written_unchanged_or_a_reported_fault(data: bytes, tmp_path: Path) -> None:
     TARGETS["config"].fuzz(data, tmp_path)
 
 
 @quick
 @given(data=soup("overrides", "config"))
-def test_any_words_are_overrides_or_told_faults(data: bytes, tmp_path: Path) -> None:
+def test_any_words_are_overrides_or_reported_faults(data: bytes, tmp_path: Path) -> None:
     TARGETS["overrides"].fuzz(data, tmp_path)
 
 
 @quick
 @given(data=soup("lock", "state"))
-def test_any_bytes_are_a_lock_or_a_told_fault(data: bytes, tmp_path: Path) -> None:
+def test_any_bytes_are_a_lock_or_a_reported_fault(data: bytes, tmp_path: Path) -> None:
     TARGETS["lock"].fuzz(data, tmp_path)
 
 
-# ---- what is written down is read as it was --------------------------------------------------------------------------
+# ---- written configs -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -172,11 +172,11 @@ def test_a_number_that_is_not_finite_is_left_out_of_a_complete_config(value: flo
     assert f"# number = {value}" in complete_toml(config)
 
 
-# ---- much of it ------------------------------------------------------------------------------------------------------
+# ---- large inputs ----------------------------------------------------------------------------------------------------
 
 
-def told_of(source: Any, words: Any = ()) -> ConfigError:
-    """Return what is told of a config, after it was checked that it takes seconds at most and is of bounded length."""
+def error_of(source: Any, words: Any = ()) -> ConfigError:
+    """Return the error of a config, after checks that it takes at most seconds and has a bounded length."""
     begin = time.perf_counter()
     with pytest.raises(ConfigError) as caught:
         load_config(source, words)
@@ -193,9 +193,9 @@ MANY = {
 
 
 @pytest.mark.parametrize("text", MANY.values(), ids=MANY)
-def test_of_thousands_of_faults_the_first_are_told_and_the_rest_counted(text: str, tmp_path: Path) -> None:
+def test_of_thousands_of_faults_the_first_are_reported_and_the_rest_counted(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(text)
-    error = told_of(tmp_path / "run.toml")
+    error = error_of(tmp_path / "run.toml")
     count = text.count("\n") - text.count("[train]")
     assert error.message == f"the configuration has {count:,} faults"
     assert len(error.faults) == MAX_FAULTS + 1
@@ -210,14 +210,14 @@ def test_thousands_of_callbacks_are_a_config(tmp_path: Path) -> None:
     assert time.perf_counter() - begin < 15
 
 
-def test_more_keys_than_anyone_writes_are_refused_as_such(tmp_path: Path) -> None:
+def test_more_keys_than_the_limit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("".join(f'[callbacks.c{number}]\nuse = "x"\n' for number in range(10_000)))
-    assert "there are more than 20,000 keys and values" in str(told_of(tmp_path / "run.toml"))
+    assert "there are more than 20,000 keys and values" in str(error_of(tmp_path / "run.toml"))
 
 
 @pytest.mark.parametrize("start", ["model.hidden", "callbacks", "callbacks.c", "train", "x"])
 def test_a_key_of_twenty_thousand_parts_is_refused(start: str) -> None:
-    error = told_of(None, [f"{start}{'.a' * 20_000}=1", "model=mlp"])
+    error = error_of(None, [f"{start}{'.a' * 20_000}=1", "model=mlp"])
     assert error.faults[0].message == f"this key has more than {MAX_DEPTH} parts"
 
 
@@ -232,11 +232,11 @@ def test_a_key_of_twenty_thousand_parts_is_refused(start: str) -> None:
     ],
     ids=["value", "key", "no value", "brackets", "table"],
 )
-def test_a_word_of_a_megabyte_is_told_in_a_few_lines(word: str) -> None:
-    assert len(str(told_of(None, [word]))) < 10_000
+def test_a_word_of_a_megabyte_is_reported_in_a_few_lines(word: str) -> None:
+    assert len(str(error_of(None, [word]))) < 10_000
 
 
-def test_a_lock_is_read_through_a_link_and_nothing_is_waited_for(tmp_path: Path) -> None:
+def test_a_lock_is_read_through_a_link_and_without_waiting(tmp_path: Path) -> None:
     (tmp_path / "real.lock").write_bytes(TARGETS["lock"].seeds[0])
     (tmp_path / "run.lock").symlink_to("real.lock")
     assert read_lock(tmp_path / "run.lock").hookline == "0.1.0"

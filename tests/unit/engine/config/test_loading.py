@@ -1,4 +1,4 @@
-"""Layers of values -> one complete config, in which each value knows its origin, or every fault of it at once."""
+"""Tests of loading a config: layers, origins, paths, objects from Python, and all faults at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WriteConfig = Callable[[str], Path]
 
 @dataclass
 class Chatty:
-    """A callback with options of several sorts."""
+    """A callback with options of several types."""
 
     level: int = 1
     where: Path = Path("log.txt")
@@ -48,7 +48,7 @@ class Needy:
 
 @dataclass
 class Greedy:
-    """A callback with an option of a name that is taken."""
+    """A callback with an option that has a reserved name."""
 
     use: str = ""
 
@@ -94,12 +94,12 @@ def labels(config: RunConfig) -> list[str]:
 
 
 def origins(setting: Setting | None) -> list[tuple[Any, str]]:
-    """Return value and origin of a setting, of what it overrode, and so on."""
+    """Return value and origin of a setting, of the setting that it overrode, and so on."""
     return [] if setting is None else [(setting.value, str(setting.origin)), *origins(setting.overrode)]
 
 
 def faults_of(*arguments: Any, **more: Any) -> list[str]:
-    """Return each fault of a config as it is told."""
+    """Return each fault of a config as text."""
     with pytest.raises(ConfigError) as caught:
         load_config(*arguments, **more)
     return [str(fault) for fault in caught.value.faults]
@@ -150,13 +150,13 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(
     assert (config.train.epochs, config.train.seed) == (6, 7)
 
 
-def test_values_given_from_python_say_so_and_overrides_win_over_the_source(catalog_with: MakeCatalog) -> None:
+def test_values_from_python_have_that_origin_and_overrides_win_over_the_source(catalog_with: MakeCatalog) -> None:
     config = load_config({"train": {"epochs": 5}}, {"train.epochs": 6, "optimizer.lr": 1}, catalog=catalog_with())
     assert origins(config.settings["train.epochs"]) == [(6, "python"), (5, "python")]
     assert options_of(config, "optimizer")["lr"] == 1.0
 
 
-def test_what_an_option_of_a_command_stands_for_lies_between_source_and_overrides(catalog_with: MakeCatalog) -> None:
+def test_values_of_an_option_of_a_command_are_applied_between_source_and_overrides(catalog_with: MakeCatalog) -> None:
     switches = {"--one": {"train.epochs": 5, "train.seed": 5}, "--two": {"train.seed": 7}}
     config = load_config({"train": {"epochs": 4}}, ["train.seed=8"], switches=switches, catalog=catalog_with())
     assert origins(config.settings["train.epochs"]) == [(5, "--one"), (4, "python")]
@@ -204,7 +204,7 @@ def test_a_plugins_bare_name_stands_for_its_table(source: Mapping[str, Any], cat
     assert load_config(None, ["optimizer=adamw"], catalog=catalog_with()).plugins[3].plugin.name == "adamw"
 
 
-def test_naming_another_plugin_drops_the_options_of_the_one_before(
+def test_naming_another_plugin_discards_the_options_of_the_previous_one(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write("[optimizer]\nuse = 'sgd'\nlr = 0.1\nmomentum = 0.9\n")
@@ -223,7 +223,7 @@ def test_naming_the_same_plugin_again_keeps_its_options(write: WriteConfig, cata
 @pytest.mark.parametrize(
     "words", [["optimizer=adam", "optimizer.lr=0.5"], ["optimizer.lr=0.5", "optimizer=adam"]], ids=str
 )
-def test_options_beside_a_new_name_belong_to_it_whichever_comes_first(
+def test_options_in_the_layer_of_a_new_name_belong_to_it_whichever_comes_first(
     words: list[str], catalog_with: MakeCatalog
 ) -> None:
     config = load_config({"optimizer": {"lr": 0.1}}, words, catalog=catalog_with())
@@ -231,7 +231,7 @@ def test_options_beside_a_new_name_belong_to_it_whichever_comes_first(
     assert options_of(config, "optimizer")["lr"] == 0.5
 
 
-def test_a_default_is_taken_as_it_is_even_where_a_config_could_not_give_it(catalog_with: MakeCatalog) -> None:
+def test_a_default_is_used_unchanged_even_if_a_config_could_not_set_it(catalog_with: MakeCatalog) -> None:
     config = load_config({"model": "net"}, catalog=catalog_with(NET))
     assert options_of(config, "model") == {"width": 3, "depth": None, "sizes": None}
     (fault,) = faults_of({"model": {"use": "net", "depth": None}}, catalog=catalog_with(NET))
@@ -254,7 +254,7 @@ def test_a_whole_table_may_be_an_override(overrides: Any, catalog_with: MakeCata
     assert options_of(config, "callbacks.early-stopping")["patience"] == 7
 
 
-def test_options_may_stand_before_use_in_a_table(write: WriteConfig, catalog_with: MakeCatalog) -> None:
+def test_options_may_precede_use_in_a_table(write: WriteConfig, catalog_with: MakeCatalog) -> None:
     config = load_config(write("[optimizer]\nlr = 0.5\nuse = 'adam'\n"), catalog=catalog_with())
     assert options_of(config, "optimizer")["lr"] == 0.5
 
@@ -278,7 +278,7 @@ def test_only_the_plugins_that_are_named_are_imported(catalog_with: MakeCatalog,
 # ---- callbacks -------------------------------------------------------------------------------------------------------
 
 
-def test_a_callbacks_table_means_the_plugin_of_its_own_name_unless_it_says_otherwise(
+def test_a_callbacks_table_names_the_plugin_of_its_own_name_unless_it_has_use(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write("[callbacks.chatty]\n[callbacks.best]\nuse = 'chatty'\nlevel = 2\n[callbacks]\nthird = 'chatty'\n")
@@ -292,7 +292,7 @@ def test_a_callbacks_table_means_the_plugin_of_its_own_name_unless_it_says_other
     assert origins(config.settings["callbacks.chatty.use"]) == [("chatty", f"{path}:1")]
 
 
-def test_callbacks_stand_in_the_order_in_which_they_are_first_named(
+def test_callbacks_are_in_the_order_in_which_they_are_first_named(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write("[callbacks.chatty]\n[callbacks.json-lines]\n")
@@ -335,7 +335,7 @@ def test_a_default_callback_can_be_switched_off_in_a_file_and_on_again(
     assert labels(config)[4:] == ["callbacks.chatty"]
 
 
-def test_naming_another_plugin_for_a_callbacks_table_drops_the_options_of_the_one_before(
+def test_naming_another_plugin_for_a_callbacks_table_discards_the_options_of_the_previous_one(
     catalog_with: MakeCatalog,
 ) -> None:
     source = {"callbacks": {"chatty": {"level": 5}}}
@@ -345,7 +345,7 @@ def test_naming_another_plugin_for_a_callbacks_table_drops_the_options_of_the_on
 
 
 @pytest.mark.parametrize("source", [{"model": "off"}, {"model": {"use": "off"}}])
-def test_what_a_run_cannot_do_without_cannot_be_switched_off(
+def test_a_plugin_that_every_run_needs_cannot_be_switched_off(
     source: Mapping[str, Any], catalog_with: MakeCatalog
 ) -> None:
     (fault,) = faults_of(source, catalog=catalog_with())
@@ -361,7 +361,7 @@ def test_a_relative_path_in_a_file_starts_at_the_files_folder(write: WriteConfig
     assert options_of(config, "data")["path"] == path.parent / "tables/a.csv"
 
 
-def test_a_relative_path_on_the_command_line_or_from_python_stays_as_it_is(
+def test_a_relative_path_on_the_command_line_or_from_python_is_unchanged(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write("[data]\nuse = 'csv'\npath = 'a.csv'\ntarget = 'y'\n")
@@ -370,7 +370,7 @@ def test_a_relative_path_on_the_command_line_or_from_python_stays_as_it_is(
     assert options_of(config, "data")["path"] == Path("c.csv")
 
 
-def test_a_path_that_is_a_default_stays_as_it_is(write: WriteConfig, catalog_with: MakeCatalog) -> None:
+def test_a_path_that_is_a_default_is_unchanged(write: WriteConfig, catalog_with: MakeCatalog) -> None:
     config = load_config(write("[callbacks.chatty]\n"), catalog=catalog_with(CHATTY))
     assert options_of(config, "callbacks.chatty")["where"] == Path("log.txt")
 
@@ -394,7 +394,7 @@ def test_a_table_within_an_option_is_changed_key_by_key(write: WriteConfig, cata
     ]
 
 
-def test_a_table_within_an_option_given_whole_takes_the_place_of_the_one_before(catalog_with: MakeCatalog) -> None:
+def test_a_table_within_an_option_given_whole_replaces_the_previous_one(catalog_with: MakeCatalog) -> None:
     config = load_config(
         {"model": {"sizes": {"b": 2}}, "callbacks": {"chatty": {"colors": {"blue": 2}}}},
         defaults={"model": {"use": "net", "sizes": {"a": 1}}, "callbacks": {"chatty": {"colors": {"red": 1}}}},
@@ -413,7 +413,7 @@ def test_changing_a_table_within_an_option_leaves_the_given_mapping_alone(catalo
 # ---- objects instead of names ----------------------------------------------------------------------------------------
 
 
-def test_objects_stand_in_the_place_of_named_plugins(catalog_with: MakeCatalog) -> None:
+def test_objects_replace_named_plugins(catalog_with: MakeCatalog) -> None:
     net, chatty = Net(), Chatty(level=9)
     config = load_config(
         {"model": {"use": "mlp", "hidden": [3]}},
@@ -433,12 +433,12 @@ def test_a_class_given_from_python_is_called_by_its_own_name(catalog_with: MakeC
     assert options_of(config, "model") == {"width": 3, "depth": None, "sizes": None}
 
 
-def test_a_name_may_be_given_in_the_place_of_an_object(catalog_with: MakeCatalog) -> None:
+def test_a_name_may_be_given_instead_of_an_object(catalog_with: MakeCatalog) -> None:
     config = load_config(plugins={"optimizer": "adam"}, catalog=catalog_with())
     assert config.plugins[3].plugin.name == "adam"
 
 
-def test_objects_for_tables_that_take_none_are_faults(catalog_with: MakeCatalog) -> None:
+def test_objects_for_tables_without_a_plugin_are_faults(catalog_with: MakeCatalog) -> None:
     given = {"modle": Net(), "train": Net(), "callbacks.x": 5}
     assert faults_of(plugins=given, catalog=catalog_with()) == [
         "'modle' is not a plugin table\n  = did you mean 'model'?",
@@ -448,7 +448,7 @@ def test_objects_for_tables_that_take_none_are_faults(catalog_with: MakeCatalog)
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, None, 5, [1], True])
-def test_plain_values_in_a_mapping_are_no_plugins(value: Any, catalog_with: MakeCatalog) -> None:
+def test_plain_values_in_a_mapping_are_not_plugins(value: Any, catalog_with: MakeCatalog) -> None:
     (fault,) = faults_of({"model": {"use": value}}, catalog=catalog_with())
     assert fault.startswith("'model.use': ")
     assert "expected a plugin name, got " in fault
@@ -480,7 +480,7 @@ def test_nothing_is_coerced(word: str, expected: str, catalog_with: MakeCatalog)
     assert f"\n   | {word}\n" in fault
 
 
-def test_every_fault_of_a_config_is_told_at_once_with_place_and_nearest_name(
+def test_every_fault_of_a_config_is_reported_at_once_with_position_and_nearest_name(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write(
@@ -557,7 +557,7 @@ unknown key 'train.batchsize': the loop has no such option
   --> {path}:6:7
   6 | use = "csv"
     |       ^^^^^
-  = it takes a path: the file
+  = it takes a path: the CSV or Parquet file
 
 'model.hidden': expected a list of integers >= 1, got [64, 0] (at hidden[1])
   --> {path}:11:10
@@ -593,7 +593,9 @@ def test_one_fault_is_counted_as_one(catalog_with: MakeCatalog) -> None:
     )
 
 
-def test_an_unknown_key_of_a_plugin_without_options_says_that_it_has_none(catalog_with: MakeCatalog) -> None:
+def test_for_an_unknown_key_of_a_plugin_without_options_the_hint_says_that_it_has_none(
+    catalog_with: MakeCatalog,
+) -> None:
     assert faults_of({"loss": {"delta": 1}}, catalog=catalog_with()) == [
         (
             "unknown key 'loss.delta': loss 'mse' (hookline 0.1.0) has no such option\n"
@@ -645,7 +647,7 @@ def test_a_missing_option_points_at_the_latest_mention_of_its_table(
         ({"callbacks": {"nothing": {}}}, "no callback plugin named 'nothing' is installed"),
     ],
 )
-def test_what_is_no_table_key_or_plugin_is_a_fault(
+def test_an_invalid_table_key_or_plugin_is_a_fault(
     source: Mapping[str, Any], message: str, catalog_with: MakeCatalog
 ) -> None:
     faults = faults_of(source, catalog=catalog_with(CHATTY))
@@ -662,7 +664,7 @@ def test_code_cannot_be_named_only_plugins(name: str, catalog_with: MakeCatalog)
 
 
 @pytest.mark.parametrize("word", ["nonsense", "=5", ".epochs=5", "train.=5", "train..epochs=5", ""])
-def test_a_word_that_is_no_override_is_a_fault(word: str, catalog_with: MakeCatalog) -> None:
+def test_a_word_that_is_not_an_override_is_a_fault(word: str, catalog_with: MakeCatalog) -> None:
     (fault,) = faults_of(None, [word], catalog=catalog_with())
     assert fault.startswith(f"{word!r} is not an override")
     assert fault.endswith("= write KEY=VALUE, for example train.epochs=5")
@@ -708,7 +710,7 @@ def test_an_ambiguous_name_is_a_plugin_error_naming_both_distributions_and_the_p
     assert caught.value.plugin == "model 'net'"
 
 
-def test_several_plugins_that_cannot_be_used_are_told_at_once(catalog_with: MakeCatalog) -> None:
+def test_several_plugins_that_cannot_be_used_are_reported_at_once(catalog_with: MakeCatalog) -> None:
     with pytest.raises(PluginError) as caught:
         load_config({"model": "broken", "callbacks": {"gone": {}}}, catalog=catalog_with(BROKEN, GONE))
     assert caught.value.message == "2 plugins cannot be used"
@@ -721,7 +723,7 @@ def test_several_plugins_that_cannot_be_used_are_told_at_once(catalog_with: Make
     ]
 
 
-def test_faults_of_the_config_and_of_plugins_are_told_together(catalog_with: MakeCatalog) -> None:
+def test_faults_of_the_config_and_of_plugins_are_reported_together(catalog_with: MakeCatalog) -> None:
     faults = faults_of({"model": "broken", "optimizer": {"lrr": 1}}, catalog=catalog_with(BROKEN))
     assert [fault.partition(":")[0] for fault in faults] == [
         "unknown key 'optimizer.lrr'",
@@ -734,7 +736,7 @@ def test_options_of_a_plugin_that_cannot_be_imported_are_no_further_faults(catal
         load_config({"model": {"use": "broken", "anything": 1}}, catalog=catalog_with(BROKEN))
 
 
-# ---- which plugins may be used ---------------------------------------------------------------------------------------
+# ---- rules -----------------------------------------------------------------------------------------------------------
 
 ZETA_NET = Entry("model", "net", f"{__name__}:Net", "zeta", "0.1")
 
@@ -746,7 +748,7 @@ def test_rules_have_values_and_origins_like_any_others(catalog_with: MakeCatalog
     assert str(config.settings["plugins.require"].origin) == "default of [plugins]"
 
 
-def test_a_plugin_that_the_rules_forbid_is_refused_with_the_place_of_its_name(
+def test_a_plugin_that_the_rules_forbid_is_refused_with_the_position_of_its_name(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write("model = 'net'\n[plugins]\ndeny = ['Acme']\n")
@@ -764,14 +766,14 @@ def test_a_denied_distribution_no_longer_makes_a_name_ambiguous(catalog_with: Ma
 
 
 @pytest.mark.parametrize("rules", [{"deny": "acme"}, {"alow": []}, {"require": ["acme>>1"]}, {"allow": ["a", 3]}])
-def test_where_the_rules_are_wrong_nothing_is_imported(catalog_with: MakeCatalog, rules: dict[str, Any]) -> None:
+def test_if_the_rules_are_invalid_nothing_is_imported(catalog_with: MakeCatalog, rules: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config({"model": "broken", "plugins": rules}, catalog=catalog_with(BROKEN))
     assert "plugins." in str(caught.value)
     assert "no_such_module" not in str(caught.value)
 
 
-def test_what_is_required_and_not_installed_is_told_at_once_before_any_import(
+def test_all_unmet_requirements_are_reported_at_once_before_any_import(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write("model = 'broken'\n[plugins]\nrequire = ['pytest<2', 'no-such-distribution', 'torch']\n")
@@ -785,7 +787,7 @@ def test_what_is_required_and_not_installed_is_told_at_once_before_any_import(
     assert str(caught.value.faults[0].location) == f"{path}:3:11"
 
 
-def test_another_distribution_with_the_name_of_a_default_changes_no_run_that_does_not_name_it(
+def test_another_distribution_with_the_name_of_a_default_changes_only_runs_that_name_it(
     catalog_with: MakeCatalog,
 ) -> None:
     rival = Entry("model", "linear", f"{__name__}:Net", "zeta", "0.1")
@@ -809,10 +811,10 @@ def test_the_plugins_that_a_config_names_are_found_without_an_import(catalog_wit
         named_entries({"lodel": "x"}, catalog=catalog_with())
 
 
-# ---- what an error of a callback does --------------------------------------------------------------------------------
+# ---- on_error --------------------------------------------------------------------------------------------------------
 
 
-def test_what_an_error_of_a_callback_does_is_a_choice_with_an_origin(catalog_with: MakeCatalog) -> None:
+def test_on_error_is_a_setting_with_an_origin(catalog_with: MakeCatalog) -> None:
     config = load_config({"callbacks": {"chatty": {"on_error": "warn"}}}, catalog=catalog_with(CHATTY))
     assert [choice.on_error for choice in config.plugins] == ["fail", "fail", "fail", "fail", "warn"]
     assert str(config.settings["callbacks.chatty.on_error"].origin) == "python"
@@ -823,13 +825,13 @@ def test_what_an_error_of_a_callback_does_is_a_choice_with_an_origin(catalog_wit
 def test_a_callback_that_does_more_than_observe_cannot_be_tolerated(catalog_with: MakeCatalog) -> None:
     words = ["callbacks.early-stopping.on_error=warn", "callbacks.chatty.on_error=ignore", "model.on_error=warn"]
     (stopping, chatty, model) = sorted(faults_of(None, words, catalog=catalog_with(CHATTY)))[:3]
-    told = "\n".join([stopping, chatty, model])
-    assert "'callbacks.chatty.on_error': expected one of 'fail', 'warn', got 'ignore'" in told
-    assert "callback 'early-stopping' (hookline 0.1.0) does not only observe: it implements 'build_step'" in told
-    assert "unknown key 'model.on_error'" in told
+    text = "\n".join([stopping, chatty, model])
+    assert "'callbacks.chatty.on_error': expected one of 'fail', 'warn', got 'ignore'" in text
+    assert "callback 'early-stopping' (hookline 0.1.0) does not only observe: it implements 'build_step'" in text
+    assert "unknown key 'model.on_error'" in text
 
 
-def test_a_plugin_cannot_have_an_option_with_a_name_that_every_table_has(catalog_with: MakeCatalog) -> None:
+def test_a_plugin_cannot_have_an_option_with_a_reserved_name(catalog_with: MakeCatalog) -> None:
     entry = Entry("callback", "greedy", f"{__name__}:Greedy", "acme", "1.2")
     with pytest.raises(PluginError, match="has an option 'use', a reserved key"):
         load_config({"callbacks": {"greedy": {}}}, catalog=catalog_with(entry))
@@ -854,10 +856,10 @@ def test_an_object_given_from_python_has_no_options_but_may_be_tolerated(catalog
 
 
 def test_an_option_that_a_class_given_from_python_does_not_have_is_a_fault(catalog_with: MakeCatalog) -> None:
-    assert "unknown key 'model.hidden'" in told({"model": {"hidden": [8]}}, plugins={"model": Net})
+    assert "unknown key 'model.hidden'" in error_text({"model": {"hidden": [8]}}, plugins={"model": Net})
 
 
-# ---- whatever is thrown at it ----------------------------------------------------------------------------------------
+# ---- any input -------------------------------------------------------------------------------------------------------
 
 _NAMES = st.sampled_from(
     ["train", "data", "model", "loss", "optimizer", "callbacks", "use", "lr", "epochs", "chatty", "colors", "off", ""]
@@ -876,8 +878,8 @@ def fixed_catalog() -> Catalog:
     return Catalog.installed()
 
 
-def told(*arguments: Any, **more: Any) -> str:
-    """Load a config; return what is told of its faults."""
+def error_text(*arguments: Any, **more: Any) -> str:
+    """Load a config; return its error as text, if any."""
     try:
         load_config(*arguments, **more)
     except (ConfigError, PluginError) as error:
@@ -888,22 +890,22 @@ def told(*arguments: Any, **more: Any) -> str:
 @settings(max_examples=60, deadline=None)
 @given(source=st.dictionaries(_KEYS, _VALUES, max_size=4))
 @example(source={"callbacks": {"\x1f": {"use": None}}})
-def test_any_mapping_is_a_config_or_a_told_fault(source: dict[str, Any], fixed_catalog: Catalog) -> None:
-    text = told(source, catalog=fixed_catalog)
+def test_any_mapping_is_a_config_or_a_reported_fault(source: dict[str, Any], fixed_catalog: Catalog) -> None:
+    text = error_text(source, catalog=fixed_catalog)
     assert all(line.isprintable() for line in text.split("\n"))
 
 
 @settings(max_examples=60, deadline=None)
 @given(words=st.lists(_WORDS, max_size=4))
-def test_any_words_are_overrides_or_told_faults(words: list[str], fixed_catalog: Catalog) -> None:
-    text = told(None, words, catalog=fixed_catalog)
+def test_any_words_are_overrides_or_reported_faults(words: list[str], fixed_catalog: Catalog) -> None:
+    text = error_text(None, words, catalog=fixed_catalog)
     assert all(line.isprintable() for line in text.split("\n"))
 
 
 @settings(max_examples=60, deadline=None)
 @given(overrides=st.dictionaries(_KEY_PATHS | st.text(max_size=8), _VALUES, max_size=4))
-def test_any_overrides_from_python_are_a_config_or_a_told_fault(
+def test_any_overrides_from_python_are_a_config_or_a_reported_fault(
     overrides: dict[str, Any], fixed_catalog: Catalog
 ) -> None:
-    text = told({"callbacks": {"json-lines": {}}}, overrides, catalog=fixed_catalog)
+    text = error_text({"callbacks": {"json-lines": {}}}, overrides, catalog=fixed_catalog)
     assert all(line.isprintable() for line in text.split("\n"))

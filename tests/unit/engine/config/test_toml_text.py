@@ -1,4 +1,4 @@
-"""Tests of ``hookline.engine.config.toml_text``: places, refusals, limits, and what a command line's value means."""
+"""Tests of ``hookline.engine.config.toml_text``: positions, refusals, limits, and values on the command line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def faults_of(text: str) -> tuple[Fault, ...]:
 
 
 def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield each path of ``value`` in the order of writing, through arrays, with what it holds."""
+    """Yield each path of ``value`` with its value, in the order of the text, through arrays."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield (*path, key), inner
@@ -120,7 +120,7 @@ def test_keys_of_inline_tables_are_found_inside_arrays_and_over_lines() -> None:
         ('"é"', "é"),
     ],
 )
-def test_a_quoted_key_is_found_under_what_it_means(key: str, name: str) -> None:
+def test_a_quoted_key_is_found_under_its_name(key: str, name: str) -> None:
     assert places_in(f"{key} = 1") == {(name,): (key, "1")}
 
 
@@ -156,7 +156,7 @@ def test_a_value_over_several_lines_is_marked_on_its_first(value: str) -> None:
     assert places_in(text)["w",] == ("w", "1")
 
 
-def test_windows_line_ends_change_no_place() -> None:
+def test_windows_line_ends_change_no_position() -> None:
     text = "[a]\nb = '''x\ny'''\nc = [1,\n2]\n"
     assert parse(text.replace("\n", "\r\n"), "x") == parse(text, "x")
 
@@ -176,7 +176,7 @@ def test_a_line_too_long_to_show_keeps_its_numbers() -> None:
     assert (place.value.line, place.value.column, place.value.width, place.value.text) == (1, 5, 2002, None)
 
 
-# Any document, in any spelling: every place points at text that gives the key and the value.
+# Any document, in any spelling: every position points at text that gives the key and the value.
 
 NAMES = st.one_of(st.sampled_from(["a", "b", "lr", "x-1", "3"]), st.text("aé .=#[]{}'\"\\,𝄞", max_size=4))
 SCALARS = st.one_of(
@@ -288,7 +288,7 @@ def is_array_of_tables(value: object) -> bool:
 
 
 def check_places(text: str, document: Document) -> None:
-    """Check that each path has one place, and that what stands there gives the key and the value."""
+    """Check that each path has one position, and that the text there gives the key and the value."""
     firsts: dict[Path, Any] = {}
     for path, value in walk(document.values):
         firsts.setdefault(path, value)
@@ -373,14 +373,14 @@ def test_an_integer_beyond_64_bits_is_refused_with_its_key(number: str) -> None:
     assert fault.location.width == len(number)
 
 
-def test_integers_of_64_bits_and_large_floats_are_taken() -> None:
+def test_integers_of_64_bits_and_large_floats_are_accepted() -> None:
     text = f"a = {2**63 - 1}\nb = {-(2**63)}\nc = 0x7fff_ffff_ffff_ffff\nd = 1.7e308\ne = 0b{'1' * 63}\nf = -0.0"
     values = parse(text, "x").values
     assert list(values.values()) == [2**63 - 1, -(2**63), 2**63 - 1, 1.7e308, 2**63 - 1, 0.0]
 
 
 @pytest.mark.parametrize("moment", ["2024-01-01", "07:32:00", "2024-01-01 07:32:00", "2024-01-01T07:32:00.5+01:00"])
-def test_a_date_or_time_is_refused_with_the_advice_to_quote_it(moment: str) -> None:
+def test_a_date_or_time_is_refused_with_a_hint_to_quote_it(moment: str) -> None:
     (fault,) = faults_of(f"day = {moment} # note")
     assert fault.message == "day is a date or time, which no option takes"
     assert fault.hint == f'quote it to make it text: "{moment}"'
@@ -404,18 +404,18 @@ def test_a_hidden_character_is_refused_in_text_and_in_a_key(character: str) -> N
 
 
 @pytest.mark.parametrize("character", ["\\n", "\\t", "\t"])
-def test_newline_and_tab_are_taken_in_text_but_not_in_a_key(character: str) -> None:
+def test_newline_and_tab_are_accepted_in_text_but_not_in_a_key(character: str) -> None:
     assert parse(f'a = "{character}"', "x").values["a"] in {"\n", "\t"}
     (fault,) = faults_of(f'["{character}"]')
     assert "contains U+000" in fault.message
 
 
-def test_text_of_every_script_is_taken() -> None:
+def test_text_of_every_script_is_accepted() -> None:
     text = "データ\u3000 🏳️‍🌈 עברית می‌خواهم a\u00a0b\u202fc"
     assert parse(f'"{text}" = "{text}"', "x").values == {text: text}
 
 
-def test_all_refusals_of_a_document_are_told_at_once() -> None:
+def test_all_refusals_of_a_document_are_reported_at_once() -> None:
     faults = faults_of('a = nan\nb = [inf, {c = 1979-05-27}]\n"\\r" = 1\n[t]\nd.e = 0xffffffffffffffffff')
     assert [str(fault.location) for fault in faults] == [
         f"run.toml:{at}" for at in ("1:5", "2:6", "2:16", "3:1", "5:7")
@@ -423,7 +423,7 @@ def test_all_refusals_of_a_document_are_told_at_once() -> None:
     assert [fault.message.split()[0] for fault in faults] == ["a", "b", "b.c", "the", "t.d.e"]
 
 
-def test_of_very_many_faults_the_first_ones_are_told() -> None:
+def test_of_very_many_faults_the_first_are_reported() -> None:
     with pytest.raises(ConfigError, match="the first 50 faults") as caught:
         parse("a = [" + "nan," * 5000 + "]", "x")
     assert len(caught.value.faults) == MAX_FAULTS
@@ -505,7 +505,7 @@ def test_deep_nesting_is_refused_with_its_line(text: str) -> None:
     assert fault.location.line == 2 + text.count("\n")
 
 
-def test_nesting_up_to_the_limit_is_taken() -> None:
+def test_nesting_up_to_the_limit_is_accepted() -> None:
     key = ".".join("a" * MAX_DEPTH)
     assert len(parse(f"{key} = {'[' * MAX_DEPTH}{']' * MAX_DEPTH}", "x").places) == MAX_DEPTH
 
@@ -518,7 +518,7 @@ def test_very_many_keys_and_values_are_refused(text: str) -> None:
     assert fault.message == "there are more than 20,000 keys and values"
 
 
-def test_keys_and_values_up_to_the_limit_are_taken() -> None:
+def test_keys_and_values_up_to_the_limit_are_accepted() -> None:
     text = "\n".join(f"{i} = 1" for i in range(10_000))
     assert len(parse(text, "x").places) == 10_000
     (fault,) = faults_of(text + "\nx = 1")
@@ -556,7 +556,7 @@ SLOW_TEXTS = {
 def test_no_text_of_a_mebibyte_takes_long(text: str) -> None:
     start = time.perf_counter()
     result = document_or_error(text)
-    # Each takes less than a second; what grows with the square of the text would take minutes.
+    # Each takes less than a second; quadratic time would be minutes.
     assert time.perf_counter() - start < 8
     assert isinstance(result, Document) or len(str(result)) < 10_000
 
@@ -591,7 +591,7 @@ def test_a_value_is_read_as_toml(text: str, value: object) -> None:
         *("5,000", "1.2.3", "2024-01-01", "07:32", "2024-02-30", "2024-01-01 # x", "1 # c", "#", "1]", "5, 6", "-"),
     ],
 )
-def test_a_bare_word_is_text_as_it_stands(text: str) -> None:
+def test_a_bare_word_is_text(text: str) -> None:
     assert parse_value(text) == text
 
 
@@ -625,7 +625,7 @@ def test_a_bare_word_is_text_as_it_stands(text: str) -> None:
         ("[" + "1," * 10**5 + "]", "there are more than 20,000 keys and values"),
     ],
 )
-def test_a_value_that_is_not_one_is_refused_with_the_reason(text: str, reason: str) -> None:
+def test_an_invalid_value_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{reason}") as caught:
         parse_value(text)
     assert type(caught.value) is ValueError

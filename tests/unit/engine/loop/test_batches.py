@@ -1,4 +1,4 @@
-"""A stream of batches in an order that depends on (seed, epoch) alone, and that can be entered anywhere."""
+"""``Batches``: the order depends on (seed, epoch) alone, and an epoch can start at any batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TENSORS = TensorDataset(INPUTS, TARGETS)
 
 
 class Items(Dataset[Any]):
-    """A map-style dataset that remembers which items were read."""
+    """A map-style dataset that records the items read."""
 
     def __init__(self, get: Callable[[int], Any] = TENSORS.__getitem__, length: int = NUM) -> None:
         self.get = get
@@ -80,7 +80,7 @@ def rows(stream: Iterable[Any]) -> list[list[float]]:
 
 
 def offsets(stream: Iterable[Any]) -> list[list[int]]:
-    """Return where in a cache line each tensor of each batch begins."""
+    """Return the offset of each tensor of each batch in its cache line."""
     return [[tensor.data_ptr() % 64 for tensor in batch] for batch in stream]
 
 
@@ -91,12 +91,12 @@ def test_the_order_is_the_same_for_the_same_seed_and_epoch(dataset: Dataset[Any]
     assert rows(make(dataset).epoch(1)) == rows(make(dataset).epoch(1))
 
 
-def test_each_epoch_and_each_seed_has_an_order_of_its_own(dataset: Dataset[Any]) -> None:
+def test_the_order_differs_between_epochs_and_between_seeds(dataset: Dataset[Any]) -> None:
     orders = [rows(make(dataset, seed=seed).epoch(epoch)) for seed in (0, 1) for epoch in (1, 2)]
     assert all(one != other for one, other in itertools.combinations(orders, 2))
 
 
-def test_each_epoch_gives_every_example_once(dataset: Dataset[Any]) -> None:
+def test_each_epoch_has_every_example_once(dataset: Dataset[Any]) -> None:
     for epoch in (1, 2):
         assert sorted(itertools.chain(*rows(make(dataset).epoch(epoch)))) == list(range(NUM))
 
@@ -106,7 +106,7 @@ def test_inputs_and_targets_of_an_example_stay_together(dataset: Dataset[Any]) -
         assert torch.equal(inputs, INPUTS[target.squeeze(1).long()])
 
 
-def test_without_a_seed_every_epoch_has_the_datasets_own_order(dataset: Dataset[Any]) -> None:
+def test_without_a_seed_every_epoch_has_the_order_of_the_dataset(dataset: Dataset[Any]) -> None:
     unshuffled = make(dataset, seed=None)
     assert rows(unshuffled.epoch(1)) == rows(unshuffled.epoch(2))
     assert list(itertools.chain(*rows(unshuffled.epoch(1)))) == list(range(NUM))
@@ -118,7 +118,7 @@ def test_tensors_in_memory_and_a_map_style_dataset_give_equal_batches() -> None:
             assert all(torch.equal(one, other) for one, other in zip(in_memory, loaded, strict=True))
 
 
-def test_order_gives_the_indices_of_an_epoch() -> None:
+def test_order_returns_the_indices_of_an_epoch() -> None:
     stream = make(TENSORS)
     order = stream.order(3)
     assert (order.dtype, list(order.shape)) == (torch.int64, [NUM])
@@ -148,7 +148,7 @@ def test_the_global_random_generator_is_left_alone_and_does_not_matter(dataset: 
 
 @pytest.mark.parametrize("batches_per_piece", [1, 2, 4, 100])
 @pytest.mark.parametrize("start", range(8))
-def test_an_epoch_entered_anywhere_gives_its_tail_bit_for_bit_and_at_the_same_places_in_memory(
+def test_an_epoch_started_anywhere_has_the_same_bits_at_the_same_offsets_in_memory(
     dataset: Dataset[Any], start: int, batches_per_piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row_bytes = 4 * (3 + 1)
@@ -224,7 +224,7 @@ def test_reading_a_stream_leaves_the_global_random_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_stream_cannot_be_entered_in_the_middle() -> None:
+def test_a_stream_cannot_be_started_in_the_middle() -> None:
     with pytest.raises(DataError) as caught:
         make(Stream(), 2).epoch(1, start=1)
     assert str(caught.value) == "a stream cannot be started in the middle\n  = use a map-style dataset"
@@ -251,7 +251,7 @@ def test_floating_point_tensors_are_cast_and_integers_stay(dtype: torch.dtype) -
     assert [tensor.dtype for tensor in whole.tensors] == [tensor.dtype for tensor in tensors]
 
 
-def test_what_is_nested_in_a_batch_is_cast_too_and_keeps_its_form() -> None:
+def test_nested_parts_of_a_batch_are_cast_and_keep_their_types() -> None:
     def get(index: int) -> Any:
         x = torch.full((2,), index, dtype=torch.float64)
         return {"pair": Pair(x, {"label": index}), "list": [x, "name"], "number": 0.5}
@@ -272,7 +272,7 @@ def test_the_datasets_own_tensors_are_never_handed_out() -> None:
     assert torch.equal(inputs, INPUTS)
 
 
-def test_a_subclass_of_tensor_dataset_gives_its_own_items() -> None:
+def test_a_subclass_of_tensor_dataset_is_read_item_by_item() -> None:
     class Doubled(TensorDataset):
         def __getitem__(self, index: int) -> tuple[Tensor, ...]:
             return 2 * self.tensors[0][index], self.tensors[1][index]
@@ -296,7 +296,7 @@ def test_examples_are_counted_by_the_first_tensor_however_it_is_nested(batch: An
     assert count_examples(batch) == 4
 
 
-def test_mappings_of_other_types_are_moved_and_counted_too_and_stay_what_they_are() -> None:
+def test_mappings_of_other_types_are_moved_and_counted_and_keep_their_types() -> None:
     def collate(items: list[Any]) -> Any:
         return UserDict(x=torch.ones(len(items), 2, dtype=torch.float64), name="all")
 
@@ -307,7 +307,7 @@ def test_mappings_of_other_types_are_moved_and_counted_too_and_stay_what_they_ar
 
 
 class Graph:
-    """An object with a way of its own to another device."""
+    """An object that can move itself to another device."""
 
     def __init__(self, items: list[Any]) -> None:
         self.device: torch.device | None = None
@@ -361,7 +361,7 @@ def test_items_that_make_no_batch_are_named(num_workers: int) -> None:
 
 
 class Whole(Items):
-    """Gives whole batches, with noise."""
+    """Returns whole batches, with noise."""
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         self.read += indices.tolist()
@@ -369,7 +369,7 @@ class Whole(Items):
 
 
 class Fetched(Items):
-    """Has torch's own way to read several items at once, with noise."""
+    """Reads several items at once with torch's ``__getitems__``, with noise."""
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         noise = torch.rand(1)
@@ -377,7 +377,7 @@ class Fetched(Items):
 
 
 @pytest.mark.parametrize("kind", [Whole, Fetched])
-def test_a_dataset_that_reads_whole_batches_is_asked_for_them(kind: type[Items]) -> None:
+def test_a_dataset_that_reads_whole_batches_is_read_in_whole_batches(kind: type[Items]) -> None:
     def never(index: int) -> Any:
         raise AssertionError("an item was asked for")
 
@@ -385,7 +385,7 @@ def test_a_dataset_that_reads_whole_batches_is_asked_for_them(kind: type[Items])
 
 
 @pytest.mark.parametrize("kind", [Whole, Fetched])
-def test_what_is_drawn_for_a_whole_batch_depends_on_seed_epoch_and_its_number(kind: type[Items]) -> None:
+def test_numbers_drawn_for_a_whole_batch_depend_on_seed_epoch_and_its_number(kind: type[Items]) -> None:
     def inputs(num_workers: int = 0, start: int = 0, epoch: int = 1, **more: Any) -> list[list[float]]:
         stream = make(kind(), num_workers=num_workers, **more).epoch(epoch, start)
         return [batch[0].flatten().tolist() for batch in stream]
@@ -397,7 +397,7 @@ def test_what_is_drawn_for_a_whole_batch_depends_on_seed_epoch_and_its_number(ki
     assert len(set(itertools.chain(*noise))) == 2 * 6
 
 
-def test_only_the_examples_of_the_batches_that_are_asked_for_are_gathered() -> None:
+def test_only_the_examples_of_requested_batches_are_gathered() -> None:
     whole = Whole()
     stream = make(whole)
     list(stream.epoch(1, start=4))
@@ -417,13 +417,13 @@ def test_a_part_of_a_dataset_is_read_item_by_item_unless_the_dataset_is_not() ->
 
 
 def noisy(index: int) -> tuple[Tensor, Tensor]:
-    """Draw from each generator that everybody shares."""
+    """Draw from each of the three global generators."""
     noise = torch.stack([torch.rand(()), torch.tensor(random.random()), torch.tensor(np.random.rand())])
     return INPUTS[index] + noise.float(), TARGETS[index]
 
 
 def noises(stream: Iterable[Any]) -> dict[int, list[float]]:
-    """Return what was drawn for each example."""
+    """Return the numbers drawn for each example."""
     return {
         int(row.item()): drawn.tolist()
         for inputs, target in stream
@@ -440,11 +440,11 @@ def test_order_and_examples_do_not_depend_on_who_reads_them(num_workers: int) ->
         assert torch.equal(batch[0], other[0])
 
 
-def test_what_is_drawn_for_an_example_depends_on_seed_epoch_and_index_alone() -> None:
+def test_numbers_drawn_for_an_example_depend_on_seed_epoch_and_index_alone() -> None:
     drawn = noises(make(Items(noisy)).epoch(1))
     assert noises(make(Items(noisy), 7, item_seed=0, seed=None).epoch(1)) == drawn
     assert noises(make(Items(noisy)).epoch(1, start=3)).items() <= drawn.items()
-    # Each of the three generators gives another number for each example, in each epoch, for each seed.
+    # Each of the three generators returns a different number for each example, epoch and seed.
     others = [noises(make(Items(noisy), seed=seed).epoch(epoch)) for seed, epoch in ((0, 2), (1, 1))]
     for number in range(3):
         values = {round(noise[number], 5) for each in (drawn, *others) for noise in each.values()}
@@ -466,7 +466,7 @@ def global_states() -> list[Any]:
 
 
 class NoisyStream(Stream):
-    """Draws from each shared generator; in workers each gives its share."""
+    """Draws from each global generator; each worker reads its share."""
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -497,7 +497,7 @@ def test_reading_leaves_the_global_generators_alone_and_does_not_depend_on_them(
         assert read() == expected
 
 
-def test_what_the_program_draws_between_two_batches_changes_no_later_one() -> None:
+def test_numbers_drawn_by_the_program_between_two_batches_change_no_later_batch() -> None:
     undisturbed = [batch[0].tolist() for batch in make(NoisyStream(), 2).epoch(1)]
     disturbed = []
     for batch in make(NoisyStream(), 2).epoch(1):
@@ -544,7 +544,7 @@ def test_the_indices_of_each_batch_are_known(size: int) -> None:
 # ---- workers ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_that_gives_each_worker_its_share_is_read_once() -> None:
+def test_a_stream_shared_between_workers_is_read_once() -> None:
     read = [row for batch in rows(make(NoisyStream(), 2, num_workers=2).epoch(1)) for row in batch]
     assert sorted(read) == list(range(6))
 
@@ -566,7 +566,7 @@ def test_an_item_that_cannot_be_read_is_named_by_its_index(num_workers: int) -> 
     assert "torn page" in "".join(traceback.format_exception(caught.value.__cause__))
 
 
-def test_what_a_dataset_itself_tells_of_its_fault_is_told() -> None:
+def test_the_message_and_hint_of_an_error_of_a_dataset_are_shown() -> None:
     def get(index: int) -> Any:
         raise DataError("the file is torn", hint="copy it again", faults=[Fault("page 3 is missing")])
 
@@ -587,7 +587,7 @@ class TornStream(Stream):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_stream_that_fails_says_where(num_workers: int) -> None:
+def test_a_stream_that_fails_is_an_error_with_the_place(num_workers: int) -> None:
     where = r" \(worker 0\)" if num_workers else ""
     with pytest.raises(DataError, match=f"the rest after 5 examples of the dataset cannot be read{where}: ValueErr"):
         list(make(TornStream(), 2, num_workers=num_workers).epoch(1))
@@ -604,7 +604,7 @@ def children() -> set[int]:
 
 def ends(index: int) -> Any:
     if index == 5:
-        time.sleep(0.5)  # what is read in the other worker has arrived: torch may raise in the middle of receiving it
+        time.sleep(0.5)  # the other worker's batch has arrived: torch may raise while it receives one
         os._exit(3)
     return TENSORS[index]
 
@@ -643,13 +643,13 @@ def hangs(index: int) -> Any:
     return TENSORS[index]
 
 
-def test_a_worker_that_hangs_is_told_with_what_it_was_to_read_and_leaves_no_process() -> None:
+def test_a_worker_that_hangs_is_an_error_that_names_its_examples_and_leaves_no_process() -> None:
     stream = make(Items(hangs), seed=None, num_workers=2, worker_timeout_s=2, name="train split")
     with pytest.raises(DataError) as caught:
         list(stream.epoch(1))
     words = "waited 2 s (train.worker_timeout_s) for examples 4, 5, 6, 7 of the train split from worker 1"
     assert str(caught.value).startswith(words)
-    until = time.monotonic() + 10  # torch 2.10 ends a worker that hangs, and does not wait for it
+    until = time.monotonic() + 10  # torch 2.10 terminates a worker that hangs without waiting for it
     while children() and time.monotonic() < until:
         time.sleep(0.1)
     assert not children()
@@ -667,7 +667,7 @@ def test_an_epoch_that_is_left_leaves_no_process() -> None:
 
 
 class Noisy(Dataset[Any]):
-    """Examples with noise from each generator that everybody shares."""
+    """Examples with noise from each global generator."""
 
     def __len__(self) -> int:
         return NUM
@@ -690,7 +690,7 @@ def bits(run: Run) -> tuple[list[list[float]], list[dict[str, float]]]:
     return [weight.flatten().tolist() for weight in run.model.state_dict().values()], list(map(dict, run.history))
 
 
-def test_a_run_ends_with_the_same_bits_whatever_the_number_of_workers_and_where_it_was_taken_up() -> None:
+def test_a_run_ends_with_the_same_bits_for_any_number_of_workers_and_any_place_of_resuming() -> None:
     before = global_states()
     whole = noisy_run(0)
     whole.fit()
@@ -707,7 +707,7 @@ def test_a_run_ends_with_the_same_bits_whatever_the_number_of_workers_and_where_
     assert global_states() == before
 
 
-def test_the_seed_of_a_run_counts_for_what_is_drawn_also_without_shuffling() -> None:
+def test_the_seed_of_a_run_determines_drawn_numbers_even_without_shuffling() -> None:
     first = [next(iter(noisy_run(0, shuffle=False, seed=seed)._loop.parts.batches.epoch(1)))[0] for seed in (0, 1)]
     assert not torch.equal(*first)
 
@@ -720,7 +720,7 @@ def failing_run(get: Callable[[int], Any], *callbacks: object, num_workers: int 
 
 
 class Slow:
-    """Takes its time for each step, so that a worker is lost in the middle of one."""
+    """Takes slow steps, so that a worker dies during one."""
 
     @hookimpl
     def on_step_end(self) -> None:
@@ -736,7 +736,7 @@ def test_a_worker_that_dies_while_the_run_is_in_a_step_is_a_fault_of_the_data() 
 
 
 class FailingStep:
-    """Fails in the first step, after some time."""
+    """Fails in the first step, after a delay."""
 
     def __init__(self, after_s: float = 0.0) -> None:
         self._after_s = after_s
@@ -747,8 +747,8 @@ class FailingStep:
         raise KeyError("step")
 
 
-def test_a_worker_that_dies_while_it_is_stopped_says_nothing_over_the_fault_that_stopped_it() -> None:
-    # By then both workers are in the middle of an example, and the first is waited for when the second dies.
+def test_a_worker_that_dies_while_it_is_stopped_does_not_hide_the_original_error() -> None:
+    # By then both workers are reading an example, and the run waits for the first when the second dies.
     run = failing_run(dies_beside_another, FailingStep(after_s=0.2))
     with pytest.raises(KeyError, match="step"):
         run.fit()
@@ -798,4 +798,4 @@ def test_a_run_that_fails_elsewhere_leaves_no_process_either(where: str) -> None
     with pytest.raises(KeyError, match=where) as caught:
         run.fit()
     assert not children()
-    assert caught.value.__traceback__ is not None  # the frames that were left are held all the while
+    assert caught.value.__traceback__ is not None  # the frames of the error are still referenced

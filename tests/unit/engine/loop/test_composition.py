@@ -1,6 +1,6 @@
-"""What wraps the step and the model, together: each pair, and some triples.
+"""Combinations of wrappers of the step and the model: each pair, and some triples.
 
-A run with them is complete, has the same numbers each time, and can be taken up in the middle of an epoch.
+A run with them completes, is deterministic, and can be resumed within an epoch.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ COMBINATIONS = [
 
 @pytest.fixture(autouse=True)
 def _forget_what_was_compiled() -> Iterator[None]:
-    """torch counts what it compiles for all models of the process, and stops compiling after a few."""
+    """torch counts compilations over all models of the process, and stops compiling after a few."""
     torch.compiler.reset()
     yield
     torch.compiler.reset()
 
 
 class Short:
-    """Has memory for two examples at once: for more the loss fails in a step, after the model has drawn its dropout."""
+    """Has memory for two examples at once: the loss of more fails in a step, after the model has drawn its dropout."""
 
     @hookimpl(wrapper=True)
     def build_loss(self, run: Run) -> Generator[None, Any, Any]:
@@ -81,7 +81,7 @@ def run_with(*parts: str) -> Run:
 
 
 def everything(run: Run, result: RunResult) -> dict[str, Any]:
-    """What a run ended with."""
+    """Return the final state of a run."""
     weights = {name: weight.tolist() for name, weight in run.unwrapped_model.state_dict().items()}
     ended = (result.outcome, result.stop_reason, result.steps, result.history)
     return {"ended": ended, "weights": weights, "warnings": result.warnings}
@@ -92,7 +92,7 @@ def ended_with(run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("parts", COMBINATIONS, ids="+".join)
-def test_parts_work_together_and_their_run_can_be_taken_up(parts: tuple[str, ...]) -> None:
+def test_parts_work_together_and_their_run_can_be_resumed(parts: tuple[str, ...]) -> None:
     whole = ended_with(run_with(*parts))
     assert whole["ended"][0] == ("stopped" if "early-stopping" in parts else "completed")
     assert ended_with(run_with(*parts)) == whole
@@ -102,7 +102,7 @@ def test_parts_work_together_and_their_run_can_be_taken_up(parts: tuple[str, ...
 
 
 @pytest.mark.parametrize("parts", HALVED, ids="+".join)
-def test_a_run_that_halves_is_one_with_small_micro_batches_whatever_is_around_it(parts: tuple[str, ...]) -> None:
+def test_a_run_that_halves_equals_one_with_small_micro_batches_with_any_wrappers(parts: tuple[str, ...]) -> None:
     halved, small = run_with(*parts), run_with(*parts[:-1])
     small.micro_batch_size = 2
     ended, expected = ended_with(halved), ended_with(small)
@@ -112,13 +112,13 @@ def test_a_run_that_halves_is_one_with_small_micro_batches_whatever_is_around_it
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part != "early-stopping"])
-def test_each_part_changes_the_run_so_that_a_pair_says_something(part: str) -> None:
+def test_each_part_alone_changes_the_run(part: str) -> None:
     alone, without = ended_with(run_with(part)), ended_with(run_with())
-    # Compiled by the backend eager, a model computes the same.
+    # The backend eager does not change the results of a model.
     assert (alone == without) == (part == "compile")
 
 
-def test_freezing_keeps_its_parameter_among_all_the_others() -> None:
+def test_freezing_works_with_all_other_parts() -> None:
     run = run_with(*PARTS)
     before = run.unwrapped_model.state_dict()["0.bias"].clone()
     run.fit()

@@ -1,4 +1,4 @@
-"""What a step costs beside the mathematics, counted: counts are the same on every machine, and times are not."""
+"""The overhead of a step in calls and operations, which unlike times are the same on every machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OWN = ("hookline.", "hookline_plugins.", "pluggy.")
 
 
 class Idle:
-    """Has hooks, but none that is called in a step."""
+    """Implements hooks, but none that is called in a step."""
 
     @hookimpl
     def on_epoch_end(self) -> None:
@@ -29,7 +29,7 @@ class Idle:
 
 
 class Listener:
-    """Has the hook that is called in each step."""
+    """Implements the hook that is called in each step."""
 
     @hookimpl
     def on_step_end(self, loss: Tensor) -> None:
@@ -37,13 +37,13 @@ class Listener:
 
 
 def fit(num_steps: int, non_finite: str = "fail", **plugins: Any) -> None:
-    """Take some of the first epoch's 100 steps."""
+    """Take some of the 100 steps of the first epoch."""
     settings = {"evaluate": [], "max_steps": num_steps, "non_finite": non_finite}
     Run({"train": settings}, plugins=plugins).fit()
 
 
 def calls_of(work: Callable[[], object]) -> Counter[str]:
-    """Return how often each of Hookline's and pluggy's functions is called."""
+    """Return the number of calls of each function of Hookline and pluggy."""
     counter: Counter[str] = Counter()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -60,17 +60,17 @@ def calls_of(work: Callable[[], object]) -> Counter[str]:
 
 
 def calls_of_a_step(**plugins: Any) -> dict[str, float]:
-    """Return the calls that a step more adds to a run."""
-    fit(1, **plugins)  # imports what the others find imported
+    """Return the calls that one more step adds to a run."""
+    fit(1, **plugins)  # imports modules that the runs below then find imported
     few, many = (calls_of(partial(fit, num_steps, **plugins)) for num_steps in (20, 70))
     return {name: (many[name] - few[name]) / 50 for name in many if many[name] != few[name]}
 
 
 def test_a_step_makes_few_calls_of_our_own() -> None:
     calls = calls_of_a_step()
-    # The loop, reading and gathering; the step, the loss, and the three calls of torch in it; 5 for the two looks of
-    # the guard; 3 to take note of the step, and 1 for what is due. A call more is paid in every step of every run:
-    # raise the bound only knowingly.
+    # The loop, reading and gathering; the step, the loss, and the three calls of torch in it; 5 for the two checks of
+    # the guard; 3 to count the step, and 1 to see whether the run is over. One more call slows down every step of every
+    # run, so think twice before raising the bound.
     assert sum(calls.values()) <= 17, calls
     assert calls["hookline.engine.loop.loop.steps"] == 1
 
@@ -79,7 +79,7 @@ def test_a_step_makes_no_call_of_pluggy_and_two_for_whoever_listens() -> None:
     alone = calls_of_a_step()
     listening = calls_of_a_step(**{"callbacks.listener": Listener()})
     assert not [name for name in listening if name.startswith("pluggy.")]
-    # The caller of the event, and the guard around the hook; the hook itself is the test's.
+    # The caller of the event, and the guard around the hook; the hook itself belongs to this test.
     assert sum(listening.values()) - sum(alone.values()) == 2
     assert listening["hookline.engine.plugin.host.call"] == 1
 
@@ -90,7 +90,7 @@ def test_a_hundred_callbacks_without_a_hook_in_the_step_add_no_call() -> None:
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it so
-    """Counts the operations of torch that are done."""
+    """Counts the operations of torch."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch leaves it so
@@ -109,7 +109,7 @@ def operations_of(work: Callable[[], object]) -> Counter[str]:
 
 
 def operations_of_a_step(non_finite: str) -> Counter[str]:
-    """Return the operations that a step more adds to a run."""
+    """Return the operations that one more step adds to a run."""
     return operations_of(lambda: fit(3, non_finite)) - operations_of(lambda: fit(2, non_finite))
 
 
@@ -134,14 +134,14 @@ def test_a_step_does_no_operation_that_the_loop_by_hand_does_not_but_to_detach_t
     assert added["detach"] <= 2
 
 
-def test_the_guard_looks_at_all_gradients_by_one_operation_and_reads_two_values() -> None:
-    # ``item()`` is what waits for a device: for the loss, and for all gradients together.
+def test_the_guard_checks_all_gradients_by_one_operation_and_reads_two_values() -> None:
+    # ``item()`` waits for a device: once for the loss, and once for all gradients.
     added = operations_of_a_step("fail") - operations_of_a_step("ignore")
     assert added == Counter({"_amp_foreach_non_finite_check_and_unscale_": 1, "_local_scalar_dense": 2})
     assert operations_of_a_step("ignore")["_local_scalar_dense"] == 0
 
 
-def test_the_guard_looks_by_one_operation_whatever_torchs_default_dtype_is() -> None:
+def test_the_guard_uses_one_operation_for_any_default_dtype_of_torch() -> None:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -164,6 +164,6 @@ def test_no_objects_are_left_behind_in_a_thousand_steps(evaluate: list[str]) -> 
     before = num_objects()
     for _ in range(1000):
         next(steps)
-    # At the same place of a later epoch: the history of ten epochs more, a few objects each.
+    # At the same place of a later epoch, the history has ten more epochs of a few objects each.
     assert num_objects() - before <= 10 * 10
     steps.close()  # type: ignore[attr-defined] # a generator

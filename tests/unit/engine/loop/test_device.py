@@ -1,4 +1,4 @@
-"""Devices by name, and batches on them."""
+"""The choice of the device, and the placement of batches."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ class Pair(NamedTuple):
     label: torch.Tensor
 
 
-def test_auto_is_what_there_is() -> None:
+def test_auto_is_an_available_device() -> None:
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert find_device("auto").type == expected
     assert find_device("cpu") == CPU
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "", "cuda:", "CPU"])
-def test_what_is_no_device_is_a_fault_that_names_those_that_are(name: str) -> None:
+def test_an_invalid_device_is_an_error_that_names_the_valid_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=r"'train\.device' is .* must be one of auto, cpu, cuda, mps or cuda:N"):
         find_device(name)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
-def test_a_device_that_is_not_here_is_a_fault(name: str) -> None:
+def test_a_missing_device_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match="torch finds no such device"):
         Run({"train": {"device": name}})
 
 
-def test_a_default_device_of_the_programs_is_a_fault_that_names_it() -> None:
+def test_a_default_device_of_the_program_is_an_error_that_names_it() -> None:
     with torch.device("meta"), pytest.raises(ConfigError, match="torch's default device is 'meta'") as caught:
         Run()
     assert (
@@ -59,6 +59,6 @@ def test_a_batch_is_placed_however_it_is_nested() -> None:
     assert (found["more"][1], found["number"]) == ("text", 3)
 
 
-def test_what_is_in_its_place_is_not_copied() -> None:
+def test_a_tensor_already_in_place_is_not_copied() -> None:
     tensor = torch.zeros(2)
     assert placed(tensor, CPU, torch.float32) is tensor

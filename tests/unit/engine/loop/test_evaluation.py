@@ -1,4 +1,4 @@
-"""Batches -> the mean loss and the metrics of a split, without a trace on model and random numbers."""
+"""Evaluation: the mean loss and the metrics of a split; model and random numbers are left unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model() -> nn.Module:
 
 
 class Largest:
-    """The largest absolute error, and how often each method was called."""
+    """The largest absolute error; records the calls of its methods."""
 
     def __init__(self) -> None:
         self.value = math.nan
@@ -60,7 +60,7 @@ def test_the_loss_over_ragged_batches_is_the_mean_over_all_examples(size: int | 
     assert evaluate(batches_of(size), net, nn.MSELoss(), {}) == {"loss": pytest.approx(whole, rel=1e-12)}
 
 
-def test_metrics_see_every_batch_after_a_reset_and_stand_behind_the_loss() -> None:
+def test_metrics_see_every_batch_after_a_reset_and_follow_the_loss() -> None:
     net, metric = model(), Largest()
     for _ in range(2):
         metric.calls.clear()
@@ -78,7 +78,7 @@ def test_no_batch_to_evaluate_is_a_fault_of_the_data() -> None:
 
 
 class Vector:
-    """A metric that gives more than one number."""
+    """A metric that returns more than one number."""
 
     def update(self, prediction: Tensor, target: Tensor) -> None: ...
 
@@ -88,13 +88,13 @@ class Vector:
     def reset(self) -> None: ...
 
 
-def test_a_metric_that_gives_no_number_is_named() -> None:
+def test_a_metric_that_returns_no_number_is_named() -> None:
     with pytest.raises(ContractError, match=r"the metric 'spread' returned \[2\] float32"):
         evaluate([(INPUTS.double(), TARGETS.double())], model(), nn.MSELoss(), {"spread": Vector()})
 
 
 class Noisy(nn.Module):
-    """Draws random numbers in every mode, and fails when it is told to."""
+    """Draws random numbers in every mode, and fails if ``fails`` is set."""
 
     def __init__(self, *, fails: bool = False) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def test_a_weighted_mean_over_any_number_of_values_is_the_mean_of_them_all(count
     assert mean.compute() == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_weighted_mean_can_be_asked_in_between() -> None:
+def test_a_weighted_mean_can_be_computed_in_between() -> None:
     mean = WeightedMean()
     mean.add(torch.tensor(1.0), 3)
     assert mean.compute() == 1.0
@@ -166,7 +166,7 @@ def test_a_weighted_mean_of_nothing_is_not_a_number() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_weighted_mean_is_computed_in_double_precision_whatever_the_values_are(dtype: torch.dtype) -> None:
+def test_a_weighted_mean_is_computed_in_double_precision_for_any_values(dtype: torch.dtype) -> None:
     mean = WeightedMean()
     for _ in range(3000):
         mean.add(torch.tensor(0.125, dtype=dtype), 1_000_003)

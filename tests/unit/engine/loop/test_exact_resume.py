@@ -1,4 +1,4 @@
-"""A run that is interrupted and goes on from its files ends, to the last bit, as one that was not."""
+"""A run that is interrupted and resumed from its files ends with the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def make(parent: Path, overrides: dict[str, Any], catalog: Catalog) -> Run:
 
 
 def interrupted_after(run: Run, step: int) -> Path:
-    """Take steps until ``step``, and interrupt the run there."""
+    """Take steps up to ``step``, and interrupt the run there."""
     for taken in run.steps():
         if taken.step == step:
             run.interrupt("the test")
@@ -116,9 +116,9 @@ def interrupted_after(run: Run, step: int) -> Path:
 
 
 def kept(path: Path) -> dict[str, bytes]:
-    """Return all that a run leaves whose bytes are to be equal: weights, metrics, the last state."""
+    """Return the files of a run whose bytes must be equal: weights, metrics, the last state."""
     last = max((path / "checkpoints").iterdir())
-    # The state holds nothing of time: used_s is 0 without a limit of time.
+    # The state does not depend on time: used_s is 0 without a time limit.
     files = [path / "model.safetensors", path / "metrics.jsonl"]
     files += [last / name for name in ("model.safetensors", "state.safetensors", "state.json")]
     return {f"{file.parent.name if file.parent != path else ''}/{file.name}": file.read_bytes() for file in files}
@@ -132,13 +132,13 @@ def test_a_run_that_is_interrupted_at_any_place_ends_as_if_it_had_not_been(
     whole.fit()
     assert folder_of(whole) is not None
     expected = kept(saved_folder(whole).path)
-    # Before the last batch of an epoch, after it, in the middle, and at the last step of all.
+    # Before and after the last batch of an epoch, within an epoch, and at the last steps of the run.
     for steps in ([2], [STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH], [5, 6, 7], [whole.step - 1], [whole.step]):
         assert kept(through(steps, overrides, catalog, tmp_path)) == expected, steps
 
 
 def through(steps: Sequence[int], overrides: dict[str, Any], catalog: Catalog, parent: Path) -> Path:
-    """Return the folder of a run that was interrupted after each of the steps, and then taken to its end."""
+    """Return the folder of a run that was interrupted after each of the steps and then completed."""
     path = interrupted_after(make(parent, overrides, catalog), steps[0])
     for step in steps[1:]:
         interrupted_after(hookline.resume(path, catalog=catalog), step)
@@ -156,7 +156,7 @@ def test_no_batch_is_read_to_skip_it(catalog: Catalog, tmp_path: Path) -> None:
     dataset: Any = resumed.data.train
     original = type(dataset).__getitem__
 
-    class Counting(type(dataset)):  # type: ignore[misc] # a class that is known when the test runs
+    class Counting(type(dataset)):  # type: ignore[misc] # a class that is known only at run time
         def __getitem__(self, index: int) -> Any:
             read.append(index)
             return original(self, index)

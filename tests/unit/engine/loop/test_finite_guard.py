@@ -1,4 +1,4 @@
-"""NaN and infinity are kept from the weights."""
+"""``FiniteGuard``: NaN and infinity never reach the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hookline import DataSource, NonFiniteError, Run, hookimpl, train
 
 
 def data_with(bad: float, at: int, num_examples: int = 12) -> DataSource:
-    """Return examples of which one is bad; batches of 4 come in their own order."""
+    """Return examples with a bad one at an index, for batches of 4 in the order of the data."""
     inputs = torch.arange(num_examples, dtype=torch.float32).unsqueeze(1) / num_examples
     targets = 2 * inputs
     inputs[at] = bad
@@ -78,7 +78,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_its_parameter_is_named()
     assert weights_after(run) == [0.0, 0.0]
 
 
-def test_the_first_part_of_the_model_that_gives_a_bad_tensor_is_named() -> None:
+def test_the_first_part_of_the_model_with_a_bad_output_is_named() -> None:
     class Explodes(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
             return inputs / (inputs - inputs) if bool((inputs > 0.4).any()) else inputs
@@ -107,7 +107,7 @@ def test_a_run_that_only_skips_fails_in_the_end() -> None:
             update = yield
 
             def spoiled() -> None:
-                run.model.weight.grad.fill_(float("inf"))  # type: ignore[operator, union-attr] # it has one
+                run.model.weight.grad.fill_(float("inf"))  # type: ignore[operator, union-attr] # it has a gradient
                 update()
 
             return spoiled
@@ -119,7 +119,7 @@ def test_a_run_that_only_skips_fails_in_the_end() -> None:
     assert caught.value.step == 100
 
 
-def test_nothing_is_looked_at_when_that_is_wanted() -> None:
+def test_nothing_is_checked_with_ignore() -> None:
     config = {"train": {**IN_ORDER["train"], "non_finite": "ignore"}}
     run = Run(config, plugins={"data": data_with(float("nan"), at=6)})
     with pytest.raises(NonFiniteError, match="train/running_loss is nan in epoch 1"):
@@ -132,7 +132,7 @@ def test_nothing_is_looked_at_when_that_is_wanted() -> None:
 
 @pytest.fixture
 def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the path of an accelerator on the CPU: its tensors and kernels are real, and only the waiting is not."""
+    """Take the code path of an accelerator, on the CPU."""
     monkeypatch.setattr("hookline.engine.loop.finite_guard._is_quick", lambda device: False)
 
 
@@ -155,7 +155,7 @@ def bad_gradient_at(step: int) -> Any:
 
             def spoiled() -> None:
                 if run.step + 1 == step:
-                    run.model.bias.grad.fill_(float("inf"))  # type: ignore[operator, union-attr] # it has one
+                    run.model.bias.grad.fill_(float("inf"))  # type: ignore[operator, union-attr] # it has a gradient
                 update()
 
             return spoiled
@@ -206,14 +206,14 @@ def test_a_fused_optimizer_does_the_same_as_without_a_guard_while_all_is_finite(
     assert weights_after(guarded) == weights_after(free)
 
 
-def test_weights_that_another_optimizer_has_touched_are_said_to_be(slow_device: None) -> None:
+def test_changed_weights_of_another_optimizer_are_reported(slow_device: None) -> None:
     run = long_run(**{"callbacks.spoils": bad_gradient_at(7)})
     with pytest.raises(NonFiniteError, match="in step 7, found after 50 steps; its examples are 6;"):
         run.fit()
     assert not all(torch.isfinite(p).all() for p in run.model.parameters())
 
 
-def test_one_group_that_is_not_fused_is_updated_as_ever(slow_device: None) -> None:
+def test_one_group_that_is_not_fused_is_updated_as_usual(slow_device: None) -> None:
     model = linear(0.5)
     groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias], "fused": False}]
     optimizer = torch.optim.Adam(groups, lr=0.1, fused=True)
@@ -221,7 +221,7 @@ def test_one_group_that_is_not_fused_is_updated_as_ever(slow_device: None) -> No
     assert run.fit().outcome == "completed"
 
 
-def test_a_slow_device_is_asked_every_fifty_steps_and_at_the_end_of_an_epoch(slow_device: None) -> None:
+def test_a_slow_device_is_read_every_fifty_steps_and_at_the_end_of_an_epoch(slow_device: None) -> None:
     run = long_run()
     guard, asked = run.finite_guard, []
     look = guard.look
@@ -232,11 +232,11 @@ def test_a_slow_device_is_asked_every_fifty_steps_and_at_the_end_of_an_epoch(slo
 
     guard.look = noted  # type: ignore[method-assign] # to see when it is called
     run.fit()
-    # In a step that asks, both the loss and the gradients do.
+    # In such a step, both the loss and the gradients are checked.
     assert asked == [0, 0, 50, 50, 60, 90]
 
 
-def test_a_gradient_that_is_bad_after_the_last_look_is_found_at_the_end_of_the_epoch(slow_device: None) -> None:
+def test_a_gradient_that_is_bad_after_the_last_read_is_found_at_the_end_of_the_epoch(slow_device: None) -> None:
     run = long_run((), FUSED["sgd"], **{"callbacks.spoils": bad_gradient_at(55)})
     with pytest.raises(NonFiniteError, match="in step 55, before"):
         run.fit()
@@ -250,13 +250,13 @@ def test_a_step_of_an_epoch_before_is_named_where_no_epoch_ends(slow_device: Non
     assert (run.epoch, caught.value.epoch, caught.value.indices) == (2, 1, (54,))
 
 
-def test_no_state_is_given_of_a_run_that_has_left_out_updates(slow_device: None) -> None:
+def test_a_run_that_has_skipped_updates_has_no_state(slow_device: None) -> None:
     run = long_run((), FUSED["sgd"], **{"callbacks.spoils": bad_gradient_at(7)})
     with pytest.raises(NonFiniteError, match="in step 7, before"):
         next(run.state_dict() for step in run.steps() if step.step == 9)
 
 
-def test_what_was_not_left_out_is_a_warning_for_each_look_that_finds_it(slow_device: None) -> None:
+def test_each_read_that_finds_an_update_not_skipped_is_a_warning(slow_device: None) -> None:
     settings = {"train.non_finite": "skip", "train.epochs": 1}
     run = long_run(settings, FUSED["sgd"], **{"callbacks.spoils": bad_gradient_at(7)})
     with pytest.raises(NonFiniteError, match="train/running_loss is"):
@@ -265,11 +265,11 @@ def test_what_was_not_left_out_is_a_warning_for_each_look_that_finds_it(slow_dev
         "a loss or gradient is not finite in step 7, found after step 50: on an accelerator its update was not skipped"
     )
     assert run.warnings[0] == said
-    # The weights are spoiled by then, and so are all steps after it.
+    # By then the weights are not finite, and neither is any later step.
     assert run.warnings[1].startswith("a loss or gradient is not finite in step 51, ")
 
 
-def test_gradients_whose_norm_overflows_are_finite_on_a_slow_device_too(slow_device: None) -> None:
+def test_gradients_with_an_overflowing_norm_are_finite_on_a_slow_device_too(slow_device: None) -> None:
     class Huge:
         @hookimpl(wrapper=True)
         def build_update(self, run: Run) -> Generator[None, Any, Any]:
@@ -304,7 +304,7 @@ def test_the_closure_of_an_optimizer_is_guarded_too() -> None:
 
 
 @pytest.mark.parametrize("num_layers", [1, 20], ids=["few", "many"])
-def test_gradients_whose_sum_overflows_are_finite_all_the_same(num_layers: int) -> None:
+def test_gradients_with_an_overflowing_sum_are_finite(num_layers: int) -> None:
     class Huge:
         @hookimpl(wrapper=True)
         def build_update(self, run: Run) -> Generator[None, Any, Any]:
@@ -341,7 +341,7 @@ def test_gradients_that_float32_could_not_hold_are_finite_in_float64() -> None:
 
 
 def spoiling(change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a plugin that changes the gradients before they are looked at."""
+    """Return a plugin that changes the gradients before they are checked."""
 
     class Spoils:
         @hookimpl(wrapper=True)
@@ -367,7 +367,7 @@ def spoiling(change: Callable[[Tensor], Tensor]) -> Any:
     ],
     ids=["sparse", "of one value in memory", "with a graph of its own"],
 )
-def test_gradients_of_all_forms_are_looked_at(change: Callable[[Tensor], Tensor]) -> None:
+def test_gradients_of_all_forms_are_checked(change: Callable[[Tensor], Tensor]) -> None:
     data = data_with(0.5, at=0)
     config = {**IN_ORDER, "optimizer": {"lr": 0.0}}
     assert train(config, plugins={"data": data, "callbacks.spoils": spoiling(change)}).outcome == "completed"
@@ -376,7 +376,7 @@ def test_gradients_of_all_forms_are_looked_at(change: Callable[[Tensor], Tensor]
         train(config, plugins={"data": data, "callbacks.spoils": bad})
 
 
-def test_the_look_changes_no_gradient() -> None:
+def test_the_check_changes_no_gradient() -> None:
     values = torch.tensor([[-0.0, 1e-45, 3e38, -1e-40]])
 
     class Sees:
@@ -420,7 +420,7 @@ def test_one_bad_gradient_among_many_is_found() -> None:
         train(IN_ORDER, plugins=plugins)
 
 
-def test_a_parameter_is_named_as_the_model_names_it_whatever_is_around_it() -> None:
+def test_a_parameter_has_its_name_in_the_model_without_wrappers() -> None:
     class Around:
         @hookimpl(wrapper=True)
         def build_model(self) -> Generator[None, nn.Module, nn.Module]:

@@ -1,4 +1,4 @@
-"""Any state comes back as it was; any checkpoint is read or refused, also one that was forged with the right sums."""
+"""Any state is restored to the last bit; any checkpoint is read or refused, even one forged with valid checksums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hookline.runs.disk.checkpoint import Checkpoint, read_checkpoint, read_mani
 from hookline.runs.disk.encoding import decode, encode, from_json, from_safetensors, to_json, to_safetensors
 from reliability.fuzz_targets import TARGETS, check_error, good_checkpoint, only_in, rehash, rehash_manifest
 
-# Each example writes its files anew, so that a folder can be shared.
+# Each example rewrites its files, so they can share a folder.
 quick = settings(
     derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -40,7 +40,7 @@ NUMPY_TYPES = [">f8", "<f4", "f2", "c8", "?", "u1", "i1", ">i2", "u2", "i4", ">u
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
-    """Tensors of any dtype, shape and bits, some of which are parts of others or lie in another order."""
+    """Draw tensors of any dtype, shape and bits, some of them views or transposed."""
     dtype, shape = draw(st.sampled_from(DTYPES)), draw(SHAPES)
     size = math.prod(shape) * dtype.itemsize
     bits = bytearray(draw(st.binary(min_size=size, max_size=size)))
@@ -57,7 +57,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 @st.composite
 def arrays(draw: st.DrawFn) -> Any:
-    """Arrays of any type, shape and bits, likewise."""
+    """Draw arrays of any type, shape and bits, some of them views or in Fortran order."""
     dtype, shape = np.dtype(draw(st.sampled_from(NUMPY_TYPES))), draw(SHAPES)
     size = math.prod(shape) * dtype.itemsize
     bits = draw(st.binary(min_size=size, max_size=size))
@@ -87,7 +87,7 @@ STATES = st.recursive(
 
 
 def form(value: Any) -> Any:
-    """Return a value such that two are equal only if they are the same to the last bit, and of the same types."""
+    """Return a form of a value that is equal only for the same types and bits."""
     if isinstance(value, Tensor):
         flat = value.detach().contiguous().reshape(-1)
         return (
@@ -108,7 +108,7 @@ def form(value: Any) -> Any:
 
 @quick
 @given(state=STATES)
-def test_any_nested_state_comes_back_to_the_last_bit(state: Any) -> None:
+def test_any_nested_state_is_restored_to_the_last_bit(state: Any) -> None:
     tree, held = encode({"state": state})
     again = decode(from_json(to_json(tree)), from_safetensors(to_safetensors(held)))
     assert form(again) == form({"state": state})
@@ -116,7 +116,7 @@ def test_any_nested_state_comes_back_to_the_last_bit(state: Any) -> None:
 
 @quick
 @given(tensor=tensors(), other=tensors())
-def test_what_shares_memory_comes_back_with_its_own_values(tensor: Tensor, other: Tensor) -> None:
+def test_tensors_that_share_memory_are_restored_with_their_values(tensor: Tensor, other: Tensor) -> None:
     flat = tensor.reshape(-1)
     state = {"whole": tensor, "again": tensor, "half": flat[: len(flat) // 2], "view": tensor[None], "other": other}
     tree, held = encode(state)
@@ -124,7 +124,7 @@ def test_what_shares_memory_comes_back_with_its_own_values(tensor: Tensor, other
 
 
 def test_arrays_in_another_order_are_not_taken_for_each_other() -> None:
-    # Each is copied for the state, and the copies would all lie at one place if they did not outlive each other.
+    # Each is copied for the state; if a copy were freed, the next one could have the same address.
     state = {str(number): np.asfortranarray(np.full((40, 50), number)) for number in range(20)}
     tree, held = encode(state)
     assert [int(array[0, 0]) for array in decode(tree, held).values()] == list(range(20))
@@ -157,14 +157,14 @@ def test_the_one_name_that_no_tensor_can_have_in_a_file_is_another_there() -> No
 
 @settings(quick, max_examples=15)
 @given(state=STATES, metrics=st.dictionaries(st.text(max_size=5), st.floats(), max_size=3))
-def test_any_state_is_in_its_checkpoint_as_it_was(state: Any, metrics: dict[str, float], tmp_path: Path) -> None:
+def test_any_state_is_unchanged_in_its_checkpoint(state: Any, metrics: dict[str, float], tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "c", ignore_errors=True)
     (tmp_path / "c").mkdir()
     whole = {"model": {"w": torch.ones(2)}, "own": state, "step": 3, "epoch": 1, "position": 3}
     path = write_checkpoint(tmp_path / "c", whole, run="r", metrics=metrics)
     checkpoint = read_checkpoint(path)
     assert form(checkpoint.state) == form(whole)
-    # What is not finite is null in JSON.
+    # Non-finite numbers are null in JSON.
     assert checkpoint.manifest.metrics == {k: v if math.isfinite(v) else None for k, v in metrics.items()}
 
 
@@ -186,7 +186,7 @@ JSON = st.recursive(
 
 
 def mutated(name: str) -> st.SearchStrategy[bytes]:
-    """The bytes that the fuzzer begins with, with some of them changed, taken out, or others put in."""
+    """Return the seeds of the fuzzer with bytes changed, removed or inserted."""
 
     def change(seed: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
         data = bytearray(seed)
@@ -240,7 +240,7 @@ def test_anything_kept_of_data_is_read_or_refused(data: bytes, tmp_path: Path) -
 
 
 def refused(read: Callable[[], object], folder: Path, *, most_bytes: int = 2**22) -> CheckpointError:
-    """Return the error of what is to be refused, at once and without much memory."""
+    """Return the error of a refusal, which must take little time and memory."""
     tracemalloc.start()
     begin = time.perf_counter()
     try:
@@ -281,7 +281,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("form", HEADERS.values(), ids=HEADERS)
-def test_a_header_that_declares_what_is_not_there_is_refused(form: str, tmp_path: Path) -> None:
+def test_a_header_that_declares_missing_data_is_refused(form: str, tmp_path: Path) -> None:
     path = forged(tmp_path, "state.safetensors", safetensors_of(f'{{"t":{form}}}'.encode(), bytes(8)))
     assert "cannot be read: it is not a valid safetensors file" in str(refused(lambda: read_checkpoint(path), tmp_path))
 
@@ -292,7 +292,7 @@ def test_a_header_of_a_hundred_megabytes_is_not_waited_for(tmp_path: Path) -> No
         refused(lambda path=path: read_checkpoint(path), tmp_path)  # type: ignore[misc]
 
 
-def test_a_name_that_stands_twice_gives_one_tensor_or_none(tmp_path: Path) -> None:
+def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     one, two = ONE % ("F32", [1], [0, 4]), ONE % ("F32", [1], [4, 8])
     path = forged(tmp_path, "state.safetensors", safetensors_of(f'{{"t":{one},"t":{two}}}'.encode(), bytes(8)))
     refused(lambda: read_checkpoint(path), tmp_path)
@@ -332,7 +332,7 @@ def test_a_manifest_that_declares_a_size_that_no_file_has_is_refused(size: str, 
 
 
 @pytest.mark.parametrize("text", ["\x1b]0;pwned\x07", "\x9b31m", "\u202e", "a\nb", "\x00"])
-def test_what_a_manifest_says_does_nothing_to_a_terminal(text: str, tmp_path: Path) -> None:
+def test_text_of_a_manifest_cannot_control_a_terminal(text: str, tmp_path: Path) -> None:
     path = good_checkpoint(tmp_path)
     manifest = json.loads((path / "manifest.json").read_bytes())
     for key in (text, "run", "time"):
@@ -342,7 +342,7 @@ def test_what_a_manifest_says_does_nothing_to_a_terminal(text: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("tree", ["[]", "1", '"x"', "null", '{"$tuple":[]}', '{"$map":[]}'])
-def test_a_state_that_is_no_table_is_refused(tree: str, tmp_path: Path) -> None:
+def test_a_state_that_is_not_a_table_is_refused(tree: str, tmp_path: Path) -> None:
     path = forged(tmp_path, "state.json", tree.encode())
     try:
         found = read_checkpoint(path)

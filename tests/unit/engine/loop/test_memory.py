@@ -1,4 +1,4 @@
-"""When memory does not suffice: what is told, and steps that are taken again in smaller parts."""
+"""Out-of-memory errors: their messages, and the parts of a batch that are tried."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from hookline import DataSource, Run, TrainingError, hookimpl, train
 from hookline.engine.loop.memory import is_out_of_memory
-from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, narrow_run, out_of_memory, told_by
+from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, error_of, narrow_run, out_of_memory
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: 4 bytes"
 
@@ -31,7 +31,7 @@ CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't 
         (OSError("out of memory"), False),
     ],
 )
-def test_a_lack_of_memory_is_known_by_type_or_by_text(error: Exception, expected: bool) -> None:
+def test_an_out_of_memory_error_is_recognized_by_type_or_by_text(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
@@ -45,8 +45,8 @@ def test_a_lack_of_memory_is_known_by_type_or_by_text(error: Exception, expected
     ],
     ids=["accelerator", "cpu", "python"],
 )
-def test_a_step_for_which_memory_does_not_suffice_says_what_to_set(make: Any, line: str, is_late: bool) -> None:
-    error = told_by(narrow_run(Narrow(5, since=1, make=make, is_late=is_late)))
+def test_a_step_that_runs_out_of_memory_names_the_option_to_set(make: Any, line: str, is_late: bool) -> None:
+    error = error_of(narrow_run(Narrow(5, since=1, make=make, is_late=is_late)))
     assert error.message == (
         "out of memory in step 2 (epoch 1) on cpu, with 8 of 8 examples at once (train.micro_batch_size = 0): " + line
     )
@@ -60,14 +60,14 @@ def test_a_step_for_which_memory_does_not_suffice_says_what_to_set(make: Any, li
     assert error.__cause__.__traceback__ is not None
 
 
-def test_the_size_to_set_is_half_of_what_goes_through_the_model_at_once() -> None:
-    error = told_by(narrow_run(Narrow(2), {"train.micro_batch_size": 5}))
+def test_the_size_to_set_is_half_of_the_examples_at_once() -> None:
+    error = error_of(narrow_run(Narrow(2), {"train.micro_batch_size": 5}))
     assert "with 5 of 8 examples at once (train.micro_batch_size = 5)" in error.message
     assert "set train.micro_batch_size = 3, which gives the same step" in str(error.hint)
 
 
-def test_one_example_that_is_too_much_cannot_be_divided() -> None:
-    error = told_by(narrow_run(Narrow(0), {"train.micro_batch_size": 1}))
+def test_a_single_example_that_is_too_large_cannot_be_divided() -> None:
+    error = error_of(narrow_run(Narrow(0), {"train.micro_batch_size": 1}))
     assert error.hint == (
         "a single example is too large: use a smaller model, smaller examples, or another train.device"
     )
@@ -79,44 +79,44 @@ def test_a_batch_of_all_examples_and_one_of_a_stream_are_counted() -> None:
             return iter([(torch.ones(2), torch.ones(1))] * 8)
 
     all_at_once = narrow_run(Narrow(5), {"train.batch_size": "all"})
-    assert "with 20 of 20 examples at once" in told_by(all_at_once).message
+    assert "with 20 of 20 examples at once" in error_of(all_at_once).message
     source = DataSource(Stream(), in_features=2, out_features=1)
-    assert "with 8 of 8 examples at once" in told_by(narrow_run(Narrow(5), data=source)).message
+    assert "with 8 of 8 examples at once" in error_of(narrow_run(Narrow(5), data=source)).message
 
 
-def test_an_evaluation_for_which_memory_does_not_suffice_says_what_to_set() -> None:
+def test_an_evaluation_that_runs_out_of_memory_names_the_option_to_set() -> None:
     model = Narrow(5, in_evaluation=True, since=99)
-    error = told_by(narrow_run(model, {"train.evaluate": ["train"], "train.eval_batch_size": 12}))
+    error = error_of(narrow_run(model, {"train.evaluate": ["train"], "train.eval_batch_size": 12}))
     assert error.message == (
         "out of memory in the evaluation of the train split after step 3 (epoch 1) on cpu, with 12 examples at once "
         f"(train.eval_batch_size = 12): {CUDA}"
     )
     assert error.hint == "set train.eval_batch_size = 6"
     assert isinstance(error.__cause__, torch.OutOfMemoryError)
-    error = told_by(narrow_run(Narrow(5, in_evaluation=True, since=99), {"train.evaluate": ["train"]}))
+    error = error_of(narrow_run(Narrow(5, in_evaluation=True, since=99), {"train.evaluate": ["train"]}))
     assert error.hint == "set train.eval_batch_size = 10"
     settings = {"train.evaluate": ["train"], "train.eval_batch_size": 1}
-    error = told_by(narrow_run(Narrow(0, in_evaluation=True, since=99), settings))
+    error = error_of(narrow_run(Narrow(0, in_evaluation=True, since=99), settings))
     assert "a single example is too large" in str(error.hint)
 
 
 @pytest.mark.parametrize("own", [{"optimizer": "lbfgs"}, {}], ids=["closure", "plugin"])
-def test_a_step_that_has_no_parts_is_told_to_take_fewer_examples(own: dict[str, str]) -> None:
+def test_the_hint_for_a_step_without_parts_is_a_smaller_batch(own: dict[str, str]) -> None:
     plugins: dict[str, Any] = {} if own else {"callbacks.own": OwnStep()}
-    error = told_by(narrow_run(Narrow(5), own, **plugins))
+    error = error_of(narrow_run(Narrow(5), own, **plugins))
     assert "with 8 examples: CUDA out of memory" in error.message
     assert error.hint == "set train.batch_size = 4"
 
 
 @pytest.mark.parametrize("way", ["steps", "try_steps"])
-def test_it_is_told_the_same_however_the_steps_are_taken(way: str) -> None:
+def test_the_error_is_the_same_for_fit_and_steps(way: str) -> None:
     run = narrow_run(Narrow(5))
     with pytest.raises(TrainingError, match="out of memory in step 1") as caught:
         list(getattr(run, way)())
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
-def test_what_a_plugin_raises_in_an_event_keeps_its_type() -> None:
+def test_an_error_of_a_plugin_in_an_event_keeps_its_type() -> None:
     class Greedy:
         @hookimpl
         def on_step_end(self) -> None:
@@ -155,11 +155,11 @@ class FailingUpdate(torch.optim.SGD):
 
 @pytest.mark.parametrize("size", [0, 3])
 @pytest.mark.parametrize("policy", ["fail", "halve"])
-def test_an_update_is_never_begun_twice(policy: str, size: int) -> None:
+def test_an_update_is_never_repeated(policy: str, size: int) -> None:
     model = Narrow(99)
     overrides = {**(HALVE if policy == "halve" else {}), "train.micro_batch_size": size}
     run = narrow_run(model, overrides, optimizer=FailingUpdate(model.parameters()))
-    error = told_by(run)
+    error = error_of(run)
     assert error.message == (
         f"out of memory in the update of step 1 (epoch 1) on cpu, with the weights perhaps partly updated: {CUDA}"
     )
@@ -184,7 +184,7 @@ def test_another_error_of_an_update_keeps_its_type(size: int) -> None:
 
 
 class Counting(nn.Linear):
-    """Keeps how many examples it was given in eval mode."""
+    """Records the number of examples it receives in eval mode."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(2, 1)
@@ -204,13 +204,13 @@ def two_splits() -> DataSource:
     return DataSource(train, validation=validation, in_features=2, out_features=1)
 
 
-def test_a_first_batch_is_tried_in_what_memory_suffices_for() -> None:
+def test_a_first_batch_is_tried_in_the_size_that_fits_into_memory() -> None:
     model = Counting(3)
     Run(SHORT, {"train.evaluate": ["validation"]}, plugins={"data": two_splits(), "model": model})
     assert model.sizes == [4, 2, 8, 4, 2]
 
 
-def test_no_more_of_a_first_batch_is_tried_than_goes_through_the_model_in_a_step() -> None:
+def test_a_first_batch_is_tried_in_micro_batch_size() -> None:
     model = Counting(99)
     overrides = {"train.evaluate": ["validation"], "train.micro_batch_size": 3}
     Run(SHORT, overrides, plugins={"data": two_splits(), "model": model})
@@ -218,7 +218,7 @@ def test_no_more_of_a_first_batch_is_tried_than_goes_through_the_model_in_a_step
 
 
 @pytest.mark.parametrize("fails", ["model", "loss"])
-def test_a_first_example_that_is_too_much_is_told(fails: str) -> None:
+def test_a_first_example_that_is_too_large_is_an_error(fails: str) -> None:
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         raise torch.OutOfMemoryError(CUDA)
 

@@ -1,4 +1,4 @@
-"""The random numbers of a run: streams of their own, kept apart from everybody else's."""
+"""The random numbers of a run: named streams, separate from those of the program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hookline.engine.loop.rng import RandomState, derive_seed, make_generator, p
 
 
 class OopsError(Exception):
-    """What goes wrong inside."""
+    """The error raised within a context."""
 
 
 def draw(generator: torch.Generator | None = None) -> list[float]:
@@ -47,7 +47,7 @@ def test_a_seed_depends_on_the_runs_seed_and_on_every_name() -> None:
     assert seeds == [derive_seed(seed, *streams) for seed, streams in names]
 
 
-def test_a_seed_is_what_torch_takes() -> None:
+def test_a_seed_is_valid_for_torch() -> None:
     for seed in range(200):
         assert 0 <= derive_seed(seed, "x") < 2**63
         torch.Generator().manual_seed(derive_seed(seed, "x"))
@@ -57,7 +57,7 @@ def test_seeds_are_the_same_in_every_process_and_release() -> None:
     assert derive_seed(0, "order", 1) == 7021862330116196507
 
 
-def test_a_generator_gives_the_same_numbers_for_the_same_stream_and_others_for_another() -> None:
+def test_a_generator_repeats_its_stream_and_differs_from_other_streams() -> None:
     assert draw(make_generator(0, "data")) == draw(make_generator(0, "data"))
     streams = [draw(make_generator(0, "data")), draw(make_generator(0, "order")), draw(make_generator(1, "data"))]
     assert all(one != other for one, other in itertools.combinations(streams, 2))
@@ -89,7 +89,7 @@ def test_a_random_state_is_swapped_in_and_out_again() -> None:
     assert inside == draw()
 
 
-def test_a_random_state_goes_on_where_it_was_whatever_is_drawn_outside() -> None:
+def test_a_random_state_continues_whatever_the_program_draws() -> None:
     random, undisturbed = RandomState(0, "train"), RandomState(0, "train")
     with undisturbed.active():
         expected = [draw(), draw(), draw()]
@@ -110,7 +110,7 @@ def test_the_program_around_never_notices_a_random_state() -> None:
     assert [first, draw()] == expected
 
 
-def test_random_states_swap_out_after_an_error_and_keep_what_was_drawn() -> None:
+def test_random_states_are_swapped_out_after_an_error_and_advance() -> None:
     outside = state()
     random, whole = RandomState(0), RandomState(0)
     drawn: list[list[float]] = []
@@ -145,7 +145,7 @@ def test_one_random_state_inside_another_does_not_disturb_it() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_is_drawn_while_the_generator_is_preserved_is_as_if_never_drawn(fails: bool) -> None:
+def test_a_preserved_generator_is_restored(fails: bool) -> None:
     def draw_a_lot() -> None:
         with preserved_rng():
             torch.rand(100)

@@ -1,4 +1,4 @@
-"""The run: the loop, its events under each ending, its random numbers, its silence."""
+"""``Run``: the loop, its events for each outcome, its random numbers, its silence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL = {"train": {"epochs": 2, "batch_size": 4}, "data": {"num_examples": 8}}
 
 @dataclass
 class Recorder:
-    """Writes down every event, and can raise in one of them."""
+    """Records every event, and can raise in one of them."""
 
     name: str = ""
     events: list[str] = field(default_factory=list)
@@ -133,7 +133,7 @@ def test_the_default_run_learns_the_true_weights() -> None:
     result = train()
     assert [row["true"] for row in result.summary["learned and true parameters"]] == [2.0, -3.4, 4.2]
     assert all(abs(float(row["error"] or 0)) < 0.01 for row in result.summary["learned and true parameters"])
-    # The noise floor: the variance of the noise, 0.01 squared.
+    # The loss of the true weights: the variance of the noise, 0.01 squared.
     assert result.metrics["train/loss"] == pytest.approx(1e-4, rel=0.1)
     assert [sorted(row) for row in result.history] == [["train/loss", "train/running_loss"]] * 3
 
@@ -185,7 +185,7 @@ def test_transcript_of_a_run_without_evaluation() -> None:
 
 
 class StopIn:
-    """Asks for a stop in one event."""
+    """Requests a stop in one event."""
 
     def __init__(self, event: str) -> None:
         self._event = event
@@ -216,7 +216,7 @@ def test_transcript_of_a_run_that_a_plugin_stops_in_a_step() -> None:
     assert recorder.events == ["run_start", *EPOCH_1[:step_2], *EPOCH_1[step_2 + 1 :], "run_end stopped"]
 
 
-def test_transcript_of_a_run_whose_steps_the_host_leaves() -> None:
+def test_transcript_of_a_run_when_the_host_leaves_its_steps() -> None:
     recorder = Recorder()
     run = Run(SMALL, plugins={"callbacks.recorder": recorder})
     steps = run.steps()
@@ -264,7 +264,7 @@ def test_a_run_that_fails_while_it_starts_ends_only_the_plugins_that_were_starte
     assert "before the first epoch" in caught.value.__notes__
 
 
-def test_a_failing_callback_keeps_no_other_from_closing_and_hides_no_earlier_error() -> None:
+def test_a_failing_callback_neither_stops_others_from_closing_nor_hides_an_earlier_error() -> None:
     first = Recorder("first ", raise_in="step_end", error=ValueError("the first error"))
     second = Recorder("second ", raise_in="run_end", error=OSError("disk gone"))
     third = Recorder("third ", raise_in="run_error", error=KeyError("k"))
@@ -380,7 +380,7 @@ def test_a_run_inside_another_changes_neither() -> None:
     assert inner == [apart[1]] * 2
 
 
-def test_what_the_program_draws_does_not_change_the_run() -> None:
+def test_numbers_drawn_by_the_program_do_not_change_the_run() -> None:
     torch.manual_seed(1)
     first = weights_of(dropout_run(0).fit())
     torch.manual_seed(2)
@@ -398,7 +398,7 @@ def snapshot() -> dict[str, Any]:
         "default dtype": torch.get_default_dtype(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "grad": torch.is_grad_enabled(),
-        "cwd": os.getcwd(),  # noqa: PTH109 - the very thing that must not change
+        "cwd": os.getcwd(),  # noqa: PTH109 - the value that must not change
         "environment": dict(os.environ),
         "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "logging": (logging.root.level, list(logging.root.handlers)),
@@ -410,7 +410,7 @@ def snapshot() -> dict[str, Any]:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_is_silent_and_changes_nothing_global(fails: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    Run(SMALL)  # what torch itself sets up on first use is not the run's
+    Run(SMALL)  # torch sets up some of it on first use
     before = snapshot()
     run = dropout_run(3)
     if fails:
@@ -483,7 +483,7 @@ def forgot_to_return(data: DataSource) -> Any:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_a_component_that_breaks_its_promise_is_told_at_once(
+def test_a_component_that_breaks_its_contract_is_refused_when_the_run_is_built(
     plugins: dict[str, Any], error: type[Exception], words: list[str]
 ) -> None:
     with pytest.raises(error) as caught:
@@ -532,7 +532,7 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         return (Squares()[index] for index in range(10))
 
 
-def test_a_map_style_dataset_gives_the_same_run_as_its_tensors() -> None:
+def test_a_map_style_dataset_trains_like_its_tensors() -> None:
     columns = zip(*(Squares()[index] for index in range(10)), strict=True)
     tensors = TensorDataset(*(torch.stack(column) for column in columns))
     results = [
@@ -549,7 +549,7 @@ def test_a_stream_is_read_from_its_beginning_in_every_epoch() -> None:
 
 
 class OwnStep:
-    """A step of its own, over batches that are mappings."""
+    """Implements the step, for batches that are mappings."""
 
     @hookimpl
     def build_step(self, run: Run) -> Callable[[Any], Tensor]:
@@ -571,14 +571,14 @@ class Mappings(Dataset[dict[str, Tensor]]):
         return {"x": torch.ones(2), "y": torch.ones(1)}
 
 
-def test_a_plugin_with_a_step_of_its_own_may_have_batches_of_its_own() -> None:
+def test_a_plugin_that_implements_the_step_may_use_any_batches() -> None:
     plugins = {"data": DataSource(Mappings(), in_features=2, out_features=1), "callbacks.step": OwnStep()}
     result = train(SMALL, {"train.evaluate": []}, plugins=plugins)
     assert result.steps == 4
 
 
 class Doubled:
-    """A wrapper around the step: every batch is used twice."""
+    """Wraps the step: every batch is used twice."""
 
     @hookimpl(wrapper=True)
     def build_step(self, run: Run) -> Any:
@@ -676,7 +676,7 @@ def test_a_loss_may_be_a_function_of_prediction_and_target() -> None:
 
 @dataclass
 class Collects:
-    """Keeps words in a list that is an option."""
+    """Collects words in a list that is an option."""
 
     words: list[str] = field(default_factory=list)
 
@@ -685,7 +685,7 @@ class Collects:
         self.words.append("again")
 
 
-def test_what_a_plugin_does_to_its_options_stays_in_its_run() -> None:
+def test_changes_of_a_plugin_to_its_options_stay_in_its_run() -> None:
     config = load_config(SMALL, plugins={"callbacks.c": Collects})
     for _ in range(2):
         train(config)
@@ -775,7 +775,7 @@ def test_a_validation_split_of_another_shape_is_refused_before_the_first_step() 
         Run(SMALL, plugins={"data": wrong})
 
 
-def test_a_loss_of_ones_own_is_kept_from_comparing_each_with_every_other() -> None:
+def test_a_custom_loss_that_would_broadcast_is_refused() -> None:
     def squares(prediction: Tensor, target: Tensor) -> Tensor:
         return ((prediction - target) ** 2).mean()
 
@@ -783,7 +783,7 @@ def test_a_loss_of_ones_own_is_kept_from_comparing_each_with_every_other() -> No
         Run(SMALL, plugins={"loss": squares, "data": pairs(torch.randn(8, 2), torch.randn(8))})
 
 
-def test_a_loss_that_brings_both_into_one_shape_itself_is_fine() -> None:
+def test_a_custom_loss_that_reshapes_itself_is_accepted() -> None:
     def squares(prediction: Tensor, target: Tensor) -> Tensor:
         return ((prediction.squeeze(1) - target) ** 2).mean()
 
@@ -914,7 +914,7 @@ def test_evaluation_goes_through_the_data_in_batches_of_their_own_size() -> None
 
 
 class Hears:
-    """Writes down what it is warned of."""
+    """Records warnings."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -925,7 +925,7 @@ class Hears:
         assert run.warnings[-1] == message
 
 
-def test_a_warning_reaches_every_plugin_and_the_result_and_the_run_goes_on() -> None:
+def test_a_warning_reaches_every_plugin_and_the_result_and_the_run_continues() -> None:
     class Warns:
         @hookimpl
         def build_metrics(self, run: Run) -> dict[str, Any]:
@@ -965,7 +965,7 @@ def test_a_callback_that_is_not_tolerated_ends_the_run() -> None:
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
-    """Examples with noise that is drawn from torch's global generator each time."""
+    """Examples with noise from torch's global generator."""
 
     def __len__(self) -> int:
         return 10
@@ -975,7 +975,7 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Counts:
-    """Counts the steps that it saw, as state."""
+    """Counts the steps, as state."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -1003,7 +1003,7 @@ class Counts:
 
 
 def stateful_run(overrides: Mapping[str, Any] | None = None) -> Run:
-    """A run whose every number depends on every kind of state: 3 epochs of 4 batches, the last one ragged."""
+    """Return a run that depends on every kind of state: 3 epochs of 4 batches, the last one smaller."""
     data = DataSource(Augmented(), Augmented(), in_features=3, out_features=1)
     config = {
         "train": {"epochs": 3, "batch_size": 3, "evaluate": ["validation"]},
@@ -1020,7 +1020,7 @@ def uninterrupted() -> RunResult:
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 3, 4, 5, 8, 11, 12])
-def test_a_run_that_takes_up_the_state_of_another_ends_with_the_same_bits(
+def test_a_run_that_loads_the_state_of_another_ends_with_the_same_bits(
     uninterrupted: RunResult, num_steps: int
 ) -> None:
     first = stateful_run()
@@ -1074,7 +1074,7 @@ def test_a_plugin_gets_its_state_when_it_was_started() -> None:
     assert counts.log == ["start", "load"]
 
 
-def test_a_run_that_was_stopped_in_a_step_still_ends_its_epoch_when_it_is_taken_up() -> None:
+def test_a_run_that_was_stopped_in_a_step_still_ends_its_epoch_when_resumed() -> None:
     class Stops:
         @hookimpl
         def on_step_end(self, run: Run) -> None:
@@ -1108,7 +1108,7 @@ def test_a_run_has_no_state_within_an_event() -> None:
         train(SMALL, plugins={"callbacks.asks": Asks()})
 
 
-def test_a_state_is_taken_up_before_the_first_step() -> None:
+def test_a_state_is_loaded_before_the_first_step() -> None:
     run = Run(SMALL)
     state = run.state_dict()
     run.fit()
@@ -1122,7 +1122,7 @@ def test_the_state_of_another_model_is_refused() -> None:
 
 
 class AddsALayer:
-    """A wrapper with weights and a buffer of its own, around the model."""
+    """Wraps the model in layers with weights and buffers."""
 
     @hookimpl(wrapper=True)
     def build_model(self) -> Any:
@@ -1134,7 +1134,7 @@ def wrapped_run() -> Run:
     return Run(SMALL, plugins={"callbacks.layer": AddsALayer()})
 
 
-def test_the_state_has_the_models_own_names_and_apart_from_them_what_wrappers_add() -> None:
+def test_the_state_separates_the_model_from_its_wrappers() -> None:
     state = wrapped_run().state_dict()
     assert list(state["model"]) == ["weight", "bias"]
     batch_norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
@@ -1142,7 +1142,7 @@ def test_the_state_has_the_models_own_names_and_apart_from_them_what_wrappers_ad
     assert not any(value.requires_grad for value in (*state["model"].values(), *state["wrappers"].values()))
 
 
-def test_a_run_with_a_wrapper_that_has_weights_is_taken_up_to_the_last_bit() -> None:
+def test_a_run_with_a_wrapper_that_has_weights_resumes_to_the_last_bit() -> None:
     whole = wrapped_run().fit()
     first, second = wrapped_run(), wrapped_run()
     second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 3))
@@ -1171,7 +1171,7 @@ def test_the_state_of_other_plugins_is_refused_with_their_tables() -> None:
 
 
 @pytest.mark.parametrize(("max_steps", "epochs"), [(1, 1), (2, 1), (3, 2), (4, 2), (9, 2)])
-def test_a_run_is_complete_after_so_many_steps_and_ends_its_epoch(max_steps: int, epochs: int) -> None:
+def test_a_run_is_complete_after_the_set_steps_and_ends_its_epoch(max_steps: int, epochs: int) -> None:
     recorder = Recorder()
     run = Run(SMALL, {"train.max_steps": max_steps}, plugins={"callbacks.recorder": recorder})
     assert run.num_steps == min(max_steps, 4)
@@ -1181,14 +1181,14 @@ def test_a_run_is_complete_after_so_many_steps_and_ends_its_epoch(max_steps: int
     assert len(result.history) == epochs
 
 
-def test_a_run_is_stopped_when_its_time_is_over_and_says_why() -> None:
+def test_a_run_is_stopped_when_its_time_has_passed_and_has_the_reason() -> None:
     result = train(SMALL, {"train.epochs": 10**6, "train.max_time_s": 0.05})
     assert result.outcome == "stopped"
     assert result.stop_reason == "train.max_time_s = 0.05 has passed"
     assert 0 < result.steps < 10**6
 
 
-def test_the_time_of_a_run_that_is_taken_up_counts_on() -> None:
+def test_the_time_of_a_resumed_run_continues() -> None:
     first = Run(SMALL, {"train.max_time_s": 1000.0})
     next(first.steps())
     state = first.state_dict()
@@ -1216,13 +1216,13 @@ def evaluated_after(**train_options: int) -> list[str]:
     return [event.removeprefix("end ") for event in events[1::2]]
 
 
-def test_evaluations_come_every_so_many_epochs_and_in_the_last() -> None:
+def test_evaluations_follow_the_set_epochs_and_the_last() -> None:
     assert evaluated_after(evaluate_every_epochs=2) == ["4", "8", "10"]
     assert evaluated_after(evaluate_every_epochs=0) == []
     assert evaluated_after(evaluate_every_epochs=2, max_steps=5) == ["4", "5"]
 
 
-def test_evaluations_come_every_so_many_steps_beside_those_of_the_epochs() -> None:
+def test_evaluations_follow_the_set_steps_in_addition_to_those_of_epochs() -> None:
     assert evaluated_after(evaluate_every_epochs=0, evaluate_every_steps=3) == ["3", "6", "9"]
     assert evaluated_after(evaluate_every_epochs=5, evaluate_every_steps=5) == ["5", "10"]
 
@@ -1238,7 +1238,7 @@ def test_evaluating_in_mid_epoch_does_not_disturb_the_training() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10, 99])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(size: int) -> None:
-    # 25 examples in batches of 10: the last batch is ragged, and so are the last parts of each.
+    # 25 examples in batches of 10: the last batch is smaller, and so are the last parts of each.
     config = {"train": {"epochs": 4, "batch_size": 10, "dtype": "float64"}, "data": {"num_examples": 25}}
     whole, parts = train(config), train(config, {"train.micro_batch_size": size})
     assert whole.steps == parts.steps == 12
@@ -1295,7 +1295,7 @@ def test_an_update_cannot_be_wrapped_where_the_optimizer_makes_several_in_a_step
         Run(SMALL, {"optimizer": "lbfgs"}, plugins={"callbacks.wraps": Wraps()})
 
 
-def test_the_unwrapped_model_is_what_the_model_plugin_built() -> None:
+def test_the_unwrapped_model_is_the_one_that_the_model_plugin_built() -> None:
     class Wraps:
         @hookimpl(wrapper=True)
         def build_model(self) -> Any:
@@ -1308,7 +1308,7 @@ def test_the_unwrapped_model_is_what_the_model_plugin_built() -> None:
     assert isinstance(run.model, nn.Sequential)
 
 
-def test_the_data_compare_the_learned_weights_whatever_is_around_the_model() -> None:
+def test_the_data_compare_the_learned_weights_of_a_wrapped_model() -> None:
     class Wraps:
         @hookimpl(wrapper=True)
         def build_model(self) -> Any:
@@ -1322,7 +1322,7 @@ def test_the_data_compare_the_learned_weights_whatever_is_around_the_model() -> 
 
 
 class OddOnly:
-    """Gives only the examples with odd indices, the first ones last."""
+    """Uses only the examples with odd indices, in reverse."""
 
     def __init__(self, order: Callable[[int], Any] = lambda epoch: torch.arange(7, 0, -2)) -> None:
         self.order = order
@@ -1350,7 +1350,7 @@ def test_a_plugin_orders_the_examples_and_the_batches_follow() -> None:
     ],
     ids=["list", "float", "beyond", "empty"],
 )
-def test_an_order_that_is_no_list_of_indices_is_a_fault_of_the_data(order: Callable[[int], Any]) -> None:
+def test_an_order_that_is_not_a_list_of_indices_is_an_error_of_the_data(order: Callable[[int], Any]) -> None:
     with pytest.raises(
         DataError, match=r"the order of the train split of data .* is not a list of indices of its 8 examples"
     ):
@@ -1370,7 +1370,7 @@ def test_trial_steps_are_those_of_the_run_epoch_after_epoch_without_end_and_with
     assert [step.loss.item() for step in tried[:4]] == trained
 
 
-def test_trial_steps_use_a_run_up_and_leave_the_global_random_generator_alone() -> None:
+def test_trial_steps_use_up_a_run_and_leave_the_global_random_generator_alone() -> None:
     run = Run(SMALL, {"model": {"use": "mlp", "dropout": 0.5}})
     before = torch.get_rng_state()
     steps = run.try_steps()

@@ -1,4 +1,4 @@
-"""Save points and interrupts: where the state of a run can be kept, and how a run ends before its time."""
+"""Save points and interrupts: where the state of a run is available, and how a run ends early."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEPS = 3  # in an epoch
 
 
 class Notes:
-    """Notes where the run stands at each save point, and what came in between."""
+    """Records the position at each save point, and the events in between."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -140,7 +140,7 @@ def test_a_run_that_was_stopped_for_good_and_then_interrupted_ends_as_stopped() 
     assert (run.outcome, run.epoch) == ("stopped", 1)
 
 
-def test_the_state_of_an_interrupted_run_is_taken_up_where_it_was() -> None:
+def test_the_state_of_an_interrupted_run_can_be_resumed() -> None:
     whole, _ = noted()
     first, _ = noted(InterruptAt("on_step_end", STEPS))
     second = Run(SETTINGS, plugins={"callbacks.n": Notes()})
@@ -153,7 +153,7 @@ def test_the_state_of_an_interrupted_run_is_taken_up_where_it_was() -> None:
 
 
 @pytest.mark.parametrize("event", ["on_run_start", "on_step_end", "on_epoch_end", "on_run_end"])
-def test_no_other_event_gives_the_state(event: str) -> None:
+def test_no_other_event_has_a_state(event: str) -> None:
     def ask(run: Run) -> None:
         run.state_dict()
 
@@ -207,7 +207,7 @@ def test_an_evaluation_at_a_save_point_leaves_the_random_numbers_of_the_state_al
     assert not torch.equal(states[0], states[1])
 
 
-def test_a_checkpoint_is_told_to_every_plugin() -> None:
+def test_a_checkpoint_is_announced_to_every_plugin() -> None:
     told: list[Any] = []
 
     class Saving:

@@ -1,4 +1,4 @@
-"""The training step of a run that brings none, and what a first batch must get through."""
+"""The default training step, and the checks of the first batch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def default_step(catalog: Catalog, model: nn.Module, optimizer: Any) -> Callable
 
 
 def refusal(error: type[Exception], batch: Any, model: Any = None, loss: Any = None) -> str:
-    """Return what is told when the first batch does not get through."""
+    """Return the text of the error for a first batch."""
     with pytest.raises(error) as caught:
         try_batch(batch, model or linear(), loss or nn.MSELoss(), NAMES)
     return str(caught.value)
@@ -153,7 +153,7 @@ def test_a_loss_that_fits_its_target_gets_through(target: Tensor, loss: Any) -> 
 # ---- refusals of the data --------------------------------------------------------------------------------------------
 
 
-def test_no_batch_at_all_is_refused() -> None:
+def test_a_missing_batch_is_refused() -> None:
     assert refusal(DataError, None) == "data 'd' yields no batch\n  = give it at least one example"
 
 
@@ -168,7 +168,7 @@ def test_no_batch_at_all_is_refused() -> None:
         ((INPUTS, None), "a tuple of 2: [8, 3] float32, nothing"),
     ],
 )
-def test_a_batch_that_is_no_pair_of_tensors_is_refused(batch: Any, what: str) -> None:
+def test_a_batch_that_is_not_a_pair_of_tensors_is_refused(batch: Any, what: str) -> None:
     assert refusal(DataError, batch) == (
         f"data 'd' yields {what}, but must yield pairs (input, target) of tensors\n"
         "  = other batches require a plugin that implements build_step, and train.evaluate = []"
@@ -189,9 +189,9 @@ def test_a_batch_that_is_not_finite_is_refused_by_the_name_of_its_part(part: str
 # ---- refusals of the model -------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_fails_is_refused_with_its_own_words_and_the_shape_of_the_batch() -> None:
+def test_a_model_that_fails_is_refused_with_its_message_and_the_shape_of_the_batch() -> None:
     text = refusal(ContractError, (INPUTS, TARGETS), nn.Linear(5, 1))
-    # torch 2.15 has the name of the operation before its words.
+    # torch 2.15 puts the name of the operation before its message.
     assert text.replace("addmm: ", "") == (
         "model 'm' fails on the first batch, [8, 3] float32: "
         "RuntimeError: mat1 and mat2 shapes cannot be multiplied (8x3 and 5x1)\n"
@@ -209,7 +209,7 @@ def test_a_model_that_fails_keeps_its_error_as_the_cause() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_a_model_that_gives_no_tensor_is_refused() -> None:
+def test_a_model_that_returns_no_tensor_is_refused() -> None:
     class Pairs(nn.Linear):
         def forward(self, input: Tensor) -> Any:  # noqa: A002 - torch's name
             return super().forward(input), None
@@ -241,7 +241,7 @@ def test_a_prediction_that_would_be_broadcast_against_the_target_is_refused(loss
     )
 
 
-def test_a_loss_that_fails_is_refused_with_its_own_words_and_both_shapes() -> None:
+def test_a_loss_that_fails_is_refused_with_its_message_and_both_shapes() -> None:
     text = refusal(ContractError, (INPUTS, TARGETS.long().squeeze(1) - 100), loss=nn.NLLLoss())
     message, hint = text.splitlines()
     assert message.startswith("loss 'l' fails on prediction [8, 1] float32 and target [8] int64: IndexError: Target -")
@@ -260,7 +260,7 @@ def test_a_loss_that_fails_is_refused_with_its_own_words_and_both_shapes() -> No
     ],
     ids=["none", "number", "not reduced", "integer", "detached", "pair"],
 )
-def test_a_loss_that_is_no_differentiable_scalar_is_refused(loss: Any, what: str) -> None:
+def test_a_loss_that_is_not_a_differentiable_scalar_is_refused(loss: Any, what: str) -> None:
     assert refusal(ContractError, (INPUTS, TARGETS), loss=loss) == (
         f"loss 'l' returned {what}, but must return a scalar tensor of a floating dtype that depends on the prediction"
     )
@@ -281,7 +281,7 @@ def test_a_first_loss_that_is_not_finite_is_refused_before_any_step(factor: floa
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_every_part_of_a_model_is_in_eval_mode_meanwhile_and_afterwards_as_it_was(fails: bool) -> None:
+def test_every_part_of_a_model_is_in_eval_mode_and_restored_afterwards(fails: bool) -> None:
     inner = nn.Sequential(nn.Dropout(), nn.Dropout())
     model = nn.Sequential(nn.Dropout(), inner, nn.Dropout())
     inner[0].eval()

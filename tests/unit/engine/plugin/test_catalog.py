@@ -1,4 +1,4 @@
-"""What is installed: found by metadata alone, by kind and by name, plain or qualified."""
+"""Tests of the catalog of installed plugins, found from metadata by kind and plain or qualified name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADAM = Entry("optimizer", "adam", "acme_plugins:Adam", "acme-plugins", "1.2")
 
 
 def write_distribution(folder: Path, name: str, entry_points: str, *, version: str = "1.0", metadata: str = "") -> Path:
-    """Write a distribution's metadata, and nothing of its code."""
+    """Write a distribution's metadata without code."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     info.joinpath("METADATA").write_text(metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -32,7 +32,7 @@ def found(catalog: Catalog, *distributions: str) -> list[str]:
 # ---- entries ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_entry_is_told_with_kind_name_distribution_and_version() -> None:
+def test_an_entry_is_shown_with_kind_name_distribution_and_version() -> None:
     assert str(ACME) == "model 'mlp' (acme-plugins 1.2)"
     assert str(Entry("model", "mlp", "a:b", "acme", "")) == "model 'mlp' (acme)"
     assert ACME.qualified_name == "acme-plugins/mlp"
@@ -46,7 +46,7 @@ def test_an_entry_loads_the_object_that_it_names() -> None:
 # ---- finding by name -------------------------------------------------------------------------------------------------
 
 
-def test_entries_stand_in_the_order_of_kind_name_and_distribution_however_they_came() -> None:
+def test_entries_are_sorted_by_kind_name_and_distribution() -> None:
     catalog = Catalog([ADAM, ZETA, LINEAR, ACME])
     assert catalog.entries == (LINEAR, ACME, ZETA, ADAM)
     assert KINDS == ("data", "model", "loss", "optimizer", "callback")
@@ -60,7 +60,7 @@ def test_a_plugin_is_found_by_its_kind_and_its_name() -> None:
     assert catalog.of_kind("loss") == ()
 
 
-def test_a_name_counts_for_its_own_kind_only() -> None:
+def test_a_name_belongs_to_its_own_kind_only() -> None:
     other = Entry("callback", "mlp", "acme_plugins:C", "acme-plugins", "1.2")
     assert Catalog([ACME, other]).find("callback", "mlp") is other
     with pytest.raises(LookupError, match="known: 'linear', 'mlp'"):
@@ -92,7 +92,7 @@ def test_a_qualified_name_is_never_ambiguous() -> None:
         catalog.find("model", "zeto/mlp")
 
 
-def test_a_qualified_name_may_be_used_where_the_plain_one_would_do() -> None:
+def test_a_qualified_name_may_be_used_even_if_the_plain_one_is_unambiguous() -> None:
     assert Catalog([ACME]).find("model", "acme-plugins/mlp") is ACME
 
 
@@ -100,7 +100,7 @@ def test_names_are_those_a_config_can_use_so_ambiguous_ones_are_qualified() -> N
     assert Catalog([ZETA, ACME, LINEAR]).names("model") == ["linear", "acme-plugins/mlp", "zeta/mlp"]
 
 
-# ---- what is installed -----------------------------------------------------------------------------------------------
+# ---- installed distributions -----------------------------------------------------------------------------------------
 
 
 def test_hookline_itself_is_installed_with_its_plugins_and_defaults() -> None:
@@ -110,7 +110,7 @@ def test_hookline_itself_is_installed_with_its_plugins_and_defaults() -> None:
     assert catalog.default("terminal") == {"callbacks": {"progress": {}}}
 
 
-def test_what_is_installed_is_read_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_plugins_are_found_without_importing_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "acme_boom.py").write_text("raise SystemExit('imported')")
     write_distribution(tmp_path, "acme-boom", "[hookline.model]\nboom = acme_boom:Boom\n", version="2.5")
     monkeypatch.syspath_prepend(tmp_path)
@@ -153,7 +153,7 @@ def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(
         ("[hookline.model]\nx = a:b\n", "Metadata-Version: 2.1\nVersion: 1.0\n", "the field Name is missing"),
     ],
 )
-def test_damaged_metadata_is_a_problem_that_names_its_place_and_hurts_no_other_distribution(
+def test_damaged_metadata_is_a_problem_with_its_path_and_affects_no_other_distribution(
     entry_points: str, metadata: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = write_distribution(tmp_path, "acme-bad", entry_points, metadata=metadata)
@@ -166,7 +166,7 @@ def test_damaged_metadata_is_a_problem_that_names_its_place_and_hurts_no_other_d
     assert found(catalog, "acme-bad", "acme-good") == ["model 'x' (acme-good 1.0)"]
 
 
-def test_a_distribution_without_a_version_is_offered_without_one(
+def test_a_distribution_without_a_version_is_listed_without_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_distribution(tmp_path, "acme-new", "[hookline.model]\nx = a:b\n", metadata="Metadata-Version: 2.1\nName: n\n")
@@ -174,10 +174,10 @@ def test_a_distribution_without_a_version_is_offered_without_one(
     assert found(Catalog.installed(), "n") == ["model 'x' (n)"]
 
 
-# ---- which may be used -----------------------------------------------------------------------------------------------
+# ---- rules -----------------------------------------------------------------------------------------------------------
 
 
-def test_denied_distributions_are_found_by_any_spelling_and_say_what_denies_them() -> None:
+def test_distributions_are_denied_by_any_spelling_and_the_error_names_the_rule() -> None:
     catalog = Catalog([ACME, ZETA, ADAM]).restricted(deny=["ACME_plugins"], by="plugins.{}")
     assert [entry.blocked_by for entry in catalog.entries] == ["plugins.deny", "", "plugins.deny"]
     with pytest.raises(PluginError) as caught:
@@ -193,7 +193,7 @@ def test_denied_distributions_are_found_by_any_spelling_and_say_what_denies_them
     )
 
 
-def test_only_what_is_allowed_may_be_used_and_hooklines_own() -> None:
+def test_only_allowed_plugins_and_hooklines_own_may_be_used() -> None:
     own = Entry("loss", "mse", "hookline_plugins.losses.regression:MSE", "hookline", "0.1.0")
     catalog = Catalog([ACME, ZETA, own]).restricted(allow=["zeta"], by="--{}")
     assert catalog.find("model", "mlp").distribution == "zeta"
@@ -211,13 +211,13 @@ def test_denying_one_of_two_that_offer_a_name_leaves_the_other() -> None:
     assert catalog.names("model") == ["mlp"]
 
 
-def test_of_two_rules_both_hold() -> None:
+def test_two_rules_apply_together() -> None:
     catalog = Catalog([ACME, ZETA]).restricted(allow=["acme-plugins"], by="--{}")
     catalog = catalog.restricted(allow=["zeta"], by="plugins.{}")
     assert [entry.blocked_by for entry in catalog.entries] == ["plugins.allow", "--allow"]
 
 
-def test_a_catalog_with_more_entries_leaves_the_first_as_it_was() -> None:
+def test_adding_entries_does_not_change_the_first_catalog() -> None:
     first = Catalog([ACME])
     assert first.with_entries([ADAM]).entries == (ACME, ADAM)
     assert first.entries == (ACME,)

@@ -1,4 +1,4 @@
-"""What stands around each hook: old names of arguments. The rest is tested with the host, which calls every hook."""
+"""Tests of old names of arguments of hooks. The rest of ``hook_call`` is tested with the host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SMALL = {"train": {"epochs": 2, "batch_size": 4}, "data": {"num_examples": 8}}
 
 
 class Old:
-    """Takes an argument by the name that it had once."""
+    """Takes an argument by its old name."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -23,7 +23,7 @@ class Old:
         self.seen.append((run.epoch, dict(scores)))
 
 
-def test_an_old_name_of_an_argument_works_and_warns_with_plugin_and_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_name_of_an_argument_works_with_a_warning_about_its_removal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RENAMED, "on_epoch_end", {"scores": Renamed("metrics", since="0.2", removed_in="0.3")})
     old = Old()
     result = train(SMALL, plugins={"callbacks.old": old})

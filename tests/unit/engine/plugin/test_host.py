@@ -1,4 +1,4 @@
-"""The plugins of one run: who is called, in which order, and what becomes of what they raise."""
+"""Tests of the host: the order of calls, starting and closing, and errors in hooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Log = list[str]
 
 
 class Base:
-    """Stands where the core's own hooks stand."""
+    """Replaces the core's own hooks."""
 
     @hookimpl(trylast=True)
     def build_step(self) -> str:
@@ -28,7 +28,7 @@ class Base:
 
 @dataclass
 class Logs:
-    """Writes its name at every event that it has."""
+    """Records its name at every event that it has."""
 
     name: str
     log: Log = field(default_factory=list, compare=False)
@@ -66,7 +66,7 @@ class Raises:
 
 
 class Builds:
-    """Gives a step, or None."""
+    """Returns a step, or None."""
 
     def __init__(self, step: str | None) -> None:
         self.step = step
@@ -77,7 +77,7 @@ class Builds:
 
 
 class Wraps:
-    """Puts its name around what it wraps."""
+    """Adds its name around the wrapped result."""
 
     def __init__(self, name: str, error: BaseException | None = None) -> None:
         self.name = name
@@ -122,7 +122,7 @@ def test_the_first_result_of_a_build_hook_that_is_not_none_wins() -> None:
     assert host_of(Builds(None), Builds("one"), Builds("two")).first_result("build_step", run=None) == "one"
 
 
-def test_the_core_is_asked_when_no_plugin_answers() -> None:
+def test_the_hook_of_the_core_is_called_if_no_plugin_returns_a_result() -> None:
     assert host_of().first_result("build_step", run=None) == "step of the core"
     assert host_of(Builds(None)).first_result("build_step", run=None) == "step of the core"
 
@@ -169,7 +169,7 @@ def test_trylast_moves_an_implementation_behind_those_of_the_plugins_after_it() 
     assert log == ["second epoch", "late epoch"]
 
 
-# ---- who is called ---------------------------------------------------------------------------------------------------
+# ---- calls -----------------------------------------------------------------------------------------------------------
 
 
 def test_equal_dataclass_instances_are_both_called() -> None:
@@ -190,7 +190,7 @@ def test_one_object_under_two_names_is_called_twice() -> None:
     assert log == ["x epoch", "x epoch"]
 
 
-def test_a_hook_is_given_only_the_arguments_that_it_takes() -> None:
+def test_a_hook_receives_only_the_arguments_that_it_takes() -> None:
     class Takes:
         def __init__(self) -> None:
             self.got: list[Any] = []
@@ -224,7 +224,7 @@ def test_a_caller_calls_every_plugin_that_has_the_hook() -> None:
     assert log == ["a epoch", "b epoch"]
 
 
-def test_an_instance_switches_one_of_its_hooks_off_by_setting_it_to_none() -> None:
+def test_an_instance_disables_one_of_its_hooks_by_setting_it_to_none() -> None:
     class Quiet(Logs):
         def __init__(self, name: str, log: Log) -> None:
             super().__init__(name, log)
@@ -238,7 +238,7 @@ def test_an_instance_switches_one_of_its_hooks_off_by_setting_it_to_none() -> No
     assert host_of(Quiet("quiet", log)).caller("on_epoch_start") is None
 
 
-def test_collect_gives_each_plugin_with_its_result_in_the_order_of_the_config() -> None:
+def test_results_yields_each_plugin_with_its_result_in_the_order_of_the_config() -> None:
     class Measures:
         def __init__(self, *names: str) -> None:
             self.names = names
@@ -272,7 +272,7 @@ def test_two_hosts_do_not_see_each_other() -> None:
     assert log == ["second starts", "first epoch"]
 
 
-# ---- what plugins raise ----------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_error_in_a_hook_keeps_type_and_traceback_and_gains_a_note_with_plugin_hook_and_distribution() -> None:
@@ -324,7 +324,7 @@ def test_a_wrapper_that_tries_to_end_the_program_becomes_a_training_error() -> N
         host_of(Wraps("w", SystemExit(0))).first_result("build_step", run=None)
 
 
-def test_an_interrupt_from_the_keyboard_passes_as_it_is() -> None:
+def test_an_interrupt_from_the_keyboard_passes_unchanged() -> None:
     interrupt = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt) as caught:
         host_of(Raises(interrupt)).notify("on_epoch_start", run=None)
@@ -334,7 +334,7 @@ def test_an_interrupt_from_the_keyboard_passes_as_it_is() -> None:
 # ---- closing ---------------------------------------------------------------------------------------------------------
 
 
-def test_close_calls_every_plugin_whatever_the_others_raise_and_returns_their_errors_in_order() -> None:
+def test_close_calls_every_plugin_even_after_errors_and_returns_the_errors_in_order() -> None:
     class Bad(Logs):
         error: BaseException = RuntimeError("bad")
 
@@ -409,7 +409,7 @@ def test_open_makes_the_plugins_of_the_config_in_its_order_with_their_options(
     assert [vars(host.members[3].instance)["lr"], vars(host.members[4].instance)["patience"]] == [0.5, 7]
 
 
-def test_every_refusal_of_options_by_the_plugins_is_told_at_once(catalog_with: Callable[..., Catalog]) -> None:
+def test_every_refusal_of_options_by_the_plugins_is_reported_at_once(catalog_with: Callable[..., Catalog]) -> None:
     words = ["optimizer.nesterov=true", "data=csv", "data.path=a.csv", "data.target=y", "data.split=[0.5]"]
     config = load_config(None, words, catalog=catalog_with())
     with pytest.raises(ConfigError) as caught:
@@ -422,7 +422,7 @@ def test_every_refusal_of_options_by_the_plugins_is_told_at_once(catalog_with: C
     assert str(caught.value.faults[0].location) == "command line"
 
 
-# ---- who is called ---------------------------------------------------------------------------------------------------
+# ---- calls -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_order_of_a_hook_is_that_of_its_calls_wrappers_first_from_the_outermost() -> None:
@@ -432,7 +432,7 @@ def test_the_order_of_a_hook_is_that_of_its_calls_wrappers_first_from_the_outerm
     assert host.order("on_epoch_end") == []
 
 
-def test_telling_reaches_only_plugins_that_were_started() -> None:
+def test_notify_started_reaches_only_started_plugins() -> None:
     class Hears:
         def __init__(self, error: Exception | None = None) -> None:
             self.heard: Log = []
@@ -464,7 +464,7 @@ def tolerant_host(warnings: Log, *instances: object) -> Host:
     return Host([replace(one, is_tolerated=True) for one in members], Base(), warn=warnings.append)
 
 
-def test_a_tolerated_plugin_that_fails_is_told_once_and_left_out_but_closed() -> None:
+def test_a_tolerated_plugin_that_fails_is_reported_once_and_disabled_but_closed() -> None:
     warnings: Log = []
     log: Log = []
 

@@ -1,4 +1,4 @@
-"""Who looks on at hooks: what each costs, and each call as it happens."""
+"""Tests of observers of hook calls: the ledger of costs and the trace."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_the_time_of_hooks_is_not_the_loops() -> None:
     assert slow.loop_s < 0.2, "four steps without the 0.2 s that the hook slept"
 
 
-def test_a_wrapper_of_the_step_is_measured_without_what_it_wraps() -> None:
-    # The first listed is the innermost. Its time is far above what a busy machine adds to that of the outer.
+def test_a_wrapper_of_the_step_is_measured_without_the_wrapped_call() -> None:
+    # The first listed is the innermost. Its time is far above the noise of a busy machine.
     ledger, rows = ledger_with(inner=SlowStep(0.2), outer=SlowStep(0.003))
     inner, outer = (rows[f"callbacks.{name}", "each step"] for name in ("inner", "outer"))
     assert inner["calls"] == outer["calls"] == 4
@@ -104,7 +104,7 @@ def test_a_wrapper_of_the_step_is_measured_without_what_it_wraps() -> None:
     assert ("the loop", "each step") not in rows, "the step itself is the loop's"
 
 
-def test_what_is_built_once_has_no_share_of_a_step() -> None:
+def test_a_build_hook_has_no_share_of_a_step() -> None:
     _, rows = ledger_with()
     assert rows["model", "build_model"]["us_per_step"] is None
     assert rows["model", "build_model"]["calls"] == 1
@@ -116,7 +116,7 @@ def test_a_hook_that_reads_a_tensor_would_make_an_accelerator_wait(read: Callabl
     assert rows["callbacks.reads", "on_step_end"]["synchronises"] is True
 
 
-def test_a_hook_that_only_computes_makes_nothing_wait() -> None:
+def test_a_hook_that_only_computes_does_not_wait() -> None:
     _, rows = ledger_with(computes=Does(lambda loss: (loss * 2 + 1).detach()))
     assert rows["callbacks.computes", "on_step_end"]["synchronises"] is False
 
@@ -130,7 +130,7 @@ def test_a_hook_that_only_computes_makes_nothing_wait() -> None:
     ],
     ids=["torch", "python", "numpy"],
 )
-def test_a_hook_that_draws_from_a_global_generator_is_told(draw: Callable[[Tensor], object]) -> None:
+def test_a_hook_that_draws_from_a_global_generator_is_reported(draw: Callable[[Tensor], object]) -> None:
     _, rows = ledger_with(draws=Does(draw), still=Does(lambda _: torch.rand(1, generator=torch.Generator())))
     assert rows["callbacks.draws", "on_step_end"]["draws"] is True
     assert rows["callbacks.still", "on_step_end"]["draws"] is False
@@ -156,11 +156,11 @@ def test_a_run_that_fails_leaves_a_ledger_that_can_be_read() -> None:
 # ---- trace -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_trace_tells_every_call_with_plugin_arguments_result_and_time() -> None:
+def test_a_trace_has_every_call_with_plugin_arguments_result_and_time() -> None:
     calls: list[HookCall] = []
     train(SMALL, {"train.epochs": 1}, plugins={"callbacks.slow": Slow()}, observers=[HookTrace(calls.append)])
-    told = [(call.table, call.hook) for call in calls]
-    assert told == [
+    found = [(call.table, call.hook) for call in calls]
+    assert found == [
         ("data", "build_data"),
         ("model", "build_model"),
         ("loss", "build_loss"),
@@ -175,14 +175,14 @@ def test_a_trace_tells_every_call_with_plugin_arguments_result_and_time() -> Non
     assert calls[4].seconds >= 0.002
 
 
-def test_a_call_is_one_line_of_short_words() -> None:
+def test_a_call_is_one_short_line() -> None:
     call = HookCall("model", "model 'x' (acme 1)", "build_model", {"data": "DataSource"}, "Linear", "", 0.0123)
     assert str(call) == "   12.300 ms  model  build_model(data=DataSource) -> Linear"
     failed = HookCall("model", "model 'x' (acme 1)", "on_step_end", {}, "", "ValueError: no", 0.0)
     assert str(failed) == "    0.000 ms  model  on_step_end() raised ValueError: no"
 
 
-def test_a_trace_shows_values_in_short_and_what_was_raised() -> None:
+def test_a_trace_shows_short_values_and_errors() -> None:
     class Shows:
         @hookimpl
         def on_step_end(self, run: Run, loss: Tensor) -> None:
@@ -202,17 +202,17 @@ def test_a_trace_shows_values_in_short_and_what_was_raised() -> None:
     assert by_hook["on_run_end"].arguments == {"run": "Run", "outcome": "'failed'"}
 
 
-def test_a_wrapper_is_told_in_its_two_halves_without_what_it_wraps() -> None:
+def test_a_wrapper_is_traced_in_two_halves_without_the_wrapped_call() -> None:
     calls: list[HookCall] = []
     train(SMALL, plugins={"callbacks.step": SlowStep()}, observers=[HookTrace(calls.append)])
-    told = [(call.hook, call.result) for call in calls if "build_step" in call.hook]
-    assert told == [("build_step (before)", ""), ("build_step (after)", "function")]
+    found = [(call.hook, call.result) for call in calls if "build_step" in call.hook]
+    assert found == [("build_step (before)", ""), ("build_step (after)", "function")]
 
 
 # ---- any observer ----------------------------------------------------------------------------------------------------
 
 
-def test_a_watch_that_does_nothing_sees_the_beginning_and_the_end() -> None:
+def test_an_observer_sees_the_start_and_the_end() -> None:
     class Counts(Observer):
         seen = ""
 
@@ -227,7 +227,7 @@ def test_a_watch_that_does_nothing_sees_the_beginning_and_the_end() -> None:
     assert observer.seen == "begin end"
 
 
-def test_a_watch_stands_before_the_batches_of_each_split() -> None:
+def test_an_observer_sees_the_batches_of_each_split() -> None:
     class Reads(Observer):
         def __init__(self) -> None:
             self.read: list[str] = []
@@ -239,11 +239,11 @@ def test_a_watch_stands_before_the_batches_of_each_split() -> None:
 
     first, second = Reads(), Reads()
     train(SMALL, {"train.epochs": 1, "train.eval_batch_size": 8}, observers=[first, second])
-    # The first batch is tried when the run is built; then come 2 steps and an evaluation.
+    # The first batch is tried when the run is built; 2 steps and an evaluation follow.
     assert first.read == second.read == ["train"] * 4
 
 
-def test_a_run_without_a_watch_calls_the_methods_of_its_plugins_themselves() -> None:
+def test_a_run_without_an_observer_calls_the_methods_of_its_plugins_directly() -> None:
     seen: list[str] = []
 
     class Looks:

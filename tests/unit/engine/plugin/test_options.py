@@ -1,4 +1,4 @@
-"""Options: found on classes and functions, converted without coercion, described in words and as JSON Schema."""
+"""Tests of options: found on classes and functions, converted without coercion, described in words and as schema."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE = Path("/data")
 
 @dataclass
 class Everything:
-    """A plugin with one option of each sort."""
+    """A plugin with one option of each type."""
 
     size: Annotated[int, Meta(ge=1, description="how large it is")]
     rate: float = 0.5
@@ -53,7 +53,7 @@ class Bare:
 
 
 class Misspelt:
-    """Its annotation names nothing."""
+    """Its annotation is an undefined name."""
 
     def __init__(self, width: Widht) -> None:  # type: ignore[name-defined] # noqa: F821 - what the test is about
         pass
@@ -78,7 +78,7 @@ def test_options_of_a_dataclass_are_the_fields_that_its_init_takes_in_their_orde
     assert [option.default for option in options[1:]] == [0.5, ["a"], None]
 
 
-def test_fields_of_a_dataclass_that_are_supplied_are_no_options() -> None:
+def test_supplied_fields_of_a_dataclass_are_not_options() -> None:
     assert [option.name for option in options_of(Everything, supplied=("rate", "path"))] == ["size", "tags"]
 
 
@@ -94,7 +94,7 @@ def test_options_of_a_torch_optimizer_are_its_parameters_without_params() -> Non
     assert options["foreach"].expected == "true or false"
 
 
-def test_of_a_union_with_something_that_no_config_can_hold_the_rest_is_the_options_type() -> None:
+def test_the_type_of_an_option_omits_parts_of_a_union_that_no_config_can_hold() -> None:
     options = {option.name: option for option in options_of(torch.optim.Adagrad, supplied=("params",))}
     assert typing.get_type_hints(torch.optim.Adagrad.__init__)["lr"] == float | Tensor
     assert options["lr"].type is float
@@ -107,7 +107,7 @@ def test_options_of_a_function_are_its_parameters() -> None:
     assert options == (Option("scale", float, 1.0), Option("power", Literal[1, 2], 2))
 
 
-def test_a_parameter_without_annotation_takes_any_value_and_star_parameters_are_no_options() -> None:
+def test_a_parameter_without_annotation_takes_any_value_and_star_parameters_are_not_options() -> None:
     assert options_of(Unannotated) == (Option("a", Any), Option("b", Any, 2))
 
 
@@ -115,19 +115,19 @@ def test_a_class_without_parameters_has_no_options() -> None:
     assert options_of(Bare) == ()
 
 
-def test_an_annotation_that_names_nothing_is_an_error_with_that_name() -> None:
+def test_an_annotation_with_an_undefined_name_is_an_error_with_that_name() -> None:
     with pytest.raises(TypeError, match="an annotation cannot be resolved: name 'Widht' is not defined"):
         options_of(Misspelt)
 
 
-def test_a_parameter_that_cannot_be_given_by_name_is_an_error_with_its_name() -> None:
+def test_a_positional_only_parameter_is_an_error_with_its_name() -> None:
     def build(width: int, /) -> None: ...
 
     with pytest.raises(TypeError, match="its parameter 'width' is positional-only, but options are passed by name"):
         options_of(build)
 
 
-def test_each_call_makes_a_default_of_its_own() -> None:
+def test_each_call_makes_a_new_default() -> None:
     first, second = ({o.name: o.default for o in options_of(Everything)} for _ in range(2))
     assert first["tags"] == second["tags"]
     assert first["tags"] is not second["tags"]
@@ -199,7 +199,7 @@ def test_a_value_of_the_right_type_becomes_the_options_type(annotation: Any, val
     assert type(converted) is type(expected)
 
 
-def test_a_relative_path_starts_at_the_folder_and_an_absolute_one_stays() -> None:
+def test_a_relative_path_starts_at_the_folder_and_an_absolute_one_is_unchanged() -> None:
     assert Option("x", Path).convert("a/b.csv", HERE) == Path("/data/a/b.csv")
     assert Option("x", Path).convert("/etc/a.csv", HERE) == Path("/etc/a.csv")
     assert Option("x", Path).convert(Path("c.csv"), HERE) == Path("/data/c.csv")
@@ -213,7 +213,7 @@ def test_a_long_value_is_cut_in_the_message() -> None:
     assert len(str(caught.value)) < 120
 
 
-def test_a_union_that_msgspec_does_not_know_still_takes_each_of_its_types() -> None:
+def test_a_union_that_msgspec_does_not_support_takes_each_of_its_types() -> None:
     def build(where: Path | str = "stdout") -> None: ...
 
     (option,) = options_of(build)

@@ -1,4 +1,4 @@
-"""One plugin: imported, checked against the hooks, and made into an object with hooks."""
+"""Tests of plugins: import, checks against the hook specification, and objects with hooks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Deep:
 
 
 class Narrow(nn.Module):
-    """A plain module that asks for the data and has options."""
+    """A plain module with a supplied parameter and options."""
 
     def __init__(self, data: DataSource, width: int = 4, run: Any = None) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Narrow(nn.Module):
 
 
 class Everything:
-    """A callback with every mistake that can be made with a hook, and hooks that are right."""
+    """A callback with every possible mistake with a hook, and with valid hooks."""
 
     @hookimpl
     def on_run_start(self) -> None: ...
@@ -67,7 +67,7 @@ class Everything:
 
 
 class NoModel:
-    """A model plugin that listens, but builds none."""
+    """A model plugin that has an event, but builds no model."""
 
     @hookimpl
     def on_run_end(self) -> None: ...
@@ -100,13 +100,13 @@ def fault_texts(plugin: Plugin) -> list[str]:
 # ---- options and names -----------------------------------------------------------------------------------------------
 
 
-def test_a_plugin_is_told_with_its_distribution_or_as_given_from_python() -> None:
+def test_a_plugin_is_shown_with_its_distribution_or_as_given_from_python() -> None:
     entry = Entry("model", "deep", f"{__name__}:Deep", "acme", "1.2")
     assert str(Plugin("model", "deep", Deep, entry)) == "model 'deep' (acme 1.2)"
     assert str(Plugin("model", "Deep", Deep())) == "model 'Deep' (given from Python)"
 
 
-def test_options_of_a_plugin_class_are_its_fields_whatever_they_are_called() -> None:
+def test_options_of_a_plugin_class_are_its_fields_whatever_their_names() -> None:
     @dataclass
     class Reader:
         data: str = "a.csv"
@@ -117,7 +117,7 @@ def test_options_of_a_plugin_class_are_its_fields_whatever_they_are_called() -> 
     assert Plugin("model", "reader", Reader).options == (Option("data", str, "a.csv"),)
 
 
-def test_parameters_of_a_plain_class_named_like_the_hooks_arguments_are_supplied_and_no_options() -> None:
+def test_parameters_of_a_plain_class_named_like_the_hooks_arguments_are_supplied() -> None:
     assert Plugin("model", "narrow", Narrow).options == (Option("width", int, 4),)
     assert "params" not in {option.name for option in Plugin("optimizer", "x", torch.optim.Adagrad).options}
 
@@ -140,7 +140,7 @@ def test_options_that_cannot_be_read_are_an_error_naming_the_plugin() -> None:
     assert (caught.value.plugin, caught.value.distribution, caught.value.version) == ("model 'odd'", "acme", "1.2")
 
 
-# ---- what can stand behind a name ------------------------------------------------------------------------------------
+# ---- forms of plugins ------------------------------------------------------------------------------------------------
 
 
 def test_a_plugin_class_is_made_with_its_options() -> None:
@@ -154,7 +154,7 @@ def test_an_instance_of_a_plugin_class_is_the_plugin_itself() -> None:
     assert Plugin("model", "Deep", deep).make({}) is deep
 
 
-def test_a_plain_class_is_called_with_what_it_asks_for_and_its_options() -> None:
+def test_a_plain_class_is_called_with_the_supplied_parameters_that_it_has_and_its_options() -> None:
     module = built(Plugin("model", "narrow", Narrow), {"width": 8}, run=RUN, data=DATA)
     assert isinstance(module, Narrow)
     assert module.width == 8
@@ -175,26 +175,26 @@ def test_a_function_is_a_plugin_that_returns_the_component() -> None:
     assert loss.delta == 3.0
 
 
-def test_a_class_that_asks_for_nothing_is_given_nothing() -> None:
+def test_a_class_without_parameters_is_called_without_arguments() -> None:
     assert isinstance(built(Plugin("loss", "mse", nn.MSELoss), run=RUN, data=DATA), nn.MSELoss)
 
 
 @pytest.mark.parametrize(
     ("kind", "component"), [("data", DATA), ("model", nn.Linear(3, 1)), ("loss", nn.MSELoss())], ids=lambda value: ""
 )
-def test_a_finished_component_is_handed_over_as_it_is(kind: str, component: Any) -> None:
+def test_a_finished_component_is_used_unchanged(kind: str, component: Any) -> None:
     assert built(Plugin(kind, "mine", component), run=RUN, data=DATA) is component
 
 
-def test_each_make_builds_an_object_of_its_own() -> None:
+def test_each_make_builds_a_new_object() -> None:
     plugin = Plugin("model", "deep", Deep)
     assert plugin.make({}) is not plugin.make({})
 
 
-# ---- the hook specification -----------------------------------------------------------------------------------------
+# ---- the hook specification ------------------------------------------------------------------------------------------
 
 
-def test_every_mistake_with_a_hook_is_told_at_once_with_what_to_do() -> None:
+def test_every_mistake_with_a_hook_is_reported_at_once_with_a_hint() -> None:
     assert fault_texts(Plugin("callback", "all", Everything)) == [
         "its method 'on_epoch_ends' is marked @hookimpl, but there is no such hook\n  = did you mean 'on_epoch_end'?",
         "its method 'on_step_end' is named like a hook but not marked\n  = mark it with @hookimpl",
@@ -273,10 +273,10 @@ def test_what_looks_like_a_hook_by_name_or_by_mark_makes_a_class_a_plugin_class(
     assert not has_hooks(huber)
 
 
-# ---- what cannot be made ---------------------------------------------------------------------------------------------
+# ---- errors while a plugin is made -----------------------------------------------------------------------------------
 
 
-def test_options_refused_by_the_plugin_itself_are_its_own_value_error() -> None:
+def test_options_refused_by_the_plugin_raise_its_value_error() -> None:
     with pytest.raises(ValueError, match="depth must not be negative"):
         Plugin("model", "deep", Deep).make({"depth": -1})
 
@@ -369,7 +369,7 @@ def test_an_entry_that_points_at_a_class_gives_it_as_the_plugin() -> None:
     assert load_plugin(entry) == Plugin("model", "deep", Deep, entry)
 
 
-def test_an_entry_that_is_no_object_reference_says_so() -> None:
+def test_an_entry_that_is_not_an_object_reference_is_an_error() -> None:
     with pytest.raises(PluginError) as caught:
         load_plugin(Entry("model", "boom", "not an object", "acme", "1.2"))
     assert "'not an object'" in str(caught.value)
@@ -430,5 +430,5 @@ class SwitchedOff(WrappedEvent):
     on_run_end = None  # type: ignore[assignment] # switched off in a subclass
 
 
-def test_a_subclass_switches_a_hook_off_with_none() -> None:
+def test_a_subclass_disables_a_hook_with_none() -> None:
     Plugin("callback", "it", SwitchedOff).make({})

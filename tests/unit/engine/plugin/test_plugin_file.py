@@ -1,4 +1,4 @@
-"""Plugins of a file that is not installed."""
+"""Tests of plugins in a file that is not installed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write(tmp_path: Path) -> WriteFile:
     return write_file
 
 
-def test_a_file_offers_what_is_marked_in_it_and_nothing_else(write: WriteFile) -> None:
+def test_a_file_offers_the_marked_plugins_and_nothing_else(write: WriteFile) -> None:
     path = write(NET)
     entries = entries_of_file(path)
     assert [(entry.kind, entry.name) for entry in entries] == [("model", "net"), ("loss", "third"), ("loss", "cubic")]
@@ -108,7 +108,7 @@ def test_the_folder_of_the_file_is_not_searched_for_modules(write: WriteFile, tm
     ],
     ids=["missing", "exit", "syntax", "kind", "name", "nothing", "twice"],
 )
-def test_what_is_wrong_with_a_file_is_told_with_the_file(write: WriteFile, text: str, words: str) -> None:
+def test_an_error_in_a_file_names_the_file(write: WriteFile, text: str, words: str) -> None:
     path = write(text)
     before = set(sys.modules)
     with pytest.raises(PluginError) as caught:
@@ -119,24 +119,24 @@ def test_what_is_wrong_with_a_file_is_told_with_the_file(write: WriteFile, text:
     assert not [name for name in set(sys.modules) - before if "net" in name and "cannot be imported" in words]
 
 
-def test_a_line_that_fails_is_told_with_its_number(write: WriteFile) -> None:
+def test_a_line_that_fails_is_reported_with_its_number(write: WriteFile) -> None:
     path = write("\n\n1 / 0\n")
     with pytest.raises(PluginError, match=r"net\.py:3\)$"):
         entries_of_file(path)
 
 
 @pytest.mark.parametrize("name", ["missing.py", "."], ids=["missing", "folder"])
-def test_a_file_that_is_not_there_is_a_fault_of_the_words(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_a_config_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="there is no plugin file"):
         entries_of_file(tmp_path / name)
 
 
-def test_a_file_that_is_no_python_is_a_fault_of_the_words(write: WriteFile) -> None:
+def test_a_file_that_is_not_python_is_a_config_error(write: WriteFile) -> None:
     with pytest.raises(ConfigError, match="is not a Python file"):
         entries_of_file(write("[train]", "run.toml"))
 
 
-def test_the_mark_changes_nothing_about_what_it_marks() -> None:
+def test_the_mark_does_not_change_its_target() -> None:
     def half(prediction: float, target: float) -> float:
         return (prediction - target) / 2
 

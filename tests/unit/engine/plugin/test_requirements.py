@@ -1,4 +1,4 @@
-"""What distributions require of each other, checked before an import."""
+"""Tests of requirements between distributions."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def install(folder: Path, *requires: str, monkeypatch: pytest.MonkeyPatch) -> No
     "requirement",
     ["torch", "torch>=2", "Torch >= 2, < 99", "hookline>=0.1", "pytest!=1.0", "no-such-thing; python_version<'3'"],
 )
-def test_a_requirement_that_is_met_has_nothing_to_say(requirement: str) -> None:
+def test_for_a_met_requirement_there_is_no_reason(requirement: str) -> None:
     assert unmet(requirement) is None
 
 
-def test_a_requirement_that_is_not_met_tells_what_is_installed() -> None:
+def test_for_an_unmet_requirement_the_reason_names_the_installed_version() -> None:
     assert unmet("pytest<2") == f"pytest {version('pytest')} is installed"
     assert unmet("no-such-distribution>=1") == "no-such-distribution is not installed"
 
 
 @pytest.mark.parametrize("text", ["", "a b", "torch>=", "torch==x", "x @ https://example.org/x.whl"])
-def test_what_is_no_requirement_is_a_value_error(text: str) -> None:
+def test_an_invalid_requirement_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a requirement like|gives a URL"):
         unmet(text)
 
@@ -50,7 +50,7 @@ def test_what_is_no_requirement_is_a_value_error(text: str) -> None:
 @pytest.mark.parametrize(
     "requires", [(), ("hookline",), ("hookline>=0.1,<9", "torch>=99"), ("hookline>9; extra=='x'",)]
 )
-def test_a_distribution_that_admits_this_hookline_is_imported(
+def test_a_distribution_for_this_version_of_hookline_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requires: tuple[str, ...]
 ) -> None:
     install(tmp_path, *requires, monkeypatch=monkeypatch)
@@ -58,7 +58,7 @@ def test_a_distribution_that_admits_this_hookline_is_imported(
     assert (tmp_path / "imported").exists()
 
 
-def test_a_distribution_for_another_hookline_is_refused_before_its_import(
+def test_a_distribution_for_another_version_of_hookline_is_refused_before_its_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, "hookline<9,>=7", monkeypatch=monkeypatch)
