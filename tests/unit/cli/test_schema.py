@@ -119,7 +119,7 @@ def test_options_have_their_description_and_default(catalog_with: MakeCatalog) -
     assert epochs == {
         "type": "integer",
         "minimum": 0,
-        "description": "how often the training data are gone through",
+        "description": "number of passes over the training data",
         "default": 3,
     }
 

@@ -557,7 +557,7 @@ unknown key 'train.batchsize': the loop has no such option
   --> {path}:6:7
   6 | use = "csv"
     |       ^^^^^
-  = it takes a path: the file
+  = it takes a path: the CSV or Parquet file
 
 'model.hidden': expected a list of integers >= 1, got [64, 0] (at hidden[1])
   --> {path}:11:10
