@@ -92,7 +92,7 @@ def test_defaults_are_comments_and_given_values_are_settings(catalog_with: MakeC
     text = commented_toml(load_config(source, catalog=catalog_with(CHATTY)))
     lines = text.splitlines()
     assert "epochs = 5                    # number of passes over the training data (an integer >= 0)" in lines
-    assert "# seed = 0                    # where all random numbers of the run come from (an integer >= 0)" in lines
+    assert "# seed = 0                    # seed for all random numbers of the run (an integer >= 0)" in lines
     assert text.endswith(
         """\
 [loss]
