@@ -120,7 +120,7 @@ room = "lab"                  # where it talks (text)
 [plugins]
 # require = []                # distributions that must be installed, with versions, such as 'acme-plugins>=1.2,<2' \
 (a list of text)
-# allow = "all"               # the only distributions whose plugins may be used, except Hookline's own \
+# allow = "all"               # the only distributions whose plugins may be used, besides Hookline's own \
 (a list of text or 'all')
 # deny = []                   # distributions whose plugins may not be used (a list of text)
 """
