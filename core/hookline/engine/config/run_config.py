@@ -36,7 +36,8 @@ class PluginRules:
     ] = ()
     allow: (
         Annotated[
-            tuple[str, ...], Meta(description="the only distributions whose plugins may be used, besides Hookline's own")
+            tuple[str, ...],
+            Meta(description="the only distributions whose plugins may be used, besides Hookline's own"),
         ]
         | Literal["all"]
     ) = "all"
