@@ -53,12 +53,11 @@ MOVED: Final[dict[str, str]] = {
 """New names of keys that were renamed."""
 
 
-def overfit(config: RunConfig, num_examples: int) -> dict[str, Any]:
+def overfit(num_examples: int) -> dict[str, Any]:
     """Return the overrides of ``hookline train --overfit N``: learn the first ``num_examples`` examples exactly.
 
     The same examples are trained on and evaluated. Karpathy, "A Recipe for Training Neural Networks" (2019).
     """
-    del config
     return {"train.epochs": _OVERFIT_EPOCHS, "train.evaluate": ["train"], _LIMIT: num_examples}
 
 

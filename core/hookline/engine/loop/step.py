@@ -31,6 +31,7 @@ class CoreHooks:
     def __init__(self, parts: Components, *, shortcuts: bool = True) -> None:
         self._parts = parts
         self._shortcuts = shortcuts
+        self._update: Callable[[], None] | None = None  # stays None where a plugin builds the update
 
     @hookimpl(trylast=True)
     def build_backward(self, run: RunView) -> Callable[[Tensor], None]:

@@ -1295,6 +1295,16 @@ def test_an_update_cannot_be_wrapped_where_the_optimizer_makes_several_in_a_step
         Run(SMALL, {"optimizer": "lbfgs"}, plugins={"callbacks.wraps": Wraps()})
 
 
+def test_an_optimizer_with_a_closure_refuses_an_update_that_a_plugin_builds() -> None:
+    class Builds:
+        @hookimpl
+        def build_update(self) -> Callable[[], None]:
+            return lambda: None
+
+    with pytest.raises(ContractError, match="LBFGS updates the weights several times per step"):
+        Run(SMALL, {"optimizer": "lbfgs"}, plugins={"callbacks.builds": Builds()})
+
+
 def test_the_unwrapped_model_is_the_one_that_the_model_plugin_built() -> None:
     class Wraps:
         @hookimpl(wrapper=True)
