@@ -125,11 +125,10 @@ class Loaded:
         parts.append(json.loads(done.stdout.splitlines()[-1])["summary"])
     assert [summary.pop("compiler") for summary in parts] == [[{"is_loaded": False}], [{"is_loaded": True}]]
     assert parts[0] == parts[1]
-    resumed = run(
-        [sys.executable, "-m", "hookline", "resume", "--no-shortcuts", "last", "train.epochs=2"], cwd=tmp_path
-    )
-    assert resumed.returncode != 0  # the plugin file is missing; the option is known
-    assert "loaded.py" in resumed.stderr
+    words = ["--plugin", "loaded.py", "--no-shortcuts", "--json", "last", "train.epochs=2"]
+    resumed = run([sys.executable, "-m", "hookline", "resume", *words], cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert json.loads(resumed.stdout.splitlines()[-1])["summary"]["compiler"] == [{"is_loaded": True}]
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a compiler for C++, and there is none")
