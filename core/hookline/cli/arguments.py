@@ -19,7 +19,7 @@ from hookline.cli.output import Output
 from hookline.engine.config.layers import Origin, read_overrides
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import OFF, SHOWN, RunConfig, Setting
-from hookline.engine.errors import ConfigError, Fault, PluginError
+from hookline.engine.errors import ConfigError, Fault, PluginError, text_of
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.plugin.plugin import combined
 from hookline.engine.plugin.plugin_file import LocalEntry, entries_of_file
@@ -30,7 +30,7 @@ class CarriedError(Exception):
     """Wrapper that carries an error past click, which would interpret it."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
+        super().__init__(text_of(error))
         self.error = error
 
 

@@ -31,6 +31,25 @@ _NOT_AT_FAULT = ("<", str(Path(__file__).parents[1]), str(Path(importlib.__file_
 """Prefixes of file names to skip in a traceback: the import machinery and Hookline."""
 
 
+def text_of(error: BaseException) -> str:
+    """Return the text of an error, with those of the members of a group, even if its ``__str__`` raises.
+
+    >>> text_of(ExceptionGroup("two", [KeyError("a"), ValueError("b")]))
+    "two (2 sub-exceptions): KeyError: 'a'; ValueError: b"
+    """
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001 - any error of foreign code
+        return f"no text: its __str__ raises {type(failure).__name__}"
+    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return f"{text}: {'; '.join(map(error_text, members))}" if members else text
+
+
+def error_text(error: BaseException) -> str:
+    """Return the type and text of an error, as ``text_of`` does."""
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
 def describe_error(error: BaseException) -> str:
     """Return the type, text and place of an error raised by code outside Hookline.
 
@@ -46,7 +65,7 @@ def describe_error(error: BaseException) -> str:
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}:{error.lineno})"
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{error_text(error)}{where}"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from hookline import CheckpointError, HooklineError, hookimpl
-from hookline.engine import printable
+from hookline.engine import error_text, printable
 from hookline.runs import (
     Attempt,
     BestValue,
@@ -130,7 +130,7 @@ class KeepRunFolder:
     def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Write the error, its traceback and the place in the run."""
         text = "".join(traceback.format_exception(error))
-        self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
+        self._attempt.error = printable(error_text(error).partition("\n")[0][:_MAX_ERROR])
         self._write_log(run, text)
         self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, text))
 
@@ -218,8 +218,8 @@ class KeepRunFolder:
 
     def _write_debug(self, run: RunView, error: BaseException, text: str) -> None:
         known = {
-            "error": f"{type(error).__name__}: {error}",
-            "notes": list(getattr(error, "__notes__", ())),
+            "error": _encodable(error_text(error)),
+            "notes": [*map(_encodable, getattr(error, "__notes__", ()))],
             "epoch": run.epoch,
             "step": run.step,
             "indices": list(getattr(error, "indices", ())),
@@ -248,6 +248,10 @@ def _label(run: RunView) -> str:
 def _default_metric(run: RunView) -> str:
     wanted = ("validation/loss", "train/loss")
     return next((name for name in wanted if name in run.metric_names), "train/running_loss")
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _command() -> list[str]:
