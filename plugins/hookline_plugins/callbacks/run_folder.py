@@ -32,7 +32,7 @@ from hookline.runs import (
     redacted_word,
 )
 from hookline_plugins.callback_parts.event_text import EventText
-from hookline_plugins.callback_parts.monitoring import Monitor
+from hookline_plugins.callback_parts.monitoring import Monitor, check_monitored, measured_names
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class KeepRunFolder:
     def on_run_start(self, run: RunView) -> None:
         """Create the folder, unless the run resumes in one, and start an attempt."""
         check_single(run, self)
+        if self.monitor:
+            check_monitored(run, self.monitor, "run-folder")
         self.__post_init__()
         self._start = self._recorded = time.perf_counter()
         folder = folder_of(run)
@@ -247,7 +249,7 @@ def _label(run: RunView) -> str:
 
 def _default_metric(run: RunView) -> str:
     wanted = ("validation/loss", "train/loss")
-    return next((name for name in wanted if name in run.metric_names), "train/running_loss")
+    return next((name for name in wanted if name in measured_names(run)), "train/running_loss")
 
 
 def _encodable(text: str) -> str:

@@ -90,7 +90,11 @@ class WeightedMean:
 
 
 def evaluate(
-    batches: Iterable[Any], model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric]
+    batches: Iterable[Any],
+    model: nn.Module,
+    loss: LossFunction,
+    metrics: Mapping[str, Metric],
+    where: str = "an evaluation",
 ) -> dict[str, float]:
     """Return ``loss``, the mean over all examples, and each metric.
 
@@ -100,14 +104,14 @@ def evaluate(
         DataError: When there is no batch.
         ContractError: When a metric does not return a number.
     """
-    mean = _measure(batches, model, loss, metrics)
+    mean = _measure(batches, model, loss, metrics, where)
     if not mean.weight:
         raise DataError("there was no batch to evaluate", hint="a stream must restart for each iteration")
     return {"loss": mean.compute()} | {name: _number(name, metric.compute()) for name, metric in metrics.items()}
 
 
 def _measure(
-    batches: Iterable[Any], model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric]
+    batches: Iterable[Any], model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric], where: str
 ) -> WeightedMean:
     mean = WeightedMean()
     for metric in metrics.values():
@@ -121,7 +125,7 @@ def _measure(
                     metric.update(prediction, target)
             except Exception as error:
                 examples = range(mean.weight, mean.weight + count_examples(target))
-                note_examples(error, examples, "an evaluation")
+                note_examples(error, examples, where)
                 raise
             mean.add(value, count_examples(target))
     return mean
@@ -135,7 +139,7 @@ def evaluate_splits(
     for split, batches in splits.items():
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
-            numbers = evaluate(stream, run.model, run.loss, metrics)
+            numbers = evaluate(stream, run.model, run.loss, metrics, f"the evaluation of the {split} split")
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return MappingProxyType(measured)
 
@@ -149,7 +153,7 @@ def try_metrics(
         ContractError: When a metric does not return a number.
         Exception: Any error of a metric.
     """
-    _measure([batch] if metrics else (), model, loss, metrics)
+    _measure([batch] if metrics else (), model, loss, metrics, "the trial of the first batch")
     for name, metric in metrics.items():
         # It may require more than one batch.
         with makers.attributing(metric), suppress(ArithmeticError, RuntimeError, ValueError):

@@ -80,8 +80,8 @@ class Loop:
                 for batch in self._training_batches():
                     try:
                         loss = step(batch)
-                    except Exception as error:
-                        note_examples(error, position.indices(), "the step")
+                    except Exception as failure:
+                        note_examples(failure, position.indices(), "the step")
                         raise
                     self._count(loss, batch)
                     if on_step_end:

@@ -154,4 +154,4 @@ def ending_error(
     message = f"{plugin or 'a component'} raised {type(error).__name__}({text_of(error)})"
     hint = "to end a run early, call run.request_stop(reason)"
     where = f" {place} {hook!r}" if hook else ""
-    return TrainingError(message + where, plugin=plugin and str(plugin), hook=hook, hint=hint)
+    return TrainingError(message + where, plugin=str(plugin) if plugin else None, hook=hook, hint=hint)

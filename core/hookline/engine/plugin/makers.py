@@ -69,7 +69,7 @@ class Makers(Observer):
         """Add a note with plugin and hook to an error of an object, by default of that in its traceback."""
         if maker := self._made.get(_key(made)) or self.of(error):
             plugin, hook = maker
-            if not is_attributed(error):
+            if not (is_attributed(error) or getattr(error, "plugin", None)):
                 error.add_note(f"raised in {f'an object made by hook {hook!r} of ' if hook else ''}{plugin}")
 
     @contextmanager
