@@ -51,8 +51,8 @@ def evaluate_run(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
     splits: Sequence[str] = (),
-    checkpoint: str | None = None,
-    parent: Path = Path("runs"),
+    checkpoint: str | os.PathLike[str] | None = None,
+    parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
 ) -> Evaluation:
     """Evaluate the model of a run on its data. No event is fired, and nothing is written.
@@ -70,7 +70,7 @@ def evaluate_run(
         ConfigError: When the data lack a requested split.
         HooklineError: As ``Run`` raises it.
     """
-    path = find_run(os.fspath(run), parent)
+    path = find_run(run, parent)
     if unknown := [name for name in splits if name not in _SPLITS]:
         raise ConfigError(f"there is no split {unknown[0]!r}", hint=did_you_mean(unknown[0], _SPLITS))
     wanted = list(splits or _SPLITS)

@@ -248,9 +248,8 @@ def test_a_prediction_that_would_be_broadcast_against_the_target_is_refused(loss
 def test_a_loss_that_fails_is_refused_with_its_message_and_both_shapes() -> None:
     text = refusal(ContractError, (INPUTS, TARGETS.long().squeeze(1) - 100), loss=nn.NLLLoss())
     message, hint = text.splitlines()
-    assert message.startswith(
-        "loss 'l' fails on prediction [8, 1] float32 and target [8] int64 of the first batch of data 'd': IndexError: Target -"
-    )
+    given = "prediction [8, 1] float32 and target [8] int64 of the first batch of data 'd'"
+    assert message.startswith(f"loss 'l' fails on {given}: IndexError: Target -")
     assert hint == ("  = use a loss for this type of target, or a data source with targets that this loss accepts")
 
 
