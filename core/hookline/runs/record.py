@@ -10,14 +10,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from hookline.engine.errors import ConfigError
+from hookline.engine.errors import CheckpointError, ConfigError
 from hookline.engine.files import read_file, reason
-from hookline.runs.disk.checkpoint import FileSum
+from hookline.runs.disk.checkpoint import CHECKPOINTS, FileSum, manifests_in
 from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
 
 RECORD = "run.json"
 FORMAT = 1
 """Version of the format of a record."""
+
+REBUILT = f"{RECORD} was lost or damaged; a new one was made from the checkpoints"
+"""Warning in a record that was made from the manifests."""
 
 _MAX_RECORD_BYTES = 2**24
 
@@ -84,6 +87,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
         metrics: Metrics of the last epoch.
         best: Best value of the observed metric; None before it is measured.
         identity: Fingerprint of the run: versions, plugins, hashes of their code, data.
+        config: Size and checksum of the config; None until it is written.
         model: Size and checksum of the file of weights; None until there is one.
         data: Size and checksum of the description of the data; None until there is one.
         git: Commit of the folder in which it was started, with ``-dirty`` appended if there were changes.
@@ -102,6 +106,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     metrics: dict[str, float | None] = {}
     best: BestValue | None = None
     identity: dict[str, Any] = {}
+    config: FileSum | None = None
     model: FileSum | None = None
     data: FileSum | None = None
     git: str | None = None
@@ -111,18 +116,51 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
 
 def read_record(path: Path) -> RunRecord:
-    """Return the record of a run folder.
+    """Return the record of a run folder; if it is lost or damaged, a new one from the manifests of the checkpoints.
 
     Raises:
-        ConfigError: When there is none, or it cannot be read.
+        ConfigError: When there is none, or it cannot be read, and there are no checkpoints.
     """
-    text = _read(path)
+    text = b""
     try:
+        text = _read(path)
         return msgspec.json.decode(text, type=_Written)
+    except ConfigError as error:
+        if isinstance(error.__cause__, FileNotFoundError) and (record := _rebuilt(path)):
+            return record
+        raise
     except NOT_JSON as error:
         with contextlib.suppress(*NOT_JSON):
             check_format(format_of(text), FORMAT, f"{path}: {RECORD}", ConfigError)
+        if record := _rebuilt(path):
+            return record
         raise ConfigError(f"{path}: {RECORD} cannot be read: {error}") from error
+
+
+def _rebuilt(path: Path) -> RunRecord | None:
+    """Return a record from the manifests of the checkpoints; None if there are none, or they disagree about the run."""
+    try:
+        manifests = list(manifests_in(path / CHECKPOINTS))
+    except CheckpointError:
+        return None
+    if len({manifest.run for manifest in manifests}) != 1:
+        return None
+    newest = manifests[0]
+    settings = newest.identity.get("settings")
+    seed, num_epochs = (
+        value if isinstance(settings, dict) and type(value := settings.get(key)) is int else 0
+        for key in ("train.seed", "train.epochs")
+    )
+    return RunRecord(
+        run=newest.run,
+        seed=seed,
+        epochs=newest.num_epochs,
+        num_epochs=num_epochs,
+        step=newest.step,
+        metrics=newest.metrics,
+        identity=newest.identity,
+        warnings=[REBUILT],
+    )
 
 
 def read_best(path: Path) -> BestValue | None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from hookline.engine.errors import ConfigError
 from hookline.engine.files import reason
 from hookline.runs.disk import checkpoint
+from hookline.runs.disk.checkpoint import CHECKPOINTS
 from hookline.runs.disk.durable_files import TEMPORARY, remove_folder
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold, is_at_work
-from hookline.runs.folder import ARTIFACTS, CHECKPOINTS, CONFIG, DATA, DEBUG, LOG, METRICS, MODEL
+from hookline.runs.folder import ARTIFACTS, CONFIG, DATA, DEBUG, LOG, METRICS, MODEL
 from hookline.runs.names import NUMBERED, point_to_newest
 from hookline.runs.record import RECORD, read_record
 

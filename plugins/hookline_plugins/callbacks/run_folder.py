@@ -114,7 +114,7 @@ class KeepRunFolder:
         self._update_record(run, run.epoch)
         if time.perf_counter() - self._recorded > _RECORD_S:
             self._recorded = time.perf_counter()
-            self._attempt_to(run, "the record", lambda: self._folder.save(flush=False))
+            self._attempt_to(run, "the record", self._folder.save)
 
     @hookimpl
     def on_checkpoint_saved(self, run: RunView, path: Path) -> None:
@@ -171,9 +171,10 @@ class KeepRunFolder:
 
     def _open(self, run: RunView, *, is_new: bool) -> None:
         before = self._folder.record.identity
-        if before.get("settings") != identity_of(run)["settings"]:
-            self._folder.write("config.toml", complete_toml(run.config).encode(), flush=False)
-        if before.get("data") != identity_of(run)["data"]:
+        if self._folder.record.config is None or before.get("settings") != identity_of(run)["settings"]:
+            self._folder.write_config(complete_toml(run.config))
+        is_whole = self._folder.is_intact("data.json", self._folder.record.data)
+        if not is_whole or before.get("data") != identity_of(run)["data"]:
             self._folder.write_data(run.data)
         self._log = self._folder.lines("log.txt")
         # Steps after the checkpoint are taken again.
@@ -194,7 +195,7 @@ class KeepRunFolder:
         record.identity = dict(identity_of(run))
         record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
         record.git = record.git or _git_commit()
-        self._folder.save(flush=False)
+        self._folder.save()
 
     def _update_record(self, run: RunView, epochs: int) -> None:
         record, best = self._folder.record, self._best

@@ -37,6 +37,9 @@ from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
 FORMAT = 1
 """Version of the format of a checkpoint."""
 
+CHECKPOINTS = "checkpoints"
+"""Name of the folder of a run's checkpoints."""
+
 _MANIFEST, _MANIFEST_SUM = "manifest.json", "manifest.sha256"
 _MODEL, _TENSORS, _TREE = "model.safetensors", "state.safetensors", "state.json"
 _FILES = (_MODEL, _TENSORS, _TREE)
@@ -92,9 +95,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int = FORMAT
 
     @property
+    def num_epochs(self) -> int:
+        """Number of epochs completed."""
+        return self.epoch - bool(self.position)
+
+    @property
     def name(self) -> str:
         """Name of its folder: the number of steps taken and of epochs completed."""
-        return f"step-{self.step:012d}-epochs-{self.epoch - bool(self.position)}"
+        return f"step-{self.step:012d}-epochs-{self.num_epochs}"
 
 
 @dataclass(frozen=True)
@@ -200,7 +208,7 @@ def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
 
     manifest = read_manifest(path)
     if run not in (None, manifest.run):
-        raise CheckpointError(f"{path} belongs to a different run")
+        raise _ForeignError(f"{path} belongs to a different run")
     files = {name: read_summed(path / name, wanted) for name, wanted in manifest.files.items()}
     try:
         tensors = from_safetensors(files[_TENSORS])
@@ -227,11 +235,17 @@ def check_checkpoint(path: Path) -> Manifest:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the folders of checkpoints, the newest step first, without verifying them."""
+    """Return the folders of checkpoints, the newest step first, without verifying them.
+
+    Raises:
+        CheckpointError: When the folder cannot be read.
+    """
     try:
         found = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise _UnreadableError(f"{folder} cannot be read: {reason(error)}") from error
     places = {path: (int(match[1]), int(match[2])) for path in found if (match := _NAME.fullmatch(path.name))}
     return sorted(places, key=places.__getitem__, reverse=True)
 
@@ -259,12 +273,12 @@ def newest_checkpoint(
 ) -> Checkpoint | None:
     """Return the newest valid checkpoint, as ``newest_valid`` does; None if the folder has no checkpoints.
 
-    Damaged ones are set aside, under a name that begins with ``damaged-``.
+    Damaged ones are set aside, under a name that begins with ``damaged-``; those of a different run are left alone.
 
     Args:
         folder: The folder of the run's checkpoints; the caller holds the lock of the run.
         report: Called with the error of each newer checkpoint.
-        run: ID of the run; a checkpoint of a different run counts as damaged.
+        run: ID of the run.
 
     Raises:
         CheckpointError: When there are checkpoints, but none is valid; or when one that may be valid cannot be read.
@@ -274,15 +288,37 @@ def newest_checkpoint(
         if isinstance(error, _UnreadableError):
             raise error
         report(error)
-        set_aside(path)
+        if not isinstance(error, _ForeignError):
+            set_aside(path)
 
     if checkpoint := newest_valid(folder, pass_over, run=run):
         return checkpoint
-    damaged = list(folder.glob(f"{_DAMAGED}*"))
-    if not (damaged or checkpoints_in(folder)):
+    damaged, foreign = list(folder.glob(f"{_DAMAGED}*")), checkpoints_in(folder)
+    if not (damaged or foreign):
         return None
     hint = f"start over: hookline train {folder.parent / 'config.toml'}"
-    raise CheckpointError(f"no checkpoint in {folder} is valid: {len(damaged)} damaged", hint=hint)
+    others = f", {len(foreign)} of different runs" if foreign else ""
+    raise CheckpointError(f"no checkpoint in {folder} is valid: {len(damaged)} damaged{others}", hint=hint)
+
+
+def run_of(folder: Path, recorded: str) -> str:
+    """Return the ID of the run to which the checkpoints in a folder belong.
+
+    It is ``recorded``, the ID in the record of the run, unless all checkpoints agree on another one: then a damaged
+    record is more likely than that each of them is foreign.
+
+    Raises:
+        CheckpointError: When the folder cannot be read.
+    """
+    found = {manifest.run for manifest in manifests_in(folder)}
+    return found.pop() if len(found) == 1 else recorded
+
+
+def manifests_in(folder: Path) -> Iterator[Manifest]:
+    """Yield the readable manifests in a folder of checkpoints, the newest step first."""
+    for path in checkpoints_in(folder):
+        with contextlib.suppress(CheckpointError):
+            yield read_manifest(path)
 
 
 def set_aside(path: Path) -> None:
@@ -361,6 +397,10 @@ def read_summed(path: Path, wanted: FileSum) -> bytes:
 
 class _UnreadableError(CheckpointError):
     """A checkpoint cannot be read here and now, but may be valid."""
+
+
+class _ForeignError(CheckpointError):
+    """A checkpoint belongs to a different run, and may be valid there."""
 
 
 def _encoded(state: Mapping[str, Any]) -> dict[str, bytes]:

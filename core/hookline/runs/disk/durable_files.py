@@ -19,13 +19,12 @@ TEMPORARY = ".tmp-"
 """Prefix of the names of unfinished files and folders."""
 
 
-def write_file(path: Path, data: bytes | memoryview, *, flush: bool = True) -> None:
+def write_file(path: Path, data: bytes | memoryview) -> None:
     """Write a new file, and flush it to the disk.
 
     Args:
         path: Path of the file.
         data: Its contents.
-        flush: Whether it must survive a loss of power, not only the end of the program.
 
     Raises:
         FileExistsError: When the name is taken.
@@ -35,8 +34,7 @@ def write_file(path: Path, data: bytes | memoryview, *, flush: bool = True) -> N
     try:
         try:
             _write(descriptor, data)
-            if flush:
-                os.fsync(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except BaseException:
@@ -45,20 +43,19 @@ def write_file(path: Path, data: bytes | memoryview, *, flush: bool = True) -> N
         raise
 
 
-def replace_file(path: Path, data: bytes | memoryview, *, flush: bool = True) -> None:
+def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Write a file under a name that may be taken: a reader finds the old or the new version, complete.
 
-    With ``flush``, the contents are flushed to the disk before the rename, and the name after it.
+    The contents are flushed to the disk before the rename, and the name after it.
 
     Raises:
         OSError: When it cannot be written; then the old version is unchanged. When only the name cannot be flushed,
             the new version is in place, but may not survive a loss of power.
     """
     new = beside(path)
-    write_file(new, data, flush=flush)
+    write_file(new, data)
     _take_name(new, path)
-    if flush:
-        sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def replace_link(path: Path, target: str) -> None:
@@ -82,7 +79,7 @@ def sync_folder(path: Path) -> None:
     """
     if sys.platform == "win32":
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | NO_LINKS)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -93,12 +90,29 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a new folder.
+    """Make a new folder, without flushing its name.
 
     Raises:
         FileExistsError: When the name is taken.
     """
     os.mkdir(path)
+
+
+def ensure_folder(path: Path) -> None:
+    """Make a folder and its parents where they are missing, and flush their names to the disk.
+
+    Raises:
+        OSError: When that fails, or the name is taken by something else.
+    """
+    if path.is_dir():
+        return
+    ensure_folder(path.parent)
+    try:
+        os.mkdir(path)
+    except FileExistsError:  # made by another program meanwhile
+        if not path.is_dir():
+            raise
+    sync_folder(path.parent)
 
 
 def move_folder(source: Path, target: Path) -> None:
@@ -175,11 +189,14 @@ class AppendedFile:
     def __init__(self, path: Path, size: int | None = None) -> None:
         self.path = path
         self._waiting: list[bytes] = []
+        is_new = not os.path.lexists(path)
         flags = os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING
         self._descriptor: int | None = os.open(path, flags, 0o666)
         there = os.fstat(self._descriptor)
         try:
             check_regular(there, path)
+            if is_new:
+                sync_folder(path.parent)
         except OSError:
             self.close()
             raise
