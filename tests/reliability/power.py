@@ -64,12 +64,20 @@ class _Recorder:
         self._inodes[path] = next(self._numbers)
         self._note(kind, path, (self._inodes[path], other))
 
-    def mkdir(self, path: Path) -> None:
+    def _path(self, name: Path | str, at: int | None) -> Path:
+        """Return the path of a name, which may be relative to the folder of a descriptor."""
+        if at is None:
+            return Path(name)
+        return next(path for path, number in self._inodes.items() if number == self._open[at]) / name
+
+    def mkdir(self, path: Path | str, *, dir_fd: int | None = None) -> None:
+        path = self._path(path, dir_fd)
         path.mkdir()
         self._made("mkdir", path)
 
-    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
-        descriptor = os.open(path, flags, mode)
+    def open(self, path: Path | str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        descriptor = os.open(path, flags, mode, dir_fd=dir_fd)
+        path = self._path(path, dir_fd)
         if flags & os.O_CREAT and path not in self._inodes:
             self._made("create", path)
         self._open[descriptor] = self._inodes.get(path, _OUTSIDE)
@@ -89,25 +97,30 @@ class _Recorder:
         path.symlink_to(target)
         self._made("symlink", path, target)
 
-    def replace(self, source: Path, target: Path) -> None:
-        self.rename(source, target)
+    def replace(self, source: Path, target: Path, **folders: int | None) -> None:
+        self.rename(source, target, **folders)
 
     def fsync(self, descriptor: int) -> None:
         self.operations.append(_Operation("fsync", self._open[descriptor]))
 
-    def rename(self, source: Path, target: Path) -> None:
+    def rename(
+        self, source: Path, target: Path, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
+    ) -> None:
+        source, target = self._path(source, src_dir_fd), self._path(target, dst_dir_fd)
         source.replace(target)
         self._note("rename", source, target.name)
         self._inodes.pop(target, None)
         for path in [found for found in self._inodes if found == source or source in found.parents]:
             self._inodes[target / path.relative_to(source)] = self._inodes.pop(path)
 
-    def unlink(self, path: Path | str) -> None:
-        Path(path).unlink()
-        self._note("unlink", Path(path))
-        del self._inodes[Path(path)]
+    def unlink(self, path: Path | str, *, dir_fd: int | None = None) -> None:
+        path = self._path(path, dir_fd)
+        path.unlink()
+        self._note("unlink", path)
+        del self._inodes[path]
 
-    def rmdir(self, path: Path) -> None:
+    def rmdir(self, path: Path | str, *, dir_fd: int | None = None) -> None:
+        path = self._path(path, dir_fd)
         path.rmdir()
         self._note("unlink", path)
         del self._inodes[path]

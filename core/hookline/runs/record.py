@@ -121,19 +121,31 @@ def read_record(path: Path) -> RunRecord:
     Raises:
         ConfigError: When there is none, or it cannot be read, and there are no checkpoints.
     """
-    text = b""
     try:
-        text = _read(path)
-        return msgspec.json.decode(text, type=_Written)
+        return stored_record(path)
     except ConfigError as error:
-        if isinstance(error.__cause__, FileNotFoundError) and (record := _rebuilt(path)):
+        is_lost = isinstance(error.__cause__, (FileNotFoundError, *NOT_JSON))
+        if is_lost and (record := _rebuilt(path)):
             return record
         raise
+
+
+def stored_record(path: Path, at: int | None = None) -> RunRecord:
+    """Return the record in the file of a run folder.
+
+    Args:
+        path: The folder.
+        at: Its descriptor; None to find it by its path.
+
+    Raises:
+        ConfigError: When there is none, or it cannot be read.
+    """
+    text = _read(path, at)
+    try:
+        return msgspec.json.decode(text, type=_Written)
     except NOT_JSON as error:
         with contextlib.suppress(*NOT_JSON):
             check_format(format_of(text), FORMAT, f"{path}: {RECORD}", ConfigError)
-        if record := _rebuilt(path):
-            return record
         raise ConfigError(f"{path}: {RECORD} cannot be read: {error}") from error
 
 
@@ -191,9 +203,9 @@ class _Ranked(msgspec.Struct):
     best: BestValue | None = None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, at: int | None = None) -> bytes:
     try:
-        return read_file(path / RECORD, _MAX_RECORD_BYTES)
+        return read_file(path / RECORD, _MAX_RECORD_BYTES, at)
     except OSError as error:
         raise ConfigError(f"{path} is not a run folder: {RECORD}: {reason(error)}") from error
     except ValueError as error:

@@ -31,7 +31,15 @@ import msgspec
 
 from hookline.engine.errors import CheckpointError
 from hookline.engine.files import read_file, reason
-from hookline.runs.disk.durable_files import beside, make_folder, move_folder, remove_folder, sync_folder, write_file
+from hookline.runs.disk.durable_files import (
+    beside,
+    flush_folder,
+    make_folder,
+    move_folder,
+    opened_folder,
+    remove_folder,
+    write_file,
+)
 from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
 
 FORMAT = 1
@@ -159,28 +167,35 @@ def write_checkpoint(
     files[_MANIFEST_SUM] = f"{_sha256(text)}  {_MANIFEST}\n".encode()
     target = folder / manifest.name
     new = beside(target)
-    make_folder(new)
-    try:
-        for name, data in files.items():
-            write_file(new / name, data)
-        sync_folder(new)
-        move_folder(new, target)
-    except BaseException:
-        _discard(new)
-        raise
+    with opened_folder(folder) as at:
+        make_folder(new, at)
+        try:
+            with opened_folder(new, at) as inside:
+                for name, data in files.items():
+                    write_file(new / name, data, inside)
+                flush_folder(new, inside)
+            move_folder(new, target, at)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove_folder(new, at)
+            raise
     return target
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, at: int | None = None) -> Manifest:
     """Return the manifest of a checkpoint, without reading its tensors.
+
+    Args:
+        path: Its folder.
+        at: Descriptor of its folder; None to find it by its path.
 
     Raises:
         CheckpointError: When the manifest cannot be read, or is damaged.
     """
-    if path.is_symlink():
+    if at is None and path.is_symlink():
         raise CheckpointError(f"{path} is a link, not a checkpoint")
-    text = _read(path / _MANIFEST, _MAX_MANIFEST_BYTES)
-    if _read(path / _MANIFEST_SUM, 100) != f"{_sha256(text)}  {_MANIFEST}\n".encode():
+    text = _read(path / _MANIFEST, _MAX_MANIFEST_BYTES, at)
+    if _read(path / _MANIFEST_SUM, 100, at) != f"{_sha256(text)}  {_MANIFEST}\n".encode():
         raise CheckpointError(f"{path} is damaged: {_MANIFEST} does not match {_MANIFEST_SUM}")
     try:
         check_format(format_of(text), FORMAT, str(path), _UnreadableError)
@@ -348,12 +363,13 @@ def prune(folder: Path, *, run: str, keep: int, best: Callable[[Manifest], float
     keep = max(keep, 1)
     if len(checkpoints_in(folder)) <= keep:
         return  # without reading any manifest: this runs after every save
-    own = dict(_own(folder, run))
-    ranked = sorted((value, path) for path, manifest in own.items() if (value := best(manifest)) is not None)
-    kept = {*list(own)[:keep], *(path for _, path in ranked[:keep_best])}
-    for path in own:
-        if path not in kept:
-            remove_folder(path)
+    with opened_folder(folder) as at:
+        own = dict(_own(folder, at, run))
+        ranked = sorted((value, path) for path, manifest in own.items() if (value := best(manifest)) is not None)
+        kept = {*list(own)[:keep], *(path for _, path in ranked[:keep_best])}
+        for path in own:
+            if path not in kept:
+                remove_folder(path, at)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -362,21 +378,22 @@ def remove_unfinished(folder: Path) -> None:
     Raises:
         OSError: When one cannot be removed.
     """
-    for entry in list(os.scandir(folder)):
-        if _UNFINISHED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            remove_folder(Path(entry.path))
+    with opened_folder(folder) as at:
+        for entry in list(os.scandir(folder if at is None else at)):
+            if _UNFINISHED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                remove_folder(folder / entry.name, at)
 
 
-def foreign_in(folder: Path) -> Iterator[Path]:
+def foreign_in(folder: Path, at: int | None) -> Iterator[Path]:
     """Yield everything in a folder of checkpoints that no save put there; links count, and are not followed."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        name = entry.name.removeprefix(_DAMAGED)
+    for entry in sorted(os.scandir(folder if at is None else at), key=lambda entry: entry.name):
+        path, name = folder / entry.name, entry.name.removeprefix(_DAMAGED)
         is_ours = _UNFINISHED.fullmatch(name) or _NAME.match(name)
         if not (is_ours and entry.is_dir(follow_symlinks=False)):
-            yield Path(entry.path)
+            yield path
             continue
-        with os.scandir(entry.path) as held:
-            yield from (Path(file.path) for file in held if not _is_own_file(file))
+        with opened_folder(path, at) as inside, os.scandir(path if inside is None else inside) as held:
+            yield from (path / file.name for file in held if not _is_own_file(file))
 
 
 def _is_own_file(entry: os.DirEntry[str]) -> bool:
@@ -415,29 +432,23 @@ def _encoded(state: Mapping[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _own(folder: Path, run: str) -> Iterator[tuple[Path, Manifest]]:
+def _own(folder: Path, at: int | None, run: str) -> Iterator[tuple[Path, Manifest]]:
     """Yield the checkpoints of a run that contain only their own files, the newest first."""
     for path in checkpoints_in(folder):
-        try:
-            manifest = read_manifest(path)
-        except CheckpointError:
-            continue
-        if manifest.run == run and all(_is_own_file(entry) for entry in list(os.scandir(path))):
-            yield path, manifest
+        # One that is lost or replaced meanwhile is not for us to remove.
+        with contextlib.suppress(CheckpointError, OSError), opened_folder(path, at) as inside:
+            manifest = read_manifest(path, inside)
+            if manifest.run == run and all(map(_is_own_file, list(os.scandir(path if inside is None else inside)))):
+                yield path, manifest
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def _read(path: Path, max_bytes: int, at: int | None = None) -> bytes:
     try:
-        return read_file(path, max_bytes)
+        return read_file(path, max_bytes, at)
     except OSError as error:
         if error.errno in _NO_DAMAGE:
             raise _UnreadableError(f"{path} cannot be read: {reason(error)}") from error
         raise CheckpointError(f"{path.parent} is damaged: {path.name}: {reason(error)}") from error
-
-
-def _discard(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        remove_folder(folder)
 
 
 def _sha256(data: bytes) -> str:
