@@ -193,22 +193,26 @@ class RunFolder:
     def lines(self, name: str, size: int | None = None) -> AppendedFile:
         """Open a file of lines in the folder, such as ``metrics.jsonl``; ``size`` as for ``AppendedFile``.
 
+        In a name such as ``artifacts/mine.jsonl``, a folder that is missing is made.
+
         Raises:
             CheckpointError: When it cannot be opened.
         """
         try:
-            return AppendedFile(self.path / name, size)
+            return AppendedFile(self._placed(name), size)
         except OSError as error:
             raise _unwritten(self.path / name, error) from error
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file in the folder, completely or not at all, and flush it to the disk.
 
+        In a name such as ``artifacts/mine.json``, a folder that is missing is made.
+
         Raises:
             CheckpointError: When it cannot be written; then the previous version is unchanged.
         """
         try:
-            replace_file(self.path / name, data)
+            replace_file(self._placed(name), data)
         except OSError as error:
             raise _unwritten(self.path / name, error) from error
 
@@ -326,6 +330,12 @@ class RunFolder:
     def close(self) -> None:
         """Release the lock of the folder."""
         self._lock.close()
+
+    def _placed(self, name: str) -> Path:
+        """Return the path of a file in the folder, and make the folders in its name."""
+        for folder in reversed(list(Path(name).parents)[:-1]):
+            self._made(str(folder))
+        return self.path / name
 
     def _made(self, name: str) -> Path:
         folder = self.path / name

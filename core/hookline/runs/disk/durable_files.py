@@ -278,6 +278,21 @@ class AppendedFile:
         if self.size < there.st_size:
             os.ftruncate(self._descriptor, self.size)
 
+    def read(self, max_bytes: int) -> bytes:
+        """Return at most so many bytes from the start of the file.
+
+        Raises:
+            OSError: When it cannot be read.
+        """
+        assert self._descriptor is not None, "the file was closed"
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        rest = min(max_bytes, self.size)
+        pieces = []
+        while rest > 0 and (piece := os.read(self._descriptor, min(rest, CHUNK_BYTES))):
+            pieces.append(piece)
+            rest -= len(piece)
+        return b"".join(pieces)
+
     def append(self, line: str) -> None:
         """Append a line.
 
