@@ -105,6 +105,7 @@ class Batches:
         self._seed = seed
         self._name = name
         self._order = order
+        self._begun: Iterator[Any] | None = None
         if order is not None:
             self.num_examples = len(self._checked(order(1)))
         self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
@@ -120,7 +121,18 @@ class Batches:
             return self._gathered(self._dataset.tensors, epoch, start)
         if self._is_stream and start:
             raise DataError("a stream cannot be started in the middle", hint="use a map-style dataset")
+        if epoch == 1 and self._begun:
+            begun, self._begun = self._begun, None
+            return begun
         return self._loaded(epoch, start)
+
+    def first(self) -> Iterator[Any]:
+        """Yield the first batch of the first epoch alone; a stream is read on from there by that epoch."""
+        batches = self.epoch(1)
+        batch = next(batches)
+        if self._is_stream:
+            self._begun = itertools.chain([batch], batches)
+        yield batch
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices of the examples in the order of an epoch: int64 ``[num_examples]``."""
@@ -168,6 +180,9 @@ class Batches:
                 # Workers seed their own generators.
                 with nullcontext() if self._reading.num_workers else stream.active():
                     batch = self._next(batches, epoch, start, number)
+                if batch is _END and not number:
+                    hint = "a stream must restart for each iteration"
+                    raise DataError(f"the {self._name} yields no batch in epoch {epoch}", hint=hint)
                 if batch is _END:
                     return
                 if isinstance(batch, Failure):

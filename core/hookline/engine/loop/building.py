@@ -160,7 +160,7 @@ def check_first_batches(site: Site) -> None:
         splits["train"] = parts.batches
     names = {kind: str(host.owner(kind)) for kind in ("data", "model", "loss")}
     for split, batches in splits.items():
-        batch = next(parts.read(split, batches, epoch=1), None)
+        batch = parts.read.first(split, batches)
         names["data"] = f"the {split} split of {host.owner('data')}"
         size = site.run.config.train.micro_batch_size if split == "train" else 0
         try_what_fits(batch, parts.model, parts.loss, names, size)

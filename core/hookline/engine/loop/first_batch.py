@@ -26,7 +26,7 @@ def try_what_fits(
     """Try a batch, or the part of it that fits into memory; a step that does not fit has its own error.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
         names: Names of ``data``, ``model`` and ``loss`` in messages.
@@ -55,7 +55,7 @@ def try_batch(
     """Pass one batch through model and loss, in eval mode and without an update, and check the results.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
         names: Names of ``data``, ``model`` and ``loss`` in messages.
@@ -120,8 +120,6 @@ def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction,
 
 
 def _pair(batch: Any, data_name: str) -> tuple[Any, Tensor]:
-    if batch is None:
-        raise DataError(f"{data_name} yields no batch", hint="give it at least one example")
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
     if not (is_pair and isinstance(batch[0], Tensor | dict | tuple | list)):
         hint = "other batches require a plugin that implements build_step, and train.evaluate = []"

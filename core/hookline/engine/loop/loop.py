@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hookline.engine.errors import DataError, NonFiniteError, TrainingError
+from hookline.engine.errors import NonFiniteError, TrainingError
 from hookline.engine.loop.batch import count_examples
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.first_batch import check_step_result
@@ -112,10 +112,6 @@ class Loop:
                 loss = self.parts.step(batch)
                 self._count(loss, batch)
                 yield loss
-            if not self._position.batch:
-                hint = "a stream must restart for each iteration"
-                message = f"{self.host.owner('data')} yields no batch in epoch {self._position.epoch}"
-                raise DataError(message, hint=hint)
             self._position.batch = 0
 
     def each(self, steps: Generator[Tensor]) -> Iterator[Step]:

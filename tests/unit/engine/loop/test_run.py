@@ -548,6 +548,26 @@ def test_a_stream_is_read_from_its_beginning_in_every_epoch() -> None:
     assert run.fit().steps == 2 * 3
 
 
+def test_a_stream_that_can_be_read_once_trains_for_one_epoch_on_every_example() -> None:
+    class Once(Stream):
+        def __init__(self) -> None:
+            self.examples = super().__iter__()
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return self.examples
+
+    once, again = (
+        train(
+            {"train": {"epochs": 1, "batch_size": 4}}, plugins={"data": DataSource(each, in_features=2, out_features=1)}
+        )
+        for each in (Once(), Stream())
+    )
+    assert (once.steps, weights_of(once)) == (3, weights_of(again))
+    data = DataSource(Once(), in_features=2, out_features=1)
+    with pytest.raises(DataError, match=r"the train split of .* yields no batch in epoch 2"):
+        train({"train": {"epochs": 2}}, plugins={"data": data})
+
+
 class OwnStep:
     """Implements the step, for batches that are mappings."""
 
