@@ -82,7 +82,7 @@ class StreamReader(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         num_read = 0
-        worker = get_worker_info()
+        worker: Any = get_worker_info()
         asked = {"id"} if worker is None or worker.num_workers == 1 else _recorded_reads(worker)
         try:
             examples = iter(cast(Iterable[Any], self._dataset))
@@ -129,7 +129,7 @@ class Failure:
     """
 
     def __init__(self, subject: str, error: Exception, how: str = "") -> None:
-        worker = get_worker_info()
+        worker: Any = get_worker_info()
         where = f" (worker {worker.id})" if worker else ""
         reported = error if isinstance(error, HooklineError) else HooklineError(f"{type(error).__name__}: {error}")
         self._words = subject, f"cannot be read{how}{where}: {reported.message}"

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -566,6 +566,28 @@ def test_a_stream_that_can_be_read_once_trains_for_one_epoch_on_every_example() 
     data = DataSource(Once(), in_features=2, out_features=1)
     with pytest.raises(DataError, match=r"the train split of .* yields no batch in epoch 2"):
         train({"train": {"epochs": 2}}, plugins={"data": data})
+
+
+@pytest.mark.parametrize("hook", ["build_loss", "on_epoch_start"])
+@pytest.mark.parametrize(
+    "name", ["model", "optimizer", "step", "epoch", "outcome", "data", "config", "shared", "warnings", "learning_rate"]
+)
+def test_a_plugin_cannot_set_what_belongs_to_the_run(name: str, hook: str) -> None:
+    class Sets:
+        @hookimpl(wrapper=True)
+        def build_loss(self, run: Run) -> Generator[None, Any, Any]:
+            if hook == "build_loss":
+                setattr(run, name, None)
+            return (yield)
+
+        @hookimpl
+        def on_epoch_start(self, run: Run) -> None:
+            setattr(run, name, None)
+
+    with pytest.raises(AttributeError) as caught:
+        train(SMALL, plugins={"callbacks.sets": Sets()})
+    assert str(caught.value) == f"run.{name} cannot be set, only run.micro_batch_size and run.num_ahead can"
+    assert f"raised in hook {hook!r} of callback 'Sets' (given from Python)" in caught.value.__notes__
 
 
 class OwnStep:
