@@ -75,10 +75,13 @@ class ExampleReader(Dataset[Any]):
 class StreamReader(IterableDataset[Any]):
     """Reads batches of a stream, in any process; refuses one that gives all its examples to each of several workers."""
 
-    def __init__(self, dataset: Dataset[Any], batch_size: int, collate: Callable[[list[Any]], Any]) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], batch_size: int, collate: Callable[[list[Any]], Any], min_size: int = 1
+    ) -> None:
         self._dataset = dataset
         self._batch_size = batch_size
         self._collate = collate
+        self._min_size = min_size
 
     def __iter__(self) -> Iterator[Any]:
         num_read = 0
@@ -91,7 +94,7 @@ class StreamReader(IterableDataset[Any]):
                 for example in itertools.islice(examples, self._batch_size):
                     items.append(example)
                     num_read += 1
-                if not items:
+                if len(items) < self._min_size:
                     return
                 # It must have asked by now: its first example depends on the answer.
                 if not asked & {"id", "num_workers"}:
@@ -129,7 +132,7 @@ class Failure:
     """
 
     def __init__(self, subject: str, error: Exception, how: str = "") -> None:
-        worker: Any = get_worker_info()
+        worker = get_worker_info()
         where = f" (worker {worker.id})" if worker else ""
         reported = error if isinstance(error, HooklineError) else HooklineError(f"{type(error).__name__}: {error}")
         self._words = subject, f"cannot be read{how}{where}: {reported.message}"
