@@ -16,7 +16,7 @@ from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import build_metrics, evaluate_splits, try_metrics
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_parameters, check_rates, try_what_fits
+from hookline.engine.loop.first_batch import check_parameters, check_rates, namer, try_what_fits
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader
@@ -70,6 +70,11 @@ class Components:
         self.device = find_device(options.device)
         self.micro_batch_size: int | None = None
 
+    def ensure_training_mode(self) -> None:
+        """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
+        if not self.unwrapped_model.training:
+            self.model.train()
+
     def evaluate(self, run: RunView) -> Mapping[str, float]:
         """Return the loss and the metrics of every split that is evaluated; no events."""
         return evaluate_splits(run, self.read, self.evaluation_batches, self.metrics)
@@ -120,7 +125,8 @@ def build_batches(site: Site) -> None:
     size = None if options.batch_size == "all" else options.batch_size
     seed = options.seed if options.shuffle else None
     splits = parts.data.splits()
-    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=f"train split of {owner}", order=order)
+    name, drop_last = f"train split of {owner}", options.drop_last
+    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=name, order=order, drop_last=drop_last)
     parts.evaluation_batches = {
         split: Batches(splits[split], options.eval_batch_size, reading, seed=None, name=f"{split} split of {owner}")
         for split in dict.fromkeys(options.evaluate)
@@ -136,6 +142,7 @@ def build_model(site: Site) -> None:
     model: nn.Module = build_component(site.host, "model", run=site.run, data=parts.data)
     parts.unwrapped_model = site.host.makers.first["build_model"]
     parts.model = model.to(device=parts.device, dtype=parts.dtype)
+    parts.ensure_training_mode()
 
 
 def build_loss(site: Site) -> None:
@@ -150,22 +157,18 @@ def build_loss(site: Site) -> None:
 def check_first_batches(site: Site) -> None:
     """Pass the first batch of each split through model and loss; raise the errors of ``try_batch``.
 
-    A training batch is cut to ``train.micro_batch_size``. If a plugin implements the step, the form of the training
-    batches is up to it, and they are not checked.
+    A training batch is cut to ``train.micro_batch_size``. If a smaller one will come, its size is tried in training
+    mode, too. If a plugin implements the step, the form of the training batches is up to it, and they are not checked.
     """
     parts, host = site.parts, site.host
     splits = dict(parts.evaluation_batches)
     if not host.is_implemented("build_step"):
         splits["train"] = parts.batches
     for split, batches in splits.items():
-        batch = next(parts.read(split, batches, epoch=1), None)
-
-        def name(kind: str, error: BaseException | None, split: str = split) -> str:
-            plugin, _ = (error and host.makers.of(error)) or (host.owner(kind), None)
-            return f"the {split} split of {plugin}" if kind == "data" else str(plugin)
-
-        size = site.run.config.train.micro_batch_size if split == "train" else 0
-        fitting = try_what_fits(batch, parts.model, parts.loss, name, size)
+        batch = parts.read.first(split, batches)
+        limit = site.run.config.train.micro_batch_size
+        sizes = [limit, batches.smallest(limit)] if batches is parts.batches else []
+        fitting = try_what_fits(batch, parts.model, parts.loss, namer(host, split), *sizes)
         if split in parts.evaluation_batches:
             try_metrics(fitting, parts.model, parts.loss, parts.metrics, host.makers)
 

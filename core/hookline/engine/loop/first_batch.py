@@ -16,6 +16,8 @@ from hookline.engine.errors import ContractError, DataError, NonFiniteError, Tra
 from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
 from hookline.engine.loop.evaluation import evaluation_mode
 from hookline.engine.loop.memory import MEMORY_ERRORS, ONE_TOO_MANY, first_line, half, is_out_of_memory
+from hookline.engine.loop.rng import preserved_rng
+from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.plugin import Plugin
 from hookline.engine.view import LossFunction
 from hookline.engine.words import with_article
@@ -30,21 +32,35 @@ _RESULTS: Mapping[str, tuple[Any, str | None]] = {
 """The type that a build hook must return, with a hint; any other hook must return a callable."""
 
 Namer = Callable[[str, BaseException | None], str]
-"""Returns the name of ``data``, ``model`` or ``loss``, or of the plugin at fault for an error in it."""
+"""Returns the plugin of a kind, ``data`` or ``model or loss``, or else that at fault for an error."""
 
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
 """Losses of torch that compare element by element, and broadcast silently if the shapes differ."""
 
 
-def try_what_fits(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num_examples: int = 0) -> Any:
+def namer(host: Host, split: str) -> Namer:
+    """Return the names for messages about the first batch of a split."""
+
+    def name(kind: str, error: BaseException | None) -> str:
+        maker = host.makers.of(error) if error else None
+        named = str(maker[0]) if maker else " or ".join(str(host.owner(each)) for each in kind.split(" or "))
+        return f"the {split} split of {named}" if kind == "data" else named
+
+    return name
+
+
+def try_what_fits(
+    batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num_examples: int = 0, smallest: int = 2**53
+) -> Any:
     """Try a batch, or the part of it that fits into memory, and return it; a step that does not fit has its own error.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
         name: Returns a name for messages.
         num_examples: Number of examples that may pass through the model at once; 0: all.
+        smallest: Smallest number of examples that will come, to try in training mode if it is smaller.
 
     Raises:
         TrainingError: When memory runs out for a single example.
@@ -54,6 +70,8 @@ def try_what_fits(batch: Any, model: nn.Module, loss: LossFunction, name: Namer,
     while True:
         try:
             try_batch(batch, model, loss, name, size)
+            if smallest < size:
+                try_training(batch, model, loss, name, smallest)
             return part_of(batch, 0, size)
         except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
@@ -68,7 +86,7 @@ def try_batch(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num
     """Pass one batch through model and loss, in eval mode and without an update, and check the results.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
         name: Returns a name for messages.
@@ -81,7 +99,7 @@ def try_batch(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num
     """
     model_name, loss_name, data_name = name("model", None), name("loss", None), name("data", None)
     inputs, target = part_of(_pair(batch, data_name), 0, num_examples)
-    with evaluation_mode(model):
+    with evaluation_mode(model, loss):
         hint = "match its sizes and dtypes to the data"
         with _described(name, "model", f"fails on the first batch of {data_name}, {brief(inputs)}", hint):
             prediction = model(inputs)
@@ -108,6 +126,19 @@ def try_batch(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num
         raise NonFiniteError(
             f"the loss of the first batch of {data_name} is {value.item()}, before any step", hint=hint
         )
+
+
+def try_training(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num_examples: int) -> None:
+    """Pass the first examples of a batch through model and loss as they are, in training mode; keep their buffers.
+
+    Raises:
+        ContractError: When model or loss fails.
+    """
+    inputs, target = part_of(batch, 0, num_examples)
+    smallest = f"{num_examples} example{'s' * (num_examples > 1)}, the smallest batch of {name('data', None)}"
+    hint = "set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
+    with preserved_rng(), _described(name, "model or loss", f"fails in training mode on {smallest}", hint):
+        _on_copies(loss, _on_copies(model, inputs), target)
 
 
 def check_step_result(loss: Any) -> None:
@@ -163,8 +194,6 @@ def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction,
 
 
 def _pair(batch: Any, data_name: str) -> tuple[Any, Tensor]:
-    if batch is None:
-        raise DataError(f"{data_name} yields no batch", hint="give it at least one example")
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
     if not (is_pair and isinstance(batch[0], Tensor | dict | tuple | list)):
         hint = "other batches require a plugin that implements build_step, and train.evaluate = []"
@@ -187,6 +216,14 @@ def _described(name: Namer, kind: str, what: str, hint: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise ContractError(f"{name(kind, error)} {what}: {error_text(error).splitlines()[0]}", hint=hint) from error
+
+
+def _on_copies(part: Any, *arguments: Any) -> Any:
+    """Call a model or a loss with copies of its buffers, which it may change."""
+    if not isinstance(part, nn.Module):
+        return part(*arguments)
+    buffers = {name: buffer.clone() for name, buffer in part.named_buffers()}
+    return torch.func.functional_call(part, buffers, arguments)
 
 
 def _shape_error(prediction: Tensor, target: Tensor, loss_name: str) -> ContractError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hookline.engine.errors import DataError, NonFiniteError, TrainingError, error_text
+from hookline.engine.errors import NonFiniteError, TrainingError, error_text
 from hookline.engine.loop.batch import count_examples
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.first_batch import check_step_result
@@ -19,7 +19,7 @@ from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker, note_examples
 from hookline.engine.loop.rng import RandomState, in_run
-from hookline.engine.loop.state import Progress
+from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
@@ -55,7 +55,7 @@ class Loop:
         self._started = 0.0
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
-        self.progress = Progress(RandomState(position.seed, "train", device=parts.device))
+        self.progress = Progress(RandomState(position.seed, "train", device=parts.device), Modes(parts))
         self.outcome: Outcome | None = None
         self.plugin_states: Mapping[str, Any] | None = None
         self.is_resting = True
@@ -72,11 +72,12 @@ class Loop:
         error: BaseException | None = None
         try:
             host.start(self.plugin_states, run=run)
+            self.progress.modes.start()
             while not position.interrupt_reason and (position.batch or self._has_next_epoch()):
                 if not position.batch:
                     position.epoch += 1
                     host.notify("on_epoch_start", run=run)
-                self.parts.model.train()
+                self.parts.ensure_training_mode()
                 for batch in self._training_batches():
                     try:
                         loss = step(batch)
@@ -112,15 +113,11 @@ class Loop:
         self._begin()
         while True:
             self._position.epoch += 1
-            self.parts.model.train()
+            self.parts.ensure_training_mode()
             for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
                 loss = self.parts.step(batch)
                 self._count(loss, batch)
                 yield loss
-            if not self._position.batch:
-                hint = "a stream must restart for each iteration"
-                message = f"{self.host.owner('data')} yields no batch in epoch {self._position.epoch}"
-                raise DataError(message, hint=hint)
             self._position.batch = 0
 
     def each(self, steps: Generator[Tensor]) -> Iterator[Step]:
