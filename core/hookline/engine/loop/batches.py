@@ -108,7 +108,7 @@ class Batches:
         if order is not None:
             self.num_examples = len(self._checked(order(1)))
         self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
-        self._resumed, self._offset = (0, 0), 0
+        self._resumed_epoch = self._offset = 0
 
     @property
     def num_batches(self) -> int | None:
@@ -123,17 +123,17 @@ class Batches:
         Raises:
             DataError: When a stream was read in batches of another size.
         """
-        self._resumed, self._offset = (epoch, number), num_used - number * self._batch_size
+        self._resumed_epoch, self._offset = epoch, num_used - number * self._batch_size
         if self.num_examples is not None:
             return max(-(-(self.num_examples - num_used) // self._batch_size), 0)
         if self._offset:
-            hint = "resume with the same train.batch_size"
-            raise DataError(f"the {self._name} is a stream, read in batches of another size so far", hint=hint)
+            message = f"the {self._name} is a stream, read in batches of another size so far"
+            raise DataError(message, hint="resume with the same train.batch_size")
         return 0
 
     def num_used(self, epoch: int, number: int) -> int:
         """Return the number of examples of an epoch before a batch; ``number`` counts from 0."""
-        return number * self._batch_size + (self._offset if epoch == self._resumed[0] else 0)
+        return number * self._batch_size + (self._offset if epoch == self._resumed_epoch else 0)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Return the batches of an epoch (from 1), without the first ``start``; a stream is read from its beginning."""
@@ -158,12 +158,7 @@ class Batches:
         return torch.randperm(self.num_examples, generator=make_generator(self._seed, "order", epoch))
 
     def indices(self, epoch: int, number: int) -> list[int]:
-        """Return the indices of the examples of one batch of an epoch; ``number`` counts from 0.
-
-        Empty for a batch of another size, before the run was resumed.
-        """
-        if self._offset and (epoch, number) < self._resumed:
-            return []
+        """Return the indices of the examples of one batch of an epoch; ``number`` counts from 0."""
         start = self.num_used(epoch, number)
         return cast(list[int], self.order(epoch)[start : start + self._batch_size].tolist())
 

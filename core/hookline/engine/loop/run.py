@@ -185,9 +185,8 @@ class Run:
     @property
     def num_steps(self) -> int | None:
         """Number of steps of the run; None if neither the data nor ``train.max_steps`` determine it."""
-        per_epoch, num_extra = self._position.steps_per_epoch, self._position.num_extra
-        of_epochs = per_epoch * self.num_epochs + num_extra if per_epoch is not None else None
-        return min((n for n in (of_epochs, self.config.train.max_steps or None) if n is not None), default=None)
+        limits = self._position.num_steps, self.config.train.max_steps or None
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -300,9 +299,8 @@ class Run:
                 the run begins, when a plugin cannot load its state.
         """
         if self._position.is_begun:
-            raise TrainingError(
-                "the run has already begun", hint="create a new Run, and load the state before its first step"
-            )
+            hint = "create a new Run, and load the state before its first step"
+            raise TrainingError("the run has already begun", hint=hint)
         state = copy.deepcopy(dict(state))
         self._loop.host.load_state_dict(state["plugins"])
         load_component_state(self._loop.parts, state)

@@ -71,8 +71,8 @@ class Host:
             self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
         self._saved: Mapping[str, Any] = {}
-        self._starters = [half.member for half, _ in self._each("on_run_start", {})]
-        self._started = [member for member in members if member not in self._starters]
+        starters = [half.member for half, _ in self._each("on_run_start", {})]
+        self._started = [member for member in members if member not in starters]
 
     def _register(self, member: Member, part: str, is_wanted: Callable[[Callable[..., Any]], bool]) -> None:
         wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
@@ -164,14 +164,16 @@ class Host:
         Raises:
             ContractError: When a plugin cannot load its state.
         """
+        starters = []
         for half, call in self._each("on_run_start", arguments):
+            starters.append(half.member)
             call()
             if half.member not in self._failed:
                 self._started.append(half.member)
-        members = self._with_state()
         # The run folder starts first, so it is only written to once every other plugin has accepted its state.
-        for label in sorted(self._saved, key=lambda label: self._place(members[label]), reverse=True):
-            self._load(members[label], self._saved[label])
+        for member in (*(member for member in self.members if member not in starters), *reversed(starters)):
+            if (state := self._saved.get(member.table)) is not None:
+                _load_into(member, state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each plugin that has ``state_dict``, by table."""
@@ -189,19 +191,6 @@ class Host:
             hint = "resume with the config of the run that saved it"
             raise ContractError(f"this state belongs to a different run: {'; '.join(lacks)}", hint=hint)
         self._saved = state
-
-    def _load(self, member: Member, state: Any) -> None:
-        try:
-            if state is not None:
-                member.instance.load_state_dict(state)  # type: ignore[attr-defined] # a fault if it is missing
-        except HooklineError:
-            raise
-        except Exception as error:
-            message = f"{member.plugin} cannot load its state: {type(error).__name__}: {error}"
-            raise ContractError(message, hint="resume with the version that saved it") from error
-
-    def _place(self, member: Member) -> int:
-        return self._starters.index(member) if member in self._starters else len(self._starters)
 
     def _with_state(self) -> dict[str, Any]:
         return {member.table: member for member in self.members if hasattr(member.instance, "state_dict")}
@@ -227,6 +216,17 @@ class Host:
     def _impls(self, hook: str) -> Iterator[Any]:
         """Yield the implementations of ``hook`` in the order of the calls."""
         yield from reversed(getattr(self._manager.hook, hook).get_hookimpls())
+
+
+def _load_into(member: Member, state: Any) -> None:
+    instance: Any = member.instance
+    try:
+        instance.load_state_dict(state)
+    except HooklineError:
+        raise
+    except Exception as error:
+        message = f"{member.plugin} cannot load its state: {type(error).__name__}: {error}"
+        raise ContractError(message, hint="resume with the version that saved it") from error
 
 
 def _in_one_line(error: Exception) -> str:
