@@ -75,7 +75,8 @@ def resume(
         )
         resumed = Run(config, observers=observers, shortcuts=shortcuts)
         give_folder(resumed, folder)
-        for text in _resume_from_newest(resumed, folder, allow_changed_data=allow_changed_data, aside=shown):
+        warnings = _resume_from_newest(resumed, folder, allow_changed_data=allow_changed_data, aside=shown)
+        for text in [*folder.findings, *warnings]:
             resumed.warn(text)
         if overrides:
             _check_unfinished(resumed, folder)
@@ -113,7 +114,8 @@ def _resume_from_newest(run: Run, folder: RunFolder, *, allow_changed_data: bool
         return [*(f"{text}; using an older checkpoint" for text in problems), *notes]
     if unusable:
         raise next(iter(unusable.values()))
-    return problems
+    changes = _changes(folder.record.identity, identity_of(run), aside)
+    return [*problems, *_described(changes, "it began")]
 
 
 def _from_newest(newest: Checkpoint | None, folder: RunFolder) -> Iterator[Checkpoint]:
@@ -185,7 +187,7 @@ def resume_from(
     if missing := [part for part in _State.__struct_fields__ if part not in checkpoint.state]:
         raise CheckpointError(f"{checkpoint.path} lacks {', '.join(missing)}")
     now = identity_of(run)  # computed here, so that an error of a dataset is not blamed on the checkpoint
-    changes = [c for c in identity_changes(checkpoint.manifest.identity, now) if not _is_within(c.key, aside)]
+    changes = _changes(checkpoint.manifest.identity, now, aside)
     changed_data = [Fault(str(change)) for change in changes if change.part == "data"]
     is_changed = any(change.part == "settings" and change.key not in _NEUTRAL for change in changes)
     try:
@@ -199,9 +201,7 @@ def resume_from(
         _load(run, checkpoint, states, now["settings"], is_changed=is_changed)
     except _MISFITS as error:
         raise CheckpointError(f"{checkpoint.path} is not a state of a run: {type(error).__name__}: {error}") from error
-    if changes:
-        notes.append(f"the run has changed since its last checkpoint: {'; '.join(map(str, changes))}")
-    return notes
+    return [*notes, *_described(changes, "its last checkpoint")]
 
 
 def _check_order(run: Run, changes: Collection[Change]) -> None:
@@ -288,6 +288,15 @@ def _set_changed_options(
         # An option for some parameters, such as ``groups``, may set any option of a group.
         names = changed if changed <= built.keys() else options.keys()
         group.update({name: built[name] for name in names & built.keys() - {"params"}})
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], aside: Collection[str]) -> list[Change]:
+    """Return the differences between two fingerprints outside some tables; none from a run that did not begin."""
+    return [c for c in identity_changes(before, now) if not _is_within(c.key, aside)] if before else []
+
+
+def _described(changes: Collection[Change], since: str) -> list[str]:
+    return [f"the run has changed since {since}: {'; '.join(map(str, changes))}"] if changes else []
 
 
 def _is_within(key: str, tables: Collection[str]) -> bool:
