@@ -195,7 +195,8 @@ def resume_from(
         if changed_data and not allow_changed_data:
             hint = "restore the data of the run, or resume with the new data: --allow-changed-data"
             raise DataError("the data of the run have changed", hint=hint, faults=changed_data)
-        if checkpoint.manifest.position:
+        is_within = run.steps_per_epoch is None or checkpoint.state["examples"] < len(run.batch_order(1))
+        if checkpoint.manifest.position and is_within:
             _check_order(run, changes)
         states, notes = fitting_states(run, checkpoint.state["plugins"], checkpoint.manifest.identity, now)
         _load(run, checkpoint, states, now["settings"], is_changed=is_changed)
