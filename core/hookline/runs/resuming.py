@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +28,7 @@ def resume(
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
-    parent: Path = Path("runs"),
+    parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
     allow_changed_data: bool = False,
     observers: Sequence[Observer] = (),
@@ -60,7 +59,7 @@ def resume(
             epoch.
         HooklineError: As for ``Run``.
     """
-    folder = RunFolder.open(find_run(os.fspath(run), parent))
+    folder = RunFolder.open(find_run(run, parent))
     try:
         added: dict[str, Any] = {
             label.removeprefix("callbacks."): {} for label, is_wanted in shown.items() if is_wanted
