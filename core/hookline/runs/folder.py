@@ -252,16 +252,6 @@ class RunFolder:
         self.write(DATA, text)
         self.record.data = FileSum.of(text)
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Check that a checkpoint can hold a state.
-
-        Raises:
-            CheckpointError: When it cannot; names everything in the state that cannot be saved.
-        """
-        from hookline.runs.disk.encoding import encode
-
-        encode(dict(state))
-
     def write_checkpoint(
         self, state: Mapping[str, Any], *, metrics: Mapping[str, float], identity: Mapping[str, Any]
     ) -> Path:

@@ -194,8 +194,8 @@ class Run:
     @property
     def num_steps(self) -> int | None:
         """Number of steps of the run; None if neither the data nor ``train.max_steps`` determine it."""
-        of_epochs = self.steps_per_epoch * self.num_epochs if self.steps_per_epoch is not None else None
-        return min((n for n in (of_epochs, self.config.train.max_steps or None) if n is not None), default=None)
+        limits = self._position.num_steps, self.config.train.max_steps or None
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -303,21 +303,20 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict`` of a run of the same config, before the first step.
 
-        The states of plugins are loaded when their ``on_run_start`` has returned.
+        The states of plugins are loaded when ``on_run_start`` of all plugins has returned.
 
         Raises:
             TrainingError: When the run has already begun.
-            ContractError: When the state belongs to a different model or optimizer; or, when the run begins, to
-                different plugins.
+            ContractError: When the state belongs to a different model or optimizer, or to different plugins; or, when
+                the run begins, when a plugin cannot load its state.
         """
         if self._position.is_begun:
-            raise TrainingError(
-                "the run has already begun", hint="create a new Run, and load the state before its first step"
-            )
+            hint = "create a new Run, and load the state before its first step"
+            raise TrainingError("the run has already begun", hint=hint)
         state = copy.deepcopy(dict(state))
+        self._loop.host.load_state_dict(state["plugins"])
         load_component_state(self._loop.parts, state)
         self._loop.progress.load_state_dict(state, self._position)
-        self._loop.plugin_states = state["plugins"]
         self.summary.update(state["summary"])
         self.warnings[:] = state["warnings"]
 

@@ -74,6 +74,7 @@ class Host:
         for member in self.members:
             self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
+        self._saved: Mapping[str, Any] = {}
         starters = [half.member for half, _ in self._each("on_run_start", {})]
         self._started = [member for member in members if member not in starters]
 
@@ -152,39 +153,40 @@ class Host:
             if half.member in self._started:
                 call()
 
-    def start(self, state: Mapping[str, Any] | None, **arguments: Any) -> None:
-        """Call ``on_run_start`` on each plugin in turn, then load the states of the plugins.
+    def start(self, **arguments: Any) -> None:
+        """Call ``on_run_start`` on each plugin in turn, then load the states of the plugins in the reverse order.
 
         Raises:
-            ContractError: When ``state`` belongs to other plugins than those of this run.
+            ContractError: When a plugin cannot load its state.
         """
+        starters = []
         for half, call in self._each("on_run_start", arguments):
+            starters.append(half.member)
             call()
             if half.member not in self._failed:
                 self._started.append(half.member)
-        if state is not None:
-            self._load_state_dict(state)
+        # The run folder starts first, so it is only written to once every other plugin has accepted its state.
+        for member in (*(member for member in self.members if member not in starters), *reversed(starters)):
+            if (state := self._saved.get(member.table)) is not None:
+                _load_into(member, state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each plugin that has ``state_dict``, by table."""
         members = self._with_state().items()
         return {table: guarded(member.instance.state_dict, member, "state_dict")() for table, member in members}
 
-    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
-        members = self._with_state()
-        if unmatched := sorted(state.keys() ^ members.keys()):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep the states of the plugins until they are started; one that is None is not loaded.
+
+        Raises:
+            ContractError: When they belong to other plugins than those of this run.
+        """
+        if unmatched := sorted(state.keys() ^ self._with_state().keys()):
             lacks = [f"the run has no {label!r} with a state" for label in unmatched if label in state]
             lacks += [f"there is no state for {label!r}" for label in unmatched if label not in state]
             hint = "resume with the config of the run that saved it"
             raise ContractError(f"this state belongs to a different run: {'; '.join(lacks)}", hint=hint)
-        for label, member in members.items():
-            try:
-                member.instance.load_state_dict(state[label])
-            except HooklineError:
-                raise
-            except Exception as error:
-                message = f"{member.plugin} cannot load its state: {error_text(error)}"
-                raise ContractError(message, hint="resume with the version that saved it") from error
+        self._saved = state
 
     def _with_state(self) -> dict[str, Any]:
         return {member.table: member for member in self.members if hasattr(member.instance, "state_dict")}
@@ -204,12 +206,23 @@ class Host:
         """Yield each implementation of ``hook`` except wrappers, in pluggy's order, with a function that calls it."""
         for impl in self._impls(hook):
             if impl.plugin.member in self.members and not impl.wrapper:
-                values = [arguments.get(name) for name in impl.argnames]
-                yield impl.plugin, functools.partial(impl.function, *values)
+                given = {"state": self._saved.get(impl.plugin.member.table), **arguments}
+                yield impl.plugin, functools.partial(impl.function, *map(given.get, impl.argnames))
 
     def _impls(self, hook: str) -> Iterator[Any]:
         """Yield the implementations of ``hook`` in the order of the calls."""
         yield from reversed(getattr(self._manager.hook, hook).get_hookimpls())
+
+
+def _load_into(member: Member, state: Any) -> None:
+    instance: Any = member.instance
+    try:
+        instance.load_state_dict(state)
+    except HooklineError:
+        raise
+    except Exception as error:
+        message = f"{member.plugin} cannot load its state: {error_text(error)}"
+        raise ContractError(message, hint="resume with the version that saved it") from error
 
 
 def _in_one_line(error: Exception) -> str:
