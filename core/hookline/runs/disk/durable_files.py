@@ -269,7 +269,7 @@ class AppendedFile:
         try:
             _check_own(there, path)
             if is_new:
-                sync_folder(path.parent)
+                sync_folder(self.path.parent)
         except OSError:
             self.close()
             raise
