@@ -311,7 +311,7 @@ def test_the_parametrised_form_makes_a_test_of_each_check(pytester: pytest.Pytes
             "E * AssertionError: callback 'Dice': changes_no_result",
             "E *seen: changed: the state of Python's random",
             f"hookline: {3 * (count - 3)} checks ran, 9 skipped, 1 failed",
-            "SKIPPED [[]1[]] *: it has no state_dict and load_state_dict",
+            "SKIPPED [[]2[]] *: it has no state_dict and load_state_dict",
             "XFAIL *::test_expected[[]changes_no_result[]] - it plays dice",
         ]
     )
