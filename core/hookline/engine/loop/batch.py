@@ -48,11 +48,13 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Return a batch of any nesting with its tensors on a device, and floating-point tensors cast to a dtype.
 
+    Complex tensors get the complex dtype of the same precision; integers and booleans keep theirs.
     Mappings, lists, tuples and named tuples keep their type. Any other object with a method ``to``, such as a
     ``PackedSequence``, moves itself; the rest is unchanged. A copy from pinned memory does not wait for the device.
     """
     if isinstance(batch, Tensor):
-        wanted = dtype if batch.is_floating_point() else batch.dtype
+        is_complex = batch.is_complex()
+        wanted = dtype.to_complex() if is_complex else dtype if batch.is_floating_point() else batch.dtype
         return batch.to(device=device, dtype=wanted, non_blocking=True)
     if hasattr(batch, "to"):
         return batch.to(device)

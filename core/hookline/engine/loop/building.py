@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,10 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import Metric
+from hookline.engine.loop.batch import count_examples, placed
 from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
-from hookline.engine.loop.evaluation import build_metrics, evaluate_splits
+from hookline.engine.loop.evaluation import build_metrics, evaluate_splits, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.first_batch import check_parameters, try_what_fits
 from hookline.engine.loop.position import Position
@@ -40,6 +42,7 @@ class Components:
         model: The model, with all wrappers around it.
         unwrapped_model: The model as its plugin built it.
         loss: The loss.
+        weigh: Returns the weight of a training batch in the mean loss.
         metrics: The metrics, by name.
         optimizer: The optimizer.
         finite_guard: The check that losses and gradients are finite.
@@ -58,6 +61,7 @@ class Components:
     model: nn.Module
     unwrapped_model: nn.Module
     loss: LossFunction
+    weigh: Callable[[Any], int | Tensor]
     metrics: Mapping[str, Metric]
     optimizer: Optimizer
     finite_guard: FiniteGuard
@@ -70,6 +74,12 @@ class Components:
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.device = find_device(options.device)
         self.micro_batch_size: int | None = None
+
+    def placed(self, module: nn.Module) -> nn.Module:
+        """Return a module moved to the device, with its floating-point and complex tensors cast to the dtype."""
+        # Module.to would discard the imaginary parts.
+        place = partial(placed, device=self.device, dtype=self.dtype)
+        return module.to(self.device)._apply(place)  # noqa: SLF001 - Module.to calls it, too
 
     def evaluate(self, run: RunView) -> Mapping[str, float]:
         """Return the loss and the metrics of every split that is evaluated; no events."""
@@ -136,7 +146,7 @@ def build_model(site: Site) -> None:
     parts = site.parts
     model: nn.Module = build_component(site.host, "model", nn.Module, run=site.run, data=parts.data)
     parts.unwrapped_model = site.host.innermost("build_model")
-    parts.model = model.to(device=parts.device, dtype=parts.dtype)
+    parts.model = parts.placed(model)
 
 
 def build_loss(site: Site) -> None:
@@ -144,7 +154,10 @@ def build_loss(site: Site) -> None:
     parts = site.parts
     parts.loss = build_component(site.host, "loss", Callable, run=site.run, data=parts.data)
     if isinstance(parts.loss, nn.Module):
-        parts.loss.to(device=parts.device, dtype=parts.dtype)
+        parts.placed(parts.loss)
+    # The batches of a step that a plugin implements may have any form.
+    weigh = None if site.host.is_implemented("build_step") else weight_of(parts.loss)
+    parts.weigh = (lambda batch: weigh(batch[1]).to(parts.dtype)) if weigh else count_examples
     parts.metrics = build_metrics(site.host, run=site.run, data=parts.data)
 
 
