@@ -55,7 +55,8 @@ class ExampleReader(Dataset[Any]):
                 self._seed("batch", rows.number)
                 many = cast(Any, self._dataset).__getitems__(rows.indices)
                 if len(many) != len(rows.indices):
-                    raise DataError(f"__getitems__ returned {len(many)} items for {len(rows.indices)} indices")
+                    error = DataError(f"__getitems__ returned {len(many)} items for {len(rows.indices)} indices")
+                    return Failure(name_examples(rows.indices), error, " as a batch")
                 return self._collate(many)
             items = []
             for index, repeat in zip(rows.indices, rows.repeats, strict=True):

@@ -120,7 +120,8 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
 
 def _closure_step(run: RunView) -> StepFunction:
     """Return a step for an optimizer whose ``step`` calls a closure (``torch.optim.LBFGS``)."""
-    model, loss, optimizer, guard, backward = run.model, counted(run.loss), run.optimizer, run.finite_guard, run.backward
+    model, loss, optimizer = run.model, counted(run.loss), run.optimizer
+    guard, backward = run.finite_guard, run.backward
 
     def step(batch: Any) -> Tensor:
         inputs, target = batch

@@ -22,7 +22,7 @@ from hookline.runs.disk.formats import check_format
 FORMAT = 1
 """Version of the format."""
 
-_FACTS = ("in_features", "out_features", "feature_names", "target_names", "class_names")
+_FACTS = ("in_features", "out_features", "feature_names", "target_names", "class_names", "task")
 
 
 def to_kept(data: DataSource) -> bytes:
@@ -49,6 +49,7 @@ def from_kept(text: bytes) -> DataSource:
     check_format(tree.get("format") if isinstance(tree, dict) else None, FORMAT, "it", CheckpointError)
     try:
         example = tree.pop("example")
+        tree.setdefault("task", None)  # earlier versions did not save it
         values = decode({name: tree[name] for name in (*_FACTS, "kept")}, {})
         return DataSource(KeptExample(None if example is None else _zeros(example)), **values)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:

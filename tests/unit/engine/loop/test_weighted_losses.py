@@ -224,7 +224,8 @@ REGRESSION = torch.randn(50, 1, generator=torch.Generator().manual_seed(1))
     ids=["sum of torch", "sum", "root", "weights in a function"],
 )
 def test_a_loss_that_is_no_mean_over_its_examples_is_refused_by_name(loss: Any, targets: Tensor) -> None:
-    with pytest.raises(ContractError, match=r"loss '.*' .*of 32 examples is .*, but the mean of their losses is") as caught:
+    words = r"loss '.*' .*of 32 examples is .*, but the mean of their losses is"
+    with pytest.raises(ContractError, match=words) as caught:
         make_run(loss, targets, inputs=INPUTS[-len(targets) :])
     assert "batch_weight" in str(caught.value.hint)
 
