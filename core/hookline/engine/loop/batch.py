@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def count_examples(batch: Any) -> int:
@@ -59,6 +60,15 @@ def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if hasattr(batch, "to"):
         return batch.to(device)
     return with_parts(batch, lambda part: placed(part, device, dtype))
+
+
+def placed_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return a module moved to a device, with its floating-point and complex tensors cast as those of a batch.
+
+    Unlike ``Module.to``, it keeps imaginary parts.
+    """
+    place = functools.partial(placed, device=device, dtype=dtype)
+    return module.to(device)._apply(place)  # noqa: SLF001 - Module.to calls it, too
 
 
 def with_parts(batch: Any, changed: Callable[[Any], Any]) -> Any:

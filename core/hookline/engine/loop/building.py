@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import Metric
-from hookline.engine.loop.batch import count_examples, placed
+from hookline.engine.loop.batch import count_examples, placed_module
 from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import build_metrics, evaluate_splits, weight_of
@@ -75,11 +74,10 @@ class Components:
         self.device = find_device(options.device)
         self.micro_batch_size: int | None = None
 
-    def placed(self, module: nn.Module) -> nn.Module:
-        """Return a module moved to the device, with its floating-point and complex tensors cast to the dtype."""
-        # Module.to would discard the imaginary parts.
-        place = partial(placed, device=self.device, dtype=self.dtype)
-        return module.to(self.device)._apply(place)  # noqa: SLF001 - Module.to calls it, too
+    def ensure_training_mode(self) -> None:
+        """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
+        if not self.unwrapped_model.training:
+            self.model.train()
 
     def evaluate(self, run: RunView) -> Mapping[str, float]:
         """Return the loss and the metrics of every split that is evaluated; no events."""
@@ -131,7 +129,8 @@ def build_batches(site: Site) -> None:
     size = None if options.batch_size == "all" else options.batch_size
     seed = options.seed if options.shuffle else None
     splits = parts.data.splits()
-    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=f"train split of {owner}", order=order)
+    name, drop_last = f"train split of {owner}", options.drop_last
+    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=name, order=order, drop_last=drop_last)
     parts.evaluation_batches = {
         split: Batches(splits[split], options.eval_batch_size, reading, seed=None, name=f"{split} split of {owner}")
         for split in dict.fromkeys(options.evaluate)
@@ -146,7 +145,8 @@ def build_model(site: Site) -> None:
     parts = site.parts
     model: nn.Module = build_component(site.host, "model", nn.Module, run=site.run, data=parts.data)
     parts.unwrapped_model = site.host.innermost("build_model")
-    parts.model = parts.placed(model)
+    parts.model = placed_module(model, parts.device, parts.dtype)
+    parts.ensure_training_mode()
 
 
 def build_loss(site: Site) -> None:
@@ -154,7 +154,7 @@ def build_loss(site: Site) -> None:
     parts = site.parts
     parts.loss = build_component(site.host, "loss", Callable, run=site.run, data=parts.data)
     if isinstance(parts.loss, nn.Module):
-        parts.placed(parts.loss)
+        placed_module(parts.loss, parts.device, parts.dtype)
     # The batches of a step that a plugin implements may have any form.
     weigh = None if site.host.is_implemented("build_step") else weight_of(parts.loss)
     parts.weigh = (lambda batch: weigh(batch[1]).to(parts.dtype)) if weigh else count_examples
@@ -164,8 +164,8 @@ def build_loss(site: Site) -> None:
 def check_first_batches(site: Site) -> None:
     """Pass the first batch of each split through model and loss; raise the errors of ``try_batch``.
 
-    A training batch is cut to ``train.micro_batch_size``. If a plugin implements the step, the form of the training
-    batches is up to it, and they are not checked.
+    A training batch is cut to ``train.micro_batch_size``. If a smaller one will come, its size is tried in training
+    mode, too. If a plugin implements the step, the form of the training batches is up to it, and they are not checked.
     """
     parts, host = site.parts, site.host
     splits = dict(parts.evaluation_batches)
@@ -173,10 +173,11 @@ def check_first_batches(site: Site) -> None:
         splits["train"] = parts.batches
     names = {kind: str(host.owner(kind)) for kind in ("data", "model", "loss")}
     for split, batches in splits.items():
-        batch = next(parts.read(split, batches, epoch=1), None)
+        batch = parts.read.first(split, batches)
         names["data"] = f"the {split} split of {host.owner('data')}"
-        size = site.run.config.train.micro_batch_size if split == "train" else 0
-        try_what_fits(batch, parts.model, parts.loss, names, size)
+        limit = site.run.config.train.micro_batch_size
+        sizes = [limit, batches.smallest(limit)] if batches is parts.batches else []
+        try_what_fits(batch, parts.model, parts.loss, names, *sizes)
 
 
 def build_optimizer(site: Site) -> None:

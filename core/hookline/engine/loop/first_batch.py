@@ -15,6 +15,7 @@ from hookline.engine.errors import ContractError, DataError, NonFiniteError, Tra
 from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
 from hookline.engine.loop.evaluation import WeightedMean, evaluation_mode, weight_of
 from hookline.engine.loop.memory import MEMORY_ERRORS, ONE_TOO_MANY, first_line, half, is_out_of_memory
+from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.view import LossFunction
 
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
@@ -24,16 +25,22 @@ _MEANT = 32
 
 
 def try_what_fits(
-    batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int = 0
+    batch: Any,
+    model: nn.Module,
+    loss: LossFunction,
+    names: Mapping[str, str],
+    num_examples: int = 0,
+    smallest: int = 2**53,
 ) -> None:
     """Try a batch, or the part of it that fits into memory; a step that does not fit has its own error.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
         names: Names of ``data``, ``model`` and ``loss`` in messages.
         num_examples: Number of examples that may pass through the model at once; 0: all.
+        smallest: Smallest number of examples that will come, to try in training mode if it is smaller.
 
     Raises:
         TrainingError: When memory runs out for a single example.
@@ -42,7 +49,8 @@ def try_what_fits(
     size = min(num_examples or count_examples(batch), count_examples(batch))
     while True:
         try:
-            return try_batch(batch, model, loss, names, size)
+            try_batch(batch, model, loss, names, size)
+            return try_training(batch, model, loss, names, smallest) if smallest < size else None
         except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
@@ -58,7 +66,7 @@ def try_batch(
     """Pass one batch through model and loss, in eval mode and without an update, and check the results.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
         names: Names of ``data``, ``model`` and ``loss`` in messages.
@@ -72,7 +80,7 @@ def try_batch(
     inputs, target = part_of(_pair(batch, names["data"]), 0, num_examples)
     is_part = len(target) < count_examples(batch[1])
     model_name, loss_name = names["model"], names["loss"]
-    with evaluation_mode(model):
+    with evaluation_mode(model, loss):
         hint = "match its sizes and dtypes to the data"
         with _described(f"{model_name} fails on the first batch, {brief(inputs)}", hint):
             prediction = model(inputs)
@@ -83,20 +91,37 @@ def try_batch(
         hint = "use a loss for this type of target, or a data source with targets that this loss accepts"
         with _described(f"{loss_name} fails on prediction {brief(prediction)} and target {brief(target)}", hint):
             value: Any = loss(prediction, target)
-    if not prediction.requires_grad:
-        raise ContractError(f"{model_name} has nothing to train: no parameter requires a gradient")
-    if not (isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point() and value.requires_grad):
-        expected = "a scalar tensor of a floating dtype that depends on the prediction"
-        raise ContractError(f"{loss_name} returned {brief(value)}, but must return {expected}")
-    if not _uses(prediction, lambda p: loss(p, target), value):
-        message = f"{loss_name} does not depend on the prediction {brief(prediction)}: it is {value.item():g} for any"
-        raise ContractError(message, hint="compute the loss from it; cross-entropy needs an output for each class")
-    weigh = weight_of(loss) or count_examples
-    if not torch.isfinite(value) and weigh(target):
-        hint = "check the scale of the inputs and the initial weights of the model"
-        raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
-    if getattr(loss, "batch_weight", loss) is not None or is_part:
-        _check_mean(loss, loss_name, prediction.detach()[:_MEANT], target[:_MEANT], weigh)
+        if not prediction.requires_grad:
+            raise ContractError(f"{model_name} has nothing to train: no parameter requires a gradient")
+        if not (isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point() and value.requires_grad):
+            expected = "a scalar tensor of a floating dtype that depends on the prediction"
+            raise ContractError(f"{loss_name} returned {brief(value)}, but must return {expected}")
+        if not _uses(prediction, lambda p: loss(p, target), value):
+            message = (
+                f"{loss_name} does not depend on the prediction {brief(prediction)}: it is {value.item():g} for any"
+            )
+            raise ContractError(message, hint="compute the loss from it; cross-entropy needs an output for each class")
+        weigh = weight_of(loss) or count_examples
+        if not torch.isfinite(value) and weigh(target):
+            hint = "check the scale of the inputs and the initial weights of the model"
+            raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
+        is_declared_none = getattr(loss, "batch_weight", loss) is None
+        if prediction.shape[:1] == target.shape[:1] != () and (is_part or not is_declared_none):
+            _check_mean(loss, loss_name, prediction.detach()[:_MEANT], target[:_MEANT], weigh)
+
+
+def try_training(batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int) -> None:
+    """Pass the first examples of a batch through model and loss as they are, in training mode; keep their buffers.
+
+    Raises:
+        ContractError: When model or loss fails.
+    """
+    inputs, target = part_of(batch, 0, num_examples)
+    smallest = f"{num_examples} example{'s' * (num_examples > 1)}, the smallest batch of {names['data']}"
+    hint = "set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
+    message = f"{names['model']} or {names['loss']} fails in training mode on {smallest}"
+    with preserved_rng(), _described(message, hint):
+        _on_copies(loss, _on_copies(model, inputs), target)
 
 
 def check_step_result(loss: Any) -> None:
@@ -132,8 +157,6 @@ def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction,
 
 
 def _pair(batch: Any, data_name: str) -> tuple[Any, Tensor]:
-    if batch is None:
-        raise DataError(f"{data_name} yields no batch", hint="give it at least one example")
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
     if not (is_pair and isinstance(batch[0], Tensor | dict | tuple | list)):
         hint = "other batches require a plugin that implements build_step, and train.evaluate = []"
@@ -157,6 +180,14 @@ def _described(message: str, hint: str) -> Iterator[None]:
             raise
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ContractError(f"{message}: {line}", hint=hint) from error
+
+
+def _on_copies(part: Any, *arguments: Any) -> Any:
+    """Call a model or a loss with copies of its buffers, which it may change."""
+    if not isinstance(part, nn.Module):
+        return part(*arguments)
+    buffers = {name: buffer.clone() for name, buffer in part.named_buffers()}
+    return torch.func.functional_call(part, buffers, arguments)
 
 
 def _shape_error(prediction: Tensor, target: Tensor, loss_name: str) -> ContractError:
@@ -187,15 +218,14 @@ def _uses(prediction: Tensor, loss_of: Callable[[Tensor], Tensor], value: Tensor
 def _check_mean(
     loss: LossFunction, name: str, prediction: Tensor, target: Tensor, weigh: Callable[[Tensor], int | Tensor]
 ) -> None:
-    """Check that the loss of a batch is the weighted mean of those of its examples.
-
-    A loss that draws random numbers, or that combines each example with all others, cannot be checked.
+    """Check that the loss of a batch is the weighted mean of those of its examples, unless it draws random numbers.
 
     Raises:
-        ContractError: When it is not.
+        ContractError: When it is not, or when it fails for a single example.
     """
     mean, largest = WeightedMean(), 0.0
-    with torch.no_grad():
+    hint = "return the mean over the batch, or give the loss a batch_weight: docs/how-to/write-a-loss.md"
+    with torch.no_grad(), _described(f"{name} fails on single examples of a batch", hint):
         whole, again = (loss(prediction, target).item() for _ in range(2))
         for number in range(len(target)):
             one = slice(number, number + 1)
@@ -206,5 +236,4 @@ def _check_mean(
     if _broadcasts(prediction, target):
         raise _shape_error(prediction, target, name)
     message = f"{name} of {len(target)} examples is {whole:.6g}, but the mean of their losses is {mean.compute():.6g}"
-    hint = "return the mean over the batch, or give the loss a batch_weight: docs/how-to/write-a-loss.md"
     raise ContractError(message, hint=hint)

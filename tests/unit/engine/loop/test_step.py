@@ -158,10 +158,6 @@ def test_a_model_that_fits_its_targets_perfectly_gets_through() -> None:
 # ---- refusals of the data --------------------------------------------------------------------------------------------
 
 
-def test_a_missing_batch_is_refused() -> None:
-    assert refusal(DataError, None) == "data 'd' yields no batch\n  = give it at least one example"
-
-
 @pytest.mark.parametrize(
     ("batch", "what"),
     [
