@@ -259,8 +259,8 @@ class AppendedFile:
         size: Its size in bytes.
     """
 
-    def __init__(self, path: Path, size: int | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str], size: int | None = None) -> None:
+        self.path = Path(path)
         self._waiting: list[bytes] = []
         is_new = not os.path.lexists(path)
         flags = os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING
