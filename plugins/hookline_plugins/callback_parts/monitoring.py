@@ -48,6 +48,7 @@ class Monitor:
 
     def __init__(self, name: str, mode: Literal["min", "max"], min_delta: float = 0.0) -> None:
         self.name = name
+        self._mode = mode
         self._sign = 1 if mode == "min" else -1
         self._min_delta = min_delta
         self._last_step = 0
@@ -71,14 +72,18 @@ class Monitor:
             return math.isfinite(value)
         return self._sign * value < self._sign * self.best - self._min_delta
 
-    def state_dict(self) -> dict[str, float | int | None]:
-        """Return the best value, its epoch and step, and the step of the last value."""
-        return {"best": self.best, "epoch": self.epoch, "step": self.step, "last_step": self._last_step}
+    def state_dict(self) -> dict[str, str | float | int | None]:
+        """Return the metric, its best value with its epoch and step, and the step of the last value."""
+        best = {"best": self.best, "epoch": self.epoch, "step": self.step, "last_step": self._last_step}
+        return {"metric": self.name, "mode": self._mode, **best}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Restore the state from ``state_dict``; do nothing and return False if it is of another metric or mode."""
+        if (state["metric"], state["mode"]) != (self.name, self._mode):
+            return False
         self.best, self.epoch, self.step = state["best"], state["epoch"], state["step"]
         self._last_step = state["last_step"]
+        return True
 
 
 @dataclass

@@ -98,13 +98,15 @@ class SaveCheckpoints:
         self._finish(run, must_succeed=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best values, and the place of the last save: the current one, in the state of a checkpoint."""
-        return {"best": list(self._best), "saved": list(self._saved) if self._saved else None}
+        """Return the best values of the metric, and the place of the last save: the current one, in a checkpoint."""
+        saved = list(self._saved) if self._saved else None
+        return {"metric": self.monitor, "mode": self.mode, "best": list(self._best), "saved": saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``."""
+        """Restore the state from ``state_dict``; best values of another metric or mode do not count."""
         saved = state["saved"]
-        self._best = list(state["best"])
+        if (state["metric"], state["mode"]) == (self.monitor, self.mode):
+            self._best = list(state["best"])[: self.keep_best]
         self._saved = (saved[0], saved[1]) if saved else None
 
     def _is_due(self, run: RunView) -> bool:

@@ -71,26 +71,33 @@ class KeepRunFolder:
     def __post_init__(self) -> None:
         self._failed: set[str] = set()
         self._run: RunView
+        self._attempt: Attempt | None = None
         self._best: Monitor
         self._log: AppendedFile
         self._metrics: MetricsFile
 
     # First, so that the others find the folder.
     @hookimpl(tryfirst=True)
-    def on_run_start(self, run: RunView) -> None:
-        """Create the folder, unless the run resumes in one, and start an attempt."""
+    def on_run_start(self, run: RunView, state: Mapping[str, Any] | None) -> None:
+        """Create the folder, unless the run resumes in one, and start an attempt.
+
+        A run that resumes starts it in ``load_state_dict``: until every plugin has accepted its state, config and
+        record stay as they are.
+        """
         check_single(run, self)
         self.__post_init__()
         self._run = run
         self._start = self._recorded = time.perf_counter()
         folder = folder_of(run)
-        is_new = folder is None
+        self._is_new = folder is None
         if folder is None:
             folder = RunFolder.claim(self.parent, self.name or _label(run))
             give_folder(run, folder)
         self._folder = folder
         try:
-            self._open(run, is_new=is_new)
+            self._open(run)
+            if state is None:
+                self._begin_attempt(run)
         except BaseException:
             self._folder.close()
             raise
@@ -133,7 +140,8 @@ class KeepRunFolder:
     def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Write the error, its traceback and the place in the run."""
         text = "".join(traceback.format_exception(error))
-        self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
+        if self._attempt:
+            self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
         self._write_log(run, text)
         self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, text))
 
@@ -142,48 +150,49 @@ class KeepRunFolder:
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Write the weights and the outcome."""
         self._write_log(run, *self._text.end(run, outcome))
-        self._update_record(run, len(run.history))
-        self._folder.record.status = self._attempt.outcome = outcome
-        self._attempt.ended = datetime.now(UTC)
         try:
-            if outcome in ("completed", "stopped"):
-                self._folder.write_model(run.unwrapped_model.state_dict())
-            self._metrics.sync()
-            self._attempt_to(run, "the log", self._log.sync)
-            self._folder.save()
+            if self._attempt:
+                self._end_attempt(run, self._attempt, outcome)
         finally:
             self._log.close()
             self._metrics.close()
             self._folder.close()
+
+    def _end_attempt(self, run: RunView, attempt: Attempt, outcome: Outcome) -> None:
+        self._update_record(run, len(run.history))
+        self._folder.record.status = attempt.outcome = outcome
+        attempt.ended = datetime.now(UTC)
+        if outcome in ("completed", "stopped"):
+            self._folder.write_model(run.unwrapped_model.state_dict())
+        self._metrics.sync()
+        self._attempt_to(run, "the log", self._log.sync)
+        self._folder.save()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the metrics file, and the best value."""
         return {**self._metrics.state_dict(), "best": self._best.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut the metrics file off where the state was saved."""
+        """Cut the metrics file off where the state was saved, and start the attempt."""
         self._best.load_state_dict(state["best"])
         self._metrics.load_state_dict(self._run, state)
+        self._begin_attempt(self._run)
 
-    def _open(self, run: RunView, *, is_new: bool) -> None:
-        before = self._folder.record.identity
-        if self._folder.record.config is None or before.get("settings") != identity_of(run)["settings"]:
-            self._folder.write_config(complete_toml(run.config))
-        is_whole = self._folder.is_intact("data.json", self._folder.record.data)
-        if not is_whole or before.get("data") != identity_of(run)["data"]:
-            self._folder.write_data(run.data)
+    def _open(self, run: RunView) -> None:
         self._log = self._folder.lines("log.txt")
         # Steps after the checkpoint are taken again.
         self._metrics = MetricsFile(self._folder, is_new=run.step == 0)
         self._best = Monitor(self.monitor or _default_metric(run), self.mode)
-        self._begin_attempt(run, is_new=is_new)
         self._text = EventText(run)
-        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(_command())}"
-        self._write_log(run, command, *self._text.head(run))
 
-    def _begin_attempt(self, run: RunView, *, is_new: bool) -> None:
+    def _begin_attempt(self, run: RunView) -> None:
         record = self._folder.record
-        changes = [] if is_new else run.warnings
+        if record.config is None or record.identity.get("settings") != identity_of(run)["settings"]:
+            self._folder.write_config(complete_toml(run.config))
+        is_whole = self._folder.is_intact("data.json", record.data)
+        if not is_whole or record.identity.get("data") != identity_of(run)["data"]:
+            self._folder.write_data(run.data)
+        changes = [] if self._is_new else run.warnings
         started, host = datetime.now(UTC), platform.node()
         self._attempt = Attempt(started, _command(), host, os.getpid(), run.step, run.step, changes=list(changes))
         record.attempts = [*record.attempts, self._attempt]
@@ -191,7 +200,11 @@ class KeepRunFolder:
         record.identity = dict(identity_of(run))
         record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
         record.git = record.git or _git_commit()
+        if record.best and (record.best.metric, record.best.mode) != (self._best.name, self.mode):
+            record.best = None
         self._folder.save()
+        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(_command())}"
+        self._write_log(run, command, *self._text.head(run))
 
     def _update_record(self, run: RunView, epochs: int) -> None:
         record, best = self._folder.record, self._best
@@ -201,6 +214,7 @@ class KeepRunFolder:
         record.warnings = list(run.warnings[-_MAX_WARNINGS:])
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
+        assert self._attempt is not None, "it was begun"
         self._attempt.step = run.step
 
     def _write_metrics(self, run: RunView, metrics: Mapping[str, float], *, is_epoch: bool) -> None:

@@ -41,7 +41,6 @@ class Loop:
         parts: The components.
         progress: The metrics so far, and the random state.
         outcome: The outcome; None until the run is over.
-        plugin_states: States to load into the plugins when they are started; None: none.
         is_resting: Whether the run is between two steps, where it has a state to save.
     """
 
@@ -51,12 +50,12 @@ class Loop:
         self._run, self.host, self.parts, self._position = run, host, parts, position
         self._observers = observers
         self._options = run.config.train
+        self._max_steps = run.config.train.max_steps or math.inf
         self._started = 0.0
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
         self.progress = Progress(RandomState(position.seed, "train", device=parts.device), Modes(parts))
         self.outcome: Outcome | None = None
-        self.plugin_states: Mapping[str, Any] | None = None
         self.is_resting = True
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
@@ -70,7 +69,7 @@ class Loop:
         outcome: Outcome = "failed"
         error: BaseException | None = None
         try:
-            host.start(self.plugin_states, run=run)
+            host.start(run=run)
             self.progress.modes.start()
             while not position.interrupt_reason and (position.batch or self._has_next_epoch()):
                 if not position.batch:
@@ -156,9 +155,10 @@ class Loop:
 
     def _training_batches(self) -> Iterator[Any]:
         """Return the remaining batches of the current epoch; none if the run is over within it."""
-        if self._position.batch and self._is_over():
+        position = self._position
+        if position.batch and (self._is_over() or position.epoch > position.num_epochs):
             return iter(())
-        return self.parts.reader(self._position.epoch, self._position.batch)
+        return self.parts.reader(position.epoch, position.batch)
 
     def _count(self, loss: Tensor, batch: Any) -> None:
         """Count a step."""
@@ -180,12 +180,12 @@ class Loop:
         position = self._position
         is_ending = position.stop_reason is not None or position.interrupt_reason is not None
         # While the weights are ahead of the step, the run continues.
-        return (is_ending or position.step == (self._options.max_steps or -1)) and not position.num_ahead
+        return (is_ending or position.step >= self._max_steps) and not position.num_ahead
 
     def _has_next_epoch(self) -> bool:
         position = self._position
-        has_steps = position.step != (self._options.max_steps or -1)
-        return position.epoch < position.num_epochs and position.stop_reason is None and has_steps
+        has_steps = position.step < self._max_steps and position.epoch < position.num_epochs
+        return has_steps and position.stop_reason is None
 
     def _outcome_of_all_steps(self) -> Outcome:
         if self._position.interrupt_reason and (self._position.batch or self._has_next_epoch()):
@@ -212,7 +212,7 @@ class Loop:
     def _end_epoch(self) -> Mapping[str, float]:
         self.parts.finite_guard.look()
         position, every = self._position, self._options.evaluate_every_epochs
-        is_last = position.epoch == position.num_epochs or self._is_over()
+        is_last = position.epoch >= position.num_epochs or self._is_over()
         is_due = every and (position.epoch % every == 0 or is_last)
         if is_due and self.progress.evaluated_step != position.step:
             self._evaluate()

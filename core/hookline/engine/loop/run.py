@@ -192,7 +192,8 @@ class Run:
     @property
     def num_steps(self) -> int | None:
         """Number of steps of the run; None if neither the data nor ``train.max_steps`` determine it."""
-        of_epochs = self.steps_per_epoch * self.num_epochs if self.steps_per_epoch is not None else None
+        per_epoch, num_extra = self._position.steps_per_epoch, self._position.num_extra
+        of_epochs = per_epoch * self.num_epochs + num_extra if per_epoch is not None else None
         return min((n for n in (of_epochs, self.config.train.max_steps or None) if n is not None), default=None)
 
     @property
@@ -298,12 +299,12 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict`` of a run of the same config, before the first step.
 
-        The states of plugins are loaded when their ``on_run_start`` has returned.
+        The states of plugins are loaded when ``on_run_start`` of all plugins has returned.
 
         Raises:
             TrainingError: When the run has already begun.
-            ContractError: When the state belongs to a different model or optimizer; or, when the run begins, to
-                different plugins.
+            ContractError: When the state belongs to a different model or optimizer, or to different plugins; or, when
+                the run begins, when a plugin cannot load its state.
         """
         if self._position.is_begun:
             raise TrainingError(
@@ -311,8 +312,8 @@ class Run:
             )
         state = copy.deepcopy(dict(state))
         load_component_state(self._loop.parts, state)
+        self._loop.host.load_state_dict(state["plugins"])
         self._loop.progress.load_state_dict(state, self._position)
-        self._loop.plugin_states = state["plugins"]
         self.summary.update(state["summary"])
         self.warnings[:] = state["warnings"]
 

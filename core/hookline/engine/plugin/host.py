@@ -70,8 +70,9 @@ class Host:
         for member in self.members:
             self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
-        starters = [half.member for half, _ in self._each("on_run_start", {})]
-        self._started = [member for member in members if member not in starters]
+        self._saved: Mapping[str, Any] = {}
+        self._starters = [half.member for half, _ in self._each("on_run_start", {})]
+        self._started = [member for member in members if member not in self._starters]
 
     def _register(self, member: Member, part: str, is_wanted: Callable[[Callable[..., Any]], bool]) -> None:
         wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
@@ -157,38 +158,50 @@ class Host:
             if half.member in self._started:
                 call()
 
-    def start(self, state: Mapping[str, Any] | None, **arguments: Any) -> None:
-        """Call ``on_run_start`` on each plugin in turn, then load the states of the plugins.
+    def start(self, **arguments: Any) -> None:
+        """Call ``on_run_start`` on each plugin in turn, then load the states of the plugins in the reverse order.
 
         Raises:
-            ContractError: When ``state`` belongs to other plugins than those of this run.
+            ContractError: When a plugin cannot load its state.
         """
         for half, call in self._each("on_run_start", arguments):
             call()
             if half.member not in self._failed:
                 self._started.append(half.member)
-        if state is not None:
-            self._load_state_dict(state)
+        members = self._with_state()
+        # The run folder starts first, so it is only written to once every other plugin has accepted its state.
+        for label in sorted(self._saved, key=lambda label: self._place(members[label]), reverse=True):
+            self._load(members[label], self._saved[label])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each plugin that has ``state_dict``, by table."""
         return {table: member.instance.state_dict() for table, member in self._with_state().items()}
 
-    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
-        members = self._with_state()
-        if unmatched := sorted(state.keys() ^ members.keys()):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep the states of the plugins until they are started; one that is None is not loaded.
+
+        Raises:
+            ContractError: When they belong to other plugins than those of this run.
+        """
+        if unmatched := sorted(state.keys() ^ self._with_state().keys()):
             lacks = [f"the run has no {label!r} with a state" for label in unmatched if label in state]
             lacks += [f"there is no state for {label!r}" for label in unmatched if label not in state]
             hint = "resume with the config of the run that saved it"
             raise ContractError(f"this state belongs to a different run: {'; '.join(lacks)}", hint=hint)
-        for label, member in members.items():
-            try:
-                member.instance.load_state_dict(state[label])
-            except HooklineError:
-                raise
-            except Exception as error:
-                message = f"{member.plugin} cannot load its state: {type(error).__name__}: {error}"
-                raise ContractError(message, hint="resume with the version that saved it") from error
+        self._saved = state
+
+    def _load(self, member: Member, state: Any) -> None:
+        try:
+            if state is not None:
+                member.instance.load_state_dict(state)  # type: ignore[attr-defined] # a fault if it is missing
+        except HooklineError:
+            raise
+        except Exception as error:
+            message = f"{member.plugin} cannot load its state: {type(error).__name__}: {error}"
+            raise ContractError(message, hint="resume with the version that saved it") from error
+
+    def _place(self, member: Member) -> int:
+        return self._starters.index(member) if member in self._starters else len(self._starters)
 
     def _with_state(self) -> dict[str, Any]:
         return {member.table: member for member in self.members if hasattr(member.instance, "state_dict")}
@@ -208,8 +221,8 @@ class Host:
         """Yield each implementation of ``hook`` except wrappers, in pluggy's order, with a function that calls it."""
         for impl in self._impls(hook):
             if impl.plugin.member in self.members and not impl.wrapper:
-                values = [arguments.get(name) for name in impl.argnames]
-                yield impl.plugin, functools.partial(impl.function, *values)
+                given = {"state": self._saved.get(impl.plugin.member.table), **arguments}
+                yield impl.plugin, functools.partial(impl.function, *map(given.get, impl.argnames))
 
     def _impls(self, hook: str) -> Iterator[Any]:
         """Yield the implementations of ``hook`` in the order of the calls."""
