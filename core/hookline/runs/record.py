@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ import msgspec
 from hookline.engine.errors import CheckpointError, ConfigError
 from hookline.engine.files import read_file, reason
 from hookline.runs.disk.checkpoint import CHECKPOINTS, FileSum, manifests_in
-from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
+from hookline.runs.disk.formats import NOT_JSON, Moment, check_format, format_of
 
 RECORD = "run.json"
 FORMAT = 1
@@ -43,13 +42,13 @@ class Attempt(msgspec.Struct):
         changes: Differences from the previous attempt.
     """
 
-    started: datetime
+    started: Moment
     command: list[str]
     host: str
     pid: int
     from_step: int
     step: int
-    ended: datetime | None = None
+    ended: Moment | None = None
     outcome: Status | None = None
     error: str | None = None
     changes: list[str] = []

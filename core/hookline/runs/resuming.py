@@ -95,6 +95,15 @@ _MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError, Runtime
 """Errors of torch and plain code for a value of an unexpected form."""
 
 
+class _Running(msgspec.Struct):
+    """Types of a mean that is being computed; its values are a tensor, or None."""
+
+    values: Any
+    weights: list[float]
+    sum: float
+    weight: float
+
+
 class _State(msgspec.Struct):
     """Types of the parts of a state, checked before any is loaded; plugins and torch check their own parts."""
 
@@ -107,7 +116,7 @@ class _State(msgspec.Struct):
     summary: dict[str, list[dict[str, Any]]]
     warnings: list[str]
     random: dict[str, Any]
-    running: dict[str, Any]
+    running: _Running
     evaluated: tuple[int, dict[str, float]]
     model: dict[str, Any]
     wrappers: dict[str, Any]

@@ -234,7 +234,9 @@ def print_curves(output: Output, title: str, curves: Sequence[tuple[str, Curve]]
         last = max(1.0, *(step for step, _ in all_points))
         low, high = min(value for _, value in all_points), max(value for _, value in all_points)
         placed = {mark: [(step / last, value) for step, value in some] for mark, some in points.items()}
-        labels = (f"{10**low:.4g}", f"{10**high:.4g}") if is_log else (f"{low:.4g}", f"{high:.4g}")
+        # Not 10**high, which overflows for the largest numbers.
+        shown = [value for _, curve in curves for _, value in curve.points if value > 0 or not is_log]
+        labels = (f"{min(shown):.4g}", f"{max(shown):.4g}")
         for line in plot_lines(placed, bounds=(low, high), labels=labels, ends=("0", f"{last:.0f}")):
             output.line(line)
     for mark, (run, curve) in zip(marks, curves, strict=False):
