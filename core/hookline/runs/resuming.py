@@ -117,6 +117,7 @@ class _State(msgspec.Struct):
     warnings: list[str]
     random: dict[str, Any]
     running: _Running
+    modes: list[str]
     evaluated: tuple[int, dict[str, float]]
     model: dict[str, Any]
     wrappers: dict[str, Any]

@@ -16,6 +16,7 @@ from hookline.cli.arguments import choosing, printing
 from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
+from hookline.cli.signals import ended_at_once
 from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer
@@ -108,6 +109,7 @@ def eval_(
 @printing
 @choosing
 @_writing
+@ended_at_once()
 def predict(
     output: Output,
     catalog: Catalog,
@@ -151,6 +153,7 @@ def predict(
 @printing
 @choosing
 @_writing
+@ended_at_once()
 def export(
     output: Output,
     catalog: Catalog,

@@ -262,6 +262,7 @@ class AppendedFile:
     def __init__(self, path: Path, size: int | None = None) -> None:
         self.path = path
         self._waiting: list[bytes] = []
+        self._process = os.getpid()
         is_new = not os.path.lexists(path)
         flags = os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING
         self._descriptor: int | None = os.open(path, flags, 0o666)
@@ -310,6 +311,8 @@ class AppendedFile:
         """
         if not self._waiting or self._descriptor is None:
             return
+        if os.getpid() != self._process:
+            raise OSError(errno.EPERM, "this process is a fork of the one that opened it", str(self.path))
         data = b"".join(self._waiting)
         try:
             _write(self._descriptor, data, self.size)
