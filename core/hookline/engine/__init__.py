@@ -11,6 +11,7 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.engine.config.run_config import PluginRules
+    from hookline.engine.files import memory_bytes
     from hookline.engine.loop.batch import count_examples
     from hookline.engine.loop.memory import first_line, is_out_of_memory
     from hookline.engine.loop.rng import RandomMark
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hookline.engine.words import did_you_mean, nearest, printable
 
 _HOME = {
+    "files": ("memory_bytes",),
     "loop.batch": ("count_examples",),
     "loop.memory": ("first_line", "is_out_of_memory"),
     "loop.rng": ("RandomMark",),
@@ -48,6 +50,7 @@ __all__ = [
     "entries_of_file",
     "first_line",
     "is_out_of_memory",
+    "memory_bytes",
     "nearest",
     "printable",
 ]
