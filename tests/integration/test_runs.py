@@ -272,6 +272,15 @@ def test_plot_of_several_runs_has_a_drawing_for_each_metric(hookline: Hookline, 
     assert "other/loss" in second
 
 
+def test_show_has_the_tables_that_plugins_reported(hookline: Hookline, make: Make) -> None:
+    rows = [{"layer": "a\x1b", "norm": 0.5}, {"layer": "b", "norm": None, "more": True}]
+    make(summary={"norms\x07 of layers": rows, "none": []})
+    done = hookline("runs", "show", "1")
+    assert_clean(done, 0)
+    assert "norms\\x07 of layers\nlayer  norm  more\na\\x1b  0.5\nb      none  true\n" in done.stdout
+    assert json.loads(hookline("runs", "show", "1", "--json").stdout)["summary"]["norms\x07 of layers"] == rows
+
+
 @pytest.mark.parametrize("words", [(), ("--log",)])
 def test_plot_draws_the_largest_and_the_smallest_numbers(
     hookline: Hookline, make: Make, words: tuple[str, ...]

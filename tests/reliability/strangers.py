@@ -66,7 +66,7 @@ def strange_entries(folder: Path) -> dict[str, Any]:
     """Put something else in the place of each entry of a run folder, and run the commands that read it."""
     good = _trained(job.fresh(folder))
     makers: dict[str, Callable[[Path], None]] = {
-        "a file": lambda path: path.write_bytes(b"x") and None,
+        "a file": Path.touch,
         "a folder": Path.mkdir,
         "a pipe": os.mkfifo,
         "a loop": lambda path: path.symlink_to(path.name),

@@ -85,6 +85,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
         time_s: Total time of all attempts, in seconds.
         metrics: Metrics of the last epoch.
         best: Best value of the observed metric; None before it is measured.
+        summary: Tables that plugins reported, by title; only the first rows of long ones.
         identity: Fingerprint of the run: versions, plugins, hashes of their code, data.
         config: Size and checksum of the config; None until it is written.
         model: Size and checksum of the file of weights; None until there is one.
@@ -104,6 +105,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     time_s: float = 0.0
     metrics: dict[str, float | None] = {}
     best: BestValue | None = None
+    summary: dict[str, list[dict[str, Any]]] = {}
     identity: dict[str, Any] = {}
     config: FileSum | None = None
     model: FileSum | None = None

@@ -149,6 +149,10 @@ def print_run(output: Output, row: RunRow, record: RunRecord, checkpoints: Seque
     _print_lines(output, [f"attempt {number}: {text}" for number, text in numbered])
     head = ["checkpoint", "step", "epochs", "bytes", "saved"]
     _print_table(output, "checkpoints", head, [_checkpoint_cells(checkpoint) for checkpoint in checkpoints])
+    for title, rows in record.summary.items():
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [[value_words(row[name]) if name in row else "" for name in columns] for row in rows]
+        _print_table(output, shortened(title, _MAX_CELL), columns, cells)
     _print_table(output, "plugins", ["table", "plugin"], _identity_rows(record, "plugins"))
     _print_table(output, "versions", ["of", "version"], _identity_rows(record, "versions"))
     _print_lines(output, [f"warning: {text}" for text in record.warnings])
@@ -179,7 +183,7 @@ def _print_table(output: Output, title: str, head: Sequence[str], rows: Sequence
     if not rows:
         return
     output.line(f"\n{title}" + (f", the last {_MAX_ROWS} of {len(rows)}" if len(rows) > _MAX_ROWS else ""))
-    output.table(head, [_printable(*row) for row in rows[-_MAX_ROWS:]])
+    output.table(_printable(*head), [_printable(*row) for row in rows[-_MAX_ROWS:]])
 
 
 def _identity_rows(record: RunRecord, part: str) -> list[list[str]]:
