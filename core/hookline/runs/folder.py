@@ -102,13 +102,14 @@ class RunFolder:
         self._process = os.getpid()
 
     @classmethod
-    def claim(cls, parent: Path, label: str) -> RunFolder:
+    def claim(cls, parent: str | os.PathLike[str], label: str) -> RunFolder:
         """Make a new run folder with the next number and a name.
 
         Raises:
             ConfigError: When the label is not a valid run name, or the folder cannot be made.
         """
         check_name(label)
+        parent = Path(parent)
         try:
             ensure_folder(parent)
             return cls._claim(parent, label)
@@ -132,7 +133,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
         """Open an existing run folder.
 
         Raises:
@@ -140,6 +141,7 @@ class RunFolder:
             ConfigError: When it is not a run folder.
             CheckpointError: When the folder of its checkpoints cannot be read.
         """
+        path = Path(path)
         read_record(path)  # makes no lock file in anything but a run folder
         lock = hold(path)
         try:
@@ -250,16 +252,6 @@ class RunFolder:
         text = to_kept(data)
         self.write(DATA, text)
         self.record.data = FileSum.of(text)
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Check that a checkpoint can hold a state.
-
-        Raises:
-            CheckpointError: When it cannot; names everything in the state that cannot be saved.
-        """
-        from hookline.runs.disk.encoding import encode
-
-        encode(dict(state))
 
     def write_checkpoint(
         self, state: Mapping[str, Any], *, metrics: Mapping[str, float], identity: Mapping[str, Any]

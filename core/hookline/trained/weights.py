@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Weights:
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
+def read_weights(path: Path, checkpoint: str | os.PathLike[str] | None = None) -> Weights:
     """Read the saved weights of a run: the final ones, or those of its newest valid checkpoint.
 
     Args:
@@ -57,8 +58,8 @@ def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
         CheckpointError: When there are none, or they are damaged.
     """
     record = read_record(path)
-    if checkpoint not in (None, LATEST):
-        return _of_checkpoint(_named_checkpoint(path, record, str(checkpoint)), ())
+    if checkpoint is not None and checkpoint != LATEST:
+        return _of_checkpoint(_named_checkpoint(path, record, os.fspath(checkpoint)), ())
     is_finished = record.status in ("completed", "stopped") and record.model is not None
     if is_finished and checkpoint is None:
         return _of_end(path, record, ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -18,15 +18,28 @@ if TYPE_CHECKING:
     from hookline import RunView
 
 
+_WITHOUT_EVALUATIONS = "train/running_loss"
+
+
 def check_monitored(run: RunView, name: str, who: str) -> None:
     """Check that a run measures a metric.
 
     Raises:
-        ConfigError: When it does not; suggests the nearest name.
+        ConfigError: When it does not, or never evaluates; suggests the nearest name.
     """
     if name not in run.metric_names:
         hint = did_you_mean(name, run.metric_names)
         raise ConfigError(f"{who} monitors {name!r}, which this run does not measure", hint=hint)
+    if name not in measured_names(run):
+        hint = f"set train.evaluate_every_epochs, or monitor {_WITHOUT_EVALUATIONS!r}"
+        raise ConfigError(f"{who} monitors {name!r}, but this run never evaluates", hint=hint)
+
+
+def measured_names(run: RunView) -> Sequence[str]:
+    """Return the metrics that a run will measure: without evaluations only the running loss."""
+    train, num_steps = run.config.train, run.num_steps
+    in_epochs = train.evaluate_every_steps and (num_steps is None or train.evaluate_every_steps <= num_steps)
+    return run.metric_names if train.evaluate_every_epochs or in_epochs else (_WITHOUT_EVALUATIONS,)
 
 
 class Monitor:

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from hookline import HooklineError, hookimpl
-from hookline.engine import printable
+from hookline.engine import error_text, printable
 from hookline.runs import (
     Attempt,
     BestValue,
@@ -33,7 +33,7 @@ from hookline.runs import (
 )
 from hookline_plugins.callback_parts.event_text import EventText
 from hookline_plugins.callback_parts.metrics_file import MetricsFile
-from hookline_plugins.callback_parts.monitoring import Monitor
+from hookline_plugins.callback_parts.monitoring import Monitor, check_monitored, measured_names
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class KeepRunFolder:
         record stay as they are.
         """
         check_single(run, self)
+        if self.monitor:
+            check_monitored(run, self.monitor, "run-folder")
         self.__post_init__()
         self._run = run
         self._start = self._recorded = time.perf_counter()
@@ -142,7 +144,7 @@ class KeepRunFolder:
         """Write the error, its traceback and the place in the run."""
         text = "".join(traceback.format_exception(error))
         if self._attempt:
-            self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
+            self._attempt.error = printable(error_text(error).partition("\n")[0][:_MAX_ERROR])
         self._write_log(run, text)
         self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, text))
 
@@ -188,10 +190,11 @@ class KeepRunFolder:
 
     def _begin_attempt(self, run: RunView) -> None:
         record = self._folder.record
-        if record.config is None or record.identity.get("settings") != identity_of(run)["settings"]:
+        before = record.identity
+        if record.config is None or before.get("settings") != identity_of(run)["settings"]:
             self._folder.write_config(complete_toml(run.config))
         is_whole = self._folder.is_intact("data.json", record.data)
-        if not is_whole or record.identity.get("data") != identity_of(run)["data"]:
+        if not is_whole or before.get("data") != identity_of(run)["data"]:
             self._folder.write_data(run.data)
         changes = [] if self._is_new else run.warnings
         started, host = datetime.now(UTC), platform.node()
@@ -230,8 +233,8 @@ class KeepRunFolder:
 
     def _write_debug(self, run: RunView, error: BaseException, text: str) -> None:
         known = {
-            "error": f"{type(error).__name__}: {error}",
-            "notes": list(getattr(error, "__notes__", ())),
+            "error": _encodable(error_text(error)),
+            "notes": [*map(_encodable, getattr(error, "__notes__", ()))],
             "epoch": run.epoch,
             "step": run.step,
             "indices": list(getattr(error, "indices", ())),
@@ -264,7 +267,11 @@ def _label(run: RunView) -> str:
 
 def _default_metric(run: RunView) -> str:
     wanted = ("validation/loss", "train/loss")
-    return next((name for name in wanted if name in run.metric_names), "train/running_loss")
+    return next((name for name in wanted if name in measured_names(run)), "train/running_loss")
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _command() -> list[str]:

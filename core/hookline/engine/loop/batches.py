@@ -111,16 +111,36 @@ class Batches:
         if order is not None:
             self.num_examples = len(self._checked(order(1)))
         self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
+        self._resumed_epoch = self._offset = 0
         self._drops_last = drop_last
         self._num_dropped = self.num_examples % self._batch_size if drop_last and self.num_examples else 0
         if self._num_dropped and self.num_examples:
             self.num_examples -= self._num_dropped
-        self._resumed, self._offset = (0, 0), 0
 
     @property
     def num_batches(self) -> int | None:
         """Number of batches in an epoch; None for a stream."""
         return None if self.num_examples is None else -(-self.num_examples // self._batch_size)
+
+    def resume(self, epoch: int, number: int, num_used: int) -> int:
+        """Continue an epoch of which ``number`` batches, of any size, with ``num_used`` examples were used.
+
+        Return the number of its batches that remain, 0 for a stream.
+
+        Raises:
+            DataError: When a stream was read in batches of another size.
+        """
+        self._resumed_epoch, self._offset = epoch, num_used - number * self._batch_size
+        if self.num_examples is not None:
+            return max(-(-(len(self.order(epoch)) - num_used) // self._batch_size), 0)
+        if self._offset:
+            message = f"the {self._name} is a stream, read in batches of another size so far"
+            raise DataError(message, hint="resume with the same train.batch_size")
+        return 0
+
+    def num_used(self, epoch: int, number: int) -> int:
+        """Return the number of examples of an epoch before a batch; ``number`` counts from 0."""
+        return number * self._batch_size + (self._offset if epoch == self._resumed_epoch else 0)
 
     def smallest(self, limit: int = 0) -> int:
         """Return the smallest number of examples that pass through a model at once.
@@ -134,34 +154,15 @@ class Batches:
         sizes = [self._batch_size, (self.num_examples or 0) % self._batch_size or self._batch_size]
         return min(size % limit or limit if limit else size for size in sizes)
 
-    def resume(self, epoch: int, number: int, num_used: int) -> int:
-        """Continue an epoch of which ``number`` batches, of any size, with ``num_used`` examples were used.
-
-        Return the number of its batches that remain, 0 for a stream.
-
-        Raises:
-            DataError: When a stream was read in batches of another size.
-        """
-        self._resumed, self._offset = (epoch, number), num_used - number * self._batch_size
-        if self.num_examples is not None:
-            return max(-(-(self.num_examples - num_used) // self._batch_size), 0)
-        if self._offset:
-            hint = "resume with the same train.batch_size"
-            raise DataError(f"the {self._name} is a stream, read in batches of another size so far", hint=hint)
-        return 0
-
-    def num_used(self, epoch: int, number: int) -> int:
-        """Return the number of examples of an epoch before a batch; ``number`` counts from 0."""
-        return number * self._batch_size + (self._offset if epoch == self._resumed[0] else 0)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Return the batches of an epoch (from 1), without the first ``start``; a stream is read from its beginning."""
         if type(self._dataset) is TensorDataset and self._reading.collate is None:
             return self._gathered(self._dataset.tensors, epoch, start)
-        begun, self._begun = self._begun, None
-        if self._is_stream:
-            batches = begun if begun and epoch == 1 else self._loaded(epoch, 0)
-            return itertools.islice(batches, start, None)
+        if epoch == 1 and self._begun:
+            batches, self._begun = self._begun, None
+        else:
+            batches = self._loaded(epoch, 0 if self._is_stream else start)
+        return itertools.islice(batches, start, None) if self._is_stream else batches
         return self._loaded(epoch, start)
 
     def first(self) -> Iterator[Any]:
@@ -186,15 +187,12 @@ class Batches:
             order = torch.arange(num_all)
         else:
             order = torch.randperm(num_all, generator=make_generator(self._seed, "order", epoch))
-        return order[: self.num_examples]
+        # An epoch that resumed with another batch size has another last batch.
+        is_cut = self._drops_last and epoch == self._resumed_epoch
+        return order[: self.num_examples - (self.num_examples - self._offset) % self._batch_size * is_cut]
 
     def indices(self, epoch: int, number: int) -> list[int]:
-        """Return the indices of the examples of one batch of an epoch; ``number`` counts from 0.
-
-        Empty for a batch of another size, before the run was resumed.
-        """
-        if self._offset and (epoch, number) < self._resumed:
-            return []
+        """Return the indices of the examples of one batch of an epoch; ``number`` counts from 0."""
         start = self.num_used(epoch, number)
         return cast(list[int], self.order(epoch)[start : start + self._batch_size].tolist())
 

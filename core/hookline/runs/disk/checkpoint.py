@@ -209,7 +209,7 @@ def read_manifest(path: Path, at: int | None = None) -> Manifest:
     return manifest
 
 
-def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, run: str | None = None) -> Checkpoint:
     """Return a checkpoint. Every byte is verified before anything is decoded.
 
     Args:
@@ -221,6 +221,7 @@ def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
     """
     from hookline.runs.disk.encoding import decode, from_json, from_safetensors
 
+    path = Path(path)
     manifest = read_manifest(path)
     if run not in (None, manifest.run):
         raise _ForeignError(f"{path} belongs to a different run")

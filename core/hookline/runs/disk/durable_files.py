@@ -262,8 +262,8 @@ class AppendedFile:
         size: Its size in bytes.
     """
 
-    def __init__(self, path: Path, size: int | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str], size: int | None = None) -> None:
+        self.path = Path(path)
         self._waiting: list[bytes] = []
         self._process = os.getpid()
         is_new = not os.path.lexists(path)

@@ -470,7 +470,11 @@ def forgot_to_return(data: DataSource) -> Any:
         ({"model": lambda data: nn.Linear(5, 1)}, ContractError, ["fails on the first batch", "[10, 2] float32"]),
         ({"loss": lambda run: lambda p, t: (p - t) ** 2}, ContractError, ["[10, 1] float32", "scalar"]),
         ({"loss": lambda run: lambda p, t: (p - t).detach().mean()}, ContractError, ["depends on the prediction"]),
-        ({"loss": lambda run: lambda p, t: (p - t).mean() * math.nan}, NonFiniteError, ["first batch is nan"]),
+        (
+            {"loss": lambda run: lambda p, t: (p - t).mean() * math.nan},
+            NonFiniteError,
+            ["first batch of the train split", "is nan, before any step"],
+        ),
         ({"loss": lambda run: nn.NLLLoss()}, ContractError, ["given from Python", "target [10, 1] float32"]),
         ({"data": pairs(torch.zeros(0, 2), torch.zeros(0, 1))}, DataError, ["train split", "empty"]),
         ({"data": pairs(torch.full((4, 2), math.inf), torch.zeros(4, 1))}, DataError, ["has a non-finite input"]),
@@ -726,7 +730,7 @@ def test_a_loss_that_is_a_module_is_evaluated_in_eval_mode() -> None:
 # ---- the last batch --------------------------------------------------------------------------------------------------
 
 
-def numbered(num: int) -> DataSource:
+def pairs(num: int) -> DataSource:
     inputs = torch.arange(2.0 * num).reshape(num, 2) / num
     return DataSource(TensorDataset(inputs, inputs[:, :1]), in_features=2, out_features=1)
 
@@ -740,16 +744,15 @@ def test_the_smallest_batch_is_tried_in_training_mode_before_the_first_step(
 ) -> None:
     model = Backbone()
     with pytest.raises(ContractError) as caught:
-        Run({"train": options}, plugins={"data": numbered(num), "model": model})
+        Run({"train": options}, plugins={"data": pairs(num), "model": model})
     assert str(caught.value) == (
         "model 'Backbone' (given from Python) or loss 'mse' (hookline 0.1.0) fails in training mode on 1 example, the "
         "smallest batch of the train split of data 'DataSource' (given from Python): ValueError: Expected more than 1 "
         "value per channel when training, got input size torch.Size([1, 4])\n"
         "  = set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
     )
-    Run({"train": {"batch_size": 10}}, plugins={"data": numbered(42), "model": model})
-    norm: Any = model.backbone[1]
-    assert (norm.num_batches_tracked, norm.running_mean.tolist()) == (0, [0.0] * 4)
+    Run({"train": {"batch_size": 10}}, plugins={"data": pairs(42), "model": model})
+    assert (model.backbone[1].num_batches_tracked, model.backbone[1].running_mean.tolist()) == (0, [0.0] * 4)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
@@ -760,22 +763,17 @@ def test_the_last_batch_is_left_out_if_it_is_smaller(is_stream: bool) -> None:
         @hookimpl(wrapper=True)
         def build_step(self) -> Generator[None, Any, Any]:
             step = yield
+            return lambda batch: (sizes.append(len(batch[0])), step(batch))[1]
 
-            def recorded(batch: Any) -> Any:
-                sizes.append(len(batch[0]))
-                return step(batch)
-
-            return recorded
-
-    data = DataSource(Stream(), in_features=2, out_features=1) if is_stream else numbered(10)
+    data = DataSource(Stream(), in_features=2, out_features=1) if is_stream else pairs(10)
     options = {"epochs": 2, "batch_size": 3, "drop_last": True}
     result = train({"train": options}, plugins={"data": data, "model": Backbone(), "callbacks.sizes": Sizes()})
     assert (result.steps, sizes) == (6, [3] * 6)
 
 
 def test_another_example_is_left_out_in_each_epoch() -> None:
-    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": numbered(10)})
-    whole = Run({"train": {"batch_size": 3}}, plugins={"data": numbered(10)})
+    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": pairs(10)})
+    whole = Run({"train": {"batch_size": 3}}, plugins={"data": pairs(10)})
     for epoch in (1, 2, 3):
         assert run.batch_order(epoch).tolist() == whole.batch_order(epoch).tolist()[:9]
     assert (run.steps_per_epoch, run.num_steps) == (3, 9)
@@ -1110,7 +1108,8 @@ def test_evaluation_goes_through_the_data_in_batches_of_their_own_size() -> None
 
     plugins = {"callbacks.m": Measures({"n": Sizes()})}
     results = [train(SMALL, {"train.epochs": 1, "train.eval_batch_size": size}, plugins=plugins) for size in (3, 1024)]
-    assert sizes == [3, 3, 2, 8]
+    trial = [4]  # the first batch of the training
+    assert sizes == [*trial, 3, 3, 2, *trial, 8]
     assert results[0].metrics["train/loss"] == pytest.approx(results[1].metrics["train/loss"])
 
 
