@@ -271,9 +271,9 @@ class AppendedFile:
         self._descriptor: int | None = os.open(path, flags, 0o666)
         there = os.fstat(self._descriptor)
         try:
-            _check_own(there, path)
+            _check_own(there, self.path)
             if is_new:
-                sync_folder(path.parent)
+                sync_folder(self.path.parent)
         except OSError:
             self.close()
             raise
