@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from hookline.engine.loop.memory import evaluating
 from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.view import LossFunction, RunView
 
 _FOLD = 1024
@@ -121,7 +121,7 @@ def evaluate_splits(
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
             numbers = evaluate(stream, run.model, run.loss, metrics)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
-    return MappingProxyType(measured)
+    return ReadOnly(measured)
 
 
 def _number(name: str, value: Tensor | float) -> float:
@@ -164,7 +164,7 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
             raise ContractError(
                 f"with {plugin} there are {len(metrics):,} metrics, but at most {_MAX_METRICS:,} are possible"
             )
-    return MappingProxyType(metrics)
+    return ReadOnly(metrics)
 
 
 def _is_text(name: Any) -> bool:
