@@ -2,7 +2,7 @@
 
 A block that begins with ``# file: NAME`` is a file. Comments in the source of a page say how its commands are run:
 
-- ``<!-- replay: COMMAND -->`` runs a command that the page does not show, such as one that makes the files for the next;
+- ``<!-- replay: COMMAND -->`` runs a command that the page does not show, such as one that makes files for the next;
 - ``<!-- replay in a new folder -->`` leaves the files of the commands above behind;
 - ``<!-- replay with: DISTRIBUTION... -->`` installs distributions of ``tests/fixtures``, for the whole page;
 - ``<!-- replay without figures -->`` before a block compares its words and no figures, because they are times;
@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +34,13 @@ _PRINTS = re.compile(r"\n\nIt prints:\n\n```text\n(.*?)^```$", re.DOTALL | re.MU
 """The output of a block that prints."""
 _FILE = re.compile(r"# (part of |end of |)file: (\S+)\n")
 """The first line of a block that is a file, or that stands in one, or that is to be put at its end."""
-_COMMENT = re.compile(r"^<!-- (replay|not replayed)\b(.*?) -->$", re.DOTALL | re.MULTILINE)
+_COMMENT = re.compile(r"^<!-- (replay|not replayed)\b(.*?)\s*-->$", re.DOTALL | re.MULTILINE)
 _NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?")
 _VARYING = re.compile(
-    r"(?<=  )\d+\.\d\d$|in \d+\.\d\d ?s$|\d+\.\d+ m?s\b"  # seconds
+    r"(?<=  )\d+\.\d\d$|in \d+\.\d\d ?s$|\d+\.\d+ m?s\b|\b\d+ ms\b"  # seconds
     r"|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?: UTC|Z)?"  # dates
-    r"|\b[0-9a-f]{16,64}\b"  # hashes
+    r"|(?<!\.)\b(?=[0-9]*[a-f])[0-9a-f]{16,64}\b"  # hashes
+    r"|with \d+ files"  # of Hookline itself
     r"|\b(?:torch|pluggy|python|numpy)\"?:? \"?\d[\w.+]*",  # versions
     re.MULTILINE,
 )
@@ -118,13 +118,13 @@ def _arguments(block: Block, beginning: str) -> str:
     return " ".join(each.removeprefix(beginning) for each in block.comments if each.startswith(beginning))
 
 
-def replay(page: Path, environment: Environment, new_folder: Iterator[Path]) -> None:
+def replay(page: Path, environment: Environment, folders: Iterator[Path]) -> None:
     """Run the commands of a page in their order, and compare what they print with what the page shows."""
-    folder = next(new_folder)
+    folder = next(folders)
     for block in blocks(page):
         for comment in block.comments:
             if comment == "replay in a new folder":
-                folder = next(new_folder)
+                folder = next(folders)
             elif comment.startswith("replay: "):
                 output_of(comment.removeprefix("replay: "), folder, environment)
         if any(comment.startswith("not replayed: ") for comment in block.comments):
