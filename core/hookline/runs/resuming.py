@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from hookline.engine.errors import CheckpointError, ConfigError, ContractError, 
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, Manifest, checkpoints_in, read_checkpoint, set_aside
 from hookline.runs.folder import RunFolder, give_folder
@@ -29,11 +29,11 @@ def resume(
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
-    parent: Path = Path("runs"),
+    parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
     allow_changed_data: bool = False,
     observers: Sequence[Observer] = (),
-    shown: Mapping[str, bool] = MappingProxyType({}),
+    shown: Mapping[str, bool] = ReadOnly({}),
     shortcuts: bool = True,
 ) -> Run:
     """Return a run that resumes from its newest usable checkpoint, in its folder; the caller takes its steps.
@@ -60,7 +60,7 @@ def resume(
             epoch.
         HooklineError: As for ``Run``.
     """
-    folder = RunFolder.open(find_run(os.fspath(run), parent))
+    folder = RunFolder.open(find_run(run, parent))
     try:
         added: dict[str, Any] = {
             label.removeprefix("callbacks."): {} for label, is_wanted in shown.items() if is_wanted
@@ -88,6 +88,15 @@ def resume(
 
 _MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError)
 """Errors of torch and plain code for a value of an unexpected form."""
+
+
+class _Running(msgspec.Struct):
+    """Types of a mean that is being computed; its values are a tensor, or None."""
+
+    values: Any
+    weights: list[float]
+    sum: float
+    weight: float
 
 
 _NEUTRAL = ("train.device", "train.num_workers", "train.worker_timeout_s", "train.micro_batch_size")
@@ -156,7 +165,8 @@ class _State(msgspec.Struct):
     summary: dict[str, list[dict[str, Any]]]
     warnings: list[str]
     random: dict[str, Any]
-    running: dict[str, Any]
+    running: _Running
+    modes: list[str]
     evaluated: tuple[int, dict[str, float]]
     model: dict[str, Any]
     wrappers: dict[str, Any]

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hookline.engine.data import DataSource
 from hookline.engine.plugin.catalog import KINDS, Catalog, Entry
 from hookline.engine.plugin.options import plain
 from hookline.engine.plugin.plugin import Plugin, load_plugin
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.words import did_you_mean
 from hookline.testing import (
     checks_callback,
@@ -47,12 +48,12 @@ _CHECKS_OF = {
     for kind, modules in zip(KINDS, _MODULES, strict=True)
 }
 
-CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+CHECKS: Mapping[str, tuple[str, ...]] = ReadOnly(
     {kind: tuple(check.name for check in checks) for kind, checks in _CHECKS_OF.items()}
 )
 """The names of the checks of each kind, in the order in which they run."""
 
-RULES: Mapping[str, str] = MappingProxyType({check.name: check.rule for each in _CHECKS_OF.values() for check in each})
+RULES: Mapping[str, str] = ReadOnly({check.name: check.rule for each in _CHECKS_OF.values() for check in each})
 """The rule of each check, as a sentence."""
 
 
@@ -214,7 +215,7 @@ def _known(expected_failures: Mapping[str, str], kind: str) -> Mapping[str, str]
 
 def _report(subject: Subject, findings: list[Finding]) -> Report:
     def texts(verdict: str) -> Mapping[str, str]:
-        return MappingProxyType({f.check.name: f.text for f in findings if f.verdict == verdict and f.text})
+        return ReadOnly({f.check.name: f.text for f in findings if f.verdict == verdict and f.text})
 
     ran = tuple(finding.check.name for finding in findings if finding.verdict != "skipped")
     return Report(str(subject), ran, texts("skipped"), texts("failed"), texts("expected"), texts("passed"))

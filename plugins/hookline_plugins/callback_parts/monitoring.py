@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta
 
 from hookline import ConfigError, hookimpl
@@ -17,15 +18,28 @@ if TYPE_CHECKING:
     from hookline import RunView
 
 
+_WITHOUT_EVALUATIONS = "train/running_loss"
+
+
 def check_monitored(run: RunView, name: str, who: str) -> None:
     """Check that a run measures a metric.
 
     Raises:
-        ConfigError: When it does not; suggests the nearest name.
+        ConfigError: When it does not, or never evaluates; suggests the nearest name.
     """
     if name not in run.metric_names:
         hint = did_you_mean(name, run.metric_names)
         raise ConfigError(f"{who} monitors {name!r}, which this run does not measure", hint=hint)
+    if name not in measured_names(run):
+        hint = f"set train.evaluate_every_epochs, or monitor {_WITHOUT_EVALUATIONS!r}"
+        raise ConfigError(f"{who} monitors {name!r}, but this run never evaluates", hint=hint)
+
+
+def measured_names(run: RunView) -> Sequence[str]:
+    """Return the metrics that a run will measure: without evaluations only the running loss."""
+    train, num_steps = run.config.train, run.num_steps
+    in_epochs = train.evaluate_every_steps and (num_steps is None or train.evaluate_every_steps <= num_steps)
+    return run.metric_names if train.evaluate_every_epochs or in_epochs else (_WITHOUT_EVALUATIONS,)
 
 
 class Monitor:
@@ -81,9 +95,18 @@ class Monitor:
         """Restore the state from ``state_dict``; do nothing and return False if it is of another metric or mode."""
         if (state["metric"], state["mode"]) != (self.name, self._mode):
             return False
-        self.best, self.epoch, self.step = state["best"], state["epoch"], state["step"]
-        self._last_step = state["last_step"]
+        saved = msgspec.convert(dict(state), _Saved)
+        self.best, self.epoch, self.step, self._last_step = saved.best, saved.epoch, saved.step, saved.last_step
         return True
+
+
+class _Saved(msgspec.Struct):
+    """Types of the state of a monitor."""
+
+    best: float | None
+    epoch: int
+    step: int
+    last_step: int
 
 
 @dataclass

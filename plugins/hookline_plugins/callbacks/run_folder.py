@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from hookline import HooklineError, hookimpl
-from hookline.engine import printable
+from hookline.engine import error_text, printable
 from hookline.runs import (
     Attempt,
     BestValue,
@@ -33,7 +33,7 @@ from hookline.runs import (
 )
 from hookline_plugins.callback_parts.event_text import EventText
 from hookline_plugins.callback_parts.metrics_file import MetricsFile
-from hookline_plugins.callback_parts.monitoring import Monitor
+from hookline_plugins.callback_parts.monitoring import Monitor, check_monitored, measured_names
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _RECORD_S = 10.0
 """Shortest time between two updates of the record during a run: frequent enough to follow it, at no visible cost."""
 _MAX_WARNINGS = 100
+_MAX_TABLES, _MAX_TABLE_ROWS, _MAX_CELL = 50, 100, 1000
 _MAX_ERROR = 1000
 """Characters of an error stored in the record; the log has all of it."""
 _GIT_S = 2.0
@@ -85,6 +86,8 @@ class KeepRunFolder:
         record stay as they are.
         """
         check_single(run, self)
+        if self.monitor:
+            check_monitored(run, self.monitor, "run-folder")
         self.__post_init__()
         self._run = run
         self._start = self._recorded = time.perf_counter()
@@ -141,7 +144,7 @@ class KeepRunFolder:
         """Write the error, its traceback and the place in the run."""
         text = "".join(traceback.format_exception(error))
         if self._attempt:
-            self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
+            self._attempt.error = printable(error_text(error).partition("\n")[0][:_MAX_ERROR])
         self._write_log(run, text)
         self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, text))
 
@@ -213,6 +216,8 @@ class KeepRunFolder:
         record.time_s = self._time_before_s + time.perf_counter() - self._start
         record.metrics = dict(run.history[-1]) if run.history else {}
         record.warnings = list(run.warnings[-_MAX_WARNINGS:])
+        tables = list(run.summary.items())[:_MAX_TABLES]
+        record.summary = {title: [_plain_row(row) for row in rows[:_MAX_TABLE_ROWS]] for title, rows in tables}
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
         assert self._attempt is not None, "it was begun"
@@ -228,8 +233,8 @@ class KeepRunFolder:
 
     def _write_debug(self, run: RunView, error: BaseException, text: str) -> None:
         known = {
-            "error": f"{type(error).__name__}: {error}",
-            "notes": list(getattr(error, "__notes__", ())),
+            "error": _encodable(error_text(error)),
+            "notes": [*map(_encodable, getattr(error, "__notes__", ()))],
             "epoch": run.epoch,
             "step": run.step,
             "indices": list(getattr(error, "indices", ())),
@@ -249,6 +254,12 @@ class KeepRunFolder:
                 run.warn(f"{part} of the run cannot be written; trying again later: {error}")
 
 
+def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table with values that JSON has; other values as text."""
+    kept = (int, float, type(None))
+    return {str(name): value if isinstance(value, kept) else str(value)[:_MAX_CELL] for name, value in row.items()}
+
+
 def _label(run: RunView) -> str:
     names = [choice.plugin.name for choice in run.config.plugins if choice.table in ("data", "model")]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).lstrip("._-")[:80] or "run"
@@ -256,7 +267,11 @@ def _label(run: RunView) -> str:
 
 def _default_metric(run: RunView) -> str:
     wanted = ("validation/loss", "train/loss")
-    return next((name for name in wanted if name in run.metric_names), "train/running_loss")
+    return next((name for name in wanted if name in measured_names(run)), "train/running_loss")
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _command() -> list[str]:

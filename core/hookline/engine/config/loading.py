@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from hookline.engine.config.layers import Item, Origin, Source, read_overrides, read_source, walk_keys, walk_mapping
@@ -20,6 +19,7 @@ from hookline.engine.plugin.member import OnError, PluginChoice
 from hookline.engine.plugin.options import Option, options_of, shown
 from hookline.engine.plugin.plugin import Plugin, as_faults, combined, is_called, load_plugin
 from hookline.engine.plugin.requirements import unmet
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean
 
@@ -133,7 +133,7 @@ class _Assembly:
         self._plugin_errors: list[PluginError] = []
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
-        self._unknown: set[str] = set()
+        self._unknown: dict[str, int] = {}  # numbers of their faults, which get a hint at the end
 
     def add_layers(
         self,
@@ -177,10 +177,8 @@ class _Assembly:
         takes_plugin = path[0] not in ("train", "plugins")
         if path[0] not in TABLES:
             if path[0] not in self._unknown:
-                self._unknown.add(path[0])
-                is_option = path[0] in TrainOptions.__dataclass_fields__
-                meant = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
-                self._fault(f"unknown table {shown(path[0])}", item.location, meant)
+                self._unknown[path[0]] = len(self.faults)
+                self._fault(f"unknown table {shown(path[0])}", item.location)
         elif len(path) > size:
             return label, path[size:]
         elif len(path) < size:
@@ -224,10 +222,10 @@ class _Assembly:
         rules = self._finish_rules(self._tables.pop("plugins"))
         train = self._convert(self._tables.pop("train"), options_of(TrainOptions), "the loop")
         choices = [choice for table in self._tables.values() if (choice := self._finish_plugin(table, vet))]
-        self._raise_faults()
+        self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
-        return RunConfig(TrainOptions(**train), rules, tuple(choices), MappingProxyType(self._settings))
+        return RunConfig(TrainOptions(**train), rules, tuple(choices), ReadOnly(self._settings))
 
     def named(self) -> Named:
         """Return the plugin of each table, and the catalog restricted by the rules.
@@ -243,7 +241,12 @@ class _Assembly:
         entries = {label: entry for label, entry in found.items() if entry}
         return Named(self._catalog, entries, tuple(self._plugin_errors))
 
-    def _raise_faults(self) -> None:
+    def _raise_faults(self, choices: Iterable[PluginChoice] = ()) -> None:
+        known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
+        known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
+        for name, number in self._unknown.items():
+            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, TABLES)
+            self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
             count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults):,} faults"
@@ -292,7 +295,7 @@ class _Assembly:
         except PluginError as error:
             self._plugin_errors.append(error)
             return None
-        return PluginChoice(table.name, plugin, MappingProxyType(options), location, on_error)
+        return PluginChoice(table.name, plugin, ReadOnly(options), location, on_error)
 
     def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
         key = f"{table.name}.on_error"

@@ -6,22 +6,22 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from hookline.engine.errors import NonFiniteError, TrainingError
-from hookline.engine.loop.batch import count_examples
+from hookline.engine.errors import NonFiniteError, TrainingError, error_text
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.first_batch import check_step_result
-from hookline.engine.loop.memory import MEMORY_ERRORS, memory_error_of_step
+from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.reading import lost_worker
+from hookline.engine.loop.reading import lost_worker, note_examples
 from hookline.engine.loop.rng import RandomState, in_run
 from hookline.engine.loop.state import Modes, Progress
+from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.result import Outcome, Step
 from hookline.engine.view import RunView
 
@@ -77,7 +77,11 @@ class Loop:
                     host.notify("on_epoch_start", run=run)
                 self.parts.ensure_training_mode()
                 for batch in self._training_batches():
-                    loss = step(batch)
+                    try:
+                        loss = step(batch)
+                    except Exception as failure:
+                        note_examples(failure, position.indices(), "the step")
+                        raise
                     self._count(loss, batch)
                     if on_step_end:
                         on_step_end(run=run, loss=loss)
@@ -118,15 +122,11 @@ class Loop:
         """Take each step when it is requested; leaving the iteration ends the loop."""
         try:
             while True:
-                with self.working():
+                with self.working(), explaining(self._run):
                     try:
                         loss = next(steps)
                     except StopIteration:
                         return
-                    except MEMORY_ERRORS as error:
-                        if explained := memory_error_of_step(error, self._run):
-                            raise explained from error
-                        raise
                 yield Step(self._position.epoch, self._position.step, loss)
         finally:
             self._is_left = True
@@ -138,7 +138,7 @@ class Loop:
         """Use the random state of the run, and compute gradients, whatever the settings of the surrounding program."""
         was_resting, self.is_resting = self.is_resting, False
         try:
-            with in_run(self.progress.random):
+            with in_run(self.progress.random), self.host.makers.attributing():
                 yield
         finally:
             self.is_resting = was_resting
@@ -166,11 +166,12 @@ class Loop:
         position.step += 1
         position.batch += 1
         if position.step == 1:
-            check_step_result(loss)
+            with self.host.makers.attributing(self.parts.step):
+                check_step_result(loss)
         if self.parts.finite_guard.has_skipped:
             self.parts.finite_guard.forget_skip()
         else:
-            self.progress.running.add(loss, count_examples(batch))
+            self.progress.running.add(loss, self.parts.weigh(batch))
         if self._options.max_time_s:
             self.progress.used_s = time.perf_counter() - self._started
             if self.progress.used_s >= self._options.max_time_s:
@@ -217,7 +218,7 @@ class Loop:
         if is_due and self.progress.evaluated_step != position.step:
             self._evaluate()
         evaluated = self.progress.evaluated if is_due else {}
-        metrics = MappingProxyType({"train/running_loss": self.progress.running.compute(), **evaluated})
+        metrics = ReadOnly({"train/running_loss": self.progress.running.compute(), **evaluated})
         self.progress.history.append(metrics)
         # If every update was skipped, the running loss is NaN.
         checked = metrics if self.progress.running.weight else evaluated
@@ -236,12 +237,14 @@ class Loop:
             return "interrupted", raised
         position = self._position
         if isinstance(raised, SystemExit | StopIteration | GeneratorExit):
-            message = f"a component raised {type(raised).__name__}, {position}"
-            hint = "to end a run early, call run.request_stop(reason)"
-            return "failed", TrainingError(message, epoch=position.epoch, step=position.step, hint=hint)
-        error = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
-        error.add_note(str(position))
-        return "failed", error
+            error = ending_error(raised, self.host.makers.of(raised))
+            error.epoch, error.step = position.epoch, position.step
+            raised = error
+        else:
+            raised = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
+            self.host.makers.attribute(raised)
+        raised.add_note(str(position))
+        return "failed", raised
 
     def _end(self, outcome: Outcome, error: BaseException | None) -> None:
         """Notify every plugin that the run is over; their errors never hide the one that ended it."""
@@ -255,7 +258,7 @@ class Loop:
         first = error or failures.pop(0)
         for failure in failures:
             notes = getattr(failure, "__notes__", ())
-            first.add_note("and then " + "; ".join([f"{type(failure).__name__}: {failure}", *notes]))
+            first.add_note("and then " + "; ".join([error_text(failure), *notes]))
         if error is None:
             self.outcome = "failed"
             raise first
