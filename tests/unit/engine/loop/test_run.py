@@ -138,6 +138,82 @@ def test_the_default_run_learns_the_true_weights() -> None:
     assert [sorted(row) for row in result.history] == [["train/loss", "train/running_loss"]] * 3
 
 
+class Drawing(Dataset[Any]):
+    """Items of two features and three targets, of which each is drawn."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.rand(2), torch.rand(3)
+
+
+class Failing(Drawing):
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        raise OSError("the disk is gone")
+
+
+class Sized(IterableDataset[Any]):
+    """A stream that says how long it is, and can be read once."""
+
+    def __init__(self) -> None:
+        self.examples = iter([(torch.zeros(2), torch.zeros(1))] * 8)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.examples
+
+
+ROWS = TensorDataset(torch.zeros(8, 2), torch.zeros(8, 3))
+CLASSES = TensorDataset(torch.zeros(8, 2), torch.zeros(8, dtype=torch.int64))
+IMAGES = TensorDataset(torch.zeros(8, 1, 4, 4), torch.zeros(8, 2))
+TOKENS = TensorDataset(torch.zeros(8, 5, dtype=torch.int64), torch.zeros(8, 1))
+
+
+@pytest.mark.parametrize(
+    ("data", "sizes"),
+    [
+        (DataSource(ROWS), (2, 3)),
+        (DataSource(Drawing()), (2, 3)),
+        (DataSource(ROWS, out_features=3), (2, 3)),
+        (DataSource(ROWS, in_features=7), (7, 3)),  # a size that is given is not corrected
+        (DataSource(CLASSES), (2, None)),
+        (DataSource(IMAGES), (None, 2)),
+        (DataSource(TOKENS), (None, 1)),
+        (DataSource(ROWS, collate=torch.utils.data.default_collate), (None, None)),
+        (DataSource(Sized()), (None, None)),
+    ],
+)
+def test_a_model_gets_the_sizes_that_the_first_example_has(
+    data: DataSource, sizes: tuple[int | None, int | None]
+) -> None:
+    seen: list[tuple[int | None, int | None]] = []
+
+    def model(data: DataSource) -> nn.Module:
+        seen.append((data.in_features, data.out_features))
+        raise ValueError("the sizes are all that is asked for")
+
+    with pytest.raises(ValueError, match="all that is asked for"):
+        Run(plugins={"data": data, "model": model})
+    assert seen == [sizes]
+
+
+def test_a_look_at_the_sizes_draws_no_random_numbers_of_the_run() -> None:
+    given = DataSource(Drawing(), in_features=2, out_features=3)
+    states = [
+        train({"train": {"epochs": 1, "batch_size": 4}}, plugins={"data": data})
+        for data in (given, DataSource(Drawing()))
+    ]
+    assert states[0].history == states[1].history
+
+
+def test_an_example_that_cannot_be_read_is_reported_as_such() -> None:
+    with pytest.raises(DataError, match="OSError: the disk is gone"):
+        Run(plugins={"data": DataSource(Failing()), "model": nn.Linear(2, 3)})
+
+
 @pytest.mark.parametrize("weights", [[1.5], [0.5, -1.0, 2.0, 3.0, -0.25]])
 def test_any_number_of_features_is_learned(weights: list[float]) -> None:
     result = train({"data": {"true_w": weights}, "train": {"epochs": 6}})
@@ -473,7 +549,7 @@ def forgot_to_return(data: DataSource) -> Any:
         (
             {"loss": lambda run: lambda p, t: (p - t).mean() * math.nan},
             NonFiniteError,
-            ["first batch of the train split"],
+            ["first batch of the train split", "is nan, before any step"],
         ),
         ({"loss": lambda run: nn.NLLLoss()}, ContractError, ["given from Python", "target [10, 1] float32"]),
         ({"data": pairs(torch.zeros(0, 2), torch.zeros(0, 1))}, DataError, ["train split", "empty"]),
