@@ -806,7 +806,7 @@ def test_a_loss_that_is_a_module_is_evaluated_in_eval_mode() -> None:
 # ---- the last batch --------------------------------------------------------------------------------------------------
 
 
-def pairs(num: int) -> DataSource:
+def numbered(num: int) -> DataSource:
     inputs = torch.arange(2.0 * num).reshape(num, 2) / num
     return DataSource(TensorDataset(inputs, inputs[:, :1]), in_features=2, out_features=1)
 
@@ -820,14 +820,14 @@ def test_the_smallest_batch_is_tried_in_training_mode_before_the_first_step(
 ) -> None:
     model = Backbone()
     with pytest.raises(ContractError) as caught:
-        Run({"train": options}, plugins={"data": pairs(num), "model": model})
+        Run({"train": options}, plugins={"data": numbered(num), "model": model})
     assert str(caught.value) == (
-        "model 'Backbone' (given from Python) or loss 'mse' (hookline 0.1.0) fails in training mode on 1 example, the "
-        "smallest batch of the train split of data 'DataSource' (given from Python): ValueError: Expected more than 1 "
-        "value per channel when training, got input size torch.Size([1, 4])\n"
+        "model 'Backbone' (given from Python) fails in training mode on 1 example, the smallest batch of the train "
+        "split of data 'DataSource' (given from Python): ValueError: Expected more than 1 value per channel when training, "
+        "got input size torch.Size([1, 4])\n"
         "  = set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
     )
-    Run({"train": {"batch_size": 10}}, plugins={"data": pairs(42), "model": model})
+    Run({"train": {"batch_size": 10}}, plugins={"data": numbered(42), "model": model})
     assert (model.backbone[1].num_batches_tracked, model.backbone[1].running_mean.tolist()) == (0, [0.0] * 4)
 
 
@@ -841,15 +841,15 @@ def test_the_last_batch_is_left_out_if_it_is_smaller(is_stream: bool) -> None:
             step = yield
             return lambda batch: (sizes.append(len(batch[0])), step(batch))[1]
 
-    data = DataSource(Stream(), in_features=2, out_features=1) if is_stream else pairs(10)
+    data = DataSource(Stream(), in_features=2, out_features=1) if is_stream else numbered(10)
     options = {"epochs": 2, "batch_size": 3, "drop_last": True}
     result = train({"train": options}, plugins={"data": data, "model": Backbone(), "callbacks.sizes": Sizes()})
     assert (result.steps, sizes) == (6, [3] * 6)
 
 
 def test_another_example_is_left_out_in_each_epoch() -> None:
-    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": pairs(10)})
-    whole = Run({"train": {"batch_size": 3}}, plugins={"data": pairs(10)})
+    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": numbered(10)})
+    whole = Run({"train": {"batch_size": 3}}, plugins={"data": numbered(10)})
     for epoch in (1, 2, 3):
         assert run.batch_order(epoch).tolist() == whole.batch_order(epoch).tolist()[:9]
     assert (run.steps_per_epoch, run.num_steps) == (3, 9)
@@ -1396,8 +1396,9 @@ def test_a_state_is_loaded_before_the_first_step() -> None:
 
 
 def test_the_state_of_another_model_is_refused() -> None:
+    other = Run(SMALL, plugins={"model": nn.Linear(2, 1, bias=False)})
     with pytest.raises(ContractError, match="this state belongs to a different run: Error"):
-        Run(SMALL).load_state_dict(stateful_run().state_dict())
+        Run(SMALL).load_state_dict(other.state_dict())
 
 
 class AddsALayer:
@@ -1438,12 +1439,10 @@ def test_the_state_of_other_wrappers_is_refused() -> None:
 def test_the_state_of_other_plugins_is_refused_with_their_tables() -> None:
     with_counts = Run(SMALL, plugins={"callbacks.counts": Counts()})
     without = Run(SMALL)
-    without.load_state_dict(with_counts.state_dict())
     with pytest.raises(ContractError, match=r"the run has no 'callbacks\.counts' with a state"):
-        without.fit()
-    with_counts.load_state_dict(Run(SMALL).state_dict())
+        without.load_state_dict(with_counts.state_dict())
     with pytest.raises(ContractError, match=r"there is no state for 'callbacks\.counts'"):
-        with_counts.fit()
+        with_counts.load_state_dict(without.state_dict())
 
 
 # ---- how long, and when it is evaluated ------------------------------------------------------------------------------
