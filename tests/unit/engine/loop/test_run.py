@@ -823,8 +823,8 @@ def test_the_smallest_batch_is_tried_in_training_mode_before_the_first_step(
         Run({"train": options}, plugins={"data": numbered(num), "model": model})
     assert str(caught.value) == (
         "model 'Backbone' (given from Python) fails in training mode on 1 example, the smallest batch of the train "
-        "split of data 'DataSource' (given from Python): ValueError: Expected more than 1 value per channel when training, "
-        "got input size torch.Size([1, 4])\n"
+        "split of data 'DataSource' (given from Python): ValueError: Expected more than 1 value per channel when training,"
+        " got input size torch.Size([1, 4])\n"
         "  = set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
     )
     Run({"train": {"batch_size": 10}}, plugins={"data": numbered(42), "model": model})
