@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -266,6 +267,22 @@ def test_standardize_uses_the_training_rows_and_only_centers_a_constant(folder: 
     x_validation, x_validation_raw = tensors(scaled.validation)[0][:, 0], tensors(raw.validation)[0][:, 0]
     expected = (x_validation_raw - x_raw[:, 0].mean()) / x_raw[:, 0].std(correction=0)
     torch.testing.assert_close(x_validation, expected)
+
+
+def test_metrics_of_a_standardized_target_are_in_the_units_of_the_file(folder: Folder) -> None:
+    rows = [(number / 7, 1000 * number + 40 * (number % 3)) for number in range(24)]
+    path = folder.csv("x,y\n" + "".join(f"{x!r},{y!r}\n" for x, y in rows))
+    data = {"use": "csv", "path": str(path), "target": "y", "standardize": True, "standardize_target": True}
+    metrics = {"metrics": ["mae", "rmse", "max_error"]}
+    run = Run({"train": {"dtype": "float64"}, "data": data, "callbacks": {"metrics": metrics}})
+    found = run.fit().metrics
+    x, y = np.array(rows).T
+    with torch.no_grad():
+        scaled = run.model(torch.tensor((x - x.mean()) / x.std()).unsqueeze(1)).numpy()[:, 0]
+    errors = y - (scaled * y.std() + y.mean())
+    expected = [np.abs(errors).mean(), np.sqrt((errors**2).mean()), np.abs(errors).max()]
+    assert [found[f"train/{name}"] for name in metrics["metrics"]] == pytest.approx(expected, rel=1e-9)
+    assert found["train/loss"] == pytest.approx((errors**2).mean() / y.std() ** 2, rel=1e-9)
 
 
 def test_one_hot_features_are_standardized_like_all_others(folder: Folder) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -24,7 +24,7 @@ from hookline.runs.disk.formats import check_format
 FORMAT = 1
 """Version of the format."""
 
-_FACTS = ("in_features", "out_features", "feature_names", "target_names", "class_names")
+_FACTS = ("in_features", "out_features", "feature_names", "target_names", "class_names", "task")
 _MAX_NUMEL = 2**31 - 1
 """Largest size and largest example that are believed: beyond any input, and small enough for every computation."""
 
@@ -39,6 +39,7 @@ class _Facts(msgspec.Struct, forbid_unknown_fields=True):
     feature_names: tuple[str, ...] | None
     target_names: tuple[str, ...] | None
     class_names: tuple[str, ...] | None
+    task: Literal["regression", "classification", "binary"] | None
     kept: dict[str, Any]
 
 
@@ -66,6 +67,7 @@ def from_kept(text: bytes) -> DataSource:
     check_format(tree.get("format") if isinstance(tree, dict) else None, FORMAT, "it", CheckpointError)
     try:
         example = tree.pop("example")
+        tree.setdefault("task", None)  # earlier versions did not save it
         facts = msgspec.convert(decode({name: tree[name] for name in (*_FACTS, "kept")}, {}), _Facts)
         values = {name: value for name in (*_FACTS, "kept") if (value := getattr(facts, name)) is not None}
         return DataSource(KeptExample(None if example is None else _zeros(example)), **values)
