@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from hookline.testing.parts import Recorder, Tracer, changed_generators, generat
 
 Ending = Literal["completed", "stopped", "interrupted", "failed"]
 _RESUMED_STEP = 2
+_NUMBERS = "biufc"
+"""The kinds of a NumPy dtype of numbers."""
 ENDINGS: tuple[Ending, ...] = ("completed", "stopped", "interrupted", "failed")
 
 
@@ -123,7 +126,7 @@ def _different(names: tuple[str, ...], first: tuple[Tensor, ...], second: tuple[
 
 @check
 def state_round_trip(subject: Subject) -> None:
-    """state_dict holds only tensors and JSON values, and load_state_dict restores all of it in another instance."""
+    """state_dict holds only types that a state may have, and load_state_dict restores all of it in another instance."""
     target = subject.plugin.target
     if not (hasattr(target, "state_dict") and hasattr(target, "load_state_dict")):
         skip("it has no state_dict and load_state_dict")
@@ -133,7 +136,7 @@ def state_round_trip(subject: Subject) -> None:
     subject.run(plugins={subject.table: second}, epochs=1).fit()
     state = first.state_dict()
     if unsupported := sorted(set(_unsupported(state))):
-        advice = "use tensors, numbers, text, lists, and mappings with text keys"
+        advice = "use tensors, arrays of numbers, numbers, text, bytes, lists, tuples and mappings"
         raise Broken(f"it holds {', '.join(unsupported)}", advice)
     second.load_state_dict(first.state_dict())
     if not _same(second.state_dict(), state):
@@ -142,24 +145,34 @@ def state_round_trip(subject: Subject) -> None:
 
 def _unsupported(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        yield from (f"a key that is a {type(key).__name__}" for key in value if not isinstance(key, str))
-        for part in value.values():
+        for part in (*value, *value.values()):
             yield from _unsupported(part)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for part in value:
             yield from _unsupported(part)
-    elif not (value is None or isinstance(value, Tensor | str | int | float)):
+    elif isinstance(value, np.ndarray):
+        if value.dtype.kind not in _NUMBERS:
+            yield f"an array of {value.dtype}"
+    elif not (value is None or isinstance(value, Tensor | str | bytes | int | float)):
         yield f"a {type(value).__name__}"
 
 
 def _same(first: Any, second: Any) -> bool:
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
-    if isinstance(first, list) and isinstance(second, list):
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(_same, first, second))
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return torch.equal(first, second)
-    return bool(first == second)
+    if isinstance(first, Tensor | np.ndarray):
+        is_alike = first.dtype == second.dtype and first.shape == second.shape
+        return is_alike and bool(_equal(first, second).all())
+    return bool(_equal(first, second))
+
+
+def _equal(first: Any, second: Any) -> Any:
+    """Compare numbers, or the elements of arrays; NaN, which alone differs from itself, is equal to NaN."""
+    return (first == second) | ((first != first) & (second != second))  # noqa: PLR0124 - see above
 
 
 @check
