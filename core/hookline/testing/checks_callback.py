@@ -18,7 +18,7 @@ from torch import Tensor
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import hookimpl
 from hookline.engine.loop.run import Run
-from hookline.testing.kit import Broken, Subject, brief_error, check, new_folder, skip
+from hookline.testing.kit import Broken, Subject, check, new_folder, skip, whole_error
 from hookline.testing.parts import Recorder, Tracer, changed_generators, generator_states, noisy_net
 
 Ending = Literal["completed", "stopped", "interrupted", "failed"]
@@ -91,7 +91,7 @@ def survives_every_ending(subject: Subject) -> None:
         with new_folder():
             error = _end(subject, how).error
         if type(error) is not expected.get(how, type(None)):
-            seen = "no error was raised" if error is None else f"it raised {brief_error(error)}"
+            seen = "no error was raised" if error is None else f"it raised {whole_error(error)}"
             raise Broken(f"in a run that is {how}, {seen}", "let errors propagate, and raise none in events")
         # An error raised while a run is closed becomes a note on the error that ended it.
         if notes := [note for note in getattr(error, "__notes__", ()) if note.startswith("and then")]:
@@ -255,7 +255,7 @@ def two_live_in_one_run(subject: Subject) -> None:
         skip("it has build_metrics, and names of metrics are unique")
     ended = _end(subject, copies=2)
     if ended.error:
-        raise Broken(f"it raised {brief_error(ended.error)}", "keep state on self, and share no file, name or handler")
+        raise Broken(f"it raised {whole_error(ended.error)}", "keep state on self, and share no file, name or handler")
 
 
 @check
@@ -263,7 +263,7 @@ def a_second_run_is_like_the_first(subject: Subject) -> None:
     """A second run in the same process and folder has the same events as the first: no state outlives a run."""
     first, second = _end(subject), _end(subject)
     if second.error:
-        raise Broken(f"the second run raised {brief_error(second.error)}", "keep state on self, not on the class")
+        raise Broken(f"the second run raised {whole_error(second.error)}", "keep state on self, not on the class")
     if first.transcript != second.transcript:
         advice = "keep state on self, not on the class or the module"
         raise Broken(_first_difference(first.transcript, second.transcript), advice)
@@ -283,7 +283,7 @@ def needs_no_evaluation(subject: Subject) -> None:
         if isinstance(error, ConfigError):
             refusals.append(f"it rejects a run {case}: {error.message}")
         elif error:
-            raise Broken(f"in a run {case}, it raised {brief_error(error)}", "do not rely on a metric or a step")
+            raise Broken(f"in a run {case}, it raised {whole_error(error)}", "do not rely on a metric or a step")
     if refusals:
         skip("; ".join(refusals))
 
