@@ -23,6 +23,7 @@ from hookline.testing import (
     checks_loss,
     checks_model,
     checks_optimizer,
+    checks_resume,
 )
 from hookline.testing.kit import Check, Finding, Subject, run_check
 from hookline.testing.report import Report, publish
@@ -35,9 +36,16 @@ def _checks_in(module: ModuleType) -> tuple[Check, ...]:
     return tuple(value for value in vars(module).values() if isinstance(value, Check))
 
 
-_MODULES = (checks_data, checks_model, checks_loss, checks_optimizer, checks_callback)
+_MODULES: tuple[tuple[ModuleType, ...], ...] = (
+    (checks_data,),
+    (checks_model,),
+    (checks_loss,),
+    (checks_optimizer,),
+    (checks_callback, checks_resume),
+)
 _CHECKS_OF = {
-    kind: (*_checks_in(checks_every_kind), *_checks_in(module)) for kind, module in zip(KINDS, _MODULES, strict=True)
+    kind: tuple(found for module in (checks_every_kind, *modules) for found in _checks_in(module))
+    for kind, modules in zip(KINDS, _MODULES, strict=True)
 }
 
 CHECKS: Mapping[str, tuple[str, ...]] = ReadOnly(

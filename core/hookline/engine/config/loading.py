@@ -133,7 +133,7 @@ class _Assembly:
         self._plugin_errors: list[PluginError] = []
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
-        self._unknown: dict[str, Location | None] = {}
+        self._unknown: dict[str, int] = {}  # numbers of their faults, which get a hint at the end
 
     def add_layers(
         self,
@@ -176,7 +176,9 @@ class _Assembly:
         label = ".".join(path[:size])
         takes_plugin = path[0] not in ("train", "plugins")
         if path[0] not in TABLES:
-            self._unknown.setdefault(path[0], item.location)
+            if path[0] not in self._unknown:
+                self._unknown[path[0]] = len(self.faults)
+                self._fault(f"unknown table {shown(path[0])}", item.location)
         elif len(path) > size:
             return label, path[size:]
         elif len(path) < size:
@@ -242,9 +244,9 @@ class _Assembly:
     def _raise_faults(self, choices: Iterable[PluginChoice] = ()) -> None:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
         known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
-        for name, location in self._unknown.items():
+        for name, number in self._unknown.items():
             meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, TABLES)
-            self._fault(f"unknown table {shown(name)}", location, meant)
+            self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
             count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults):,} faults"
