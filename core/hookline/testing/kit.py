@@ -252,7 +252,7 @@ def _explained(check: Check, seen: str, advice: str) -> str:
 
 
 def whole_error(error: BaseException) -> str:
-    """Return the class and text of an error, its notes and its cause; for one that is not Hookline's, also its place."""
+    """Return the class and text of an error, its notes and its cause; for a foreign one also its place."""
     frames = traceback.extract_tb(error.__traceback__)
     is_own = isinstance(error, HooklineError) or not frames
     where = "" if is_own else f" ({frames[-1].filename}:{frames[-1].lineno})"
