@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,7 @@ import click
 
 from hookline.cli.command import Command
 from hookline.cli.completion import complete_words, split_words
+from hookline.cli.import_watch import ImportWatch
 from hookline.cli.output import Output
 from hookline.engine.config.layers import Origin, read_overrides
 from hookline.engine.config.loading import load_config
@@ -24,6 +26,7 @@ from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.plugin.plugin import combined
 from hookline.engine.plugin.plugin_file import LocalEntry, entries_of_file
 from hookline.runs.lock import Lock, read_lock
+from hookline.runs.redaction import Redaction
 
 
 class CarriedError(Exception):
@@ -67,6 +70,9 @@ def printing(command: _Command) -> _Command:
         except EOFError as error:
             # click would treat it as the end of its own input.
             raise CarriedError(error) from error
+        finally:
+            for text in output.warnings:
+                output.note(f"warning: {text}")
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
@@ -89,6 +95,9 @@ def choosing(command: _Command) -> _Command:
         output: Output, /, *, files: Sequence[str], allow: Sequence[str], deny: Sequence[str], **arguments: Any
     ) -> None:
         locked = arguments.get("locked")
+        if allow or deny or locked:
+            # Rules also hold for the device extensions that torch would import; who wants them sets it to 1.
+            os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
         command(output, chosen_catalog(files, allow, deny, read_lock(locked) if locked else None), **arguments)
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
@@ -106,12 +115,14 @@ def _local_entries(files: Sequence[str], deny: Sequence[str], lock: Lock | None)
     """Return the plugins of files; all faults are raised at once."""
     entries: list[LocalEntry] = []
     errors: list[PluginError] = []
-    for file in {Path(file).resolve(): file for file in files}.values():
-        try:
-            _check_file(file, deny, lock)
-            entries += entries_of_file(file)
-        except PluginError as error:
-            errors.append(error)
+    with watched_imports() as watch:
+        for file in {Path(file).resolve(): file for file in files}.values():
+            try:
+                _check_file(file, deny, lock)
+                watch.before(file)
+                entries += entries_of_file(file)
+            except PluginError as error:
+                errors.append(error)
     if errors:
         raise combined(errors)
     return entries
@@ -186,10 +197,23 @@ def load_words(
     """Load the config that the words of a command define; the other arguments are those of ``load_config``."""
     path, overrides = split_words(words)
     # Plugins may print on import; standard output is for results.
-    with contextlib.redirect_stdout(sys.stderr):
-        return load_config(
-            path, overrides, defaults=defaults, switches=switches, catalog=catalog, vet=lock.check if lock else None
-        )
+    with contextlib.redirect_stdout(sys.stderr), watched_imports(lock.check if lock else None) as watch:
+        config = load_config(path, overrides, defaults=defaults, switches=switches, catalog=catalog, vet=watch)
+    if context := click.get_current_context(silent=True):
+        context.obj.redaction = Redaction.of(config)
+    return config
+
+
+@contextlib.contextmanager
+def watched_imports(vet: Callable[[Entry], None] | None = None) -> Iterator[ImportWatch]:
+    """Watch imports, and add what they change for the whole process to the warnings of the current command."""
+    watch = ImportWatch(vet)
+    try:
+        yield watch
+    finally:
+        watch.before("")
+        if context := click.get_current_context(silent=True):
+            context.obj.warnings += watch.changes
 
 
 def option_values(words: Sequence[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ from hookline.runs.disk.durable_files import TEMPORARY, AppendedFile, make_folde
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold
 from hookline.runs.names import check_name, next_number, point_to
 from hookline.runs.record import RECORD, RunRecord, read_record
+from hookline.runs.redaction import Redaction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,19 @@ CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "
 CHECKPOINTS, DEBUG, ARTIFACTS = "checkpoints", "debug", "artifacts"
 
 
-_SHARED = "run folder"
+_SHARED, _COMMAND = "run folder", "command"
+
+
+def command_of(run: RunView) -> list[str]:
+    """Return the command line that started a run; empty if another program did, whose arguments may hold anything."""
+    command = run.shared.get(_COMMAND, [])
+    assert isinstance(command, list)
+    return command
+
+
+def give_command(run: RunView, words: Sequence[str]) -> None:
+    """Give a run the command line that started it, to be recorded without secrets."""
+    run.shared[_COMMAND] = list(words)
 
 
 def folder_of(run: RunView) -> RunFolder | None:
@@ -78,13 +91,15 @@ class RunFolder:
     """A run folder, locked for this program until it is closed.
 
     Attributes:
-        path: Path of the folder.
+        path: Absolute path of the folder.
         record: The record of the run.
+        redaction: Removes the secrets of the run from the texts that are written.
     """
 
     def __init__(self, path: Path, record: RunRecord, lock: FileLock) -> None:
-        self.path = path
+        self.path = path.absolute()  # plugins may change the current folder
         self.record = record
+        self.redaction = Redaction()
         self._lock = lock
 
     @classmethod
@@ -194,7 +209,7 @@ class RunFolder:
         """
         from hookline.runs.disk.data_file import to_kept
 
-        text = to_kept(data)
+        text = self.redaction.known(to_kept(data).decode()).encode()
         self.write(DATA, text)
         self.record.data = FileSum.of(text)
 
@@ -206,7 +221,7 @@ class RunFolder:
         """
         from hookline.runs.disk.encoding import encode
 
-        encode(dict(state))
+        encode(self._without_secrets(state))
 
     def write_checkpoint(
         self, state: Mapping[str, Any], *, metrics: Mapping[str, float], identity: Mapping[str, Any]
@@ -222,7 +237,8 @@ class RunFolder:
             CheckpointError: When it cannot be written, or the state contains something that cannot be saved.
         """
         try:
-            path = write_checkpoint(self.checkpoints, state, run=self.record.run, metrics=metrics, identity=identity)
+            saved = self._without_secrets(state)
+            path = write_checkpoint(self.checkpoints, saved, run=self.record.run, metrics=metrics, identity=identity)
         except OSError as error:
             raise _unwritten(self.path / CHECKPOINTS, error) from error
         try:
@@ -273,11 +289,25 @@ class RunFolder:
         Raises:
             CheckpointError: When it cannot be written; then the previous version is unchanged.
         """
-        self.write(RECORD, msgspec.json.format(msgspec.json.encode(self.record)) + b"\n", flush=flush)
+        text = self.redaction.known(msgspec.json.encode(self.record).decode())
+        self.write(RECORD, msgspec.json.format(text.encode()) + b"\n", flush=flush)
 
     def close(self) -> None:
         """Release the lock of the folder."""
         self._lock.close()
+
+    def _without_secrets(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state without secrets in its messages.
+
+        Raises:
+            CheckpointError: When there is one elsewhere, where it cannot be replaced.
+        """
+        messages = {name: state[name] for name in ("summary", "warnings") if name in state}
+        rest = {name: value for name, value in state.items() if name not in messages}
+        if places := [place for name, value in rest.items() for place in self.redaction.places(value, name)]:
+            hint = "leave it out of state_dict: a resumed run gets its options from its config"
+            raise CheckpointError(f"the state contains a secret: {', '.join(places)}", hint=hint)
+        return rest | self.redaction.plain(messages)
 
     def _made(self, name: str) -> Path:
         folder = self.path / name

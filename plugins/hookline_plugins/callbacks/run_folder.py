@@ -6,8 +6,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -24,7 +22,10 @@ from hookline.engine import printable
 from hookline.runs import (
     Attempt,
     BestValue,
+    Redaction,
     RunFolder,
+    command_of,
+    commit_of,
     complete_toml,
     folder_of,
     give_folder,
@@ -45,8 +46,6 @@ _RECORD_S = 10.0
 _MAX_WARNINGS = 100
 _MAX_ERROR = 1000
 """Characters of an error stored in the record; the log has all of it."""
-_GIT_S = 2.0
-"""Timeout for git, which examines every file of a repository."""
 
 
 @dataclass
@@ -68,6 +67,7 @@ class KeepRunFolder:
     )
 
     def __post_init__(self) -> None:
+        self.parent = self.parent.absolute()  # other plugins may change the current folder
         self._failed: set[str] = set()
         self._best: Monitor
         self._log: AppendedFile
@@ -86,6 +86,7 @@ class KeepRunFolder:
             folder = RunFolder.claim(self.parent, self.name or _label(run))
             give_folder(run, folder)
         self._folder = folder
+        self._redaction = folder.redaction = Redaction.of(run.config)
         try:
             self._open(run, is_new=is_new)
         except BaseException:
@@ -129,8 +130,9 @@ class KeepRunFolder:
     @hookimpl
     def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Write the error, its traceback and the place in the run."""
-        text = "".join(traceback.format_exception(error))
-        self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
+        text = self._redaction.text("".join(traceback.format_exception(error)))
+        line = self._redaction.text(f"{type(error).__name__}: {error}".partition("\n")[0])
+        self._attempt.error = printable(line[:_MAX_ERROR])
         self._write_log(run, text)
         self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, text))
 
@@ -181,19 +183,20 @@ class KeepRunFolder:
         self._best = Monitor(self.monitor or _default_metric(run), self.mode)
         self._begin_attempt(run, is_new=is_new)
         self._text = EventText(run)
-        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(_command())}"
+        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(self._attempt.command) or 'a program'}"
         self._write_log(run, command, *self._text.head(run))
 
     def _begin_attempt(self, run: RunView, *, is_new: bool) -> None:
         record = self._folder.record
         changes = [] if is_new else run.warnings
         started, host = datetime.now(UTC), platform.node()
-        self._attempt = Attempt(started, _command(), host, os.getpid(), run.step, run.step, changes=list(changes))
+        command = [self._redaction.known(redacted_word(word)) for word in command_of(run)]
+        self._attempt = Attempt(started, command, host, os.getpid(), run.step, run.step, changes=list(changes))
         record.attempts = [*record.attempts, self._attempt]
         self._time_before_s = record.time_s
         record.identity = dict(identity_of(run))
         record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
-        record.git = record.git or _git_commit()
+        record.git = record.git or commit_of(Path.cwd())
         self._folder.save(flush=False)
 
     def _update_record(self, run: RunView, epochs: int) -> None:
@@ -201,7 +204,7 @@ class KeepRunFolder:
         record.epochs, record.step = epochs, run.step
         record.time_s = self._time_before_s + time.perf_counter() - self._start
         record.metrics = dict(run.history[-1]) if run.history else {}
-        record.warnings = list(run.warnings[-_MAX_WARNINGS:])
+        record.warnings = [self._redaction.text(text) for text in run.warnings[-_MAX_WARNINGS:]]
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
         self._attempt.step = run.step
@@ -209,22 +212,22 @@ class KeepRunFolder:
     def _write_metrics(self, run: RunView, metrics: Mapping[str, float]) -> None:
         # msgspec writes NaN and infinity as null.
         line = msgspec.json.encode({"epoch": run.epoch, "step": run.step, **metrics}).decode()
-        self._attempt_to(run, "the metrics", lambda: self._metrics.append(line))
+        self._attempt_to(run, "the metrics", lambda: self._metrics.append(self._redaction.known(line)))
 
     def _write_log(self, run: RunView, *texts: str) -> None:
         # Tracebacks and commands may hold control characters that a terminal would obey when the log is shown.
-        lines = [printable(line) for text in texts for line in text.split("\n")]
+        lines = [printable(line) for text in texts for line in self._redaction.text(text).split("\n")]
         self._attempt_to(run, "the log", lambda: self._log.append("\n".join(lines)))
 
     def _write_debug(self, run: RunView, error: BaseException, text: str) -> None:
         known = {
-            "error": f"{type(error).__name__}: {error}",
-            "notes": list(getattr(error, "__notes__", ())),
+            "error": self._redaction.text(f"{type(error).__name__}: {error}"),
+            "notes": [self._redaction.text(str(note)) for note in getattr(error, "__notes__", ())],
             "epoch": run.epoch,
             "step": run.step,
             "indices": list(getattr(error, "indices", ())),
             "seed": run.config.train.seed,
-            "hint": error.hint if isinstance(error, HooklineError) else None,
+            "hint": self._redaction.text(error.hint) if isinstance(error, HooklineError) and error.hint else None,
         }
         name = self._folder.debug.name
         self._folder.write(f"{name}/traceback.txt", text.encode(errors="backslashreplace"))
@@ -248,20 +251,3 @@ def _label(run: RunView) -> str:
 def _default_metric(run: RunView) -> str:
     wanted = ("validation/loss", "train/loss")
     return next((name for name in wanted if name in run.metric_names), "train/running_loss")
-
-
-def _command() -> list[str]:
-    return [redacted_word(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]]
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the working folder; None without git."""
-    here = Path.cwd()
-    if not any((folder / ".git").exists() for folder in (here, *here.parents)):
-        return None
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=True)  # noqa: S603 - fixed arguments
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

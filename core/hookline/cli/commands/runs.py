@@ -9,7 +9,15 @@ from pathlib import Path
 
 import click
 
-from hookline.cli.arguments import ListByDefault, added_callbacks, choosing, local_files, printing, unwanted_callbacks
+from hookline.cli.arguments import (
+    ListByDefault,
+    added_callbacks,
+    choosing,
+    local_files,
+    printing,
+    unwanted_callbacks,
+    watched_imports,
+)
 from hookline.cli.command import Command
 from hookline.cli.completion import complete_run
 from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
@@ -24,6 +32,7 @@ from hookline.cli.printing.runs import (
     row_values,
     run_values,
 )
+from hookline.cli.streams import outlasted_output
 from hookline.engine.errors import ConfigError, Fault, HooklineError, PluginError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
@@ -63,6 +72,7 @@ run_argument = click.argument("run", shell_complete=complete_run)
 @printing
 @choosing
 @observing
+@outlasted_output()
 def resume(
     output: Output,
     catalog: Catalog,
@@ -91,7 +101,8 @@ def resume(
 
     shown = _shown_callbacks(output, catalog)
     with light_optimizer() if shortcuts else contextlib.nullcontext():
-        with _note_missing_files(record):
+        with _note_missing_files(record), watched_imports() as watch:
+            watch.before(f"the plugins of {path.name}")
             resumed = resume_run(
                 path,
                 overrides,

@@ -370,7 +370,10 @@ class _Assembly:
             try:
                 values[name] = option.convert(given.value, given.origin.folder) if given else option.default
             except ValueError as error:
-                self._fault(f"{key!r}: {error}", self._settings[key].origin.location)
+                location = self._settings[key].origin.location
+                # The line of a secret is not shown.
+                line = replace(location, text=None) if location and option.is_secret else location
+                self._fault(f"{key!r}: {error}", line)
         return values
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:
