@@ -209,7 +209,7 @@ def test_a_live_line_that_fails_is_off_and_gives_standard_output_back() -> None:
 
 def test_a_result_that_cannot_be_written_is_an_error(hookline: Hookline, tmp_path: Path) -> None:
     hookline("train")
-    for words in ("runs show last --json", "schema"):
+    for words in ("runs show last --json", "completion bash"):
         with FULL.open("w") as full:
             done = subprocess.run(
                 [PROGRAM, *words.split()], cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE,
@@ -226,7 +226,7 @@ def test_a_lost_standard_error_changes_no_exit_code(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_seen_enough_of_a_result_is_no_error(tmp_path: Path) -> None:
-    words = [PROGRAM, "schema"]
+    words = [PROGRAM, "show", "optimizer", "sgd", "--json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
         assert process.stdout is not None
         assert process.stderr is not None

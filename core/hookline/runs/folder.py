@@ -306,8 +306,8 @@ class RunFolder:
         rest = {name: value for name, value in state.items() if name not in messages}
         if places := [place for name, value in rest.items() for place in self.redaction.places(value, name)]:
             hint = "leave it out of state_dict: a resumed run gets its options from its config"
-            raise CheckpointError(f"the state contains a secret: {', '.join(places)}", hint=hint)
-        return rest | self.redaction.plain(messages)
+            raise CheckpointError(f"the state contains a secret, at {', '.join(places)}", hint=hint)
+        return rest | self.redaction.messages(messages)
 
     def _made(self, name: str) -> Path:
         folder = self.path / name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -34,6 +34,8 @@ _SECRET_LIST = re.compile(
 )
 _VOCABULARY = re.compile(r"(?:^|[._-])(?:bos|cls|eos|end|mask|pad|sep|start|stop|unk)[_-]token$", re.IGNORECASE)
 """Tokens of a language model."""
+_NOUNS = ("token", "secret", "credential", "credentials", "bearer")
+"""Words that a message may use: "unexpected token: x"."""
 _CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _ADDRESS = re.compile(r"""\b([a-z][a-z0-9+.-]{0,30}://)([^\s"'<>]+)""", re.IGNORECASE)
@@ -125,7 +127,7 @@ def _secret_spans(text: str) -> Iterator[tuple[int, int]]:
 def _is_prose(name: str, sign: str, value: str = "") -> bool:
     """Whether a colon follows a word, as in "unexpected token: '}'", or the quoted key of a message."""
     is_quoted = sign.startswith(("'", '"'))
-    return ":" in sign and ((value[:1] not in ("'", '"')) if is_quoted else name.lower() == "token")
+    return ":" in sign and ((value[:1] not in ("'", '"')) if is_quoted else name.lower() in _NOUNS)
 
 
 def _spans_of_address(scheme: str, rest: str) -> Iterator[tuple[int, int]]:
@@ -196,11 +198,11 @@ class Redaction:
 
     def plain(self, value: Any) -> Any:
         """Return a plain value without the secrets of the config."""
-        if isinstance(value, str):
-            return self.known(value)
-        if isinstance(value, Mapping):
-            return {name: self.plain(item) for name, item in value.items()}
-        return [self.plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return _mapped(self.known, value)
+
+    def messages(self, value: Any) -> Any:
+        """Return a plain value in which each text, such as a warning, is one for people."""
+        return _mapped(self.text, value)
 
     def places(self, value: Any, place: str) -> Iterator[str]:
         """Yield the place of each text within a value that contains a secret of the config."""
@@ -210,6 +212,15 @@ class Redaction:
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             for name, item in items:
                 yield from self.places(item, f"{place}.{name}")
+
+
+def _mapped(change: Callable[[str], str], value: Any) -> Any:
+    """Return a plain value in which every text is changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_mapped(change, name): _mapped(change, item) for name, item in value.items()}
+    return [_mapped(change, item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _secrets_in(value: Any, key: str, *, is_all: bool) -> Iterator[str]:

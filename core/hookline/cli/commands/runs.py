@@ -33,13 +33,16 @@ from hookline.cli.printing.runs import (
     run_values,
 )
 from hookline.cli.streams import outlasted_output
+from hookline.engine.config.loading import load_config
 from hookline.engine.errors import ConfigError, Fault, HooklineError, PluginError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
 from hookline.runs.curves import Curve, metric_names, read_curves
+from hookline.runs.folder import CONFIG
 from hookline.runs.listing import RunRow, checkpoint_rows, list_runs, row_of
 from hookline.runs.record import RunRecord, read_record
+from hookline.runs.redaction import Redaction
 from hookline.runs.removal import check_removable, remove_run
 from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer
@@ -101,7 +104,7 @@ def resume(
 
     shown = _shown_callbacks(output, catalog)
     with light_optimizer() if shortcuts else contextlib.nullcontext():
-        with _note_missing_files(record), watched_imports() as watch:
+        with _note_missing_files(record), _kept_secret(output, path, overrides, catalog), watched_imports() as watch:
             watch.before(f"the plugins of {path.name}")
             resumed = resume_run(
                 path,
@@ -116,6 +119,17 @@ def resume(
             output.event("resume", path=str(path.resolve()), epoch=resumed.epoch, step=resumed.step)
         output.prose(f"resuming {path} from step {resumed.step}\n")
         fit(output, resumed, observers)
+
+
+@contextlib.contextmanager
+def _kept_secret(output: Output, path: Path, overrides: Sequence[str], catalog: Catalog) -> Iterator[None]:
+    """After an error, find the secrets of a config that is loaded elsewhere, so that none is printed."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(HooklineError):
+            output.redaction = Redaction.of(load_config(path / CONFIG, overrides, catalog=catalog))
+        raise
 
 
 def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
