@@ -16,7 +16,7 @@ from hookline.engine.errors import CheckpointError, DataError, Fault
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
-from hookline.runs.changes import identity_changes
+from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint
 from hookline.runs.folder import RunFolder, give_folder
 from hookline.runs.identity import identity_of
@@ -72,15 +72,19 @@ def resume(
         give_folder(resumed, folder)
         damaged: list[str] = []
         checkpoint = folder.newest_checkpoint(lambda error: damaged.append(error.message))
-        changes: list[str] = []
         if checkpoint:
             changes = resume_from(
                 resumed, checkpoint, allow_changed_data=allow_changed_data, aside=shown, is_changed=bool(overrides)
             )
+        else:
+            changes = list(map(str, _changes(folder.record.identity, identity_of(resumed), shown)))
+        for text in folder.findings:
+            resumed.warn(text)
         for text in damaged:
             resumed.warn(f"{text}; using an older checkpoint")
         if changes:
-            resumed.warn(f"the run has changed since its last checkpoint: {'; '.join(changes)}")
+            since = "its last checkpoint" if checkpoint else "it began"
+            resumed.warn(f"the run has changed since {since}: {'; '.join(changes)}")
     except BaseException:
         folder.close()
         raise
@@ -131,7 +135,7 @@ def resume_from(
     if missing := [part for part in _State.__struct_fields__ if part not in checkpoint.state]:
         raise CheckpointError(f"{checkpoint.path} lacks {', '.join(missing)}")
     now = identity_of(run)  # computed here, so that an error of a dataset is not blamed on the checkpoint
-    changes = [c for c in identity_changes(checkpoint.manifest.identity, now) if not _is_within(c.key, aside)]
+    changes = _changes(checkpoint.manifest.identity, now, aside)
     changed_data = [Fault(str(change)) for change in changes if change.part == "data"]
     try:
         _check_model(run, checkpoint)
@@ -194,6 +198,11 @@ def _set_changed_options(
     }
     for group, built in zip(run.optimizer.param_groups, as_built, strict=True):
         group.update({name: built[name] for name in changed & built.keys() - {"params"}})
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], aside: Collection[str]) -> list[Change]:
+    """Return the differences between two fingerprints outside some tables; none from a run that did not begin."""
+    return [c for c in identity_changes(before, now) if not _is_within(c.key, aside)] if before else []
 
 
 def _is_within(key: str, tables: Collection[str]) -> bool:

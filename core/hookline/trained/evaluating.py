@@ -15,7 +15,7 @@ from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.train_options import Split
 from hookline.engine.words import did_you_mean
 from hookline.runs.changes import identity_changes
-from hookline.runs.folder import CONFIG
+from hookline.runs.folder import saved_config
 from hookline.runs.identity import identity_of
 from hookline.runs.search import find_run
 from hookline.trained.weights import Weights, load_weights_into, read_weights
@@ -73,7 +73,7 @@ def evaluate_run(
         raise ConfigError(f"there is no split {unknown[0]!r}", hint=did_you_mean(unknown[0], _SPLITS))
     wanted = list(splits or _SPLITS)
     switches = {"--split": {"train.evaluate": wanted}}
-    config = load_config(path / CONFIG, overrides, switches=switches, catalog=catalog)
+    config = load_config(saved_config(path), overrides, switches=switches, catalog=catalog)
     weights = read_weights(path, checkpoint)
     built = Run(config)
     there = built.data.splits()

@@ -16,7 +16,7 @@ from hookline.engine.loop.building import Site, build_model
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
-from hookline.runs.folder import CONFIG, read_data
+from hookline.runs.folder import read_data, saved_config
 from hookline.runs.search import find_run
 from hookline.trained.model import Trained
 from hookline.trained.weights import load_weights_into, read_weights
@@ -40,7 +40,7 @@ def load_trained(
         HooklineError: As ``Run`` raises it.
     """
     path = find_run(os.fspath(run), parent)
-    config = load_config(path / CONFIG, overrides, catalog=catalog)
+    config = load_config(saved_config(path), overrides, catalog=catalog)
     weights = read_weights(path, checkpoint)
     sites: list[Site] = []
     built = Run(config, build=functools.partial(_build_model_alone, read_data(path), sites))

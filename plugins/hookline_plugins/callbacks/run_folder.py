@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from hookline import CheckpointError, HooklineError, hookimpl
+from hookline import HooklineError, hookimpl
 from hookline.engine import printable
 from hookline.runs import (
     Attempt,
@@ -33,6 +33,7 @@ from hookline.runs import (
     redacted_word,
 )
 from hookline_plugins.callback_parts.event_text import EventText
+from hookline_plugins.callback_parts.metrics_file import MetricsFile
 from hookline_plugins.callback_parts.monitoring import Monitor
 from hookline_plugins.callback_parts.single import check_single
 
@@ -69,9 +70,10 @@ class KeepRunFolder:
     def __post_init__(self) -> None:
         self.parent = self.parent.absolute()  # other plugins may change the current folder
         self._failed: set[str] = set()
+        self._run: RunView
         self._best: Monitor
         self._log: AppendedFile
-        self._metrics: AppendedFile
+        self._metrics: MetricsFile
 
     # First, so that the others find the folder.
     @hookimpl(tryfirst=True)
@@ -79,6 +81,7 @@ class KeepRunFolder:
         """Create the folder, unless the run resumes in one, and start an attempt."""
         check_single(run, self)
         self.__post_init__()
+        self._run = run
         self._start = self._recorded = time.perf_counter()
         folder = folder_of(run)
         is_new = folder is None
@@ -103,19 +106,19 @@ class KeepRunFolder:
         """Write the metrics of an evaluation within an epoch; the epoch's line has those at its end."""
         self._best.update(run, metrics)
         if lines := self._text.evaluation(run, metrics):
-            self._write_metrics(run, metrics)
+            self._write_metrics(run, metrics, is_epoch=False)
             self._write_log(run, *lines)
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the epoch."""
         self._best.update(run, metrics)
-        self._write_metrics(run, metrics)
+        self._write_metrics(run, metrics, is_epoch=True)
         self._write_log(run, self._text.epoch(run, metrics))
         self._update_record(run, run.epoch)
         if time.perf_counter() - self._recorded > _RECORD_S:
             self._recorded = time.perf_counter()
-            self._attempt_to(run, "the record", lambda: self._folder.save(flush=False))
+            self._attempt_to(run, "the record", self._folder.save)
 
     @hookimpl
     def on_checkpoint_saved(self, run: RunView, path: Path) -> None:
@@ -147,7 +150,8 @@ class KeepRunFolder:
         try:
             if outcome in ("completed", "stopped"):
                 self._folder.write_model(run.unwrapped_model.state_dict())
-            self._sync_metrics()
+            self._metrics.sync()
+            self._attempt_to(run, "the log", self._log.sync)
             self._folder.save()
         finally:
             self._log.close()
@@ -155,31 +159,24 @@ class KeepRunFolder:
             self._folder.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the size of the metrics file, and the best value."""
-        self._sync_metrics()
-        return {"metrics_bytes": self._metrics.size, "best": self._best.state_dict()}
+        """Return the state of the metrics file, and the best value."""
+        return {**self._metrics.state_dict(), "best": self._best.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Truncate the metrics file to its size in the state."""
+        """Cut the metrics file off where the state was saved."""
         self._best.load_state_dict(state["best"])
-        self._metrics.close()
-        self._metrics = self._folder.lines("metrics.jsonl", state["metrics_bytes"])
-
-    def _sync_metrics(self) -> None:
-        try:
-            self._metrics.sync()
-        except OSError as error:
-            raise CheckpointError(f"{self._metrics.path} cannot be written: {error.strerror}") from error
+        self._metrics.load_state_dict(self._run, state)
 
     def _open(self, run: RunView, *, is_new: bool) -> None:
         before = self._folder.record.identity
-        if before.get("settings") != identity_of(run)["settings"]:
-            self._folder.write("config.toml", complete_toml(run.config).encode(), flush=False)
-        if before.get("data") != identity_of(run)["data"]:
+        if self._folder.record.config is None or before.get("settings") != identity_of(run)["settings"]:
+            self._folder.write_config(complete_toml(run.config))
+        is_whole = self._folder.is_intact("data.json", self._folder.record.data)
+        if not is_whole or before.get("data") != identity_of(run)["data"]:
             self._folder.write_data(run.data)
         self._log = self._folder.lines("log.txt")
         # Steps after the checkpoint are taken again.
-        self._metrics = self._folder.lines("metrics.jsonl", 0 if run.step == 0 else None)
+        self._metrics = MetricsFile(self._folder, is_new=run.step == 0)
         self._best = Monitor(self.monitor or _default_metric(run), self.mode)
         self._begin_attempt(run, is_new=is_new)
         self._text = EventText(run)
@@ -197,7 +194,7 @@ class KeepRunFolder:
         record.identity = dict(identity_of(run))
         record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
         record.git = record.git or commit_of(Path.cwd())
-        self._folder.save(flush=False)
+        self._folder.save()
 
     def _update_record(self, run: RunView, epochs: int) -> None:
         record, best = self._folder.record, self._best
@@ -209,10 +206,8 @@ class KeepRunFolder:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
         self._attempt.step = run.step
 
-    def _write_metrics(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        # msgspec writes NaN and infinity as null.
-        line = msgspec.json.encode({"epoch": run.epoch, "step": run.step, **metrics}).decode()
-        self._attempt_to(run, "the metrics", lambda: self._metrics.append(self._redaction.known(line)))
+    def _write_metrics(self, run: RunView, metrics: Mapping[str, float], *, is_epoch: bool) -> None:
+        self._attempt_to(run, "the metrics", lambda: self._metrics.append(run, metrics, is_epoch=is_epoch))
 
     def _write_log(self, run: RunView, *texts: str) -> None:
         # Tracebacks and commands may hold control characters that a terminal would obey when the log is shown.
@@ -229,9 +224,8 @@ class KeepRunFolder:
             "seed": run.config.train.seed,
             "hint": self._redaction.text(error.hint) if isinstance(error, HooklineError) and error.hint else None,
         }
-        name = self._folder.debug.name
-        self._folder.write(f"{name}/traceback.txt", text.encode(errors="backslashreplace"))
-        self._folder.write(f"{name}/error.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n")
+        self._folder.write("debug/traceback.txt", text.encode(errors="backslashreplace"))
+        self._folder.write("debug/error.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n")
 
     def _attempt_to(self, run: RunView, part: str, write: Callable[[], None]) -> None:
         """Write something that is not essential; warn of its first failure."""

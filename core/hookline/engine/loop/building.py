@@ -71,6 +71,11 @@ class Components:
         self.device = find_device(options.device)
         self.micro_batch_size: int | None = None
 
+    def ensure_training_mode(self) -> None:
+        """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
+        if not self.unwrapped_model.training:
+            self.model.train()
+
     def evaluate(self, run: RunView) -> Mapping[str, float]:
         """Return the loss and the metrics of every split that is evaluated; no events."""
         return evaluate_splits(run, self.read, self.evaluation_batches, self.metrics)
@@ -121,7 +126,8 @@ def build_batches(site: Site) -> None:
     size = None if options.batch_size == "all" else options.batch_size
     seed = options.seed if options.shuffle else None
     splits = parts.data.splits()
-    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=f"train split of {owner}", order=order)
+    name, drop_last = f"train split of {owner}", options.drop_last
+    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=name, order=order, drop_last=drop_last)
     parts.evaluation_batches = {
         split: Batches(splits[split], options.eval_batch_size, reading, seed=None, name=f"{split} split of {owner}")
         for split in dict.fromkeys(options.evaluate)
@@ -137,6 +143,7 @@ def build_model(site: Site) -> None:
     model: nn.Module = build_component(site.host, "model", nn.Module, run=site.run, data=parts.data)
     parts.unwrapped_model = site.host.innermost("build_model")
     parts.model = model.to(device=parts.device, dtype=parts.dtype)
+    parts.ensure_training_mode()
 
 
 def build_loss(site: Site) -> None:
@@ -151,8 +158,8 @@ def build_loss(site: Site) -> None:
 def check_first_batches(site: Site) -> None:
     """Pass the first batch of each split through model and loss; raise the errors of ``try_batch``.
 
-    A training batch is cut to ``train.micro_batch_size``. If a plugin implements the step, the form of the training
-    batches is up to it, and they are not checked.
+    A training batch is cut to ``train.micro_batch_size``. If a smaller one will come, its size is tried in training
+    mode, too. If a plugin implements the step, the form of the training batches is up to it, and they are not checked.
     """
     parts, host = site.parts, site.host
     splits = dict(parts.evaluation_batches)
@@ -160,10 +167,11 @@ def check_first_batches(site: Site) -> None:
         splits["train"] = parts.batches
     names = {kind: str(host.owner(kind)) for kind in ("data", "model", "loss")}
     for split, batches in splits.items():
-        batch = next(parts.read(split, batches, epoch=1), None)
+        batch = parts.read.first(split, batches)
         names["data"] = f"the {split} split of {host.owner('data')}"
-        size = site.run.config.train.micro_batch_size if split == "train" else 0
-        try_what_fits(batch, parts.model, parts.loss, names, size)
+        limit = site.run.config.train.micro_batch_size
+        sizes = [limit, batches.smallest(limit)] if batches is parts.batches else []
+        try_what_fits(batch, parts.model, parts.loss, names, *sizes)
 
 
 def build_optimizer(site: Site) -> None:

@@ -91,7 +91,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return ``loss``, the mean over all examples, and each metric.
 
-    The model is put into eval mode; its modes and torch's global random generator are restored afterwards.
+    The model, and the loss if it is a module, are put into eval mode. Their modes and torch's global random generator
+    are restored afterwards.
 
     Raises:
         DataError: When there is no batch.
@@ -100,7 +101,7 @@ def evaluate(
     mean = WeightedMean()
     for metric in metrics.values():
         metric.reset()
-    with torch.no_grad(), preserved_rng(), evaluation_mode(model):
+    with torch.no_grad(), preserved_rng(), evaluation_mode(model, loss):
         for inputs, target in batches:
             prediction = model(inputs)
             mean.add(loss(prediction, target), count_examples(target))
@@ -132,10 +133,11 @@ def _number(name: str, value: Tensor | float) -> float:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode; afterwards restore the mode of each of its modules."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+def evaluation_mode(*parts: Any) -> Iterator[None]:
+    """Put those parts that are modules into eval mode; afterwards restore the mode of each of their modules."""
+    training = [each for part in parts if isinstance(part, nn.Module) for each in part.modules() if each.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:

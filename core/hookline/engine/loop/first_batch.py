@@ -14,6 +14,7 @@ from hookline.engine.errors import ContractError, DataError, NonFiniteError, Tra
 from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
 from hookline.engine.loop.evaluation import evaluation_mode
 from hookline.engine.loop.memory import MEMORY_ERRORS, ONE_TOO_MANY, first_line, half, is_out_of_memory
+from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.view import LossFunction
 
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
@@ -21,16 +22,22 @@ _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss
 
 
 def try_what_fits(
-    batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int = 0
+    batch: Any,
+    model: nn.Module,
+    loss: LossFunction,
+    names: Mapping[str, str],
+    num_examples: int = 0,
+    smallest: int = 2**53,
 ) -> None:
     """Try a batch, or the part of it that fits into memory; a step that does not fit has its own error.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
         names: Names of ``data``, ``model`` and ``loss`` in messages.
         num_examples: Number of examples that may pass through the model at once; 0: all.
+        smallest: Smallest number of examples that will come, to try in training mode if it is smaller.
 
     Raises:
         TrainingError: When memory runs out for a single example.
@@ -39,7 +46,8 @@ def try_what_fits(
     size = min(num_examples or count_examples(batch), count_examples(batch))
     while True:
         try:
-            return try_batch(batch, model, loss, names, size)
+            try_batch(batch, model, loss, names, size)
+            return try_training(batch, model, loss, names, smallest) if smallest < size else None
         except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
@@ -55,7 +63,7 @@ def try_batch(
     """Pass one batch through model and loss, in eval mode and without an update, and check the results.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
         names: Names of ``data``, ``model`` and ``loss`` in messages.
@@ -68,7 +76,7 @@ def try_batch(
     """
     inputs, target = part_of(_pair(batch, names["data"]), 0, num_examples)
     model_name, loss_name = names["model"], names["loss"]
-    with evaluation_mode(model):
+    with evaluation_mode(model, loss):
         hint = "match its sizes and dtypes to the data"
         with _described(f"{model_name} fails on the first batch, {brief(inputs)}", hint):
             prediction = model(inputs)
@@ -89,6 +97,20 @@ def try_batch(
     if not torch.isfinite(value):
         hint = "check the scale of the inputs and the initial weights of the model"
         raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
+
+
+def try_training(batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int) -> None:
+    """Pass the first examples of a batch through model and loss as they are, in training mode; keep their buffers.
+
+    Raises:
+        ContractError: When model or loss fails.
+    """
+    inputs, target = part_of(batch, 0, num_examples)
+    smallest = f"{num_examples} example{'s' * (num_examples > 1)}, the smallest batch of {names['data']}"
+    hint = "set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
+    message = f"{names['model']} or {names['loss']} fails in training mode on {smallest}"
+    with preserved_rng(), _described(message, hint):
+        _on_copies(loss, _on_copies(model, inputs), target)
 
 
 def check_step_result(loss: Any) -> None:
@@ -120,8 +142,6 @@ def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction,
 
 
 def _pair(batch: Any, data_name: str) -> tuple[Any, Tensor]:
-    if batch is None:
-        raise DataError(f"{data_name} yields no batch", hint="give it at least one example")
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
     if not (is_pair and isinstance(batch[0], Tensor | dict | tuple | list)):
         hint = "other batches require a plugin that implements build_step, and train.evaluate = []"
@@ -145,6 +165,14 @@ def _described(message: str, hint: str) -> Iterator[None]:
             raise
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ContractError(f"{message}: {line}", hint=hint) from error
+
+
+def _on_copies(part: Any, *arguments: Any) -> Any:
+    """Call a model or a loss with copies of its buffers, which it may change."""
+    if not isinstance(part, nn.Module):
+        return part(*arguments)
+    buffers = {name: buffer.clone() for name, buffer in part.named_buffers()}
+    return torch.func.functional_call(part, buffers, arguments)
 
 
 def _shape_error(prediction: Tensor, target: Tensor, loss_name: str) -> ContractError:

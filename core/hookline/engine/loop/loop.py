@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hookline.engine.errors import DataError, NonFiniteError, TrainingError
+from hookline.engine.errors import NonFiniteError, TrainingError
 from hookline.engine.loop.batch import count_examples
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.first_batch import check_step_result
@@ -19,7 +19,7 @@ from hookline.engine.loop.memory import MEMORY_ERRORS, memory_error_of_step
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker
 from hookline.engine.loop.rng import RandomState, in_run
-from hookline.engine.loop.state import Progress
+from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.result import Outcome, Step
@@ -54,7 +54,7 @@ class Loop:
         self._started = 0.0
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
-        self.progress = Progress(RandomState(position.seed, "train", device=parts.device))
+        self.progress = Progress(RandomState(position.seed, "train", device=parts.device), Modes(parts))
         self.outcome: Outcome | None = None
         self.plugin_states: Mapping[str, Any] | None = None
         self.is_resting = True
@@ -71,11 +71,12 @@ class Loop:
         error: BaseException | None = None
         try:
             host.start(self.plugin_states, run=run)
+            self.progress.modes.start()
             while not position.interrupt_reason and (position.batch or self._has_next_epoch()):
                 if not position.batch:
                     position.epoch += 1
                     host.notify("on_epoch_start", run=run)
-                self.parts.model.train()
+                self.parts.ensure_training_mode()
                 for batch in self._training_batches():
                     loss = step(batch)
                     self._count(loss, batch)
@@ -107,15 +108,11 @@ class Loop:
         self._begin()
         while True:
             self._position.epoch += 1
-            self.parts.model.train()
+            self.parts.ensure_training_mode()
             for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
                 loss = self.parts.step(batch)
                 self._count(loss, batch)
                 yield loss
-            if not self._position.batch:
-                hint = "a stream must restart for each iteration"
-                message = f"{self.host.owner('data')} yields no batch in epoch {self._position.epoch}"
-                raise DataError(message, hint=hint)
             self._position.batch = 0
 
     def each(self, steps: Generator[Tensor]) -> Iterator[Step]:

@@ -90,6 +90,13 @@ class Run:
         except SystemExit as ending:
             raise TrainingError("a component tried to end the program while the run was built") from ending
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to set anything but ``micro_batch_size`` and ``num_ahead`` once the attributes of a run exist."""
+        # Its parts would not follow, so the run would go on with two models, or two counts of steps.
+        if "_loop" in vars(self) and name not in ("micro_batch_size", "num_ahead"):
+            raise AttributeError(f"run.{name} cannot be set, only run.micro_batch_size and run.num_ahead can")
+        super().__setattr__(name, value)
+
     # ---- components --------------------------------------------------------------------------------------------------
 
     @property
@@ -306,7 +313,8 @@ class Run:
         load_component_state(self._loop.parts, state)
         self._loop.progress.load_state_dict(state, self._position)
         self._loop.plugin_states = state["plugins"]
-        self.summary, self.warnings = state["summary"], state["warnings"]
+        self.summary.update(state["summary"])
+        self.warnings[:] = state["warnings"]
 
     # ---- steps -------------------------------------------------------------------------------------------------------
 

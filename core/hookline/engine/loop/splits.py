@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from hookline.engine.errors import DataError, HooklineError
@@ -32,7 +32,17 @@ class SplitReader:
         Raises:
             DataError: When reading fails.
         """
-        stream = batches.epoch(epoch, start)
+        return self._reported(split, batches.epoch(epoch, start))
+
+    def first(self, split: str, batches: Batches) -> Any:
+        """Return the first batch, which a stream will yield again.
+
+        Raises:
+            DataError: When reading fails.
+        """
+        return next(self._reported(split, batches.first()))
+
+    def _reported(self, split: str, stream: Iterator[Any]) -> Generator[Any]:
         for observer in self._observers:
             stream = observer.reading(split, stream)
         try:

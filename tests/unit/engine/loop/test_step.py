@@ -153,10 +153,6 @@ def test_a_loss_that_fits_its_target_gets_through(target: Tensor, loss: Any) -> 
 # ---- refusals of the data --------------------------------------------------------------------------------------------
 
 
-def test_a_missing_batch_is_refused() -> None:
-    assert refusal(DataError, None) == "data 'd' yields no batch\n  = give it at least one example"
-
-
 @pytest.mark.parametrize(
     ("batch", "what"),
     [
