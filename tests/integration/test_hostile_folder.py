@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support import run
+from support import HANG_S, run
 
 PLANTED = (
     "typing", "json", "random", "secrets", "subprocess", "multiprocessing", "logging", "sqlite3", "readline",
@@ -119,7 +119,7 @@ def test_no_command_runs_imports_or_reads_what_nobody_named(hostile: Path, tmp_p
     program = str(Path(sys.executable).parent / "hookline")
     words = [sys.executable, str(tmp_path / "audit.py"), program, json.dumps(COMMANDS)]
     done = subprocess.run(
-        words, cwd=hostile, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False
+        words, cwd=hostile, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith('["')]
     assert len(lines) == len(COMMANDS), done.stderr

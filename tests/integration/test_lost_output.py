@@ -17,11 +17,10 @@ import pytest
 
 import hookline as door
 from hookline.runs import read_checkpoint
-from support import run, saved_folder
+from support import HANG_S, run, saved_folder
 
 PROGRAM = str(Path(sys.executable).parent / "hookline")
 EPOCHS = "train.epochs=20"
-LIMIT_S = 300
 FULL = Path("/dev/full")
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -85,7 +84,7 @@ def test_a_resumed_run_goes_on_without_its_output(hookline: Hookline, tmp_path: 
     with FULL.open("w") as full:
         done = subprocess.run(
             [PROGRAM, "resume", "last", EPOCHS], cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE,
-            text=True, timeout=LIMIT_S, check=False,
+            text=True, timeout=HANG_S, check=False,
         )  # fmt: skip
     assert done.returncode == 0
     assert done.stderr.count("warning: standard output cannot be written: No space left on device (ENOSPC)") == 1
@@ -140,7 +139,7 @@ def start_in_terminal(folder: Path, *words: str, ignores_hangup: bool) -> tuple[
 def read_until(master: int, text: bytes) -> None:
     seen = b""
     while text not in seen:
-        ready, _, _ = select.select([master], [], [], LIMIT_S)
+        ready, _, _ = select.select([master], [], [], HANG_S)
         assert ready, seen
         seen += os.read(master, 4096)  # an error once the program has ended
 
@@ -149,7 +148,7 @@ def test_a_closed_terminal_saves_the_run_as_an_interrupt_does(tmp_path: Path) ->
     process, master = start_in_terminal(tmp_path, "train", "train.epochs=1000000", ignores_hangup=False)
     read_until(master, b"1/1000000 ")
     os.close(master)
-    assert process.wait(LIMIT_S) == 143
+    assert process.wait(HANG_S) == 143
     record = record_of(tmp_path)
     assert (record["status"], record["attempts"][0]["error"]) == ("interrupted", None)
     resumed = door.resume(next(tmp_path.glob("runs/0*")))
@@ -161,7 +160,7 @@ def test_a_run_that_ignores_hang_ups_goes_on_without_its_terminal(tmp_path: Path
     process, master = start_in_terminal(tmp_path, "train", "train.epochs=200", ignores_hangup=True)
     read_until(master, b"1/100 ")
     os.close(master)
-    assert process.wait(LIMIT_S) == 0
+    assert process.wait(HANG_S) == 0
     check_trained(tmp_path, 10_000)
 
 
@@ -182,7 +181,7 @@ def test_a_plugin_that_shows_a_run_is_off_after_a_failure_with_one_warning(tmp_p
     with FULL.open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", EMBEDDED, name], cwd=tmp_path, env=environment(), stdout=full,
-            stderr=subprocess.PIPE, text=True, timeout=LIMIT_S, check=False,
+            stderr=subprocess.PIPE, text=True, timeout=HANG_S, check=False,
         )  # fmt: skip
     reason = "standard output cannot be written: [Errno 28] No space left on device"
     warning = f"{name} is off from here on: {reason}"
@@ -199,7 +198,7 @@ def test_a_live_line_that_fails_is_off_and_gives_standard_output_back() -> None:
     with FULL.open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", program], env=environment(), stdout=full, stderr=subprocess.PIPE, text=True,
-            timeout=LIMIT_S, check=False,
+            timeout=HANG_S, check=False,
         )  # fmt: skip
     assert done.stderr.startswith("completed 1 True")
 
@@ -213,7 +212,7 @@ def test_a_result_that_cannot_be_written_is_an_error(hookline: Hookline, tmp_pat
         with FULL.open("w") as full:
             done = subprocess.run(
                 [PROGRAM, *words.split()], cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE,
-                text=True, timeout=LIMIT_S, check=False,
+                text=True, timeout=HANG_S, check=False,
             )  # fmt: skip
         told = "error: standard output cannot be written: No space left on device (ENOSPC)\n"
         assert (done.returncode, done.stderr) == (1, told), words
