@@ -157,7 +157,7 @@ def test_a_closed_terminal_saves_the_run_as_an_interrupt_does(tmp_path: Path) ->
 
 
 def test_a_run_that_ignores_hang_ups_goes_on_without_its_terminal(tmp_path: Path) -> None:
-    process, master = start_in_terminal(tmp_path, "train", "train.epochs=200", ignores_hangup=True)
+    process, master = start_in_terminal(tmp_path, "train", "train.epochs=100", ignores_hangup=True)
     read_until(master, b"1/100 ")
     os.close(master)
     assert process.wait(HANG_S) == 0

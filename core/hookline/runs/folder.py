@@ -359,7 +359,8 @@ class RunFolder:
         if places := [place for name, value in rest.items() for place in self.redaction.places(value, name)]:
             hint = "leave it out of state_dict: a resumed run gets its options from its config"
             raise CheckpointError(f"the state contains a secret, at {', '.join(places)}", hint=hint)
-        return rest | self.redaction.messages(messages)
+        shown: dict[str, Any] = self.redaction.messages(messages)
+        return rest | shown
 
     def _placed(self, name: str) -> Path:
         """Return the path of a file in the folder, and make the folders in its name."""

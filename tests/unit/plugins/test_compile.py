@@ -176,7 +176,7 @@ def test_a_backend_that_a_plugin_registers_is_used() -> None:
 
         @hookimpl(wrapper=True)
         def build_model(self, run: RunView) -> Any:
-            torch._dynamo.register_backend(self.compile, name="counting")  # type: ignore[attr-defined] # torch's own
+            torch._dynamo.register_backend(self.compile, name="counting")
             return (yield)
 
         def compile(self, graph: Any, inputs: Any) -> Any:
