@@ -30,7 +30,7 @@ COMMANDS = (
     "runs show last",
     "runs diff 1 2",
     "runs plot last",
-    "runs rm 3 --yes",
+    "runs rm 1 --yes",
     "eval last",
     "predict last new.csv",
     "export last -o exported",

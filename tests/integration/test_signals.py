@@ -24,7 +24,8 @@ from support import HANG_S, saved_folder
 
 PROGRAM = str(Path(sys.executable).parent / "hookline")
 # Long enough to be interrupted; an epoch has 100 steps.
-LONG = ("train.epochs=100000", "callbacks.checkpoint.every_steps=50")
+FIRST_SAVE = 50
+LONG = ("train.epochs=100000", f"callbacks.checkpoint.every_steps={FIRST_SAVE}")
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
@@ -50,9 +51,10 @@ class Training:
             assert time.monotonic() < end
             time.sleep(0.01)
 
-    def wait_for_save(self, after: int = 0) -> None:
-        """Wait until a state is saved that is newer than that of a step."""
-        self.wait_for(lambda: newest_step(self.folder) > after)
+    def wait_for_save(self) -> None:
+        """Wait until a new state is saved: when the next one has its name, so that the first is complete."""
+        before = newest_step(self.folder)
+        self.wait_for(lambda: newest_step(self.folder) > max(before, FIRST_SAVE))
 
     def wait_for_line(self, text: str) -> None:
         """Wait until the process writes such a line to standard error."""
@@ -108,10 +110,10 @@ def test_the_first_signal_saves_and_the_run_resumes_from_that_very_step(
     one.send(signal.SIGSTOP, os.WSTOPPED)
     one.send(signal.SIGHUP)
     one.send(signal.SIGCONT, os.WCONTINUED)
-    one.wait_for_save(after=newest_step(tmp_path))
+    one.wait_for_save()
     _expect_end(one, signal.SIGTERM, 143)
     two = training("resume", "1")
-    two.wait_for_save(after=newest_step(tmp_path))
+    two.wait_for_save()
     _expect_end(two, signal.SIGINT, 130)
     first, second = attempts(tmp_path)
     assert (first["outcome"], second["outcome"]) == ("interrupted", "interrupted")
