@@ -157,7 +157,7 @@ def test_a_state_that_contains_a_secret_is_refused_by_its_place(folder: Path, ho
     (folder / "upload.py").write_text(PLUGIN + state)
     done = hookline("train", *WORDS)
     assert done.returncode == 5
-    assert "the state contains a secret, at plugins.callbacks.upload.login.0" in done.stderr
+    assert "plugins.callbacks.upload.login.0 contains a secret of the config" in done.stderr
     check_silent(folder / "runs", done.stdout, done.stderr)
 
 

@@ -21,6 +21,7 @@ def main() -> None:
     open_streams()
     output = Output()
     try:
+        _check_working_folder()
         code = hookline.main(prog_name="hookline", standalone_mode=False, obj=output)
     except click.ClickException as usage:
         usage.show()
@@ -42,3 +43,14 @@ def main() -> None:
             output.note("".join(traceback.format_exception(error)).rstrip())
     discard_unwritten()
     sys.exit(code)
+
+
+def _check_working_folder() -> None:
+    import os
+
+    from hookline.engine.errors import ConfigError
+
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib would import more
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder was removed", hint="change to a folder that exists: cd") from error

@@ -114,15 +114,17 @@ class RunFolder:
         self.redaction = Redaction()
         self.findings: list[str] = []
         self._lock = lock
+        self._process = os.getpid()
 
     @classmethod
-    def claim(cls, parent: Path, label: str) -> RunFolder:
+    def claim(cls, parent: str | os.PathLike[str], label: str) -> RunFolder:
         """Make a new run folder with the next number and a name.
 
         Raises:
             ConfigError: When the label is not a valid run name, or the folder cannot be made.
         """
         check_name(label)
+        parent = Path(parent)
         try:
             ensure_folder(parent)
             return cls._claim(parent, label)
@@ -146,7 +148,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
         """Open an existing run folder.
 
         Raises:
@@ -154,6 +156,7 @@ class RunFolder:
             ConfigError: When it is not a run folder.
             CheckpointError: When the folder of its checkpoints cannot be read.
         """
+        path = Path(path)
         read_record(path)  # makes no lock file in anything but a run folder
         lock = hold(path)
         try:
@@ -265,16 +268,6 @@ class RunFolder:
         self.write(DATA, text)
         self.record.data = FileSum.of(text)
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Check that a checkpoint can hold a state.
-
-        Raises:
-            CheckpointError: When it cannot; names everything in the state that cannot be saved.
-        """
-        from hookline.runs.disk.encoding import encode
-
-        encode(self._without_secrets(state))
-
     def write_checkpoint(
         self, state: Mapping[str, Any], *, metrics: Mapping[str, float], identity: Mapping[str, Any]
     ) -> Path:
@@ -288,6 +281,7 @@ class RunFolder:
         Raises:
             CheckpointError: When it cannot be written, or the state contains something that cannot be saved.
         """
+        self._check_process()
         try:
             saved = self._without_secrets(state)
             path = write_checkpoint(self.checkpoints, saved, run=self.record.run, metrics=metrics, identity=identity)
@@ -362,8 +356,15 @@ class RunFolder:
         shown: dict[str, Any] = self.redaction.messages(messages)
         return rest | shown
 
+    def _check_process(self) -> None:
+        # A fork inherits the lock, but two processes must not write to one run.
+        if os.getpid() != self._process:
+            hint = "end the child with os._exit(), or give it a run of its own"
+            raise CheckpointError(f"this process is a fork of the one that works in {self.path}", hint=hint)
+
     def _placed(self, name: str) -> Path:
         """Return the path of a file in the folder, and make the folders in its name."""
+        self._check_process()
         for folder in reversed(list(Path(name).parents)[:-1]):
             self._made(str(folder))
         return self.path / name

@@ -8,14 +8,14 @@ from pathlib import Path
 from hookline.engine.errors import ConfigError
 from hookline.engine.words import nearest
 from hookline.runs.folder import CONFIG
-from hookline.runs.names import BEST, LAST, label_of, number_of, run_names
+from hookline.runs.names import BEST, LAST, label_of, newest_run, number_of, run_names
 from hookline.runs.record import RECORD, read_best, read_record
 
 _MAX_COMPARED = 200
 """Number of the newest runs to search for a name similar to an unknown one."""
 
 
-def find_run(name: str, parent: Path) -> Path:
+def find_run(name: str | os.PathLike[str], parent: str | os.PathLike[str] = "runs") -> Path:
     """Return the folder of a run.
 
     Args:
@@ -25,11 +25,12 @@ def find_run(name: str, parent: Path) -> Path:
     Raises:
         ConfigError: When there is no such run, or several have that name.
     """
+    name, parent = os.fspath(name), Path(parent)
     if "/" in name or os.sep in name or name in (".", "..") or _is_run_folder(name):
         return _checked(Path(name))
     names = run_names(parent)
     if name in (LAST, BEST) and names:
-        return parent / names[-1] if name == LAST else _best(parent, names)
+        return parent / (newest_run(parent, names) or names[-1]) if name == LAST else _best(parent, names)
     number = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else None
     found = [whole for whole in names if name == whole or label_of(whole) == name or number_of(whole) == number]
     if len(found) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Weights:
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
+def read_weights(path: Path, checkpoint: str | os.PathLike[str] | None = None) -> Weights:
     """Read the saved weights of a run: the final ones, or those of its newest valid checkpoint.
 
     Args:
@@ -57,8 +58,8 @@ def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
         CheckpointError: When there are none, or they are damaged.
     """
     record = read_record(path)
-    if checkpoint not in (None, LATEST):
-        return _of_checkpoint(_named_checkpoint(path, record, str(checkpoint)), ())
+    if checkpoint is not None and checkpoint != LATEST:
+        return _of_checkpoint(_named_checkpoint(path, record, os.fspath(checkpoint)), ())
     is_finished = record.status in ("completed", "stopped") and record.model is not None
     if is_finished and checkpoint is None:
         return _of_end(path, record, ())
@@ -94,7 +95,7 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
         load_state_of_wrappers(run.model, run.unwrapped_model, rest["wrappers"])
         if isinstance(run.loss, nn.Module) and of_loss:
             run.loss.load_state_dict(rest["loss"])
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different run: {error}") from error
     return []
 
@@ -115,7 +116,7 @@ def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
 
 def _of_checkpoint(checkpoint: Checkpoint, notes: tuple[str, ...]) -> Weights:
     manifest, state = checkpoint.manifest, checkpoint.state
-    if "model" not in state:
+    if not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{checkpoint.path} lacks the model")
     return Weights(state["model"], checkpoint.path.name, manifest.step, manifest.identity, notes, lambda: state)
 

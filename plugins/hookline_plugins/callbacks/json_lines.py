@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hookline import hookimpl
+from hookline.engine import text_of
 from hookline.runs import folder_of
 from hookline_plugins.callback_parts.display import Display
 
@@ -66,7 +67,7 @@ class JSONLines:
             epoch=run.epoch,
             step=run.step,
             type=type(error).__name__,
-            message=self._text(run, str(error)),
+            message=self._text(run, text_of(error)),
         )
 
     # Last, to include the reports of the other plugins.

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from hookline import HooklineError, hookimpl
-from hookline.engine import printable
+from hookline.engine import error_text, printable
 from hookline.runs import (
     Attempt,
     BestValue,
@@ -34,7 +34,7 @@ from hookline.runs import (
 )
 from hookline_plugins.callback_parts.event_text import EventText
 from hookline_plugins.callback_parts.metrics_file import MetricsFile
-from hookline_plugins.callback_parts.monitoring import Monitor
+from hookline_plugins.callback_parts.monitoring import Monitor, check_monitored, measured_names
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _RECORD_S = 10.0
 """Shortest time between two updates of the record during a run: frequent enough to follow it, at no visible cost."""
 _MAX_WARNINGS = 100
+_MAX_TABLES, _MAX_TABLE_ROWS, _MAX_CELL = 50, 100, 1000
 _MAX_ERROR = 1000
 """Characters of an error stored in the record; the log has all of it."""
 
@@ -71,27 +72,36 @@ class KeepRunFolder:
         self.parent = self.parent.absolute()  # other plugins may change the current folder
         self._failed: set[str] = set()
         self._run: RunView
+        self._attempt: Attempt | None = None
         self._best: Monitor
         self._log: AppendedFile
         self._metrics: MetricsFile
 
     # First, so that the others find the folder.
     @hookimpl(tryfirst=True)
-    def on_run_start(self, run: RunView) -> None:
-        """Create the folder, unless the run resumes in one, and start an attempt."""
+    def on_run_start(self, run: RunView, state: Mapping[str, Any] | None) -> None:
+        """Create the folder, unless the run resumes in one, and start an attempt.
+
+        A run that resumes starts it in ``load_state_dict``: until every plugin has accepted its state, config and
+        record stay as they are.
+        """
         check_single(run, self)
+        if self.monitor:
+            check_monitored(run, self.monitor, "run-folder")
         self.__post_init__()
         self._run = run
         self._start = self._recorded = time.perf_counter()
         folder = folder_of(run)
-        is_new = folder is None
+        self._is_new = folder is None
         if folder is None:
             folder = RunFolder.claim(self.parent, self.name or _label(run))
             give_folder(run, folder)
         self._folder = folder
         self._redaction = folder.redaction = Redaction.of(run.config)
         try:
-            self._open(run, is_new=is_new)
+            self._open(run)
+            if state is None:
+                self._begin_attempt(run)
         except BaseException:
             self._folder.close()
             raise
@@ -134,8 +144,9 @@ class KeepRunFolder:
     def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Write the error, its traceback and the place in the run."""
         text = self._redaction.text("".join(traceback.format_exception(error)))
-        line = self._redaction.text(f"{type(error).__name__}: {error}".partition("\n")[0])
-        self._attempt.error = printable(line[:_MAX_ERROR])
+        if self._attempt:
+            line = self._redaction.text(error_text(error).partition("\n")[0])
+            self._attempt.error = printable(line[:_MAX_ERROR])
         self._write_log(run, text)
         self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, text))
 
@@ -144,66 +155,76 @@ class KeepRunFolder:
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Write the weights and the outcome."""
         self._write_log(run, *self._text.end(run, outcome))
-        self._update_record(run, len(run.history))
-        self._folder.record.status = self._attempt.outcome = outcome
-        self._attempt.ended = datetime.now(UTC)
         try:
-            if outcome in ("completed", "stopped"):
-                self._folder.write_model(run.unwrapped_model.state_dict())
-            self._metrics.sync()
-            self._attempt_to(run, "the log", self._log.sync)
-            self._folder.save()
+            if self._attempt:
+                self._end_attempt(run, self._attempt, outcome)
         finally:
             self._log.close()
             self._metrics.close()
             self._folder.close()
+
+    def _end_attempt(self, run: RunView, attempt: Attempt, outcome: Outcome) -> None:
+        self._update_record(run, len(run.history))
+        self._folder.record.status = attempt.outcome = outcome
+        attempt.ended = datetime.now(UTC)
+        if outcome in ("completed", "stopped"):
+            self._folder.write_model(run.unwrapped_model.state_dict())
+        self._metrics.sync()
+        self._attempt_to(run, "the log", self._log.sync)
+        self._folder.save()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the metrics file, and the best value."""
         return {**self._metrics.state_dict(), "best": self._best.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut the metrics file off where the state was saved."""
+        """Cut the metrics file off where the state was saved, and start the attempt."""
         self._best.load_state_dict(state["best"])
         self._metrics.load_state_dict(self._run, state)
+        self._begin_attempt(self._run)
 
-    def _open(self, run: RunView, *, is_new: bool) -> None:
-        before = self._folder.record.identity
-        if self._folder.record.config is None or before.get("settings") != identity_of(run)["settings"]:
-            self._folder.write_config(complete_toml(run.config))
-        is_whole = self._folder.is_intact("data.json", self._folder.record.data)
-        if not is_whole or before.get("data") != identity_of(run)["data"]:
-            self._folder.write_data(run.data)
+    def _open(self, run: RunView) -> None:
         self._log = self._folder.lines("log.txt")
         # Steps after the checkpoint are taken again.
         self._metrics = MetricsFile(self._folder, is_new=run.step == 0)
         self._best = Monitor(self.monitor or _default_metric(run), self.mode)
-        self._begin_attempt(run, is_new=is_new)
         self._text = EventText(run)
-        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(self._attempt.command) or 'a program'}"
-        self._write_log(run, command, *self._text.head(run))
 
-    def _begin_attempt(self, run: RunView, *, is_new: bool) -> None:
+    def _begin_attempt(self, run: RunView) -> None:
         record = self._folder.record
-        changes = [] if is_new else run.warnings
+        before = record.identity
+        if record.config is None or before.get("settings") != identity_of(run)["settings"]:
+            self._folder.write_config(complete_toml(run.config))
+        is_whole = self._folder.is_intact("data.json", record.data)
+        if not is_whole or before.get("data") != identity_of(run)["data"]:
+            self._folder.write_data(run.data)
+        changes = [] if self._is_new else self._redaction.messages(run.warnings)
         started, host = datetime.now(UTC), platform.node()
         command = [self._redaction.known(redacted_word(word)) for word in command_of(run)]
-        self._attempt = Attempt(started, command, host, os.getpid(), run.step, run.step, changes=list(changes))
+        self._attempt = Attempt(started, command, host, os.getpid(), run.step, run.step, changes=changes)
         record.attempts = [*record.attempts, self._attempt]
         self._time_before_s = record.time_s
         record.identity = dict(identity_of(run))
         record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
         record.git = record.git or commit_of(Path.cwd())
+        if record.best and (record.best.metric, record.best.mode) != (self._best.name, self.mode):
+            record.best = None
         self._folder.save()
+        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(command) or 'a program'}"
+        self._write_log(run, command, *self._text.head(run))
 
     def _update_record(self, run: RunView, epochs: int) -> None:
         record, best = self._folder.record, self._best
         record.epochs, record.step = epochs, run.step
         record.time_s = self._time_before_s + time.perf_counter() - self._start
         record.metrics = dict(run.history[-1]) if run.history else {}
-        record.warnings = [self._redaction.text(text) for text in run.warnings[-_MAX_WARNINGS:]]
+        record.warnings = self._redaction.messages(run.warnings[-_MAX_WARNINGS:])
+        tables = list(run.summary.items())[:_MAX_TABLES]
+        rows = {title: [_plain_row(row) for row in rows[:_MAX_TABLE_ROWS]] for title, rows in tables}
+        record.summary = self._redaction.messages(rows)
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
+        assert self._attempt is not None, "it was begun"
         self._attempt.step = run.step
 
     def _write_metrics(self, run: RunView, metrics: Mapping[str, float], *, is_epoch: bool) -> None:
@@ -216,8 +237,8 @@ class KeepRunFolder:
 
     def _write_debug(self, run: RunView, error: BaseException, text: str) -> None:
         known = {
-            "error": self._redaction.text(f"{type(error).__name__}: {error}"),
-            "notes": [self._redaction.text(str(note)) for note in getattr(error, "__notes__", ())],
+            "error": self._redaction.text(_encodable(error_text(error))),
+            "notes": [self._redaction.text(_encodable(note)) for note in getattr(error, "__notes__", ())],
             "epoch": run.epoch,
             "step": run.step,
             "indices": list(getattr(error, "indices", ())),
@@ -237,6 +258,12 @@ class KeepRunFolder:
                 run.warn(f"{part} of the run cannot be written; trying again later: {error}")
 
 
+def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table with values that JSON has; other values as text."""
+    kept = (int, float, type(None))
+    return {str(name): value if isinstance(value, kept) else str(value)[:_MAX_CELL] for name, value in row.items()}
+
+
 def _label(run: RunView) -> str:
     names = [choice.plugin.name for choice in run.config.plugins if choice.table in ("data", "model")]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).lstrip("._-")[:80] or "run"
@@ -244,4 +271,8 @@ def _label(run: RunView) -> str:
 
 def _default_metric(run: RunView) -> str:
     wanted = ("validation/loss", "train/loss")
-    return next((name for name in wanted if name in run.metric_names), "train/running_loss")
+    return next((name for name in wanted if name in measured_names(run)), "train/running_loss")
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

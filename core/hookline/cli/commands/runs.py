@@ -13,7 +13,7 @@ from hookline.cli.arguments import (
     ListByDefault,
     added_callbacks,
     choosing,
-    local_files,
+    noting_missing_files,
     printing,
     unwanted_callbacks,
     watched_imports,
@@ -34,7 +34,7 @@ from hookline.cli.printing.runs import (
 )
 from hookline.cli.streams import outlasted_output
 from hookline.engine.config.loading import load_config
-from hookline.engine.errors import ConfigError, Fault, HooklineError, PluginError
+from hookline.engine.errors import ConfigError, Fault, HooklineError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
@@ -104,7 +104,7 @@ def resume(
 
     shown = _shown_callbacks(output, catalog)
     with light_optimizer() if shortcuts else contextlib.nullcontext():
-        with _note_missing_files(record), _kept_secret(output, path, overrides, catalog), watched_imports() as watch:
+        with noting_missing_files(record), _kept_secret(output, path, overrides, catalog), watched_imports() as watch:
             watch.before(f"the plugins of {path.name}")
             resumed = resume_run(
                 path,
@@ -137,30 +137,6 @@ def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
     wanted = added_callbacks(output, catalog, is_saved=False)["callbacks"]
     unwanted = unwanted_callbacks(output, catalog, is_saved=True)
     return {f"callbacks.{name}": True for name in wanted} | dict.fromkeys(unwanted, False)
-
-
-@contextlib.contextmanager
-def _note_missing_files(record: RunRecord) -> Iterator[None]:
-    """Add a note to an error for each plugin file that the run had and this command lacks.
-
-    Files named in a record are never imported: the user must name those to trust.
-    """
-    try:
-        yield
-    except (ConfigError, PluginError) as error:
-        had = dict.fromkeys(file for attempt in record.attempts for file in _plugin_files(attempt.command))
-        for file in had:
-            if Path(file).name not in {Path(given).name for given in local_files()}:
-                error.add_note(f"the run was started with --plugin {file}, and this command was not")
-        raise
-
-
-def _plugin_files(command: Sequence[str]) -> Iterator[str]:
-    for word, following in zip(command, [*command[1:], ""], strict=True):
-        if word == "--plugin" and following:
-            yield following
-        elif word.startswith("--plugin="):
-            yield word.removeprefix("--plugin=")
 
 
 # ---- looking at runs -------------------------------------------------------------------------------------------------
@@ -268,6 +244,7 @@ def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Cu
     for path in paths:
         known = metric_names(path)
         wanted = metrics or [name for name in known if name.endswith("loss")] or known[:1]
+        _check_count(len(found) + len(wanted))
         curves = read_curves(path, wanted)
         missing = [name for name in metrics if name not in {curve.metric for curve in curves}]
         faults += [Fault(f"{path.name} has no values of {name!r}", hint=did_you_mean(name, known)) for name in missing]
@@ -276,9 +253,13 @@ def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Cu
         found += [(path.name, curve) for curve in curves]
     if faults:
         raise ConfigError("cannot plot these runs", faults=faults)
-    if len(found) > MAX_CURVES:
-        raise ConfigError(f"too many curves to tell apart: {len(found)}", hint=f"plot at most {MAX_CURVES}")
     return found
+
+
+def _check_count(num_curves: int) -> None:
+    if num_curves > MAX_CURVES:
+        hint = f"plot at most {MAX_CURVES}: --metric NAME"
+        raise ConfigError(f"too many curves to tell apart: {num_curves}", hint=hint)
 
 
 def _metrics_of(curves: Sequence[tuple[str, Curve]]) -> list[str]:

@@ -40,7 +40,7 @@ from hookline.runs.disk.durable_files import (
     remove_folder,
     write_file,
 )
-from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
+from hookline.runs.disk.formats import NOT_JSON, Moment, check_format, format_of
 
 FORMAT = 1
 """Version of the format of a checkpoint."""
@@ -96,7 +96,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: int
     epoch: int
     position: int
-    time: datetime
+    time: Moment
     metrics: dict[str, float | None]
     identity: dict[str, Any]
     files: dict[str, FileSum]
@@ -209,7 +209,7 @@ def read_manifest(path: Path, at: int | None = None) -> Manifest:
     return manifest
 
 
-def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, run: str | None = None) -> Checkpoint:
     """Return a checkpoint. Every byte is verified before anything is decoded.
 
     Args:
@@ -221,6 +221,7 @@ def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
     """
     from hookline.runs.disk.encoding import decode, from_json, from_safetensors
 
+    path = Path(path)
     manifest = read_manifest(path)
     if run not in (None, manifest.run):
         raise _ForeignError(f"{path} belongs to a different run")

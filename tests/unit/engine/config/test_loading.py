@@ -910,3 +910,12 @@ def test_any_overrides_from_python_are_a_config_or_a_reported_fault(
 ) -> None:
     text = error_text({"callbacks": {"json-lines": {}}}, overrides, catalog=fixed_catalog)
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_an_option_without_its_table_is_pointed_to_the_table_that_has_it(catalog_with: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["lr=0.1", "epochs=2", "momentun=1"], catalog=catalog_with())
+    hints = {fault.message: fault.hint for fault in caught.value.faults}
+    assert hints["unknown table 'lr'"] == "did you mean 'optimizer.lr'?"
+    assert hints["unknown table 'epochs'"] == "did you mean 'train.epochs'?"
+    assert "optimizer.momentum" not in str(hints["unknown table 'momentun'"])
