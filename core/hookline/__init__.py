@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from hookline.engine.view import RunView
     from hookline.runs.resuming import resume
 
+    __version__: str
+
 _HOME = {
     "engine.config.loading": ("load_config",),
     "engine.config.run_config": ("RunConfig",),
@@ -83,6 +85,7 @@ _HOME = {
     ),
     "engine.view": ("RunView",),
     "runs.resuming": ("resume",),
+    "version": ("__version__",),
 }
 
 _ROOMS = ("engine", "runs", "testing", "trained", "trials")

@@ -474,6 +474,30 @@ class ForgetsItsState:
         pass
 
 
+@dataclass
+class KeepsItsOption:
+    """Counts up to a limit, and takes the limit from its state."""
+
+    limit: Annotated[int, Meta(ge=1, description="number of steps to count")] = 2
+
+    def __post_init__(self) -> None:
+        self.count = 0
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        self.count = 0
+
+    @hookimpl
+    def on_step_end(self) -> None:
+        self.count = min(self.count + 1, self.limit)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"limit": self.limit, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.limit, self.count = state["limit"], state["count"]
+
+
 class CountsToFour:
     """Stops the run in the fourth step that it sees."""
 
@@ -608,6 +632,7 @@ BREAKS = {
     "changes_no_result": Case("callback", DrawsInSteps),
     "state_round_trip": Case("callback", ForgetsItsState),
     "resumes_where_it_was": Case("callback", CountsToFour),
+    "changed_options_take_effect": Case("callback", KeepsItsOption),
     "closes_what_it_opens": Case("callback", LeavesOpen),
     "two_live_in_one_run": Case("callback", OnlyChild),
     # A resumed run is a second run in the same folder.

@@ -45,7 +45,7 @@ COMMANDS = (
     "completion bash",
     "prove-resume run.toml --kills 1 --every-steps 5",
 )
-ASKED = {"run.toml", "new.csv", ".git/HEAD", ".git/refs/heads/main"}
+ASKED = {"run.toml", "table.csv", "new.csv", ".git/HEAD", ".git/refs/heads/main"}
 """The files of the folder that the commands name; git is read, but never run."""
 DECOYS = (".env", ".netrc", "pyproject.toml", "setup.cfg", "pip.conf", "hookline.toml", ".hookline.toml", "pytest.ini")
 AUDIT = """\
@@ -107,8 +107,11 @@ def hostile(tmp_path: Path) -> Path:
     (git / "refs" / "heads" / "main").write_text("0123456789" * 4 + "\n")
     for name in DECOYS:
         (folder / name).write_text("[x]\ny = 1\n")
-    (folder / "run.toml").write_text("[train]\nepochs = 1\n[data]\nnum_examples = 100\n")
-    (folder / "new.csv").write_text("x1,x2\n1,2\n")
+    (folder / "run.toml").write_text(
+        "[train]\nepochs = 1\nbatch_size = 4\n[data]\nuse = 'csv'\npath = 'table.csv'\ntarget = 'b'\n"
+    )
+    (folder / "table.csv").write_text("a,b\n" + "".join(f"{n},{2 * n}\n" for n in range(40)))
+    (folder / "new.csv").write_text("a\n1\n")
     return folder
 
 

@@ -700,3 +700,18 @@ def test_a_saved_config_is_repeated_as_the_command_shows_it_and_tried_without_a_
         "0001-synthetic-linear-linear",
         "0002-synthetic-linear-linear",
     ]
+
+
+def test_a_run_gets_the_name_that_the_command_gives_it_unless_an_override_does(
+    hookline: Hookline, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text('[callbacks.run-folder]\nname = "of-the-file"\n')
+    words = ("train", "run.toml", "train.epochs=0", "--name", "baseline")
+    done = hookline(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'name = "baseline" (--name)' in done.stdout
+    assert hookline(*words, "callbacks.run-folder.name=other").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "runs").glob("0*")) == ["0001-baseline", "0002-other"]
+    refused = hookline(*words[:-1], "a/b")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: 'a/b' is not a valid run name\n")

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
@@ -26,6 +25,7 @@ from hookline.engine.errors import ConfigError, Fault, PluginError, text_of
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.plugin.plugin import combined
 from hookline.engine.plugin.plugin_file import LocalEntry, entries_of_file
+from hookline.engine.read_only import ReadOnly
 from hookline.runs.lock import Lock, read_lock
 from hookline.runs.record import RunRecord
 from hookline.runs.redaction import Redaction
@@ -163,7 +163,7 @@ def without_callbacks(config: RunConfig, tables: Sequence[str]) -> RunConfig:
         elif name == "use":
             settings[key] = Setting(key, OFF, Origin(SHOWN), overrode=setting)
     plugins = tuple(choice for choice in config.plugins if choice.table not in hidden)
-    return replace(config, plugins=plugins, settings=MappingProxyType(settings))
+    return replace(config, plugins=plugins, settings=ReadOnly(settings))
 
 
 def _wanted_parts(output: Output, *, is_saved: bool) -> list[str]:

@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from hookline.engine.errors import CheckpointError, ConfigError, ContractError, 
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, Manifest, checkpoints_in, read_checkpoint, set_aside
 from hookline.runs.folder import RunFolder, give_folder
@@ -33,7 +33,7 @@ def resume(
     catalog: Catalog | None = None,
     allow_changed_data: bool = False,
     observers: Sequence[Observer] = (),
-    shown: Mapping[str, bool] = MappingProxyType({}),
+    shown: Mapping[str, bool] = ReadOnly({}),
     shortcuts: bool = True,
 ) -> Run:
     """Return a run that resumes from its newest usable checkpoint, in its folder; the caller takes its steps.

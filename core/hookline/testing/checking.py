@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hookline.engine.data import DataSource
 from hookline.engine.plugin.catalog import KINDS, Catalog, Entry
 from hookline.engine.plugin.options import plain
 from hookline.engine.plugin.plugin import Plugin, load_plugin
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.words import did_you_mean
 from hookline.testing import (
     checks_callback,
@@ -22,6 +23,7 @@ from hookline.testing import (
     checks_loss,
     checks_model,
     checks_optimizer,
+    checks_resume,
 )
 from hookline.testing.kit import Check, Finding, Subject, run_check
 from hookline.testing.report import Report, publish
@@ -34,17 +36,24 @@ def _checks_in(module: ModuleType) -> tuple[Check, ...]:
     return tuple(value for value in vars(module).values() if isinstance(value, Check))
 
 
-_MODULES = (checks_data, checks_model, checks_loss, checks_optimizer, checks_callback)
+_MODULES: tuple[tuple[ModuleType, ...], ...] = (
+    (checks_data,),
+    (checks_model,),
+    (checks_loss,),
+    (checks_optimizer,),
+    (checks_callback, checks_resume),
+)
 _CHECKS_OF = {
-    kind: (*_checks_in(checks_every_kind), *_checks_in(module)) for kind, module in zip(KINDS, _MODULES, strict=True)
+    kind: tuple(found for module in (checks_every_kind, *modules) for found in _checks_in(module))
+    for kind, modules in zip(KINDS, _MODULES, strict=True)
 }
 
-CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+CHECKS: Mapping[str, tuple[str, ...]] = ReadOnly(
     {kind: tuple(check.name for check in checks) for kind, checks in _CHECKS_OF.items()}
 )
 """The names of the checks of each kind, in the order in which they run."""
 
-RULES: Mapping[str, str] = MappingProxyType({check.name: check.rule for each in _CHECKS_OF.values() for check in each})
+RULES: Mapping[str, str] = ReadOnly({check.name: check.rule for each in _CHECKS_OF.values() for check in each})
 """The rule of each check, as a sentence."""
 
 
@@ -206,7 +215,7 @@ def _known(expected_failures: Mapping[str, str], kind: str) -> Mapping[str, str]
 
 def _report(subject: Subject, findings: list[Finding]) -> Report:
     def texts(verdict: str) -> Mapping[str, str]:
-        return MappingProxyType({f.check.name: f.text for f in findings if f.verdict == verdict and f.text})
+        return ReadOnly({f.check.name: f.text for f in findings if f.verdict == verdict and f.text})
 
     ran = tuple(finding.check.name for finding in findings if finding.verdict != "skipped")
     return Report(str(subject), ran, texts("skipped"), texts("failed"), texts("expected"), texts("passed"))

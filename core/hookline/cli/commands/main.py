@@ -66,6 +66,7 @@ hookline.lazy = {
 
 @hookline.command()
 @words_argument
+@click.option("--name", metavar="NAME", help="Name of the run folder, after its number.")
 @click.option("--locked", type=click.Path(), metavar="LOCK", help="Reject plugins whose code differs from this lock.")
 @click.option("--overfit", type=click.IntRange(min=1), metavar="N", help="Overfit the first N examples.")
 @click.option("--fast", "is_fast", is_flag=True, help="Run a few batches through every part of the run.")
@@ -74,10 +75,12 @@ hookline.lazy = {
 @choosing
 @observing
 @outlasted_output()
-def train(
+def train(  # noqa: PLR0913 - a parameter for each option
     output: Output,
     catalog: Catalog,
+    *,
     words: Sequence[str],
+    name: str | None,
     locked: str | None,
     overfit: int | None,
     is_fast: bool,
@@ -91,7 +94,12 @@ def train(
     locks = read_lock(locked) if locked else None
     is_trial = is_fast or overfit is not None
     added = added_callbacks(output, catalog, is_saved=not is_trial)
-    config = load_words(words, catalog, added, locks)
+    if is_trial and name is not None:
+        raise ConfigError(
+            "--name cannot be combined with --fast or --overfit", hint="a trial is not saved: omit --name"
+        )
+    named = {} if name is None else {"--name": catalog.default("named")(name)}
+    config = load_words(words, catalog, added, locks, named)
     if is_trial:
         # The values of a trial depend on those of the config, so it is loaded again with them.
         switches = trial_values(config, catalog, overfit, is_fast=is_fast)

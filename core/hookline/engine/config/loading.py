@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from hookline.engine.config.layers import Item, Origin, Source, read_overrides, read_source, walk_keys, walk_mapping
@@ -20,6 +19,7 @@ from hookline.engine.plugin.member import OnError, PluginChoice
 from hookline.engine.plugin.options import Option, options_of, shown
 from hookline.engine.plugin.plugin import Plugin, as_faults, combined, is_called, load_plugin
 from hookline.engine.plugin.requirements import unmet
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean
 
@@ -226,7 +226,7 @@ class _Assembly:
         self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
-        return RunConfig(TrainOptions(**train), rules, tuple(choices), MappingProxyType(self._settings))
+        return RunConfig(TrainOptions(**train), rules, tuple(choices), ReadOnly(self._settings))
 
     def named(self) -> Named:
         """Return the plugin of each table, and the catalog restricted by the rules.
@@ -302,7 +302,7 @@ class _Assembly:
         except PluginError as error:
             self._plugin_errors.append(error)
             return None
-        return PluginChoice(table.name, plugin, MappingProxyType(options), location, on_error)
+        return PluginChoice(table.name, plugin, ReadOnly(options), location, on_error)
 
     def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
         key = f"{table.name}.on_error"

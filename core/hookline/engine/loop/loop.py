@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +21,7 @@ from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.result import Outcome, Step
 from hookline.engine.view import RunView
 
@@ -218,7 +218,7 @@ class Loop:
         if is_due and self.progress.evaluated_step != position.step:
             self._evaluate()
         evaluated = self.progress.evaluated if is_due else {}
-        metrics = MappingProxyType({"train/running_loss": self.progress.running.compute(), **evaluated})
+        metrics = ReadOnly({"train/running_loss": self.progress.running.compute(), **evaluated})
         self.progress.history.append(metrics)
         # If every update was skipped, the running loss is NaN.
         checked = metrics if self.progress.running.weight else evaluated

@@ -17,7 +17,6 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,7 +67,7 @@ class Plugin:
         members = _members(self.target)
         return tuple(hook for hook in HOOKS if hook in members) or (f"build_{self.kind}",)
 
-    @cached_property
+    @property
     def options(self) -> tuple[Option, ...]:
         """The options that a config can set; none for an object.
 
