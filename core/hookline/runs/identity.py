@@ -57,16 +57,17 @@ def _fingerprint_of(run: RunView) -> dict[str, Any]:
     }
 
 
-def commit_of(folder: Path) -> str | None:
+def commit_of(folder: str | os.PathLike[str]) -> str | None:
     """Return the commit that is checked out in a folder; None without git.
 
     Nothing is run, because git runs programs that the settings of a repository name.
 
     Example:
-        >>> commit_of(Path("/no/such/folder")) is None
+        >>> commit_of("/no/such/folder") is None
         True
     """
-    root = next((parent for parent in (folder, *folder.parents) if os.path.lexists(parent / ".git")), None)
+    here = Path(folder)
+    root = next((parent for parent in (here, *here.parents) if os.path.lexists(parent / ".git")), None)
     if root is None:
         return None
     try:
