@@ -110,7 +110,7 @@ def hostile(tmp_path: Path) -> Path:
     (folder / "run.toml").write_text(
         "[train]\nepochs = 1\nbatch_size = 4\n[data]\nuse = 'csv'\npath = 'table.csv'\ntarget = 'b'\n"
     )
-    (folder / "table.csv").write_text("a,b\n" + "".join(f"{n},{2 * n}\n" for n in range(40)))
+    (folder / "table.csv").write_text("a,b\n" + "".join(f"{n / 40},{n / 20}\n" for n in range(40)))
     (folder / "new.csv").write_text("a\n1\n")
     return folder
 

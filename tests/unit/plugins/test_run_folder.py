@@ -184,7 +184,10 @@ class Reports:
 
     @hookimpl
     def on_run_end(self, run: Run) -> None:
-        rows: list[Any] = [{"layer": "a\x1b", "norm": 0.5, "shape": (2, 3)}, {"layer": "b", "norm": float("nan")}] * 100
+        rows: list[Any] = [
+            {"layer": "a\x1b", "norm": 0.5, "shape": "(2, 3)"},
+            {"layer": "b", "norm": float("nan")},
+        ] * 100
         run.report("norms of layers", rows)
 
 
