@@ -135,7 +135,8 @@ class MonitoringCallback(ABC):
         check_monitored(run, self.monitor, self.plugin_name)
         return (yield)
 
-    @hookimpl
+    # First, while the model has the weights that were evaluated, whatever a plugin puts back afterwards.
+    @hookimpl(tryfirst=True)
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the evaluation's metric with the best value so far."""
         self.update(run, metrics)

@@ -54,7 +54,8 @@ class SyntheticLinear:
             task="regression",
         )
 
-    @hookimpl
+    # Last, to describe the final weights.
+    @hookimpl(trylast=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Report the learned weights next to the true ones."""
         from torch import nn

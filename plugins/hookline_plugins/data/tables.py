@@ -170,7 +170,8 @@ class Table:
 
         return TablePredictor(data, self.delimiter, self.missing, self.task)
 
-    @hookimpl
+    # Last, to describe the final weights.
+    @hookimpl(trylast=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Report the coefficients of a linear regression in the units of the file."""
         from torch import nn
