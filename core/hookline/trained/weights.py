@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hookline.engine.errors import CheckpointError
@@ -84,7 +83,6 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
         hint = "use the plugins and the config that the run was trained with"
         raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different model", hint=hint, faults=faults)
     run.unwrapped_model.load_state_dict(weights.model)
-    _put_evaluated(run, weights)
     added = state_of_wrappers(run.model, run.unwrapped_model)
     of_loss = run.loss.state_dict() if isinstance(run.loss, nn.Module) else {}
     if not (added or of_loss):
@@ -100,28 +98,6 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different run: {error}") from error
     return []
-
-
-def _put_evaluated(run: Run, weights: Weights) -> None:
-    """Put the weights that a plugin evaluated, such as an average, in place of those of a checkpoint.
-
-    Raises:
-        CheckpointError: When they are not weights of the model.
-    """
-    state = weights.rest() if weights.origin != MODEL else None
-    states = (state or {}).get("plugins", {})
-    current = {**dict(run.unwrapped_model.named_parameters()), **dict(run.unwrapped_model.named_buffers())}
-    for member in run.members:
-        evaluated_weights = getattr(member.instance, "evaluated_weights", None)
-        if not evaluated_weights or member.table not in states:
-            continue
-        try:
-            with torch.no_grad():
-                for name, value in (evaluated_weights(states[member.table]) or {}).items():
-                    current[name].copy_(value)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            message = f"{weights.origin}: the evaluated weights of {member.plugin} cannot be loaded"
-            raise CheckpointError(f"{message}: {type(error).__name__}: {error}") from error
 
 
 def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:

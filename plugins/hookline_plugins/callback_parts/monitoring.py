@@ -135,8 +135,7 @@ class MonitoringCallback(ABC):
         check_monitored(run, self.monitor, self.plugin_name)
         return (yield)
 
-    # First, while the model has the weights that were evaluated, whatever a plugin puts back afterwards.
-    @hookimpl(tryfirst=True)
+    @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the evaluation's metric with the best value so far."""
         self.update(run, metrics)

@@ -95,7 +95,7 @@ class Averaging:
         if self.method == "swa":
             self._count(run)
 
-    # First, so that `best` can load other weights, and reports on the model describe its final weights.
+    # First, so that reports on the model describe its final weights.
     @hookimpl(tryfirst=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Stop following the optimizer, and load the final weights."""
@@ -104,10 +104,6 @@ class Averaging:
         self._put_back()
         if self.at_end == "averaged" and self._average and is_finished(run, outcome):
             put(self._weights(), self._average)
-
-    def evaluated_weights(self, state: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
-        """Return the average in a state, which was evaluated; None if the trained weights were."""
-        return state["average"] if self.at_end == "averaged" and state["average"] else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, its method and first epoch, and the number of weights in it."""

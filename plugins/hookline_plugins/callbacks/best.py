@@ -23,7 +23,7 @@ class Best(MonitoringCallback):
     """A report of the best value of a metric, with its epoch and step.
 
     With ``restore`` the model ends with the weights that gave the best value, after a run that completed or that a
-    plugin stopped: those that were evaluated, so with ``averaging`` an average.
+    plugin stopped. List it after ``averaging``, which would otherwise overwrite them with the last average.
     """
 
     plugin_name: ClassVar[str] = "best"
@@ -41,8 +41,8 @@ class Best(MonitoringCallback):
         self.__post_init__()
         self._run = run
 
-    # Between the plugins that load other weights, which come first, and reports on the final weights, which come last.
-    @hookimpl
+    # First, so that reports on the model describe its final weights.
+    @hookimpl(tryfirst=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Report the best value, and load its weights."""
         seen = self._seen

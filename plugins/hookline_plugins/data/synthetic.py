@@ -54,8 +54,7 @@ class SyntheticLinear:
             task="regression",
         )
 
-    # Last, to describe the final weights.
-    @hookimpl(trylast=True)
+    @hookimpl
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Report the learned weights next to the true ones."""
         from torch import nn

@@ -170,8 +170,7 @@ class Table:
 
         return TablePredictor(data, self.delimiter, self.missing, self.task)
 
-    # Last, to describe the final weights.
-    @hookimpl(trylast=True)
+    @hookimpl
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Report the coefficients of a linear regression in the units of the file."""
         from torch import nn
