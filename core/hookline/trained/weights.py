@@ -117,6 +117,8 @@ def _of_checkpoint(checkpoint: Checkpoint, notes: tuple[str, ...]) -> Weights:
     manifest, state = checkpoint.manifest, checkpoint.state
     if "model" not in state:
         raise CheckpointError(f"{checkpoint.path} lacks the model")
+    # The weights that its metrics describe.
+    state = {**state, **state["evaluated_weights"]}
     return Weights(state["model"], checkpoint.path.name, manifest.step, manifest.identity, notes, lambda: state)
 
 

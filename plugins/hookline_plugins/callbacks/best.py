@@ -23,7 +23,7 @@ class Best(MonitoringCallback):
     """A report of the best value of a metric, with its epoch and step.
 
     With ``restore`` the model ends with the weights that gave the best value, after a run that completed or that a
-    plugin stopped. List it after ``averaging``, which would otherwise overwrite them with the last average.
+    plugin stopped.
     """
 
     plugin_name: ClassVar[str] = "best"

@@ -95,6 +95,8 @@ class Loop:
                     self._save_point(is_last=False)
             self._save_point(is_last=True)
             outcome = self._outcome_of_all_steps()
+            if outcome != "interrupted":
+                self.parts.evaluated_weights.keep()
         except BaseException as raised:
             outcome, error = self._early_end(raised)
             if error is None or error is raised:
@@ -204,10 +206,11 @@ class Loop:
         """Evaluate every split between its events; do nothing if there is none."""
         if not self.parts.evaluation_batches:
             return
-        self.host.notify("on_evaluation_start", run=self._run)
-        metrics = self.parts.evaluate(self._run)
-        self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
-        self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
+        with self.parts.evaluated_weights.loaded():
+            self.host.notify("on_evaluation_start", run=self._run)
+            metrics = self.parts.evaluate(self._run)
+            self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
+            self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
 
     def _end_epoch(self) -> Mapping[str, float]:
         self.parts.finite_guard.look()

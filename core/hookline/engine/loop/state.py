@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -103,12 +104,22 @@ class Progress:
 
 
 def component_state(parts: Components) -> dict[str, Any]:
-    """Return the state of the model, its wrappers, the loss and the optimizer."""
+    """Return the state of the model, its wrappers, the loss and the optimizer.
+
+    If other weights are evaluated, ``evaluated_weights`` has the first three with those.
+    """
+    evaluated: dict[str, Any] = {}
+    if parts.evaluated_weights:
+        with parts.evaluated_weights.loaded():
+            evaluated = copy.deepcopy(_weights(parts))
+    return {**_weights(parts), "evaluated_weights": evaluated, "optimizer": parts.optimizer.state_dict()}
+
+
+def _weights(parts: Components) -> dict[str, Any]:
     return {
         "model": parts.unwrapped_model.state_dict(),
         "wrappers": state_of_wrappers(parts.model, parts.unwrapped_model),
         "loss": parts.loss.state_dict() if isinstance(parts.loss, nn.Module) else {},
-        "optimizer": parts.optimizer.state_dict(),
     }
 
 

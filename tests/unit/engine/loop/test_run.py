@@ -726,7 +726,7 @@ def test_a_loss_that_is_a_module_is_evaluated_in_eval_mode() -> None:
 # ---- the last batch --------------------------------------------------------------------------------------------------
 
 
-def pairs(num: int) -> DataSource:
+def examples(num: int) -> DataSource:
     inputs = torch.arange(2.0 * num).reshape(num, 2) / num
     return DataSource(TensorDataset(inputs, inputs[:, :1]), in_features=2, out_features=1)
 
@@ -738,16 +738,16 @@ def pairs(num: int) -> DataSource:
 def test_the_smallest_batch_is_tried_in_training_mode_before_the_first_step(
     num: int, options: Mapping[str, Any]
 ) -> None:
-    model = Backbone()
+    model: Any = Backbone()
     with pytest.raises(ContractError) as caught:
-        Run({"train": options}, plugins={"data": pairs(num), "model": model})
+        Run({"train": options}, plugins={"data": examples(num), "model": model})
     assert str(caught.value) == (
         "model 'Backbone' (given from Python) or loss 'mse' (hookline 0.1.0) fails in training mode on 1 example, the "
         "smallest batch of the train split of data 'DataSource' (given from Python): ValueError: Expected more than 1 "
         "value per channel when training, got input size torch.Size([1, 4])\n"
         "  = set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
     )
-    Run({"train": {"batch_size": 10}}, plugins={"data": pairs(42), "model": model})
+    Run({"train": {"batch_size": 10}}, plugins={"data": examples(42), "model": model})
     assert (model.backbone[1].num_batches_tracked, model.backbone[1].running_mean.tolist()) == (0, [0.0] * 4)
 
 
@@ -759,17 +759,22 @@ def test_the_last_batch_is_left_out_if_it_is_smaller(is_stream: bool) -> None:
         @hookimpl(wrapper=True)
         def build_step(self) -> Generator[None, Any, Any]:
             step = yield
-            return lambda batch: (sizes.append(len(batch[0])), step(batch))[1]
 
-    data = DataSource(Stream(), in_features=2, out_features=1) if is_stream else pairs(10)
+            def noted(batch: Any) -> Any:
+                sizes.append(len(batch[0]))
+                return step(batch)
+
+            return noted
+
+    data = DataSource(Stream(), in_features=2, out_features=1) if is_stream else examples(10)
     options = {"epochs": 2, "batch_size": 3, "drop_last": True}
     result = train({"train": options}, plugins={"data": data, "model": Backbone(), "callbacks.sizes": Sizes()})
     assert (result.steps, sizes) == (6, [3] * 6)
 
 
 def test_another_example_is_left_out_in_each_epoch() -> None:
-    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": pairs(10)})
-    whole = Run({"train": {"batch_size": 3}}, plugins={"data": pairs(10)})
+    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": examples(10)})
+    whole = Run({"train": {"batch_size": 3}}, plugins={"data": examples(10)})
     for epoch in (1, 2, 3):
         assert run.batch_order(epoch).tolist() == whole.batch_order(epoch).tolist()[:9]
     assert (run.steps_per_epoch, run.num_steps) == (3, 9)
