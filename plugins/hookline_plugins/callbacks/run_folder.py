@@ -144,7 +144,7 @@ class KeepRunFolder:
         self._attempt.ended = datetime.now(UTC)
         try:
             if outcome in ("completed", "stopped"):
-                self._folder.write_model(run.unwrapped_model.state_dict())
+                self._folder.write_model(run)
             self._sync_metrics()
             self._folder.save()
         finally:

@@ -14,6 +14,7 @@ from hookline.engine.loop.building import Components
 from hookline.engine.loop.evaluation import WeightedMean
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
+from hookline.engine.view import RunView
 
 
 class Modes:
@@ -111,11 +112,12 @@ def component_state(parts: Components) -> dict[str, Any]:
     evaluated: dict[str, Any] = {}
     if parts.evaluated_weights:
         with parts.evaluated_weights.loaded():
-            evaluated = copy.deepcopy(_weights(parts))
-    return {**_weights(parts), "evaluated_weights": evaluated, "optimizer": parts.optimizer.state_dict()}
+            evaluated = copy.deepcopy(weights_of(parts))
+    return {**weights_of(parts), "evaluated_weights": evaluated, "optimizer": parts.optimizer.state_dict()}
 
 
-def _weights(parts: Components) -> dict[str, Any]:
+def weights_of(parts: Components | RunView) -> dict[str, Any]:
+    """Return the state of the model, its wrappers and the loss: all that an evaluation needs."""
     return {
         "model": parts.unwrapped_model.state_dict(),
         "wrappers": state_of_wrappers(parts.model, parts.unwrapped_model),
