@@ -12,7 +12,7 @@ from hookline import hookimpl
 from hookline_plugins.callback_parts.weights import copied, put, weights_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from hookline import RunView
 
@@ -53,7 +53,7 @@ class Averaging:
         return self.method != "ema"
 
     def _forget(self) -> None:
-        self._model: nn.Module | None = None
+        self._run: RunView | None = None
         self._averaged_names: list[str] = []
         self._average: dict[str, Tensor] = {}
         self._num_averaged = 0
@@ -65,7 +65,7 @@ class Averaging:
         """Start following the optimizer's updates."""
         self._forget()
         self._warn_if_too_short(run)
-        self._model = run.unwrapped_model
+        self._run = run
         weights = self._weights()
         self._averaged_names = [name for name, tensor in weights.items() if _is_averaged(tensor)]
         if self.method == "ema":
@@ -116,8 +116,8 @@ class Averaging:
 
     def _weights(self) -> dict[str, Tensor]:
         # Not cached: a module may replace its buffers.
-        assert self._model is not None, "the run was started"
-        return weights_of(self._model)
+        assert self._run is not None, "the run was started"
+        return weights_of(self._run)
 
     def _count(self, run: RunView) -> None:
         """Add the current weights to the average."""

@@ -97,6 +97,8 @@ def lone() -> DataSource:
 class Scaled(nn.Module):
     """A layer with a statistic and a weight in front of another module."""
 
+    num_batches: Tensor
+
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
@@ -146,7 +148,7 @@ def test_a_wrapper_that_belongs_to_the_model_is_evaluated_predicted_with_and_exp
     weights = load_file(trained.path / "model.safetensors")
     inputs = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
     (factor,) = (value for name, value in weights.items() if name.endswith("factor"))
-    assert (factor != 2, len(weights)) == (True, 4)
+    assert (factor.item() != 2, len(weights)) == (True, 4)
     expected = (inputs * factor) @ weights["weight"].T + weights["bias"] + 100
     torch.testing.assert_close(trained.predict(inputs), expected, rtol=1e-2, atol=0)
     made = export_model(trained, "torch-export", tmp_path / "m.pt2")

@@ -110,7 +110,6 @@ class Loop:
         self._begin()
         while True:
             self._position.epoch += 1
-            self.parts.ensure_training_mode()
             for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
                 loss = self.parts.step(batch)
                 self._count(loss, batch)
