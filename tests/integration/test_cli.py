@@ -273,8 +273,8 @@ def test_plugins_lists_every_installed_plugin(hookline: Hookline) -> None:
     listed = json.loads(hookline("plugins", "--json").stdout)
     catalog = door.Catalog.installed()
     assert [(e["kind"], e["origin"]) for e in listed] == [(e.kind, e.value) for e in catalog.entries]
-    lines = hookline("plugins", "optimizer", "--quiet").stdout.splitlines()
-    assert [line.split()[1] for line in lines] == ["adam", "adamw", "lbfgs", "rmsprop", "sgd"]
+    lines = hookline("plugins", "loss", "--quiet").stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["bce-with-logits", "cross-entropy", "huber", "l1", "mse"]
 
 
 def test_show_prints_options_and_the_lines_to_paste(hookline: Hookline, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
 
     import torch
     from torch import Tensor, nn
@@ -221,5 +221,5 @@ class RunView(Protocol):
     def request_stop(self, reason: str) -> None:
         """Stop the run after this step; its epoch is evaluated and ended as usual."""
 
-    def announce_checkpoint(self, path: Path) -> None:
+    def announce_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Notify every plugin that a checkpoint was saved in the folder ``path``."""

@@ -63,13 +63,15 @@ class Best(MonitoringCallback):
         return {"seen": self._seen.state_dict(), "weights": self._weights and dict(self._weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``."""
+        """Restore the state from ``state_dict``, unless it is of another metric or mode."""
         assert self._run is not None, "the run was started"
-        self._seen.load_state_dict(state["seen"])
-        # The state may be on another device, or shared with the run that it came from.
-        devices = {name: tensor.device for name, tensor in weights_of(self._run).items()}
-        saved = state["weights"]
-        self._weights = saved and {name: value.to(devices[name], copy=True) for name, value in saved.items()}
+        seen, saved = state["seen"], state["weights"]
+        if self.restore and seen["best"] is not None and saved is None:
+            self._run.warn("best: the weights of the best value so far were not kept, so it counts from here on")
+        elif self._seen.load_state_dict(seen) and self.restore and saved is not None:
+            # The state may be on another device, or shared with the run that it came from.
+            devices = {name: tensor.device for name, tensor in weights_of(self._run).items()}
+            self._weights = {name: value.to(devices[name], copy=True) for name, value in saved.items()}
 
     def update(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the metric with the best value so far."""

@@ -63,7 +63,9 @@ def test_each_halving_is_one_warning_to_every_plugin() -> None:
     listener = Listener()
     listener.heard = []
     model = Narrow(1)
-    result = narrow_run(model, HALVE, **{"callbacks.listener": listener}).fit()
+    run = narrow_run(model, HALVE, **{"callbacks.listener": listener})
+    model.sizes.clear()  # the smallest batch was tried
+    result = run.fit()
     assert [message.rpartition(" ")[2] for message in listener.heard] == ["4", "2", "1"]
     assert result.warnings == tuple(listener.heard)
     assert model.sizes == [8, 4, 2, *[1] * 40]
@@ -107,13 +109,14 @@ def test_a_resumed_run_continues_with_the_size_found(taken: int) -> None:
     assert is_equal(state_of(second), state_of(whole))
 
 
-def test_the_size_of_the_config_counts_where_it_is_smaller_or_nothing_is_halved() -> None:
+def test_a_changed_size_of_the_config_counts_and_a_halved_one_is_kept() -> None:
     first = narrow_run(Narrow(3), HALVE)
     first.fit()
     state = state_of(first) | {"warnings": []}
     cases: list[tuple[dict[str, Any], int]] = [
         ({**HALVE, "train.micro_batch_size": 1}, 1),
-        ({**HALVE, "train.micro_batch_size": 5}, 2),
+        ({**HALVE, "train.micro_batch_size": 5}, 5),
+        (HALVE, 2),
         ({"train.micro_batch_size": 5}, 5),
         ({}, 0),
     ]
@@ -161,10 +164,12 @@ def test_memory_of_a_failed_step_is_free_when_it_is_repeated() -> None:
             circle.append(circle)
             return output
 
-    Keeps.alive.clear()
+    run = narrow_run(Holds(2, 1), {**HALVE, "train.max_steps": 1})
+    Keeps.alive.clear()  # the smallest batch was tried
+    counts.clear()
     gc.disable()  # so that the callback frees them
     try:
-        narrow_run(Holds(2, 1), {**HALVE, "train.max_steps": 1}).fit()
+        run.fit()
     finally:
         gc.enable()
     assert counts[:3] == [0, 0, 0]

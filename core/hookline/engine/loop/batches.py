@@ -111,6 +111,7 @@ class Batches:
         if order is not None:
             self.num_examples = len(self._checked(order(1)))
         self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
+        self._resumed_epoch = self._offset = 0
         self._drops_last = drop_last
         self._num_dropped = self.num_examples % self._batch_size if drop_last and self.num_examples else 0
         if self._num_dropped and self.num_examples:
@@ -120,6 +121,26 @@ class Batches:
     def num_batches(self) -> int | None:
         """Number of batches in an epoch; None for a stream."""
         return None if self.num_examples is None else -(-self.num_examples // self._batch_size)
+
+    def resume(self, epoch: int, number: int, num_used: int) -> int:
+        """Continue an epoch of which ``number`` batches, of any size, with ``num_used`` examples were used.
+
+        Return the number of its batches that remain, 0 for a stream.
+
+        Raises:
+            DataError: When a stream was read in batches of another size.
+        """
+        self._resumed_epoch, self._offset = epoch, num_used - number * self._batch_size
+        if self.num_examples is not None:
+            return max(-(-(len(self.order(epoch)) - num_used) // self._batch_size), 0)
+        if self._offset:
+            message = f"the {self._name} is a stream, read in batches of another size so far"
+            raise DataError(message, hint="resume with the same train.batch_size")
+        return 0
+
+    def num_used(self, epoch: int, number: int) -> int:
+        """Return the number of examples of an epoch before a batch; ``number`` counts from 0."""
+        return number * self._batch_size + (self._offset if epoch == self._resumed_epoch else 0)
 
     def smallest(self, limit: int = 0) -> int:
         """Return the smallest number of examples that pass through a model at once.
@@ -134,14 +155,14 @@ class Batches:
         return min(size % limit or limit if limit else size for size in sizes)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Return the batches of an epoch (from 1), without the first ``start``."""
+        """Return the batches of an epoch (from 1), without the first ``start``; a stream is read from its beginning."""
         if type(self._dataset) is TensorDataset and self._reading.collate is None:
             return self._gathered(self._dataset.tensors, epoch, start)
-        if self._is_stream and start:
-            raise DataError("a stream cannot be started in the middle", hint="use a map-style dataset")
         if epoch == 1 and self._begun:
-            begun, self._begun = self._begun, None
-            return begun
+            batches, self._begun = self._begun, None
+        else:
+            batches = self._loaded(epoch, 0 if self._is_stream else start)
+        return itertools.islice(batches, start, None) if self._is_stream else batches
         return self._loaded(epoch, start)
 
     def first(self) -> Iterator[Any]:
@@ -166,12 +187,14 @@ class Batches:
             order = torch.arange(num_all)
         else:
             order = torch.randperm(num_all, generator=make_generator(self._seed, "order", epoch))
-        return order[: self.num_examples]
+        # An epoch that resumed with another batch size has another last batch.
+        is_cut = self._drops_last and epoch == self._resumed_epoch
+        return order[: self.num_examples - (self.num_examples - self._offset) % self._batch_size * is_cut]
 
     def indices(self, epoch: int, number: int) -> list[int]:
         """Return the indices of the examples of one batch of an epoch; ``number`` counts from 0."""
-        size = self._batch_size
-        return cast(list[int], self.order(epoch)[number * size : (number + 1) * size].tolist())
+        start = self.num_used(epoch, number)
+        return cast(list[int], self.order(epoch)[start : start + self._batch_size].tolist())
 
     def _gathered(self, tensors: tuple[Tensor, ...], epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
         """Index whole tensors, many batches at a time, and yield slices of the result.
@@ -181,15 +204,13 @@ class Batches:
         """
         size = self._batch_size
         row_bytes = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
-        per_piece = max(_GATHERED_BYTES // (row_bytes * size), 1) if row_bytes else 1
-        order = self.order(epoch)
-        for first in range(start - start % per_piece, cast(int, self.num_batches), per_piece):
-            rows = order[first * size : (first + per_piece) * size]
+        per_piece = size * (max(_GATHERED_BYTES // (row_bytes * size), 1) if row_bytes else 1)
+        order, used = self.order(epoch), self.num_used(epoch, start)
+        for first in range(used % size + (used - used % size) // per_piece * per_piece, len(order), per_piece):
+            rows = order[first : first + per_piece]
             pieces = (placed(tensor[rows], self._reading.device, self._reading.dtype) for tensor in tensors)
             batches = zip(*(torch.split(piece, size) for piece in pieces), strict=True)
-            for number, batch in enumerate(batches, first):
-                if number >= start:
-                    yield batch
+            yield from itertools.islice(batches, max(used - first, 0) // size, None)
 
     def _loaded(self, epoch: int, start: int) -> Iterator[Any]:
         """Read one batch after another, in this process or in workers."""
@@ -252,8 +273,8 @@ class Batches:
         order, size = self.order(epoch), self._batch_size
         # A permutation has no repeats.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
-        for number in range(start, cast(int, self.num_batches)):
-            part = slice(number * size, (number + 1) * size)
+        for number, first in enumerate(range(self.num_used(epoch, start), len(order), size), start):
+            part = slice(first, first + size)
             yield Rows(number, order[part].tolist(), repeats[part].tolist())
 
     def _checked(self, order: Any) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
-from hookline.engine.errors import DataError, HooklineError
+from hookline.engine.errors import DataError, HooklineError, NonFiniteError, error_text, text_of
 from hookline.engine.loop.rng import derive_seed, seed_all
 
 _UNSHARED = "workers would yield each of them several times, because the stream does not share them out"
@@ -134,7 +134,7 @@ class Failure:
     def __init__(self, subject: str, error: Exception, how: str = "") -> None:
         worker = get_worker_info()
         where = f" (worker {worker.id})" if worker else ""
-        reported = error if isinstance(error, HooklineError) else HooklineError(f"{type(error).__name__}: {error}")
+        reported = error if isinstance(error, HooklineError) else HooklineError(error_text(error))
         self._words = subject, f"cannot be read{how}{where}: {reported.message}"
         self._hint, self._faults = reported.hint, reported.faults
         text = "".join(traceback.format_exception(error))
@@ -151,7 +151,7 @@ def lost_worker(error: BaseException) -> DataError | None:
 
     torch raises it in the main thread at any place, even within a step.
     """
-    text = str(error).partition("\n")[0]
+    text = text_of(error).partition("\n")[0]
     if not (isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid")):
         return None
     hint = "it may have run out of memory; train.num_workers = 0 reads the examples in this process"
@@ -180,6 +180,12 @@ def _reads_many(dataset: Dataset[Any]) -> bool:
     while type(dataset) is Subset:
         dataset = dataset.dataset
     return callable(getattr(dataset, "__getitems__", None))
+
+
+def note_examples(error: Exception, indices: Sequence[int], where: str) -> None:
+    """Add a note with the examples of a batch to an error, unless it names examples itself."""
+    if indices and not isinstance(error, DataError | NonFiniteError):
+        error.add_note(f"in {where} with {name_examples(indices)}")
 
 
 def name_examples(indices: Sequence[int]) -> str:

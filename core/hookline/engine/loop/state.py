@@ -84,6 +84,7 @@ class Progress:
             "step": position.step,
             "used_s": self.used_s,
             "position": position.batch,
+            "examples": position.num_examples,
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "random": self.random.state_dict(),
@@ -94,7 +95,7 @@ class Progress:
 
     def load_state_dict(self, state: Mapping[str, Any], position: Position) -> None:
         """Load a state returned by ``state_dict``, and set the position."""
-        position.epoch, position.step, position.batch = state["epoch"], state["step"], state["position"]
+        position.resume(state["epoch"], state["step"], state["position"], state["examples"])
         position.stop_reason, self.used_s = state["stop_reason"], state["used_s"]
         self.history = [MappingProxyType(metrics) for metrics in state["history"]]
         self.random.load_state_dict(state["random"])
