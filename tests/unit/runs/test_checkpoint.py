@@ -33,6 +33,7 @@ from hookline.runs.disk.checkpoint import (
     write_checkpoint,
 )
 from reliability.layer import WRITING, Layer, failing, under_files
+from support import HANG_S
 
 FILES = ("manifest.json", "manifest.sha256", "model.safetensors", "state.json", "state.safetensors")
 RUN = "0123456789abcdef"
@@ -291,7 +292,7 @@ def test_anything_but_a_regular_file_is_found_and_never_waited_for(
     put(checkpoints_in(two)[0] / name)
     start = time.monotonic()
     assert found(two)[0] == 10
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < HANG_S
 
 
 def test_a_link_is_not_a_checkpoint(tmp_path: Path) -> None:
@@ -353,7 +354,7 @@ def test_an_invalid_manifest_is_refused(two: Path, text: bytes) -> None:
     sign(checkpoints_in(two)[0], text)
     start = time.monotonic()
     assert found(two)[0] == 10
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < HANG_S
 
 
 def test_a_later_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
@@ -384,7 +385,7 @@ def test_files_larger_than_any_memory_are_refused(two: Path) -> None:
             stream.truncate(2**40)
     start = time.monotonic()
     assert found(two)[0] == 10
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < HANG_S
 
 
 # ---- code -----------------------------------------------------------------------------------------------------------
