@@ -140,8 +140,7 @@ def test_every_file_and_then_the_folder_and_then_its_name_reach_the_disk(tmp_pat
     with under_files(Layer(operations=WRITING)) as layer:
         write(tmp_path, 1)
     a_file = ["open", "write", "fsync", "close"]
-    a_folder = ["open", "fsync", "close"]
-    assert layer.calls == ["mkdir", *5 * a_file, *a_folder, "rename", *a_folder]
+    assert layer.calls == ["open", "mkdir", "open", *5 * a_file, "fsync", "close", "rename", "fsync", "close"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +150,10 @@ def test_a_save_that_fails_anywhere_leaves_the_one_before_and_nothing_else(tmp_p
     write(tmp_path, 10)
     with under_files(Layer(operations=WRITING)) as layer:
         shutil.rmtree(write(tmp_path, 20))
+    *_, of_new_folder, of_parent = [at for at, name in enumerate(layer.calls, 1) if name == "close"]
     for at in range(1, len(layer.calls) + 1):
+        if at in (of_new_folder, of_parent):
+            continue  # they are open for names alone, so that closing them loses nothing
         with (
             under_files(Layer(at, failing(number), operations=WRITING)),
             pytest.raises(OSError, match="Errno") as caught,

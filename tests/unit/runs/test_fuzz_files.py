@@ -240,6 +240,13 @@ class Named:
     def build_metrics(self) -> dict[Any, Any]:
         return {self.name: self}
 
+    def reset(self) -> None: ...
+
+    def update(self, prediction: Any, target: Any) -> None: ...
+
+    def compute(self) -> float:
+        return 0.0
+
 
 @pytest.mark.parametrize("name", ["\ud800", "a\udcff", 3, None])
 def test_a_metric_with_a_name_that_cannot_be_saved_is_refused_before_the_first_step(name: Any) -> None:
@@ -248,7 +255,7 @@ def test_a_metric_with_a_name_that_cannot_be_saved_is_refused_before_the_first_s
     check_error(caught.value)
 
 
-class Many:
+class Many(Named):
     """A callback that reports far too many metrics."""
 
     @hookimpl
@@ -258,4 +265,4 @@ class Many:
 
 def test_more_metrics_than_a_record_can_hold_are_refused_before_the_first_step() -> None:
     with pytest.raises(ContractError, match=r"there are 100,001 metrics, but at most 100,000 are possible"):
-        Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.many": Many()}))
+        Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.many": Many("x")}))
