@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,18 @@ def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path_factory
         environment = make_environment(tmp_path_factory.mktemp("environment"))
         environment.install(*(FIXTURES / name for name in needed))
     replay(page, environment, folders)
+
+
+def test_a_command_with_its_prompt_stands_in_a_block_that_is_replayed() -> None:
+    others = [block for page in PAGES for block in blocks(page) if block.language != "console"]
+    assert [str(block) for block in others if re.search(r"^\$ ", block.text, re.MULTILINE)] == []
+
+
+def test_a_block_that_is_not_replayed_says_why() -> None:
+    comments = [comment for page in PAGES for block in blocks(page) for comment in block.comments]
+    known = ("replay: ", "replay with: ", "not replayed: ")
+    exact = ("replay in a new folder", "replay without figures")
+    assert [comment for comment in comments if not comment.startswith(known) and comment not in exact] == []
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def check_plugin(
         factory: The plugin: a class, a function, the name of an installed plugin, or its ``Entry``.
         data: Data for the runs of the checks. The default is the first that a run accepts of a regression, two classes
             as 0 and 1, and three class indices. Not for the kind ``data``.
-        expected_failures: Checks that should fail, each with the reason. One that passes counts as failed.
+        expected_failures: Checks that should fail, each with the reason. One that passes counts as failed. The plugin
+            can declare them itself, in its attribute ``__hookline_expected_failures__``.
         options: Options named like another argument of this function.
         **more_options: The plugin's options: plain values as in a config.
 
@@ -106,7 +107,7 @@ def report_of(
 ) -> tuple[Report, BaseException | None]:
     """Run every check of a kind on a plugin; return the report, and the cause of the first failure."""
     subject = _subject(kind, factory, data, options or {}, more_options)
-    expected = _known(expected_failures or {}, kind)
+    expected = _expected(expected_failures or {}, subject)
     findings = [run_check(check, subject, expected) for check in _CHECKS_OF[kind]]
     cause = next((finding.cause for finding in findings if finding.verdict == "failed"), None)
     return _report(subject, findings), cause
@@ -129,7 +130,7 @@ def conformance(
     import pytest
 
     subject = _subject(kind, factory, data, options or {}, more_options)
-    expected = _known(expected_failures or {}, kind)
+    expected = _expected(expected_failures or {}, subject)
     bound = [BoundCheck(check, subject, expected) for check in _CHECKS_OF[kind]]
     return pytest.mark.parametrize("check", bound, ids=[each.check.name for each in bound])
 
@@ -205,12 +206,20 @@ def _with_absolute_paths(plugin: Plugin, options: Mapping[str, Any]) -> dict[str
     return absolute
 
 
-def _known(expected_failures: Mapping[str, str], kind: str) -> Mapping[str, str]:
-    for name in expected_failures:
+def _expected(given: Mapping[str, str], subject: Subject) -> Mapping[str, str]:
+    """Return the checks that should fail: those that the plugin declares, and those given."""
+    kind = subject.plugin.kind
+    expected = {**getattr(subject.plugin.target, "__hookline_expected_failures__", {}), **given}
+    for name in expected:
         if name not in CHECKS[kind]:
             hint = did_you_mean(name, CHECKS[kind])
             raise ValueError(f"expected_failures names {name!r}, but the kind {kind!r} has no such check; {hint}")
-    return dict(expected_failures)
+    return expected
+
+
+def data_of(entry: Entry, options: Mapping[str, Any]) -> DataSource:
+    """Return the data of a data plugin, to check other plugins with."""
+    return _subject("data", entry, None, options, {}).run().data
 
 
 def _report(subject: Subject, findings: list[Finding]) -> Report:

@@ -9,7 +9,7 @@ from typing import Any
 from hookline.engine.errors import HooklineError
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.options import Option, is_plain, plain
-from hookline.testing.kit import Broken, Subject, brief_error, check, new_folder, skip
+from hookline.testing.kit import Broken, Subject, check, new_folder, skip, whole_error
 
 _ADVICE = "keep nothing in state_dict that follows from the options, or compare it when the state is loaded"
 _ABSENT = object()
@@ -56,7 +56,7 @@ def _compare(
             resumed.load_state_dict(state)
             loaded = _flat(_after_step(resumed, 2)["plugins"].get(other.table))
     except Exception as error:
-        seen = f"with {name} = {value!r}, the resumed run raised {brief_error(error)}"
+        seen = f"with {name} = {value!r}, the resumed run raised {whole_error(error)}"
         raise Broken(seen, "accept the state of a run with other options in load_state_dict") from error
     instance = next(member.instance for member in resumed.members if member.table == other.table)
     if getattr(instance, name, value) != other.typed_options()[name]:
