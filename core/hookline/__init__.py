@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hookline.engine.hookspecs import Metric, hookimpl
     from hookline.engine.loop.run import Run, train
     from hookline.engine.plugin.catalog import Catalog
+    from hookline.engine.plugin.options import Secret
     from hookline.engine.plugin.plugin_file import plugin
     from hookline.engine.result import Outcome, RunResult, Step
     from hookline.engine.view import RunView
@@ -75,6 +76,7 @@ _HOME = {
         "train",
     ),
     "engine.plugin.catalog": ("Catalog",),
+    "engine.plugin.options": ("Secret",),
     "engine.plugin.plugin_file": ("plugin",),
     "engine.result": (
         "Outcome",
@@ -109,6 +111,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "RunView",
+    "Secret",
     "Step",
     "TrainingError",
     "hookimpl",

@@ -213,19 +213,26 @@ def root_at_zero() -> Loss:
 
 
 def compares_all_pairs() -> Loss:
-    """A squared error that weights examples, which hides that it compares all pairs."""
+    """A squared error that declares to be no mean, which hides that it compares all pairs."""
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         if prediction.shape == target.shape:
             return squared(prediction, target)
-        return ((prediction - target).square() * torch.arange(len(target))).mean()
+        return (prediction - target).square().mean()
+
+    loss.batch_weight = None  # type: ignore[attr-defined] # a function can have attributes
 
     return loss
 
 
-def total() -> Loss:
-    """A squared error that is summed over the batch."""
-    return lambda p, t: (p - t).square().sum()
+def favours_large_predictions() -> Loss:
+    """A squared error whose weights depend on the prediction, which hides them from a run with small ones."""
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        weight = 1 + 9 * (prediction.detach().abs() > 2)
+        return (weight * (prediction - target).square()).sum() / weight.sum()
+
+    return loss
 
 
 def clamps_target() -> Loss:
@@ -264,11 +271,25 @@ def forgets_its_pace(params: Iterator[nn.Parameter]) -> Optimizer:
     return ForgetsItsPace(params, lr=0.1)
 
 
-def holds_one_twice(model: nn.Module) -> Optimizer:
-    """Gradient descent that updates its last parameter twice."""
-    last = list(model.parameters())[-1]
-    with warnings.catch_warnings(action="ignore"):
-        return SGD([*model.parameters(), last], lr=0.05)
+class HoldsOneTwice:
+    """Gradient descent that updates its last parameter twice, in a step of its own."""
+
+    @hookimpl
+    def build_optimizer(self, model: nn.Module) -> Optimizer:
+        last = list(model.parameters())[-1]
+        with warnings.catch_warnings(action="ignore"):
+            return SGD([*model.parameters(), last], lr=0.05)
+
+    @hookimpl
+    def build_step(self, run: Run) -> Callable[[Any], Tensor]:
+        def step(batch: tuple[Tensor, Tensor]) -> Tensor:
+            run.optimizer.zero_grad()
+            loss = run.loss(run.model(batch[0]), batch[1])
+            run.backward(loss)
+            run.update()
+            return loss.detach()
+
+        return step
 
 
 class DecaysAll(SGD):
@@ -606,13 +627,13 @@ BREAKS = {
     "is_scalar": Case("loss", unsqueezed_for_one),
     "is_differentiable": Case("loss", root_at_zero),
     "refuses_broadcast": Case("loss", compares_all_pairs),
-    "batch_mean": Case("loss", total),
+    "batch_mean": Case("loss", favours_large_predictions),
     "keeps_its_arguments": Case("loss", clamps_target),
     "is_repeatable": Case("loss", grows),
     "works_in_float64": Case("loss", single_precision),
     "lowers_the_loss": Case("optimizer", standstill),
     "resumes_exactly": Case("optimizer", forgets_its_pace),
-    "holds_each_parameter_once": Case("optimizer", holds_one_twice),
+    "holds_each_parameter_once": Case("optimizer", HoldsOneTwice),
     "leaves_the_others_alone": Case("optimizer", decays_all),
     "zero_grad_clears": Case("optimizer", clears_late),
     "state_is_plain": Case("optimizer", keeps_a_set),

@@ -24,7 +24,7 @@ from hookline.cli.printing.runs import changed_words
 from hookline.runs import Attempt, BestValue, RunFolder
 from hookline.runs.changes import Change
 from hookline.runs.curves import metric_names, read_curves
-from support import run
+from support import HANG_S, run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 Make = Callable[..., Path]
@@ -624,7 +624,7 @@ def test_of_two_programs_that_resume_a_run_one_works_and_the_other_names_it(
         subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANG_S
     while all(process.poll() is None for process in both) and time.monotonic() < end:
         time.sleep(0.02)
     (tmp_path / "hold").unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from torch import Tensor
 
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import OFF, SHOWN
@@ -91,12 +92,16 @@ _MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError, Runtime
 
 
 class _Running(msgspec.Struct):
-    """Types of a mean that is being computed; its values are a tensor, or None."""
+    """Types of a mean that is being computed; the weights are a tensor, or a list of numbers."""
 
-    values: Any
-    weights: list[float]
+    values: Tensor | None
+    weights: Any
     sum: float
     weight: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weights, Tensor):
+            msgspec.convert(self.weights, list[float])
 
 
 _NEUTRAL = ("train.device", "train.num_workers", "train.worker_timeout_s", "train.micro_batch_size")

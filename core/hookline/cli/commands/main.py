@@ -24,6 +24,7 @@ from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step_lines
+from hookline.cli.streams import outlasted_output
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
@@ -73,6 +74,7 @@ hookline.lazy = {
 @printing
 @choosing
 @observing
+@outlasted_output()
 def train(  # noqa: PLR0913 - a parameter for each option
     output: Output,
     catalog: Catalog,
@@ -181,7 +183,7 @@ def explain(output: Output, catalog: Catalog, key: str, words: Sequence[str]) ->
     if not settings:
         raise ConfigError(f"this run has no key {key!r}", hint=did_you_mean(key, config.settings))
     if output.json:
-        output.document([setting_values(setting) for setting in settings])
+        output.document([setting_values(setting, output.redaction) for setting in settings])
         return
     for setting in settings:
         for line in explanation_lines(setting, config, is_quiet=output.quiet):

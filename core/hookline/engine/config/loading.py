@@ -134,6 +134,7 @@ class _Assembly:
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
         self._unknown: dict[str, int] = {}  # numbers of their faults, which get a hint at the end
+        self._secret_lines: set[str | None] = set()
 
     def add_layers(
         self,
@@ -251,7 +252,13 @@ class _Assembly:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
             count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults):,} faults"
             more = [Fault(f"and {len(self.faults) - MAX_FAULTS:,} more")] if len(self.faults) > MAX_FAULTS else []
-            raise ConfigError(f"the configuration has {count}", faults=[*self.faults[:MAX_FAULTS], *more])
+            faults = [
+                replace(fault, location=replace(fault.location, text=None))
+                if fault.location and fault.location.text in self._secret_lines
+                else fault
+                for fault in self.faults[:MAX_FAULTS]
+            ]
+            raise ConfigError(f"the configuration has {count}", faults=[*faults, *more])
 
     def _finish_rules(self, table: _Table) -> PluginRules:
         """Apply the rules to the catalog. If they are invalid or not met, nothing else is checked or imported."""
@@ -374,6 +381,8 @@ class _Assembly:
                 values[name] = option.convert(given.value, given.origin.folder) if given else option.default
             except ValueError as error:
                 self._fault(f"{key!r}: {error}", self._settings[key].origin.location)
+            if option.is_secret and (line := self._settings[key].origin.location):
+                self._secret_lines.add(line.text)
         return values
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:

@@ -17,7 +17,14 @@ from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import build_metrics, evaluate_splits, try_metrics, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_parameters, check_rates, namer, try_what_fits, with_sizes
+from hookline.engine.loop.first_batch import (
+    check_parameters,
+    check_rates,
+    check_splitting,
+    namer,
+    try_what_fits,
+    with_sizes,
+)
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader
@@ -195,6 +202,7 @@ def build_step(site: Site) -> None:
     parts.backward = host.first_result("build_backward", run=run)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
+    check_splitting(run)
     parts.reader = host.first_result("build_reader", run=run)
 
 

@@ -150,6 +150,8 @@ class Loop:
             raise TrainingError("the run has already begun", hint="create a new Run")
         self._position.is_begun = True
         self._started = time.perf_counter() - self.progress.used_s
+        if self._options.max_time_s:
+            self._count_time()
         for observer in self._observers:
             observer.begin()
 
@@ -173,9 +175,12 @@ class Loop:
         else:
             self.progress.running.add(loss, self.parts.weigh(batch))
         if self._options.max_time_s:
-            self.progress.used_s = time.perf_counter() - self._started
-            if self.progress.used_s >= self._options.max_time_s:
-                self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
+            self._count_time()
+
+    def _count_time(self) -> None:
+        self.progress.used_s = time.perf_counter() - self._started
+        if self.progress.used_s >= self._options.max_time_s:
+            self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
 
     def _is_over(self) -> bool:
         position = self._position

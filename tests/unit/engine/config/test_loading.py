@@ -361,13 +361,14 @@ def test_a_relative_path_in_a_file_starts_at_the_files_folder(write: WriteConfig
     assert options_of(config, "data")["path"] == path.parent / "tables/a.csv"
 
 
-def test_a_relative_path_on_the_command_line_or_from_python_is_unchanged(
+def test_a_relative_path_on_the_command_line_or_from_python_starts_at_the_folder_at_work(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write("[data]\nuse = 'csv'\npath = 'a.csv'\ntarget = 'y'\n")
-    assert options_of(load_config(path, ["data.path=b.csv"], catalog=catalog_with()), "data")["path"] == Path("b.csv")
+    config = load_config(path, ["data.path=b.csv"], catalog=catalog_with())
+    assert options_of(config, "data")["path"] == Path.cwd() / "b.csv"
     config = load_config({"data": {"use": "csv", "path": Path("c.csv"), "target": "y"}}, catalog=catalog_with())
-    assert options_of(config, "data")["path"] == Path("c.csv")
+    assert options_of(config, "data")["path"] == Path.cwd() / "c.csv"
 
 
 def test_a_path_that_is_a_default_is_unchanged(write: WriteConfig, catalog_with: MakeCatalog) -> None:
