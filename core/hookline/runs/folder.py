@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 
 
 _UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}[A-Za-z0-9._-]{{1,40}}-[0-9a-f]{{8}}")
+REST = ("wrappers", "loss")
+"""What ``model.safetensors`` has beside the model; no name of a weight of a model contains their slash."""
 CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "model.safetensors", "data.json"
 DEBUG, ARTIFACTS = "debug", "artifacts"
 
@@ -244,15 +246,18 @@ class RunFolder:
         self.write(CONFIG, data)
         self.record.config = FileSum.of(data)
 
-    def write_model(self, weights: Mapping[str, Tensor]) -> None:
+    def write_model(self, run: RunView) -> None:
         """Write ``model.safetensors``, and its checksum to the record, without saving the record.
 
         Raises:
-            CheckpointError: When they cannot be written.
+            CheckpointError: When the weights cannot be written.
         """
+        from hookline.engine.loop.state import weights_of
         from hookline.runs.disk.encoding import weights_to_safetensors
 
-        data = weights_to_safetensors(weights)
+        state = weights_of(run)
+        rest = {f"{part}/{name}": value for part in REST for name, value in state[part].items()}
+        data = weights_to_safetensors({**state["model"], **rest})
         self.write(MODEL, data)
         self.record.model = FileSum.of(data)
 
@@ -397,7 +402,7 @@ def saved_config(path: Path) -> Path:
 
 
 def read_model(path: Path) -> dict[str, Tensor]:
-    """Return the final weights of a finished run.
+    """Return the final weights of a finished run; those of wrappers and of the loss have names such as ``loss/NAME``.
 
     Raises:
         CheckpointError: When there are none, or they are damaged.

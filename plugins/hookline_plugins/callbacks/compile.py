@@ -28,6 +28,7 @@ class Compile:
     them, with the original names of its weights.
     """
 
+    is_part_of_model: ClassVar[bool] = False  # it computes the same
     allows_fused_steps: ClassVar[bool] = False  # they compile the whole step, including the model
 
     mode: Annotated[_Mode, Meta(description="torch's compile mode; all but 'default' need inductor")] = "default"

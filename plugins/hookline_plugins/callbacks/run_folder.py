@@ -168,7 +168,7 @@ class KeepRunFolder:
         self._folder.record.status = attempt.outcome = outcome
         attempt.ended = datetime.now(UTC)
         if outcome in ("completed", "stopped"):
-            self._folder.write_model(run.unwrapped_model.state_dict())
+            self._folder.write_model(run)
         self._metrics.sync()
         self._attempt_to(run, "the log", self._log.sync)
         self._folder.save()
@@ -210,8 +210,8 @@ class KeepRunFolder:
         if record.best and (record.best.metric, record.best.mode) != (self._best.name, self.mode):
             record.best = None
         self._folder.save()
-        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(command) or 'a program'}"
-        self._write_log(run, command, *self._text.head(run))
+        line = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(command) or 'a program'}"
+        self._write_log(run, line, *self._text.head(run))
 
     def _update_record(self, run: RunView, epochs: int) -> None:
         record, best = self._folder.record, self._best

@@ -111,7 +111,6 @@ class Loop:
         self._begin()
         while True:
             self._position.epoch += 1
-            self.parts.ensure_training_mode()
             for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
                 loss = self.parts.step(batch)
                 self._count(loss, batch)
@@ -194,8 +193,10 @@ class Loop:
         return has_steps and position.stop_reason is None
 
     def _outcome_of_all_steps(self) -> Outcome:
+        """Return the outcome; keep the weights that are evaluated, unless the run will be resumed."""
         if self._position.interrupt_reason and (self._position.batch or self._has_next_epoch()):
             return "interrupted"
+        self.parts.evaluated_weights.keep()
         return "completed" if self._position.stop_reason is None else "stopped"
 
     def _save_point(self, *, is_last: bool) -> None:
@@ -210,10 +211,11 @@ class Loop:
         """Evaluate every split between its events; do nothing if there is none."""
         if not self.parts.evaluation_batches:
             return
-        self.host.notify("on_evaluation_start", run=self._run)
-        metrics = self.parts.evaluate(self._run)
-        self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
-        self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
+        with self.parts.evaluated_weights.loaded():
+            self.host.notify("on_evaluation_start", run=self._run)
+            metrics = self.parts.evaluate(self._run)
+            self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
+            self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
 
     def _end_epoch(self) -> Mapping[str, float]:
         self.parts.finite_guard.look()

@@ -352,7 +352,7 @@ class Run:
 
     def evaluate(self) -> Mapping[str, float]:
         """Evaluate the current weights, without events; return the loss and the metrics of each split."""
-        with self._loop.working():
+        with self._loop.working(), self._loop.parts.evaluated_weights.loaded():
             return self._loop.parts.evaluate(self)
 
     def result(self) -> RunResult:

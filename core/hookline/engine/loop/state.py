@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from hookline.engine.loop.evaluation import WeightedMean
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.read_only import ReadOnly
+from hookline.engine.view import RunView
 
 
 class Modes:
@@ -104,12 +106,23 @@ class Progress:
 
 
 def component_state(parts: Components) -> dict[str, Any]:
-    """Return the state of the model, its wrappers, the loss and the optimizer."""
+    """Return the state of the model, its wrappers, the loss and the optimizer.
+
+    If other weights are evaluated, ``evaluated_weights`` has the first three with those.
+    """
+    evaluated: dict[str, Any] = {}
+    if parts.evaluated_weights:
+        with parts.evaluated_weights.loaded():
+            evaluated = copy.deepcopy(weights_of(parts))
+    return {**weights_of(parts), "evaluated_weights": evaluated, "optimizer": parts.optimizer.state_dict()}
+
+
+def weights_of(parts: Components | RunView) -> dict[str, Any]:
+    """Return the state of the model, its wrappers and the loss: all that an evaluation needs."""
     return {
         "model": parts.unwrapped_model.state_dict(),
         "wrappers": state_of_wrappers(parts.model, parts.unwrapped_model),
         "loss": parts.loss.state_dict() if isinstance(parts.loss, nn.Module) else {},
-        "optimizer": parts.optimizer.state_dict(),
     }
 
 
