@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -268,6 +269,22 @@ def test_standardize_uses_the_training_rows_and_only_centers_a_constant(folder: 
     torch.testing.assert_close(x_validation, expected)
 
 
+def test_metrics_of_a_standardized_target_are_in_the_units_of_the_file(folder: Folder) -> None:
+    rows = [(number / 7, 1000 * number + 40 * (number % 3)) for number in range(24)]
+    path = folder.csv("x,y\n" + "".join(f"{x!r},{y!r}\n" for x, y in rows))
+    data = {"use": "csv", "path": str(path), "target": "y", "standardize": True, "standardize_target": True}
+    metrics = {"metrics": ["mae", "rmse", "max_error"]}
+    run = Run({"train": {"dtype": "float64"}, "data": data, "callbacks": {"metrics": metrics}})
+    found = run.fit().metrics
+    x, y = np.array(rows).T
+    with torch.no_grad():
+        scaled = run.model(torch.tensor((x - x.mean()) / x.std()).unsqueeze(1)).numpy()[:, 0]
+    errors = y - (scaled * y.std() + y.mean())
+    expected = [np.abs(errors).mean(), np.sqrt((errors**2).mean()), np.abs(errors).max()]
+    assert [found[f"train/{name}"] for name in metrics["metrics"]] == pytest.approx(expected, rel=1e-9)
+    assert found["train/loss"] == pytest.approx((errors**2).mean() / y.std() ** 2, rel=1e-9)
+
+
 def test_one_hot_features_are_standardized_like_all_others(folder: Folder) -> None:
     path = folder.csv("k,y\na,1\na,2\na,3\nb,4\n")
     inputs, _ = tensors(Table(path, "y", one_hot=("k",), standardize=True).build_data().train)
@@ -462,8 +479,9 @@ def test_a_column_without_a_value_in_the_training_part_has_no_mean(folder: Folde
         if is_known:
             Table(path, "y", **split, missing="mean").build_data()
         else:
-            message = str(refusal(path, **split, missing="mean"))
-            assert "column 'z' has no values in the training split" in message
+            for is_scaled in (False, True):
+                (fault,) = refusal(path, **split, missing="mean", standardize=is_scaled).faults
+                assert "column 'z' has no values in the training split" in fault.message
     assert outcomes == {True, False}
 
 

@@ -87,7 +87,7 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> None:
         load_state_of_wrappers(run.model, run.unwrapped_model, weights.rest["wrappers"])
         if isinstance(run.loss, nn.Module) and run.loss.state_dict():
             run.loss.load_state_dict(weights.rest["loss"])
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different run: {error}") from error
 
 
@@ -107,10 +107,10 @@ def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
 
 def _of_checkpoint(checkpoint: Checkpoint, notes: tuple[str, ...]) -> Weights:
     manifest, state = checkpoint.manifest, checkpoint.state
-    if "model" not in state:
+    if isinstance(evaluated := state.get("evaluated_weights"), dict):
+        state = {**state, **evaluated}  # its metrics describe these
+    if not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{checkpoint.path} lacks the model")
-    # The weights that its metrics describe.
-    state = {**state, **state["evaluated_weights"]}
     return Weights(state["model"], checkpoint.path.name, manifest.step, manifest.identity, notes, state)
 
 

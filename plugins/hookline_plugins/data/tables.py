@@ -40,6 +40,10 @@ class _Scaling:
     target_mean: Tensor
     target_scale: Tensor
 
+    def unscaled(self, values: Tensor) -> Tensor:
+        """Return targets or predictions ``[B, O]`` in the units of the file."""
+        return values * self.target_scale.to(values) + self.target_mean.to(values)
+
 
 class _Columns(NamedTuple):
     """The columns of a file.
@@ -83,7 +87,8 @@ class Table:
     training split, with ``N`` in the denominator; a column that is constant there is only centered. One-hot columns are
     standardized like all others. New rows are read with the categories, means and scales of the training data.
 
-    After a regression with a linear model, its coefficients are reported in the units of the file.
+    After a regression with a linear model, its coefficients are reported in the units of the file. So are metrics; the
+    loss is that of the scaled targets.
     """
 
     path: Annotated[Path, Meta(description="the CSV or Parquet file")]
@@ -153,7 +158,9 @@ class Table:
             feature_names=names[0],
             target_names=names[1],
             class_names=class_names,
+            task=self.task,
             kept=columns.kept(fill, self._scaling),
+            unscale=self._scaling.unscaled if self.standardize_target else None,
         )
 
     @hookimpl
@@ -218,7 +225,7 @@ def _prepare(
         mean = column[train].nanmean()
         if mean.isnan():
             faults.add(f"column {names[number]!r} has no values in the training split, and so no mean")
-        column[column.isnan()] = mean
+        column[column.isnan()] = mean.nan_to_num()  # so that the scales are not found at fault as well
     if not is_scaled:
         return torch.zeros(len(names), dtype=table.dtype), torch.ones(len(names), dtype=table.dtype)
     rows = table[train]

@@ -142,16 +142,21 @@ def test_trying_a_batch_changes_no_weight_no_statistic_no_gradient_and_no_mode()
 
 
 @pytest.mark.parametrize(
-    ("target", "loss"),
+    ("target", "num_outputs", "loss"),
     [
-        (torch.zeros(8, dtype=torch.int64), nn.CrossEntropyLoss()),
-        (torch.zeros(8, 1), nn.BCEWithLogitsLoss()),
-        (torch.zeros(8), lambda prediction, target: (prediction[:, 0] - target).pow(2).mean()),
+        (torch.zeros(8, dtype=torch.int64), 2, nn.CrossEntropyLoss()),
+        (torch.zeros(8, 1), 1, nn.BCEWithLogitsLoss()),
+        (torch.zeros(8), 1, lambda prediction, target: (prediction[:, 0] - target).pow(2).mean()),
     ],
     ids=["class indices", "probabilities", "a function"],
 )
-def test_a_loss_that_fits_its_target_gets_through(target: Tensor, loss: Any) -> None:
-    try_batch([INPUTS, target], linear(), loss, name)
+def test_a_loss_that_fits_its_target_gets_through(target: Tensor, num_outputs: int, loss: Any) -> None:
+    try_batch([INPUTS, target], nn.Linear(3, num_outputs), loss, name)
+
+
+def test_a_model_that_fits_its_targets_perfectly_gets_through() -> None:
+    model = linear()
+    try_batch([INPUTS, model(INPUTS).detach()], model, nn.MSELoss(), name)
 
 
 # ---- refusals of the data --------------------------------------------------------------------------------------------
@@ -302,3 +307,29 @@ def test_every_part_of_a_model_is_in_eval_mode_and_restored_afterwards(fails: bo
     else:
         work()
     assert [module.training for module in model.modules()] == before
+
+
+# ---- what a loss must do ---------------------------------------------------------------------------------------------
+
+
+def penalty(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return a loss that uses a parameter of its own, but not the prediction."""
+    return SCALE**2 + 0 * target.mean()
+
+
+SCALE = nn.Parameter(torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        (penalty, TARGETS),
+        (nn.CrossEntropyLoss(), torch.zeros(8, dtype=torch.int64)),
+        (nn.CrossEntropyLoss(), TARGETS),
+    ],
+    ids=["a penalty", "one class", "numbers for one class"],
+)
+def test_a_loss_that_does_not_depend_on_the_prediction_is_refused(loss: Any, target: Tensor) -> None:
+    text = refusal(ContractError, (INPUTS, target), loss=loss)
+    assert text.startswith("loss 'l' does not depend on the prediction [8, 1] float32: it is ")
+    assert "cross-entropy needs an output for each class" in text
