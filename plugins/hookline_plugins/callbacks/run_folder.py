@@ -210,8 +210,8 @@ class KeepRunFolder:
         if record.best and (record.best.metric, record.best.mode) != (self._best.name, self.mode):
             record.best = None
         self._folder.save()
-        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(command) or 'a program'}"
-        self._write_log(run, command, *self._text.head(run))
+        line = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(command) or 'a program'}"
+        self._write_log(run, line, *self._text.head(run))
 
     def _update_record(self, run: RunView, epochs: int) -> None:
         record, best = self._folder.record, self._best

@@ -805,7 +805,7 @@ def test_a_loss_that_is_a_module_is_evaluated_in_eval_mode() -> None:
 # ---- the last batch --------------------------------------------------------------------------------------------------
 
 
-def numbered(num: int) -> DataSource:
+def examples(num: int) -> DataSource:
     inputs = torch.arange(2.0 * num).reshape(num, 2) / num
     return DataSource(TensorDataset(inputs, inputs[:, :1]), in_features=2, out_features=1)
 
@@ -819,14 +819,14 @@ def test_the_smallest_batch_is_tried_in_training_mode_before_the_first_step(
 ) -> None:
     model: Any = Backbone()
     with pytest.raises(ContractError) as caught:
-        Run({"train": options}, plugins={"data": numbered(num), "model": model})
+        Run({"train": options}, plugins={"data": examples(num), "model": model})
     assert str(caught.value) == (
         "model 'Backbone' (given from Python) fails in training mode on 1 example, the smallest batch of the train "
         "split of data 'DataSource' (given from Python): ValueError: Expected more than 1 value per channel when "
         "training, got input size torch.Size([1, 4])\n"
         "  = set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
     )
-    Run({"train": {"batch_size": 10}}, plugins={"data": numbered(42), "model": model})
+    Run({"train": {"batch_size": 10}}, plugins={"data": examples(42), "model": model})
     norm: Any = model.backbone[1]
     assert (norm.num_batches_tracked, norm.running_mean.tolist()) == (0, [0.0] * 4)
 
@@ -840,21 +840,21 @@ def test_the_last_batch_is_left_out_if_it_is_smaller(is_stream: bool) -> None:
         def build_step(self) -> Generator[None, Any, Any]:
             step = yield
 
-            def recorded(batch: Any) -> Any:
+            def noted(batch: Any) -> Any:
                 sizes.append(len(batch[0]))
                 return step(batch)
 
-            return recorded
+            return noted
 
-    data = DataSource(Stream(), in_features=2, out_features=1) if is_stream else numbered(10)
+    data = DataSource(Stream(), in_features=2, out_features=1) if is_stream else examples(10)
     options = {"epochs": 2, "batch_size": 3, "drop_last": True}
     result = train({"train": options}, plugins={"data": data, "model": Backbone(), "callbacks.sizes": Sizes()})
     assert (result.steps, sizes) == (6, [3] * 6)
 
 
 def test_another_example_is_left_out_in_each_epoch() -> None:
-    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": numbered(10)})
-    whole = Run({"train": {"batch_size": 3}}, plugins={"data": numbered(10)})
+    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": examples(10)})
+    whole = Run({"train": {"batch_size": 3}}, plugins={"data": examples(10)})
     for epoch in (1, 2, 3):
         assert run.batch_order(epoch).tolist() == whole.batch_order(epoch).tolist()[:9]
     assert (run.steps_per_epoch, run.num_steps) == (3, 9)
