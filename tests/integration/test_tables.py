@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from hookline import ConfigError, DataError, Run, load_config
-from hookline_plugins.data.starter import from_table
-from hookline_plugins.data.tables import Table
+from hookline_plugins.data.tables.starter import from_table
+from hookline_plugins.data.tables.table import Table
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NIST = FIXTURES / "nist"
@@ -167,7 +167,7 @@ def test_importing_the_plugin_imports_neither_torch_nor_polars() -> None:
 def test_without_polars_the_error_says_what_to_install(folder: Folder) -> None:
     code = (
         "import sys; sys.modules['polars'] = None\n"
-        "from pathlib import Path; from hookline import PluginError; from hookline_plugins.data.tables import Table\n"
+        "from pathlib import Path; from hookline import PluginError; from hookline_plugins.data.tables.table import Table\n"
         "try:\n    Table(Path(sys.argv[1]), 'y').build_data()\nexcept PluginError as error:\n    print(error.hint)"
     )
     done = subprocess.run(
