@@ -22,9 +22,9 @@ from typing import Any
 import msgspec
 import torch
 
-import hookline_plugins.data.csv_records
-import hookline_plugins.data.table_columns
-import hookline_plugins.data.table_file  # noqa: F401
+import hookline_plugins.data.tables.columns
+import hookline_plugins.data.tables.csv_records
+import hookline_plugins.data.tables.reading  # noqa: F401
 from hookline import Catalog, RunConfig, load_config
 from hookline.cli.arguments import CarriedError
 from hookline.cli.commands.main import hookline as hookline_command

@@ -28,6 +28,7 @@ DATE_PARTS = ("days", "year", "month", "day", "weekday", "hour")
 """The features that replace a date: days since 1970-01-01 with their fraction, and the parts of the calendar."""
 
 _FILL_HINT = "fill it in, or set `missing` to 'drop' or 'mean'"
+_LARGEST = "the largest number is about 1.8e308"
 _DECIMAL_COMMA = re.compile(r"[+-]?[\d.]*,\d+")
 
 
@@ -190,6 +191,8 @@ class Reader:
         if column.dtype.is_nested() or column.dtype == pl.Binary:
             self.faults.add(f"column {column.name!r} holds values of type {column.dtype}, not text or whole numbers")
             return _nothing(column).cast(pl.String)
+        if column.dtype in (pl.Categorical, pl.Enum):
+            return column.cast(pl.String)
         numbers = as_numbers(column, self.sheet.form)
         fraction = first_fraction(column, numbers)
         if fraction is not None:
@@ -242,12 +245,12 @@ def _nothing(column: pl.Series) -> pl.Series:
 def _not_a_number(value: object) -> tuple[str, str | None]:
     """Return the message and the hint for a cell that should be a number."""
     if not isinstance(value, str):
-        return f"{value} is not a finite number", None
+        return f"{value} is not a finite number", _LARGEST
     message = f"{show(value)} is not a number"
     if _DECIMAL_COMMA.fullmatch(value):
         return message, "set `decimal` to ',', or `thousands` if the comma separates groups of three digits"
     if _is_infinite(value):
-        return f"{show(value)} is not a finite number", "the largest number is about 1.8e308"
+        return f"{show(value)} is not a finite number", _LARGEST
     return message, "if it stands for a missing value, list it in `missing_words`"
 
 

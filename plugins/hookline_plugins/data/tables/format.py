@@ -6,7 +6,6 @@ import codecs
 from dataclasses import dataclass
 from typing import Literal
 
-
 BLANKS = " "
 """The delimiter that stands for runs of blanks and tabs."""
 

@@ -84,7 +84,7 @@ class Sheet:
         """Return a column with null in place of the numbers that stand for a missing value."""
         if column.dtype.is_nested() or column.dtype.is_temporal():
             return column
-        is_sentinel = as_numbers(column, self.form).is_in(self.form.missing_numbers)
+        is_sentinel = as_numbers(column, self.form).is_in([float(number) for number in self.form.missing_numbers])
         kept: pl.Series = column.set(is_sentinel.fill_null(value=False), None)
         return kept
 

@@ -179,10 +179,10 @@ def _decoded(data: bytes, encoding: str, faults: Faults) -> bytes:
 
 
 def _with_tabs(data: bytes) -> bytes:
-    """Return lines with one tab in place of each run of blanks outside quote marks, and none at their ends.
+    r"""Return lines with one tab in place of each run of blanks outside quote marks, and none at their ends.
 
-    >>> _with_tabs(b' a  b\\n"c d" 1 \\n')
-    b'a\\tb\\n"c d"\\t1\\n'
+    >>> _with_tabs(b' a  b\n"c d" 1 \n')
+    b'a\tb\n"c d"\t1\n'
     """
     lines = (line.strip(b" \t\r") for line in data.removeprefix(_UTF8_BOM).split(b"\n"))
     return _BLANKS.sub(lambda found: found[1] or b"\t", b"\n".join(lines))

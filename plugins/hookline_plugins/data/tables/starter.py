@@ -27,7 +27,7 @@ _TARGET_NAMES = ("target", "label", "class", "y", "outcome")
 _NUM_STEPS = 2000
 """Steps of a first run with Adam on standardized columns: enough, and done within seconds."""
 _MAX_CELLS = 5 * 10**7
-"""Cells of a table for which the steps of L-BFGS, each over all rows, take seconds."""
+"""Cells of a table whose least-squares problem is solved within seconds; a larger one is fitted by Adam."""
 _MIN_ROWS_TO_SPLIT = 10
 
 
@@ -51,8 +51,8 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
 
     The target is the last column that can be one, unless another has a name such as ``label``. Words, 0 and 1, or a
     few whole numbers that each occur often make it a classification; other numbers make it a regression. The model is
-    linear for both: a regression is solved by L-BFGS on all rows, and a classification has a penalty on its weights
-    like that of scikit-learn's ``LogisticRegression``.
+    linear for both: for a regression it starts at the least-squares solution, and for a classification its weights
+    have a penalty like that of scikit-learn's ``LogisticRegression``.
 
     Args:
         path: The file.
@@ -67,6 +67,7 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
     faults = Faults(path)
     form, warnings = guess_format(path, faults)
     sheet = read_table(path, Reading(form, is_text=lambda _: True), faults)
+    faults.check()
     sheet, remarks = with_number_signs(sheet)
     usable, reasons = _judged(sheet)
     chosen, reason = _chosen_target(sheet, usable, reasons, target, faults)
@@ -74,21 +75,21 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
     if not features:
         _stop_without_features(reasons, faults)
     kind = task or ("classification" if chosen.may_be_classes(sheet) else "regression")
-    remarks = [f"{chosen.name} is the target: {reason}", _reason_of_task(chosen, kind, sheet), *remarks]
+    remarks = [f"{chosen.name} is the target: {reason}", _reason_of_task(chosen, kind), *remarks]
     remarks += [f"{name} is left out: {text}" for name, text in reasons.items()]
     data = {"use": "csv", "path": _seen_from(folder, path), "target": chosen.name}
     data |= _data_options(sheet, features, chosen, kind)
     warnings += list(_warnings(sheet, chosen, features))
-    _check(path, data, faults)
+    _check(path, data)
     return Starter(_tables(sheet, data, features, kind), remarks, warnings)
 
 
-def _check(path: Path, data: dict[str, Any], faults: Faults) -> None:
+def _check(path: Path, data: dict[str, Any]) -> None:
     """Refuse what the plugin would refuse, before a config is written."""
     options = {
         name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name != "use"
     }
-    Table(**{**options, "path": path}).read(faults)
+    Table(**{**options, "path": path}).read(Faults(path))
 
 
 def _judged(sheet: Sheet) -> tuple[list[Usable], dict[str, str]]:
@@ -118,13 +119,16 @@ def _chosen_target(
         if named is None:
             faults.stop(f"column {target!r} cannot be the target: {reasons[target]}", hint="choose another --target")
         return named, "you chose it"
-    candidates = [column for column in usable if column.can_be_target()] or usable
+    candidates = [column for column in usable if column.kind != "dates"]
     if not candidates:
         _stop_without_features(reasons, faults)
     for name in _TARGET_NAMES:
         if found := [column for column in candidates if column.name.lower() == name]:
             return found[-1], "because of its name; choose another with --target"
-    return candidates[-1], "it is the last column that can be one; choose another with --target"
+    last = candidates[-1]
+    later = sheet.names[sheet.names.index(last.name) + 1 :]
+    passed = "".join(f" ({name} is not: {reasons[name]})" for name in later if name in reasons)
+    return last, f"it is the last column that can be one{passed}; choose another with --target"
 
 
 def _stop_without_features(reasons: dict[str, str], faults: Faults) -> None:
@@ -134,7 +138,7 @@ def _stop_without_features(reasons: dict[str, str], faults: Faults) -> None:
     faults.stop("the file has too few columns that can be used", hint=hint)
 
 
-def _reason_of_task(target: Usable, task: str, sheet: Sheet) -> str:
+def _reason_of_task(target: Usable, task: str) -> str:
     count = target.column.drop_nulls().n_unique()
     if task == "regression":
         return f"regression: {target.name} holds numbers, {count} different ones; --task classification takes classes"
@@ -145,8 +149,6 @@ def _reason_of_task(target: Usable, task: str, sheet: Sheet) -> str:
 
 def _warnings(sheet: Sheet, target: Usable, features: list[Usable]) -> Iterator[str]:
     num_rows = sheet.frame.height
-    if target.column.drop_nulls().n_unique() == 1:
-        yield f"{target.name}: the target has the same value in all rows, {target.column.drop_nulls()[0]}"
     if missing := target.column.null_count():
         yield f"{target.name}: {missing:,} of {num_rows:,} rows have no target, and are left out"
     if gaps := [column for column in features if column.column.null_count()]:
@@ -193,8 +195,9 @@ def _tables(sheet: Sheet, data: dict[str, Any], features: list[Usable], task: st
         "loss": {"use": "mse" if is_regression else "cross-entropy"},
     }
     if is_regression and num_rows * len(features) <= _MAX_CELLS:
-        train = {"epochs": 20, "batch_size": "all", "dtype": "float64"}
-        return {"train": train, **tables, "optimizer": {"use": "lbfgs", "max_iter": 100}}
+        train = {"epochs": 1, "batch_size": "all", "dtype": "float64"}
+        tables["model"]["start"] = "least-squares"
+        return {"train": train, **tables, "optimizer": {"use": "lbfgs"}}
     batch_size = min(max(num_rows // 100, 4), 1024)
     train = {"epochs": math.ceil(_NUM_STEPS / math.ceil(num_rows / batch_size)), "batch_size": batch_size}
     optimizer: dict[str, Any] = {"use": "adam", "lr": 0.01}

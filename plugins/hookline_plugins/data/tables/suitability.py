@@ -31,6 +31,7 @@ _WITH_UNIT = r"^[+-]?\s*([$€£¥₹]|[A-Z]{3})?\s*[+-]?\d[\d.,]*\s*(%|[$€£�
 _IDENTIFIER = re.compile(
     r"(.*[_ .-])?(id|idx|index|uuid|guid)|unnamed: \d+|__index_level_\d+__|.*[a-z]ID|Id|ID", re.ASCII
 )
+_CODE = re.compile(r"\b(zip|plz|post(al)?_?code|zip_?code|code|type|kind|category|district|region|group|class)\b")
 _SENTINELS = (-999, -9999, -99999, -99, 999, 9999, 99999)
 
 
@@ -53,10 +54,6 @@ class Usable:
         """The name of the column."""
         return self.column.name
 
-    def can_be_target(self) -> bool:
-        """Return whether it can be predicted."""
-        return self.kind != "dates" and self.column.drop_nulls().n_unique() > 1
-
     def may_be_classes(self, sheet: Sheet) -> bool:
         """Return whether its values are words, 0 and 1, or a few whole numbers that each occur often."""
         if self.kind == "categories":
@@ -75,18 +72,26 @@ def judge(sheet: Sheet, name: str) -> Usable | str:
     if not name:
         return "it has no name"
     column = sheet.column(name)
-    present = column.drop_nulls()
-    if present.is_empty():
-        return "it has no values"
-    if len(present) < min(_MIN_VALUES, (len(column) + 1) // 2):
-        return f"it has only {len(present)} values in {len(column)} rows"
+    if reason := _lack_of_values(column):
+        return reason
     kind = kind_of(column, sheet.form)
     if kind == "numbers":
         return _judge_numbers(sheet, column)
     if kind == "other":
         is_date = column.dtype.is_temporal() and column.dtype not in (polars().Time, polars().Duration)
         return Usable(column, "dates") if is_date else f"it holds values of type {column.dtype}"
-    return _judge_text(column, present)
+    return _judge_text(column, column.drop_nulls())
+
+
+def _lack_of_values(column: pl.Series) -> str:
+    present = column.drop_nulls()
+    if present.is_empty():
+        return "it has no values"
+    if len(present) < min(_MIN_VALUES, (len(column) + 1) // 2):
+        return f"it has only {len(present)} values in {len(column)} rows"
+    if not column.dtype.is_nested() and present.n_unique() == 1:
+        return f"it never changes: {present[0]} in all rows"
+    return ""
 
 
 def _judge_numbers(sheet: Sheet, column: pl.Series) -> Usable | str:
@@ -134,6 +139,8 @@ def _unit(texts: pl.Series) -> str:
     """Return the unit that stands beside the numbers of a text column; empty if it does not hold such numbers."""
     if texts.dtype != polars().String or not texts.str.contains(_WITH_UNIT).all():
         return ""
+    if texts.str.contains(r"^[\d.,+-]*$").any():
+        return ""
     first = texts[0]
     if texts.str.ends_with("%").all():
         return f"per cent, such as {first!r}"
@@ -148,6 +155,8 @@ def doubts(sheet: Sheet, usable: Usable) -> Iterator[str]:
         yield from _doubts_of_categories(usable)
     if usable.kind == "numbers":
         numbers = as_numbers(usable.column, sheet.form).drop_nulls()
+        if _CODE.search(usable.name.lower()) and (numbers == numbers.floor()).all():
+            yield f"{usable.name}: whole numbers; if they stand for categories, list it in `one_hot`"
         for sentinel in _SENTINELS:
             if _is_far_off(numbers, sentinel):
                 count = int((numbers == sentinel).sum())
