@@ -9,7 +9,7 @@ from collections.abc import Sized
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from hookline import ContractError, DataSource
 
@@ -37,12 +37,12 @@ def least_squares(data: DataSource, *, bias: bool) -> tuple[Tensor, Tensor]:
 
 
 def _examples(data: DataSource) -> tuple[Tensor, Tensor]:
-    dataset: Dataset[tuple[Tensor, ...]] = data.train
-    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-        hint = "set `start` to 'random'"
-        raise ContractError("a least-squares start needs all examples at once, but the data are a stream", hint=hint)
+    dataset = data.train
     if type(dataset) is TensorDataset:  # a subclass may have items of its own
         inputs, targets = dataset.tensors
         return inputs, targets
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        hint = "set `start` to 'random'"
+        raise ContractError("a least-squares start needs all examples at once, but the data are a stream", hint=hint)
     inputs, targets = next(iter(DataLoader(dataset, batch_size=len(dataset), collate_fn=data.collate)))
     return inputs, targets

@@ -45,7 +45,8 @@ def whole_texts(column: pl.Series) -> pl.Series:
         texts = (
             pl.when(whole).then(numbers.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(numbers.cast(pl.String))
         )
-        return pl.select(texts.alias(column.name)).to_series()
+        made: pl.Series = pl.select(texts.alias(column.name)).to_series()
+        return made
     return column.cast(pl.String).str.replace(r"^([+-]?\d+)\.0*$", "$1")
 
 

@@ -86,10 +86,10 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
 
 def _check(path: Path, data: dict[str, Any]) -> None:
     """Refuse what the plugin would refuse, before a config is written."""
-    options = {
+    options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name != "use"
     }
-    Table(**{**options, "path": path}).read(Faults(path))
+    Table(**(options | {"path": path})).read(Faults(path))
 
 
 def _judged(sheet: Sheet) -> tuple[list[Usable], dict[str, str]]:

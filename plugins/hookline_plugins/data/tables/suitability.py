@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -107,8 +108,8 @@ def _judge_numbers(sheet: Sheet, column: pl.Series) -> Usable | str:
         return "it looks like an identifier: its name, and a different value in each row"
     if column.name.startswith("__index_level_"):
         return "it is the index that pandas writes"
-    deviation = values.std() if len(values) > 1 else 0.0
-    if values.is_finite().all() and not (deviation is not None and deviation < float("inf")):
+    deviation = values.to_numpy().std()  # polars divides by N - 1
+    if values.is_finite().all() and not math.isfinite(deviation):
         return "its numbers are too large to be standardized"
     return Usable(column, "numbers")
 

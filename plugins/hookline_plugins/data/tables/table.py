@@ -235,8 +235,8 @@ class Table:
         faults.check(sheet)
         if self.missing == "error":
             return _Columns(features, targets, class_names, categories, 0)
-        *tables, count = _without_missing(features, targets, faults, drops_rows=self.missing == "drop")
-        return _Columns(*tables, class_names, categories, count)
+        features, targets, count = _without_missing(features, targets, faults, drops_rows=self.missing == "drop")
+        return _Columns(features, targets, class_names, categories, count)
 
     def _feature(self, reader: Reader, name: str) -> list[pl.Series]:
         if name in self.one_hot:
