@@ -7,9 +7,11 @@ import importlib
 import inspect
 import re
 import zipfile
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 import pytest
@@ -47,6 +49,33 @@ def test_every_hook_is_documented_with_its_signature_and_tested(hook: str) -> No
     examples = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     assert any(f"def {hook}(" in example for example in examples), "it has no example"
     assert hook in TESTS
+
+
+DOORS = [door, *(getattr(door, name) for name in ("engine", "runs", "testing", "trained", "trials"))]
+PUBLIC = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module in DOORS
+    for name in module.__all__
+    if callable(getattr(module, name))
+}
+
+
+def functions_of(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a function, or the methods of a class that a program calls; nothing for a protocol, which it writes."""
+    if inspect.isfunction(thing):
+        yield name, thing
+    if inspect.isclass(thing) and not getattr(thing, "_is_protocol", False):
+        for method, member in vars(thing).items():
+            if not method.startswith("_"):
+                yield f"{name}.{method}", getattr(member, "__func__", member)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_whatever_takes_a_path_takes_text_and_any_path_like_object(name: str) -> None:
+    for function, member in functions_of(name, PUBLIC[name]):
+        annotations = getattr(member, "__annotations__", {})
+        wrong = [key for key, kind in annotations.items() if key != "return" and re.search(r"\bPath\b", str(kind))]
+        assert not wrong, f"{function} takes {wrong} as a Path alone"
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

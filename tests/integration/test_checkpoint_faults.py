@@ -91,6 +91,22 @@ def test_whatever_a_loss_of_power_leaves_of_a_save_the_old_or_the_new_checkpoint
 
 
 @linux
+def test_whatever_a_loss_of_power_leaves_of_a_run_it_resumes_from_its_newest_save(found: Found) -> None:
+    part = found["every state of a disk after a loss of power during a run"]
+    assert part["lost"] == []
+    assert part["resumed"] > 100
+
+
+@linux
+def test_a_run_on_a_file_system_that_is_shut_down_resumes_from_its_newest_save(found: Found) -> None:
+    part = found["a file system shut down at an operation of a run"]
+    if "skipped" in part:
+        pytest.skip(part["skipped"])
+    assert part["lost"] == []
+    assert part["resumed"] >= len(part["systems"])
+
+
+@linux
 def test_a_file_of_lines_that_is_cut_off_anywhere_keeps_its_whole_lines(found: Found) -> None:
     assert found["a file of lines cut off after each byte"]["lost"] == []
 

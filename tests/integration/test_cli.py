@@ -243,6 +243,26 @@ def test_check_prints_sizes_and_writes_nothing(hookline: Hookline, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+_STREAM = """
+import hookline, torch
+from torch.utils.data import IterableDataset
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([(torch.zeros(2), torch.zeros(1))] * 5)
+
+@hookline.plugin("data", "stream")
+def stream():
+    return hookline.DataSource(Stream(), in_features=2, out_features=1)
+"""
+
+
+def test_check_says_that_the_length_of_a_stream_is_unknown(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "streams.py").write_text(_STREAM)
+    done = hookline("check", "--plugin", "streams.py", "data=stream")
+    assert "\n3 parameters, an unknown number of steps per epoch, first loss " in done.stdout
+
+
 def test_check_as_json_is_one_document(hookline: Hookline) -> None:
     answer = json.loads(hookline("check", "--json").stdout)
     assert (answer["ok"], answer["num_parameters"], answer["steps_per_epoch"]) == (True, 3, 100)
@@ -253,8 +273,8 @@ def test_plugins_lists_every_installed_plugin(hookline: Hookline) -> None:
     listed = json.loads(hookline("plugins", "--json").stdout)
     catalog = door.Catalog.installed()
     assert [(e["kind"], e["origin"]) for e in listed] == [(e.kind, e.value) for e in catalog.entries]
-    lines = hookline("plugins", "optimizer", "--quiet").stdout.splitlines()
-    assert [line.split()[1] for line in lines] == ["adam", "adamw", "lbfgs", "rmsprop", "sgd"]
+    lines = hookline("plugins", "loss", "--quiet").stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["bce-with-logits", "cross-entropy", "huber", "l1", "mse"]
 
 
 def test_show_prints_options_and_the_lines_to_paste(hookline: Hookline, tmp_path: Path) -> None:

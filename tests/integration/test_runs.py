@@ -411,8 +411,14 @@ def test_rm_never_removes_a_folder_that_is_not_a_run_folder(hookline: Hookline, 
         assert_clean(done, 2)
     assert (folder / "run.json").exists()
     assert (numbered / "photo.jpg").exists()
-    # A run that was killed before it had a record.
-    (numbered / "photo.jpg").unlink()
+    # A folder with a number, and with the names of a run's files, but without a record.
+    (numbered / "photo.jpg").rename(numbered / "log.txt")
+    (numbered / "artifacts").mkdir()
+    assert_clean(hookline("runs", "rm", "2", "--yes"), 2)
+    assert_clean(hookline("runs", "rm", "2", "--yes", "--force"), 2)
+    assert (numbered / "log.txt").exists()
+    # A record that is damaged is one.
+    (numbered / "run.json").write_bytes(b"")
     assert_clean(hookline("runs", "rm", "2", "--yes"), 2)
     assert_clean(hookline("runs", "rm", "2", "--yes", "--force"), 0)
     assert not numbered.exists()

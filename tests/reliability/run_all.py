@@ -21,7 +21,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reliability import broken_disks, crowds, embedded, kills, power, traced
+from reliability import broken_disks, crashes, crowds, embedded, kills, power, traced
 
 Part = Callable[[Path], dict[str, Any]]
 
@@ -37,6 +37,8 @@ LONG: dict[str, Part] = {
     ),
     "a full file system": lambda f: broken_disks.full_disks(f, range(8, 124, 12)),
     "every state of a disk after a loss of power": power.losses_of_power,
+    "every state of a disk after a loss of power during a run": lambda f: power.losses_of_a_run(f, every=1),
+    "a file system shut down at an operation of a run": lambda f: crashes.crashes_of_file_systems(f, slice(None)),
     "a file of lines cut off after each byte": power.torn_lines,
     "a reader during saves": lambda f: crowds.reading_during_saves(f, 1000),
     "fifty runs started at once": crowds.starts_at_once,
@@ -57,6 +59,10 @@ QUICK: dict[str, Part] = LONG | {
         f, broken_disks.ERRORS[:1], every=71, lasts=True
     ),
     "a full file system": lambda f: broken_disks.full_disks(f, [60]),
+    "every state of a disk after a loss of power during a run": lambda f: power.losses_of_a_run(f, every=29),
+    "a file system shut down at an operation of a run": lambda f: crashes.crashes_of_file_systems(
+        f, slice(40, None, 140)
+    ),
     "a reader during saves": lambda f: crowds.reading_during_saves(f, 100),
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 8, num_before=4),
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,18 +20,19 @@ from hookline.cli.output import Output
 from hookline.engine.config.layers import Origin, read_overrides
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import OFF, SHOWN, RunConfig, Setting
-from hookline.engine.errors import ConfigError, Fault, PluginError
+from hookline.engine.errors import ConfigError, Fault, PluginError, text_of
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.plugin.plugin import combined
 from hookline.engine.plugin.plugin_file import LocalEntry, entries_of_file
 from hookline.runs.lock import Lock, read_lock
+from hookline.runs.record import RunRecord
 
 
 class CarriedError(Exception):
     """Wrapper that carries an error past click, which would interpret it."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
+        super().__init__(text_of(error))
         self.error = error
 
 
@@ -169,6 +171,30 @@ def local_files() -> Sequence[str]:
     return files
 
 
+@contextlib.contextmanager
+def noting_missing_files(record: RunRecord) -> Iterator[None]:
+    """Add a note to an error for each plugin file that the run had and this command lacks.
+
+    Files named in a record are never imported: the user must name those to trust.
+    """
+    try:
+        yield
+    except (ConfigError, PluginError) as error:
+        had = dict.fromkeys(file for attempt in record.attempts for file in _plugin_files(attempt.command))
+        for file in had:
+            if Path(file).name not in {Path(given).name for given in local_files()}:
+                error.add_note(f"the run was started with --plugin {file}, and this command was not")
+        raise
+
+
+def _plugin_files(command: Sequence[str]) -> Iterator[str]:
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        if word == "--plugin" and following:
+            yield following
+        elif word.startswith("--plugin="):
+            yield word.removeprefix("--plugin=")
+
+
 def choosing_words() -> list[str]:
     """Return the options of the current command that select plugins, as they would be typed."""
     given = click.get_current_context().params
@@ -185,11 +211,23 @@ def load_words(
 ) -> RunConfig:
     """Load the config that the words of a command define; the other arguments are those of ``load_config``."""
     path, overrides = split_words(words)
+    vet = lock.check if lock else None
     # Plugins may print on import; standard output is for results.
-    with contextlib.redirect_stdout(sys.stderr):
-        return load_config(
-            path, overrides, defaults=defaults, switches=switches, catalog=catalog, vet=lock.check if lock else None
-        )
+    with contextlib.redirect_stdout(sys.stderr), _meaning_a_config(path):
+        return load_config(path, overrides, defaults=defaults, switches=switches, catalog=catalog, vet=vet)
+
+
+@contextlib.contextmanager
+def _meaning_a_config(path: str | None) -> Iterator[None]:
+    """Give an error a hint if the file named as a config seems to be another one, such as a table."""
+    try:
+        yield
+    except ConfigError as error:
+        suffix = Path(path or "").suffix
+        if path and suffix not in ("", ".toml") and "is not a valid config" in error.message:
+            use = "use its plugins: --plugin" if suffix == ".py" else "write one for a data file: hookline init"
+            error.hint = f"a config is a TOML file; to {use} {shlex.quote(path)}"
+        raise
 
 
 def option_values(words: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from hookline.engine.errors import HooklineError
+from hookline.engine.errors import HooklineError, error_text
 from hookline.engine.words import printable
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class Output:
 
     def error(self, error: BaseException) -> None:
         """Print an error with its location, its hint and its notes."""
-        kind = "" if isinstance(error, HooklineError) else f"{type(error).__name__}: "
-        text = _shortened(f"{kind}{error}")
+        text = _shortened(str(error) if isinstance(error, HooklineError) else error_text(error))
         notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
         self.note(text, mark="error: ")
         for note in notes:

@@ -11,6 +11,7 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.engine.config.run_config import PluginRules
+    from hookline.engine.errors import error_text, text_of
     from hookline.engine.loop.batch import count_examples
     from hookline.engine.loop.memory import first_line, is_out_of_memory
     from hookline.engine.loop.rng import RandomMark
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hookline.engine.words import did_you_mean, nearest, printable
 
 _HOME = {
+    "errors": ("error_text", "text_of"),
     "loop.batch": ("count_examples",),
     "loop.memory": ("first_line", "is_out_of_memory"),
     "loop.rng": ("RandomMark",),
@@ -46,10 +48,12 @@ __all__ = [
     "count_examples",
     "did_you_mean",
     "entries_of_file",
+    "error_text",
     "first_line",
     "is_out_of_memory",
     "nearest",
     "printable",
+    "text_of",
 ]
 
 if not TYPE_CHECKING:

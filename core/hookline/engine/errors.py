@@ -18,7 +18,7 @@ a note that names the plugin, the hook and the distribution.
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +27,28 @@ from typing import ClassVar
 
 from hookline.engine.words import printable
 
-_NOT_AT_FAULT = ("<", str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent))
-"""Prefixes of file names to skip in a traceback: the import machinery and Hookline."""
+_OWN = ("<", str(Path(__file__).parents[1]))
+_LIBRARY = str(Path(dataclasses.__file__).parent)
+"""Prefixes of file names to skip in a traceback: Hookline and the standard library, whose folder may hold packages."""
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error, with those of the members of a group, even if its ``__str__`` raises.
+
+    >>> text_of(ExceptionGroup("two", [KeyError("a"), ValueError("b")]))
+    "two (2 sub-exceptions): KeyError: 'a'; ValueError: b"
+    """
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001 - any error of foreign code
+        return f"no text: its __str__ raises {type(failure).__name__}"
+    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return f"{text}: {'; '.join(map(error_text, members))}" if members else text
+
+
+def error_text(error: BaseException) -> str:
+    """Return the type and text of an error, as ``text_of`` does."""
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def describe_error(error: BaseException) -> str:
@@ -41,12 +61,15 @@ def describe_error(error: BaseException) -> str:
     KeyError: 'gpu'
     """
     frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_AT_FAULT)
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_OWN)
+        and ("site-packages" in frame.filename or not frame.filename.startswith(_LIBRARY))
     ]
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}:{error.lineno})"
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{error_text(error)}{where}"
 
 
 @dataclass(frozen=True)

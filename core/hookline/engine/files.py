@@ -23,13 +23,13 @@ def reason(error: OSError) -> str:
     return f"{error.strerror or error}" + (f" ({name})" if name else "")
 
 
-def read_file(path: Path, max_bytes: int) -> bytes:
-    """Return the contents of a regular file.
+def read_file(path: Path, max_bytes: int, at: int | None = None) -> bytes:
+    """Return the contents of a regular file, in the folder of the descriptor ``at`` if one is given.
 
     Raises:
         OSError: When it cannot be read, is a link or not a regular file, or is larger than ``max_bytes``.
     """
-    descriptor = os.open(path, os.O_RDONLY | NO_LINKS | NO_WAITING)
+    descriptor = os.open(path if at is None else path.name, os.O_RDONLY | NO_LINKS | NO_WAITING, dir_fd=at)
     try:
         status = os.fstat(descriptor)
         check_regular(status, path)

@@ -284,13 +284,15 @@ def build_predictor(run: RunView, data: DataSource) -> Predictor:
 
 
 @hookspec
-def on_run_start(run: RunView) -> None:
+def on_run_start(run: RunView, state: Mapping[str, Any] | None) -> None:
     """The run is built and no step was taken.
 
     Called once. A plugin counts as started when this hook has returned.
 
     Args:
         run: The run. ``run.epoch`` and ``run.step`` are 0, or in a resumed run those of the checkpoint.
+        state: In a resumed run the state of this plugin, for instance the ID of a run elsewhere, which
+            ``load_state_dict`` gets once every plugin has started; None otherwise.
 
     Since 0.1.
     """

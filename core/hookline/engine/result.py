@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from hookline.engine.words import as_text, with_article
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -13,6 +15,21 @@ if TYPE_CHECKING:
 
 
 Outcome = Literal["completed", "stopped", "interrupted", "failed"]
+
+
+def plain_rows(rows: Any) -> list[Row]:
+    """Return a copy of the rows of a report.
+
+    Raises:
+        TypeError: When they are not mappings from text to plain values.
+    """
+    if isinstance(rows, str | Mapping) or not all(isinstance(row, Mapping) for row in rows):
+        raise TypeError(f"the rows of a report must be a list of mappings, not {with_article(type(rows).__name__)}")
+    return [{as_text(name, "a column of a report"): _plain_value(row[name]) for name in row} for row in rows]
+
+
+def _plain_value(value: Any) -> str | int | float | bool | None:
+    return value if value is None or isinstance(value, int | float) else as_text(value, "a value of a report")
 
 
 @dataclass(frozen=True, slots=True)

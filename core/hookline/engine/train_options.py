@@ -23,6 +23,9 @@ class TrainOptions:
         Annotated[int, Meta(ge=1, description="examples per step; 'all' puts all of them into one step")]
         | Literal["all"]
     ) = 10
+    drop_last: Annotated[
+        bool, Meta(description="whether to leave out the last batch of an epoch if it is smaller than the others")
+    ] = False
     shuffle: Annotated[bool, Meta(description="whether to shuffle the training data in each epoch")] = True
     seed: Annotated[int, Meta(ge=0, description="seed for all random numbers of the run")] = 0
     dtype: Annotated[

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
 
     import torch
     from torch import Tensor, nn
@@ -78,11 +78,10 @@ class ConfigView(Protocol):
 class RunView(Protocol):
     """The part of a run that plugins see; hooks receive it as ``run``.
 
-    While the run is built, it has the components built so far; access to a later one raises ``AttributeError``.
+    While the run is built, it has the components built so far; access to a later one raises ``AttributeError``. So does
+    setting anything but ``micro_batch_size`` and ``num_ahead``.
     """
 
-    shared: dict[str, object]
-    """Objects that plugins share, by name; the engine ignores them."""
     micro_batch_size: int | None
     """Number of examples that pass through the model at once; 0: all; None: the step does not split batches.
 
@@ -93,6 +92,10 @@ class RunView(Protocol):
 
     Set by a plugin that takes several steps at once. The run neither saves nor stops until it is 0 again.
     """
+
+    @property
+    def shared(self) -> dict[str, object]:
+        """Objects that plugins share, by name; the engine ignores them."""
 
     @property
     def config(self) -> ConfigView:
@@ -218,5 +221,5 @@ class RunView(Protocol):
     def request_stop(self, reason: str) -> None:
         """Stop the run after this step; its epoch is evaluated and ended as usual."""
 
-    def announce_checkpoint(self, path: Path) -> None:
+    def announce_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Notify every plugin that a checkpoint was saved in the folder ``path``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -49,6 +50,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if match := nearest(name, known):
         return f"did you mean {match!r}?"
     return f"known: {', '.join(map(repr, known))}" if known else "none are known here"
+
+
+def as_text(value: Any, what: str) -> str:
+    r"""Return a text that a program gave, with what no file can hold escaped, such as half of a surrogate pair.
+
+    >>> as_text("caf\udce9", "a name")
+    'caf\\\\udce9'
+
+    Raises:
+        TypeError: When it is not text.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be text, not {with_article(type(value).__name__)}")
+    return value.encode(errors="backslashreplace").decode()
 
 
 def with_article(noun: str) -> str:

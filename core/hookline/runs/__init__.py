@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hookline.runs.record import Attempt, BestValue, RunRecord
     from hookline.runs.redaction import redacted_word
     from hookline.runs.search import find_run
+    from hookline.runs.state_check import StateCheck
 
 _HOME = {
     "config_text": ("complete_toml",),
@@ -39,6 +40,7 @@ _HOME = {
     ),
     "redaction": ("redacted_word",),
     "search": ("find_run",),
+    "state_check": ("StateCheck",),
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Manifest",
     "RunFolder",
     "RunRecord",
+    "StateCheck",
     "complete_toml",
     "find_run",
     "folder_of",

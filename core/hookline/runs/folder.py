@@ -20,9 +20,10 @@ One program at a time works in a run folder: it holds a lock on the file ``.lock
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from hookline.engine.errors import CheckpointError, ConfigError
 from hookline.engine.files import reason
 from hookline.engine.view import RunView
 from hookline.runs.disk.checkpoint import (
+    CHECKPOINTS,
     Checkpoint,
     FileSum,
     Manifest,
@@ -40,13 +42,22 @@ from hookline.runs.disk.checkpoint import (
     prune,
     read_summed,
     remove_unfinished,
+    run_of,
     set_aside,
     write_checkpoint,
 )
-from hookline.runs.disk.durable_files import TEMPORARY, AppendedFile, make_folder, remove_file, replace_file
+from hookline.runs.disk.durable_files import (
+    TEMPORARY,
+    AppendedFile,
+    ensure_folder,
+    make_folder,
+    remove_file,
+    replace_file,
+    sync_folder,
+)
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold
 from hookline.runs.names import check_name, next_number, point_to
-from hookline.runs.record import RECORD, RunRecord, read_record
+from hookline.runs.record import REBUILT, RECORD, RunRecord, read_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +67,7 @@ if TYPE_CHECKING:
 
 _UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}[A-Za-z0-9._-]{{1,40}}-[0-9a-f]{{8}}")
 CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "model.safetensors", "data.json"
-CHECKPOINTS, DEBUG, ARTIFACTS = "checkpoints", "debug", "artifacts"
+DEBUG, ARTIFACTS = "debug", "artifacts"
 
 
 _SHARED = "run folder"
@@ -80,23 +91,26 @@ class RunFolder:
     Attributes:
         path: Path of the folder.
         record: The record of the run.
+        findings: Damage that was found and mended when it was opened, and changes by others.
     """
 
     def __init__(self, path: Path, record: RunRecord, lock: FileLock) -> None:
         self.path = path
         self.record = record
+        self.findings: list[str] = []
         self._lock = lock
 
     @classmethod
-    def claim(cls, parent: Path, label: str) -> RunFolder:
+    def claim(cls, parent: str | os.PathLike[str], label: str) -> RunFolder:
         """Make a new run folder with the next number and a name.
 
         Raises:
             ConfigError: When the label is not a valid run name, or the folder cannot be made.
         """
         check_name(label)
+        parent = Path(parent)
         try:
-            parent.mkdir(parents=True, exist_ok=True)
+            ensure_folder(parent)
             return cls._claim(parent, label)
         except (OSError, CheckpointError) as error:
             why = reason(error) if isinstance(error, OSError) else error.message
@@ -110,27 +124,49 @@ class RunFolder:
             path = parent / f"{next_number(parent):04d}-{label}"
             make_folder(path)
             folder = cls(path, RunRecord(), hold(path))
-            folder.save(flush=False)
+            folder.save()
+            sync_folder(parent)
             point_to(path)
         finally:
             numbers.close()
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
         """Open an existing run folder.
 
         Raises:
             RunBusyError: When another program works in it.
             ConfigError: When it is not a run folder.
+            CheckpointError: When the folder of its checkpoints cannot be read.
         """
+        path = Path(path)
         read_record(path)  # makes no lock file in anything but a run folder
         lock = hold(path)
         try:
-            return cls(path, read_record(path), lock)
+            folder = cls(path, read_record(path), lock)
+            folder.findings = list(folder._examine())
         except BaseException:
             lock.close()
             raise
+        return folder
+
+    def _examine(self) -> Iterator[str]:
+        """Mend the record where the checkpoints show that it is wrong; yield what was found."""
+        record = self.record
+        yield from (text for text in record.warnings if text == REBUILT)
+        run = run_of(self.path / CHECKPOINTS, record.run)
+        if run != record.run:
+            yield f"the ID of the run in {RECORD} is not that of its checkpoints, which agree: theirs is used"
+            record.run = run
+        if record.config and not self.is_intact(CONFIG, record.config):
+            yield f"{CONFIG} was changed after the run wrote it"
+
+    def is_intact(self, name: str, wanted: FileSum | None) -> bool:
+        """Return whether a file in the folder has the expected size and checksum."""
+        with contextlib.suppress(CheckpointError):
+            return wanted is not None and bool(read_summed(self.path / name, wanted))
+        return False
 
     @property
     def checkpoints(self) -> Path:
@@ -149,30 +185,48 @@ class RunFolder:
 
     @property
     def config_path(self) -> Path:
-        """Path of the complete config."""
-        return self.path / CONFIG
+        """Path of the complete config.
+
+        Raises:
+            ConfigError: When it is empty.
+        """
+        return saved_config(self.path)
 
     def lines(self, name: str, size: int | None = None) -> AppendedFile:
         """Open a file of lines in the folder, such as ``metrics.jsonl``; ``size`` as for ``AppendedFile``.
+
+        In a name such as ``artifacts/mine.jsonl``, a folder that is missing is made.
 
         Raises:
             CheckpointError: When it cannot be opened.
         """
         try:
-            return AppendedFile(self.path / name, size)
+            return AppendedFile(self._placed(name), size)
         except OSError as error:
             raise _unwritten(self.path / name, error) from error
 
-    def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
-        """Write a file in the folder, completely or not at all; with ``flush`` it survives a loss of power.
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file in the folder, completely or not at all, and flush it to the disk.
+
+        In a name such as ``artifacts/mine.json``, a folder that is missing is made.
 
         Raises:
             CheckpointError: When it cannot be written; then the previous version is unchanged.
         """
         try:
-            replace_file(self.path / name, data, flush=flush)
+            replace_file(self._placed(name), data)
         except OSError as error:
             raise _unwritten(self.path / name, error) from error
+
+    def write_config(self, text: str) -> None:
+        """Write ``config.toml``, and its checksum to the record, without saving the record.
+
+        Raises:
+            CheckpointError: When it cannot be written.
+        """
+        data = text.encode()
+        self.write(CONFIG, data)
+        self.record.config = FileSum.of(data)
 
     def write_model(self, weights: Mapping[str, Tensor]) -> None:
         """Write ``model.safetensors``, and its checksum to the record, without saving the record.
@@ -197,16 +251,6 @@ class RunFolder:
         text = to_kept(data)
         self.write(DATA, text)
         self.record.data = FileSum.of(text)
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Check that a checkpoint can hold a state.
-
-        Raises:
-            CheckpointError: When it cannot; names everything in the state that cannot be saved.
-        """
-        from hookline.runs.disk.encoding import encode
-
-        encode(dict(state))
 
     def write_checkpoint(
         self, state: Mapping[str, Any], *, metrics: Mapping[str, float], identity: Mapping[str, Any]
@@ -267,27 +311,49 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be read: {reason(error)}") from error
 
-    def save(self, *, flush: bool = True) -> None:
-        """Write the record; ``flush`` as for ``write``.
+    def save(self) -> None:
+        """Write the record.
 
         Raises:
             CheckpointError: When it cannot be written; then the previous version is unchanged.
         """
-        self.write(RECORD, msgspec.json.format(msgspec.json.encode(self.record)) + b"\n", flush=flush)
+        self.write(RECORD, msgspec.json.format(msgspec.json.encode(self.record)) + b"\n")
 
     def close(self) -> None:
         """Release the lock of the folder."""
         self._lock.close()
+
+    def _placed(self, name: str) -> Path:
+        """Return the path of a file in the folder, and make the folders in its name."""
+        for folder in reversed(list(Path(name).parents)[:-1]):
+            self._made(str(folder))
+        return self.path / name
 
     def _made(self, name: str) -> Path:
         folder = self.path / name
         if folder.is_symlink():
             raise CheckpointError(f"{folder} is a link: a run saves everything in its own folder")
         try:
-            folder.mkdir(exist_ok=True)
+            if not folder.is_dir():
+                make_folder(folder)
+                sync_folder(self.path)
         except OSError as error:
             raise _unwritten(folder, error) from error
         return folder
+
+
+def saved_config(path: Path) -> Path:
+    """Return the path of the config of a run folder.
+
+    Raises:
+        ConfigError: When it is empty: no run writes such a file, and a default run must not take its place.
+    """
+    config = path / CONFIG
+    with contextlib.suppress(OSError):  # a file that cannot be read is an error for the reader of configs
+        if config.stat().st_size == 0:
+            hint = "restore it from a backup; each manifest in checkpoints/ lists the values under `settings`"
+            raise ConfigError(f"{config} is empty: it was damaged after the run wrote it", hint=hint)
+    return config
 
 
 def read_model(path: Path) -> dict[str, Tensor]:

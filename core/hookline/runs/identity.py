@@ -59,6 +59,7 @@ def plugins_of(config: ConfigView) -> dict[str, Any]:
             "name": choice.plugin.name,
             "distribution": entry.distribution if (entry := entries[choice.table]) else None,
             "version": entry.version if entry else None,
+            **_declared(choice.plugin),
         }
         for choice in config.plugins
     }
@@ -67,6 +68,13 @@ def plugins_of(config: ConfigView) -> dict[str, Any]:
         name: {"version": entry.version, "sha256": _code_hash(name, entry)} for name, entry in by_distribution.items()
     }
     return {"plugins": plugins, "code": code}
+
+
+def _declared(plugin: Any) -> dict[str, Any]:
+    """Return what a resumed run must know of a plugin: the version of its state, and whether it orders the examples."""
+    version = getattr(plugin.target, "state_version", None)
+    declared = {} if version is None else {"state_version": version}
+    return declared | ({"orders": True} if "build_order" in plugin.hooks else {})
 
 
 def _plain_setting(key: str, value: Any) -> Any:

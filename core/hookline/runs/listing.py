@@ -9,9 +9,8 @@ from pathlib import Path
 
 from hookline.engine.errors import CheckpointError, ConfigError, HooklineError
 from hookline.runs.changes import Change, identity_changes
-from hookline.runs.disk.checkpoint import Manifest, checkpoints_in, read_manifest
+from hookline.runs.disk.checkpoint import CHECKPOINTS, Manifest, checkpoints_in, read_manifest
 from hookline.runs.disk.occupancy import is_at_work
-from hookline.runs.folder import CHECKPOINTS
 from hookline.runs.names import run_names
 from hookline.runs.record import RunRecord, read_record
 

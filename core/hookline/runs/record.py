@@ -10,14 +10,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from hookline.engine.errors import ConfigError
+from hookline.engine.errors import CheckpointError, ConfigError
 from hookline.engine.files import read_file, reason
-from hookline.runs.disk.checkpoint import FileSum
+from hookline.runs.disk.checkpoint import CHECKPOINTS, FileSum, manifests_in
 from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
 
 RECORD = "run.json"
 FORMAT = 1
 """Version of the format of a record."""
+
+REBUILT = f"{RECORD} was lost or damaged; a new one was made from the checkpoints"
+"""Warning in a record that was made from the manifests."""
 
 _MAX_RECORD_BYTES = 2**24
 
@@ -84,6 +87,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
         metrics: Metrics of the last epoch.
         best: Best value of the observed metric; None before it is measured.
         identity: Fingerprint of the run: versions, plugins, hashes of their code, data.
+        config: Size and checksum of the config; None until it is written.
         model: Size and checksum of the file of weights; None until there is one.
         data: Size and checksum of the description of the data; None until there is one.
         git: Commit of the folder in which it was started, with ``-dirty`` appended if there were changes.
@@ -102,6 +106,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     metrics: dict[str, float | None] = {}
     best: BestValue | None = None
     identity: dict[str, Any] = {}
+    config: FileSum | None = None
     model: FileSum | None = None
     data: FileSum | None = None
     git: str | None = None
@@ -111,18 +116,63 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
 
 def read_record(path: Path) -> RunRecord:
-    """Return the record of a run folder.
+    """Return the record of a run folder; if it is lost or damaged, a new one from the manifests of the checkpoints.
+
+    Raises:
+        ConfigError: When there is none, or it cannot be read, and there are no checkpoints.
+    """
+    try:
+        return stored_record(path)
+    except ConfigError as error:
+        is_lost = isinstance(error.__cause__, (FileNotFoundError, *NOT_JSON))
+        if is_lost and (record := _rebuilt(path)):
+            return record
+        raise
+
+
+def stored_record(path: Path, at: int | None = None) -> RunRecord:
+    """Return the record in the file of a run folder.
+
+    Args:
+        path: The folder.
+        at: Its descriptor; None to find it by its path.
 
     Raises:
         ConfigError: When there is none, or it cannot be read.
     """
-    text = _read(path)
+    text = _read(path, at)
     try:
         return msgspec.json.decode(text, type=_Written)
     except NOT_JSON as error:
         with contextlib.suppress(*NOT_JSON):
             check_format(format_of(text), FORMAT, f"{path}: {RECORD}", ConfigError)
         raise ConfigError(f"{path}: {RECORD} cannot be read: {error}") from error
+
+
+def _rebuilt(path: Path) -> RunRecord | None:
+    """Return a record from the manifests of the checkpoints; None if there are none, or they disagree about the run."""
+    try:
+        manifests = list(manifests_in(path / CHECKPOINTS))
+    except CheckpointError:
+        return None
+    if len({manifest.run for manifest in manifests}) != 1:
+        return None
+    newest = manifests[0]
+    settings = newest.identity.get("settings")
+    seed, num_epochs = (
+        value if isinstance(settings, dict) and type(value := settings.get(key)) is int else 0
+        for key in ("train.seed", "train.epochs")
+    )
+    return RunRecord(
+        run=newest.run,
+        seed=seed,
+        epochs=newest.num_epochs,
+        num_epochs=num_epochs,
+        step=newest.step,
+        metrics=newest.metrics,
+        identity=newest.identity,
+        warnings=[REBUILT],
+    )
 
 
 def read_best(path: Path) -> BestValue | None:
@@ -153,9 +203,9 @@ class _Ranked(msgspec.Struct):
     best: BestValue | None = None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, at: int | None = None) -> bytes:
     try:
-        return read_file(path / RECORD, _MAX_RECORD_BYTES)
+        return read_file(path / RECORD, _MAX_RECORD_BYTES, at)
     except OSError as error:
         raise ConfigError(f"{path} is not a run folder: {RECORD}: {reason(error)}") from error
     except ValueError as error:

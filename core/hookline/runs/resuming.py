@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,14 +12,15 @@ import msgspec
 
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import OFF, SHOWN
-from hookline.engine.errors import CheckpointError, DataError, Fault
+from hookline.engine.errors import CheckpointError, ConfigError, ContractError, DataError, Fault, HooklineError
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
-from hookline.runs.changes import identity_changes
-from hookline.runs.disk.checkpoint import Checkpoint
+from hookline.runs.changes import Change, identity_changes
+from hookline.runs.disk.checkpoint import Checkpoint, Manifest, checkpoints_in, read_checkpoint, set_aside
 from hookline.runs.folder import RunFolder, give_folder
 from hookline.runs.identity import identity_of
+from hookline.runs.plugin_states import fitting_states
 from hookline.runs.search import find_run
 
 
@@ -27,17 +28,17 @@ def resume(
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
-    parent: Path = Path("runs"),
+    parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
     allow_changed_data: bool = False,
     observers: Sequence[Observer] = (),
     shown: Mapping[str, bool] = MappingProxyType({}),
     shortcuts: bool = True,
 ) -> Run:
-    """Return a run that resumes from its newest valid checkpoint, in its folder; the caller takes its steps.
+    """Return a run that resumes from its newest usable checkpoint, in its folder; the caller takes its steps.
 
-    Differences from before and damaged checkpoints are reported in ``run.warnings``. If the run does not reach its
-    end, close ``folder_of(run)``.
+    Differences from before and checkpoints that cannot be used are reported in ``run.warnings``. If the run does not
+    reach its end, close ``folder_of(run)``.
 
     Args:
         run: Folder, number or name of the run.
@@ -52,10 +53,13 @@ def resume(
 
     Raises:
         RunBusyError: When another program works in the folder.
-        CheckpointError: When no checkpoint is valid, or the newest belongs to a different model.
+        CheckpointError: When no checkpoint is valid, or all belong to a different model.
+        ContractError: When the state of a plugin is missing, or belongs to a plugin that the run lacks.
+        ConfigError: When the run is complete with these values, or they change the order of the examples within an
+            epoch.
         HooklineError: As for ``Run``.
     """
-    folder = RunFolder.open(find_run(os.fspath(run), parent))
+    folder = RunFolder.open(find_run(run, parent))
     try:
         added: dict[str, Any] = {
             label.removeprefix("callbacks."): {} for label, is_wanted in shown.items() if is_wanted
@@ -70,17 +74,11 @@ def resume(
         )
         resumed = Run(config, observers=observers, shortcuts=shortcuts)
         give_folder(resumed, folder)
-        damaged: list[str] = []
-        checkpoint = folder.newest_checkpoint(lambda error: damaged.append(error.message))
-        changes: list[str] = []
-        if checkpoint:
-            changes = resume_from(
-                resumed, checkpoint, allow_changed_data=allow_changed_data, aside=shown, is_changed=bool(overrides)
-            )
-        for text in damaged:
-            resumed.warn(f"{text}; using an older checkpoint")
-        if changes:
-            resumed.warn(f"the run has changed since its last checkpoint: {'; '.join(changes)}")
+        warnings = _resume_from_newest(resumed, folder, allow_changed_data=allow_changed_data, aside=shown)
+        for text in [*folder.findings, *warnings]:
+            resumed.warn(text)
+        if overrides:
+            _check_unfinished(resumed, folder)
     except BaseException:
         folder.close()
         raise
@@ -91,12 +89,66 @@ _MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError, Runtime
 """Errors of torch and plain code for a value of an unexpected form."""
 
 
+_NEUTRAL = ("train.device", "train.num_workers", "train.worker_timeout_s", "train.micro_batch_size")
+"""Settings whose change is no reason to go on in spite of a reason to stop."""
+
+
+def _resume_from_newest(run: Run, folder: RunFolder, *, allow_changed_data: bool, aside: Collection[str]) -> list[str]:
+    """Load the newest checkpoint that the run can use; return warnings.
+
+    Newer ones are set aside once an older one is loaded. If none can be used, all stay where they are.
+    """
+    problems: list[str] = []
+    unusable: dict[Path, HooklineError] = {}
+    newest = folder.newest_checkpoint(lambda error: problems.append(error.message))
+    for checkpoint in _from_newest(newest, folder):
+        try:
+            notes = resume_from(run, checkpoint, allow_changed_data=allow_changed_data, aside=aside)
+        except (CheckpointError, ContractError) as error:
+            unusable[checkpoint.path] = error
+            continue
+        for path, problem in unusable.items():
+            problems.append(f"{path} cannot be loaded: {problem.message}")
+            set_aside(path)
+        return [*(f"{text}; using an older checkpoint" for text in problems), *notes]
+    if unusable:
+        raise next(iter(unusable.values()))
+    changes = _changes(folder.record.identity, identity_of(run), aside)
+    return [*problems, *_described(changes, "it began")]
+
+
+def _from_newest(newest: Checkpoint | None, folder: RunFolder) -> Iterator[Checkpoint]:
+    """Yield a checkpoint and the valid older ones, each read when it is needed."""
+    if newest:
+        yield newest
+        paths = checkpoints_in(folder.checkpoints)
+        for path in paths[paths.index(newest.path) + 1 :]:
+            with contextlib.suppress(CheckpointError):
+                yield read_checkpoint(path, run=folder.record.run)
+
+
+def _check_unfinished(run: Run, folder: RunFolder) -> None:
+    """Check that a run with other values does not merely get them into its config.
+
+    Raises:
+        ConfigError: When the run is over, and with these values no step is left.
+    """
+    record, options = folder.record, run.config.train
+    is_over = 0 < options.max_steps <= run.step or len(run.history) >= run.num_epochs or run.stop_reason is not None
+    if is_over and record.status in ("completed", "stopped"):
+        again = f"hookline train {folder.config_path} KEY=VALUE"
+        hint = f"train longer: train.epochs={2 * max(record.num_epochs, 1)}; or train anew with other values: {again}"
+        message = f"{folder.path.name} is {record.status} after {record.step} steps: with these values nothing is left"
+        raise ConfigError(f"{message} to do, and nothing was changed", hint=hint)
+
+
 class _State(msgspec.Struct):
     """Types of the parts of a state, checked before any is loaded; plugins and torch check their own parts."""
 
     epoch: int
     step: int
     position: int
+    examples: int
     stop_reason: str | None
     used_s: float
     history: list[dict[str, float]]
@@ -118,30 +170,62 @@ def resume_from(
     *,
     allow_changed_data: bool = False,
     aside: Collection[str] = (),
-    is_changed: bool = False,
 ) -> list[str]:
-    """Load a checkpoint into a run that has not begun; return the differences from the run that wrote it.
+    """Load a checkpoint into a run that has not begun; return warnings, with the differences from before.
 
-    Tables ``aside`` are not compared. A run whose config ``is_changed`` forgets a reason to stop.
+    Tables ``aside`` are not compared. A run whose settings have changed forgets a reason to stop.
 
     Raises:
         DataError: When the data have changed, unless ``allow_changed_data``.
+        ConfigError: When the order of the examples has changed within an epoch.
+        ContractError: When the state of a plugin is missing, or belongs to a plugin that the run lacks.
         CheckpointError: When a part is missing, or belongs to a different model; lists every difference.
     """
+    if "examples" not in checkpoint.state and "position" in checkpoint.state:
+        checkpoint.state["examples"] = _examples_of(checkpoint.manifest)
     if missing := [part for part in _State.__struct_fields__ if part not in checkpoint.state]:
         raise CheckpointError(f"{checkpoint.path} lacks {', '.join(missing)}")
     now = identity_of(run)  # computed here, so that an error of a dataset is not blamed on the checkpoint
-    changes = [c for c in identity_changes(checkpoint.manifest.identity, now) if not _is_within(c.key, aside)]
+    changes = _changes(checkpoint.manifest.identity, now, aside)
     changed_data = [Fault(str(change)) for change in changes if change.part == "data"]
+    is_changed = any(change.part == "settings" and change.key not in _NEUTRAL for change in changes)
     try:
         _check_model(run, checkpoint)
         if changed_data and not allow_changed_data:
             hint = "restore the data of the run, or resume with the new data: --allow-changed-data"
             raise DataError("the data of the run have changed", hint=hint, faults=changed_data)
-        _load(run, checkpoint, now["settings"], is_changed=is_changed)
+        is_within = run.steps_per_epoch is None or checkpoint.state["examples"] < len(run.batch_order(1))
+        if checkpoint.manifest.position and is_within:
+            _check_order(run, changes)
+        states, notes = fitting_states(run, checkpoint.state["plugins"], checkpoint.manifest.identity, now)
+        _load(run, checkpoint, states, now["settings"], is_changed=is_changed)
     except _MISFITS as error:
         raise CheckpointError(f"{checkpoint.path} is not a state of a run: {type(error).__name__}: {error}") from error
-    return list(map(str, changes))
+    return [*notes, *_described(changes, "its last checkpoint")]
+
+
+def _check_order(run: Run, changes: Collection[Change]) -> None:
+    """Refuse another order of the examples within an epoch: some would be used twice, and others never.
+
+    Raises:
+        ConfigError: Carries every change of a setting that the order depends on.
+    """
+    ordering = [member.table for member, _ in run.hook_order("build_order")]
+    settings = ["train.shuffle", *ordering]
+    settings += ["train.seed"] if run.config.train.shuffle or ordering else []
+    settings += ["train.batch_size"] if ordering else []
+    settings += ["train.num_workers"] if run.steps_per_epoch is None else []
+    faults = [Fault(str(c)) for c in changes if c.part == "settings" and _is_within(c.key, settings)]
+    replaced = [c for c in changes if c.part == "plugins" and _ordering(c.before) != _ordering(c.after)]
+    if faults := [*faults, *(Fault(str(change)) for change in replaced)]:
+        hint = "resume without these changes, and change them between two epochs: train.epochs sets the last one"
+        raise ConfigError("the order of the examples cannot change within an epoch", hint=hint, faults=faults)
+
+
+def _examples_of(manifest: Manifest) -> int:
+    """Return the number of examples used in the epoch, for a checkpoint that does not say it."""
+    size = manifest.identity.get("settings", {}).get("train.batch_size")
+    return manifest.position * (size if isinstance(size, int) else 2**31)
 
 
 def _check_model(run: Run, checkpoint: Checkpoint) -> None:
@@ -151,13 +235,22 @@ def _check_model(run: Run, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{checkpoint.path} belongs to a different model", hint=hint, faults=faults)
 
 
-def _load(run: Run, checkpoint: Checkpoint, settings: Mapping[str, Any], *, is_changed: bool) -> None:
-    state = checkpoint.state
+def _ordering(plugin: Any) -> str | None:
+    """Return the name of a plugin that orders the examples; None for any other."""
+    return plugin["name"] if isinstance(plugin, Mapping) and plugin.get("orders") else None
+
+
+def _load(
+    run: Run, checkpoint: Checkpoint, plugins: Mapping[str, Any], settings: Mapping[str, Any], *, is_changed: bool
+) -> None:
+    state = {**checkpoint.state, "plugins": plugins}
     as_built = [dict(group) for group in run.optimizer.param_groups]
     if faults := list(_optimizer_faults(state["optimizer"].get("param_groups", ()), as_built)):
         hint = "resume with the optimizer of the run, or train a new model: hookline train"
         raise CheckpointError(f"{checkpoint.path} belongs to a different optimizer", hint=hint, faults=faults)
-    run.load_state_dict({**state, "stop_reason": None} if is_changed else state)
+    if is_changed:
+        state["stop_reason"] = None
+    run.load_state_dict(state)
     _set_changed_options(run, as_built, checkpoint.manifest.identity.get("settings", {}), settings)
 
 
@@ -189,11 +282,21 @@ def _set_changed_options(
 ) -> None:
     """Let changed options of the optimizer, such as the learning rate, win over those in its state."""
     prefix = "optimizer."
-    changed = {
-        key.removeprefix(prefix) for key in now if key.startswith(prefix) and now[key] != then.get(key, now[key])
-    }
+    options = {key.removeprefix(prefix): key for key in now if key.startswith(prefix)}
+    changed = {name for name, key in options.items() if now[key] != then.get(key, now[key])}
     for group, built in zip(run.optimizer.param_groups, as_built, strict=True):
-        group.update({name: built[name] for name in changed & built.keys() - {"params"}})
+        # An option for some parameters, such as ``groups``, may set any option of a group.
+        names = changed if changed <= built.keys() else options.keys()
+        group.update({name: built[name] for name in names & built.keys() - {"params"}})
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], aside: Collection[str]) -> list[Change]:
+    """Return the differences between two fingerprints outside some tables; none from a run that did not begin."""
+    return [c for c in identity_changes(before, now) if not _is_within(c.key, aside)] if before else []
+
+
+def _described(changes: Collection[Change], since: str) -> list[str]:
+    return [f"the run has changed since {since}: {'; '.join(map(str, changes))}"] if changes else []
 
 
 def _is_within(key: str, tables: Collection[str]) -> bool:

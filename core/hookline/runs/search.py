@@ -15,7 +15,7 @@ _MAX_COMPARED = 200
 """Number of the newest runs to search for a name similar to an unknown one."""
 
 
-def find_run(name: str, parent: Path) -> Path:
+def find_run(name: str | os.PathLike[str], parent: str | os.PathLike[str] = "runs") -> Path:
     """Return the folder of a run.
 
     Args:
@@ -25,6 +25,7 @@ def find_run(name: str, parent: Path) -> Path:
     Raises:
         ConfigError: When there is no such run, or several have that name.
     """
+    name, parent = os.fspath(name), Path(parent)
     if "/" in name or os.sep in name or name in (".", "..") or _is_run_folder(name):
         return _checked(Path(name))
     names = run_names(parent)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import RunConfig
 from hookline.engine.data import DataSource
-from hookline.engine.errors import HooklineError
+from hookline.engine.errors import HooklineError, text_of
 from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.hook_checks import MARK
@@ -255,7 +255,7 @@ def brief_error(error: BaseException) -> str:
         return "; ".join([f"{type(error).__name__}: {error.message}", *(fault.message for fault in error.faults)])
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    first_line = str(error).partition("\n")[0]
+    first_line = text_of(error).partition("\n")[0]
     return f"{type(error).__name__}: {first_line}{where}"
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 from hookline.engine.config.loading import load_config
 from hookline.engine.errors import ConfigError
+from hookline.engine.loop.building import Site, build_batches, build_data, build_loss, build_model, check_first_batches
+from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.train_options import Split
 from hookline.engine.words import did_you_mean
 from hookline.runs.changes import identity_changes
-from hookline.runs.folder import CONFIG
+from hookline.runs.folder import saved_config
 from hookline.runs.identity import identity_of
 from hookline.runs.search import find_run
 from hookline.trained.weights import Weights, load_weights_into, read_weights
@@ -49,8 +51,8 @@ def evaluate_run(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
     splits: Sequence[str] = (),
-    checkpoint: str | None = None,
-    parent: Path = Path("runs"),
+    checkpoint: str | os.PathLike[str] | None = None,
+    parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
 ) -> Evaluation:
     """Evaluate the model of a run on its data. No event is fired, and nothing is written.
@@ -68,14 +70,14 @@ def evaluate_run(
         ConfigError: When the data lack a requested split.
         HooklineError: As ``Run`` raises it.
     """
-    path = find_run(os.fspath(run), parent)
+    path = find_run(run, parent)
     if unknown := [name for name in splits if name not in _SPLITS]:
         raise ConfigError(f"there is no split {unknown[0]!r}", hint=did_you_mean(unknown[0], _SPLITS))
     wanted = list(splits or _SPLITS)
     switches = {"--split": {"train.evaluate": wanted}}
-    config = load_config(path / CONFIG, overrides, switches=switches, catalog=catalog)
+    config = load_config(saved_config(path), overrides, switches=switches, catalog=catalog)
     weights = read_weights(path, checkpoint)
-    built = Run(config)
+    built = Run(config, build=_build_for_evaluation)
     there = built.data.splits()
     if missing := [name for name in splits if f"{name}/loss" not in built.metric_names]:
         hint = f"they have {', '.join(there)}"
@@ -85,6 +87,16 @@ def evaluate_run(
     evaluated = dict.fromkeys(name.partition("/")[0] for name in metrics)
     sizes = {name: _num_examples(there[name]) for name in evaluated}
     return Evaluation(path, weights.origin, weights.step, sizes, metrics, (*weights.notes, *built.warnings, *notes))
+
+
+def _build_for_evaluation(site: Site) -> None:
+    """Build a run without optimizer and step, so that no plugin checks what only a training needs."""
+    build_data(site)
+    build_batches(site)
+    with RandomState(site.position.seed, "model").active():
+        build_model(site)
+        build_loss(site)
+        check_first_batches(site)
 
 
 # ---- notes and checks ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ class Exported:
     atol: float
 
 
-def export_model(trained: Trained, to: str, target: Path | None = None, *, force: bool = False) -> Exported:
+def export_model(
+    trained: Trained, to: str, target: str | os.PathLike[str] | None = None, *, force: bool = False
+) -> Exported:
     """Export a trained model to a file for other programs, after comparing its outputs with the model's.
 
     - ``safetensors``: the weights. The file is read back and compared bit by bit.
@@ -90,7 +93,7 @@ def export_model(trained: Trained, to: str, target: Path | None = None, *, force
     """
     if to not in ENDINGS:
         raise ConfigError(f"there is no format {to!r}", hint=did_you_mean(to, ENDINGS))
-    target = target or Path(f"{trained.path.name}{ENDINGS[to]}")
+    target = Path(target or f"{trained.path.name}{ENDINGS[to]}")
     check_target(target, force=force)
     libraries = _onnx_libraries() if to == "onnx" else {}
     inputs, described = _example_inputs(trained)

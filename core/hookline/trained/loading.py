@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,7 +15,7 @@ from hookline.engine.loop.building import Site, build_model
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
-from hookline.runs.folder import CONFIG, read_data
+from hookline.runs.folder import read_data, saved_config
 from hookline.runs.search import find_run
 from hookline.trained.model import Trained
 from hookline.trained.weights import load_weights_into, read_weights
@@ -26,8 +25,8 @@ def load_trained(
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
-    checkpoint: str | None = None,
-    parent: Path = Path("runs"),
+    checkpoint: str | os.PathLike[str] | None = None,
+    parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
 ) -> Trained:
     """Load the model of a run with its weights, ready to predict.
@@ -39,8 +38,8 @@ def load_trained(
         CheckpointError: When there are no such weights, or they are damaged or belong to a different model.
         HooklineError: As ``Run`` raises it.
     """
-    path = find_run(os.fspath(run), parent)
-    config = load_config(path / CONFIG, overrides, catalog=catalog)
+    path = find_run(run, parent)
+    config = load_config(saved_config(path), overrides, catalog=catalog)
     weights = read_weights(path, checkpoint)
     sites: list[Site] = []
     built = Run(config, build=functools.partial(_build_model_alone, read_data(path), sites))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class Trained:
         """
         return _build_predictor(self._site)
 
-    def predictions(self, source: Path) -> Iterator[Mapping[str, Sequence[Any]]]:
+    def predictions(self, source: str | os.PathLike[str]) -> Iterator[Mapping[str, Sequence[Any]]]:
         """Yield the predictions for the inputs of a file, in its order: columns by name, one batch at a time.
 
         Raises:
@@ -81,7 +82,7 @@ class Trained:
         """
         predictor, names = self.predictor, None
         beside = getattr(predictor, "beside", dict)
-        for inputs in predictor.read(source, self.config.train.eval_batch_size):
+        for inputs in predictor.read(Path(source), self.config.train.eval_batch_size):
             columns = predictor.columns(self.predict(inputs))
             if isinstance(columns, Mapping):
                 columns = {**beside(), **columns}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ Writer = Callable[[Path, Iterator[Columns]], None]
 _CSV = ".csv"
 
 
-def write_predictions(trained: Trained, source: Path, target: Path, *, force: bool = False) -> int:
+def write_predictions(
+    trained: Trained, source: str | os.PathLike[str], target: str | os.PathLike[str], *, force: bool = False
+) -> int:
     """Write the predictions of a model for the inputs of a file, in its order; return the number of rows.
 
     Only one batch is in memory at a time. The file is written whole or not at all.
@@ -35,6 +38,7 @@ def write_predictions(trained: Trained, source: Path, target: Path, *, force: bo
         ConfigError: When the file cannot be written, or exists.
         DataError: When the inputs cannot be used; carries every fault.
     """
+    source, target = Path(source), Path(target)
     check_target(target, force=force, source=source)
     write = _writer_for(trained.predictor, target)
     counter = _Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from hookline.engine.errors import CheckpointError
 from hookline.engine.loop.run import Run
 from hookline.engine.loop.state import load_state_of_wrappers, state_of_wrappers
 from hookline.engine.words import did_you_mean
-from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, newest_valid, read_checkpoint
-from hookline.runs.folder import CHECKPOINTS, MODEL, read_model
+from hookline.runs.disk.checkpoint import CHECKPOINTS, Checkpoint, checkpoints_in, newest_valid, read_checkpoint, run_of
+from hookline.runs.folder import MODEL, read_model
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.resuming import model_faults
 
@@ -46,7 +47,7 @@ class Weights:
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
+def read_weights(path: Path, checkpoint: str | os.PathLike[str] | None = None) -> Weights:
     """Read the saved weights of a run: the final ones, or those of its newest valid checkpoint.
 
     Args:
@@ -57,8 +58,8 @@ def read_weights(path: Path, checkpoint: str | None = None) -> Weights:
         CheckpointError: When there are none, or they are damaged.
     """
     record = read_record(path)
-    if checkpoint not in (None, LATEST):
-        return _of_checkpoint(_named_checkpoint(path, record, str(checkpoint)), ())
+    if checkpoint is not None and checkpoint != LATEST:
+        return _of_checkpoint(_named_checkpoint(path, record, os.fspath(checkpoint)), ())
     is_finished = record.status in ("completed", "stopped") and record.model is not None
     if is_finished and checkpoint is None:
         return _of_end(path, record, ())
@@ -125,11 +126,13 @@ def _named_checkpoint(path: Path, record: RunRecord, name: str) -> Checkpoint:
     if not place.is_dir():
         known = [one.name for one in checkpoints_in(path / CHECKPOINTS)]
         raise CheckpointError(f"there is no checkpoint {place}", hint=did_you_mean(place.name, known))
-    return read_checkpoint(place, run=record.run)
+    return read_checkpoint(place, run=run_of(path / CHECKPOINTS, record.run))
 
 
 def _newest(path: Path, record: RunRecord) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """Return the newest good checkpoint, and what is wrong with those that are newer. All stay where they are."""
     damaged: list[str] = []
-    found = newest_valid(path / CHECKPOINTS, lambda _, error: damaged.append(error.message), run=record.run)
+    folder = path / CHECKPOINTS
+    run = run_of(folder, record.run)
+    found = newest_valid(folder, lambda _, error: damaged.append(error.message), run=run)
     return found, tuple(damaged)

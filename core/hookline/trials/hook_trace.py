@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hookline.engine.errors import error_text
 from hookline.engine.plugin.observer import Observer
 from hookline.trials.short_texts import cut
 
@@ -72,7 +73,7 @@ class HookTrace(Observer):
             result = run()
             returned = "" if result is None else _short(result)
         except BaseException as raised:
-            error = _line(f"{type(raised).__name__}: {raised}")
+            error = _line(error_text(raised))
             raise
         else:
             return result
@@ -93,7 +94,7 @@ def _short(value: Any) -> str:
         return _line("[" + ", ".join(map(_short, value)) + "]")
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{type(value).__name__}{list(value.shape)}"
-    return f"{type(value).__name__}: {_line(str(value))}" if isinstance(value, BaseException) else type(value).__name__
+    return _line(error_text(value)) if isinstance(value, BaseException) else type(value).__name__
 
 
 def _line(text: str) -> str:

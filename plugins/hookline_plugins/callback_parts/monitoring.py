@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -17,15 +17,28 @@ if TYPE_CHECKING:
     from hookline import RunView
 
 
+_WITHOUT_EVALUATIONS = "train/running_loss"
+
+
 def check_monitored(run: RunView, name: str, who: str) -> None:
     """Check that a run measures a metric.
 
     Raises:
-        ConfigError: When it does not; suggests the nearest name.
+        ConfigError: When it does not, or never evaluates; suggests the nearest name.
     """
     if name not in run.metric_names:
         hint = did_you_mean(name, run.metric_names)
         raise ConfigError(f"{who} monitors {name!r}, which this run does not measure", hint=hint)
+    if name not in measured_names(run):
+        hint = f"set train.evaluate_every_epochs, or monitor {_WITHOUT_EVALUATIONS!r}"
+        raise ConfigError(f"{who} monitors {name!r}, but this run never evaluates", hint=hint)
+
+
+def measured_names(run: RunView) -> Sequence[str]:
+    """Return the metrics that a run will measure: without evaluations only the running loss."""
+    train, num_steps = run.config.train, run.num_steps
+    in_epochs = train.evaluate_every_steps and (num_steps is None or train.evaluate_every_steps <= num_steps)
+    return run.metric_names if train.evaluate_every_epochs or in_epochs else (_WITHOUT_EVALUATIONS,)
 
 
 class Monitor:
@@ -48,6 +61,7 @@ class Monitor:
 
     def __init__(self, name: str, mode: Literal["min", "max"], min_delta: float = 0.0) -> None:
         self.name = name
+        self._mode = mode
         self._sign = 1 if mode == "min" else -1
         self._min_delta = min_delta
         self._last_step = 0
@@ -71,14 +85,18 @@ class Monitor:
             return math.isfinite(value)
         return self._sign * value < self._sign * self.best - self._min_delta
 
-    def state_dict(self) -> dict[str, float | int | None]:
-        """Return the best value, its epoch and step, and the step of the last value."""
-        return {"best": self.best, "epoch": self.epoch, "step": self.step, "last_step": self._last_step}
+    def state_dict(self) -> dict[str, str | float | int | None]:
+        """Return the metric, its best value with its epoch and step, and the step of the last value."""
+        best = {"best": self.best, "epoch": self.epoch, "step": self.step, "last_step": self._last_step}
+        return {"metric": self.name, "mode": self._mode, **best}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Restore the state from ``state_dict``; do nothing and return False if it is of another metric or mode."""
+        if (state["metric"], state["mode"]) != (self.name, self._mode):
+            return False
         self.best, self.epoch, self.step = state["best"], state["epoch"], state["step"]
         self._last_step = state["last_step"]
+        return True
 
 
 @dataclass

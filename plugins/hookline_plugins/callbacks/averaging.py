@@ -33,6 +33,8 @@ class Averaging:
     Buffers of finite floating-point numbers, such as the statistics of batch normalization, are averaged as well;
     others, such as counters and masks, are copied from the model.
 
+    In a run that resumes with another ``method``, or a later ``start_epoch``, the average begins anew.
+
     With ``at_end = "averaged"`` the model has the averaged weights after a run that completed or that a plugin
     stopped; after any other ending it has the trained weights.
     """
@@ -104,11 +106,14 @@ class Averaging:
             put(self._weights(), self._average)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the average, and the number of weights in it."""
-        return {"num_averaged": self._num_averaged, "average": dict(self._average)}
+        """Return the average, its method and first epoch, and the number of weights in it."""
+        kind = {"method": self.method, "start_epoch": self.start_epoch}
+        return {**kind, "num_averaged": self._num_averaged, "average": dict(self._average)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``."""
+        """Restore the state from ``state_dict``; an average of another kind, or of earlier epochs, begins anew."""
+        if state["method"] != self.method or state["start_epoch"] < self.start_epoch:
+            return
         weights = self._weights()
         self._num_averaged = state["num_averaged"]
         # The state may be on another device, or shared with the run that it came from.

@@ -13,7 +13,7 @@ from hookline_plugins.callback_parts.monitoring import Monitor, MonitoringCallba
 from hookline_plugins.callback_parts.weights import copied, is_finished, put, weights_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from hookline import Outcome, RunView
 
@@ -32,14 +32,14 @@ class Best(MonitoringCallback):
 
     def __post_init__(self) -> None:
         self._seen = Monitor(self.monitor, self.mode)
-        self._model: nn.Module | None = None
+        self._run: RunView | None = None
         self._weights: dict[str, Tensor] | None = None
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
         """Reset the state."""
         self.__post_init__()
-        self._model = run.unwrapped_model
+        self._run = run
 
     # First, so that reports on the model describe its final weights.
     @hookimpl(tryfirst=True)
@@ -63,13 +63,15 @@ class Best(MonitoringCallback):
         return {"seen": self._seen.state_dict(), "weights": self._weights and dict(self._weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``."""
-        assert self._model is not None, "the run was started"
-        self._seen.load_state_dict(state["seen"])
-        # The state may be on another device, or shared with the run that it came from.
-        devices = {name: tensor.device for name, tensor in weights_of(self._model).items()}
-        saved = state["weights"]
-        self._weights = saved and {name: value.to(devices[name], copy=True) for name, value in saved.items()}
+        """Restore the state from ``state_dict``, unless it is of another metric or mode."""
+        assert self._run is not None, "the run was started"
+        seen, saved = state["seen"], state["weights"]
+        if self.restore and seen["best"] is not None and saved is None:
+            self._run.warn("best: the weights of the best value so far were not kept, so it counts from here on")
+        elif self._seen.load_state_dict(seen) and self.restore and saved is not None:
+            # The state may be on another device, or shared with the run that it came from.
+            devices = {name: tensor.device for name, tensor in weights_of(self._run.unwrapped_model).items()}
+            self._weights = {name: value.to(devices[name], copy=True) for name, value in saved.items()}
 
     def update(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the metric with the best value so far."""

@@ -18,7 +18,7 @@ from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
     from hookline import RunView
-    from hookline.runs import Manifest, RunFolder
+    from hookline.runs import Manifest, RunFolder, StateCheck
 
 
 @dataclass
@@ -55,7 +55,7 @@ class SaveCheckpoints:
         self._best: list[float] = []
         self._ranked_step = 0
         self._saved_at = time.monotonic()
-        self._was_tried = False
+        self._state_check: StateCheck | None = None
         self._saving: _Saving | None = None
 
     @hookimpl
@@ -68,6 +68,7 @@ class SaveCheckpoints:
             raise ConfigError("checkpoint has no folder to save in", hint=hint)
         check_single(run, self)
         self._folder = folder
+        self._state_check = _state_check_of(run)
         if self.keep_best:
             check_monitored(run, self.monitor, "checkpoint")
 
@@ -98,20 +99,22 @@ class SaveCheckpoints:
         self._finish(run, must_succeed=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best values, and the place of the last save: the current one, in the state of a checkpoint."""
-        return {"best": list(self._best), "saved": list(self._saved) if self._saved else None}
+        """Return the best values of the metric, and the place of the last save: the current one, in a checkpoint."""
+        saved = list(self._saved) if self._saved else None
+        return {"metric": self.monitor, "mode": self.mode, "best": list(self._best), "saved": saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``."""
+        """Restore the state from ``state_dict``; best values of another metric or mode do not count."""
         saved = state["saved"]
-        self._best = list(state["best"])
+        if (state["metric"], state["mode"]) == (self.monitor, self.mode):
+            self._best = list(state["best"])[: self.keep_best]
         self._saved = (saved[0], saved[1]) if saved else None
 
     def _is_due(self, run: RunView) -> bool:
-        if not self._was_tried:
-            # Refuse a state that cannot be saved after the first step, not after hours of training.
-            self._was_tried = True
-            self._check_state(run)
+        if self._state_check:
+            # Refuse a state that cannot be loaded again after the first step, not after hours of training.
+            state_check, self._state_check = self._state_check, None
+            _check_state(run, state_check)
         # First, because it has to see every measurement.
         if self.keep_best and self._is_among_best(run):
             return True
@@ -121,13 +124,6 @@ class SaveCheckpoints:
         if self.every_steps and run.step % self.every_steps == 0 and is_new_step:
             return True
         return bool(self.every_epochs) and run.position == 0 and run.epoch % self.every_epochs == 0
-
-    def _check_state(self, run: RunView) -> None:
-        try:
-            state = run.state_dict()
-        except CheckpointError:
-            return  # a disk that is full now may have room when the state is saved
-        self._folder.check_state(state)
 
     def _is_among_best(self, run: RunView) -> bool:
         step, metrics = self.measured
@@ -174,6 +170,20 @@ class SaveCheckpoints:
         if must_succeed or not isinstance(error, CheckpointError):
             raise error
         run.warn(f"the state was not saved, and the run continues: {error.message}")
+
+
+def _state_check_of(run: RunView) -> StateCheck:
+    from hookline.runs import StateCheck  # imports torch
+
+    return StateCheck(run)
+
+
+def _check_state(run: RunView, state_check: StateCheck) -> None:
+    try:
+        state = run.state_dict()
+    except CheckpointError:
+        return  # a disk that is full now may have room when the state is saved
+    state_check.check(state)
 
 
 class _Saving(threading.Thread):

@@ -41,9 +41,9 @@ class EarlyStopping(MonitoringCallback):
         return {"seen": self._seen.state_dict(), "num_bad": self._num_bad}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``."""
-        self._seen.load_state_dict(state["seen"])
-        self._num_bad = state["num_bad"]
+        """Restore the state from ``state_dict``, unless it is of another metric or mode."""
+        if self._seen.load_state_dict(state["seen"]):
+            self._num_bad = state["num_bad"]
 
     def update(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the metric with the best value so far."""

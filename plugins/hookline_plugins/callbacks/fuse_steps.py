@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from hookline import ConfigError, ContractError, Fault, RunView, hookimpl, shortcuts
+from hookline import ConfigError, ContractError, Fault, RunView, engine, hookimpl, shortcuts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,7 +81,10 @@ class FuseSteps:
     def _reading(self, run: RunView, batches: Iterator[Any], position: int) -> Iterator[Any]:
         while True:
             if self._num_free(run, position) >= self.size and self._is_ready(run):
-                self._next_block = block = list(islice(batches, self.size))
+                block = list(islice(batches, self.size))
+                # An epoch that was begun with another batch size ends elsewhere.
+                if len(block) == self.size and engine.count_examples(block[-1]) == engine.count_examples(block[0]):
+                    self._next_block = block
                 position += self.size
                 yield from block
             elif (batch := next(batches, _OVER)) is _OVER:

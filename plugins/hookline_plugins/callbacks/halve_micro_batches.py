@@ -42,13 +42,13 @@ class HalveMicroBatches:
         return halving_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the current size."""
-        return {"micro_batch_size": self._run.micro_batch_size}
+        """Return the current size, and the one that the config sets."""
+        return {"micro_batch_size": self._run.micro_batch_size, "configured": self._run.config.train.micro_batch_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the size, unless the config sets a smaller one."""
-        sizes = (state["micro_batch_size"], self._run.micro_batch_size)
-        self._run.micro_batch_size = min((size for size in sizes if size), default=0)
+        """Load the size, unless the config sets another one than before."""
+        if state["configured"] == self._run.config.train.micro_batch_size:
+            self._run.micro_batch_size = state["micro_batch_size"]
 
 
 def _attempted(run: RunView, step: Callable[[Any], Tensor], batch: Any) -> Tensor | None:

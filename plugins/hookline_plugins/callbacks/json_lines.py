@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hookline import hookimpl
+from hookline.engine import text_of
 from hookline.runs import folder_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class JSONLines:
     @hookimpl
     def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Write the error."""
-        _write("run_error", epoch=run.epoch, step=run.step, type=type(error).__name__, message=_text(str(error)))
+        _write("run_error", epoch=run.epoch, step=run.step, type=type(error).__name__, message=_text(text_of(error)))
 
     # Last, to include the reports of the other plugins.
     @hookimpl(trylast=True)

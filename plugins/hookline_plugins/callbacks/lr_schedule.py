@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import itertools
 import math
 import typing
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -62,10 +64,15 @@ _LENGTH_OF = {
 _NOT_SET = ("self", "optimizer", "last_epoch", "scale_fn")
 """Parameters of torch's schedulers that a config cannot set."""
 _PHASE_KEYS = ("arguments", "length", "scheduler")
+_CHANGING = ("last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter")
+"""The attributes of torch's schedulers that change in a run; the others follow from the config."""
+_SET_IN_GROUPS = ("lr", "initial_lr", "min_lr", "max_lr", "momentum", "betas", "base_momentum", "max_momentum")
+"""The options of parameter groups that torch's schedulers set."""
 _MAX_ROWS = 20
 
 _Value = bool | int | float | str | list[int | float]
 _Arguments = dict[str, _Value]
+_Phase = tuple[str, _Arguments, int | None]
 
 
 @dataclass
@@ -80,6 +87,9 @@ class LRSchedule:
 
     The default, ``cosine-annealing`` over the whole run, is that of I. Loshchilov and F. Hutter, "SGDR",
     https://arxiv.org/abs/1608.03983, without restarts.
+
+    In a run that resumes with other options, another length or another learning rate, the schedule is from then on that
+    of an uninterrupted run with the new values; ``reduce-on-plateau`` goes on from the current learning rate.
     """
 
     scheduler: Annotated[_Scheduler, Meta(description="torch's scheduler")] = "cosine-annealing"
@@ -129,15 +139,20 @@ class LRSchedule:
             return optimizer  # the run rejects it
         if self.monitor:
             check_monitored(run, self.monitor, "lr-schedule")
-        self._scheduler = self._build(run, optimizer)
-        # torch warns if the first update was skipped, which train.non_finite = "skip" does on purpose.
-        optimizer._opt_called = True  # type: ignore[attr-defined] # noqa: SLF001 - the flag that torch checks
+        self._defaults = dict(optimizer.defaults)
+        self._as_built = [
+            {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
+        self._plan = self._planned(run)
+        self._scheduler = _make_all(self._plan, optimizer)
         self._warm_up(0)
         return optimizer
 
     @hookimpl
-    def on_run_start(self) -> None:
+    def on_run_start(self, run: RunView) -> None:
         """Reset the state."""
+        self._run = run
         self._used, self._of_epochs, self._last_measured = [], [], 0
 
     @hookimpl
@@ -173,8 +188,9 @@ class LRSchedule:
             run.report("learning rate at the end of epochs", [{"epoch": n, **_named(rates)} for n, rates in shown])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scheduler's state, and the learning rates to report."""
+        """Return the progress of the scheduler, the schedule that it belongs to, and the learning rates to report."""
         return {
+            "schedule": self._schedule(),
             "scheduler": _changing(self._scheduler.state_dict()),
             "used": list(self._used),
             "of_epochs": [list(rates) for rates in self._of_epochs],
@@ -182,10 +198,55 @@ class LRSchedule:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``; the learning rate itself is in the optimizer's state."""
-        _load(self._scheduler, state["scheduler"])
+        """Restore the state from ``state_dict``; the learning rate itself is in the optimizer's state.
+
+        If the schedule is no longer the same, it is taken to the current place in the run.
+        """
         self._used, self._last_measured = list(state["used"]), state["last_look"]
         self._of_epochs = [list(rates) for rates in state["of_epochs"]]
+        optimizer, apart = self._scheduler.optimizer, self._optimizer_apart()
+        self._plan = self._planned(self._run)
+        self._scheduler = _make_all(self._plan, apart)
+        then, now = state["schedule"], self._schedule()
+        if then == now:
+            _load(self._scheduler, state["scheduler"])
+        elif self.monitor:
+            self._resume_plateau(then, now, state["scheduler"])
+        else:
+            for _ in range(self._run.step if self.interval == "step" else len(self._run.history)):
+                self._scheduler.step()
+        _attach(self._scheduler, optimizer)
+        if then != now:
+            for group, planned in zip(optimizer.param_groups, apart.param_groups, strict=True):
+                group.update({key: planned[key] for key in _SET_IN_GROUPS if key in planned and key != "lr"})
+            self._set(self._scheduler.get_last_lr())
+            self._warm_up(self._run.step)
+
+    def _resume_plateau(self, then: Mapping[str, Any], now: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+        """Go on from the current learning rate, with the best value so far if it is of the same metric."""
+        kept = ["_last_lr"] if then["lr"] == now["lr"] else []
+        if all(then[key] == now[key] for key in ("monitor", "mode")):
+            kept += ["best", "num_bad_epochs", "cooldown_counter", "last_epoch"]
+        _load(self._scheduler, {key: value for key, value in progress.items() if key in kept})
+
+    def _schedule(self) -> dict[str, Any]:
+        """Return everything that determines the schedule, as plain values."""
+        return {
+            "lr": [float(options["lr"]) for options in self._as_built],
+            "interval": self.interval,
+            "monitor": self.monitor,
+            "mode": self.arguments.get("mode", "min") if self.monitor else "",
+            "warmup": [self.warmup_steps, self.warmup_factor],
+            "phases": [[name, dict(arguments)] for name, arguments, _ in self._plan],
+            "ends": _ends(self._plan),
+        }
+
+    def _optimizer_apart(self) -> Optimizer:
+        """Return an optimizer of nothing with the options of the run's as it was built, on which to try a schedule."""
+        import torch
+
+        groups = [{"params": [torch.zeros(())], **copy.deepcopy(options)} for options in self._as_built]
+        return torch.optim.Optimizer(groups, self._defaults)
 
     def _measure(self, run: RunView, metrics: Mapping[str, float]) -> None:
         # The end of an epoch repeats the metrics of its evaluation.
@@ -213,33 +274,35 @@ class LRSchedule:
             else:
                 group["lr"].fill_(rate)  # the optimizer may hold on to this tensor
 
-    def _build(self, run: RunView, optimizer: Optimizer) -> LRScheduler:
-        from torch.optim.lr_scheduler import SequentialLR
-
+    def _planned(self, run: RunView) -> list[_Phase]:
+        """Return the schedulers with their arguments, and the number of steps of each."""
         length = _length(run, self.interval)
         if not self.phases:
-            return _make(self.scheduler, self.arguments, optimizer, length)
-        schedulers: list[LRScheduler] = []
-        milestones: list[int] = []
+            return [_completed(self.scheduler, self.arguments, length)]
+        plan: list[_Phase] = []
+        begin = 0
         for phase in self.phases:
-            rest = length - sum(milestones[-1:]) if length is not None else None
+            rest = length - begin if length is not None else None
             duration: Any = phase.get("length", rest)
             arguments: Any = phase.get("arguments", {})
-            schedulers.append(_make(str(phase["scheduler"]), arguments, optimizer, duration))
-            milestones.append(sum(milestones[-1:]) + (duration or 0))
-        return SequentialLR(optimizer, schedulers, milestones[:-1])
+            plan.append(_completed(str(phase["scheduler"]), arguments, duration))
+            begin += duration or 0
+        return plan
 
 
 def _length(run: RunView, interval: str) -> int | None:
     """Return the number of scheduler steps in the run, at least 1; None if it is unknown."""
     if interval == "step":
         return None if run.num_steps is None else max(run.num_steps, 1)
-    if run.num_steps is None or not run.steps_per_epoch:
+    if run.num_steps is None or not run.steps_per_epoch or not run.config.train.max_steps:
         return max(run.num_epochs, 1)
-    return max(math.ceil(run.num_steps / run.steps_per_epoch), 1)
+    # The batches of earlier epochs may have had another size.
+    num_left = run.num_steps - (run.step - run.position)
+    return max(len(run.history) + math.ceil(num_left / run.steps_per_epoch), 1)
 
 
-def _make(scheduler: str, arguments: Mapping[str, Any], optimizer: Optimizer, length: int | None) -> LRScheduler:
+def _completed(scheduler: str, arguments: Mapping[str, Any], length: int | None) -> _Phase:
+    """Return a phase whose arguments include the length, if its scheduler needs one."""
     name = _LENGTH_OF.get(scheduler)
     values = dict(arguments)
     if name and name not in values and not {"epochs", "steps_per_epoch"} <= values.keys():
@@ -247,8 +310,32 @@ def _make(scheduler: str, arguments: Mapping[str, Any], optimizer: Optimizer, le
             message = f"lr-schedule: {scheduler!r} needs {name!r}, because the data have no length"
             raise ConfigError(message, hint=f"set arguments.{name} or train.max_steps")
         values[name] = max(length, 1)
+    return scheduler, values, length
+
+
+def _make_all(plan: Sequence[_Phase], optimizer: Optimizer) -> LRScheduler:
+    from torch.optim.lr_scheduler import SequentialLR
+
+    # torch warns if the first update was skipped, which train.non_finite = "skip" does on purpose.
+    optimizer._opt_called = True  # type: ignore[attr-defined] # noqa: SLF001 - the flag that torch checks
+    schedulers = [_make(*phase, optimizer) for phase in plan]
+    return schedulers[0] if len(plan) == 1 else SequentialLR(optimizer, schedulers, _ends(plan))
+
+
+def _ends(plan: Sequence[_Phase]) -> list[int]:
+    """Return the scheduler step at which each phase but the last ends."""
+    return list(itertools.accumulate(length or 0 for *_, length in plan[:-1]))
+
+
+def _attach(scheduler: LRScheduler, optimizer: Optimizer) -> None:
+    """Let a scheduler act on another optimizer with the same groups."""
+    for one in (scheduler, *vars(scheduler).get("_schedulers", ())):
+        one.optimizer = optimizer
+
+
+def _make(scheduler: str, arguments: Mapping[str, Any], length: int | None, optimizer: Optimizer) -> LRScheduler:
     try:
-        made = _class_of(scheduler)(optimizer, **values)
+        made = _class_of(scheduler)(optimizer, **arguments)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"lr-schedule: torch's {_CLASSES[scheduler]} rejects its arguments: {error}") from error
     total = getattr(made, "total_steps", None)
@@ -319,9 +406,10 @@ def _changing(state: Mapping[str, Any]) -> dict[str, Any]:
 
     Infinity, the best metric before the first, becomes None, because JSON has no infinity.
     """
-    part: dict[str, Any] = {key: value for key, value in state.items() if isinstance(value, bool | int | float | list)}
-    if "_schedulers" in part:
-        part["_schedulers"] = [_changing(each) for each in part["_schedulers"]]
+    part: dict[str, Any] = {key: state[key] for key in _CHANGING if key in state}
+    part["_last_lr"] = list(map(float, part["_last_lr"]))
+    if "_schedulers" in state:
+        part["_schedulers"] = [_changing(each) for each in state["_schedulers"]]
     return {key: None if value in (math.inf, -math.inf) else value for key, value in part.items()}
 
 

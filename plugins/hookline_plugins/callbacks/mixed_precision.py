@@ -114,7 +114,7 @@ class MixedPrecision:
         return {"scale": scale, "num_skipped": self._num_skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from ``state_dict``."""
+        """Restore the state from ``state_dict``; a run that had no scale so far keeps the initial one."""
         self._num_skipped = state["num_skipped"]
-        if self._scaler is not None:
+        if self._scaler is not None and state["scale"] is not None:
             self._scaler.load_state_dict(state["scale"])

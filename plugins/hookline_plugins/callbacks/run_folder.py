@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from hookline import CheckpointError, HooklineError, hookimpl
-from hookline.engine import printable
+from hookline import HooklineError, hookimpl
+from hookline.engine import error_text, printable
 from hookline.runs import (
     Attempt,
     BestValue,
@@ -32,7 +32,8 @@ from hookline.runs import (
     redacted_word,
 )
 from hookline_plugins.callback_parts.event_text import EventText
-from hookline_plugins.callback_parts.monitoring import Monitor
+from hookline_plugins.callback_parts.metrics_file import MetricsFile
+from hookline_plugins.callback_parts.monitoring import Monitor, check_monitored, measured_names
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
@@ -69,25 +70,36 @@ class KeepRunFolder:
 
     def __post_init__(self) -> None:
         self._failed: set[str] = set()
+        self._run: RunView
+        self._attempt: Attempt | None = None
         self._best: Monitor
         self._log: AppendedFile
-        self._metrics: AppendedFile
+        self._metrics: MetricsFile
 
     # First, so that the others find the folder.
     @hookimpl(tryfirst=True)
-    def on_run_start(self, run: RunView) -> None:
-        """Create the folder, unless the run resumes in one, and start an attempt."""
+    def on_run_start(self, run: RunView, state: Mapping[str, Any] | None) -> None:
+        """Create the folder, unless the run resumes in one, and start an attempt.
+
+        A run that resumes starts it in ``load_state_dict``: until every plugin has accepted its state, config and
+        record stay as they are.
+        """
         check_single(run, self)
+        if self.monitor:
+            check_monitored(run, self.monitor, "run-folder")
         self.__post_init__()
+        self._run = run
         self._start = self._recorded = time.perf_counter()
         folder = folder_of(run)
-        is_new = folder is None
+        self._is_new = folder is None
         if folder is None:
             folder = RunFolder.claim(self.parent, self.name or _label(run))
             give_folder(run, folder)
         self._folder = folder
         try:
-            self._open(run, is_new=is_new)
+            self._open(run)
+            if state is None:
+                self._begin_attempt(run)
         except BaseException:
             self._folder.close()
             raise
@@ -102,19 +114,19 @@ class KeepRunFolder:
         """Write the metrics of an evaluation within an epoch; the epoch's line has those at its end."""
         self._best.update(run, metrics)
         if lines := self._text.evaluation(run, metrics):
-            self._write_metrics(run, metrics)
+            self._write_metrics(run, metrics, is_epoch=False)
             self._write_log(run, *lines)
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the epoch."""
         self._best.update(run, metrics)
-        self._write_metrics(run, metrics)
+        self._write_metrics(run, metrics, is_epoch=True)
         self._write_log(run, self._text.epoch(run, metrics))
         self._update_record(run, run.epoch)
         if time.perf_counter() - self._recorded > _RECORD_S:
             self._recorded = time.perf_counter()
-            self._attempt_to(run, "the record", lambda: self._folder.save(flush=False))
+            self._attempt_to(run, "the record", self._folder.save)
 
     @hookimpl
     def on_checkpoint_saved(self, run: RunView, path: Path) -> None:
@@ -130,7 +142,8 @@ class KeepRunFolder:
     def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Write the error, its traceback and the place in the run."""
         text = "".join(traceback.format_exception(error))
-        self._attempt.error = printable(f"{type(error).__name__}: {error}".partition("\n")[0][:_MAX_ERROR])
+        if self._attempt:
+            self._attempt.error = printable(error_text(error).partition("\n")[0][:_MAX_ERROR])
         self._write_log(run, text)
         self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, text))
 
@@ -139,54 +152,50 @@ class KeepRunFolder:
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Write the weights and the outcome."""
         self._write_log(run, *self._text.end(run, outcome))
-        self._update_record(run, len(run.history))
-        self._folder.record.status = self._attempt.outcome = outcome
-        self._attempt.ended = datetime.now(UTC)
         try:
-            if outcome in ("completed", "stopped"):
-                self._folder.write_model(run.unwrapped_model.state_dict())
-            self._sync_metrics()
-            self._folder.save()
+            if self._attempt:
+                self._end_attempt(run, self._attempt, outcome)
         finally:
             self._log.close()
             self._metrics.close()
             self._folder.close()
 
+    def _end_attempt(self, run: RunView, attempt: Attempt, outcome: Outcome) -> None:
+        self._update_record(run, len(run.history))
+        self._folder.record.status = attempt.outcome = outcome
+        attempt.ended = datetime.now(UTC)
+        if outcome in ("completed", "stopped"):
+            self._folder.write_model(run.unwrapped_model.state_dict())
+        self._metrics.sync()
+        self._attempt_to(run, "the log", self._log.sync)
+        self._folder.save()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the size of the metrics file, and the best value."""
-        self._sync_metrics()
-        return {"metrics_bytes": self._metrics.size, "best": self._best.state_dict()}
+        """Return the state of the metrics file, and the best value."""
+        return {**self._metrics.state_dict(), "best": self._best.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Truncate the metrics file to its size in the state."""
+        """Cut the metrics file off where the state was saved, and start the attempt."""
         self._best.load_state_dict(state["best"])
-        self._metrics.close()
-        self._metrics = self._folder.lines("metrics.jsonl", state["metrics_bytes"])
+        self._metrics.load_state_dict(self._run, state)
+        self._begin_attempt(self._run)
 
-    def _sync_metrics(self) -> None:
-        try:
-            self._metrics.sync()
-        except OSError as error:
-            raise CheckpointError(f"{self._metrics.path} cannot be written: {error.strerror}") from error
-
-    def _open(self, run: RunView, *, is_new: bool) -> None:
-        before = self._folder.record.identity
-        if before.get("settings") != identity_of(run)["settings"]:
-            self._folder.write("config.toml", complete_toml(run.config).encode(), flush=False)
-        if before.get("data") != identity_of(run)["data"]:
-            self._folder.write_data(run.data)
+    def _open(self, run: RunView) -> None:
         self._log = self._folder.lines("log.txt")
         # Steps after the checkpoint are taken again.
-        self._metrics = self._folder.lines("metrics.jsonl", 0 if run.step == 0 else None)
+        self._metrics = MetricsFile(self._folder, is_new=run.step == 0)
         self._best = Monitor(self.monitor or _default_metric(run), self.mode)
-        self._begin_attempt(run, is_new=is_new)
         self._text = EventText(run)
-        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(_command())}"
-        self._write_log(run, command, *self._text.head(run))
 
-    def _begin_attempt(self, run: RunView, *, is_new: bool) -> None:
+    def _begin_attempt(self, run: RunView) -> None:
         record = self._folder.record
-        changes = [] if is_new else run.warnings
+        before = record.identity
+        if record.config is None or before.get("settings") != identity_of(run)["settings"]:
+            self._folder.write_config(complete_toml(run.config))
+        is_whole = self._folder.is_intact("data.json", record.data)
+        if not is_whole or before.get("data") != identity_of(run)["data"]:
+            self._folder.write_data(run.data)
+        changes = [] if self._is_new else run.warnings
         started, host = datetime.now(UTC), platform.node()
         self._attempt = Attempt(started, _command(), host, os.getpid(), run.step, run.step, changes=list(changes))
         record.attempts = [*record.attempts, self._attempt]
@@ -194,7 +203,11 @@ class KeepRunFolder:
         record.identity = dict(identity_of(run))
         record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
         record.git = record.git or _git_commit()
-        self._folder.save(flush=False)
+        if record.best and (record.best.metric, record.best.mode) != (self._best.name, self.mode):
+            record.best = None
+        self._folder.save()
+        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(_command())}"
+        self._write_log(run, command, *self._text.head(run))
 
     def _update_record(self, run: RunView, epochs: int) -> None:
         record, best = self._folder.record, self._best
@@ -204,12 +217,11 @@ class KeepRunFolder:
         record.warnings = list(run.warnings[-_MAX_WARNINGS:])
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
+        assert self._attempt is not None, "it was begun"
         self._attempt.step = run.step
 
-    def _write_metrics(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        # msgspec writes NaN and infinity as null.
-        line = msgspec.json.encode({"epoch": run.epoch, "step": run.step, **metrics}).decode()
-        self._attempt_to(run, "the metrics", lambda: self._metrics.append(line))
+    def _write_metrics(self, run: RunView, metrics: Mapping[str, float], *, is_epoch: bool) -> None:
+        self._attempt_to(run, "the metrics", lambda: self._metrics.append(run, metrics, is_epoch=is_epoch))
 
     def _write_log(self, run: RunView, *texts: str) -> None:
         # Tracebacks and commands may hold control characters that a terminal would obey when the log is shown.
@@ -218,17 +230,16 @@ class KeepRunFolder:
 
     def _write_debug(self, run: RunView, error: BaseException, text: str) -> None:
         known = {
-            "error": f"{type(error).__name__}: {error}",
-            "notes": list(getattr(error, "__notes__", ())),
+            "error": _encodable(error_text(error)),
+            "notes": [*map(_encodable, getattr(error, "__notes__", ()))],
             "epoch": run.epoch,
             "step": run.step,
             "indices": list(getattr(error, "indices", ())),
             "seed": run.config.train.seed,
             "hint": error.hint if isinstance(error, HooklineError) else None,
         }
-        name = self._folder.debug.name
-        self._folder.write(f"{name}/traceback.txt", text.encode(errors="backslashreplace"))
-        self._folder.write(f"{name}/error.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n")
+        self._folder.write("debug/traceback.txt", text.encode(errors="backslashreplace"))
+        self._folder.write("debug/error.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n")
 
     def _attempt_to(self, run: RunView, part: str, write: Callable[[], None]) -> None:
         """Write something that is not essential; warn of its first failure."""
@@ -247,7 +258,11 @@ def _label(run: RunView) -> str:
 
 def _default_metric(run: RunView) -> str:
     wanted = ("validation/loss", "train/loss")
-    return next((name for name in wanted if name in run.metric_names), "train/running_loss")
+    return next((name for name in wanted if name in measured_names(run)), "train/running_loss")
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _command() -> list[str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import DataError, Fault, Location, hookimpl
-from hookline.engine import did_you_mean
+from hookline.engine import did_you_mean, error_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -227,8 +227,8 @@ def _each(train: Any, pick: Callable[[Any], Any]) -> Tensor:
             try:
                 picked.append(torch.as_tensor(pick(train[index])))
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise DataError(f"example {index} of the training data cannot be read: {reason}") from error
+                message = f"example {index} of the training data cannot be read: {error_text(error)}"
+                raise DataError(message) from error
     return torch.stack(picked)
 
 

@@ -86,7 +86,7 @@ def parameter_groups(optimizer: Any, run: RunView, model: nn.Module) -> list[dic
     Raises:
         ConfigError: If a pattern matches no parameter, or a group is left without any; carries every fault.
     """
-    rest = _named_parameters(run, model)
+    rest = named_parameters(run, model)
     known = [name for name, _ in rest]
     faults: list[Fault] = []
     groups: list[dict[str, Any]] = []
@@ -105,7 +105,7 @@ def parameter_groups(optimizer: Any, run: RunView, model: nn.Module) -> list[dic
     return [*groups, {"params": [parameter for _, parameter in rest]}] if rest else groups
 
 
-def _named_parameters(run: RunView, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def named_parameters(run: RunView, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Return the parameters with their names in the model as its plugin built it, without wrappers."""
     names = {id(parameter): name for name, parameter in run.unwrapped_model.named_parameters()}
     return [(names.get(id(parameter), name), parameter) for name, parameter in model.named_parameters()]

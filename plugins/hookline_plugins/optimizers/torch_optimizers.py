@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _Beta = Annotated[float, Meta(ge=0, lt=1)]
 _LearningRate = Annotated[float, Meta(ge=0, description="learning rate")]
 _WeightDecay = Annotated[float, Meta(ge=0, description="factor of the L2 penalty on the weights")]
+_DecoupledDecay = Annotated[float, Meta(ge=0, description="share of the weights, times lr, to subtract per step")]
+_Decoupled = Annotated[bool, Meta(description="subtract the weight decay from the weights, as AdamW does")]
 _Betas = Annotated[tuple[_Beta, _Beta], Meta(description="decay of the running means of gradient and squared gradient")]
 _Eps = Annotated[float, Meta(ge=0, description="added to the denominator to avoid division by zero")]
 _Momentum = Annotated[float, Meta(ge=0, description="share of the previous update to add")]
@@ -35,6 +37,27 @@ _Groups = Annotated[
     tuple[dict[str, Any], ...],
     Meta(description="options for some parameters: tables with a list of name patterns, and options"),
 ]
+
+
+class _TorchOptimizer:
+    """An optimizer of torch with the name of the class, whose fields are options of torch and ``groups``."""
+
+    def __post_init__(self) -> None:
+        check_groups(self)
+
+    @hookimpl
+    def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
+        """Build the optimizer."""
+        import torch
+
+        build: Any = getattr(torch.optim, type(self).__name__)
+        groups = [self._as_torch(group) for group in parameter_groups(self, run, model)]
+        built: Optimizer = build(groups, **self._as_torch(own_options(self)))
+        return built
+
+    def _as_torch(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return options as torch takes them."""
+        return options
 
 
 @dataclass
@@ -74,7 +97,7 @@ class SGD:
 
 
 @dataclass
-class Adam:
+class Adam(_TorchOptimizer):
     """Adam, ``torch.optim.Adam``. Source: D. P. Kingma and J. Ba, "Adam", https://arxiv.org/abs/1412.6980."""
 
     lr: _LearningRate = 0.001
@@ -85,19 +108,9 @@ class Adam:
     fused: _Fused = False
     groups: _Groups = ()
 
-    def __post_init__(self) -> None:
-        check_groups(self)
-
-    @hookimpl
-    def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
-        """Build the optimizer."""
-        import torch
-
-        return torch.optim.Adam(parameter_groups(self, run, model), **own_options(self))
-
 
 @dataclass
-class AdamW:
+class AdamW(_TorchOptimizer):
     """Adam with decoupled weight decay, ``torch.optim.AdamW``.
 
     Source: I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101.
@@ -106,26 +119,14 @@ class AdamW:
     lr: _LearningRate = 0.001
     betas: _Betas = (0.9, 0.999)
     eps: _Eps = 1e-8
-    weight_decay: Annotated[float, Meta(ge=0, description="share of the weights, times lr, to subtract per step")] = (
-        0.01
-    )
+    weight_decay: _DecoupledDecay = 0.01
     amsgrad: Annotated[bool, Meta(description="use the AMSGrad variant")] = False
     fused: _Fused = False
     groups: _Groups = ()
 
-    def __post_init__(self) -> None:
-        check_groups(self)
-
-    @hookimpl
-    def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
-        """Build the optimizer."""
-        import torch
-
-        return torch.optim.AdamW(parameter_groups(self, run, model), **own_options(self))
-
 
 @dataclass
-class RMSprop:
+class RMSprop(_TorchOptimizer):
     """RMSprop, ``torch.optim.RMSprop``.
 
     Source: G. Hinton, *Neural Networks for Machine Learning*, lecture 6.
@@ -139,15 +140,160 @@ class RMSprop:
     centered: Annotated[bool, Meta(description="normalize the gradient by an estimate of its variance")] = False
     groups: _Groups = ()
 
-    def __post_init__(self) -> None:
-        check_groups(self)
 
-    @hookimpl
-    def build_optimizer(self, run: RunView, model: nn.Module) -> Optimizer:
-        """Build the optimizer."""
-        import torch
+@dataclass
+class NAdam(_TorchOptimizer):
+    """Adam with Nesterov momentum, ``torch.optim.NAdam``.
 
-        return torch.optim.RMSprop(parameter_groups(self, run, model), **own_options(self))
+    Source: T. Dozat, "Incorporating Nesterov Momentum into Adam" (2016),
+    https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ.
+    """
+
+    lr: _LearningRate = 0.002
+    betas: _Betas = (0.9, 0.999)
+    eps: _Eps = 1e-8
+    weight_decay: _WeightDecay = 0.0
+    momentum_decay: Annotated[float, Meta(ge=0, description="decay of the momentum over the steps")] = 0.004
+    decoupled_weight_decay: _Decoupled = False
+    groups: _Groups = ()
+
+
+@dataclass
+class RAdam(_TorchOptimizer):
+    """Adam with a rectified variance, ``torch.optim.RAdam``, which needs no warm-up of the learning rate.
+
+    Source: L. Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", https://arxiv.org/abs/1908.03265.
+    """
+
+    lr: _LearningRate = 0.001
+    betas: _Betas = (0.9, 0.999)
+    eps: _Eps = 1e-8
+    weight_decay: _WeightDecay = 0.0
+    decoupled_weight_decay: _Decoupled = False
+    groups: _Groups = ()
+
+
+@dataclass
+class Adamax(_TorchOptimizer):
+    """Adam with the infinity norm, ``torch.optim.Adamax``.
+
+    Source: D. P. Kingma and J. Ba, "Adam", section 7.1, https://arxiv.org/abs/1412.6980.
+    """
+
+    lr: _LearningRate = 0.002
+    betas: Annotated[tuple[_Beta, _Beta], Meta(description="decay of the running mean and of the running maximum")] = (
+        0.9,
+        0.999,
+    )
+    eps: _Eps = 1e-8
+    weight_decay: _WeightDecay = 0.0
+    groups: _Groups = ()
+
+
+@dataclass
+class SparseAdam(_TorchOptimizer):
+    """Adam for sparse gradients, ``torch.optim.SparseAdam``, such as those of ``nn.Embedding(..., sparse=True)``.
+
+    It updates the moments of the rows in the gradient alone, and rejects dense gradients.
+    """
+
+    lr: Annotated[float, Meta(gt=0, description="learning rate")] = 0.001
+    betas: _Betas = (0.9, 0.999)
+    eps: Annotated[float, Meta(gt=0, description="added to the denominator to avoid division by zero")] = 1e-8
+    groups: _Groups = ()
+
+
+@dataclass
+class Adafactor(_TorchOptimizer):
+    """Adafactor, ``torch.optim.Adafactor``, which keeps a row and a column of second moments instead of a matrix.
+
+    Source: N. Shazeer and M. Stern, "Adafactor", https://arxiv.org/abs/1804.04235.
+    """
+
+    lr: _LearningRate = 0.01
+    beta2_decay: Annotated[float, Meta(le=0, description="exponent of the step in the decay of second moments")] = -0.8
+    eps: Annotated[
+        tuple[Annotated[float, Meta(ge=0)] | Literal["auto"], Annotated[float, Meta(ge=0)]],
+        Meta(description="floors of the second moments ('auto': precision of their dtype) and of the weights' scale"),
+    ] = ("auto", 0.001)
+    d: Annotated[float, Meta(ge=1, description="largest root mean square of an update; larger ones are scaled")] = 1.0
+    weight_decay: _DecoupledDecay = 0.0
+    groups: _Groups = ()
+
+    def _as_torch(self, options: dict[str, Any]) -> dict[str, Any]:
+        if "eps" not in options:
+            return options
+        floor, scale = options["eps"]
+        return {**options, "eps": (None if floor == "auto" else floor, scale)}
+
+
+@dataclass
+class Adagrad(_TorchOptimizer):
+    """Adagrad, ``torch.optim.Adagrad``.
+
+    Source: J. Duchi, E. Hazan and Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization", JMLR 12 (2011), https://jmlr.org/papers/v12/duchi11a.html.
+    """
+
+    lr: _LearningRate = 0.01
+    lr_decay: Annotated[float, Meta(ge=0, description="decay of the learning rate over the steps")] = 0.0
+    weight_decay: _WeightDecay = 0.0
+    initial_accumulator_value: Annotated[float, Meta(ge=0, description="initial sum of squared gradients")] = 0.0
+    eps: _Eps = 1e-10
+    fused: _Fused = False
+    groups: _Groups = ()
+
+
+@dataclass
+class Adadelta(_TorchOptimizer):
+    """Adadelta, ``torch.optim.Adadelta``.
+
+    Source: M. D. Zeiler, "ADADELTA: An Adaptive Learning Rate Method", https://arxiv.org/abs/1212.5701.
+    """
+
+    lr: Annotated[float, Meta(ge=0, description="factor on the update")] = 1.0
+    rho: Annotated[float, Meta(ge=0, le=1, description="decay of the running mean of the squared gradient")] = 0.9
+    eps: _Eps = 1e-6
+    weight_decay: _WeightDecay = 0.0
+    groups: _Groups = ()
+
+
+@dataclass
+class ASGD(_TorchOptimizer):
+    """Averaged stochastic gradient descent, ``torch.optim.ASGD``.
+
+    torch keeps the average in the state of the optimizer; the model trains and is evaluated with the current weights.
+    To evaluate with averaged weights, use the callback ``averaging``.
+    Source: B. T. Polyak and A. B. Juditsky, "Acceleration of stochastic approximation by averaging", SIAM Journal on
+    Control and Optimization 30 (1992), https://dl.acm.org/doi/10.1137/0330046.
+    """
+
+    lr: _LearningRate = 0.01
+    lambd: Annotated[float, Meta(description="decay term of the weights and of the learning rate")] = 0.0001
+    alpha: Annotated[float, Meta(description="exponent of the decay of the learning rate")] = 0.75
+    t0: Annotated[float, Meta(ge=0, description="step at which averaging begins")] = 1e6
+    weight_decay: _WeightDecay = 0.0
+    groups: _Groups = ()
+
+
+@dataclass
+class Rprop(_TorchOptimizer):
+    """Resilient backpropagation, ``torch.optim.Rprop``, for full batches (``train.batch_size = "all"``).
+
+    It uses the signs of the gradients alone. Source: M. Riedmiller and H. Braun, "A direct adaptive method for faster
+    backpropagation learning: the RPROP algorithm" (1993), https://doi.org/10.1109/ICNN.1993.298623.
+    """
+
+    lr: Annotated[float, Meta(ge=0, description="size of the first update")] = 0.01
+    etas: Annotated[
+        tuple[Annotated[float, Meta(gt=0, lt=1)], Annotated[float, Meta(gt=1)]],
+        Meta(description="factors on the size of the update where the sign changes, and where it stays"),
+    ] = (0.5, 1.2)
+    step_sizes: Annotated[
+        tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]],
+        Meta(description="smallest and largest size of an update"),
+    ] = (1e-6, 50.0)
+    groups: _Groups = ()
 
 
 @dataclass

@@ -493,7 +493,8 @@ def test_models_that_draw_or_count_in_each_step_are_refused(model: nn.Module, wo
 
 def test_layers_that_keep_nothing_are_not_refused() -> None:
     norm, dropout = nn.BatchNorm1d(3, track_running_stats=False), nn.Dropout(0.0)
-    model = sequence(lambda: nn.Sequential(norm, dropout, nn.LayerNorm(3))).eval()
+    model = sequence(lambda: nn.Sequential(norm, dropout, nn.LayerNorm(3)))
+    norm.eval()
     run = run_of(4, plugins={"model": model})
     assert not norm.training
     assert run.fit().outcome == "completed"

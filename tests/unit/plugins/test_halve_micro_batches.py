@@ -107,13 +107,14 @@ def test_a_resumed_run_continues_with_the_size_found(taken: int) -> None:
     assert is_equal(state_of(second), state_of(whole))
 
 
-def test_the_size_of_the_config_counts_where_it_is_smaller_or_nothing_is_halved() -> None:
+def test_a_changed_size_of_the_config_counts_and_a_halved_one_is_kept() -> None:
     first = narrow_run(Narrow(3), HALVE)
     first.fit()
     state = state_of(first) | {"warnings": []}
     cases: list[tuple[dict[str, Any], int]] = [
         ({**HALVE, "train.micro_batch_size": 1}, 1),
-        ({**HALVE, "train.micro_batch_size": 5}, 2),
+        ({**HALVE, "train.micro_batch_size": 5}, 5),
+        (HALVE, 2),
         ({"train.micro_batch_size": 5}, 5),
         ({}, 0),
     ]

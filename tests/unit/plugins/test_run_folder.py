@@ -452,6 +452,42 @@ def test_lines_after_the_checkpoint_do_not_appear_twice(tmp_path: Path) -> None:
     assert [line["step"] for line in lines_of(second)] == [10, 20, 30]
 
 
+@pytest.mark.parametrize("damage", ["emptied", "shortened", "removed", "CRLF", "edited"])
+def test_metrics_that_something_else_changed_are_written_again(tmp_path: Path, damage: str) -> None:
+    """Ten steps an epoch, an evaluation after every fourth step: two lines of step 20."""
+
+    def made(parent: Path) -> Run:
+        callbacks = {"run-folder": {"parent": str(parent)}, "checkpoint": {}}
+        train = {"epochs": 3, "evaluate_every_steps": 4}
+        return Run({"train": train, "data": {"num_examples": 100}, "callbacks": callbacks})
+
+    whole, run = made(tmp_path / "whole"), made(tmp_path / "runs")
+    whole.fit()
+    for step in run.steps():
+        if step.step == 25:
+            run.interrupt("test")
+    path = path_of(run) / "metrics.jsonl"
+    there = path.read_bytes()
+    changed = {
+        "emptied": b"",
+        "shortened": there[:-30],
+        "CRLF": there.replace(b"\n", b"\r\n"),
+        "edited": there.replace(b'"epoch":1,"step":10,', b'"epoch":1,"step":10,"mine":1,'),
+    }
+    assert all(data != there for data in changed.values())
+    path.unlink() if damage == "removed" else path.write_bytes(changed[damage])
+    again = resume(path_of(run))
+    again.fit()
+    (warning,) = again.warnings
+    assert "metrics.jsonl is not as this run wrote it" in warning
+    # The history has the lines of epochs, and those of steps 28 and 30 are written after the resume.
+    lost = {"emptied": (4, 8, 12, 16, 20, 24), "removed": (4, 8, 12, 16, 20, 24), "shortened": (24,)}.get(damage, ())
+    assert ("may be missing" in warning) == bool(lost)
+    is_lost = [line["step"] in lost and "train/running_loss" not in line for line in lines_of(whole)]
+    assert lines_of(again) == [line for line, gone in zip(lines_of(whole), is_lost, strict=True) if not gone]
+    assert b"\r" not in path.read_bytes()
+
+
 def test_changes_are_in_the_record_and_in_the_config(tmp_path: Path) -> None:
     first = interrupted(tmp_path)
     second = resume(path_of(first), ["train.epochs=4", "optimizer.lr=0.001"])

@@ -94,8 +94,8 @@ def test_a_replacement_that_fails_anywhere_leaves_a_whole_file_and_nothing_else(
         path.write_bytes(b"old")
         with under_files(Layer(at, failing(number), operations=WRITING)), pytest.raises(OSError, match="Errno"):
             replace_file(path, b"new")
-        # The fifth operation takes the name: open, write, fsync, close, replace.
-        assert path.read_bytes() == (b"old" if at <= 5 else b"new")
+        # The sixth operation takes the name: open twice, write, fsync, close, replace.
+        assert path.read_bytes() == (b"old" if at <= 6 else b"new")
         assert names(tmp_path) == ["run.json"]
 
 

@@ -186,6 +186,22 @@ def test_a_folder_within_that_is_a_link_is_refused(name: str, make: Make, tmp_pa
     folder.close()
 
 
+def test_files_of_plugins_go_into_folders_that_are_made(make: Make, tmp_path: Path) -> None:
+    folder = RunFolder.open(make())
+    lines = folder.lines("artifacts/mine.jsonl")
+    lines.append("{}")
+    lines.close()
+    folder.write("artifacts/mine/deep.json", b"{}")
+    assert (folder.path / "artifacts" / "mine.jsonl").read_text() == "{}\n"
+    assert (folder.path / "artifacts" / "mine" / "deep.json").read_bytes() == b"{}"
+    (tmp_path / "outside").mkdir()
+    (folder.path / "artifacts" / "linked").symlink_to(tmp_path / "outside", target_is_directory=True)
+    with pytest.raises(CheckpointError, match="is a link"):
+        folder.write("artifacts/linked/x", b"")
+    folder.close()
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
 def test_a_lock_and_lines_that_are_links_are_not_followed(make: Make, tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
     outside.write_text("mine")

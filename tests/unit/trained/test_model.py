@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,22 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import hookline
-from hookline import Catalog, CheckpointError, ConfigError, ContractError, DataError, DataSource, PluginError, Run
-from hookline.runs import find_run, folder_of, identity_of, read_checkpoint
+from hookline import (
+    Catalog,
+    CheckpointError,
+    ConfigError,
+    ContractError,
+    DataError,
+    DataSource,
+    PluginError,
+    Run,
+    resume,
+)
+from hookline.runs import AppendedFile, RunFolder, find_run, folder_of, identity_of, read_checkpoint
 from hookline.runs.disk.data_file import KeptExample, from_kept, to_kept
 from hookline.runs.folder import read_model
 from hookline.runs.record import read_record
-from hookline.trained import evaluate_run, load_trained, write_predictions
+from hookline.trained import evaluate_run, export_model, load_trained, write_predictions
 from hookline_plugins.data.tables import csv_records, reading
 from support import saved_folder
 
@@ -97,6 +107,41 @@ def predicted(folder: Path, source: Path, **options: Any) -> dict[str, list[Any]
         for name, values in part.items():
             found.setdefault(name, []).extend(values)
     return found
+
+
+# ---- paths -----------------------------------------------------------------------------------------------------------
+
+
+class Place:
+    """A path of another library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+@pytest.mark.parametrize("form", [str, Path, Place])
+def test_whatever_takes_a_path_takes_text_and_any_path_like_object(
+    run: Run, folder: Path, tmp_path: Path, form: Callable[[Path], Any]
+) -> None:
+    parent, rows_file, target = folder.parent, tmp_path / "houses.csv", tmp_path / "out.csv"
+    (checkpoint,) = sorted(path for path in (folder / "checkpoints").iterdir() if path.is_dir())[-1:]
+    trained = load_trained("last", parent=form(parent), checkpoint=form(checkpoint))
+    assert trained.path == folder == find_run(form(folder)) == find_run("last", form(parent))
+    assert evaluate_run(form(folder), parent=form(parent), checkpoint=form(checkpoint)).step == run.step
+    assert sum(len(next(iter(part.values()))) for part in trained.predictions(form(rows_file))) == 60
+    assert write_predictions(trained, form(rows_file), form(target)) == 60
+    assert export_model(trained, "safetensors", form(tmp_path / "m.safetensors")).path == tmp_path / "m.safetensors"
+    assert read_checkpoint(form(checkpoint)).path == checkpoint
+    RunFolder.open(form(folder)).close()
+    made = RunFolder.claim(form(tmp_path / "others"), "a")
+    made.close()
+    assert made.path == tmp_path / "others" / "0001-a"
+    AppendedFile(form(tmp_path / "lines.txt")).close()
+    again = resume("last", {"train.epochs": 3}, parent=form(parent))
+    assert again.fit().epochs == 3
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------

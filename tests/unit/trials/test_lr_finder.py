@@ -169,7 +169,7 @@ def test_epochs_follow_one_another_without_any_event() -> None:
 def test_a_stream_that_does_not_restart_is_an_error() -> None:
     class Once(IterableDataset[Any]):
         def __init__(self) -> None:
-            self.passes = iter([1, 1, 0])  # the trial batch, the first epoch
+            self.passes = iter([1, 0])
 
         def __iter__(self) -> Iterator[Any]:
             return iter([(torch.ones(1), torch.zeros(1))] * 4 * next(self.passes, 0))

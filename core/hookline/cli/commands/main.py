@@ -151,7 +151,8 @@ def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
         sizes = {"steps_per_epoch": run.steps_per_epoch, **model_values(model)}
         output.document({"ok": True, "plan": plan_events(config), **sizes, "first_loss": loss})
     print_model(output, model)
-    output.prose(f"\n{model.num_parameters} parameters, {run.steps_per_epoch} steps per epoch, first loss {loss:.6g}")
+    steps = "an unknown number of" if run.steps_per_epoch is None else run.steps_per_epoch  # None: a stream
+    output.prose(f"\n{model.num_parameters} parameters, {steps} steps per epoch, first loss {loss:.6g}")
     output.prose("all checks passed: this run can be trained")
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from hookline.cli.arguments import ListByDefault, added_callbacks, choosing, local_files, printing, unwanted_callbacks
+from hookline.cli.arguments import (
+    ListByDefault,
+    added_callbacks,
+    choosing,
+    noting_missing_files,
+    printing,
+    unwanted_callbacks,
+)
 from hookline.cli.command import Command
 from hookline.cli.completion import complete_run
 from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
@@ -24,7 +31,7 @@ from hookline.cli.printing.runs import (
     row_values,
     run_values,
 )
-from hookline.engine.errors import ConfigError, Fault, HooklineError, PluginError
+from hookline.engine.errors import ConfigError, Fault, HooklineError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
@@ -91,7 +98,7 @@ def resume(
 
     shown = _shown_callbacks(output, catalog)
     with light_optimizer() if shortcuts else contextlib.nullcontext():
-        with _note_missing_files(record):
+        with noting_missing_files(record):
             resumed = resume_run(
                 path,
                 overrides,
@@ -112,30 +119,6 @@ def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
     wanted = added_callbacks(output, catalog, is_saved=False)["callbacks"]
     unwanted = unwanted_callbacks(output, catalog, is_saved=True)
     return {f"callbacks.{name}": True for name in wanted} | dict.fromkeys(unwanted, False)
-
-
-@contextlib.contextmanager
-def _note_missing_files(record: RunRecord) -> Iterator[None]:
-    """Add a note to an error for each plugin file that the run had and this command lacks.
-
-    Files named in a record are never imported: the user must name those to trust.
-    """
-    try:
-        yield
-    except (ConfigError, PluginError) as error:
-        had = dict.fromkeys(file for attempt in record.attempts for file in _plugin_files(attempt.command))
-        for file in had:
-            if Path(file).name not in {Path(given).name for given in local_files()}:
-                error.add_note(f"the run was started with --plugin {file}, and this command was not")
-        raise
-
-
-def _plugin_files(command: Sequence[str]) -> Iterator[str]:
-    for word, following in zip(command, [*command[1:], ""], strict=True):
-        if word == "--plugin" and following:
-            yield following
-        elif word.startswith("--plugin="):
-            yield word.removeprefix("--plugin=")
 
 
 # ---- looking at runs -------------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from hookline.cli.arguments import choosing, printing
+from hookline.cli.arguments import choosing, noting_missing_files, printing
 from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
 from hookline.engine.plugin.catalog import Catalog
+from hookline.runs.record import read_record
 from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer
 
@@ -83,7 +84,7 @@ def eval_(
 
     from hookline.trained.evaluating import evaluate_run
 
-    with light_optimizer():
+    with light_optimizer(), noting_missing_files(read_record(path)):
         found = evaluate_run(path, overrides, splits=splits, checkpoint=checkpoint, catalog=catalog)
     _print_warnings(output, found)
     if output.json:
@@ -128,7 +129,8 @@ def predict(
     from hookline.trained.loading import load_trained
     from hookline.trained.predicting import write_predictions
 
-    trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
+    with noting_missing_files(read_record(path)):
+        trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
     _print_warnings(output, trained)
     if target.path is None:
         _print_predictions(output, trained, source)
@@ -172,7 +174,8 @@ def export(
     from hookline.trained.exporting import export_model
     from hookline.trained.loading import load_trained
 
-    trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
+    with noting_missing_files(read_record(path)):
+        trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
     _print_warnings(output, trained)
     made = export_model(trained, to, target.path, force=target.force)
     if output.json:

@@ -197,8 +197,8 @@ def _checkpoint_cells(row: CheckpointRow) -> list[str]:
     manifest = row.manifest
     if manifest is None:
         return [row.path.name, "", "", str(row.size), row.problem or ""]
-    epochs = str(manifest.epoch - bool(manifest.position))
-    return [row.path.name, str(manifest.step), epochs, str(row.size), f"{manifest.time:%Y-%m-%d %H:%M:%S}"]
+    saved = f"{manifest.time:%Y-%m-%d %H:%M:%S}"
+    return [row.path.name, str(manifest.step), str(manifest.num_epochs), str(row.size), saved]
 
 
 # ---- two runs --------------------------------------------------------------------------------------------------------

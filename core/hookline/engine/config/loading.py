@@ -133,7 +133,7 @@ class _Assembly:
         self._plugin_errors: list[PluginError] = []
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
-        self._unknown: set[str] = set()
+        self._unknown: dict[str, Location | None] = {}
 
     def add_layers(
         self,
@@ -176,11 +176,7 @@ class _Assembly:
         label = ".".join(path[:size])
         takes_plugin = path[0] not in ("train", "plugins")
         if path[0] not in TABLES:
-            if path[0] not in self._unknown:
-                self._unknown.add(path[0])
-                is_option = path[0] in TrainOptions.__dataclass_fields__
-                meant = f"did you mean 'train.{path[0]}'?" if is_option else did_you_mean(path[0], TABLES)
-                self._fault(f"unknown table {shown(path[0])}", item.location, meant)
+            self._unknown.setdefault(path[0], item.location)
         elif len(path) > size:
             return label, path[size:]
         elif len(path) < size:
@@ -224,7 +220,7 @@ class _Assembly:
         rules = self._finish_rules(self._tables.pop("plugins"))
         train = self._convert(self._tables.pop("train"), options_of(TrainOptions), "the loop")
         choices = [choice for table in self._tables.values() if (choice := self._finish_plugin(table, vet))]
-        self._raise_faults()
+        self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
         return RunConfig(TrainOptions(**train), rules, tuple(choices), MappingProxyType(self._settings))
@@ -243,7 +239,12 @@ class _Assembly:
         entries = {label: entry for label, entry in found.items() if entry}
         return Named(self._catalog, entries, tuple(self._plugin_errors))
 
-    def _raise_faults(self) -> None:
+    def _raise_faults(self, choices: Iterable[PluginChoice] = ()) -> None:
+        known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
+        known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
+        for name, location in self._unknown.items():
+            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, TABLES)
+            self._fault(f"unknown table {shown(name)}", location, meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
             count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults):,} faults"

@@ -64,6 +64,7 @@ class Batches:
         seed: Seed of the order; None: the order of the dataset.
         name: Name of the dataset in messages.
         order: Returns the indices of the examples of an epoch, int64, instead of a random permutation.
+        drop_last: Whether to leave out the last batch of an epoch if it is smaller than the others.
 
     Attributes:
         num_examples: Number of examples in an epoch; None for a stream.
@@ -87,6 +88,7 @@ class Batches:
         seed: int | None = None,
         name: str = "dataset",
         order: Callable[[int], Tensor] | None = None,
+        drop_last: bool = False,
     ) -> None:
         self._is_stream = isinstance(dataset, IterableDataset)
         self.num_examples = None if self._is_stream else _length(dataset, name)
@@ -105,41 +107,94 @@ class Batches:
         self._seed = seed
         self._name = name
         self._order = order
+        self._begun: Iterator[Any] | None = None
         if order is not None:
             self.num_examples = len(self._checked(order(1)))
         self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
+        self._resumed_epoch = self._offset = 0
+        self._drops_last = drop_last
+        self._num_dropped = self.num_examples % self._batch_size if drop_last and self.num_examples else 0
+        if self._num_dropped and self.num_examples:
+            self.num_examples -= self._num_dropped
 
     @property
     def num_batches(self) -> int | None:
         """Number of batches in an epoch; None for a stream."""
         return None if self.num_examples is None else -(-self.num_examples // self._batch_size)
 
+    def resume(self, epoch: int, number: int, num_used: int) -> int:
+        """Continue an epoch of which ``number`` batches, of any size, with ``num_used`` examples were used.
+
+        Return the number of its batches that remain, 0 for a stream.
+
+        Raises:
+            DataError: When a stream was read in batches of another size.
+        """
+        self._resumed_epoch, self._offset = epoch, num_used - number * self._batch_size
+        if self.num_examples is not None:
+            return max(-(-(len(self.order(epoch)) - num_used) // self._batch_size), 0)
+        if self._offset:
+            message = f"the {self._name} is a stream, read in batches of another size so far"
+            raise DataError(message, hint="resume with the same train.batch_size")
+        return 0
+
+    def num_used(self, epoch: int, number: int) -> int:
+        """Return the number of examples of an epoch before a batch; ``number`` counts from 0."""
+        return number * self._batch_size + (self._offset if epoch == self._resumed_epoch else 0)
+
+    def smallest(self, limit: int = 0) -> int:
+        """Return the smallest number of examples that pass through a model at once.
+
+        Args:
+            limit: Number of examples in a part of a batch; 0: no parts.
+
+        >>> Batches(TensorDataset(torch.zeros(11)), 4, ReadOptions(torch.float32)).smallest(limit=3)
+        1
+        """
+        sizes = [self._batch_size, (self.num_examples or 0) % self._batch_size or self._batch_size]
+        return min(size % limit or limit if limit else size for size in sizes)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Return the batches of an epoch (from 1), without the first ``start``."""
+        """Return the batches of an epoch (from 1), without the first ``start``; a stream is read from its beginning."""
         if type(self._dataset) is TensorDataset and self._reading.collate is None:
             return self._gathered(self._dataset.tensors, epoch, start)
-        if self._is_stream and start:
-            raise DataError("a stream cannot be started in the middle", hint="use a map-style dataset")
+        if epoch == 1 and self._begun:
+            batches, self._begun = self._begun, None
+        else:
+            batches = self._loaded(epoch, 0 if self._is_stream else start)
+        return itertools.islice(batches, start, None) if self._is_stream else batches
         return self._loaded(epoch, start)
+
+    def first(self) -> Iterator[Any]:
+        """Yield the first batch of the first epoch alone; a stream is read on from there by that epoch."""
+        batches = self.epoch(1)
+        batch = next(batches)
+        if self._is_stream:
+            self._begun = itertools.chain([batch], batches)
+        yield batch
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices of the examples in the order of an epoch: int64 ``[num_examples]``."""
         assert self.num_examples is not None
+        num_all = self.num_examples + self._num_dropped
         if self._order is not None:
             order = self._checked(self._order(epoch))
-            if len(order) != self.num_examples:
+            if len(order) != num_all:
                 message = f"the order of the {self._name} has {len(order)} indices in epoch {epoch}"
                 hint = "return the same number of indices for each epoch"
-                raise DataError(f"{message}, but {self.num_examples} in the first", hint=hint)
-            return order
-        if self._seed is None:
-            return torch.arange(self.num_examples)
-        return torch.randperm(self.num_examples, generator=make_generator(self._seed, "order", epoch))
+                raise DataError(f"{message}, but {num_all} in the first", hint=hint)
+        elif self._seed is None:
+            order = torch.arange(num_all)
+        else:
+            order = torch.randperm(num_all, generator=make_generator(self._seed, "order", epoch))
+        # An epoch that resumed with another batch size has another last batch.
+        is_cut = self._drops_last and epoch == self._resumed_epoch
+        return order[: self.num_examples - (self.num_examples - self._offset) % self._batch_size * is_cut]
 
     def indices(self, epoch: int, number: int) -> list[int]:
         """Return the indices of the examples of one batch of an epoch; ``number`` counts from 0."""
-        size = self._batch_size
-        return cast(list[int], self.order(epoch)[number * size : (number + 1) * size].tolist())
+        start = self.num_used(epoch, number)
+        return cast(list[int], self.order(epoch)[start : start + self._batch_size].tolist())
 
     def _gathered(self, tensors: tuple[Tensor, ...], epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
         """Index whole tensors, many batches at a time, and yield slices of the result.
@@ -149,15 +204,13 @@ class Batches:
         """
         size = self._batch_size
         row_bytes = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
-        per_piece = max(_GATHERED_BYTES // (row_bytes * size), 1) if row_bytes else 1
-        order = self.order(epoch)
-        for first in range(start - start % per_piece, cast(int, self.num_batches), per_piece):
-            rows = order[first * size : (first + per_piece) * size]
+        per_piece = size * (max(_GATHERED_BYTES // (row_bytes * size), 1) if row_bytes else 1)
+        order, used = self.order(epoch), self.num_used(epoch, start)
+        for first in range(used % size + (used - used % size) // per_piece * per_piece, len(order), per_piece):
+            rows = order[first : first + per_piece]
             pieces = (placed(tensor[rows], self._reading.device, self._reading.dtype) for tensor in tensors)
             batches = zip(*(torch.split(piece, size) for piece in pieces), strict=True)
-            for number, batch in enumerate(batches, first):
-                if number >= start:
-                    yield batch
+            yield from itertools.islice(batches, max(used - first, 0) // size, None)
 
     def _loaded(self, epoch: int, start: int) -> Iterator[Any]:
         """Read one batch after another, in this process or in workers."""
@@ -168,6 +221,9 @@ class Batches:
                 # Workers seed their own generators.
                 with nullcontext() if self._reading.num_workers else stream.active():
                     batch = self._next(batches, epoch, start, number)
+                if batch is _END and not number:
+                    hint = "a stream must restart for each iteration"
+                    raise DataError(f"the {self._name} yields no batch in epoch {epoch}", hint=hint)
                 if batch is _END:
                     return
                 if isinstance(batch, Failure):
@@ -193,7 +249,8 @@ class Batches:
         }
         collate = self._reading.collate or default_collate
         if self._is_stream:
-            return DataLoader(StreamReader(self._dataset, self._batch_size, collate), **settings)
+            min_size = self._batch_size if self._drops_last else 1
+            return DataLoader(StreamReader(self._dataset, self._batch_size, collate, min_size), **settings)
         reader = ExampleReader(self._dataset, collate, (self._reading.item_seed, epoch))
         return DataLoader(reader, sampler=cast(Any, self._rows(epoch, start)), **settings)
 
@@ -216,8 +273,8 @@ class Batches:
         order, size = self.order(epoch), self._batch_size
         # A permutation has no repeats.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
-        for number in range(start, cast(int, self.num_batches)):
-            part = slice(number * size, (number + 1) * size)
+        for number, first in enumerate(range(self.num_used(epoch, start), len(order), size), start):
+            part = slice(first, first + size)
             yield Rows(number, order[part].tolist(), repeats[part].tolist())
 
     def _checked(self, order: Any) -> Tensor:

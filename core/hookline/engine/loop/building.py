@@ -14,9 +14,9 @@ from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import Metric
 from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
-from hookline.engine.loop.evaluation import build_metrics, evaluate_splits
+from hookline.engine.loop.evaluation import build_metrics, evaluate_splits, try_metrics
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_parameters, try_what_fits
+from hookline.engine.loop.first_batch import check_parameters, check_rates, namer, try_what_fits
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader
@@ -24,7 +24,6 @@ from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.view import LossFunction, RunView, StepFunction
-from hookline.engine.words import with_article
 
 
 class Components:
@@ -71,6 +70,11 @@ class Components:
         self.device = find_device(options.device)
         self.micro_batch_size: int | None = None
 
+    def ensure_training_mode(self) -> None:
+        """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
+        if not self.unwrapped_model.training:
+            self.model.train()
+
     def evaluate(self, run: RunView) -> Mapping[str, float]:
         """Return the loss and the metrics of every split that is evaluated; no events."""
         return evaluate_splits(run, self.read, self.evaluation_batches, self.metrics)
@@ -108,7 +112,7 @@ def build_all(site: Site) -> None:
 
 def build_data(site: Site) -> None:
     """Build the data source."""
-    site.parts.data = build_component(site.host, "data", DataSource, run=site.run)
+    site.parts.data = build_component(site.host, "data", run=site.run)
 
 
 def build_batches(site: Site) -> None:
@@ -121,28 +125,30 @@ def build_batches(site: Site) -> None:
     size = None if options.batch_size == "all" else options.batch_size
     seed = options.seed if options.shuffle else None
     splits = parts.data.splits()
-    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=f"train split of {owner}", order=order)
+    name, drop_last = f"train split of {owner}", options.drop_last
+    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=name, order=order, drop_last=drop_last)
     parts.evaluation_batches = {
         split: Batches(splits[split], options.eval_batch_size, reading, seed=None, name=f"{split} split of {owner}")
         for split in dict.fromkeys(options.evaluate)
         if split in splits and not (split == "train" and parts.batches.num_batches is None)
     }
-    parts.read = SplitReader(owner, site.position, site.observers)
+    parts.read = SplitReader(site.host, site.position, site.observers)
     site.position.batches = parts.batches
 
 
 def build_model(site: Site) -> None:
     """Build the model, and move it to the run's device and dtype."""
     parts = site.parts
-    model: nn.Module = build_component(site.host, "model", nn.Module, run=site.run, data=parts.data)
-    parts.unwrapped_model = site.host.innermost("build_model")
+    model: nn.Module = build_component(site.host, "model", run=site.run, data=parts.data)
+    parts.unwrapped_model = site.host.makers.first["build_model"]
     parts.model = model.to(device=parts.device, dtype=parts.dtype)
+    parts.ensure_training_mode()
 
 
 def build_loss(site: Site) -> None:
     """Build the loss and the metrics."""
     parts = site.parts
-    parts.loss = build_component(site.host, "loss", Callable, run=site.run, data=parts.data)
+    parts.loss = build_component(site.host, "loss", run=site.run, data=parts.data)
     if isinstance(parts.loss, nn.Module):
         parts.loss.to(device=parts.device, dtype=parts.dtype)
     parts.metrics = build_metrics(site.host, run=site.run, data=parts.data)
@@ -151,25 +157,27 @@ def build_loss(site: Site) -> None:
 def check_first_batches(site: Site) -> None:
     """Pass the first batch of each split through model and loss; raise the errors of ``try_batch``.
 
-    A training batch is cut to ``train.micro_batch_size``. If a plugin implements the step, the form of the training
-    batches is up to it, and they are not checked.
+    A training batch is cut to ``train.micro_batch_size``. If a smaller one will come, its size is tried in training
+    mode, too. If a plugin implements the step, the form of the training batches is up to it, and they are not checked.
     """
     parts, host = site.parts, site.host
     splits = dict(parts.evaluation_batches)
     if not host.is_implemented("build_step"):
         splits["train"] = parts.batches
-    names = {kind: str(host.owner(kind)) for kind in ("data", "model", "loss")}
     for split, batches in splits.items():
-        batch = next(parts.read(split, batches, epoch=1), None)
-        names["data"] = f"the {split} split of {host.owner('data')}"
-        size = site.run.config.train.micro_batch_size if split == "train" else 0
-        try_what_fits(batch, parts.model, parts.loss, names, size)
+        batch = parts.read.first(split, batches)
+        limit = site.run.config.train.micro_batch_size
+        sizes = [limit, batches.smallest(limit)] if batches is parts.batches else []
+        fitting = try_what_fits(batch, parts.model, parts.loss, namer(host, split), *sizes)
+        if split in parts.evaluation_batches:
+            try_metrics(fitting, parts.model, parts.loss, parts.metrics, host.makers)
 
 
 def build_optimizer(site: Site) -> None:
     """Build the optimizer, and the guard of its gradients."""
     parts, host = site.parts, site.host
-    parts.optimizer = build_component(host, "optimizer", Optimizer, run=site.run, model=parts.model)
+    parts.optimizer = build_component(host, "optimizer", run=site.run, model=parts.model)
+    check_rates(parts.optimizer, str(host.owner("optimizer")))
     if not host.is_implemented("build_step"):
         check_parameters(parts.optimizer, parts.model, parts.loss, str(host.owner("optimizer")))
     parts.finite_guard = FiniteGuard(site.run, site.position)
@@ -184,19 +192,14 @@ def build_step(site: Site) -> None:
     parts.reader = host.first_result("build_reader", run=run)
 
 
-def build_component(host: Host, kind: str, expected: Any, **arguments: Any) -> Any:
+def build_component(host: Host, kind: str, **arguments: Any) -> Any:
     """Return the result of the build hook of a kind.
 
     Raises:
-        ContractError: When it is None or not of the ``expected`` type.
+        ContractError: When it is None.
     """
     built = host.first_result(f"build_{kind}", **arguments)
     if built is None:
         hint = "does the hook end without a return?"
         raise ContractError(f"build_{kind} of {host.owner(kind)} returned nothing", hint=hint)
-    if not isinstance(built, expected):
-        message = f"build_{kind} of {host.owner(kind)} returned {with_article(type(built).__name__)}"
-        wrap = "wrap a dataset: hookline.DataSource(train=dataset, in_features=..., out_features=...)"
-        advice = wrap if expected is DataSource else None
-        raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=advice)
     return built

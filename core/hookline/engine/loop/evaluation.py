@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -15,11 +15,14 @@ from hookline.engine.hookspecs import Metric
 from hookline.engine.loop.batch import brief, count_examples
 from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.memory import evaluating
+from hookline.engine.loop.reading import note_examples
 from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
+from hookline.engine.plugin.makers import Makers
 from hookline.engine.view import LossFunction, RunView
 
+_METHODS = ("reset", "update", "compute")
 _FOLD = 1024
 """Number of values to collect before they are summed: one sum for many steps."""
 
@@ -87,28 +90,46 @@ class WeightedMean:
 
 
 def evaluate(
-    batches: Iterable[Any], model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric]
+    batches: Iterable[Any],
+    model: nn.Module,
+    loss: LossFunction,
+    metrics: Mapping[str, Metric],
+    where: str = "an evaluation",
 ) -> dict[str, float]:
     """Return ``loss``, the mean over all examples, and each metric.
 
-    The model is put into eval mode; its modes and torch's global random generator are restored afterwards.
+    The model, and the loss if it is a module, are put into eval mode. Their modes and torch's global random generator
+    are restored afterwards.
 
     Raises:
         DataError: When there is no batch.
         ContractError: When a metric does not return a number.
     """
-    mean = WeightedMean()
-    for metric in metrics.values():
-        metric.reset()
-    with torch.no_grad(), preserved_rng(), evaluation_mode(model):
-        for inputs, target in batches:
-            prediction = model(inputs)
-            mean.add(loss(prediction, target), count_examples(target))
-            for metric in metrics.values():
-                metric.update(prediction, target)
+    mean = _measure(batches, model, loss, metrics, where)
     if not mean.weight:
         raise DataError("there was no batch to evaluate", hint="a stream must restart for each iteration")
     return {"loss": mean.compute()} | {name: _number(name, metric.compute()) for name, metric in metrics.items()}
+
+
+def _measure(
+    batches: Iterable[Any], model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric], where: str
+) -> WeightedMean:
+    mean = WeightedMean()
+    for metric in metrics.values():
+        metric.reset()
+    with torch.no_grad(), preserved_rng(), evaluation_mode(model, loss):
+        for inputs, target in batches:
+            try:
+                prediction = model(inputs)
+                value = loss(prediction, target)
+                for metric in metrics.values():
+                    metric.update(prediction, target)
+            except Exception as error:
+                examples = range(mean.weight, mean.weight + count_examples(target))
+                note_examples(error, examples, where)
+                raise
+            mean.add(value, count_examples(target))
+    return mean
 
 
 def evaluate_splits(
@@ -119,9 +140,25 @@ def evaluate_splits(
     for split, batches in splits.items():
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
-            numbers = evaluate(stream, run.model, run.loss, metrics)
+            numbers = evaluate(stream, run.model, run.loss, metrics, f"the evaluation of the {split} split")
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return MappingProxyType(measured)
+
+
+def try_metrics(
+    batch: Any, model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric], makers: Makers
+) -> None:
+    """Measure one batch, so that a metric that cannot be used is refused before the first step.
+
+    Raises:
+        ContractError: When a metric does not return a number.
+        Exception: Any error of a metric.
+    """
+    _measure([batch] if metrics else (), model, loss, metrics, "the trial of the first batch")
+    for name, metric in metrics.items():
+        # It may require more than one batch.
+        with makers.attributing(metric), suppress(ArithmeticError, RuntimeError, ValueError):
+            _number(name, metric.compute())
 
 
 def _number(name: str, value: Tensor | float) -> float:
@@ -132,10 +169,11 @@ def _number(name: str, value: Tensor | float) -> float:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode; afterwards restore the mode of each of its modules."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+def evaluation_mode(*parts: Any) -> Iterator[None]:
+    """Put those parts that are modules into eval mode; afterwards restore the mode of each of their modules."""
+    training = [each for part in parts if isinstance(part, nn.Module) for each in part.modules() if each.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
@@ -157,6 +195,9 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
         for name, metric in built.items():
             if name in metrics or name in ("loss", "running_loss"):
                 raise ContractError(f"{plugin} adds the metric {name!r}, which exists already")
+            if missing := [method for method in _METHODS if not callable(getattr(metric, method, None))]:
+                message = f"{plugin} adds the metric {name!r}, {brief(metric)} without a method {missing[0]!r}"
+                raise ContractError(message, hint="a metric has reset(), update(prediction, target) and compute()")
             if not _is_text(name):
                 raise ContractError(f"{plugin} adds the metric {name!r}, whose name is not text that a file can hold")
             metrics[name] = metric

@@ -1,8 +1,9 @@
-"""Checks of the first batch, before any step is taken."""
+"""Checks of the components and of the first batch, before any step is taken."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,27 +11,56 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hookline.engine.errors import ContractError, DataError, NonFiniteError, TrainingError
+from hookline.engine.data import DataSource
+from hookline.engine.errors import ContractError, DataError, NonFiniteError, TrainingError, error_text
 from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
 from hookline.engine.loop.evaluation import evaluation_mode
 from hookline.engine.loop.memory import MEMORY_ERRORS, ONE_TOO_MANY, first_line, half, is_out_of_memory
+from hookline.engine.loop.rng import preserved_rng
+from hookline.engine.plugin.host import Host
+from hookline.engine.plugin.plugin import Plugin
 from hookline.engine.view import LossFunction
+from hookline.engine.words import with_article
+
+_RESULTS: Mapping[str, tuple[Any, str | None]] = {
+    "build_data": (DataSource, "wrap a dataset: hookline.DataSource(train=dataset, in_features=..., out_features=...)"),
+    "build_model": (nn.Module, None),
+    "build_metrics": (Mapping, None),
+    "build_optimizer": (Optimizer, None),
+    "build_predictor": (None, None),
+}
+"""The type that a build hook must return, with a hint; any other hook must return a callable."""
+
+Namer = Callable[[str, BaseException | None], str]
+"""Returns the plugin of a kind, ``data`` or ``model or loss``, or else that at fault for an error."""
 
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
 """Losses of torch that compare element by element, and broadcast silently if the shapes differ."""
 
 
+def namer(host: Host, split: str) -> Namer:
+    """Return the names for messages about the first batch of a split."""
+
+    def name(kind: str, error: BaseException | None) -> str:
+        maker = host.makers.of(error) if error else None
+        named = str(maker[0]) if maker else " or ".join(str(host.owner(each)) for each in kind.split(" or "))
+        return f"the {split} split of {named}" if kind == "data" else named
+
+    return name
+
+
 def try_what_fits(
-    batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int = 0
-) -> None:
-    """Try a batch, or the part of it that fits into memory; a step that does not fit has its own error.
+    batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num_examples: int = 0, smallest: int = 2**53
+) -> Any:
+    """Try a batch, or the part of it that fits into memory, and return it; a step that does not fit has its own error.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
-        names: Names of ``data``, ``model`` and ``loss`` in messages.
+        name: Returns a name for messages.
         num_examples: Number of examples that may pass through the model at once; 0: all.
+        smallest: Smallest number of examples that will come, to try in training mode if it is smaller.
 
     Raises:
         TrainingError: When memory runs out for a single example.
@@ -39,26 +69,27 @@ def try_what_fits(
     size = min(num_examples or count_examples(batch), count_examples(batch))
     while True:
         try:
-            return try_batch(batch, model, loss, names, size)
+            try_batch(batch, model, loss, name, size)
+            if smallest < size:
+                try_training(batch, model, loss, name, smallest)
+            return part_of(batch, 0, size)
         except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
             if size == 1:
-                message = f"out of memory while one example of {names['data']} is tried: {first_line(error)}"
+                message = f"out of memory while one example of {name('data', None)} is tried: {first_line(error)}"
                 raise TrainingError(message, hint=ONE_TOO_MANY) from error
         size = half(size)
 
 
-def try_batch(
-    batch: Any, model: nn.Module, loss: LossFunction, names: Mapping[str, str], num_examples: int | None = None
-) -> None:
+def try_batch(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num_examples: int | None = None) -> None:
     """Pass one batch through model and loss, in eval mode and without an update, and check the results.
 
     Args:
-        batch: The first batch; None if there is none.
+        batch: The first batch.
         model: The model.
         loss: The loss.
-        names: Names of ``data``, ``model`` and ``loss`` in messages.
+        name: Returns a name for messages.
         num_examples: Number of its examples to use; default: all.
 
     Raises:
@@ -66,20 +97,24 @@ def try_batch(
         ContractError: When model or loss fails, shapes do not match, or the loss is not a differentiable scalar.
         NonFiniteError: When the first loss is not finite.
     """
-    inputs, target = part_of(_pair(batch, names["data"]), 0, num_examples)
-    model_name, loss_name = names["model"], names["loss"]
-    with evaluation_mode(model):
+    model_name, loss_name, data_name = name("model", None), name("loss", None), name("data", None)
+    inputs, target = part_of(_pair(batch, data_name), 0, num_examples)
+    with evaluation_mode(model, loss):
         hint = "match its sizes and dtypes to the data"
-        with _described(f"{model_name} fails on the first batch, {brief(inputs)}", hint):
+        with _described(name, "model", f"fails on the first batch of {data_name}, {brief(inputs)}", hint):
             prediction = model(inputs)
         if not isinstance(prediction, Tensor):
             raise ContractError(f"{model_name} returned {brief(prediction)}, but must return a tensor [B, O]")
         if isinstance(loss, _ELEMENTWISE) and prediction.shape != target.shape:
             raise _shape_error(prediction, target, loss_name)
         hint = "use a loss for this type of target, or a data source with targets that this loss accepts"
-        with _described(f"{loss_name} fails on prediction {brief(prediction)} and target {brief(target)}", hint):
+        given = f"prediction {brief(prediction)} and target {brief(target)} of the first batch of {data_name}"
+        with _described(name, "loss", f"fails on {given}", hint):
             value: Any = loss(prediction, target)
     if not prediction.requires_grad:
+        if any(parameter.requires_grad for parameter in model.parameters()):
+            hint = "remove detach(), torch.no_grad() and conversions to NumPy from its forward"
+            raise ContractError(f"{model_name} returned a prediction that is detached from its parameters", hint=hint)
         raise ContractError(f"{model_name} has nothing to train: no parameter requires a gradient")
     if not (isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point() and value.requires_grad):
         expected = "a scalar tensor of a floating dtype that depends on the prediction"
@@ -88,7 +123,22 @@ def try_batch(
         raise _shape_error(prediction, target, loss_name)
     if not torch.isfinite(value):
         hint = "check the scale of the inputs and the initial weights of the model"
-        raise NonFiniteError(f"the loss of the first batch is {value.item()}, before any step", hint=hint)
+        raise NonFiniteError(
+            f"the loss of the first batch of {data_name} is {value.item()}, before any step", hint=hint
+        )
+
+
+def try_training(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num_examples: int) -> None:
+    """Pass the first examples of a batch through model and loss as they are, in training mode; keep their buffers.
+
+    Raises:
+        ContractError: When model or loss fails.
+    """
+    inputs, target = part_of(batch, 0, num_examples)
+    smallest = f"{num_examples} example{'s' * (num_examples > 1)}, the smallest batch of {name('data', None)}"
+    hint = "set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
+    with preserved_rng(), _described(name, "model or loss", f"fails in training mode on {smallest}", hint):
+        _on_copies(loss, _on_copies(model, inputs), target)
 
 
 def check_step_result(loss: Any) -> None:
@@ -100,6 +150,30 @@ def check_step_result(loss: Any) -> None:
     if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
         message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
         raise ContractError(message, hint="end the step with: return loss.detach()")
+
+
+def check_result(plugin: Plugin, hook: str, result: Any) -> None:
+    """Check the type of what a build hook of a plugin returned; None stands for no result.
+
+    Raises:
+        ContractError: When it is not of the type that the hook must return.
+    """
+    expected, hint = _RESULTS.get(hook, (Callable, None))
+    if expected and result is not None and not isinstance(result, expected):
+        message = f"{hook} of {plugin} returned {with_article(type(result).__name__)}"
+        raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=hint)
+
+
+def check_rates(optimizer: Optimizer, optimizer_name: str) -> None:
+    """Check that the learning rates of an optimizer are finite, and that none of its other settings is NaN.
+
+    Raises:
+        ContractError: When one is not.
+    """
+    for name, value in (setting for group in optimizer.param_groups for setting in group.items()):
+        if isinstance(value, float) and (math.isnan(value) or (name == "lr" and math.isinf(value))):
+            message = f"{optimizer_name} has {name} = {value}, but it must be a finite number"
+            raise ContractError(message, hint=f"check the option optimizer.{name}")
 
 
 def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction, optimizer_name: str) -> None:
@@ -120,8 +194,6 @@ def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction,
 
 
 def _pair(batch: Any, data_name: str) -> tuple[Any, Tensor]:
-    if batch is None:
-        raise DataError(f"{data_name} yields no batch", hint="give it at least one example")
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
     if not (is_pair and isinstance(batch[0], Tensor | dict | tuple | list)):
         hint = "other batches require a plugin that implements build_step, and train.evaluate = []"
@@ -136,15 +208,22 @@ def _pair(batch: Any, data_name: str) -> tuple[Any, Tensor]:
 
 
 @contextmanager
-def _described(message: str, hint: str) -> Iterator[None]:
-    """Replace an error, unless memory ran out, by a ContractError with the message and the first line of the error."""
+def _described(name: Namer, kind: str, what: str, hint: str) -> Iterator[None]:
+    """Replace an error, unless memory ran out, by a ContractError with its culprit and its first line."""
     try:
         yield
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ContractError(f"{message}: {line}", hint=hint) from error
+        raise ContractError(f"{name(kind, error)} {what}: {error_text(error).splitlines()[0]}", hint=hint) from error
+
+
+def _on_copies(part: Any, *arguments: Any) -> Any:
+    """Call a model or a loss with copies of its buffers, which it may change."""
+    if not isinstance(part, nn.Module):
+        return part(*arguments)
+    buffers = {name: buffer.clone() for name, buffer in part.named_buffers()}
+    return torch.func.functional_call(part, buffers, arguments)
 
 
 def _shape_error(prediction: Tensor, target: Tensor, loss_name: str) -> ContractError:

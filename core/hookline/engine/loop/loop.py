@@ -11,15 +11,16 @@ from typing import Any
 
 from torch import Tensor
 
-from hookline.engine.errors import DataError, NonFiniteError, TrainingError
+from hookline.engine.errors import NonFiniteError, TrainingError, error_text
 from hookline.engine.loop.batch import count_examples
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.first_batch import check_step_result
-from hookline.engine.loop.memory import MEMORY_ERRORS, memory_error_of_step
+from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.reading import lost_worker
+from hookline.engine.loop.reading import lost_worker, note_examples
 from hookline.engine.loop.rng import RandomState, in_run
-from hookline.engine.loop.state import Progress
+from hookline.engine.loop.state import Modes, Progress
+from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.result import Outcome, Step
@@ -41,7 +42,6 @@ class Loop:
         parts: The components.
         progress: The metrics so far, and the random state.
         outcome: The outcome; None until the run is over.
-        plugin_states: States to load into the plugins when they are started; None: none.
         is_resting: Whether the run is between two steps, where it has a state to save.
     """
 
@@ -51,12 +51,12 @@ class Loop:
         self._run, self.host, self.parts, self._position = run, host, parts, position
         self._observers = observers
         self._options = run.config.train
+        self._max_steps = run.config.train.max_steps or math.inf
         self._started = 0.0
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
-        self.progress = Progress(RandomState(position.seed, "train", device=parts.device))
+        self.progress = Progress(RandomState(position.seed, "train", device=parts.device), Modes(parts))
         self.outcome: Outcome | None = None
-        self.plugin_states: Mapping[str, Any] | None = None
         self.is_resting = True
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
@@ -70,14 +70,19 @@ class Loop:
         outcome: Outcome = "failed"
         error: BaseException | None = None
         try:
-            host.start(self.plugin_states, run=run)
+            host.start(run=run)
+            self.progress.modes.start()
             while not position.interrupt_reason and (position.batch or self._has_next_epoch()):
                 if not position.batch:
                     position.epoch += 1
                     host.notify("on_epoch_start", run=run)
-                self.parts.model.train()
+                self.parts.ensure_training_mode()
                 for batch in self._training_batches():
-                    loss = step(batch)
+                    try:
+                        loss = step(batch)
+                    except Exception as failure:
+                        note_examples(failure, position.indices(), "the step")
+                        raise
                     self._count(loss, batch)
                     if on_step_end:
                         on_step_end(run=run, loss=loss)
@@ -107,30 +112,22 @@ class Loop:
         self._begin()
         while True:
             self._position.epoch += 1
-            self.parts.model.train()
+            self.parts.ensure_training_mode()
             for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
                 loss = self.parts.step(batch)
                 self._count(loss, batch)
                 yield loss
-            if not self._position.batch:
-                hint = "a stream must restart for each iteration"
-                message = f"{self.host.owner('data')} yields no batch in epoch {self._position.epoch}"
-                raise DataError(message, hint=hint)
             self._position.batch = 0
 
     def each(self, steps: Generator[Tensor]) -> Iterator[Step]:
         """Take each step when it is requested; leaving the iteration ends the loop."""
         try:
             while True:
-                with self.working():
+                with self.working(), explaining(self._run):
                     try:
                         loss = next(steps)
                     except StopIteration:
                         return
-                    except MEMORY_ERRORS as error:
-                        if explained := memory_error_of_step(error, self._run):
-                            raise explained from error
-                        raise
                 yield Step(self._position.epoch, self._position.step, loss)
         finally:
             self._is_left = True
@@ -142,7 +139,7 @@ class Loop:
         """Use the random state of the run, and compute gradients, whatever the settings of the surrounding program."""
         was_resting, self.is_resting = self.is_resting, False
         try:
-            with in_run(self.progress.random):
+            with in_run(self.progress.random), self.host.makers.attributing():
                 yield
         finally:
             self.is_resting = was_resting
@@ -159,9 +156,10 @@ class Loop:
 
     def _training_batches(self) -> Iterator[Any]:
         """Return the remaining batches of the current epoch; none if the run is over within it."""
-        if self._position.batch and self._is_over():
+        position = self._position
+        if position.batch and (self._is_over() or position.epoch > position.num_epochs):
             return iter(())
-        return self.parts.reader(self._position.epoch, self._position.batch)
+        return self.parts.reader(position.epoch, position.batch)
 
     def _count(self, loss: Tensor, batch: Any) -> None:
         """Count a step."""
@@ -169,7 +167,8 @@ class Loop:
         position.step += 1
         position.batch += 1
         if position.step == 1:
-            check_step_result(loss)
+            with self.host.makers.attributing(self.parts.step):
+                check_step_result(loss)
         if self.parts.finite_guard.has_skipped:
             self.parts.finite_guard.forget_skip()
         else:
@@ -183,12 +182,12 @@ class Loop:
         position = self._position
         is_ending = position.stop_reason is not None or position.interrupt_reason is not None
         # While the weights are ahead of the step, the run continues.
-        return (is_ending or position.step == (self._options.max_steps or -1)) and not position.num_ahead
+        return (is_ending or position.step >= self._max_steps) and not position.num_ahead
 
     def _has_next_epoch(self) -> bool:
         position = self._position
-        has_steps = position.step != (self._options.max_steps or -1)
-        return position.epoch < position.num_epochs and position.stop_reason is None and has_steps
+        has_steps = position.step < self._max_steps and position.epoch < position.num_epochs
+        return has_steps and position.stop_reason is None
 
     def _outcome_of_all_steps(self) -> Outcome:
         if self._position.interrupt_reason and (self._position.batch or self._has_next_epoch()):
@@ -215,7 +214,7 @@ class Loop:
     def _end_epoch(self) -> Mapping[str, float]:
         self.parts.finite_guard.look()
         position, every = self._position, self._options.evaluate_every_epochs
-        is_last = position.epoch == position.num_epochs or self._is_over()
+        is_last = position.epoch >= position.num_epochs or self._is_over()
         is_due = every and (position.epoch % every == 0 or is_last)
         if is_due and self.progress.evaluated_step != position.step:
             self._evaluate()
@@ -239,12 +238,14 @@ class Loop:
             return "interrupted", raised
         position = self._position
         if isinstance(raised, SystemExit | StopIteration | GeneratorExit):
-            message = f"a component raised {type(raised).__name__}, {position}"
-            hint = "to end a run early, call run.request_stop(reason)"
-            return "failed", TrainingError(message, epoch=position.epoch, step=position.step, hint=hint)
-        error = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
-        error.add_note(str(position))
-        return "failed", error
+            error = ending_error(raised, self.host.makers.of(raised))
+            error.epoch, error.step = position.epoch, position.step
+            raised = error
+        else:
+            raised = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
+            self.host.makers.attribute(raised)
+        raised.add_note(str(position))
+        return "failed", raised
 
     def _end(self, outcome: Outcome, error: BaseException | None) -> None:
         """Notify every plugin that the run is over; their errors never hide the one that ended it."""
@@ -258,7 +259,7 @@ class Loop:
         first = error or failures.pop(0)
         for failure in failures:
             notes = getattr(failure, "__notes__", ())
-            first.add_note("and then " + "; ".join([f"{type(failure).__name__}: {failure}", *notes]))
+            first.add_note("and then " + "; ".join([error_text(failure), *notes]))
         if error is None:
             self.outcome = "failed"
             raise first

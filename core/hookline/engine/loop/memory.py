@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-from hookline.engine.errors import TrainingError
+from hookline.engine.errors import TrainingError, text_of
+from hookline.engine.plugin.hook_call import is_attributed
 from hookline.engine.view import RunView
 
 MEMORY_ERRORS = (MemoryError, RuntimeError)
@@ -33,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and any(sign in text_of(error) for sign in _SIGNS)
 
 
 def half(size: int) -> int:
@@ -50,8 +51,7 @@ def memory_error_of_step(error: BaseException, run: RunView) -> TrainingError | 
 
     An error that a plugin raised in a hook has a note of that, and keeps its type.
     """
-    is_of_hook = any(note.startswith("raised in hook ") for note in getattr(error, "__notes__", ()))
-    if not run.epoch or is_of_hook or not is_out_of_memory(error):
+    if not run.epoch or is_attributed(error) or not is_out_of_memory(error):
         return None
     num_examples = len(run.batch_indices()) or int(run.config.train.batch_size)
     if run.micro_batch_size is None:
@@ -64,6 +64,21 @@ def memory_error_of_step(error: BaseException, run: RunView) -> TrainingError | 
             hint = f"set train.micro_batch_size = {half(size)}, which gives the same step, or a smaller "
             hint += "train.batch_size; a callback can do it during the run: docs/how-to/fit-into-memory.md"
     return _memory_error(error, run, f"step {run.step + 1} (epoch {run.epoch})", amount, hint)
+
+
+@contextmanager
+def explaining(run: RunView) -> Iterator[None]:
+    """Replace an out-of-memory error of a step by one that names the option to change.
+
+    Raises:
+        TrainingError: Instead of an out-of-memory error.
+    """
+    try:
+        yield
+    except MEMORY_ERRORS as error:
+        if explained := memory_error_of_step(error, run):
+            raise explained from error
+        raise
 
 
 def check_update(error: BaseException, run: RunView) -> None:
@@ -114,7 +129,7 @@ def first_line(error: BaseException) -> str:
     >>> first_line(MemoryError())
     'MemoryError'
     """
-    line = (str(error).splitlines() or [""])[0]
+    line = (text_of(error).splitlines() or [""])[0]
     return line[max(line.find(_SIGNS[0]), 0) :] or type(error).__name__
 
 

@@ -15,6 +15,7 @@ class Position:
         epoch: Number of the current epoch, from 1; 0 before the first.
         step: Number of steps taken.
         batch: Number of batches used in the current epoch; 0 between two epochs.
+        num_before: Number of steps taken before the run was resumed.
         num_ahead: Number of steps whose updates are in the weights but not yet in ``step``.
         is_begun: Whether the first step was requested.
         stop_reason: Reason for which the run is stopped; None if it is not.
@@ -25,7 +26,8 @@ class Position:
         self.seed = seed
         self.num_epochs = num_epochs
         self.batches: Batches | None = None
-        self.epoch = self.step = self.batch = self.num_ahead = 0
+        self.epoch = self.step = self.batch = self.num_ahead = self.num_before = 0
+        self._num_extra = 0  # steps beyond those of epochs with this batch size, because it was another before
         self.is_begun = False
         self.stop_reason: str | None = None
         self.interrupt_reason: str | None = None
@@ -35,20 +37,43 @@ class Position:
         """Number of steps in an epoch; None for a stream of unknown length."""
         return self.batches.num_batches if self.batches else None
 
+    @property
+    def num_steps(self) -> int | None:
+        """Number of steps of all epochs; None for a stream of unknown length."""
+        return None if self.steps_per_epoch is None else self.steps_per_epoch * self.num_epochs + self._num_extra
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples used in the current epoch, rounded up to whole batches; 0 between two epochs."""
+        return self.batches.num_used(self.epoch, self.batch) if self.batches and self.batch else 0
+
+    def resume(self, epoch: int, step: int, batch: int, num_examples: int) -> None:
+        """Set the position to that of an earlier run, whose batches may have had another size."""
+        self.epoch, self.step, self.batch, self.num_before = epoch, step, batch, step
+        rest = self.batches.resume(epoch, batch, num_examples) if self.batches and batch else 0
+        self._num_extra = step + rest - epoch * (self.steps_per_epoch or 0)
+
     def indices(self, step: int | None = None) -> list[int]:
-        """Return the indices of the examples in the current batch, or in that of ``step``; empty for a stream."""
-        if not self.epoch or self.batches is None or not self.steps_per_epoch:
+        """Return the indices of the examples in the current batch, or in that of ``step``.
+
+        Empty for a stream, and for a step before the run was resumed.
+        """
+        step = self.step + 1 if step is None else step
+        if not (self.epoch and self.batches and self.steps_per_epoch and step > self.num_before):
             return []
-        if step is None or step == self.step + 1:
-            return self.batches.indices(self.epoch, self.batch)
-        number_of_epoch, number = divmod(step - 1, self.steps_per_epoch)
-        return self.batches.indices(number_of_epoch + 1, number)
+        return self.batches.indices(*self._place_of(step, self.steps_per_epoch))
 
     def epoch_of(self, step: int) -> int:
         """Return the epoch of a step; for a stream the current one."""
-        if step == self.step + 1 or not self.steps_per_epoch:
-            return self.epoch
-        return -(-step // self.steps_per_epoch)
+        return self._place_of(step, self.steps_per_epoch)[0] if self.steps_per_epoch else self.epoch
+
+    def _place_of(self, step: int, steps_per_epoch: int) -> tuple[int, int]:
+        """Return the epoch of a step, and the number of its batch in it, from 0."""
+        number = self.batch + step - self.step - 1
+        if number >= 0 and step <= self.step + 1:
+            return self.epoch, number
+        epoch, number = divmod(step - 1 - self._num_extra, steps_per_epoch)
+        return epoch + 1, number
 
     def __str__(self) -> str:
         if self.epoch == 0:

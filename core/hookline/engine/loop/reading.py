@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
-from hookline.engine.errors import DataError, HooklineError
+from hookline.engine.errors import DataError, HooklineError, NonFiniteError, error_text, text_of
 from hookline.engine.loop.rng import derive_seed, seed_all
 
+_UNSHARED = "workers would yield each of them several times, because the stream does not share them out"
+_SHARE = "share them out in __iter__ by torch.utils.data.get_worker_info(), or set train.num_workers = 1"
 _NAMED = 8
 """Maximum number of examples of a batch to name in a message."""
 
@@ -71,15 +73,20 @@ class ExampleReader(Dataset[Any]):
 
 
 class StreamReader(IterableDataset[Any]):
-    """Reads batches of a stream, in any process."""
+    """Reads batches of a stream, in any process; refuses one that gives all its examples to each of several workers."""
 
-    def __init__(self, dataset: Dataset[Any], batch_size: int, collate: Callable[[list[Any]], Any]) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], batch_size: int, collate: Callable[[list[Any]], Any], min_size: int = 1
+    ) -> None:
         self._dataset = dataset
         self._batch_size = batch_size
         self._collate = collate
+        self._min_size = min_size
 
     def __iter__(self) -> Iterator[Any]:
         num_read = 0
+        worker: Any = get_worker_info()
+        asked = {"id"} if worker is None or worker.num_workers == 1 else _recorded_reads(worker)
         try:
             examples = iter(cast(Iterable[Any], self._dataset))
             while True:
@@ -87,11 +94,30 @@ class StreamReader(IterableDataset[Any]):
                 for example in itertools.islice(examples, self._batch_size):
                     items.append(example)
                     num_read += 1
-                if not items:
+                if len(items) < self._min_size:
+                    return
+                # It must have asked by now: its first example depends on the answer.
+                if not asked & {"id", "num_workers"}:
+                    yield Failure("the examples", DataError(f"{worker.num_workers} {_UNSHARED}", hint=_SHARE))
                     return
                 yield self._collate(items)
         except Exception as error:  # noqa: BLE001 - as above
             yield Failure(f"the rest after {num_read} examples", error)
+
+
+def _recorded_reads(worker: Any) -> set[str]:
+    """Record in the returned set which attributes of a worker's info are read from now on."""
+    names: set[str] = set()
+
+    class Recording(type(worker)):  # type: ignore[misc] # the class of torch is private
+        __slots__ = ()  # else its layout would differ
+
+        def __getattribute__(self, name: str) -> Any:
+            names.add(name)
+            return super().__getattribute__(name)
+
+    object.__setattr__(worker, "__class__", Recording)  # torch lets nothing be set on it otherwise
+    return names
 
 
 class _WorkerTraceback(Exception):  # noqa: N818 - it only carries text
@@ -108,7 +134,7 @@ class Failure:
     def __init__(self, subject: str, error: Exception, how: str = "") -> None:
         worker = get_worker_info()
         where = f" (worker {worker.id})" if worker else ""
-        reported = error if isinstance(error, HooklineError) else HooklineError(f"{type(error).__name__}: {error}")
+        reported = error if isinstance(error, HooklineError) else HooklineError(error_text(error))
         self._words = subject, f"cannot be read{how}{where}: {reported.message}"
         self._hint, self._faults = reported.hint, reported.faults
         text = "".join(traceback.format_exception(error))
@@ -125,7 +151,7 @@ def lost_worker(error: BaseException) -> DataError | None:
 
     torch raises it in the main thread at any place, even within a step.
     """
-    text = str(error).partition("\n")[0]
+    text = text_of(error).partition("\n")[0]
     if not (isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid")):
         return None
     hint = "it may have run out of memory; train.num_workers = 0 reads the examples in this process"
@@ -154,6 +180,12 @@ def _reads_many(dataset: Dataset[Any]) -> bool:
     while type(dataset) is Subset:
         dataset = dataset.dataset
     return callable(getattr(dataset, "__getitems__", None))
+
+
+def note_examples(error: Exception, indices: Sequence[int], where: str) -> None:
+    """Add a note with the examples of a batch to an error, unless it names examples itself."""
+    if indices and not isinstance(error, DataError | NonFiniteError):
+        error.add_note(f"in {where} with {name_examples(indices)}")
 
 
 def name_examples(indices: Sequence[int]) -> str:

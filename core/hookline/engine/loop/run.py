@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Components, Site, build_all
 from hookline.engine.loop.finite_guard import FiniteGuard
+from hookline.engine.loop.first_batch import check_result
 from hookline.engine.loop.loop import Loop
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState, in_run, make_generator
@@ -27,8 +29,9 @@ from hookline.engine.loop.step import CoreHooks
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.member import Member, make_members
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.result import Outcome, RunResult, Step
+from hookline.engine.result import Outcome, RunResult, Step, plain_rows
 from hookline.engine.view import LossFunction, Row
+from hookline.engine.words import as_text
 
 
 class Run:
@@ -82,13 +85,19 @@ class Run:
         self._position = Position(config.train.seed, config.train.epochs)
         parts = Components(config.train)
         core = CoreHooks(parts, shortcuts=shortcuts)
-        try:
-            with in_run(RandomState(config.train.seed, "build")):
-                host = Host(make_members(config.plugins), core, warn=self.warn, observers=observers)
-                self._loop = Loop(self, host, parts, self._position, observers)
+        with in_run(RandomState(config.train.seed, "build")):
+            members = make_members(config.plugins)
+            host = Host(members, core, warn=self.warn, observers=observers, check=check_result)
+            self._loop = Loop(self, host, parts, self._position, observers)
+            with host.makers.attributing():
                 build(Site(parts, host, self, self._position, observers))
-        except SystemExit as ending:
-            raise TrainingError("a component tried to end the program while the run was built") from ending
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to set anything but ``micro_batch_size`` and ``num_ahead`` once the attributes of a run exist."""
+        # Its parts would not follow, so the run would go on with two models, or two counts of steps.
+        if "_loop" in vars(self) and name not in ("micro_batch_size", "num_ahead"):
+            raise AttributeError(f"run.{name} cannot be set, only run.micro_batch_size and run.num_ahead can")
+        super().__setattr__(name, value)
 
     # ---- components --------------------------------------------------------------------------------------------------
 
@@ -185,8 +194,8 @@ class Run:
     @property
     def num_steps(self) -> int | None:
         """Number of steps of the run; None if neither the data nor ``train.max_steps`` determine it."""
-        of_epochs = self.steps_per_epoch * self.num_epochs if self.steps_per_epoch is not None else None
-        return min((n for n in (of_epochs, self.config.train.max_steps or None) if n is not None), default=None)
+        limits = self._position.num_steps, self.config.train.max_steps or None
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -240,30 +249,31 @@ class Run:
 
     def request_stop(self, reason: str) -> None:
         """Stop the run after this step; its epoch is evaluated and ended as usual."""
-        self._position.stop_reason = self._position.stop_reason or reason
+        self._position.stop_reason = self._position.stop_reason or as_text(reason, "the reason for a stop")
 
     def interrupt(self, reason: str) -> None:
         """Interrupt the run after this step, within its epoch, so that it can be resumed from there.
 
         Safe to call from a signal handler or another thread.
         """
-        self._position.interrupt_reason = self._position.interrupt_reason or reason
+        self._position.interrupt_reason = self._position.interrupt_reason or as_text(reason, "the reason for it")
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Add a table of plain values to the summary, which is shown when the run ends."""
-        self.summary[title] = [dict(row) for row in rows]
+        self.summary[as_text(title, "the title of a report")] = plain_rows(rows)
 
     def warn(self, message: str) -> None:
         """Report a problem to every plugin, and continue."""
+        message = as_text(message, "a warning")
         # The plugins of a resumed run may repeat warnings that were restored with its state.
         if message not in self.warnings:
             self.warnings.append(message)
         if self._position.is_begun:
             self._loop.host.notify_started("on_warning", run=self, message=message)
 
-    def announce_checkpoint(self, path: Path) -> None:
+    def announce_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Notify every plugin that a checkpoint was saved in the folder ``path``."""
-        self._loop.host.notify_started("on_checkpoint_saved", run=self, path=path)
+        self._loop.host.notify_started("on_checkpoint_saved", run=self, path=Path(path))
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
@@ -291,22 +301,22 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict`` of a run of the same config, before the first step.
 
-        The states of plugins are loaded when their ``on_run_start`` has returned.
+        The states of plugins are loaded when ``on_run_start`` of all plugins has returned.
 
         Raises:
             TrainingError: When the run has already begun.
-            ContractError: When the state belongs to a different model or optimizer; or, when the run begins, to
-                different plugins.
+            ContractError: When the state belongs to a different model or optimizer, or to different plugins; or, when
+                the run begins, when a plugin cannot load its state.
         """
         if self._position.is_begun:
-            raise TrainingError(
-                "the run has already begun", hint="create a new Run, and load the state before its first step"
-            )
+            hint = "create a new Run, and load the state before its first step"
+            raise TrainingError("the run has already begun", hint=hint)
         state = copy.deepcopy(dict(state))
+        self._loop.host.load_state_dict(state["plugins"])
         load_component_state(self._loop.parts, state)
         self._loop.progress.load_state_dict(state, self._position)
-        self._loop.plugin_states = state["plugins"]
-        self.summary, self.warnings = state["summary"], state["warnings"]
+        self.summary.update(state["summary"])
+        self.warnings[:] = state["warnings"]
 
     # ---- steps -------------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
-from hookline.engine.errors import DataError, HooklineError
+from hookline.engine.errors import DataError, HooklineError, error_text
 from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker
+from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 
 
@@ -16,13 +17,13 @@ class SplitReader:
     """Reads the batches of the splits of a data source.
 
     Args:
-        owner: The data plugin, for messages.
+        host: The plugins, for messages.
         position: Position of the run.
         observers: Observers of the run, which see every batch.
     """
 
-    def __init__(self, owner: str, position: Position, observers: Sequence[Observer]) -> None:
-        self._owner = owner
+    def __init__(self, host: Host, position: Position, observers: Sequence[Observer]) -> None:
+        self._host = host
         self._position = position
         self._observers = observers
 
@@ -32,7 +33,17 @@ class SplitReader:
         Raises:
             DataError: When reading fails.
         """
-        stream = batches.epoch(epoch, start)
+        return self._reported(split, batches.epoch(epoch, start))
+
+    def first(self, split: str, batches: Batches) -> Any:
+        """Return the first batch, which a stream will yield again.
+
+        Raises:
+            DataError: When reading fails.
+        """
+        return next(self._reported(split, batches.first()))
+
+    def _reported(self, split: str, stream: Iterator[Any]) -> Generator[Any]:
         for observer in self._observers:
             stream = observer.reading(split, stream)
         try:
@@ -42,5 +53,5 @@ class SplitReader:
             if not (self._position.interrupt_reason and lost_worker(error.__cause__ or error)):
                 raise
         except Exception as error:
-            message = f"{self._owner} fails while its {split} split is read"
-            raise DataError(f"{message}: {type(error).__name__}: {error}") from error
+            culprit, _ = self._host.makers.of(error) or (self._host.owner("data"), None)
+            raise DataError(f"{culprit} fails while the {split} split is read: {error_text(error)}") from error

@@ -15,11 +15,51 @@ from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
 
 
+class Modes:
+    """The modes that plugins changed in the run: training or eval of modules, trained or frozen of parameters.
+
+    Modes from before the first step follow from the config, so they are no state.
+
+    Args:
+        parts: The components; model and loss have the modes.
+
+    Attributes:
+        changed: Names of the modes that a resumed run changes when it starts.
+    """
+
+    def __init__(self, parts: Components) -> None:
+        self._parts = parts
+        self._first: set[str] | None = None
+        self.changed: list[str] = []
+
+    def start(self) -> None:
+        """Change the modes that had been changed when the state was saved."""
+        self._first, names = self._current(), {*self.changed}
+        for name, module in self._whole().named_modules():
+            module.training ^= name in names
+        for name, parameter in self._whole().named_parameters():
+            parameter.requires_grad_(parameter.requires_grad ^ (name in names))
+
+    def state(self) -> list[str]:
+        """Return the names of the modes that were changed since the start."""
+        return self.changed if self._first is None else sorted(self._first ^ self._current())
+
+    def _current(self) -> set[str]:
+        """Return the names of the modules in eval mode, and of the parameters that get no gradients."""
+        frozen = (name for name, parameter in self._whole().named_parameters() if not parameter.requires_grad)
+        return {*frozen, *(name for name, module in self._whole().named_modules() if not module.training)}
+
+    def _whole(self) -> nn.Module:
+        loss = {"loss": self._parts.loss} if isinstance(self._parts.loss, nn.Module) else {}
+        return nn.ModuleDict({"model": self._parts.model, **loss})
+
+
 class Progress:
     """The metrics of a run so far, and its random state.
 
     Attributes:
         random: State of torch's global generators in the run.
+        modes: The modes that plugins changed.
         history: The metrics of each completed epoch.
         running: Mean loss over the steps of the current epoch.
         evaluated_step: The step after which the run was last evaluated; 0: none.
@@ -27,8 +67,8 @@ class Progress:
         used_s: Seconds in the loop, including those before a resume; measured only with ``train.max_time_s``.
     """
 
-    def __init__(self, random: RandomState) -> None:
-        self.random = random
+    def __init__(self, random: RandomState, modes: Modes) -> None:
+        self.random, self.modes = random, modes
         self.history: list[Mapping[str, float]] = []
         self.running = WeightedMean()
         self.evaluated_step = 0
@@ -42,19 +82,22 @@ class Progress:
             "step": position.step,
             "used_s": self.used_s,
             "position": position.batch,
+            "examples": position.num_examples,
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "random": self.random.state_dict(),
+            "modes": self.modes.state(),
             "running": self.running.state_dict(),
             "evaluated": [self.evaluated_step, dict(self.evaluated)],
         }
 
     def load_state_dict(self, state: Mapping[str, Any], position: Position) -> None:
         """Load a state returned by ``state_dict``, and set the position."""
-        position.epoch, position.step, position.batch = state["epoch"], state["step"], state["position"]
+        position.resume(state["epoch"], state["step"], state["position"], state["examples"])
         position.stop_reason, self.used_s = state["stop_reason"], state["used_s"]
         self.history = [MappingProxyType(metrics) for metrics in state["history"]]
         self.random.load_state_dict(state["random"])
+        self.modes.changed = state["modes"]
         self.running.load_state_dict(state["running"])
         self.evaluated_step, metrics = state["evaluated"]
         self.evaluated = MappingProxyType(metrics)

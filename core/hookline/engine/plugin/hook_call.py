@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from hookline.engine import hookspecs
-from hookline.engine.errors import TrainingError
+from hookline.engine.errors import TrainingError, text_of
 from hookline.engine.hookspecs import RENAMED
 from hookline.engine.plugin.hook_checks import HOOKS, MARK, WRAPPER_FORM
 from hookline.engine.plugin.member import Member, is_wrapper
@@ -39,7 +39,7 @@ def guarded(
         try:
             return run(*arguments)
         except _ENDINGS as error:
-            raise _attempt(error, member.plugin, hook) from error
+            raise ending_error(error, (member.plugin, hook), "in hook") from error
         except BaseException as error:
             _attribute(error, member.plugin, hook)
             raise
@@ -50,7 +50,7 @@ def guarded(
             result = yield from _driven(method(*arguments), member.plugin, hook, observed)
             return _built(observers, member, hook, result, is_wrapper=True)
         except SystemExit as error:
-            raise _attempt(error, member.plugin, hook) from error
+            raise ending_error(error, (member.plugin, hook), "in hook") from error
         except Exception as error:
             _attribute(error, member.plugin, hook)
             raise
@@ -136,13 +136,22 @@ def _driven(
 
 
 def _attribute(error: BaseException, plugin: Plugin, hook: str) -> None:
-    """Add a note with plugin and hook to an error, unless an inner hook has added its own."""
-    if not any(note.startswith("raised in hook ") for note in getattr(error, "__notes__", ())):
-        error.add_note(f"raised in hook {hook!r} of {plugin}")
+    """Add a note with plugin and hook to an error, unless it names a plugin."""
+    if not is_attributed(error):
+        error.add_note(f"raised in {'hook' if hook in HOOKS else 'method'} {hook!r} of {plugin}")
 
 
-def _attempt(error: BaseException, plugin: Plugin, hook: str) -> TrainingError:
-    """Return the error for a plugin that raised an exception which would end the program or another's loop."""
-    message = f"{plugin} raised {type(error).__name__}({error}) in hook {hook!r}"
+def is_attributed(error: BaseException) -> bool:
+    """Whether an error has a note that names a plugin."""
+    return any(note.startswith("raised in ") for note in getattr(error, "__notes__", ()))
+
+
+def ending_error(
+    error: BaseException, maker: tuple[Plugin, str | None] | None, place: str = "in an object made by hook"
+) -> TrainingError:
+    """Return the error for an exception that would end the program or another's loop; None: its maker is unknown."""
+    plugin, hook = maker or (None, None)
+    message = f"{plugin or 'a component'} raised {type(error).__name__}({text_of(error)})"
     hint = "to end a run early, call run.request_stop(reason)"
-    return TrainingError(message, plugin=str(plugin), hook=hook, hint=hint)
+    where = f" {place} {hook!r}" if hook else ""
+    return TrainingError(message + where, plugin=str(plugin) if plugin else None, hook=hook, hint=hint)

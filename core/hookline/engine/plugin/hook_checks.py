@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hookline.engine import hookspecs
-from hookline.engine.errors import Fault
+from hookline.engine.errors import Fault, Location
 from hookline.engine.words import did_you_mean
 
 HOOKS: Mapping[str, tuple[str, ...]] = {
@@ -28,13 +29,22 @@ MARK = f"{hookspecs.PROJECT}_impl"
 
 
 def hook_fault(name: str, member: Any) -> Fault | None:
-    """Return the fault of a member of a plugin class, if it has one."""
+    """Return the fault of a member of a plugin class, with its place, if it has one."""
+    fault = _fault(name, member)
+    code = getattr(inspect.unwrap(member), "__code__", None) if fault else None
+    return replace(fault, location=Location(code.co_filename, code.co_firstlineno)) if fault and code else fault
+
+
+def _fault(name: str, member: Any) -> Fault | None:
     # A static or class method has the mark itself, or its function has it.
     mark = getattr(member, MARK, None) or getattr(getattr(member, "__func__", None), MARK, None)
     if mark is None:
         # None disables a hook of a base class.
         if name in HOOKS and member is not None:
-            return Fault(f"its method {name!r} is named like a hook but not marked", hint="mark it with @hookimpl")
+            return Fault(
+                f"its method {name!r} is named like a hook but not marked",
+                hint="mark it with @hookimpl, above any other decorator",
+            )
         return None
     if name not in HOOKS:
         hint = did_you_mean(name, HOOKS)
@@ -57,9 +67,15 @@ def _kind_fault(name: str, member: Any, *, is_wrapper: bool) -> Fault | None:
 
 
 def _argument_fault(name: str, member: Any) -> Fault | None:
-    parameters = list(inspect.signature(member).parameters.values())[1:]
+    given = list(inspect.signature(member).parameters.values())
+    parameters = given[1:]
+    if not given or given[0].name in HOOKS[name]:
+        return Fault(f"its hook {name!r} lacks the argument 'self'", hint=f"write it as {signature_of(name)}")
     known = (*HOOKS[name], *hookspecs.RENAMED.get(name, ()))
-    if unknown := [p.name for p in parameters if p.name not in known or p.kind is not p.POSITIONAL_OR_KEYWORD]:
+    if forms := [f"{p.name!r} ({p.kind.description})" for p in given if p.kind is not p.POSITIONAL_OR_KEYWORD]:
+        hint = f"write it as {signature_of(name)}; if these are a decorator's, it needs functools.wraps"
+        return Fault(f"its hook {name!r} takes {', '.join(forms)}, but only plain arguments can be given", hint=hint)
+    if unknown := [p.name for p in parameters if p.name not in known]:
         message = f"its hook {name!r} takes {', '.join(map(repr, unknown))}, which the hook does not provide"
         return Fault(message, hint=f"the hook is {signature_of(name)}; leave out arguments that you do not need")
     if optional := [p.name for p in parameters if p.default is not inspect.Parameter.empty]:

@@ -14,9 +14,10 @@ from typing import Any
 import pluggy
 
 from hookline.engine import hookspecs
-from hookline.engine.errors import ContractError, HooklineError
+from hookline.engine.errors import ContractError, HooklineError, error_text
 from hookline.engine.plugin.hook_call import guarded, old_arguments
 from hookline.engine.plugin.hook_checks import HOOKS, MARK
+from hookline.engine.plugin.makers import Makers
 from hookline.engine.plugin.member import Member, is_wrapper
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.plugin import Plugin
@@ -42,9 +43,11 @@ class Host:
         base: The core's own hooks, called after all plugins.
         warn: Called with each warning.
         observers: Observers of every call.
+        check: Called with each result of a build hook: plugin, hook, result; raises ``ContractError`` to refuse it.
 
     Attributes:
         members: The plugins.
+        makers: The plugins by what they made.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Host:
         *,
         warn: Callable[[str], None] | None = None,
         observers: Sequence[Observer] = (),
+        check: Callable[[Plugin, str, Any], None] | None = None,
     ) -> None:
         self.members = tuple(members)
         for observer in observers:
@@ -61,7 +65,7 @@ class Host:
         self._warn = warn or (lambda _: None)
         self._observers = observers
         self._failed: set[Member] = set()
-        self._innermost: dict[str, Any] = {}
+        self.makers = Makers(check or (lambda *_: None))
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         loop = Member("the loop", Plugin("callback", "the loop", base), base, is_core=True)
@@ -70,10 +74,13 @@ class Host:
         for member in self.members:
             self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
+        self._saved: Mapping[str, Any] = {}
         starters = [half.member for half, _ in self._each("on_run_start", {})]
         self._started = [member for member in members if member not in starters]
 
     def _register(self, member: Member, part: str, is_wanted: Callable[[Callable[..., Any]], bool]) -> None:
+        for made in (member.instance, type(member.instance)):
+            self.makers.add(member, None, made)
         wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
         for name, method in wanted.items():
             for warning in old_arguments(method, member.plugin, name):
@@ -82,17 +89,10 @@ class Host:
         self._manager.register(_Half(member, hooks), f"{member.table} ({part})")
 
     def _guarded(self, method: Callable[..., Any], member: Member, hook: str) -> Callable[..., Any]:
-        call = guarded(method, member, hook, self._observers)
-        is_build = hook.startswith("build_") and not is_wrapper(method)
-        if not (is_build or member.is_tolerated):
+        is_build = hook.startswith("build_")
+        call = guarded(method, member, hook, (self.makers, *self._observers) if is_build else self._observers)
+        if not member.is_tolerated:
             return call
-
-        @functools.wraps(call)
-        def recorded(*arguments: Any) -> Any:
-            built = call(*arguments)
-            if built is not None:
-                self._innermost[hook] = built
-            return built
 
         @functools.wraps(call)
         def tolerated(*arguments: Any) -> Any:
@@ -104,7 +104,7 @@ class Host:
                 self._failed.add(member)
                 self._warn(f"{member.table} failed{_CONSEQUENCE.get(hook, _DISABLED)}: {_in_one_line(error)}")
 
-        return recorded if is_build else tolerated
+        return tolerated
 
     def caller(self, hook: str) -> Callable[..., Any] | None:
         """Return a function that calls the event ``hook`` on every plugin that has it; None if none has.
@@ -142,10 +142,6 @@ class Host:
         """Return the plugin of a ``kind`` of which a run has exactly one."""
         return next(member.plugin for member in self.members if member.table == kind)
 
-    def innermost(self, hook: str) -> Any:
-        """Return the result of the last call of a build hook, before any wrapper."""
-        return self._innermost.get(hook)
-
     def results(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
         """Call ``hook`` on each plugin in turn; yield the plugin with its result."""
         for half, call in self._each(hook, arguments):
@@ -157,38 +153,40 @@ class Host:
             if half.member in self._started:
                 call()
 
-    def start(self, state: Mapping[str, Any] | None, **arguments: Any) -> None:
-        """Call ``on_run_start`` on each plugin in turn, then load the states of the plugins.
+    def start(self, **arguments: Any) -> None:
+        """Call ``on_run_start`` on each plugin in turn, then load the states of the plugins in the reverse order.
 
         Raises:
-            ContractError: When ``state`` belongs to other plugins than those of this run.
+            ContractError: When a plugin cannot load its state.
         """
+        starters = []
         for half, call in self._each("on_run_start", arguments):
+            starters.append(half.member)
             call()
             if half.member not in self._failed:
                 self._started.append(half.member)
-        if state is not None:
-            self._load_state_dict(state)
+        # The run folder starts first, so it is only written to once every other plugin has accepted its state.
+        for member in (*(member for member in self.members if member not in starters), *reversed(starters)):
+            if (state := self._saved.get(member.table)) is not None:
+                _load_into(member, state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each plugin that has ``state_dict``, by table."""
-        return {table: member.instance.state_dict() for table, member in self._with_state().items()}
+        members = self._with_state().items()
+        return {table: guarded(member.instance.state_dict, member, "state_dict")() for table, member in members}
 
-    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
-        members = self._with_state()
-        if unmatched := sorted(state.keys() ^ members.keys()):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep the states of the plugins until they are started; one that is None is not loaded.
+
+        Raises:
+            ContractError: When they belong to other plugins than those of this run.
+        """
+        if unmatched := sorted(state.keys() ^ self._with_state().keys()):
             lacks = [f"the run has no {label!r} with a state" for label in unmatched if label in state]
             lacks += [f"there is no state for {label!r}" for label in unmatched if label not in state]
             hint = "resume with the config of the run that saved it"
             raise ContractError(f"this state belongs to a different run: {'; '.join(lacks)}", hint=hint)
-        for label, member in members.items():
-            try:
-                member.instance.load_state_dict(state[label])
-            except HooklineError:
-                raise
-            except Exception as error:
-                message = f"{member.plugin} cannot load its state: {type(error).__name__}: {error}"
-                raise ContractError(message, hint="resume with the version that saved it") from error
+        self._saved = state
 
     def _with_state(self) -> dict[str, Any]:
         return {member.table: member for member in self.members if hasattr(member.instance, "state_dict")}
@@ -208,16 +206,27 @@ class Host:
         """Yield each implementation of ``hook`` except wrappers, in pluggy's order, with a function that calls it."""
         for impl in self._impls(hook):
             if impl.plugin.member in self.members and not impl.wrapper:
-                values = [arguments.get(name) for name in impl.argnames]
-                yield impl.plugin, functools.partial(impl.function, *values)
+                given = {"state": self._saved.get(impl.plugin.member.table), **arguments}
+                yield impl.plugin, functools.partial(impl.function, *map(given.get, impl.argnames))
 
     def _impls(self, hook: str) -> Iterator[Any]:
         """Yield the implementations of ``hook`` in the order of the calls."""
         yield from reversed(getattr(self._manager.hook, hook).get_hookimpls())
 
 
+def _load_into(member: Member, state: Any) -> None:
+    instance: Any = member.instance
+    try:
+        instance.load_state_dict(state)
+    except HooklineError:
+        raise
+    except Exception as error:
+        message = f"{member.plugin} cannot load its state: {error_text(error)}"
+        raise ContractError(message, hint="resume with the version that saved it") from error
+
+
 def _in_one_line(error: Exception) -> str:
-    text = error.message if isinstance(error, HooklineError) else f"{type(error).__name__}: {error}"
+    text = error.message if isinstance(error, HooklineError) else error_text(error)
     return " ".join([text, *(f"({note})" for note in getattr(error, "__notes__", ()))])
 
 

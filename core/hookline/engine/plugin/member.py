@@ -54,7 +54,7 @@ class Member:
 
 def is_wrapper(method: Callable[..., Any]) -> bool:
     """Whether a hook's method is a wrapper; pluggy's old form, ``hookwrapper=True``, is refused by the checks."""
-    return bool(getattr(method, MARK)["wrapper"])
+    return bool(getattr(method, MARK, {}).get("wrapper"))
 
 
 def make_members(choices: Sequence[PluginChoice]) -> list[Member]:

@@ -75,12 +75,15 @@ class Plugin:
         Raises:
             PluginError: When its annotations or parameters cannot be options.
         """
+        if self.kind == "callback" and not has_hooks(self.target):
+            hint = "a callback is a class with methods that are named like hooks and marked @hookimpl"
+            raise self.error(f"{self} has no hooks", hint=hint)
         if not is_called(self.kind, self.target):
             return ()
         try:
             options = options_of(self.target, () if has_hooks(self.target) else _SUPPLIED[self.kind])
-        except (TypeError, ValueError) as error:
-            raise self.error(f"{self} has options that cannot be read: {error}") from error
+        except Exception as error:
+            raise self.error(f"{self} has options that cannot be read: {describe_error(error)}") from error
         if taken := [option.name for option in options if option.name in RESERVED]:
             raise self.error(f"{self} has an option {taken[0]!r}, a reserved key", hint="rename it")
         return options
@@ -112,9 +115,6 @@ class Plugin:
 
     def _component_builder(self, values: Mapping[str, Any]) -> object:
         """Return an object whose only hook returns the component: the target, or the result of calling it."""
-        if self.kind == "callback":
-            hint = "a callback is a class with methods that are named like hooks and marked @hookimpl"
-            raise self.error(f"{self} has no hooks", hint=hint)
         if self.entry and not callable(self.target):
             hint = "an entry point must name a class or a function"
             raise self.error(f"{self} is {with_article(type(self.target).__name__)}, not a plugin", hint=hint)

@@ -31,11 +31,22 @@ import msgspec
 
 from hookline.engine.errors import CheckpointError
 from hookline.engine.files import read_file, reason
-from hookline.runs.disk.durable_files import beside, make_folder, move_folder, remove_folder, sync_folder, write_file
+from hookline.runs.disk.durable_files import (
+    beside,
+    flush_folder,
+    make_folder,
+    move_folder,
+    opened_folder,
+    remove_folder,
+    write_file,
+)
 from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
 
 FORMAT = 1
 """Version of the format of a checkpoint."""
+
+CHECKPOINTS = "checkpoints"
+"""Name of the folder of a run's checkpoints."""
 
 _MANIFEST, _MANIFEST_SUM = "manifest.json", "manifest.sha256"
 _MODEL, _TENSORS, _TREE = "model.safetensors", "state.safetensors", "state.json"
@@ -92,9 +103,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int = FORMAT
 
     @property
+    def num_epochs(self) -> int:
+        """Number of epochs completed."""
+        return self.epoch - bool(self.position)
+
+    @property
     def name(self) -> str:
         """Name of its folder: the number of steps taken and of epochs completed."""
-        return f"step-{self.step:012d}-epochs-{self.epoch - bool(self.position)}"
+        return f"step-{self.step:012d}-epochs-{self.num_epochs}"
 
 
 @dataclass(frozen=True)
@@ -151,28 +167,35 @@ def write_checkpoint(
     files[_MANIFEST_SUM] = f"{_sha256(text)}  {_MANIFEST}\n".encode()
     target = folder / manifest.name
     new = beside(target)
-    make_folder(new)
-    try:
-        for name, data in files.items():
-            write_file(new / name, data)
-        sync_folder(new)
-        move_folder(new, target)
-    except BaseException:
-        _discard(new)
-        raise
+    with opened_folder(folder) as at:
+        make_folder(new, at)
+        try:
+            with opened_folder(new, at) as inside:
+                for name, data in files.items():
+                    write_file(new / name, data, inside)
+                flush_folder(new, inside)
+            move_folder(new, target, at)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove_folder(new, at)
+            raise
     return target
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, at: int | None = None) -> Manifest:
     """Return the manifest of a checkpoint, without reading its tensors.
+
+    Args:
+        path: Its folder.
+        at: Descriptor of its folder; None to find it by its path.
 
     Raises:
         CheckpointError: When the manifest cannot be read, or is damaged.
     """
-    if path.is_symlink():
+    if at is None and path.is_symlink():
         raise CheckpointError(f"{path} is a link, not a checkpoint")
-    text = _read(path / _MANIFEST, _MAX_MANIFEST_BYTES)
-    if _read(path / _MANIFEST_SUM, 100) != f"{_sha256(text)}  {_MANIFEST}\n".encode():
+    text = _read(path / _MANIFEST, _MAX_MANIFEST_BYTES, at)
+    if _read(path / _MANIFEST_SUM, 100, at) != f"{_sha256(text)}  {_MANIFEST}\n".encode():
         raise CheckpointError(f"{path} is damaged: {_MANIFEST} does not match {_MANIFEST_SUM}")
     try:
         check_format(format_of(text), FORMAT, str(path), _UnreadableError)
@@ -186,7 +209,7 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, run: str | None = None) -> Checkpoint:
     """Return a checkpoint. Every byte is verified before anything is decoded.
 
     Args:
@@ -198,9 +221,10 @@ def read_checkpoint(path: Path, *, run: str | None = None) -> Checkpoint:
     """
     from hookline.runs.disk.encoding import decode, from_json, from_safetensors
 
+    path = Path(path)
     manifest = read_manifest(path)
     if run not in (None, manifest.run):
-        raise CheckpointError(f"{path} belongs to a different run")
+        raise _ForeignError(f"{path} belongs to a different run")
     files = {name: read_summed(path / name, wanted) for name, wanted in manifest.files.items()}
     try:
         tensors = from_safetensors(files[_TENSORS])
@@ -227,11 +251,17 @@ def check_checkpoint(path: Path) -> Manifest:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the folders of checkpoints, the newest step first, without verifying them."""
+    """Return the folders of checkpoints, the newest step first, without verifying them.
+
+    Raises:
+        CheckpointError: When the folder cannot be read.
+    """
     try:
         found = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise _UnreadableError(f"{folder} cannot be read: {reason(error)}") from error
     places = {path: (int(match[1]), int(match[2])) for path in found if (match := _NAME.fullmatch(path.name))}
     return sorted(places, key=places.__getitem__, reverse=True)
 
@@ -259,12 +289,12 @@ def newest_checkpoint(
 ) -> Checkpoint | None:
     """Return the newest valid checkpoint, as ``newest_valid`` does; None if the folder has no checkpoints.
 
-    Damaged ones are set aside, under a name that begins with ``damaged-``.
+    Damaged ones are set aside, under a name that begins with ``damaged-``; those of a different run are left alone.
 
     Args:
         folder: The folder of the run's checkpoints; the caller holds the lock of the run.
         report: Called with the error of each newer checkpoint.
-        run: ID of the run; a checkpoint of a different run counts as damaged.
+        run: ID of the run.
 
     Raises:
         CheckpointError: When there are checkpoints, but none is valid; or when one that may be valid cannot be read.
@@ -274,15 +304,37 @@ def newest_checkpoint(
         if isinstance(error, _UnreadableError):
             raise error
         report(error)
-        set_aside(path)
+        if not isinstance(error, _ForeignError):
+            set_aside(path)
 
     if checkpoint := newest_valid(folder, pass_over, run=run):
         return checkpoint
-    damaged = list(folder.glob(f"{_DAMAGED}*"))
-    if not (damaged or checkpoints_in(folder)):
+    damaged, foreign = list(folder.glob(f"{_DAMAGED}*")), checkpoints_in(folder)
+    if not (damaged or foreign):
         return None
     hint = f"start over: hookline train {folder.parent / 'config.toml'}"
-    raise CheckpointError(f"no checkpoint in {folder} is valid: {len(damaged)} damaged", hint=hint)
+    others = f", {len(foreign)} of different runs" if foreign else ""
+    raise CheckpointError(f"no checkpoint in {folder} is valid: {len(damaged)} damaged{others}", hint=hint)
+
+
+def run_of(folder: Path, recorded: str) -> str:
+    """Return the ID of the run to which the checkpoints in a folder belong.
+
+    It is ``recorded``, the ID in the record of the run, unless all checkpoints agree on another one: then a damaged
+    record is more likely than that each of them is foreign.
+
+    Raises:
+        CheckpointError: When the folder cannot be read.
+    """
+    found = {manifest.run for manifest in manifests_in(folder)}
+    return found.pop() if len(found) == 1 else recorded
+
+
+def manifests_in(folder: Path) -> Iterator[Manifest]:
+    """Yield the readable manifests in a folder of checkpoints, the newest step first."""
+    for path in checkpoints_in(folder):
+        with contextlib.suppress(CheckpointError):
+            yield read_manifest(path)
 
 
 def set_aside(path: Path) -> None:
@@ -312,12 +364,13 @@ def prune(folder: Path, *, run: str, keep: int, best: Callable[[Manifest], float
     keep = max(keep, 1)
     if len(checkpoints_in(folder)) <= keep:
         return  # without reading any manifest: this runs after every save
-    own = dict(_own(folder, run))
-    ranked = sorted((value, path) for path, manifest in own.items() if (value := best(manifest)) is not None)
-    kept = {*list(own)[:keep], *(path for _, path in ranked[:keep_best])}
-    for path in own:
-        if path not in kept:
-            remove_folder(path)
+    with opened_folder(folder) as at:
+        own = dict(_own(folder, at, run))
+        ranked = sorted((value, path) for path, manifest in own.items() if (value := best(manifest)) is not None)
+        kept = {*list(own)[:keep], *(path for _, path in ranked[:keep_best])}
+        for path in own:
+            if path not in kept:
+                remove_folder(path, at)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -326,21 +379,22 @@ def remove_unfinished(folder: Path) -> None:
     Raises:
         OSError: When one cannot be removed.
     """
-    for entry in list(os.scandir(folder)):
-        if _UNFINISHED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            remove_folder(Path(entry.path))
+    with opened_folder(folder) as at:
+        for entry in list(os.scandir(folder if at is None else at)):
+            if _UNFINISHED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                remove_folder(folder / entry.name, at)
 
 
-def foreign_in(folder: Path) -> Iterator[Path]:
+def foreign_in(folder: Path, at: int | None) -> Iterator[Path]:
     """Yield everything in a folder of checkpoints that no save put there; links count, and are not followed."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        name = entry.name.removeprefix(_DAMAGED)
+    for entry in sorted(os.scandir(folder if at is None else at), key=lambda entry: entry.name):
+        path, name = folder / entry.name, entry.name.removeprefix(_DAMAGED)
         is_ours = _UNFINISHED.fullmatch(name) or _NAME.match(name)
         if not (is_ours and entry.is_dir(follow_symlinks=False)):
-            yield Path(entry.path)
+            yield path
             continue
-        with os.scandir(entry.path) as held:
-            yield from (Path(file.path) for file in held if not _is_own_file(file))
+        with opened_folder(path, at) as inside, os.scandir(path if inside is None else inside) as held:
+            yield from (path / file.name for file in held if not _is_own_file(file))
 
 
 def _is_own_file(entry: os.DirEntry[str]) -> bool:
@@ -363,6 +417,10 @@ class _UnreadableError(CheckpointError):
     """A checkpoint cannot be read here and now, but may be valid."""
 
 
+class _ForeignError(CheckpointError):
+    """A checkpoint belongs to a different run, and may be valid there."""
+
+
 def _encoded(state: Mapping[str, Any]) -> dict[str, bytes]:
     from hookline.runs.disk.encoding import encode, to_json, to_safetensors
 
@@ -375,29 +433,23 @@ def _encoded(state: Mapping[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _own(folder: Path, run: str) -> Iterator[tuple[Path, Manifest]]:
+def _own(folder: Path, at: int | None, run: str) -> Iterator[tuple[Path, Manifest]]:
     """Yield the checkpoints of a run that contain only their own files, the newest first."""
     for path in checkpoints_in(folder):
-        try:
-            manifest = read_manifest(path)
-        except CheckpointError:
-            continue
-        if manifest.run == run and all(_is_own_file(entry) for entry in list(os.scandir(path))):
-            yield path, manifest
+        # One that is lost or replaced meanwhile is not for us to remove.
+        with contextlib.suppress(CheckpointError, OSError), opened_folder(path, at) as inside:
+            manifest = read_manifest(path, inside)
+            if manifest.run == run and all(map(_is_own_file, list(os.scandir(path if inside is None else inside)))):
+                yield path, manifest
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def _read(path: Path, max_bytes: int, at: int | None = None) -> bytes:
     try:
-        return read_file(path, max_bytes)
+        return read_file(path, max_bytes, at)
     except OSError as error:
         if error.errno in _NO_DAMAGE:
             raise _UnreadableError(f"{path} cannot be read: {reason(error)}") from error
         raise CheckpointError(f"{path.parent} is damaged: {path.name}: {reason(error)}") from error
-
-
-def _discard(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        remove_folder(folder)
 
 
 def _sha256(data: bytes) -> str:

@@ -11,6 +11,8 @@ import errno
 import os
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular
@@ -18,47 +20,48 @@ from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regul
 TEMPORARY = ".tmp-"
 """Prefix of the names of unfinished files and folders."""
 
+_HAS_DESCRIPTORS = os.open in os.supports_dir_fd
 
-def write_file(path: Path, data: bytes | memoryview, *, flush: bool = True) -> None:
+
+def write_file(path: Path, data: bytes | memoryview, at: int | None = None) -> None:
     """Write a new file, and flush it to the disk.
 
     Args:
         path: Path of the file.
         data: Its contents.
-        flush: Whether it must survive a loss of power, not only the end of the program.
+        at: Descriptor of its folder; None to find it by its path.
 
     Raises:
         FileExistsError: When the name is taken.
         OSError: When it cannot be written; then there is no such file.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS, 0o666)
+    descriptor = os.open(place(path, at), os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS, 0o666, dir_fd=at)
     try:
         try:
             _write(descriptor, data)
-            if flush:
-                os.fsync(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            os.unlink(place(path, at), dir_fd=at)
         raise
 
 
-def replace_file(path: Path, data: bytes | memoryview, *, flush: bool = True) -> None:
+def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Write a file under a name that may be taken: a reader finds the old or the new version, complete.
 
-    With ``flush``, the contents are flushed to the disk before the rename, and the name after it.
+    The contents are flushed to the disk before the rename, and the name after it.
 
     Raises:
         OSError: When it cannot be written; then the old version is unchanged. When only the name cannot be flushed,
             the new version is in place, but may not survive a loss of power.
     """
     new = beside(path)
-    write_file(new, data, flush=flush)
-    _take_name(new, path)
-    if flush:
-        sync_folder(path.parent)
+    with opened_folder(path.parent) as at:
+        write_file(new, data, at)
+        _take_name(new, path, at)
+        flush_folder(path.parent, at)
 
 
 def replace_link(path: Path, target: str) -> None:
@@ -82,39 +85,74 @@ def sync_folder(path: Path) -> None:
     """
     if sys.platform == "win32":
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | NO_LINKS)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush folders
-            raise
+        flush_folder(path, descriptor)
     finally:
         os.close(descriptor)
 
 
-def make_folder(path: Path) -> None:
-    """Make a new folder.
+def flush_folder(path: Path, at: int | None) -> None:
+    """Flush the names in the folder of a descriptor to the disk, or without one those in ``path``.
+
+    Raises:
+        OSError: When that fails.
+    """
+    if at is None:
+        sync_folder(path)
+        return
+    try:
+        os.fsync(at)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush folders
+            raise
+
+
+def make_folder(path: Path, at: int | None = None) -> None:
+    """Make a new folder, in that of the descriptor ``at`` if one is given, without flushing its name.
 
     Raises:
         FileExistsError: When the name is taken.
     """
-    os.mkdir(path)
+    os.mkdir(place(path, at), dir_fd=at)
 
 
-def move_folder(source: Path, target: Path) -> None:
+def ensure_folder(path: Path) -> None:
+    """Make a folder and its parents where they are missing, and flush their names to the disk.
+
+    Raises:
+        OSError: When that fails, or the name is taken by something else.
+    """
+    if path.is_dir():
+        return
+    ensure_folder(path.parent)
+    try:
+        os.mkdir(path)
+    except FileExistsError:  # made by another program meanwhile
+        if not path.is_dir():
+            raise
+    sync_folder(path.parent)
+
+
+def move_folder(source: Path, target: Path, at: int | None = None) -> None:
     """Rename a folder within its parent, and flush the new name to the disk.
+
+    Args:
+        source: Its path.
+        target: Its new path.
+        at: Descriptor of its parent; None to find it by its path.
 
     Raises:
         OSError: When it cannot be renamed, or the new name is taken; then it keeps its old name.
     """
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    os.rename(source, target)
+    os.rename(place(source, at), place(target, at), src_dir_fd=at, dst_dir_fd=at)
     try:
-        sync_folder(target.parent)
+        flush_folder(target.parent, at)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.rename(target, source)
+            os.rename(place(target, at), place(source, at), src_dir_fd=at, dst_dir_fd=at)
         raise
 
 
@@ -127,8 +165,50 @@ def remove_file(path: Path) -> None:
     os.unlink(path)
 
 
-def remove_folder(path: Path) -> None:
+@contextmanager
+def opened_folder(path: Path, at: int | None = None) -> Iterator[int | None]:
+    """Yield a descriptor of a folder: it stays that of this folder, whatever takes the name of the folder meanwhile.
+
+    A link is not followed. On systems without such descriptors it is None, which stands for the path.
+
+    Args:
+        path: Path of the folder.
+        at: Descriptor of its parent; None to find it by its path.
+
+    Raises:
+        OSError: When it cannot be opened, or is not a folder.
+    """
+    if not _HAS_DESCRIPTORS:
+        yield None
+        return
+    descriptor = os.open(place(path, at), os.O_RDONLY | os.O_DIRECTORY | NO_LINKS, dir_fd=at)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def place(path: Path, at: int | None) -> Path | str:
+    """Return how to name ``path`` in a call: by its name in the folder of a descriptor, or as it is without one."""
+    return path if at is None else path.name
+
+
+def remove_folder(path: Path, at: int | None = None) -> None:
     """Remove a folder and its contents. It is renamed first, so that a part of it is never taken for the whole.
+
+    Args:
+        path: Path of the folder.
+        at: Descriptor of its parent; None to find it by its path.
+
+    Raises:
+        OSError: When it cannot be removed.
+    """
+    with opened_folder(path, at) as inside:
+        remove_opened_folder(path, at, inside)
+
+
+def remove_opened_folder(path: Path, at: int | None, inside: int | None) -> None:
+    """Remove a folder as ``remove_folder`` does, and the contents of the descriptor ``inside``, whatever its name.
 
     Raises:
         OSError: When it cannot be removed.
@@ -136,13 +216,20 @@ def remove_folder(path: Path) -> None:
     doomed = path
     if not path.name.startswith(TEMPORARY):
         doomed = beside(path)
-        os.rename(path, doomed)
-    for entry in list(os.scandir(doomed)):
+        os.rename(place(path, at), place(doomed, at), src_dir_fd=at, dst_dir_fd=at)
+    _empty(doomed, inside)
+    os.rmdir(place(doomed, at), dir_fd=at)
+
+
+def _empty(folder: Path, at: int | None) -> None:
+    for entry in list(os.scandir(folder if at is None else at)):
+        path = folder / entry.name
         if entry.is_dir(follow_symlinks=False):
-            remove_folder(Path(entry.path))
+            with opened_folder(path, at) as inside:
+                _empty(path, inside)
+            os.rmdir(place(path, at), dir_fd=at)
         else:
-            os.unlink(entry.path)
-    os.rmdir(doomed)
+            os.unlink(place(path, at), dir_fd=at)
 
 
 def beside(path: Path) -> Path:
@@ -172,14 +259,17 @@ class AppendedFile:
         size: Its size in bytes.
     """
 
-    def __init__(self, path: Path, size: int | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str], size: int | None = None) -> None:
+        self.path = Path(path)
         self._waiting: list[bytes] = []
+        is_new = not os.path.lexists(path)
         flags = os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING
         self._descriptor: int | None = os.open(path, flags, 0o666)
         there = os.fstat(self._descriptor)
         try:
-            check_regular(there, path)
+            _check_own(there, path)
+            if is_new:
+                sync_folder(path.parent)
         except OSError:
             self.close()
             raise
@@ -187,6 +277,21 @@ class AppendedFile:
         self.size = whole if size is None else min(size, whole)
         if self.size < there.st_size:
             os.ftruncate(self._descriptor, self.size)
+
+    def read(self, max_bytes: int) -> bytes:
+        """Return at most so many bytes from the start of the file.
+
+        Raises:
+            OSError: When it cannot be read.
+        """
+        assert self._descriptor is not None, "the file was closed"
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        rest = min(max_bytes, self.size)
+        pieces = []
+        while rest > 0 and (piece := os.read(self._descriptor, min(rest, CHUNK_BYTES))):
+            pieces.append(piece)
+            rest -= len(piece)
+        return b"".join(pieces)
 
     def append(self, line: str) -> None:
         """Append a line.
@@ -233,13 +338,19 @@ class AppendedFile:
                 os.close(descriptor)
 
 
-def _take_name(new: Path, path: Path) -> None:
+def _take_name(new: Path, path: Path, at: int | None = None) -> None:
     try:
-        os.replace(new, path)
+        os.replace(place(new, at), place(path, at), src_dir_fd=at, dst_dir_fd=at)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(new)
+            os.unlink(place(new, at), dir_fd=at)
         raise
+
+
+def _check_own(status: os.stat_result, path: Path) -> None:
+    check_regular(status, path)
+    if status.st_nlink > 1:
+        raise OSError(errno.EMLINK, "it has a second name, a hard link, and both would change", str(path))
 
 
 def _end_of_lines(descriptor: int, size: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import stat
 import sys
 import time
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import msgspec
 
 from hookline.engine.errors import ConfigError, RunBusyError
 from hookline.engine.files import NO_LINKS, NO_WAITING, read_file, reason
+from hookline.runs.disk.durable_files import place
 from hookline.runs.disk.formats import NOT_JSON
 
 LOCK = ".lock"
@@ -33,13 +35,15 @@ class FileLock:
 
     Args:
         path: Path of the file, which is created if it is missing and never removed.
+        at: Descriptor of its folder; None to find it by its path.
 
     Raises:
         OSError: When the file cannot be created.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING, 0o666)
+    def __init__(self, path: Path, at: int | None = None) -> None:
+        flags = os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING
+        self._descriptor: int | None = os.open(place(path, at), flags, 0o666, dir_fd=at)
 
     def take(self, *, wait: bool = False) -> bool:
         """Take the lock; return False if it is held elsewhere and ``wait`` is off."""
@@ -54,6 +58,9 @@ class FileLock:
     def sign(self, text: str) -> None:
         """Write the name of the holder into the file; a failure is ignored, because the text only informs."""
         assert self._descriptor is not None, "the lock was released"
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            return  # a file with a second name belongs to someone else too
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.lseek(self._descriptor, 0, os.SEEK_SET)
@@ -75,12 +82,17 @@ class _Holder(msgspec.Struct):
     since: datetime
 
 
-def is_at_work(path: Path) -> bool:
-    """Return whether a program works in a run folder now; False where the system cannot say. Changes nothing."""
+def is_at_work(path: Path, at: int | None = None) -> bool:
+    """Return whether a program works in a run folder now; False where the system cannot say. Changes nothing.
+
+    Args:
+        path: The folder.
+        at: Its descriptor; None to find it by its path.
+    """
     from filelock import lock_descriptor
 
     try:
-        descriptor = _open_existing(path / LOCK)
+        descriptor = _open_existing(path / LOCK, at)
     except OSError:
         return False
     try:
@@ -96,20 +108,24 @@ def is_at_work(path: Path) -> bool:
     return True
 
 
-def hold(path: Path) -> FileLock:
+def hold(path: Path, at: int | None = None) -> FileLock:
     """Lock a run folder, and return the lock.
+
+    Args:
+        path: The folder.
+        at: Its descriptor; None to find it by its path.
 
     Raises:
         RunBusyError: When another program works in it.
         ConfigError: When it cannot be locked.
     """
     try:
-        lock = FileLock(path / LOCK)
+        lock = FileLock(path / LOCK, at)
     except OSError as error:
         raise ConfigError(f"cannot lock run folder {path}: {LOCK}: {reason(error)}") from error
     begin = time.monotonic()
     while not lock.take():
-        holder = _holder(path)
+        holder = _holder(path, at)
         # Processes that a killed program had started hold the lock for some more seconds.
         patience_s = _ORPHANS_S if holder and _is_dead(holder) else _GLANCE_S
         if time.monotonic() - begin >= patience_s:
@@ -120,17 +136,18 @@ def hold(path: Path) -> FileLock:
     return lock
 
 
-def _open_existing(path: Path) -> int:
+def _open_existing(path: Path, at: int | None) -> int:
     flags = NO_LINKS | NO_WAITING
     try:
-        return os.open(path, os.O_RDWR | flags)  # NFS locks no file that is open only for reading
+        # NFS locks no file that is open only for reading.
+        return os.open(place(path, at), os.O_RDWR | flags, dir_fd=at)
     except PermissionError:
-        return os.open(path, os.O_RDONLY | flags)
+        return os.open(place(path, at), os.O_RDONLY | flags, dir_fd=at)
 
 
-def _holder(path: Path) -> _Holder | None:
+def _holder(path: Path, at: int | None) -> _Holder | None:
     try:
-        return msgspec.json.decode(read_file(path / LOCK, _MAX_LOCK_BYTES), type=_Holder)
+        return msgspec.json.decode(read_file(path / LOCK, _MAX_LOCK_BYTES, at), type=_Holder)
     except (OSError, *NOT_JSON):
         return None
 

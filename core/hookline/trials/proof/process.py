@@ -38,10 +38,10 @@ def carry_out(catalog_of: Callable[[Order], Catalog], config_of: Callable[[Order
         catalog = catalog_of(order)
         _train(order, catalog, config_of, write)
     except Exception as error:
-        from hookline.engine.errors import HooklineError
+        from hookline.engine.errors import HooklineError, error_text
 
         is_own = isinstance(error, HooklineError)
-        text = str(error) if is_own else f"{type(error).__name__}: {error}"
+        text = str(error) if is_own else error_text(error)
         notes = [f"  ({note})" for note in getattr(error, "__notes__", ())]
         write(Report("failed", what="\n".join([text, *notes]), kind=type(error).__name__ if is_own else ""))
         raise

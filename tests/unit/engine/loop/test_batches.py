@@ -224,10 +224,35 @@ def test_reading_a_stream_leaves_the_global_random_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_stream_cannot_be_started_in_the_middle() -> None:
+def test_a_stream_starts_in_the_middle_by_reading_what_comes_before() -> None:
+    assert rows(make(Stream(), 2).epoch(1, start=1)) == [[2, 3], [4]]
+
+
+class Once(IterableDataset[Any]):
+    """A stream that can be read once."""
+
+    def __init__(self) -> None:
+        self.examples = iter(Stream())
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.examples
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_first_batch_of_a_stream_is_looked_at_and_still_read(num_workers: int) -> None:
+    batches = make(Once(), 2, num_workers=num_workers)
+    assert rows(batches.first()) == [[0, 1]]
+    assert rows(batches.first()) == [[0, 1]]
+    assert rows(batches.epoch(1)) == [[0, 1], [2, 3], [4]]
+
+
+def test_an_epoch_of_a_stream_without_a_batch_is_an_error() -> None:
+    batches = make(Once(), 2, name="train split")
+    list(batches.epoch(1))
     with pytest.raises(DataError) as caught:
-        make(Stream(), 2).epoch(1, start=1)
-    assert str(caught.value) == "a stream cannot be started in the middle\n  = use a map-style dataset"
+        list(batches.epoch(2))
+    message = "the train split yields no batch in epoch 2\n  = a stream must restart for each iteration"
+    assert str(caught.value) == message
 
 
 def test_a_stream_cannot_be_put_into_one_batch() -> None:
@@ -542,6 +567,17 @@ def test_the_indices_of_each_batch_are_known(size: int) -> None:
 
 
 # ---- workers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_several_workers_would_read_whole_is_refused_before_its_first_batch() -> None:
+    with pytest.raises(DataError) as caught:
+        next(make(Stream(), 2, num_workers=2, name="train split").epoch(1))
+    assert str(caught.value) == (
+        "the examples of the train split cannot be read (worker 0): 2 workers would yield each of them several times, "
+        "because the stream does not share them out\n"
+        "  = share them out in __iter__ by torch.utils.data.get_worker_info(), or set train.num_workers = 1"
+    )
+    assert rows(make(Stream(), 2, num_workers=1).epoch(1)) == [[0, 1], [2, 3], [4]]
 
 
 def test_a_stream_shared_between_workers_is_read_once() -> None:

@@ -10,9 +10,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -470,7 +470,7 @@ def forgot_to_return(data: DataSource) -> Any:
         ({"model": lambda data: nn.Linear(5, 1)}, ContractError, ["fails on the first batch", "[10, 2] float32"]),
         ({"loss": lambda run: lambda p, t: (p - t) ** 2}, ContractError, ["[10, 1] float32", "scalar"]),
         ({"loss": lambda run: lambda p, t: (p - t).detach().mean()}, ContractError, ["depends on the prediction"]),
-        ({"loss": lambda run: lambda p, t: (p - t).mean() * math.nan}, NonFiniteError, ["first batch is nan"]),
+        ({"loss": lambda run: lambda p, t: (p - t).mean() * math.nan}, NonFiniteError, ["first batch of the train split", "is nan, before any step"]),
         ({"loss": lambda run: nn.NLLLoss()}, ContractError, ["given from Python", "target [10, 1] float32"]),
         ({"data": pairs(torch.zeros(0, 2), torch.zeros(0, 1))}, DataError, ["train split", "empty"]),
         ({"data": pairs(torch.full((4, 2), math.inf), torch.zeros(4, 1))}, DataError, ["has a non-finite input"]),
@@ -548,6 +548,48 @@ def test_a_stream_is_read_from_its_beginning_in_every_epoch() -> None:
     assert run.fit().steps == 2 * 3
 
 
+def test_a_stream_that_can_be_read_once_trains_for_one_epoch_on_every_example() -> None:
+    class Once(Stream):
+        def __init__(self) -> None:
+            self.examples = super().__iter__()
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return self.examples
+
+    once, again = (
+        train(
+            {"train": {"epochs": 1, "batch_size": 4}}, plugins={"data": DataSource(each, in_features=2, out_features=1)}
+        )
+        for each in (Once(), Stream())
+    )
+    assert (once.steps, weights_of(once)) == (3, weights_of(again))
+    data = DataSource(Once(), in_features=2, out_features=1)
+    with pytest.raises(DataError, match=r"the train split of .* yields no batch in epoch 2"):
+        train({"train": {"epochs": 2}}, plugins={"data": data})
+
+
+@pytest.mark.parametrize("hook", ["build_loss", "on_epoch_start"])
+@pytest.mark.parametrize(
+    "name", ["model", "optimizer", "step", "epoch", "outcome", "data", "config", "shared", "warnings", "learning_rate"]
+)
+def test_a_plugin_cannot_set_what_belongs_to_the_run(name: str, hook: str) -> None:
+    class Sets:
+        @hookimpl(wrapper=True)
+        def build_loss(self, run: Run) -> Generator[None, Any, Any]:
+            if hook == "build_loss":
+                setattr(run, name, None)
+            return (yield)
+
+        @hookimpl
+        def on_epoch_start(self, run: Run) -> None:
+            setattr(run, name, None)
+
+    with pytest.raises(AttributeError) as caught:
+        train(SMALL, plugins={"callbacks.sets": Sets()})
+    assert str(caught.value) == f"run.{name} cannot be set, only run.micro_batch_size and run.num_ahead can"
+    assert f"raised in hook {hook!r} of callback 'Sets' (given from Python)" in caught.value.__notes__
+
+
 class OwnStep:
     """Implements the step, for batches that are mappings."""
 
@@ -575,6 +617,162 @@ def test_a_plugin_that_implements_the_step_may_use_any_batches() -> None:
     plugins = {"data": DataSource(Mappings(), in_features=2, out_features=1), "callbacks.step": OwnStep()}
     result = train(SMALL, {"train.evaluate": []}, plugins=plugins)
     assert result.steps == 4
+
+
+# ---- modes -----------------------------------------------------------------------------------------------------------
+
+
+class Backbone(nn.Module):
+    """A backbone with batch normalization, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        prediction: Tensor = self.head(self.backbone(inputs))
+        return prediction
+
+
+class FixesBackbone:
+    """Puts the backbone into eval mode and freezes its weights when an epoch begins; undoes it in a later one."""
+
+    def __init__(self, first_epoch: int, until: int = 100) -> None:
+        self.first_epoch, self.until, self.modes = first_epoch, until, list[bool]()
+
+    @hookimpl
+    def on_epoch_start(self, run: Run) -> None:
+        if run.epoch in (self.first_epoch, self.until):
+            backbone = cast(Any, run.unwrapped_model).backbone
+            backbone.train(mode=run.epoch == self.until)
+            backbone.requires_grad_(requires_grad=run.epoch == self.until)
+
+    @hookimpl
+    def on_step_end(self, run: Run) -> None:
+        model = cast(Any, run.unwrapped_model)
+        self.modes.append(model.backbone[1].training)
+        assert (model.training, model.head.training) == (True, True)
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_modes_that_a_plugin_set_are_kept_over_evaluations_and_epochs(every: int) -> None:
+    fixes = FixesBackbone(2, until=4)
+    options = {"train": {"epochs": 4, "batch_size": 250, "evaluate_every_steps": every}}
+    train(options, plugins={"model": Backbone(), "callbacks.fixes": fixes})
+    assert fixes.modes == [True] * 4 + [False] * 8 + [True] * 4
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 6, 8, 13])
+def test_modes_that_a_plugin_set_are_part_of_the_state(num_steps: int) -> None:
+    def begun() -> tuple[FixesBackbone, Run]:
+        fixes = FixesBackbone(2, until=4)
+        torch.manual_seed(0)
+        options = {"train": {"epochs": 4, "batch_size": 250}}
+        return fixes, Run(options, plugins={"model": Backbone(), "callbacks.fixes": fixes})
+
+    whole, first, (fixes, second) = begun()[1].fit(), begun()[1], begun()
+    steps = first.steps()
+    for _ in range(num_steps):
+        next(steps)
+    state = first.state_dict()
+    second.load_state_dict(state)
+    assert second.state_dict()["modes"] == state["modes"]
+    assert weights_of(second.fit()) == weights_of(whole)
+    assert fixes.modes == ([True] * 4 + [False] * 8 + [True] * 4)[num_steps:]
+
+
+def test_modes_that_follow_from_the_config_are_not_part_of_the_state() -> None:
+    class FixesAtStart:
+        @hookimpl
+        def on_run_start(self, run: Run) -> None:
+            cast(Any, run.unwrapped_model).backbone.eval().requires_grad_(requires_grad=False)
+
+    run = Run({"train": {"epochs": 1}}, plugins={"model": Backbone(), "callbacks.fixes": FixesAtStart()})
+    next(run.steps())
+    assert run.state_dict()["modes"] == []
+
+
+def test_a_model_that_is_in_eval_mode_as_a_whole_is_trained_in_training_mode() -> None:
+    modes: list[bool] = []
+
+    class Sets:
+        @hookimpl
+        def on_epoch_start(self, run: Run) -> None:
+            modes.append(all(module.training for module in run.model.modules()))
+            run.model.eval()
+
+        @hookimpl
+        def on_step_end(self, run: Run) -> None:
+            modes.append(all(module.training for module in run.model.modules()))
+
+    options = {"train": {"epochs": 2, "batch_size": "all"}}
+    train(options, plugins={"model": Backbone().eval(), "callbacks.sets": Sets()})
+    assert modes == [True] * 4
+
+
+def test_a_loss_that_is_a_module_is_evaluated_in_eval_mode() -> None:
+    class Noisy(nn.Module):
+        """The squared error, ten times as large in training."""
+
+        def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+            return (prediction - target).square().mean() * (10 if self.training else 1)
+
+    model, config = nn.Linear(2, 1), {"train": {"epochs": 1, "batch_size": "all"}, "optimizer": {"lr": 1e-30}}
+    metrics = train(config, plugins={"model": model, "loss": Noisy()}).metrics
+    assert metrics["train/running_loss"] == pytest.approx(10 * metrics["train/loss"], rel=1e-6)
+
+
+# ---- the last batch --------------------------------------------------------------------------------------------------
+
+
+def pairs(num: int) -> DataSource:
+    inputs = torch.arange(2.0 * num).reshape(num, 2) / num
+    return DataSource(TensorDataset(inputs, inputs[:, :1]), in_features=2, out_features=1)
+
+
+@pytest.mark.parametrize(
+    ("num", "options"),
+    [(41, {"batch_size": 10}), (40, {"batch_size": 10, "micro_batch_size": 3}), (13, {"batch_size": 12})],
+)
+def test_the_smallest_batch_is_tried_in_training_mode_before_the_first_step(
+    num: int, options: Mapping[str, Any]
+) -> None:
+    model = Backbone()
+    with pytest.raises(ContractError) as caught:
+        Run({"train": options}, plugins={"data": pairs(num), "model": model})
+    assert str(caught.value) == (
+        "model 'Backbone' (given from Python) or loss 'mse' (hookline 0.1.0) fails in training mode on 1 example, the "
+        "smallest batch of the train split of data 'DataSource' (given from Python): ValueError: Expected more than 1 "
+        "value per channel when training, got input size torch.Size([1, 4])\n"
+        "  = set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
+    )
+    Run({"train": {"batch_size": 10}}, plugins={"data": pairs(42), "model": model})
+    assert (model.backbone[1].num_batches_tracked, model.backbone[1].running_mean.tolist()) == (0, [0.0] * 4)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_the_last_batch_is_left_out_if_it_is_smaller(is_stream: bool) -> None:
+    sizes: list[int] = []
+
+    class Sizes:
+        @hookimpl(wrapper=True)
+        def build_step(self) -> Generator[None, Any, Any]:
+            step = yield
+            return lambda batch: (sizes.append(len(batch[0])), step(batch))[1]
+
+    data = DataSource(Stream(), in_features=2, out_features=1) if is_stream else pairs(10)
+    options = {"epochs": 2, "batch_size": 3, "drop_last": True}
+    result = train({"train": options}, plugins={"data": data, "model": Backbone(), "callbacks.sizes": Sizes()})
+    assert (result.steps, sizes) == (6, [3] * 6)
+
+
+def test_another_example_is_left_out_in_each_epoch() -> None:
+    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": pairs(10)})
+    whole = Run({"train": {"batch_size": 3}}, plugins={"data": pairs(10)})
+    for epoch in (1, 2, 3):
+        assert run.batch_order(epoch).tolist() == whole.batch_order(epoch).tolist()[:9]
+    assert (run.steps_per_epoch, run.num_steps) == (3, 9)
 
 
 class Doubled:
@@ -906,7 +1104,8 @@ def test_evaluation_goes_through_the_data_in_batches_of_their_own_size() -> None
 
     plugins = {"callbacks.m": Measures({"n": Sizes()})}
     results = [train(SMALL, {"train.epochs": 1, "train.eval_batch_size": size}, plugins=plugins) for size in (3, 1024)]
-    assert sizes == [3, 3, 2, 8]
+    trial = [4]  # the first batch of the training
+    assert sizes == [*trial, 3, 3, 2, *trial, 8]
     assert results[0].metrics["train/loss"] == pytest.approx(results[1].metrics["train/loss"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,7 +215,7 @@ def test_a_checkpoint_is_announced_to_every_plugin() -> None:
         @hookimpl
         def on_save_point(self, run: Run, is_last: bool) -> None:
             if is_last:
-                run.announce_checkpoint("where it is")  # type: ignore[arg-type] # it is only passed on
+                run.announce_checkpoint("where it is")
 
     class Listening:
         @hookimpl
@@ -222,4 +223,4 @@ def test_a_checkpoint_is_announced_to_every_plugin() -> None:
             told.append((run.step, path))
 
     Run(SETTINGS, plugins={"callbacks.s": Saving(), "callbacks.l": Listening()}).fit()
-    assert told == [(2 * STEPS, "where it is")]
+    assert told == [(2 * STEPS, Path("where it is"))]

@@ -16,7 +16,11 @@ from hookline.engine.loop.evaluation import evaluation_mode
 from hookline.engine.loop.first_batch import try_batch
 
 MakeCatalog = Callable[..., Catalog]
-NAMES = {"data": "data 'd'", "model": "model 'm'", "loss": "loss 'l'"}
+
+
+def name(kind: str, _error: BaseException | None) -> str:
+    """Return a name for messages, such as "model 'm'"."""
+    return f"{kind} {kind[0]!r}"
 
 
 def some_data() -> tuple[Tensor, Tensor]:
@@ -49,7 +53,7 @@ def default_step(catalog: Catalog, model: nn.Module, optimizer: Any) -> Callable
 def refusal(error: type[Exception], batch: Any, model: Any = None, loss: Any = None) -> str:
     """Return the text of the error for a first batch."""
     with pytest.raises(error) as caught:
-        try_batch(batch, model or linear(), loss or nn.MSELoss(), NAMES)
+        try_batch(batch, model or linear(), loss or nn.MSELoss(), name)
     return str(caught.value)
 
 
@@ -131,7 +135,7 @@ def test_trying_a_batch_changes_no_weight_no_statistic_no_gradient_and_no_mode()
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    try_batch((INPUTS, TARGETS), model, nn.MSELoss(), NAMES)
+    try_batch((INPUTS, TARGETS), model, nn.MSELoss(), name)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert [module.training for module in model.modules()] == [True, True, False, True, True]
@@ -147,14 +151,10 @@ def test_trying_a_batch_changes_no_weight_no_statistic_no_gradient_and_no_mode()
     ids=["class indices", "probabilities", "a function"],
 )
 def test_a_loss_that_fits_its_target_gets_through(target: Tensor, loss: Any) -> None:
-    try_batch([INPUTS, target], linear(), loss, NAMES)
+    try_batch([INPUTS, target], linear(), loss, name)
 
 
 # ---- refusals of the data --------------------------------------------------------------------------------------------
-
-
-def test_a_missing_batch_is_refused() -> None:
-    assert refusal(DataError, None) == "data 'd' yields no batch\n  = give it at least one example"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_model_that_fails_is_refused_with_its_message_and_the_shape_of_the_bat
     text = refusal(ContractError, (INPUTS, TARGETS), nn.Linear(5, 1))
     # torch 2.15 puts the name of the operation before its message.
     assert text.replace("addmm: ", "") == (
-        "model 'm' fails on the first batch, [8, 3] float32: "
+        "model 'm' fails on the first batch of data 'd', [8, 3] float32: "
         "RuntimeError: mat1 and mat2 shapes cannot be multiplied (8x3 and 5x1)\n"
         "  = match its sizes and dtypes to the data"
     )
@@ -205,7 +205,7 @@ def test_a_model_that_fails_keeps_its_error_as_the_cause() -> None:
             raise KeyError("weights")
 
     with pytest.raises(ContractError, match="KeyError: 'weights'") as caught:
-        try_batch((INPUTS, TARGETS), Fails(), nn.MSELoss(), NAMES)
+        try_batch((INPUTS, TARGETS), Fails(), nn.MSELoss(), name)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
@@ -244,7 +244,8 @@ def test_a_prediction_that_would_be_broadcast_against_the_target_is_refused(loss
 def test_a_loss_that_fails_is_refused_with_its_message_and_both_shapes() -> None:
     text = refusal(ContractError, (INPUTS, TARGETS.long().squeeze(1) - 100), loss=nn.NLLLoss())
     message, hint = text.splitlines()
-    assert message.startswith("loss 'l' fails on prediction [8, 1] float32 and target [8] int64: IndexError: Target -")
+    given = "prediction [8, 1] float32 and target [8] int64 of the first batch of data 'd'"
+    assert message.startswith(f"loss 'l' fails on {given}: IndexError: Target -")
     assert hint == ("  = use a loss for this type of target, or a data source with targets that this loss accepts")
 
 
@@ -272,7 +273,7 @@ def test_a_first_loss_that_is_not_finite_is_refused_before_any_step(factor: floa
         return factor * (prediction - target).pow(2).mean()
 
     assert refusal(NonFiniteError, (INPUTS, TARGETS), loss=loss) == (
-        f"the loss of the first batch is {value}, before any step\n"
+        f"the loss of the first batch of data 'd' is {value}, before any step\n"
         "  = check the scale of the inputs and the initial weights of the model"
     )
 

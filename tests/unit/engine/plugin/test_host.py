@@ -113,7 +113,7 @@ def test_an_event_reaches_the_plugins_in_the_order_of_the_config() -> None:
 def test_start_and_close_reach_the_plugins_in_the_order_of_the_config() -> None:
     log: Log = []
     host = host_of(Logs("first", log), Logs("second", log))
-    host.start(None, run=None)
+    host.start(run=None)
     assert host.close_each("on_run_end", run=None, outcome="completed") == []
     assert log == ["first starts", "second starts", "first completed", "second completed"]
 
@@ -177,7 +177,7 @@ def test_equal_dataclass_instances_are_both_called() -> None:
     one, other = Logs("same", log), Logs("same", log)
     assert one == other
     host = host_of(one, other)
-    host.start(None, run=None)
+    host.start(run=None)
     host.notify("on_epoch_start", run=None)
     host.close_each("on_run_end", run=None, outcome="stopped")
     assert log == ["same starts"] * 2 + ["same epoch"] * 2 + ["same stopped"] * 2
@@ -232,7 +232,7 @@ def test_an_instance_disables_one_of_its_hooks_by_setting_it_to_none() -> None:
 
     log: Log = []
     host = host_of(Quiet("quiet", log), Logs("loud", log))
-    host.start(None, run=None)
+    host.start(run=None)
     host.notify("on_epoch_start", run=None)
     assert log == ["quiet starts", "loud starts", "loud epoch"]
     assert host_of(Quiet("quiet", log)).caller("on_epoch_start") is None
@@ -266,7 +266,7 @@ def test_the_owner_of_a_kind_is_the_plugin_of_its_table(catalog_with: Callable[.
 def test_two_hosts_do_not_see_each_other() -> None:
     log: Log = []
     first, second = host_of(Logs("first", log)), host_of(Logs("second", log))
-    second.start(None, run=None)
+    second.start(run=None)
     first.notify("on_epoch_start", run=None)
     assert first.caller("build_model") is None
     assert log == ["second starts", "first epoch"]
@@ -310,7 +310,7 @@ def test_an_error_of_a_wrapper_names_the_wrapper() -> None:
 def test_a_plugin_that_tries_to_end_the_program_becomes_a_training_error(ending: BaseException, event: str) -> None:
     host = host_of(Raises(ending))
     with pytest.raises(TrainingError) as caught:
-        host.start(None, run=None) if event == "on_run_start" else host.first_result(event, run=None)
+        host.start(run=None) if event == "on_run_start" else host.first_result(event, run=None)
     assert str(caught.value) == (
         f"callback 'a' (acme 1.2) raised {type(ending).__name__}({ending}) in hook '{event}'\n"
         "  = to end a run early, call run.request_stop(reason)"
@@ -351,7 +351,7 @@ def test_close_calls_every_plugin_even_after_errors_and_returns_the_errors_in_or
 
     log: Log = []
     host = host_of(Bad("bad", log), Worse("worse", log), Logs("good", log), Exits("exits", log), Logs("last", log))
-    host.start(None, run=None)
+    host.start(run=None)
     log.clear()
     errors = host.close_each("on_run_end", run=None, outcome="failed")
     assert log == ["bad failed", "worse failed", "good failed", "exits failed", "last failed"]
@@ -369,7 +369,7 @@ def test_when_starting_fails_halfway_only_the_plugins_that_were_started_are_clos
     log: Log = []
     host = host_of(Logs("first", log), Logs("second", log), Fails("third", log), Logs("fourth", log))
     with pytest.raises(OSError, match="no folder") as caught:
-        host.start(None, run=None)
+        host.start(run=None)
     assert caught.value.__notes__ == ["raised in hook 'on_run_start' of callback 'c' (acme 1.2)"]
     host.close_each("on_run_end", run=None, outcome="failed")
     assert log == ["first starts", "second starts", "first failed", "second failed"]
@@ -386,7 +386,7 @@ def test_a_plugin_without_on_run_start_is_closed_too() -> None:
 
     ends = Ends()
     host = host_of(Logs("a"), ends)
-    host.start(None, run=None)
+    host.start(run=None)
     host.close_each("on_run_end", run=None, outcome="completed")
     assert ends.log == ["completed"]
 
@@ -451,7 +451,7 @@ def test_notify_started_reaches_only_started_plugins() -> None:
     host = host_of(first, second)
     host.notify_started("on_warning", run=None, message="too early")
     with pytest.raises(OSError, match="no"):
-        host.start(None, run=None)
+        host.start(run=None)
     host.notify_started("on_warning", run=None, message="beware")
     assert (first.heard, second.heard) == (["beware"], [])
 
@@ -475,7 +475,7 @@ def test_a_tolerated_plugin_that_fails_is_reported_once_and_disabled_but_closed(
             raise ConnectionError("no route")
 
     host = tolerant_host(warnings, FailsInEpochs("a", log), Logs("b", log))
-    host.start(None, run=None)
+    host.start(run=None)
     for _ in range(3):
         host.notify("on_epoch_start", run=None)
     assert host.close_each("on_run_end", run=None, outcome="completed") == []
@@ -492,7 +492,7 @@ def test_a_tolerated_plugin_that_fails_to_start_is_not_closed() -> None:
     warnings: Log = []
     raises = Raises(ValueError("no"))
     host = tolerant_host(warnings, raises)
-    host.start(None, run=None)
+    host.start(run=None)
     assert host.close_each("on_run_end", run=None, outcome="completed") == []
     assert len(warnings) == 1
 
