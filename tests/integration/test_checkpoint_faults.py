@@ -137,6 +137,17 @@ def test_ten_preemptions_in_one_epoch_change_no_bit(found: Found) -> None:
 
 
 @linux
+@pytest.mark.parametrize(
+    "name",
+    ["values of wrong kinds in the files of a run", "something else in the place of an entry of a run folder"],
+)
+def test_the_run_folder_of_a_stranger_is_read_or_refused_by_every_command(found: Found, name: str) -> None:
+    part = found[name]
+    assert part["lost"] == []
+    assert part["points"] > 100
+
+
+@linux
 def test_runs_in_one_process_leave_nothing_open(found: Found) -> None:
     part = found["a thousand runs in a process"]
     assert part["lost"] == []

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def test_predict_prints_predictions_or_writes_them_to_a_file(place: tuple[Path, 
     assert pl.read_parquet(folder / "out.parquet")["predicted_y"].to_list() == [float(row) for row in rows]
     done = hookline("predict", "last", "new.csv", "--json")
     assert [json.loads(line)["predicted_y"] for line in done.stdout.splitlines()] == [float(row) for row in rows]
+
+
+def test_a_prediction_that_is_terminated_leaves_no_file(place: tuple[Path, Hookline]) -> None:
+    folder, _ = place
+    (folder / "many.csv").write_text("a,b\n" + "1,2\n" * 500_000)
+    words = ["predict", "last", "many.csv", "-o", "terminated.csv", "train.eval_batch_size=10"]
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "hookline"), *words], cwd=folder, stdout=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 100
+    while not list(folder.glob(".tmp-*")) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(100) == 143
+    assert not [*folder.glob(".tmp-*"), *folder.glob("terminated*")]
 
 
 def test_predict_with_faults_in_its_input_prints_nothing_and_ends_with_4(place: tuple[Path, Hookline]) -> None:

@@ -272,6 +272,29 @@ def test_plot_of_several_runs_has_a_drawing_for_each_metric(hookline: Hookline, 
     assert "other/loss" in second
 
 
+def test_show_has_the_tables_that_plugins_reported(hookline: Hookline, make: Make) -> None:
+    rows = [{"layer": "a\x1b", "norm": 0.5}, {"layer": "b", "norm": None, "more": True}]
+    make(summary={"norms\x07 of layers": rows, "none": []})
+    done = hookline("runs", "show", "1")
+    assert_clean(done, 0)
+    assert "norms\\x07 of layers\nlayer  norm  more\na\\x1b  0.5\nb      none  true\n" in done.stdout
+    assert json.loads(hookline("runs", "show", "1", "--json").stdout)["summary"]["norms\x07 of layers"] == rows
+
+
+@pytest.mark.parametrize("words", [(), ("--log",)])
+def test_plot_draws_the_largest_and_the_smallest_numbers(
+    hookline: Hookline, make: Make, words: tuple[str, ...]
+) -> None:
+    path = make()
+    values = (1.7976931348623157e308, -1.7976931348623157e308, 5e-324, 0.0, "null")
+    lines = [f'{{"epoch":1,"step":{step},"loss":{value}}}\n' for step, value in enumerate(values)]
+    (path / "metrics.jsonl").write_text("".join(lines))
+    done = hookline("runs", "plot", "1", *words)
+    assert_clean(done, 0)
+    assert "1.798e+308 |" in done.stdout
+    assert ("4.941e-324 |" if words else "-1.798e+308 |") in done.stdout
+
+
 def test_plot_reports_missing_metrics(hookline: Hookline, make: Make) -> None:
     make(lines=[{"epoch": 1, "step": 1, "loss": 1.0}])
     make()
@@ -425,6 +448,23 @@ def test_rm_never_removes_a_folder_that_is_not_a_run_folder(hookline: Hookline, 
 
 
 # ---- completion ------------------------------------------------------------------------------------------------------
+
+
+def test_a_shell_is_offered_no_name_that_it_or_a_terminal_would_interpret(
+    hookline: Hookline, make: Make, tmp_path: Path
+) -> None:
+    path = make()
+    for number, name in enumerate(("\x1b]0;pwned\x07", "$(touch pwned)", "a b", "`x`", ";x"), 2):
+        (path.parent / f"{number:04d}-{name}").mkdir()
+    (tmp_path / "run.toml").write_text('[callbacks."$(touch pwned)"]\nuse = "progress"\n')
+    env = {**os.environ, "_HOOKLINE_COMPLETE": "bash_complete"}
+    for words, count in (("hookline runs show 000", "3"), ("hookline train run.toml callbacks.", "3")):
+        words_of_shell = {"COMP_WORDS": words, "COMP_CWORD": count}
+        done = subprocess.run(
+            [PROGRAM], cwd=tmp_path, env=env | words_of_shell, capture_output=True, text=True, check=False
+        )
+        assert done.stdout, done.stderr
+        assert not {"\x1b", "$", "`", ";x", " "} & set(done.stdout)
 
 
 def test_a_shell_completes_the_names_of_runs_without_torch(hookline: Hookline, make: Make, tmp_path: Path) -> None:

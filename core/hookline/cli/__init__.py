@@ -23,6 +23,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # the streams of the program support it
     output = Output()
     try:
+        _check_working_folder()
         code = hookline.main(prog_name="hookline", standalone_mode=False, obj=output)
     except click.ClickException as usage:
         usage.show()
@@ -43,3 +44,14 @@ def main() -> None:
         if output.traceback:
             output.note("".join(traceback.format_exception(error)).rstrip())
     sys.exit(code)
+
+
+def _check_working_folder() -> None:
+    import os
+
+    from hookline.engine.errors import ConfigError
+
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib would import more
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder was removed", hint="change to a folder that exists: cd") from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
     from torch.utils.data import Dataset
 
 
@@ -28,9 +29,13 @@ class DataSource:
         feature_names: Names of the input features, or empty.
         target_names: Names of the targets, or empty.
         class_names: Names of the classes in the order of the class indices, or empty.
+        task: Meaning of the targets: numbers (``regression``), class indices (``classification``), or 0 and 1
+            (``binary``); None: only the loss knows.
         collate: Makes a batch from a list of items; needed for items that ``default_collate`` does not accept.
         kept: Plain values that ``build_predictor`` needs to read new inputs in the same way, such as a scale; saved
             with the run.
+        unscale: Maps targets and predictions, tensors ``[B, O]``, to the units of the data, in which metrics are
+            reported; None: they are in these units.
 
     A dataset with a method ``gather(indices)`` returns whole batches, for int64 indices ``[B]``, without ``collate``.
     One with torch's ``__getitems__(indices)`` returns all items of a batch at once. A ``TensorDataset`` is batched by
@@ -52,8 +57,10 @@ class DataSource:
     feature_names: tuple[str, ...] = ()
     target_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    task: Literal["regression", "classification", "binary"] | None = None
     collate: Callable[[list[Any]], Any] | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
+    unscale: Callable[[Tensor], Tensor] | None = None
 
     def splits(self) -> dict[str, Dataset[Any]]:
         """Return the existing splits by name, in the order train, validation, test."""

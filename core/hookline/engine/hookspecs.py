@@ -142,7 +142,8 @@ def build_loss(run: RunView, data: DataSource) -> Callable[[Tensor, Tensor], Ten
 
     Returns:
         A callable ``(prediction, target) -> loss``: the mean over the batch, a scalar of a floating dtype that depends
-        on the prediction.
+        on the prediction. A weighted mean has an attribute ``batch_weight``, a callable ``(target) -> weight``: the
+        weight of the batch, a scalar tensor. None there declares that the loss is no mean over the examples.
 
     Since 0.1.
     """

@@ -99,6 +99,7 @@ class RunFolder:
         self.record = record
         self.findings: list[str] = []
         self._lock = lock
+        self._process = os.getpid()
 
     @classmethod
     def claim(cls, parent: str | os.PathLike[str], label: str) -> RunFolder:
@@ -265,6 +266,7 @@ class RunFolder:
         Raises:
             CheckpointError: When it cannot be written, or the state contains something that cannot be saved.
         """
+        self._check_process()
         try:
             path = write_checkpoint(self.checkpoints, state, run=self.record.run, metrics=metrics, identity=identity)
         except OSError as error:
@@ -323,8 +325,15 @@ class RunFolder:
         """Release the lock of the folder."""
         self._lock.close()
 
+    def _check_process(self) -> None:
+        # A fork inherits the lock, but two processes must not write to one run.
+        if os.getpid() != self._process:
+            hint = "end the child with os._exit(), or give it a run of its own"
+            raise CheckpointError(f"this process is a fork of the one that works in {self.path}", hint=hint)
+
     def _placed(self, name: str) -> Path:
         """Return the path of a file in the folder, and make the folders in its name."""
+        self._check_process()
         for folder in reversed(list(Path(name).parents)[:-1]):
             self._made(str(folder))
         return self.path / name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -89,6 +90,15 @@ _MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError, Runtime
 """Errors of torch and plain code for a value of an unexpected form."""
 
 
+class _Running(msgspec.Struct):
+    """Types of a mean that is being computed; its values are a tensor, or None."""
+
+    values: Any
+    weights: list[float]
+    sum: float
+    weight: float
+
+
 _NEUTRAL = ("train.device", "train.num_workers", "train.worker_timeout_s", "train.micro_batch_size")
 """Settings whose change is no reason to go on in spite of a reason to stop."""
 
@@ -155,7 +165,8 @@ class _State(msgspec.Struct):
     summary: dict[str, list[dict[str, Any]]]
     warnings: list[str]
     random: dict[str, Any]
-    running: dict[str, Any]
+    running: _Running
+    modes: list[str]
     evaluated: tuple[int, dict[str, float]]
     model: dict[str, Any]
     wrappers: dict[str, Any]

@@ -95,7 +95,7 @@ def _second_model(run: RunView) -> nn.Module | None:
         site.parts.data = run.data
         with RandomState(site.position.seed, "model").active():
             site.host.first_result("build_model", run=site.run, data=run.data)
-        models.append(site.host.innermost("build_model"))
+        models.append(site.host.makers.first["build_model"])
 
     targets = [cast(Any, member.plugin).target for member in _builders(run)]
     if not all(inspect.isclass(target) or inspect.isroutine(target) for target in targets):

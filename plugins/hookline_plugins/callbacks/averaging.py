@@ -165,4 +165,4 @@ class Averaging:
 
 def _is_averaged(tensor: Tensor) -> bool:
     # Buffers with infinities are masks, and averaging infinities gives NaN.
-    return tensor.is_floating_point() and bool(tensor.isfinite().all())
+    return (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.isfinite().all())

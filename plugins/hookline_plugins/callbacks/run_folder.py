@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _RECORD_S = 10.0
 """Shortest time between two updates of the record during a run: frequent enough to follow it, at no visible cost."""
 _MAX_WARNINGS = 100
+_MAX_TABLES, _MAX_TABLE_ROWS, _MAX_CELL = 50, 100, 1000
 _MAX_ERROR = 1000
 """Characters of an error stored in the record; the log has all of it."""
 _GIT_S = 2.0
@@ -215,6 +216,8 @@ class KeepRunFolder:
         record.time_s = self._time_before_s + time.perf_counter() - self._start
         record.metrics = dict(run.history[-1]) if run.history else {}
         record.warnings = list(run.warnings[-_MAX_WARNINGS:])
+        tables = list(run.summary.items())[:_MAX_TABLES]
+        record.summary = {title: [_plain_row(row) for row in rows[:_MAX_TABLE_ROWS]] for title, rows in tables}
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
         assert self._attempt is not None, "it was begun"
@@ -249,6 +252,12 @@ class KeepRunFolder:
             if part not in self._failed:
                 self._failed.add(part)
                 run.warn(f"{part} of the run cannot be written; trying again later: {error}")
+
+
+def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table with values that JSON has; other values as text."""
+    kept = (int, float, type(None))
+    return {str(name): value if isinstance(value, kept) else str(value)[:_MAX_CELL] for name, value in row.items()}
 
 
 def _label(run: RunView) -> str:

@@ -101,6 +101,7 @@ class Arrays:
             test,
             in_features=[*inputs.shape[1:], 1][0] if len(inputs.shape) < 3 else None,
             out_features=num_classes or [*targets.shape[1:], 1][0],
+            task="regression" if num_classes is None else "classification",
         )
 
     @hookimpl

@@ -51,6 +51,7 @@ class SyntheticLinear:
             out_features=1,
             feature_names=tuple(f"x{number}" for number in range(1, len(self.true_w) + 1)),
             target_names=("y",),
+            task="regression",
         )
 
     @hookimpl

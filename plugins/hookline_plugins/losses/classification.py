@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from hookline import ContractError, DataSource, hookimpl
 from hookline_plugins.metrics.accuracy import Accuracy
+from hookline_plugins.metrics.answers import Answers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
 class CrossEntropy:
     """Cross-entropy, ``nn.CrossEntropyLoss``: the mean of ``-log softmax(prediction)[target]``.
 
-    Predictions are logits ``[B, C]``, targets class indices ``[B]``, int64. It adds the metric ``accuracy``.
+    Predictions are logits ``[B, C]``. Targets are class indices ``[B]``, int64, or probabilities ``[B, C]`` of a
+    floating dtype. The mean is that over the targets that count. It adds the metric ``accuracy``, for probabilities the
+    share of examples in which the most probable class is the same. The default ``ignore_index`` is torch's.
     """
 
     label_smoothing: Annotated[
         float, Meta(ge=0, le=1, description="share of the target's probability to spread over all classes")
     ] = 0.0
+    ignore_index: Annotated[int, Meta(description="class index of targets that do not count")] = -100
 
     @hookimpl
     def build_loss(self, data: DataSource) -> nn.Module:
@@ -38,12 +42,15 @@ class CrossEntropy:
         if data.out_features == 1:
             hint = "for two classes in one output set loss=bce-with-logits, for numbers loss=mse"
             raise ContractError("cross-entropy needs data with at least two classes, but out_features is 1", hint=hint)
-        return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+        loss = nn.CrossEntropyLoss(label_smoothing=self.label_smoothing, ignore_index=self.ignore_index)
+        if not _may_contain(data, self.ignore_index):
+            loss.batch_weight = None  # type: ignore[assignment] # every target counts, so the number of examples does
+        return loss
 
     @hookimpl
     def build_metrics(self) -> dict[str, Metric]:
         """Measure the share of correct classes."""
-        return {"accuracy": Accuracy()}
+        return {"accuracy": Accuracy(Answers(ignore_index=self.ignore_index))}
 
 
 @dataclass
@@ -63,4 +70,14 @@ class BCEWithLogits:
     @hookimpl
     def build_metrics(self) -> dict[str, Metric]:
         """Measure the share of correct answers."""
-        return {"accuracy": Accuracy()}
+        return {"accuracy": Accuracy(Answers(is_binary=True))}
+
+
+def _may_contain(data: DataSource, target: int) -> bool:
+    """Return whether a split contains a target, or is not in memory."""
+    from torch.utils.data import TensorDataset
+
+    splits = data.splits().values()
+    return data.collate is not None or any(
+        type(split) is not TensorDataset or bool((split.tensors[-1] == target).any()) for split in splits
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hookline_plugins.metrics.answers import Answers
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -11,8 +13,8 @@ if TYPE_CHECKING:
 class Accuracy:
     """Share of correct answers, in [0, 1].
 
-    Class indices ``[B]`` are compared with the largest of the logits ``[B, C]``; probabilities ``[B, O]`` with the sign
-    of the logits ``[B, O]``, element by element.
+    Args:
+        answers: The form of predictions and targets.
 
     Example:
         >>> import torch
@@ -22,15 +24,15 @@ class Accuracy:
         0.5
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Answers | None = None) -> None:
+        self._answers = answers or Answers()
         self.reset()
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch."""
-        is_binary = target.is_floating_point()
-        right = (prediction > 0) == (target > 0.5) if is_binary else prediction.argmax(dim=1) == target
-        self._num_right += int(right.sum())
-        self._num_answers += target.numel()
+        chosen, actual = self._answers.chosen_and_true(prediction, target)
+        self._num_right += int((chosen == actual).sum())
+        self._num_answers += actual.numel()
 
     def compute(self) -> float:
         """Return the share of correct answers since the last ``reset``; NaN if there are none."""

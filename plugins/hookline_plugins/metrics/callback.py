@@ -15,6 +15,7 @@ from hookline import ConfigError, ContractError, DataSource, hookimpl
 from hookline.engine import did_you_mean
 from hookline_plugins.metrics import classes, regression
 from hookline_plugins.metrics.accuracy import Accuracy
+from hookline_plugins.metrics.answers import Answers, Task, answers_of, task_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,10 +37,9 @@ _Name = Literal[
     "f1",
     "top_k_accuracy",
 ]
-_Task = Literal["regression", "classification", "binary"]
 _Arguments = dict[str, bool | int | float | str | list[int | float]]
 
-_OF_NUMBERS: Mapping[str, Callable[[], Metric]] = {
+_OF_NUMBERS: Mapping[str, Callable[..., Metric]] = {
     "mae": regression.MAE,
     "mse": regression.MSE,
     "rmse": regression.RMSE,
@@ -48,6 +48,7 @@ _OF_NUMBERS: Mapping[str, Callable[[], Metric]] = {
     "explained_variance": regression.ExplainedVariance,
 }
 _OF_CLASSES: Mapping[str, Callable[..., Metric]] = {
+    "accuracy": Accuracy,
     "balanced_accuracy": classes.BalancedAccuracy,
     "precision": classes.Precision,
     "recall": classes.Recall,
@@ -81,20 +82,28 @@ class Metrics:
         dict[str, _Arguments], Meta(description="metrics of torchmetrics: class names, each with a table of arguments")
     ] = field(default_factory=dict)
     task: Annotated[
-        _Task | Literal["auto"],
-        Meta(description="type of the targets; 'auto' infers it from their dtype, and 0 and 1 from bce-with-logits"),
+        Task | Literal["auto"],
+        Meta(description="meaning of the targets; 'auto': as the loss, or else the data source, declares"),
     ] = "auto"
 
     @hookimpl
     def build_metrics(self, run: RunView, data: DataSource) -> dict[str, Metric]:
         """Build the metrics; refuse those that do not fit the data."""
-        task = _task_of(run, data) if self.task == "auto" else self.task
+        task = self._task(run, data)
         names = _FITTING[task] if self.metrics == "auto" else self.metrics
-        own = {name: self._own(name, task, data) for name in names}
-        return own | {name: _of_torchmetrics(name, values, run) for name, values in self.torchmetrics.items()}
+        known = self._known(task, answers_of(run.loss, task), data)
+        own = {name: self._own(name, task, known, data) for name in names}
+        return own | {name: self._of_torchmetrics(name, task, run, data) for name in self.torchmetrics}
 
-    def _own(self, name: str, task: str, data: DataSource) -> Metric:
-        known = self._known(task)
+    def _task(self, run: RunView, data: DataSource) -> Task:
+        task = task_of(run.loss, data) if self.task == "auto" else self.task
+        if task is None:
+            message = "neither the loss nor the data source of this run declares the meaning of the targets"
+            hint = "set `task` of callback 'metrics', or `task` of the loss or the DataSource"
+            raise ContractError(message, hint=hint)
+        return task
+
+    def _own(self, name: str, task: Task, known: Mapping[str, Callable[[], Metric]], data: DataSource) -> Metric:
         if name not in known:
             message = f"the metric {name!r} is not for targets that are {_IN_WORDS[task]}"
             hint = f"available: {', '.join(known)}; if the targets are something else, set `task`"
@@ -104,38 +113,16 @@ class Metrics:
             raise ContractError(message, hint="set a smaller top_k")
         return known[name]()
 
-    def _known(self, task: str) -> dict[str, Callable[[], Metric]]:
+    def _known(self, task: Task, answers: Answers, data: DataSource) -> dict[str, Callable[[], Metric]]:
         if task == "regression":
-            return dict(_OF_NUMBERS)
-        is_binary = task == "binary"
-        of_classes = {name: functools.partial(make, is_binary=is_binary) for name, make in _OF_CLASSES.items()}
-        top_k = {} if is_binary else {"top_k_accuracy": functools.partial(classes.TopKAccuracy, self.top_k)}
-        return {"accuracy": Accuracy, **of_classes, **top_k}
+            return {name: functools.partial(make, data.unscale) for name, make in _OF_NUMBERS.items()}
+        of_classes = {name: functools.partial(make, answers) for name, make in _OF_CLASSES.items()}
+        top_k = functools.partial(classes.TopKAccuracy, self.top_k, answers)
+        return of_classes if task == "binary" else {**of_classes, "top_k_accuracy": top_k}
 
-
-def _task_of(run: RunView, data: DataSource) -> str:
-    """Return the task, given the targets of the data source and the loss."""
-    from torch import nn
-
-    if not _first_target(data).is_floating_point():
-        return "classification"
-    return "binary" if isinstance(run.loss, nn.BCEWithLogitsLoss) else "regression"
-
-
-def _first_target(data: DataSource) -> Tensor:
-    import torch
-    from torch.utils.data import IterableDataset
-
-    dataset: Any = data.train
-    # The random numbers drawn while reading an example must not change the run.
-    with torch.random.fork_rng(devices=[]):
-        if hasattr(dataset, "gather"):
-            example = dataset.gather(torch.zeros(1, dtype=torch.int64))
-        else:
-            example = next(iter(dataset)) if isinstance(dataset, IterableDataset) else dataset[0]
-    if not (isinstance(example, tuple | list) and len(example) == 2):
-        raise ContractError("metrics need a target for each example, but the examples are not pairs (input, target)")
-    return torch.as_tensor(example[1])
+    def _of_torchmetrics(self, name: str, task: Task, run: RunView, data: DataSource) -> Metric:
+        metric = _made(name, self.torchmetrics[name]).to(run.device)
+        return _Torchmetric(metric, task, answers_of(run.loss, task), data.unscale)
 
 
 # ---- torchmetrics ---------------------------------------------------------------------------------------------------
@@ -144,16 +131,24 @@ def _first_target(data: DataSource) -> Tensor:
 class _Torchmetric:
     """Adapter of a metric of torchmetrics to the predictions and targets of a run.
 
-    Binary metrics, and those for a single number, take ``[B]`` where a run has ``[B, 1]``.
+    Binary metrics, and those for a single number, take ``[B]`` where a run has ``[B, 1]``. Those for classes get only
+    the answers that count, with class indices. Numbers are in the units of the data.
     """
 
-    def __init__(self, metric: Any) -> None:
+    def __init__(self, metric: Any, task: Task, answers: Answers, unscale: Callable[[Tensor], Tensor] | None) -> None:
         self._metric = metric
+        self._task = task
+        self._answers = answers
+        self._unscale = unscale or (lambda values: values)
         self._is_binary = type(metric).__name__.startswith("Binary")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch."""
-        if self._is_binary or (target.is_floating_point() and target[0].numel() == 1):
+        if self._task == "classification":
+            prediction, target = self._answers.rows(prediction, target)
+        elif self._task == "regression":
+            prediction, target = self._unscale(prediction), self._unscale(target)
+        if self._is_binary or (self._task == "regression" and target[0].numel() == 1):
             prediction, target = prediction.flatten(), target.flatten()
         self._metric.update(prediction, target.long() if self._is_binary else target)
 
@@ -167,7 +162,7 @@ class _Torchmetric:
         self._metric.reset()
 
 
-def _of_torchmetrics(name: str, arguments: Mapping[str, Any], run: RunView) -> Metric:
+def _made(name: str, arguments: Mapping[str, Any]) -> Any:
     found = _torchmetrics()
     if name not in found:
         raise ConfigError(
@@ -178,10 +173,9 @@ def _of_torchmetrics(name: str, arguments: Mapping[str, Any], run: RunView) -> M
         hint = did_you_mean(unknown[0], [each for each in parameters if each != "kwargs"])
         raise ConfigError(f"{name} of torchmetrics has no argument {unknown[0]!r}", hint=hint)
     try:
-        metric = found[name](**arguments)
+        return found[name](**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name} of torchmetrics rejects its arguments: {error}") from error
-    return _Torchmetric(metric.to(run.device))
 
 
 def _torchmetrics() -> dict[str, Callable[..., Any]]:

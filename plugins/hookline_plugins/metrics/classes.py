@@ -1,8 +1,6 @@
 """Metrics for classes, over all examples of an evaluation.
 
-Shapes: ``B`` examples in a batch, ``C`` classes, ``O`` binary answers for an example. Predictions are logits
-``[B, C]`` with class indices ``[B]``, or logits ``[B, O]`` with targets ``[B, O]`` of 0 and 1; further dimensions may
-follow, as for pixels.
+Shapes: ``C`` classes; those of predictions and targets are described in ``answers``.
 
 ``tp``, ``fp`` and ``fn`` are the true positives, false positives and false negatives of a class. The formulas are those
 of scikit-learn, with 0 for 0 / 0: https://scikit-learn.org/stable/modules/model_evaluation.html.
@@ -13,6 +11,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from hookline_plugins.metrics.answers import Answers
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,11 +21,11 @@ class _OverClasses:
     """Base of the metrics: counts ``tp``, ``fp`` and ``fn`` of each class.
 
     Args:
-        is_binary: True if the targets are 0 and 1, which are then the classes.
+        answers: The form of predictions and targets.
     """
 
-    def __init__(self, *, is_binary: bool) -> None:
-        self._is_binary = is_binary
+    def __init__(self, answers: Answers | None = None) -> None:
+        self._answers = answers or Answers()
         self.reset()
 
     def reset(self) -> None:
@@ -36,10 +36,8 @@ class _OverClasses:
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch."""
-        chosen = (prediction > 0).long() if self._is_binary else prediction.argmax(dim=1)
-        actual = (target > 0.5).long() if self._is_binary else target
-        num_classes = 2 if self._is_binary else prediction.shape[1]
-        chosen, actual = chosen.flatten(), actual.flatten()
+        chosen, actual = self._answers.chosen_and_true(prediction, target)
+        num_classes = self._answers.num_classes(prediction)
         counts = [each.bincount(minlength=num_classes) for each in (actual[chosen == actual], chosen, actual)]
         if self._right is None or self._predicted is None or self._actual is None:
             self._right, self._predicted, self._actual = counts
@@ -64,7 +62,7 @@ class _OverClasses:
     def _mean(self, values: Tensor, is_there: Tensor) -> float:
         """Return the value of class 1 if binary, else the mean over the classes that occur; with 0 for 0 / 0."""
         values = values.nan_to_num(nan=0.0)
-        return float(values[1] if self._is_binary else values[is_there].mean())
+        return float(values[1] if self._answers.is_binary else values[is_there].mean())
 
 
 class BalancedAccuracy(_OverClasses):
@@ -104,8 +102,9 @@ class F1(_OverClasses):
 class TopKAccuracy:
     """Share of examples whose class is among the ``k`` with the largest logits."""
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, answers: Answers | None = None) -> None:
         self._k = k
+        self._answers = answers or Answers()
         self.reset()
 
     def reset(self) -> None:
@@ -115,9 +114,10 @@ class TopKAccuracy:
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch."""
-        chosen = prediction.topk(min(self._k, prediction.shape[1]), dim=1).indices
-        self._num_right += int((chosen == target.unsqueeze(1)).sum())
-        self._num_answers += target.numel()
+        rows, actual = self._answers.rows(prediction, target)
+        chosen = rows.topk(min(self._k, rows.shape[1]), dim=1).indices
+        self._num_right += int((chosen == actual.unsqueeze(1)).sum())
+        self._num_answers += actual.numel()
 
     def compute(self) -> float:
         """Return the share; NaN without a batch."""

@@ -10,6 +10,7 @@ The formulas are those of scikit-learn, https://scikit-learn.org/stable/modules/
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hookline import ContractError
@@ -42,9 +43,14 @@ class Moments:
 
 
 class _OverErrors:
-    """Base of the metrics: takes each batch as float64 columns."""
+    """Base of the metrics: takes each batch as float64 columns.
 
-    def __init__(self) -> None:
+    Args:
+        unscale: Maps targets and predictions to the units of the metric; None: they are in these units.
+    """
+
+    def __init__(self, unscale: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._unscale = unscale or (lambda values: values)
         self.reset()
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
@@ -56,7 +62,9 @@ class _OverErrors:
             raise ContractError(f"a metric for numbers needs one prediction for each target, but {shapes}")
         # On the CPU, because not every accelerator has float64; reshaped, because [B, 1] and [B] would broadcast.
         rows = target.detach().to("cpu", torch.float64).reshape(len(target), -1)
-        self._add(rows, rows - prediction.detach().to("cpu", torch.float64).reshape(rows.shape))
+        predicted = prediction.detach().to("cpu", torch.float64).reshape(rows.shape)
+        rows = self._unscale(rows)
+        self._add(rows, rows - self._unscale(predicted))
 
     def reset(self) -> None:
         """Discard all batches."""

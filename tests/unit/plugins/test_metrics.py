@@ -17,6 +17,7 @@ from hookline import ConfigError, ContractError, DataSource, HooklineError, Metr
 from hookline_plugins.metrics import classes as class_metrics
 from hookline_plugins.metrics import regression as regression_metrics
 from hookline_plugins.metrics.accuracy import Accuracy
+from hookline_plugins.metrics.answers import Answers
 from hookline_plugins.metrics.callback import Metrics
 
 Array = NDArray[Any]
@@ -148,7 +149,7 @@ def test_a_metric_of_classes_is_its_formula_over_all_examples(name: str, make: A
     target[:3] = 5
     chosen, actual = prediction.argmax(dim=1).numpy(), target.numpy()
     assert {4} <= set(chosen.tolist()) - set(actual.tolist())
-    found = measured(make(is_binary=False), prediction, target, sizes)
+    found = measured(make(), prediction, target, sizes)
     assert found == pytest.approx(by_hand(name, chosen, actual), rel=1e-12)
 
 
@@ -161,7 +162,7 @@ def test_a_binary_metric_is_that_of_class_one(name: str, make: Any, sizes: list[
     chosen, actual = (prediction > 0).int().numpy().ravel(), target.int().numpy().ravel()
     is_balanced = name == "balanced_accuracy"
     expected = by_hand(name, chosen, actual) if is_balanced else per_class(name, *table_of(chosen, actual, 1))
-    assert measured(make(is_binary=True), prediction, target, sizes) == pytest.approx(expected, rel=1e-12)
+    assert measured(make(Answers(is_binary=True)), prediction, target, sizes) == pytest.approx(expected, rel=1e-12)
 
 
 @EACH_CLASSES
@@ -175,7 +176,7 @@ def test_a_metric_of_classes_has_the_value_computed_by_hand(name: str, make: Any
         "f1": (1 / 2 + 4 / 5 + 0) / 3,
     }[name]
     prediction = nn.functional.one_hot(chosen, 3).float()
-    assert measured(make(is_binary=False), prediction, target, [2, 3]) == pytest.approx(expected, rel=1e-12)
+    assert measured(make(), prediction, target, [2, 3]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_each_pixel_counts() -> None:
@@ -186,8 +187,8 @@ def test_each_pixel_counts() -> None:
     )
     flat = prediction.movedim(1, -1).reshape(-1, 3)
     for _, make in CLASSES:
-        expected = measured(make(is_binary=False), flat, target.flatten(), [16])
-        assert measured(make(is_binary=False), prediction, target, [1, 3]) == expected
+        expected = measured(make(), flat, target.flatten(), [16])
+        assert measured(make(), prediction, target, [1, 3]) == expected
 
 
 @BATCHED
@@ -204,7 +205,7 @@ def test_accuracy_and_top_k_accuracy_count_examples(sizes: list[int]) -> None:
 
 ALL: list[Metric] = [
     *(make() for make, _ in REGRESSION),
-    *(make(is_binary=False) for _, make in CLASSES),
+    *(make() for _, make in CLASSES),
     class_metrics.TopKAccuracy(2),
     Accuracy(),
 ]
@@ -340,6 +341,116 @@ def test_reading_an_example_does_not_change_the_random_numbers_of_the_build() ->
     assert numbers_behind({"it": {"use": Metrics}}) == numbers_behind({})
 
 
+# ---- the meaning of the targets --------------------------------------------------------------------------------------
+
+
+def measured_in_a_run(targets: Tensor, loss: Any, table: Mapping[str, Any], **facts: Any) -> dict[str, float]:
+    """Return the metrics of an untrained model, whose predictions are left in ``PREDICTIONS``."""
+    inputs = torch.randn(len(targets), 3, generator=torch.Generator().manual_seed(9))
+    width = 3 if facts.pop("is_wide", True) else 1
+    source = DataSource(TensorDataset(inputs, targets), in_features=3, out_features=width, **facts)
+
+    def net() -> nn.Module:
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(3, width), nn.Sigmoid() if type(loss) is nn.BCELoss else nn.Identity())
+
+    config = {"train": {"dtype": "float64", "eval_batch_size": 7}, "callbacks": {"it": {"use": Metrics, **table}}}
+    named = {"loss": loss} if isinstance(loss, str) else {}
+    plugins = {"data": source, "model": net} | ({} if named else {"loss": lambda: loss})
+    run = Run({**config, **named}, plugins=plugins)
+    with torch.no_grad():
+        PREDICTIONS[0] = run.model(inputs.double())
+    return dict(run.evaluate())
+
+
+PREDICTIONS: list[Tensor] = [torch.empty(0)]
+"""The predictions of the last model."""
+
+
+def test_whole_numbers_are_numbers_with_a_loss_for_numbers() -> None:
+    targets = torch.arange(-20, 20).reshape(40, 1)
+    metrics = measured_in_a_run(targets, nn.MSELoss(), {}, is_wide=False)
+    errors = (targets - PREDICTIONS[0]).numpy()
+    assert sorted(metrics) == ["train/loss", "train/mae", "train/r2", "train/rmse"]
+    assert metrics["train/rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.3])
+def test_one_hot_targets_and_probabilities_are_compared_by_their_largest_class(smooth: float) -> None:
+    labels = torch.arange(40) % 3
+    targets = nn.functional.one_hot(labels, 3) * (1 - smooth) + smooth / 3
+    names = {"metrics": ["balanced_accuracy", "top_k_accuracy"], "top_k": 2}
+    metrics = measured_in_a_run(targets.double(), "cross-entropy", names)
+    chosen = PREDICTIONS[0].argmax(1)
+    assert metrics["train/accuracy"] == (chosen == labels).sum().item() / 40
+    expected = by_hand("balanced_accuracy", chosen.numpy(), labels.numpy())
+    assert metrics["train/balanced_accuracy"] == pytest.approx(expected, rel=1e-12)
+    worst = PREDICTIONS[0].argmin(1)
+    assert metrics["train/top_k_accuracy"] == (worst != labels).sum().item() / 40
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", nn.CrossEntropyLoss(), nn.CrossEntropyLoss(ignore_index=2)])
+def test_targets_that_do_not_count_in_the_loss_do_not_count_in_metrics(loss: Any) -> None:
+    ignored = getattr(loss, "ignore_index", -100)
+    targets = torch.where(torch.arange(40) % 2 == 0, ignored, torch.arange(40) % 4 // 2)
+    names = ["balanced_accuracy", "precision", "top_k_accuracy", *(["accuracy"] if loss != "cross-entropy" else [])]
+    metrics = measured_in_a_run(targets, loss, {"metrics": names, "top_k": 2})
+    counted = targets != ignored
+    chosen, actual = PREDICTIONS[0].argmax(1)[counted], targets[counted]
+    assert metrics["train/accuracy"] == (chosen == actual).sum().item() / 20
+    assert metrics["train/precision"] == pytest.approx(by_hand("precision", chosen.numpy(), actual.numpy()), rel=1e-12)
+    worst = PREDICTIONS[0].argmin(1)[counted]
+    assert metrics["train/top_k_accuracy"] == (worst != actual).sum().item() / 20
+    losses = -PREDICTIONS[0].log_softmax(1)[counted].gather(1, actual[:, None])
+    assert metrics["train/loss"] == pytest.approx(losses.mean().item(), rel=1e-12)
+
+
+def test_probabilities_are_compared_with_one_half_and_logits_with_0() -> None:
+    targets = (torch.arange(40) % 3 == 0).double().reshape(40, 1)
+    for loss, threshold in ((nn.BCELoss(), 0.5), (nn.BCEWithLogitsLoss(), 0.0)):
+        metrics = measured_in_a_run(targets, loss, {"metrics": ["accuracy"]}, is_wide=False)
+        assert metrics["train/accuracy"] == ((PREDICTIONS[0] > threshold) == (targets > 0.5)).sum().item() / 40
+
+
+def squares(prediction: Tensor, target: Tensor) -> Tensor:
+    return ((prediction - target) ** 2).mean()
+
+
+def test_the_data_source_says_what_the_targets_are_if_the_loss_does_not() -> None:
+    targets = torch.arange(40.0).reshape(40, 1)
+    metrics = measured_in_a_run(targets, squares, {}, is_wide=False, task="regression")
+    assert metrics["train/mae"] == pytest.approx((targets - PREDICTIONS[0]).abs().mean().item(), rel=1e-12)
+    with pytest.raises(ContractError, match="neither the loss nor the data source") as caught:
+        measured_in_a_run(targets, squares, {}, is_wide=False)
+    assert "set `task`" in str(caught.value.hint)
+
+
+def test_a_loss_of_ones_own_says_what_the_targets_are() -> None:
+    def own(prediction: Tensor, target: Tensor) -> Tensor:
+        return squares(prediction, target)
+
+    own.task = "regression"  # type: ignore[attr-defined] # a function can have attributes
+    assert "train/mae" in measured_in_a_run(torch.arange(40.0).reshape(40, 1), own, {}, is_wide=False, task="binary")
+
+
+def test_numbers_that_are_no_class_indices_are_refused_by_name() -> None:
+    metric = class_metrics.BalancedAccuracy()
+    with pytest.raises(ContractError, match="the targets are -3 to 1, but class indices are 0 to 2"):
+        metric.update(torch.zeros(3, 3), torch.tensor([-3, 0, 1]))
+
+
+def test_metrics_of_numbers_are_in_the_units_of_the_data() -> None:
+    targets = torch.arange(40.0).reshape(40, 1)
+    table = {"metrics": ["mae", "rmse", "r2", "max_error"]}
+    metrics = measured_in_a_run(targets, nn.MSELoss(), table, is_wide=False, unscale=lambda values: values * 100 + 7)
+    errors = (targets - PREDICTIONS[0]).numpy() * 100
+    assert metrics["train/mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-12)
+    assert metrics["train/rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-12)
+    assert metrics["train/max_error"] == pytest.approx(np.abs(errors).max(), rel=1e-12)
+    assert metrics["train/r2"] == pytest.approx(r2(targets.numpy() * 100, targets.numpy() * 100 - errors), rel=1e-9)
+    assert metrics["train/loss"] == pytest.approx((errors**2).mean() / 1e4, rel=1e-12)
+
+
 # ---- torchmetrics ----------------------------------------------------------------------------------------------------
 
 HAS_TORCHMETRICS = importlib.util.find_spec("torchmetrics") is not None
@@ -380,6 +491,20 @@ def test_a_metric_of_torchmetrics_is_measured_over_all_examples(
     first, other = (result.metrics[f"validation/{name}"] for result in results)
     assert np.isfinite(first)
     assert first == pytest.approx(other, rel=1e-4)
+
+
+@WITH
+@pytest.mark.filterwarnings("default")
+def test_a_metric_of_torchmetrics_gets_the_answers_that_count_and_the_units_of_the_data() -> None:
+    targets = torch.where(torch.arange(40) % 2 == 0, -100, torch.arange(40) % 3)
+    table = {"metrics": ["f1"], "torchmetrics": {"MulticlassF1Score": {"num_classes": 3, "average": "macro"}}}
+    for each in (targets, nn.functional.one_hot(torch.arange(40) % 3, 3).double()):
+        metrics = measured_in_a_run(each, "cross-entropy", table)
+        assert metrics["train/MulticlassF1Score"] == pytest.approx(metrics["train/f1"], rel=1e-4)
+    table = {"metrics": ["mae"], "torchmetrics": {"MeanAbsoluteError": {}}}
+    numbers = torch.arange(40.0).reshape(40, 1)
+    metrics = measured_in_a_run(numbers, "mse", table, is_wide=False, unscale=lambda values: values * 100 + 7)
+    assert metrics["train/MeanAbsoluteError"] == pytest.approx(metrics["train/mae"], rel=1e-4)
 
 
 @WITH

@@ -178,6 +178,24 @@ def test_an_interrupted_run_is_recorded_without_weights(tmp_path: Path) -> None:
     assert "interrupted after 13 steps" in (path_of(run) / "log.txt").read_text()
 
 
+class Reports:
+    """Reports a table at the end of a run."""
+
+    @hookimpl
+    def on_run_end(self, run: Run) -> None:
+        rows: list[Any] = [{"layer": "a\x1b", "norm": 0.5, "shape": (2, 3)}, {"layer": "b", "norm": float("nan")}] * 100
+        run.report("norms of layers", rows)
+
+
+def test_tables_that_plugins_report_are_in_the_record(tmp_path: Path) -> None:
+    run = make(tmp_path, reports=Reports())
+    run.fit()
+    rows = record_of(run)["summary"]["norms of layers"]
+    assert rows[:2] == [{"layer": "a\x1b", "norm": 0.5, "shape": "(2, 3)"}, {"layer": "b", "norm": None}]
+    assert len(rows) == 100
+    assert [row["parameter"] for row in record_of(run)["summary"]["learned and true parameters"]] == ["w1", "w2", "b"]
+
+
 def test_another_metric_can_be_watched(tmp_path: Path) -> None:
     run = make(tmp_path, {"monitor": "train/running_loss", "mode": "max"})
     result = run.fit()

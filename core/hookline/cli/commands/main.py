@@ -289,8 +289,13 @@ def schema(output: Output, catalog: Catalog) -> None:
 def version(output: Output) -> None:
     """Print the versions of Hookline and its dependencies."""
     import platform
+    from importlib.metadata import distributions
     from importlib.metadata import version as version_of
 
+    found = {(str(one.locate_file("")), one.version) for one in distributions(name="hookline")}
+    if len({number for _, number in found}) > 1:
+        listed = ", ".join(f"{number} in {place}" for place, number in sorted(found))
+        output.note(f"several versions of the distribution hookline are installed: {listed}", "warning: ")
     libraries = {name: version_of(name) for name in ("torch", "pluggy")}
     versions = {
         "hookline": version_of("hookline"),

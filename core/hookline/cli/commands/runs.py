@@ -226,6 +226,7 @@ def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Cu
     for path in paths:
         known = metric_names(path)
         wanted = metrics or [name for name in known if name.endswith("loss")] or known[:1]
+        _check_count(len(found) + len(wanted))
         curves = read_curves(path, wanted)
         missing = [name for name in metrics if name not in {curve.metric for curve in curves}]
         faults += [Fault(f"{path.name} has no values of {name!r}", hint=did_you_mean(name, known)) for name in missing]
@@ -234,9 +235,13 @@ def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Cu
         found += [(path.name, curve) for curve in curves]
     if faults:
         raise ConfigError("cannot plot these runs", faults=faults)
-    if len(found) > MAX_CURVES:
-        raise ConfigError(f"too many curves to tell apart: {len(found)}", hint=f"plot at most {MAX_CURVES}")
     return found
+
+
+def _check_count(num_curves: int) -> None:
+    if num_curves > MAX_CURVES:
+        hint = f"plot at most {MAX_CURVES}: --metric NAME"
+        raise ConfigError(f"too many curves to tell apart: {num_curves}", hint=hint)
 
 
 def _metrics_of(curves: Sequence[tuple[str, Curve]]) -> list[str]:

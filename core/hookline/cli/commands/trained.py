@@ -16,6 +16,7 @@ from hookline.cli.arguments import choosing, noting_missing_files, printing
 from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
+from hookline.cli.signals import ended_at_once
 from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.record import read_record
 from hookline.runs.search import find_run
@@ -109,6 +110,7 @@ def eval_(
 @printing
 @choosing
 @_writing
+@ended_at_once()
 def predict(
     output: Output,
     catalog: Catalog,
@@ -153,6 +155,7 @@ def predict(
 @printing
 @choosing
 @_writing
+@ended_at_once()
 def export(
     output: Output,
     catalog: Catalog,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def count_examples(batch: Any) -> int:
@@ -48,15 +49,26 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Return a batch of any nesting with its tensors on a device, and floating-point tensors cast to a dtype.
 
+    Complex tensors get the complex dtype of the same precision; integers and booleans keep theirs.
     Mappings, lists, tuples and named tuples keep their type. Any other object with a method ``to``, such as a
     ``PackedSequence``, moves itself; the rest is unchanged. A copy from pinned memory does not wait for the device.
     """
     if isinstance(batch, Tensor):
-        wanted = dtype if batch.is_floating_point() else batch.dtype
+        is_complex = batch.is_complex()
+        wanted = dtype.to_complex() if is_complex else dtype if batch.is_floating_point() else batch.dtype
         return batch.to(device=device, dtype=wanted, non_blocking=True)
     if hasattr(batch, "to"):
         return batch.to(device)
     return with_parts(batch, lambda part: placed(part, device, dtype))
+
+
+def placed_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return a module moved to a device, with its floating-point and complex tensors cast as those of a batch.
+
+    Unlike ``Module.to``, it keeps imaginary parts.
+    """
+    place = functools.partial(placed, device=device, dtype=dtype)
+    return module.to(device)._apply(place)  # noqa: SLF001 - Module.to calls it, too
 
 
 def with_parts(batch: Any, changed: Callable[[Any], Any]) -> Any:

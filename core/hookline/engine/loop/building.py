@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import Metric
+from hookline.engine.loop.batch import count_examples, placed_module
 from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
-from hookline.engine.loop.evaluation import build_metrics, evaluate_splits, try_metrics
+from hookline.engine.loop.evaluation import build_metrics, evaluate_splits, try_metrics, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.first_batch import check_parameters, check_rates, namer, try_what_fits
 from hookline.engine.loop.position import Position
@@ -39,6 +40,7 @@ class Components:
         model: The model, with all wrappers around it.
         unwrapped_model: The model as its plugin built it.
         loss: The loss.
+        weigh: Returns the weight of a training batch in the mean loss.
         metrics: The metrics, by name.
         optimizer: The optimizer.
         finite_guard: The check that losses and gradients are finite.
@@ -57,6 +59,7 @@ class Components:
     model: nn.Module
     unwrapped_model: nn.Module
     loss: LossFunction
+    weigh: Callable[[Any], int | Tensor]
     metrics: Mapping[str, Metric]
     optimizer: Optimizer
     finite_guard: FiniteGuard
@@ -141,7 +144,7 @@ def build_model(site: Site) -> None:
     parts = site.parts
     model: nn.Module = build_component(site.host, "model", run=site.run, data=parts.data)
     parts.unwrapped_model = site.host.makers.first["build_model"]
-    parts.model = model.to(device=parts.device, dtype=parts.dtype)
+    parts.model = placed_module(model, parts.device, parts.dtype)
     parts.ensure_training_mode()
 
 
@@ -150,7 +153,10 @@ def build_loss(site: Site) -> None:
     parts = site.parts
     parts.loss = build_component(site.host, "loss", run=site.run, data=parts.data)
     if isinstance(parts.loss, nn.Module):
-        parts.loss.to(device=parts.device, dtype=parts.dtype)
+        placed_module(parts.loss, parts.device, parts.dtype)
+    # The batches of a step that a plugin implements may have any form.
+    weigh = None if site.host.is_implemented("build_step") else weight_of(parts.loss)
+    parts.weigh = (lambda batch: weigh(batch[1]).to(parts.dtype)) if weigh else count_examples
     parts.metrics = build_metrics(site.host, run=site.run, data=parts.data)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -30,8 +32,46 @@ _MAX_METRICS = 100_000
 """With more, the record of a run would exceed the size that is read."""
 
 
+def weight_of(loss: LossFunction) -> Callable[[Tensor], Tensor] | None:
+    """Return the function from the targets of a batch to the weight of its loss; None for the number of examples.
+
+    It is the ``batch_weight`` of the loss. Two losses of torch without one are weighted means: each target counts as
+    much as its class, and not at all if it is the ``ignore_index``.
+
+    >>> weight = weight_of(nn.CrossEntropyLoss(torch.tensor([1.0, 20.0])))
+    >>> weight(torch.tensor([0, 1, -100, 1]))
+    tensor(41.)
+    """
+    is_of_classes = isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+    return getattr(loss, "batch_weight", partial(_weight_of_classes, loss) if is_of_classes else None)
+
+
+def counted(loss: LossFunction) -> LossFunction:
+    """Return a loss that is 0, with a gradient of 0, for a batch in which no target counts."""
+    weigh = weight_of(loss)
+
+    def counted_loss(prediction: Tensor, target: Tensor) -> Tensor:
+        value = loss(prediction, target)
+        if value.is_cpu and math.isfinite(value.item()):
+            return value  # on an accelerator, reading it would wait
+        is_counted = weigh(target) > 0  # type: ignore[misc] # it is not None where this is returned
+        prediction.register_hook(lambda gradient: gradient.where(is_counted, 0.0))
+        return value.where(is_counted, 0.0)
+
+    return counted_loss if weigh else loss
+
+
+def _weight_of_classes(loss: nn.CrossEntropyLoss | nn.NLLLoss, target: Tensor) -> Tensor:
+    if target.is_floating_point():  # probabilities, which torch weights by their number
+        return target.new_tensor(len(target))
+    is_counted = target != loss.ignore_index
+    if loss.weight is None:
+        return is_counted.count_nonzero()
+    return (loss.weight[target.where(is_counted, 0)] * is_counted).sum()
+
+
 class WeightedMean:
-    """The mean of scalar tensors, each weighted by a number of examples.
+    """The mean of scalar tensors, each weighted by a number of examples, or by a scalar tensor.
 
     Adding does not wait for the device: values are collected and summed many at a time, in float64.
 
@@ -49,17 +89,17 @@ class WeightedMean:
     def reset(self) -> None:
         """Forget all values."""
         self._values: list[Tensor] = []
-        self._weights: list[int] = []
+        self._weights: list[int | Tensor] = []
         self._sum: Tensor | float = 0.0
-        self._weight = 0
+        self._weight: Tensor | float = 0.0
 
     @property
-    def weight(self) -> int:
-        """The sum of all weights."""
-        return self._weight + sum(self._weights)
+    def weight(self) -> float:
+        """The sum of all weights; wait for the device if they are tensors."""
+        return float(self._weight + sum(self._weights))
 
-    def add(self, value: Tensor, weight: int) -> None:
-        """Add a value, a scalar of any floating dtype."""
+    def add(self, value: Tensor, weight: int | Tensor) -> None:
+        """Add a value, a scalar of any floating dtype; with a weight of 0 it does not count, even if it is NaN."""
         self._values.append(value)
         self._weights.append(weight)
         if len(self._values) == _FOLD:
@@ -68,7 +108,8 @@ class WeightedMean:
     def state_dict(self) -> dict[str, Any]:
         """Return the values so far, such that the result after a resume is the same to the last bit."""
         values = torch.stack(self._values) if self._values else None
-        return {"values": values, "weights": list(self._weights), "sum": float(self._sum), "weight": self._weight}
+        sums = {"sum": float(self._sum), "weight": float(self._weight)}
+        return {"values": values, "weights": _joined(self._weights), **sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict``."""
@@ -84,9 +125,19 @@ class WeightedMean:
     def _fold(self) -> None:
         if self._values:
             values = torch.stack(self._values).double()
-            self._sum = self._sum + (values * values.new_tensor(self._weights)).sum()
-            self._weight += sum(self._weights)
+            weights = torch.as_tensor(_joined(self._weights)).to(values)
+            self._sum = self._sum + (values * weights).where(weights > 0, 0.0).sum()
+            self._weight = self._weight + weights.sum()
             self._values, self._weights = [], []
+
+
+def _joined(weights: list[Any]) -> Any:
+    """Return tensors as one tensor; a copy of a list of numbers.
+
+    >>> _joined([torch.tensor(2.5), torch.tensor(1.0)]), _joined([2, 1])
+    (tensor([2.5000, 1.0000]), [2, 1])
+    """
+    return torch.stack(weights) if weights and isinstance(weights[0], Tensor) else list(weights)
 
 
 def evaluate(
@@ -96,39 +147,40 @@ def evaluate(
     metrics: Mapping[str, Metric],
     where: str = "an evaluation",
 ) -> dict[str, float]:
-    """Return ``loss``, the mean over all examples, and each metric.
+    """Return ``loss``, the mean over all examples with the weights of ``weight_of``, and each metric.
 
     The model, and the loss if it is a module, are put into eval mode. Their modes and torch's global random generator
     are restored afterwards.
 
     Raises:
-        DataError: When there is no batch.
+        DataError: When there is no batch, or no target that counts in the loss.
         ContractError: When a metric does not return a number.
     """
     mean = _measure(batches, model, loss, metrics, where)
     if not mean.weight:
-        raise DataError("there was no batch to evaluate", hint="a stream must restart for each iteration")
+        message = "there was no batch to evaluate, or none with a target that counts in the loss"
+        raise DataError(message, hint="a stream must restart for each iteration")
     return {"loss": mean.compute()} | {name: _number(name, metric.compute()) for name, metric in metrics.items()}
 
 
 def _measure(
     batches: Iterable[Any], model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric], where: str
 ) -> WeightedMean:
-    mean = WeightedMean()
+    mean, weigh, num_read = WeightedMean(), weight_of(loss) or count_examples, 0
     for metric in metrics.values():
         metric.reset()
     with torch.no_grad(), preserved_rng(), evaluation_mode(model, loss):
         for inputs, target in batches:
+            num_examples = count_examples(target)
             try:
                 prediction = model(inputs)
-                value = loss(prediction, target)
+                mean.add(loss(prediction, target), weigh(target))
                 for metric in metrics.values():
                     metric.update(prediction, target)
             except Exception as error:
-                examples = range(mean.weight, mean.weight + count_examples(target))
-                note_examples(error, examples, where)
+                note_examples(error, range(num_read, num_read + num_examples), where)
                 raise
-            mean.add(value, count_examples(target))
+            num_read += num_examples
     return mean
 
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError, DataError, NonFiniteError, TrainingError, error_text
 from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
-from hookline.engine.loop.evaluation import evaluation_mode
+from hookline.engine.loop.evaluation import WeightedMean, evaluation_mode, weight_of
 from hookline.engine.loop.memory import MEMORY_ERRORS, ONE_TOO_MANY, first_line, half, is_out_of_memory
 from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.plugin.host import Host
@@ -36,6 +36,8 @@ Namer = Callable[[str, BaseException | None], str]
 
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
 """Losses of torch that compare element by element, and broadcast silently if the shapes differ."""
+_MEANT = 32
+"""Number of examples whose losses are compared with their mean."""
 
 
 def namer(host: Host, split: str) -> Namer:
@@ -99,6 +101,7 @@ def try_batch(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num
     """
     model_name, loss_name, data_name = name("model", None), name("loss", None), name("data", None)
     inputs, target = part_of(_pair(batch, data_name), 0, num_examples)
+    is_part = len(target) < count_examples(batch[1])
     with evaluation_mode(model, loss):
         hint = "match its sizes and dtypes to the data"
         with _described(name, "model", f"fails on the first batch of {data_name}, {brief(inputs)}", hint):
@@ -111,21 +114,29 @@ def try_batch(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num
         given = f"prediction {brief(prediction)} and target {brief(target)} of the first batch of {data_name}"
         with _described(name, "loss", f"fails on {given}", hint):
             value: Any = loss(prediction, target)
-    if not prediction.requires_grad:
-        if any(parameter.requires_grad for parameter in model.parameters()):
-            hint = "remove detach(), torch.no_grad() and conversions to NumPy from its forward"
-            raise ContractError(f"{model_name} returned a prediction that is detached from its parameters", hint=hint)
-        raise ContractError(f"{model_name} has nothing to train: no parameter requires a gradient")
-    if not (isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point() and value.requires_grad):
-        expected = "a scalar tensor of a floating dtype that depends on the prediction"
-        raise ContractError(f"{loss_name} returned {brief(value)}, but must return {expected}")
-    if _is_broadcast(prediction, target, loss):
-        raise _shape_error(prediction, target, loss_name)
-    if not torch.isfinite(value):
-        hint = "check the scale of the inputs and the initial weights of the model"
-        raise NonFiniteError(
-            f"the loss of the first batch of {data_name} is {value.item()}, before any step", hint=hint
-        )
+        if not prediction.requires_grad:
+            if any(parameter.requires_grad for parameter in model.parameters()):
+                hint = "remove detach(), torch.no_grad() and conversions to NumPy from its forward"
+                raise ContractError(
+                    f"{model_name} returned a prediction that is detached from its parameters", hint=hint
+                )
+            raise ContractError(f"{model_name} has nothing to train: no parameter requires a gradient")
+        if not (isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point() and value.requires_grad):
+            expected = "a scalar tensor of a floating dtype that depends on the prediction"
+            raise ContractError(f"{loss_name} returned {brief(value)}, but must return {expected}")
+        if not _uses(prediction, lambda p: loss(p, target), value):
+            message = f"{loss_name} does not depend on the prediction {brief(prediction)}: it is {value.item():g}"
+            hint = "compute the loss from it; cross-entropy needs an output for each class"
+            raise ContractError(f"{message} for any", hint=hint)
+        weigh = weight_of(loss) or count_examples
+        if not torch.isfinite(value) and weigh(target):
+            hint = "check the scale of the inputs and the initial weights of the model"
+            raise NonFiniteError(
+                f"the loss of the first batch of {data_name} is {value.item()}, before any step", hint=hint
+            )
+        is_declared_none = getattr(loss, "batch_weight", loss) is None
+        if prediction.shape[:1] == target.shape[:1] != () and (is_part or not is_declared_none):
+            _check_mean(loss, name, prediction.detach()[:_MEANT], target[:_MEANT], weigh)
 
 
 def try_training(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num_examples: int) -> None:
@@ -177,12 +188,16 @@ def check_rates(optimizer: Optimizer, optimizer_name: str) -> None:
 
 
 def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction, optimizer_name: str) -> None:
-    """Check that an optimizer has all parameters of the model that require gradients, and no unknown ones.
+    """Check that an optimizer has all parameters of the model that require gradients, once, and no unknown ones.
 
     Raises:
-        ContractError: When it has parameters of neither model nor loss, or lacks some of the model.
+        ContractError: When it has a parameter twice, or one of neither model nor loss, or lacks some of the model.
     """
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    listed = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    held = set(listed)
+    if repeated := len(listed) - len(held):
+        hint = "pass it each parameter once, as model.parameters() yields them, or its updates would be repeated"
+        raise ContractError(f"{optimizer_name} has {repeated} parameters more than once", hint=hint)
     named = dict(model.named_parameters())
     of_loss = loss.parameters() if isinstance(loss, nn.Module) else ()
     if unknown := held - {id(parameter) for parameter in (*named.values(), *of_loss)}:
@@ -234,17 +249,42 @@ def _shape_error(prediction: Tensor, target: Tensor, loss_name: str) -> Contract
     )
 
 
-def _is_broadcast(prediction: Tensor, target: Tensor, loss: LossFunction) -> bool:
-    """Return whether a loss compares each prediction with every target, as with ``[B, 1]`` and ``[B]``.
-
-    Such a loss does not depend on which target belongs to which prediction, unlike one that reshapes them itself.
-    """
+def _broadcasts(prediction: Tensor, target: Tensor) -> bool:
+    """Return whether an operation on both would pair each value with several, as with ``[B, 1]`` and ``[B]``."""
     try:
-        together, _ = torch.broadcast_tensors(prediction, target)  # type: ignore[no-untyped-call] # torch leaves it so
+        together = torch.broadcast_shapes(prediction.shape, target.shape).numel()
     except RuntimeError:
         return False
-    if not target.is_floating_point() or together.numel() <= max(prediction.numel(), target.numel()):
-        return False
-    varies = prediction.min() < prediction.max() and target.min() < target.max()
-    first, rolled = loss(prediction, target), loss(prediction, target.roll(1, 0))
-    return bool(varies and torch.isclose(first, rolled, rtol=1e-6, atol=0))
+    return target.is_floating_point() and together > max(prediction.numel(), target.numel())
+
+
+def _uses(prediction: Tensor, loss_of: Callable[[Tensor], Tensor], value: Tensor) -> bool:
+    """Return whether a loss depends on the prediction: it has a gradient, or another value for other predictions."""
+    gradient = torch.autograd.grad(value, prediction, allow_unused=True)[0]
+    if gradient is None or gradient.any() or not torch.isfinite(value):
+        return gradient is not None
+    return not torch.equal(loss_of(prediction.detach() / 2 + 0.25), value)  # a probability remains one
+
+
+def _check_mean(
+    loss: LossFunction, name: Namer, prediction: Tensor, target: Tensor, weigh: Callable[[Tensor], int | Tensor]
+) -> None:
+    """Check that the loss of a batch is the weighted mean of those of its examples, unless it draws random numbers.
+
+    Raises:
+        ContractError: When it is not, or when it fails for a single example.
+    """
+    mean, largest = WeightedMean(), 0.0
+    hint = "return the mean over the batch, or give the loss a batch_weight: docs/how-to/write-a-loss.md"
+    with torch.no_grad(), _described(name, "loss", "fails on a single example of a batch", hint):
+        whole, again = (loss(prediction, target).item() for _ in range(2))
+        for number in range(len(target)):
+            one = slice(number, number + 1)
+            mean.add(single := loss(prediction[one], target[one]), weigh(target[one]))
+            largest = max(largest, abs(single.item()))
+    if whole != again or math.isclose(whole, mean.compute(), abs_tol=1e-5 * largest):
+        return
+    if _broadcasts(prediction, target):
+        raise _shape_error(prediction, target, name("loss", None))
+    numbers = f"of {len(target)} examples is {whole:.6g}, but the mean of their losses is {mean.compute():.6g}"
+    raise ContractError(f"{name('loss', None)} {numbers}", hint=hint)

@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 
 from hookline.engine.errors import NonFiniteError, TrainingError, error_text
-from hookline.engine.loop.batch import count_examples
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.first_batch import check_step_result
 from hookline.engine.loop.memory import explaining, memory_error_of_step
@@ -172,7 +171,7 @@ class Loop:
         if self.parts.finite_guard.has_skipped:
             self.parts.finite_guard.forget_skip()
         else:
-            self.progress.running.add(loss, count_examples(batch))
+            self.progress.running.add(loss, self.parts.weigh(batch))
         if self._options.max_time_s:
             self.progress.used_s = time.perf_counter() - self._started
             if self.progress.used_s >= self._options.max_time_s:

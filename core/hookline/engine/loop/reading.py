@@ -55,7 +55,11 @@ class ExampleReader(Dataset[Any]):
                 return self._dataset.gather(torch.tensor(rows.indices))
             if self._reads_many:
                 self._seed("batch", rows.number)
-                return self._collate(cast(Any, self._dataset).__getitems__(rows.indices))
+                many = cast(Any, self._dataset).__getitems__(rows.indices)
+                if len(many) != len(rows.indices):
+                    error = DataError(f"__getitems__ returned {len(many)} items for {len(rows.indices)} indices")
+                    return Failure(name_examples(rows.indices), error, " as a batch")
+                return self._collate(many)
             items = []
             for index, repeat in zip(rows.indices, rows.repeats, strict=True):
                 try:

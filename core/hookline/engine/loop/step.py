@@ -15,6 +15,7 @@ from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import hookimpl
 from hookline.engine.loop.batch import count_examples, part_of
 from hookline.engine.loop.building import Components
+from hookline.engine.loop.evaluation import counted
 from hookline.engine.loop.memory import MEMORY_ERRORS, check_update
 from hookline.engine.view import RunView, StepFunction
 from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
@@ -79,7 +80,7 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
 
     With a ``micro_batch_size``, at most that many examples pass through the model at once.
     """
-    model, loss, guard, backward, update = run.model, run.loss, run.finite_guard, run.backward, run.update
+    model, loss, guard, backward, update = run.model, counted(run.loss), run.finite_guard, run.backward, run.update
 
     def step(batch: Any) -> Tensor:
         zero_grad()
@@ -101,12 +102,13 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
     def in_parts(batch: Any, size: int) -> tuple[Tensor, bool]:
         """Compute the gradients of a batch in parts; return its loss, and whether to continue with it.
 
-        The gradient is that of the whole batch: the mean loss of each part is weighted by its share of the examples.
+        The gradient is that of the whole batch: the loss of each part is multiplied by its share of the weight.
         """
-        num_examples, values = count_examples(batch), []
-        for start in range(0, num_examples, size):
+        values, total = [], parts.weigh(batch)
+        total = total + (total == 0)  # 0 / 1 is 0, and nothing waits for the device
+        for start in range(0, count_examples(batch), size):
             inputs, target = part = part_of(batch, start, start + size)
-            value = loss(model(inputs), target) * (count_examples(part) / num_examples)
+            value = loss(model(inputs), target) * (parts.weigh(part) / total)
             if not guard.accepts_loss(value, part):
                 return value, False
             backward(value)
@@ -118,7 +120,8 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
 
 def _closure_step(run: RunView) -> StepFunction:
     """Return a step for an optimizer whose ``step`` calls a closure (``torch.optim.LBFGS``)."""
-    model, loss, optimizer, guard, backward = run.model, run.loss, run.optimizer, run.finite_guard, run.backward
+    model, loss, optimizer = run.model, counted(run.loss), run.optimizer
+    guard, backward = run.finite_guard, run.backward
 
     def step(batch: Any) -> Tensor:
         inputs, target = batch

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor
 
+from hookline import DataError
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.predictions import WRITERS, class_columns, in_batches, number_columns
 from hookline_plugins.data.tables.choosing import check_known_columns
-from hookline_plugins.data.tables.columns import Missing, Reader, stacked
+from hookline_plugins.data.tables.columns import DATE_PARTS, Missing, Reader, stacked
 from hookline_plugins.data.tables.format import TableFormat
 from hookline_plugins.data.tables.reading import Reading, read_pieces
 from hookline_plugins.data.tables.sheet import Sheet, polars
@@ -51,6 +53,27 @@ class Rules(NamedTuple):
     leaves_empty: bool = False
 
 
+class _Kept(msgspec.Struct):
+    """The values that ``Table`` keeps for new rows, as read from the description of the data of a run."""
+
+    features: list[tuple[str, list[str] | None]]
+    fill: list[float]
+    mean: list[float]
+    scale: list[float]
+    target_mean: list[float]
+    target_scale: list[float]
+    dates: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        widths = [
+            len(DATE_PARTS) if name in self.dates else 1 if categories is None else len(categories)
+            for name, categories in self.features
+        ]
+        sizes = {len(self.fill), len(self.mean), len(self.scale)}
+        if sizes != {sum(widths)} or len(self.target_mean) != len(self.target_scale):
+            raise ValueError(f"{sum(widths)} features have {sizes} values for missing cells, means and scales")
+
+
 class TablePredictor:
     """Predictor that reads rows with the categories, means and scales of the training data.
 
@@ -64,13 +87,18 @@ class TablePredictor:
     writers = WRITERS
 
     def __init__(self, data: DataSource, form: TableFormat, rules: Rules, task: str) -> None:
-        kept = data.kept
+        try:
+            kept = msgspec.convert(dict(data.kept), _Kept)
+        except msgspec.ValidationError as error:
+            raise DataError(f"the description of the columns, saved with the run, cannot be used: {error}") from error
+        if task == "regression" and len(kept.target_mean) != len(data.target_names):
+            raise DataError("the description of the columns, saved with the run, has other targets than scales")
         self._data, self._task, self._form, self._rules = data, task, form, rules
-        self._categories: dict[str, list[str] | None] = dict(kept["features"])
-        self._dates: dict[str, str] = kept.get("dates", {})
+        self._categories: dict[str, list[str] | None] = dict(kept.features)
+        self._dates = kept.dates
         self._fill, self._mean, self._scale, self._target_mean, self._target_scale = (
-            torch.tensor(kept[name], dtype=torch.float64)
-            for name in ("fill", "mean", "scale", "target_mean", "target_scale")
+            torch.tensor(values, dtype=torch.float64)
+            for values in (kept.fill, kept.mean, kept.scale, kept.target_mean, kept.target_scale)
         )
         self._held: list[pl.DataFrame] = []
         self._beside: pl.DataFrame | None = None

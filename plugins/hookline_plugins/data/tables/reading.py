@@ -7,7 +7,6 @@ that it refuses, or whose result is doubtful, is read again record by record.
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +33,6 @@ _SAMPLED_ROWS = 1000
 """Rows from which the types of the columns are guessed; if a later cell is of another type, all are read as text."""
 _CHUNK_BYTES = 2**22
 
-_SIZE_HINT = "convert the table to .npy files, which are read batch by batch: data = 'arrays'"
 _QUOTE_HINT = 'quote the whole cell, and write a quote mark inside it as ""'
 
 
@@ -113,33 +111,17 @@ def _parquet_pieces(path: Path, reading: Reading, faults: Faults) -> Iterator[Sh
 
 
 def _check_size(table: Any, faults: Faults) -> None:
-    """Refuse a table that cannot fit into memory: a few bytes of a Parquet file can be a billion numbers."""
-    pl = polars()
-    num_rows = _collected(table.select(pl.len()).collect, faults).item()
+    """Refuse a table that cannot fit into memory: rows that are all equal take no space in the file."""
+    num_rows = _collected(table.select(polars().len()).collect, faults).item()
     num_columns = len(_collected(table.collect_schema, faults))
-    if num_rows * num_columns * 8 > _memory_bytes():
-        size = f"{num_rows:,} rows of {num_columns:,} columns"
-        faults.stop(f"the table does not fit into memory: {size}", hint=_SIZE_HINT)
-
-
-def _memory_bytes() -> int:
-    """Return the bytes of memory that this process may have at most."""
-    try:
-        import os
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ImportError, ValueError, OSError):  # not on every system
-        return sys.maxsize
-    return total if limit == resource.RLIM_INFINITY else min(total, limit)
+    faults.check_memory(8 * num_rows * num_columns, f"{num_rows:,} rows of {num_columns:,} columns")
 
 
 def _collected(read: Callable[[], Any], faults: Faults) -> Any:
     try:
         return read()
     except MemoryError:
-        faults.stop("the table does not fit into memory", hint=_SIZE_HINT)
+        faults.stop("the table does not fit into memory", hint="use a part of it")
     except (polars().exceptions.PolarsError, polars().exceptions.PanicException, OSError, RuntimeError) as error:
         faults.stop(f"the Parquet file cannot be read: {str(error).partition(chr(10))[0]}")
 

@@ -31,6 +31,10 @@ class Scale:
     mean: Tensor
     scale: Tensor
 
+    def unscaled(self, values: Tensor) -> Tensor:
+        """Return values ``[B, I]`` in the units of the file."""
+        return values * self.scale.to(values) + self.mean.to(values)
+
 
 def prepare(table: Tensor, train: Tensor | None, names: tuple[str, ...], faults: Faults, *, is_scaled: bool) -> Scale:
     """Fill in missing cells of a table ``[I, N]`` and scale it, in place, by the rows of the training split.

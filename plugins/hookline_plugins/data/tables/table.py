@@ -65,7 +65,8 @@ class Table:
     training split, with ``N`` in the denominator; a column that is constant there is only centered. One-hot columns are
     standardized like all others. New rows are read with the categories, means and scales of the training data.
 
-    After a regression with a linear model, its coefficients are reported in the units of the file.
+    After a regression with a linear model, its coefficients are reported in the units of the file. So are metrics; the
+    loss is that of the scaled targets.
     """
 
     path: Annotated[Path, Meta(description="the CSV or Parquet file")]
@@ -168,6 +169,8 @@ class Table:
             feature_names=names[0],
             target_names=names[1],
             class_names=class_names,
+            task=self.task,
+            unscale=scales[1].unscaled if self.standardize_target else None,
             kept={
                 "features": [[name, categories] for name, categories in columns.categories.items()],
                 "dates": dict(self.dates),

@@ -470,7 +470,11 @@ def forgot_to_return(data: DataSource) -> Any:
         ({"model": lambda data: nn.Linear(5, 1)}, ContractError, ["fails on the first batch", "[10, 2] float32"]),
         ({"loss": lambda run: lambda p, t: (p - t) ** 2}, ContractError, ["[10, 1] float32", "scalar"]),
         ({"loss": lambda run: lambda p, t: (p - t).detach().mean()}, ContractError, ["depends on the prediction"]),
-        ({"loss": lambda run: lambda p, t: (p - t).mean() * math.nan}, NonFiniteError, ["first batch of the train split", "is nan, before any step"]),
+        (
+            {"loss": lambda run: lambda p, t: (p - t).mean() * math.nan},
+            NonFiniteError,
+            ["first batch of the train split", "is nan, before any step"],
+        ),
         ({"loss": lambda run: nn.NLLLoss()}, ContractError, ["given from Python", "target [10, 1] float32"]),
         ({"data": pairs(torch.zeros(0, 2), torch.zeros(0, 1))}, DataError, ["train split", "empty"]),
         ({"data": pairs(torch.full((4, 2), math.inf), torch.zeros(4, 1))}, DataError, ["has a non-finite input"]),

@@ -142,16 +142,21 @@ def test_trying_a_batch_changes_no_weight_no_statistic_no_gradient_and_no_mode()
 
 
 @pytest.mark.parametrize(
-    ("target", "loss"),
+    ("target", "num_outputs", "loss"),
     [
-        (torch.zeros(8, dtype=torch.int64), nn.CrossEntropyLoss()),
-        (torch.zeros(8, 1), nn.BCEWithLogitsLoss()),
-        (torch.zeros(8), lambda prediction, target: (prediction[:, 0] - target).pow(2).mean()),
+        (torch.zeros(8, dtype=torch.int64), 2, nn.CrossEntropyLoss()),
+        (torch.zeros(8, 1), 1, nn.BCEWithLogitsLoss()),
+        (torch.zeros(8), 1, lambda prediction, target: (prediction[:, 0] - target).pow(2).mean()),
     ],
     ids=["class indices", "probabilities", "a function"],
 )
-def test_a_loss_that_fits_its_target_gets_through(target: Tensor, loss: Any) -> None:
-    try_batch([INPUTS, target], linear(), loss, name)
+def test_a_loss_that_fits_its_target_gets_through(target: Tensor, num_outputs: int, loss: Any) -> None:
+    try_batch([INPUTS, target], nn.Linear(3, num_outputs), loss, name)
+
+
+def test_a_model_that_fits_its_targets_perfectly_gets_through() -> None:
+    model = linear()
+    try_batch([INPUTS, model(INPUTS).detach()], model, nn.MSELoss(), name)
 
 
 # ---- refusals of the data --------------------------------------------------------------------------------------------
