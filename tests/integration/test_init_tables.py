@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import random
 import subprocess
@@ -433,4 +434,6 @@ def test_the_command_shows_its_reasons_and_warnings(tmp_path: Path) -> None:
     assert "age is the target: you chose it" in done.stdout
     assert "warning: score: -999 occurs 2 times" in done.stderr
     assert command("check", "run.toml", "--quiet", cwd=tmp_path).returncode == 0
+    done = command("init", "table.csv", "--task", "classification", "-o", "c.toml", "--json", cwd=tmp_path)
+    assert [sorted(json.loads(done.stdout)), done.returncode] == [["path", "remarks", "warnings"], 0]
     assert command("init", "--target", "age", "-o", "b.toml", cwd=tmp_path).returncode == 2
