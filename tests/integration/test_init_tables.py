@@ -261,6 +261,19 @@ def test_a_column_that_cannot_help_is_left_out_with_the_reason(tmp_path: Path, c
     trained(starter, epochs=1)
 
 
+def test_a_column_that_counts_is_used_where_it_is_the_only_feature(tmp_path: Path) -> None:
+    starter = from_table(write(tmp_path, "x,y\n" + "".join(f"{n},{2.5 * n}\n" for n in range(1, 21))), tmp_path)
+    assert slopes(trained(starter)) == {"x": pytest.approx(2.5), "(intercept)": pytest.approx(0, abs=1e-6)}
+
+
+def test_numbers_among_many_words_are_categories_and_a_word_among_many_numbers_is_a_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, with_column(0, "size", ["40", "42", "XL", "L"] * 10))
+    assert from_table(path, tmp_path).tables["data"]["one_hot"] == ["size", "colour"]
+    path = write(tmp_path, with_column(0, "size", [*["40.5", "42", "41"] * 13, "XL"]))
+    with pytest.raises(DataError, match="column 'size': 'XL' is not a number"):
+        from_table(path, tmp_path)
+
+
 def test_the_index_that_pandas_writes_to_parquet_is_left_out(tmp_path: Path) -> None:
     table = pl.DataFrame({"x": [n * 0.5 for n in range(40)], "y": [n * 1.5 for n in range(40)]})
     table.with_columns(pl.Series("__index_level_0__", range(2, 82, 2))).write_parquet(tmp_path / "t.parquet")
@@ -415,6 +428,45 @@ def test_a_file_that_the_plugin_would_refuse_is_refused(tmp_path: Path, content:
     assert [word for word in words if word not in str(caught.value)] == []
 
 
+CELLS: tuple[Callable[[random.Random, int], str], ...] = (
+    lambda rng, _: str(rng.randint(0, 9)),
+    lambda rng, _: f"{rng.gauss(0, 1):.3f}",
+    lambda rng, _: rng.choice("abc"),
+    lambda _, row: f"name {row}",
+    lambda _, row: str(row + 1),
+    lambda _, row: f"2024-0{row % 9 + 1}-1{row % 10}",
+    lambda rng, _: rng.choice(["true", "false", "True"]),
+    lambda *_: "5",
+    lambda _, row: f"${row}",
+    lambda rng, _: rng.choice(["1", "2", "x"]),
+    lambda rng, _: f"{rng.gauss(0, 1)}e300",
+    lambda rng, _: f"0{rng.randint(1000, 1005)}",
+    lambda rng, _: rng.choice(["", "", "", "", "3", "4"]),
+    lambda rng, _: str(1e17 + rng.random()),
+)
+
+
+@pytest.mark.parametrize("first_seed", range(0, 60, 20))
+def test_a_config_for_any_table_passes_the_checks_or_is_not_written(tmp_path: Path, first_seed: int) -> None:
+    num_checked = 0
+    for seed in range(first_seed, first_seed + 20):
+        rng = random.Random(seed)
+        num_rows, names = rng.choice([3, 9, 12, 40]), rng.sample(["a", "b b", "c=a", "id", "y", "class", ""], 4)
+        columns = []
+        for name in names:
+            cell, share, word = rng.choice(CELLS), rng.choice([0, 0, 0.2]), rng.choice(["", "NA", "?"])
+            columns.append([name, *(word if rng.random() < share else cell(rng, row) for row in range(num_rows))])
+        lines = zip(*columns, strict=True)
+        path = write(tmp_path, "\n".join(map(rng.choice(",;\t").join, lines)))
+        try:
+            starter = from_table(path, tmp_path)
+        except DataError:
+            continue
+        assert next(Run(starter.tables).try_steps()).loss.isfinite(), seed
+        num_checked += 1
+    assert num_checked > 5
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file") as caught:
         from_table(tmp_path / "absent.csv", tmp_path)
@@ -434,6 +486,8 @@ def test_the_command_shows_its_reasons_and_warnings(tmp_path: Path) -> None:
     assert "age is the target: you chose it" in done.stdout
     assert "warning: score: -999 occurs 2 times" in done.stderr
     assert command("check", "run.toml", "--quiet", cwd=tmp_path).returncode == 0
-    done = command("init", "table.csv", "--task", "classification", "-o", "c.toml", "--json", cwd=tmp_path)
+    done = command(
+        "init", "table.csv", "--target", "colour", "--task", "classification", "-o", "c.toml", "--json", cwd=tmp_path
+    )
     assert [sorted(json.loads(done.stdout)), done.returncode] == [["path", "remarks", "warnings"], 0]
     assert command("init", "--target", "age", "-o", "b.toml", cwd=tmp_path).returncode == 2

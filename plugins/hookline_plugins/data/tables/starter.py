@@ -29,6 +29,8 @@ _NUM_STEPS = 2000
 _MAX_CELLS = 5 * 10**7
 """Cells of a table whose least-squares problem is solved within seconds; a larger one is fitted by Adam."""
 _MIN_ROWS_TO_SPLIT = 10
+_MIN_COLUMNS = 2
+"""A target and a feature."""
 
 
 @dataclass
@@ -101,6 +103,9 @@ def _judged(sheet: Sheet) -> tuple[list[Usable], dict[str, str]]:
             usable.append(found)
         else:
             reasons[name or f"column {number}"] = found
+    if sum(not column.doubt for column in usable) >= _MIN_COLUMNS:
+        reasons |= {column.name: column.doubt for column in usable if column.doubt}
+        usable = [column for column in usable if not column.doubt]
     return usable, reasons
 
 

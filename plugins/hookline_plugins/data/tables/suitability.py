@@ -23,6 +23,8 @@ _ROWS_OF_CATEGORY = 5
 """Rows that each category has on average, if there are more than a few."""
 _MAX_CLASSES = 10
 """Different whole numbers that may be classes; with more they are quantities."""
+_MAX_FAULTY = 0.05
+"""Share of words in a column of numbers that may be faults; with more it holds text."""
 _MIN_VALUES = 10
 """Values that a column must have, or in half of the rows, so that each split has some."""
 
@@ -44,11 +46,13 @@ class Usable:
         column: Its values.
         kind: How to treat it.
         date: The form of its dates.
+        doubt: The reason to leave it out if there are enough others; empty for none.
     """
 
     column: pl.Series
     kind: Literal["numbers", "categories", "dates"]
     date: str = ""
+    doubt: str = ""
 
     @property
     def name(self) -> str:
@@ -89,7 +93,7 @@ def _lack_of_values(column: pl.Series) -> str:
     if present.is_empty():
         return "it has no values"
     if len(present) < min(_MIN_VALUES, (len(column) + 1) // 2):
-        return f"it has only {len(present)} values in {len(column)} rows"
+        return f"it has only {len(present)} value{'s' * (len(present) != 1)} in {len(column)} rows"
     if not column.dtype.is_nested() and present.n_unique() == 1:
         return f"it never changes: {present[0]} in all rows"
     return ""
@@ -100,18 +104,25 @@ def _judge_numbers(sheet: Sheet, column: pl.Series) -> Usable | str:
     texts = column.drop_nulls() if column.dtype == polars().String else None
     if texts is not None and texts.str.contains(r"^0\d").any():
         return _judge_text(column, texts)
+    if numbers.null_count() - column.null_count() > _MAX_FAULTY * len(column):
+        return _judge_text(column, column.drop_nulls())
     values = numbers.drop_nulls()
-    is_different = values.n_unique() == len(values) == len(column)
-    if is_different and len(values) > 2 and values[0] in (0, 1) and (values.diff().drop_nulls() == 1).all():
-        return f"it looks like an identifier: {values[0]:.0f}, {values[1]:.0f}, {values[2]:.0f}, ..."
-    if is_different and _IDENTIFIER.fullmatch(column.name if column.name.isupper() else column.name.lower()):
-        return "it looks like an identifier: its name, and a different value in each row"
     if column.name.startswith("__index_level_"):
         return "it is the index that pandas writes"
-    deviation = values.to_numpy().std()  # polars divides by N - 1
+    deviation = values.to_frame().select(polars().all().std(ddof=0)).item()
     if values.is_finite().all() and not math.isfinite(deviation):
         return "its numbers are too large to be standardized"
-    return Usable(column, "numbers")
+    return Usable(column, "numbers", doubt=_doubt_of_numbers(column.name, values, len(column)))
+
+
+def _doubt_of_numbers(name: str, values: pl.Series, num_rows: int) -> str:
+    if not values.n_unique() == len(values) == num_rows:
+        return ""
+    if len(values) > 2 and values[0] in (0, 1) and (values.diff().drop_nulls() == 1).all():
+        return f"it looks like an identifier: {values[0]:.0f}, {values[1]:.0f}, {values[2]:.0f}, ..."
+    if _IDENTIFIER.fullmatch(name if name.isupper() else name.lower()):
+        return "it looks like an identifier: its name, and a different value in each row"
+    return ""
 
 
 def _judge_text(column: pl.Series, present: pl.Series) -> Usable | str:
