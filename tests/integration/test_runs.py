@@ -24,7 +24,7 @@ from hookline.cli.printing.runs import changed_words
 from hookline.runs import Attempt, BestValue, RunFolder
 from hookline.runs.changes import Change
 from hookline.runs.curves import metric_names, read_curves
-from support import run
+from support import HANG_S, run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 Make = Callable[..., Path]
@@ -624,7 +624,7 @@ def test_of_two_programs_that_resume_a_run_one_works_and_the_other_names_it(
         subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANG_S
     while all(process.poll() is None for process in both) and time.monotonic() < end:
         time.sleep(0.02)
     (tmp_path / "hold").unlink()
@@ -700,3 +700,18 @@ def test_a_saved_config_is_repeated_as_the_command_shows_it_and_tried_without_a_
         "0001-synthetic-linear-linear",
         "0002-synthetic-linear-linear",
     ]
+
+
+def test_a_run_gets_the_name_that_the_command_gives_it_unless_an_override_does(
+    hookline: Hookline, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text('[callbacks.run-folder]\nname = "of-the-file"\n')
+    words = ("train", "run.toml", "train.epochs=0", "--name", "baseline")
+    done = hookline(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'name = "baseline" (--name)' in done.stdout
+    assert hookline(*words, "callbacks.run-folder.name=other").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "runs").glob("0*")) == ["0001-baseline", "0002-other"]
+    refused = hookline(*words[:-1], "a/b")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: 'a/b' is not a valid run name\n")

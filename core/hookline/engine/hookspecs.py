@@ -18,7 +18,7 @@ plugin; only ``on_run_error`` and ``on_run_end`` are called on every plugin what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pluggy
@@ -261,6 +261,28 @@ def build_reader(run: RunView) -> Callable[[int, int], Iterator[Any]]:
     raise NotImplementedError
 
 
+@hookspec
+def build_evaluated_weights(run: RunView) -> Callable[[], Iterable[tuple[Tensor, Tensor]]]:
+    """Make the function that gives the weights to evaluate, where they are not those that are trained.
+
+    Called after ``build_reader`` on every plugin that implements it: for averages, for pruned weights, or for an
+    optimizer whose gradients are taken elsewhere. Each evaluation loads the values, from before ``on_evaluation_start``
+    until ``on_evaluation_end`` has returned, and then restores the trained weights, to the last bit. They are also the
+    final weights of a run that completes or that a plugin stops, from before ``on_run_end``. A state has both.
+
+    Args:
+        run: The run under construction; it has all components.
+
+    Returns:
+        A callable ``() -> pairs``: parameters or buffers of ``run.model`` or ``run.loss``, each with the value to
+        evaluate, of the same shape. It must change nothing, and may be called before ``on_run_start``. Several plugins
+        are asked in turn; a later one finds the values of the earlier ones in the model.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
 @hookspec(firstresult=True)
 def build_predictor(run: RunView, data: DataSource) -> Predictor:
     """Make the reader of new inputs for the trained model, which also names its predictions.
@@ -336,8 +358,7 @@ def on_evaluation_start(run: RunView) -> None:
     Called before any split is evaluated; not if there is none.
 
     Args:
-        run: The run. Undo changes to ``run.model``, such as averaged weights, in ``on_evaluation_end``, or in
-            ``on_run_end`` if that was not called.
+        run: The run. To evaluate other weights than those that are trained, implement ``build_evaluated_weights``.
 
     Since 0.1.
     """

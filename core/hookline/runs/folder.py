@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ from hookline.runs.disk.durable_files import (
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold
 from hookline.runs.names import check_name, next_number, point_to
 from hookline.runs.record import REBUILT, RECORD, RunRecord, read_record
+from hookline.runs.redaction import Redaction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,11 +67,25 @@ if TYPE_CHECKING:
 
 
 _UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}[A-Za-z0-9._-]{{1,40}}-[0-9a-f]{{8}}")
+REST = ("wrappers", "loss")
+"""What ``model.safetensors`` has beside the model; no name of a weight of a model contains their slash."""
 CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "model.safetensors", "data.json"
 DEBUG, ARTIFACTS = "debug", "artifacts"
 
 
-_SHARED = "run folder"
+_SHARED, _COMMAND = "run folder", "command"
+
+
+def command_of(run: RunView) -> list[str]:
+    """Return the command line that started a run; empty if another program did, whose arguments may hold anything."""
+    command = run.shared.get(_COMMAND, [])
+    assert isinstance(command, list)
+    return command
+
+
+def give_command(run: RunView, words: Sequence[str]) -> None:
+    """Give a run the command line that started it, to be recorded without secrets."""
+    run.shared[_COMMAND] = list(words)
 
 
 def folder_of(run: RunView) -> RunFolder | None:
@@ -89,14 +104,16 @@ class RunFolder:
     """A run folder, locked for this program until it is closed.
 
     Attributes:
-        path: Path of the folder.
+        path: Absolute path of the folder.
         record: The record of the run.
+        redaction: Removes the secrets of the run from the texts that are written.
         findings: Damage that was found and mended when it was opened, and changes by others.
     """
 
     def __init__(self, path: Path, record: RunRecord, lock: FileLock) -> None:
-        self.path = path
+        self.path = path.absolute()  # plugins may change the current folder
         self.record = record
+        self.redaction = Redaction()
         self.findings: list[str] = []
         self._lock = lock
         self._process = os.getpid()
@@ -229,15 +246,18 @@ class RunFolder:
         self.write(CONFIG, data)
         self.record.config = FileSum.of(data)
 
-    def write_model(self, weights: Mapping[str, Tensor]) -> None:
+    def write_model(self, run: RunView) -> None:
         """Write ``model.safetensors``, and its checksum to the record, without saving the record.
 
         Raises:
-            CheckpointError: When they cannot be written.
+            CheckpointError: When the weights cannot be written.
         """
+        from hookline.engine.loop.state import weights_of
         from hookline.runs.disk.encoding import weights_to_safetensors
 
-        data = weights_to_safetensors(weights)
+        state = weights_of(run)
+        rest = {f"{part}/{name}": value for part in REST for name, value in state[part].items()}
+        data = weights_to_safetensors({**state["model"], **rest})
         self.write(MODEL, data)
         self.record.model = FileSum.of(data)
 
@@ -249,7 +269,7 @@ class RunFolder:
         """
         from hookline.runs.disk.data_file import to_kept
 
-        text = to_kept(data)
+        text = self.redaction.known(to_kept(data).decode()).encode()
         self.write(DATA, text)
         self.record.data = FileSum.of(text)
 
@@ -268,7 +288,8 @@ class RunFolder:
         """
         self._check_process()
         try:
-            path = write_checkpoint(self.checkpoints, state, run=self.record.run, metrics=metrics, identity=identity)
+            saved = self._without_secrets(state)
+            path = write_checkpoint(self.checkpoints, saved, run=self.record.run, metrics=metrics, identity=identity)
         except OSError as error:
             raise _unwritten(self.path / CHECKPOINTS, error) from error
         try:
@@ -319,11 +340,26 @@ class RunFolder:
         Raises:
             CheckpointError: When it cannot be written; then the previous version is unchanged.
         """
-        self.write(RECORD, msgspec.json.format(msgspec.json.encode(self.record)) + b"\n")
+        text = self.redaction.known(msgspec.json.encode(self.record).decode())
+        self.write(RECORD, msgspec.json.format(text.encode()) + b"\n")
 
     def close(self) -> None:
         """Release the lock of the folder."""
         self._lock.close()
+
+    def _without_secrets(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state without secrets in its messages.
+
+        Raises:
+            CheckpointError: When there is one elsewhere, where it cannot be replaced.
+        """
+        messages = {name: state[name] for name in ("summary", "warnings") if name in state}
+        rest = {name: value for name, value in state.items() if name not in messages}
+        if places := [place for name, value in rest.items() for place in self.redaction.places(value, name)]:
+            hint = "leave it out of state_dict: a resumed run gets its options from its config"
+            raise CheckpointError(f"the state contains a secret, at {', '.join(places)}", hint=hint)
+        shown: dict[str, Any] = self.redaction.messages(messages)
+        return rest | shown
 
     def _check_process(self) -> None:
         # A fork inherits the lock, but two processes must not write to one run.
@@ -366,7 +402,7 @@ def saved_config(path: Path) -> Path:
 
 
 def read_model(path: Path) -> dict[str, Tensor]:
-    """Return the final weights of a finished run.
+    """Return the final weights of a finished run; those of wrappers and of the loss have names such as ``loss/NAME``.
 
     Raises:
         CheckpointError: When there are none, or they are damaged.

@@ -90,7 +90,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
         config: Size and checksum of the config; None until it is written.
         model: Size and checksum of the file of weights; None until there is one.
         data: Size and checksum of the description of the data; None until there is one.
-        git: Commit of the folder in which it was started, with ``-dirty`` appended if there were changes.
+        git: Commit checked out in the folder in which it was started; None without git.
         attempts: The processes that worked on it.
         warnings: Its warnings; only the last ones if there are many.
         format: Version of the format.

@@ -6,10 +6,10 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
+from torch import Tensor
 
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import OFF, SHOWN
@@ -17,6 +17,7 @@ from hookline.engine.errors import CheckpointError, ConfigError, ContractError, 
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, Manifest, checkpoints_in, read_checkpoint, set_aside
 from hookline.runs.folder import RunFolder, give_folder
@@ -33,7 +34,7 @@ def resume(
     catalog: Catalog | None = None,
     allow_changed_data: bool = False,
     observers: Sequence[Observer] = (),
-    shown: Mapping[str, bool] = MappingProxyType({}),
+    shown: Mapping[str, bool] = ReadOnly({}),
     shortcuts: bool = True,
 ) -> Run:
     """Return a run that resumes from its newest usable checkpoint, in its folder; the caller takes its steps.
@@ -91,12 +92,16 @@ _MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError, Runtime
 
 
 class _Running(msgspec.Struct):
-    """Types of a mean that is being computed; its values are a tensor, or None."""
+    """Types of a mean that is being computed; the weights are a tensor, or a list of numbers."""
 
-    values: Any
-    weights: list[float]
+    values: Tensor | None
+    weights: Any
     sum: float
     weight: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weights, Tensor):
+            msgspec.convert(self.weights, list[float])
 
 
 _NEUTRAL = ("train.device", "train.num_workers", "train.worker_timeout_s", "train.micro_batch_size")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from hookline.engine.loop.evaluation import WeightedMean, weight_of
 from hookline.engine.loop.run import Run
 from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import first_batch
@@ -76,15 +77,19 @@ def refuses_broadcast(subject: Subject) -> None:
 
 @check
 def batch_mean(subject: Subject) -> None:
-    """The loss is a mean over the batch: the loss of a batch is the mean of the losses of its halves."""
+    """The loss is a mean over the batch: that of its parts, weighted by their examples or by batch_weight."""
     run = subject.run()
+    if getattr(run.loss, "batch_weight", run.loss) is None:
+        skip("it declares with batch_weight = None that it is no mean")
     prediction, target = _example(subject, run)
-    half = _BATCH_SIZE // 2
-    whole = run.loss(prediction, target).item()
-    halves = [run.loss(prediction[part], target[part]).item() for part in (slice(half), slice(half, None))]
-    if not math.isclose(whole, sum(halves) / 2, rel_tol=1e-4, abs_tol=1e-7):
-        advice = "take the mean over the batch, so that the learning rate does not depend on the batch size"
-        raise Broken(f"{whole:.6g} for the batch, {halves[0]:.6g} and {halves[1]:.6g} for its halves", advice)
+    whole, weigh = run.loss(prediction, target).item(), weight_of(run.loss) or len
+    mean, parts = WeightedMean(), []
+    for part in (slice(3), slice(3, None)):
+        parts.append(run.loss(prediction[part], target[part]).detach())
+        mean.add(parts[-1], weigh(target[part]))
+    if not math.isclose(whole, mean.compute(), rel_tol=1e-4, abs_tol=1e-7):
+        advice = "take the mean over the batch, or give the loss a batch_weight that returns its denominator"
+        raise Broken(f"{whole:.6g} for the batch, {parts[0]:.6g} and {parts[1]:.6g} for two parts of it", advice)
 
 
 @check

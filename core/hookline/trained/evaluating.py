@@ -82,7 +82,8 @@ def evaluate_run(
     if missing := [name for name in splits if f"{name}/loss" not in built.metric_names]:
         hint = f"they have {', '.join(there)}"
         raise ConfigError(f"the data have no split {missing[0]!r} that can be evaluated", hint=hint)
-    notes = [*load_weights_into(built, weights, path), *_notes_on_data(built, weights)]
+    load_weights_into(built, weights, path)
+    notes = _notes_on_data(built, weights)
     metrics = dict(built.evaluate())
     evaluated = dict.fromkeys(name.partition("/")[0] for name in metrics)
     sizes = {name: _num_examples(there[name]) for name in evaluated}

@@ -77,8 +77,8 @@ def export_model(
     - ``torch-export``: a program for any number of examples, written by ``torch.export.save``.
     - ``onnx``: an ONNX file for any number of examples, compared in ONNX Runtime.
 
-    The model is exported as its plugin built it, without wrappers, in eval mode. It takes inputs as in training:
-    scaled, for instance. The entry ``data`` of the file's metadata describes them.
+    The model is exported with the wrappers that belong to it, in eval mode. It takes inputs as in training: scaled, for
+    instance. The entry ``data`` of the file's metadata describes them.
 
     Args:
         trained: The model.

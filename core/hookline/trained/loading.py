@@ -15,6 +15,8 @@ from hookline.engine.loop.building import Site, build_model
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
+from hookline.engine.plugin.member import Member
+from hookline.engine.plugin.observer import Observer
 from hookline.runs.folder import read_data, saved_config
 from hookline.runs.search import find_run
 from hookline.trained.model import Trained
@@ -42,9 +44,25 @@ def load_trained(
     config = load_config(saved_config(path), overrides, catalog=catalog)
     weights = read_weights(path, checkpoint)
     sites: list[Site] = []
-    built = Run(config, build=functools.partial(_build_model_alone, read_data(path), sites))
-    notes = load_weights_into(built, weights, path)
-    return Trained(sites[0], config, path, weights, (*weights.notes, *built.warnings, *notes))
+    used = _UsedModel()
+    built = Run(config, observers=[used], build=functools.partial(_build_model_alone, read_data(path), sites))
+    load_weights_into(built, weights, path)
+    return Trained(sites[0], used.model, config, path, weights, (*weights.notes, *built.warnings))
+
+
+class _UsedModel(Observer):
+    """Finds the model that is used: with the wrappers up to the last one that belongs to it.
+
+    Attributes:
+        model: The model, once it is built.
+    """
+
+    model: nn.Module
+
+    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:  # noqa: ARG002 - the model counts, too
+        if hook == "build_model" and getattr(member.instance, "is_part_of_model", True):
+            self.model = result
+        return result
 
 
 def _build_model_alone(data: DataSource, sites: list[Site], site: Site) -> None:

@@ -31,13 +31,21 @@ class Trained:
         warnings: Warnings about them.
         config: The config of the run.
         data: Sizes and names of the training data; its dataset is one example of zeros.
-        model: The model as its plugin built it, in eval mode.
+        model: The model with the wrappers that belong to it, in eval mode.
     """
 
-    def __init__(self, site: Site, config: RunConfig, path: Path, weights: Weights, warnings: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        site: Site,
+        model: nn.Module,
+        config: RunConfig,
+        path: Path,
+        weights: Weights,
+        warnings: tuple[str, ...],
+    ) -> None:
         self.path, self.weights, self.step, self.warnings = path, weights.origin, weights.step, warnings
         self.config, self.data = config, site.parts.data
-        self.model: nn.Module = site.parts.unwrapped_model.eval()
+        self.model = model.eval()
         self._site = site
 
     @property
@@ -60,7 +68,8 @@ class Trained:
         The inputs must be as in training: scaled, for instance. ``predictions`` reads a file.
         """
         model = self._site.parts.model
-        with torch.no_grad(), preserved_rng(), evaluation_mode(model):
+        makers = self._site.host.makers
+        with torch.no_grad(), preserved_rng(), evaluation_mode(model), makers.attributing():
             return _on_cpu(model(self.placed(inputs)))
 
     @functools.cached_property

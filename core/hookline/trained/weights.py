@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from hookline.engine.errors import CheckpointError
 from hookline.engine.loop.run import Run
-from hookline.engine.loop.state import load_state_of_wrappers, state_of_wrappers
+from hookline.engine.loop.state import load_state_of_wrappers
 from hookline.engine.words import did_you_mean
 from hookline.runs.disk.checkpoint import CHECKPOINTS, Checkpoint, checkpoints_in, newest_valid, read_checkpoint, run_of
-from hookline.runs.folder import MODEL, read_model
+from hookline.runs.folder import MODEL, REST, read_model
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.resuming import model_faults
 
@@ -33,7 +33,7 @@ class Weights:
         step: Number of steps that they were trained for.
         identity: Fingerprint of the run when they were saved.
         notes: Warnings about them.
-        rest: Returns the state of the wrappers and of the loss that belongs to them; None if it was not saved.
+        rest: The state of the ``wrappers`` and of the ``loss`` that belongs to them.
     """
 
     model: Mapping[str, Tensor]
@@ -41,7 +41,7 @@ class Weights:
     step: int
     identity: Mapping[str, Any]
     notes: tuple[str, ...]
-    rest: Callable[[], Mapping[str, Any] | None]
+    rest: Mapping[str, Mapping[str, Any]]
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
@@ -73,8 +73,8 @@ def read_weights(path: Path, checkpoint: str | os.PathLike[str] | None = None) -
     return _of_end(path, record, (f"{path.name} continued after these weights (status: {record.status})", *damaged))
 
 
-def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
-    """Load weights into the model of a run that has not started; return warnings.
+def load_weights_into(run: Run, weights: Weights, path: Path) -> None:
+    """Load weights into the model of a run that has not started.
 
     Raises:
         CheckpointError: When they belong to a different model; carries every difference.
@@ -83,21 +83,12 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
         hint = "use the plugins and the config that the run was trained with"
         raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different model", hint=hint, faults=faults)
     run.unwrapped_model.load_state_dict(weights.model)
-    added = state_of_wrappers(run.model, run.unwrapped_model)
-    of_loss = run.loss.state_dict() if isinstance(run.loss, nn.Module) else {}
-    if not (added or of_loss):
-        return []
-    rest = weights.rest()
-    if rest is None:
-        parts = " and ".join([*(["the model's wrappers"] if added else []), *(["the loss"] if of_loss else [])])
-        return [f"no checkpoint has the state of {parts} after step {weights.step}; the initial state is used"]
     try:
-        load_state_of_wrappers(run.model, run.unwrapped_model, rest["wrappers"])
-        if isinstance(run.loss, nn.Module) and of_loss:
-            run.loss.load_state_dict(rest["loss"])
+        load_state_of_wrappers(run.model, run.unwrapped_model, weights.rest["wrappers"])
+        if isinstance(run.loss, nn.Module) and run.loss.state_dict():
+            run.loss.load_state_dict(weights.rest["loss"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different run: {error}") from error
-    return []
 
 
 def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
@@ -107,18 +98,20 @@ def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
         hint = "use the newest checkpoint: --checkpoint latest"
         raise CheckpointError(error.message, hint=error.hint or hint) from error
 
-    def rest() -> Mapping[str, Any] | None:
-        found, _ = _newest(path, record)
-        return found.state if found and found.manifest.step == record.step else None
-
-    return Weights(model, MODEL, record.step, record.identity, notes, rest)
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in ("", *REST)}
+    for name, value in model.items():
+        part = next((part for part in REST if name.startswith(f"{part}/")), "")
+        parts[part][name.removeprefix(f"{part}/")] = value
+    return Weights(parts.pop(""), MODEL, record.step, record.identity, notes, parts)
 
 
 def _of_checkpoint(checkpoint: Checkpoint, notes: tuple[str, ...]) -> Weights:
     manifest, state = checkpoint.manifest, checkpoint.state
     if not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{checkpoint.path} lacks the model")
-    return Weights(state["model"], checkpoint.path.name, manifest.step, manifest.identity, notes, lambda: state)
+    # The weights that its metrics describe.
+    state = {**state, **state["evaluated_weights"]}
+    return Weights(state["model"], checkpoint.path.name, manifest.step, manifest.identity, notes, state)
 
 
 def _named_checkpoint(path: Path, record: RunRecord, name: str) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Copies of a model's weights, and their way back into the model."""
+"""Copies of the weights of a run, and their way back into it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from hookline import Outcome, RunView
 
 
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a model by name, each once: not copies, but detached."""
-    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+def weights_of(run: RunView) -> dict[str, Tensor]:
+    """Return the parameters and buffers of the model by name, each once: not copies, but detached.
+
+    Those of its wrappers are named ``wrappers/NAME``, those of the loss ``loss/NAME``.
+    """
+    from torch import nn
+
+    found: dict[int, tuple[str, Tensor]] = {}
+    for prefix, part in (("", run.unwrapped_model), ("wrappers/", run.model), ("loss/", run.loss)):
+        if isinstance(part, nn.Module):
+            for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+                found.setdefault(id(tensor), (prefix + name, tensor.detach()))
+    return dict(found.values())
 
 
 def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

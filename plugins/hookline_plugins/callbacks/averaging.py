@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.callback_parts.weights import copied, is_finished, put, weights_of
+from hookline_plugins.callback_parts.weights import copied, put, weights_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from hookline import Outcome, RunView
+    from hookline import RunView
 
 
 @dataclass
@@ -55,11 +55,11 @@ class Averaging:
         return self.method != "ema"
 
     def _forget(self) -> None:
-        self._model: nn.Module | None = None
+        self._run: RunView | None = None
         self._averaged_names: list[str] = []
         self._average: dict[str, Tensor] = {}
         self._num_averaged = 0
-        self._raw: dict[str, Tensor] | None = None
+        self._is_over = False
         self._detach: Callable[[], None] | None = None
 
     @hookimpl
@@ -67,27 +67,23 @@ class Averaging:
         """Start following the optimizer's updates."""
         self._forget()
         self._warn_if_too_short(run)
-        self._model = run.unwrapped_model
+        self._run = run
         weights = self._weights()
         self._averaged_names = [name for name, tensor in weights.items() if _is_averaged(tensor)]
         if self.method == "ema":
             # Not in on_step_end: a step may accumulate gradients or skip the update.
             self._detach = run.optimizer.register_step_post_hook(lambda *_: self._count(run)).remove
 
-    # First, so that other callbacks see the weights that are evaluated.
-    @hookimpl(tryfirst=True)
-    def on_evaluation_start(self, run: RunView) -> None:
-        """Load the averaged weights into the model."""
-        average = self._average_now(run)
-        if average:
-            self._raw = copied(self._weights())
-            put(self._weights(), average)
+    @hookimpl
+    def build_evaluated_weights(self, run: RunView) -> Callable[[], Iterable[tuple[Tensor, Tensor]]]:
+        """Return the function that gives the average, once there is one."""
+        return lambda: self._pairs(self._average_now(run))
 
-    # Last, for the same reason: `best` copies the evaluated weights.
+    # Last, so that the checkpoint of an interrupted run still has the average that was evaluated.
     @hookimpl(trylast=True)
-    def on_evaluation_end(self) -> None:
-        """Restore the trained weights."""
-        self._put_back()
+    def on_save_point(self, is_last: bool) -> None:
+        """Give no average any more, if the model is to end with its trained weights."""
+        self._is_over = is_last and self.at_end == "raw"
 
     @hookimpl
     def on_epoch_end(self, run: RunView) -> None:
@@ -95,15 +91,11 @@ class Averaging:
         if self.method == "swa":
             self._count(run)
 
-    # First, so that reports on the model describe its final weights.
-    @hookimpl(tryfirst=True)
-    def on_run_end(self, run: RunView, outcome: Outcome) -> None:
-        """Stop following the optimizer, and load the final weights."""
+    @hookimpl
+    def on_run_end(self) -> None:
+        """Stop following the optimizer."""
         if self._detach:
             self._detach()
-        self._put_back()
-        if self.at_end == "averaged" and self._average and is_finished(run, outcome):
-            put(self._weights(), self._average)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, its method and first epoch, and the number of weights in it."""
@@ -129,13 +121,8 @@ class Averaging:
 
     def _weights(self) -> dict[str, Tensor]:
         # Not cached: a module may replace its buffers.
-        assert self._model is not None, "the run was started"
-        return weights_of(self._model)
-
-    def _put_back(self) -> None:
-        if self._raw is not None:
-            put(self._weights(), self._raw)
-            self._raw = None
+        assert self._run is not None, "the run was started"
+        return weights_of(self._run)
 
     def _count(self, run: RunView) -> None:
         """Add the current weights to the average."""
@@ -145,9 +132,15 @@ class Averaging:
 
     def _average_now(self, run: RunView) -> dict[str, Tensor]:
         """Return the average for an evaluation; empty before the first counted weights."""
-        if self.method == "ema" or run.epoch < self.start_epoch:
+        if self._is_over:
+            return {}
+        # Between two epochs, the weights are counted already.
+        if self.method == "ema" or run.epoch < self.start_epoch or run.position == 0:
             return self._average
         return self._joined(copied(self._average))
+
+    def _pairs(self, average: Mapping[str, Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
+        return [(weight, average[name]) for name, weight in self._weights().items()] if average else []
 
     def _joined(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add the current weights to an average, in place, and return it."""

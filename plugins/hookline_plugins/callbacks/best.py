@@ -23,7 +23,7 @@ class Best(MonitoringCallback):
     """A report of the best value of a metric, with its epoch and step.
 
     With ``restore`` the model ends with the weights that gave the best value, after a run that completed or that a
-    plugin stopped. List it after ``averaging``, which would otherwise overwrite them with the last average.
+    plugin stopped.
     """
 
     plugin_name: ClassVar[str] = "best"
@@ -56,7 +56,7 @@ class Best(MonitoringCallback):
         }
         run.report(f"best {self.monitor}", [row])
         if self._weights is not None and is_finished(run, outcome):
-            put(weights_of(run.unwrapped_model), self._weights)
+            put(weights_of(run), self._weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value, and its weights with ``restore``."""
@@ -70,10 +70,10 @@ class Best(MonitoringCallback):
             self._run.warn("best: the weights of the best value so far were not kept, so it counts from here on")
         elif self._seen.load_state_dict(seen) and self.restore and saved is not None:
             # The state may be on another device, or shared with the run that it came from.
-            devices = {name: tensor.device for name, tensor in weights_of(self._run.unwrapped_model).items()}
+            devices = {name: tensor.device for name, tensor in weights_of(self._run).items()}
             self._weights = {name: value.to(devices[name], copy=True) for name, value in saved.items()}
 
     def update(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the metric with the best value so far."""
         if self._seen.update(run, metrics) and self.restore:
-            self._weights = copied(weights_of(run.unwrapped_model))
+            self._weights = copied(weights_of(run))

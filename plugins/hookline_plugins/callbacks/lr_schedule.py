@@ -83,7 +83,8 @@ class LRSchedule:
     time its metric is measured. For the first ``warmup_steps`` training steps, the scheduled learning rate is
     multiplied by a factor that grows linearly from ``warmup_factor`` to 1, as in P. Goyal et al., "Accurate, Large
     Minibatch SGD", https://arxiv.org/abs/1706.02677; the schedule runs on meanwhile. The default ``warmup_factor`` is
-    that of torch's ``LinearLR``.
+    that of torch's ``LinearLR``. A training step whose update was skipped, because a gradient was not finite, does not
+    count in either.
 
     The default, ``cosine-annealing`` over the whole run, is that of I. Loshchilov and F. Hutter, "SGDR",
     https://arxiv.org/abs/1608.03983, without restarts.
@@ -113,6 +114,9 @@ class LRSchedule:
         self._used: list[float] = []
         self._of_epochs: list[list[float]] = []
         self._last_measured = 0
+        self._num_skipped = 0
+        self._has_updated = False
+        self._detach: Callable[[], None] | None = None
         if (self.scheduler == _PLATEAU) != bool(self.monitor):
             raise ValueError("`monitor` is required with scheduler = 'reduce-on-plateau', and not allowed otherwise")
         if self.scheduler == _PLATEAU and self.interval == "step":
@@ -151,18 +155,27 @@ class LRSchedule:
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
-        """Reset the state."""
+        """Reset the state, and start following the optimizer's updates if training steps count."""
         self._run = run
         self._used, self._of_epochs, self._last_measured = [], [], 0
+        self._num_skipped, self._has_updated, self._detach = 0, False, None
+        # A step of a plugin may use other optimizers; then each step counts.
+        is_default_step = all(is_wrapper for _, is_wrapper in run.hook_order("build_step"))
+        if is_default_step and not self.allows_fused_steps:
+            self._detach = run.optimizer.register_step_post_hook(self._note_update).remove
 
     @hookimpl
-    def on_step_end(self, run: RunView) -> None:
+    def on_step_end(self) -> None:
         """Record the learning rate of this step, and set that of the next."""
         self._used = [float(group["lr"]) for group in self._scheduler.optimizer.param_groups]
+        if self._detach and not self._has_updated:
+            self._num_skipped += 1
+            return
+        self._has_updated = False
         if self.interval == "step":
-            self._advance(run)
-        elif run.step <= self.warmup_steps:
-            self._warm_up(run.step)
+            self._advance()
+        else:
+            self._warm_up(self._num_updates)
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
@@ -176,11 +189,13 @@ class LRSchedule:
         if self.monitor:
             self._measure(run, metrics)
         elif self.interval == "epoch":
-            self._advance(run)
+            self._advance()
 
     @hookimpl
     def on_run_end(self, run: RunView) -> None:
         """Report the learning rate of each epoch's last step; in a long run, of evenly spaced epochs."""
+        if self._detach:
+            self._detach()
         epochs = list(enumerate(self._of_epochs, 1))
         stride = max(math.ceil(len(epochs) / _MAX_ROWS), 1)
         shown = [epoch for epoch in epochs if epoch[0] % stride == 0 or epoch[0] == len(epochs)]
@@ -195,6 +210,7 @@ class LRSchedule:
             "used": list(self._used),
             "of_epochs": [list(rates) for rates in self._of_epochs],
             "last_look": self._last_measured,
+            "num_skipped": self._num_skipped,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -203,6 +219,7 @@ class LRSchedule:
         If the schedule is no longer the same, it is taken to the current place in the run.
         """
         self._used, self._last_measured = list(state["used"]), state["last_look"]
+        self._num_skipped = state.get("num_skipped", 0)  # earlier versions counted every step
         self._of_epochs = [list(rates) for rates in state["of_epochs"]]
         optimizer, apart = self._scheduler.optimizer, self._optimizer_apart()
         self._plan = self._planned(self._run)
@@ -213,14 +230,14 @@ class LRSchedule:
         elif self.monitor:
             self._resume_plateau(then, now, state["scheduler"])
         else:
-            for _ in range(self._run.step if self.interval == "step" else len(self._run.history)):
+            for _ in range(self._num_updates if self.interval == "step" else len(self._run.history)):
                 self._scheduler.step()
         _attach(self._scheduler, optimizer)
         if then != now:
             for group, planned in zip(optimizer.param_groups, apart.param_groups, strict=True):
                 group.update({key: planned[key] for key in _SET_IN_GROUPS if key in planned and key != "lr"})
             self._set(self._scheduler.get_last_lr())
-            self._warm_up(self._run.step)
+            self._warm_up(self._num_updates)
 
     def _resume_plateau(self, then: Mapping[str, Any], now: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
         """Go on from the current learning rate, with the best value so far if it is of the same metric."""
@@ -252,14 +269,21 @@ class LRSchedule:
         # The end of an epoch repeats the metrics of its evaluation.
         if self.monitor in metrics and run.step != self._last_measured:
             self._last_measured = run.step
-            self._advance(run, metrics[self.monitor])
+            self._advance(metrics[self.monitor])
 
-    def _advance(self, run: RunView, *metric: float) -> None:
+    @property
+    def _num_updates(self) -> int:
+        return self._run.step - self._num_skipped
+
+    def _note_update(self, *_: Any) -> None:
+        self._has_updated = True
+
+    def _advance(self, *metric: float) -> None:
         """Step the scheduler from its own learning rate, without the factor of the warm-up."""
-        if run.step <= self.warmup_steps:
+        if self._num_updates <= self.warmup_steps:
             self._set(self._scheduler.get_last_lr())
         self._scheduler.step(*metric)  # type: ignore[arg-type] # only reduce-on-plateau takes a number
-        self._warm_up(run.step)
+        self._warm_up(self._num_updates)
 
     def _warm_up(self, step: int) -> None:
         """Multiply the scheduled learning rate by the warm-up's factor after ``step`` training steps."""

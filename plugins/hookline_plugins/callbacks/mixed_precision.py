@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -34,6 +34,8 @@ class MixedPrecision:
     The default ``max_skipped_steps`` lowers the scale to 2^-16; gradients that are still not finite there have another
     cause than the scale.
     """
+
+    is_part_of_model: ClassVar[bool] = False  # the weights are those of float32
 
     dtype: Annotated[_DType, Meta(description="type in which the model computes")] = "bfloat16"
     max_skipped_steps: Annotated[

@@ -23,10 +23,11 @@ BUILD_HOOKS = [
     "build_update",
     "build_step",
     "build_reader",
+    "build_evaluated_weights",
     "build_predictor",
 ]
 EVENTS = {
-    "on_run_start": ("run",),
+    "on_run_start": ("run", "state"),
     "on_epoch_start": ("run",),
     "on_step_end": ("run", "loss"),
     "on_evaluation_start": ("run",),
@@ -66,7 +67,7 @@ def test_a_build_hook_passes_the_run_first() -> None:
 @pytest.mark.parametrize("hook", BUILD_HOOKS)
 def test_the_first_result_wins_where_there_can_be_only_one_component(hook: str) -> None:
     options = spec(hook).hookline_spec  # type: ignore[attr-defined] # pluggy's mark
-    assert options["firstresult"] is (hook != "build_metrics")
+    assert options["firstresult"] is (hook not in ("build_metrics", "build_evaluated_weights"))
 
 
 @pytest.mark.parametrize("hook", EVENTS)

@@ -222,6 +222,35 @@ def test_a_wrapped_model_has_the_same_average_under_the_same_names(options: dict
     assert not [name for name in averaging.state_dict()["average"] if "_orig_mod" in name]
 
 
+def test_the_weights_of_a_wrapper_are_averaged_and_kept() -> None:
+    class Shifted(Wrapped):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__(inner)
+            self.shift = nn.Parameter(torch.zeros(()))
+
+        def forward(self, inputs: Tensor) -> Any:
+            return self._orig_mod(inputs) + self.shift
+
+    class Shifts:
+        def __init__(self) -> None:
+            self.seen: list[Tensor] = []
+
+        @hookimpl(wrapper=True)
+        def build_model(self) -> Generator[None, nn.Module, nn.Module]:
+            return Shifted((yield))
+
+        @hookimpl
+        def on_step_end(self, run: Run) -> None:
+            self.seen.append(run.model.state_dict()["shift"].clone())
+
+    shifts = Shifts()
+    run, _ = trained(EMA, plugins={"callbacks.shifts": shifts}, dtype="float64")
+    expected = shifts.seen[0]
+    for each in shifts.seen[1:]:
+        expected = 0.8 * expected + 0.2 * each
+    torch.testing.assert_close(run.model.state_dict()["shift"], expected, rtol=1e-13, atol=0)
+
+
 class FailsIn:
     def __init__(self, event: str) -> None:
         self.event = event

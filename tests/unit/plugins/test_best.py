@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -135,3 +136,40 @@ def test_the_best_averaged_weights_are_restored_and_not_the_last_average() -> No
     means = [5.0, 3.5, 10 / 3, 2.75, 3.0]
     assert [metrics["validation/loss"] for metrics in result.history] == pytest.approx([m * m for m in means])
     assert weight(run) == pytest.approx(2.75)
+
+
+def test_the_weights_of_wrappers_and_of_the_loss_are_restored_as_well() -> None:
+    class Scaled(nn.Module):
+        """Scales what it wraps: a module, or nothing."""
+
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, *arguments: Tensor) -> Tensor:
+            result: Tensor = self.inner(*arguments) * self.scale
+            return result
+
+    class Scales:
+        """Wraps the model, and sets the scales of model and loss to the next number of a list."""
+
+        @hookimpl(wrapper=True)
+        def build_model(self) -> Generator[None, nn.Module, nn.Module]:
+            return Scaled((yield))
+
+        @hookimpl
+        def on_step_end(self, run: Run) -> None:
+            with torch.no_grad():
+                run.model.scale.fill_(WEIGHTS[run.step - 1])  # type: ignore[operator] # it is Scaled
+                run.loss.scale.fill_(WEIGHTS[run.step - 1])  # type: ignore[attr-defined] # it is Scaled
+
+    parts = {"data": data(), "model": one_weight(), "loss": Scaled(nn.MSELoss()), "callbacks.scales": Scales()}
+    best = Best(monitor="validation/loss", restore=True)
+    run = Run({"train": {"epochs": 5, "batch_size": "all"}}, plugins={**parts, "callbacks.best": best})
+    run.fit()
+    parts_with_scale: list[Any] = [run.model, run.loss]
+    scales = [part.scale.item() for part in parts_with_scale]
+    assert scales == [1.0, 1.0]
+    (row,) = run.summary["best validation/loss"]
+    assert row["value"] == pytest.approx(run.evaluate()["validation/loss"], rel=1e-6)

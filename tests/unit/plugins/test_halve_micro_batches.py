@@ -63,7 +63,9 @@ def test_each_halving_is_one_warning_to_every_plugin() -> None:
     listener = Listener()
     listener.heard = []
     model = Narrow(1)
-    result = narrow_run(model, HALVE, **{"callbacks.listener": listener}).fit()
+    run = narrow_run(model, HALVE, **{"callbacks.listener": listener})
+    model.sizes.clear()  # the smallest batch was tried
+    result = run.fit()
     assert [message.rpartition(" ")[2] for message in listener.heard] == ["4", "2", "1"]
     assert result.warnings == tuple(listener.heard)
     assert model.sizes == [8, 4, 2, *[1] * 40]
@@ -162,10 +164,12 @@ def test_memory_of_a_failed_step_is_free_when_it_is_repeated() -> None:
             circle.append(circle)
             return output
 
-    Keeps.alive.clear()
+    run = narrow_run(Holds(2, 1), {**HALVE, "train.max_steps": 1})
+    Keeps.alive.clear()  # the smallest batch was tried
+    counts.clear()
     gc.disable()  # so that the callback frees them
     try:
-        narrow_run(Holds(2, 1), {**HALVE, "train.max_steps": 1}).fit()
+        run.fit()
     finally:
         gc.enable()
     assert counts[:3] == [0, 0, 0]

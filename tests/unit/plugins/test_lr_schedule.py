@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -317,6 +318,56 @@ def test_a_skipped_first_update_causes_no_warning() -> None:
     source = {"train": {"epochs": 1}, "callbacks": {"it": {"use": LRSchedule, "interval": "step"}}}
     plugins = {"data": data(), "callbacks.refuses": Refuses()}
     assert Run(source, plugins=plugins).fit().outcome == "completed"
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 5])
+def test_steps_whose_update_was_skipped_do_not_count(warmup_steps: int) -> None:
+    rates = []
+
+    class Follows:
+        @hookimpl(tryfirst=True)
+        def on_step_end(self, run: Run) -> None:
+            rates.append(run.optimizer.param_groups[0]["lr"])
+
+    spoiled = torch.ones(40, 1)
+    spoiled[[5, 17, 18]] = math.inf  # in steps 2 and 5
+    inputs = TensorDataset(torch.ones(40, 1), spoiled)
+    table = {"use": LRSchedule, "interval": "step", "scheduler": "exponential", "arguments": {"gamma": 0.5}}
+    config = {
+        "train": {"epochs": 1, "batch_size": 4, "shuffle": False, "non_finite": "skip", "evaluate": []},
+        "callbacks": {"it": {**table, "warmup_steps": warmup_steps}},
+    }
+
+    plugins = {
+        "data": DataSource(inputs, in_features=1),
+        "model": nn.Linear(1, 1),
+        "optimizer": lambda params: torch.optim.SGD(params, lr=1.0),
+        "callbacks.follows": Follows(),
+    }
+    Run(config, plugins=plugins).fit()
+    updates = [0, 1, 1, 2, 3, 3, 4, 5, 6, 7]  # before each step
+    factors = [min(1 / 3 + 2 / 3 * n / warmup_steps, 1) if warmup_steps else 1 for n in updates]
+    assert rates == pytest.approx([0.5**n * factor for n, factor in zip(updates, factors, strict=True)])
+
+
+def test_the_updates_that_mixed_precision_skips_do_not_count() -> None:
+    inputs = torch.linspace(1, 2, 60).reshape(60, 1)
+    source = DataSource(TensorDataset(inputs, 3000 * inputs), in_features=1)
+    config = {
+        "train": {"epochs": 1, "batch_size": 2, "evaluate": []},
+        "callbacks": {
+            "mixed-precision": {"dtype": "float16"},
+            "it": {"use": LRSchedule, "interval": "step", "scheduler": "exponential", "arguments": {"gamma": 0.5}},
+        },
+    }
+    optimizer = torch.optim.SGD
+    model = nn.Linear(1, 1)
+    run = Run(config, plugins={"data": source, "model": model, "optimizer": lambda params: optimizer(params, lr=1e-4)})
+    run.fit()
+    scale = run.state_dict()["plugins"]["callbacks.mixed-precision"]["scale"]["scale"]
+    num_skipped = round(math.log2(2**16 / scale))
+    assert num_skipped > 0
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4 * 0.5 ** (30 - num_skipped), rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,33 @@ def lone() -> DataSource:
     return DataSource(TensorDataset(torch.ones(1, 2), torch.ones(1, 1)), in_features=2, out_features=1)
 
 
+class Scaled(nn.Module):
+    """A layer with a statistic and a weight in front of another module."""
+
+    num_batches: Tensor
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.factor = nn.Parameter(torch.tensor(2.0))
+        self.register_buffer("num_batches", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.num_batches += 1
+        result: Tensor = self.inner(inputs * self.factor) + self.num_batches
+        return result
+
+
+@hookline.plugin("callback", "scaled")
+class Scales:
+    """Puts a layer in front of the model."""
+
+    @hookline.hookimpl(wrapper=True)
+    def build_model(self) -> Generator[None, nn.Module, nn.Module]:
+        return Scaled((yield))
+
+
 def trained_with(parent: Path, **config: Any) -> Trained:
     catalog = Catalog.installed().with_entries(entries_of_file(__file__))
     tables = {"train": {"epochs": 1}, "callbacks": {"run-folder": {"parent": str(parent)}}, **config}
@@ -100,6 +128,33 @@ def trained_with(parent: Path, **config: Any) -> Trained:
     run.fit()
     assert folder_of(run) is not None
     return load_trained(saved_folder(run).path, catalog=catalog)
+
+
+WRAPPERS: dict[str, Any] = {
+    "the only one": {"scaled": {}},
+    "below one that is not part of the model": {"scaled": {}, "mixed-precision": {}},
+    "above one that is not part of the model": {"mixed-precision": {}, "scaled": {}},
+}
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # by torch 2.10 itself
+@pytest.mark.parametrize("callbacks", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_wrapper_that_belongs_to_the_model_is_evaluated_predicted_with_and_exported(
+    tmp_path: Path, callbacks: dict[str, Any]
+) -> None:
+    trained = trained_with(
+        tmp_path, callbacks={"run-folder": {"parent": str(tmp_path / "runs")}, **callbacks}, optimizer={"lr": 1e-4}
+    )
+    weights = load_file(trained.path / "model.safetensors")
+    inputs = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
+    (factor,) = (value for name, value in weights.items() if name.endswith("factor"))
+    assert (factor.item() != 2, len(weights)) == (True, 4)
+    expected = (inputs * factor) @ weights["weight"].T + weights["bias"] + 100
+    torch.testing.assert_close(trained.predict(inputs), expected, rtol=1e-2, atol=0)
+    made = export_model(trained, "torch-export", tmp_path / "m.pt2")
+    torch.testing.assert_close(torch.export.load(made.path).module()(inputs), expected, rtol=1e-2, atol=0)
+    named = load_file(export_model(trained, "safetensors", tmp_path / "m.safetensors").path)
+    assert torch.equal(named["factor"], factor)
 
 
 def test_weights_are_exported_bit_by_bit_with_the_metadata_to_use_them(tmp_path: Path) -> None:

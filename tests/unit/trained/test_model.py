@@ -316,7 +316,7 @@ class AllOfThem:
         return torch.optim.SGD([*model.parameters(), *run.loss.parameters()], lr=0.01)
 
 
-def test_a_trained_loss_is_read_from_the_checkpoint_and_a_missing_one_is_a_warning(tmp_path: Path) -> None:
+def test_a_trained_loss_is_kept_with_the_final_weights(tmp_path: Path) -> None:
     catalog = Catalog.installed().with_entries(hookline.engine.entries_of_file(__file__))
     tables = {"loss": {"use": "scaled"}, "optimizer": {"use": "all-of-them"}}
     config = {
@@ -330,9 +330,13 @@ def test_a_trained_loss_is_read_from_the_checkpoint_and_a_missing_one_is_a_warni
     path = saved_folder(run).path
     assert evaluate_run(path, catalog=catalog).metrics["train/loss"] == run.history[-1]["train/loss"]
     shutil.rmtree(path / "checkpoints")
-    assert evaluate_run(path, catalog=catalog).warnings == (
-        "no checkpoint has the state of the loss after step 100; the initial state is used",
-    )
+    found = evaluate_run(path, catalog=catalog)
+    assert (found.metrics["train/loss"], found.warnings) == (run.history[-1]["train/loss"], ())
+    (checked,) = evaluate_run(path, catalog=catalog).metrics.values()
+    inputs, targets = (tensor.numpy() for tensor in run.data.train.tensors)  # type: ignore[attr-defined] # a TensorDataset
+    weights = {name: value.numpy() for name, value in read_model(path).items()}
+    errors = inputs @ weights["weight"].T + weights["bias"] - targets
+    assert checked == pytest.approx(np.mean(errors**2) * np.exp(weights["loss/scale"]), rel=1e-5)
 
 
 # ---- predictions for tables ------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from hookline.trained.model import Trained
     from hookline.trained.predicting import Columns
 
+
+_CHUNK = 2**16
+"""Number of characters of predictions to print at once."""
 
 _overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 _checkpoint = click.option(
@@ -209,7 +211,8 @@ def _print_predictions(output: Output, trained: Trained, source: Path) -> None:
             for line in held:
                 output.line(line.rstrip("\n"))
         else:
-            shutil.copyfileobj(held, sys.stdout)
+            for text in iter(functools.partial(held.read, _CHUNK), ""):
+                output.verbatim(text)
 
 
 def _csv_texts(parts: Iterator[Columns]) -> Iterator[str]:

@@ -15,9 +15,22 @@ from hookline.engine.hookspecs import Metric
 from hookline.engine.loop.batch import count_examples, placed_module
 from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
-from hookline.engine.loop.evaluation import build_metrics, evaluate_splits, try_metrics, weight_of
+from hookline.engine.loop.evaluation import (
+    EvaluatedWeights,
+    build_metrics,
+    evaluate_splits,
+    try_metrics,
+    weight_of,
+)
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_parameters, check_rates, namer, try_what_fits
+from hookline.engine.loop.first_batch import (
+    check_parameters,
+    check_rates,
+    check_splitting,
+    namer,
+    try_what_fits,
+    with_sizes,
+)
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader
@@ -50,6 +63,7 @@ class Components:
             batches.
         step: The training step.
         reader: Reader of the training batches, ``(epoch, start) -> batches``.
+        evaluated_weights: The weights that are evaluated.
     """
 
     data: DataSource
@@ -72,6 +86,7 @@ class Components:
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.device = find_device(options.device)
         self.micro_batch_size: int | None = None
+        self.evaluated_weights = EvaluatedWeights()
 
     def ensure_training_mode(self) -> None:
         """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
@@ -115,7 +130,7 @@ def build_all(site: Site) -> None:
 
 def build_data(site: Site) -> None:
     """Build the data source."""
-    site.parts.data = build_component(site.host, "data", run=site.run)
+    site.parts.data = with_sizes(build_component(site.host, "data", run=site.run))
 
 
 def build_batches(site: Site) -> None:
@@ -190,12 +205,14 @@ def build_optimizer(site: Site) -> None:
 
 
 def build_step(site: Site) -> None:
-    """Build the step with its parts, and the reader of its batches."""
+    """Build the step with its parts, the reader of its batches, and the sources of weights to evaluate."""
     parts, host, run = site.parts, site.host, site.run
     parts.backward = host.first_result("build_backward", run=run)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
+    check_splitting(run)
     parts.reader = host.first_result("build_reader", run=run)
+    parts.evaluated_weights = EvaluatedWeights(host.results("build_evaluated_weights", run=run))
 
 
 def build_component(host: Host, kind: str, **arguments: Any) -> Any:

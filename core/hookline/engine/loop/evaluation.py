@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +21,8 @@ from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.makers import Makers
+from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.view import LossFunction, RunView
 
 _METHODS = ("reset", "update", "compute")
@@ -184,6 +185,48 @@ def _measure(
     return mean
 
 
+class EvaluatedWeights:
+    """The weights that are evaluated, where they are not those that are trained.
+
+    Args:
+        sources: Plugins, each with the result of its ``build_evaluated_weights``.
+    """
+
+    def __init__(self, sources: Iterable[tuple[Plugin, Callable[[], Iterable[tuple[Tensor, Tensor]]]]] = ()) -> None:
+        self._sources = tuple(sources)
+
+    def __bool__(self) -> bool:
+        return bool(self._sources)
+
+    @contextmanager
+    def loaded(self) -> Iterator[None]:
+        """Load them into the model; afterwards restore the trained ones, to the last bit."""
+        trained = self._load()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, value in reversed(trained):
+                    weight.copy_(value)
+
+    def keep(self) -> None:
+        """Load them into the model, whose own weights they are from then on."""
+        self._load()
+        self._sources = ()
+
+    @torch.no_grad()
+    def _load(self) -> list[tuple[Tensor, Tensor]]:
+        trained: list[tuple[Tensor, Tensor]] = []
+        for plugin, values_of in self._sources:
+            for weight, value in list(values_of()):
+                if weight.shape != value.shape:
+                    message = f"build_evaluated_weights of {plugin} gives {brief(value)} for a weight {brief(weight)}"
+                    raise ContractError(message)
+                trained.append((weight, weight.clone()))
+                weight.copy_(value)
+        return trained
+
+
 def evaluate_splits(
     run: RunView, read: SplitReader, splits: Mapping[str, Batches], metrics: Mapping[str, Metric]
 ) -> Mapping[str, float]:
@@ -194,7 +237,7 @@ def evaluate_splits(
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
             numbers = evaluate(stream, run.model, run.loss, metrics, f"the evaluation of the {split} split")
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
-    return MappingProxyType(measured)
+    return ReadOnly(measured)
 
 
 def try_metrics(
@@ -257,7 +300,7 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
             raise ContractError(
                 f"with {plugin} there are {len(metrics):,} metrics, but at most {_MAX_METRICS:,} are possible"
             )
-    return MappingProxyType(metrics)
+    return ReadOnly(metrics)
 
 
 def _is_text(name: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,14 +13,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.engine.data import DataSource
-from hookline.engine.errors import ContractError, DataError, NonFiniteError, TrainingError, error_text
+from hookline.engine.errors import ConfigError, ContractError, DataError, NonFiniteError, TrainingError, error_text
 from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
 from hookline.engine.loop.evaluation import WeightedMean, evaluation_mode, weight_of
 from hookline.engine.loop.memory import MEMORY_ERRORS, ONE_TOO_MANY, first_line, half, is_out_of_memory
 from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.plugin import Plugin
-from hookline.engine.view import LossFunction
+from hookline.engine.view import LossFunction, RunView
 from hookline.engine.words import with_article
 
 _RESULTS: Mapping[str, tuple[Any, str | None]] = {
@@ -38,6 +39,21 @@ _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss
 """Losses of torch that compare element by element, and broadcast silently if the shapes differ."""
 _MEANT = 32
 """Number of examples whose losses are compared with their mean."""
+
+
+def with_sizes(data: DataSource) -> DataSource:
+    """Return a data source with the sizes that it does not give, as far as its first training example has them.
+
+    Only a vector of floating-point numbers has such a size: an index of a class or a row of tokens has none. Neither
+    have the items of a stream, which a look would use up, and those that need a ``collate``.
+    """
+    if None in (data.in_features, data.out_features) and data.collate is None and hasattr(data.train, "__len__"):
+        # An example that cannot be read is reported when the first batch is.
+        with preserved_rng(), suppress(Exception):
+            sizes = [len(one) if one.ndim == 1 and one.is_floating_point() else None for one in data.train[0]]
+            inputs, outputs = (size or None for size in sizes)
+            return replace(data, in_features=data.in_features or inputs, out_features=data.out_features or outputs)
+    return data
 
 
 def namer(host: Host, split: str) -> Namer:
@@ -187,6 +203,21 @@ def check_rates(optimizer: Optimizer, optimizer_name: str) -> None:
             raise ContractError(message, hint=f"check the option optimizer.{name}")
 
 
+def check_splitting(run: RunView) -> None:
+    """Check that the step splits batches if ``train.micro_batch_size`` is set.
+
+    Raises:
+        ConfigError: When it does not.
+    """
+    if not run.config.train.micro_batch_size or run.micro_batch_size is not None:
+        return
+    owners = [str(member.plugin) for member, is_wrapper in run.hook_order("build_step") if not is_wrapper]
+    owner = (*owners, f"the optimizer {type(run.optimizer).__name__}")[0]
+    message = f"the step of {owner} does not split batches, but train.micro_batch_size is set"
+    hint = "leave it at 0; a step that splits batches sets run.micro_batch_size"
+    raise ConfigError(message, hint=hint)
+
+
 def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction, optimizer_name: str) -> None:
     """Check that an optimizer has all parameters of the model that require gradients, once, and no unknown ones.
 
@@ -280,11 +311,14 @@ def _check_mean(
         whole, again = (loss(prediction, target).item() for _ in range(2))
         for number in range(len(target)):
             one = slice(number, number + 1)
-            mean.add(single := loss(prediction[one], target[one]), weigh(target[one]))
+            single = loss(prediction[one], target[one]).reshape(())
+            mean.add(single, weigh(target[one]))
             largest = max(largest, abs(single.item()))
-    if whole != again or math.isclose(whole, mean.compute(), abs_tol=1e-5 * largest):
+    if math.isclose(whole, mean.compute(), abs_tol=1e-5 * largest):
         return
     if _broadcasts(prediction, target):
         raise _shape_error(prediction, target, name("loss", None))
+    if whole != again:
+        return
     numbers = f"of {len(target)} examples is {whole:.6g}, but the mean of their losses is {mean.compute():.6g}"
     raise ContractError(f"{name('loss', None)} {numbers}", hint=hint)

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +21,7 @@ from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.result import Outcome, Step
 from hookline.engine.view import RunView
 
@@ -111,7 +111,6 @@ class Loop:
         self._begin()
         while True:
             self._position.epoch += 1
-            self.parts.ensure_training_mode()
             for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
                 loss = self.parts.step(batch)
                 self._count(loss, batch)
@@ -150,6 +149,8 @@ class Loop:
             raise TrainingError("the run has already begun", hint="create a new Run")
         self._position.is_begun = True
         self._started = time.perf_counter() - self.progress.used_s
+        if self._options.max_time_s:
+            self._count_time()
         for observer in self._observers:
             observer.begin()
 
@@ -173,9 +174,12 @@ class Loop:
         else:
             self.progress.running.add(loss, self.parts.weigh(batch))
         if self._options.max_time_s:
-            self.progress.used_s = time.perf_counter() - self._started
-            if self.progress.used_s >= self._options.max_time_s:
-                self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
+            self._count_time()
+
+    def _count_time(self) -> None:
+        self.progress.used_s = time.perf_counter() - self._started
+        if self.progress.used_s >= self._options.max_time_s:
+            self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
 
     def _is_over(self) -> bool:
         position = self._position
@@ -189,8 +193,10 @@ class Loop:
         return has_steps and position.stop_reason is None
 
     def _outcome_of_all_steps(self) -> Outcome:
+        """Return the outcome; keep the weights that are evaluated, unless the run will be resumed."""
         if self._position.interrupt_reason and (self._position.batch or self._has_next_epoch()):
             return "interrupted"
+        self.parts.evaluated_weights.keep()
         return "completed" if self._position.stop_reason is None else "stopped"
 
     def _save_point(self, *, is_last: bool) -> None:
@@ -205,10 +211,11 @@ class Loop:
         """Evaluate every split between its events; do nothing if there is none."""
         if not self.parts.evaluation_batches:
             return
-        self.host.notify("on_evaluation_start", run=self._run)
-        metrics = self.parts.evaluate(self._run)
-        self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
-        self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
+        with self.parts.evaluated_weights.loaded():
+            self.host.notify("on_evaluation_start", run=self._run)
+            metrics = self.parts.evaluate(self._run)
+            self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
+            self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
 
     def _end_epoch(self) -> Mapping[str, float]:
         self.parts.finite_guard.look()
@@ -218,7 +225,7 @@ class Loop:
         if is_due and self.progress.evaluated_step != position.step:
             self._evaluate()
         evaluated = self.progress.evaluated if is_due else {}
-        metrics = MappingProxyType({"train/running_loss": self.progress.running.compute(), **evaluated})
+        metrics = ReadOnly({"train/running_loss": self.progress.running.compute(), **evaluated})
         self.progress.history.append(metrics)
         # If every update was skipped, the running loss is NaN.
         checked = metrics if self.progress.running.weight else evaluated

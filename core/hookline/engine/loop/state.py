@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,8 @@ from hookline.engine.loop.building import Components
 from hookline.engine.loop.evaluation import WeightedMean
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
+from hookline.engine.read_only import ReadOnly
+from hookline.engine.view import RunView
 
 
 class Modes:
@@ -95,21 +97,32 @@ class Progress:
         """Load a state returned by ``state_dict``, and set the position."""
         position.resume(state["epoch"], state["step"], state["position"], state["examples"])
         position.stop_reason, self.used_s = state["stop_reason"], state["used_s"]
-        self.history = [MappingProxyType(metrics) for metrics in state["history"]]
+        self.history = [ReadOnly(metrics) for metrics in state["history"]]
         self.random.load_state_dict(state["random"])
         self.modes.changed = state["modes"]
         self.running.load_state_dict(state["running"])
         self.evaluated_step, metrics = state["evaluated"]
-        self.evaluated = MappingProxyType(metrics)
+        self.evaluated = ReadOnly(metrics)
 
 
 def component_state(parts: Components) -> dict[str, Any]:
-    """Return the state of the model, its wrappers, the loss and the optimizer."""
+    """Return the state of the model, its wrappers, the loss and the optimizer.
+
+    If other weights are evaluated, ``evaluated_weights`` has the first three with those.
+    """
+    evaluated: dict[str, Any] = {}
+    if parts.evaluated_weights:
+        with parts.evaluated_weights.loaded():
+            evaluated = copy.deepcopy(weights_of(parts))
+    return {**weights_of(parts), "evaluated_weights": evaluated, "optimizer": parts.optimizer.state_dict()}
+
+
+def weights_of(parts: Components | RunView) -> dict[str, Any]:
+    """Return the state of the model, its wrappers and the loss: all that an evaluation needs."""
     return {
         "model": parts.unwrapped_model.state_dict(),
         "wrappers": state_of_wrappers(parts.model, parts.unwrapped_model),
         "loss": parts.loss.state_dict() if isinstance(parts.loss, nn.Module) else {},
-        "optimizer": parts.optimizer.state_dict(),
     }
 
 

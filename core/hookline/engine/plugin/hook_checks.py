@@ -18,7 +18,9 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
 }
 """Names of the arguments of each hook."""
 
-WRAPPABLE = tuple(name for name in HOOKS if name.startswith("build_") and name != "build_metrics")
+WRAPPABLE = tuple(
+    name for name in HOOKS if getattr(getattr(hookspecs, name), f"{hookspecs.PROJECT}_spec")["firstresult"]
+)
 """The hooks that can have wrappers: those with one result."""
 
 WRAPPER_FORM = "write result = yield, then return the result or a replacement"

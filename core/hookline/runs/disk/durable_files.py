@@ -188,7 +188,8 @@ def opened_folder(path: Path, at: int | None = None) -> Iterator[int | None]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # it was open for names alone, and is closed even so: close(2)
+            os.close(descriptor)
 
 
 def place(path: Path, at: int | None) -> Path | str:

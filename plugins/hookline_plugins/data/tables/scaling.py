@@ -50,6 +50,7 @@ def prepare(table: Tensor, train: Tensor | None, names: tuple[str, ...], faults:
         fill[number] = rows[number].nanmean()
         if fill[number].isnan():
             faults.add(f"column {names[number]!r} has no values in the training split, and so no mean")
+            fill[number] = 0  # so that the scales are not found at fault as well
         for column in (table[number], rows[number]):
             column[column.isnan()] = fill[number]
     if not is_scaled:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, ge
 
 from hookline import DataError, DataSource, Fault, Run, hookimpl
 from hookline.engine.loop import batches
-from hookline.engine.loop.batch import count_examples
+from hookline.engine.loop.batch import count_examples, placed
 from hookline.engine.loop.batches import Batches, ReadOptions
 
 NUM = 23
@@ -374,12 +374,35 @@ def test_tensors_in_memory_go_through_a_collation_that_is_given_too() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_dataset_that_returns_too_few_items_is_refused(num_workers: int) -> None:
+    with pytest.raises(DataError) as caught:
+        list(make(Forgets(ragged), 3, seed=None, num_workers=num_workers, name="train split").epoch(1))
+    assert "examples 0, 1, 2 of the train split cannot be read as a batch" in str(caught.value)
+    assert "__getitems__ returned 2 items for 3 indices" in str(caught.value)
+
+
+def test_complex_tensors_of_a_batch_keep_their_imaginary_part() -> None:
+    for dtype, wide in ((torch.float32, torch.complex64), (torch.float64, torch.complex128)):
+        batch = placed({"z": torch.tensor([1 + 2j]), "n": torch.tensor([1])}, torch.device("cpu"), dtype)
+        assert batch["z"].dtype == wide
+        assert batch["z"].item() == 1 + 2j
+        assert batch["n"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_items_that_make_no_batch_are_named(num_workers: int) -> None:
     with pytest.raises(DataError) as caught:
         list(make(Items(ragged), 3, seed=None, num_workers=num_workers, name="train split").epoch(1))
     where = " (worker 0)" if num_workers else ""
     words = f"examples 0, 1, 2 of the train split cannot be read as a batch{where}: RuntimeError: stack expects"
     assert str(caught.value).startswith(words)
+
+
+class Forgets(Items):
+    """Returns too few items."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self[index] for index in indices[1:]]
 
 
 # ---- whole batches ---------------------------------------------------------------------------------------------------

@@ -307,3 +307,29 @@ def test_every_part_of_a_model_is_in_eval_mode_and_restored_afterwards(fails: bo
     else:
         work()
     assert [module.training for module in model.modules()] == before
+
+
+# ---- what a loss must do ---------------------------------------------------------------------------------------------
+
+
+def penalty(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return a loss that uses a parameter of its own, but not the prediction."""
+    return SCALE**2 + 0 * target.mean()
+
+
+SCALE = nn.Parameter(torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        (penalty, TARGETS),
+        (nn.CrossEntropyLoss(), torch.zeros(8, dtype=torch.int64)),
+        (nn.CrossEntropyLoss(), TARGETS),
+    ],
+    ids=["a penalty", "one class", "numbers for one class"],
+)
+def test_a_loss_that_does_not_depend_on_the_prediction_is_refused(loss: Any, target: Tensor) -> None:
+    text = refusal(ContractError, (INPUTS, target), loss=loss)
+    assert text.startswith("loss 'l' does not depend on the prediction [8, 1] float32: it is ")
+    assert "cross-entropy needs an output for each class" in text
