@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
 # Before torch is imported, here and in the processes that tests start: on a busy machine threads that wait for each
 # other make small operations many times slower, and no test is about threads.
 os.environ["OMP_NUM_THREADS"] = "1"
+# torch's cache of compiled kernels does not know for which processor they are, and a foreign one writes beyond its
+# memory.
+if kernels := os.environ.get("ATEN_CPU_CAPABILITY"):
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/hookline-tests-inductor-{kernels}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,6 +16,8 @@ from hookline import RunView
 from hookline.runs import RunFolder, folder_of
 
 ROOT = Path(__file__).parents[1]
+HANG_S = 900.0
+"""Bounds a hang, on the busiest machine: no test waits so long for anything that happens, and none passes by speed."""
 FIXTURES = ROOT / "tests" / "fixtures"
 
 
@@ -40,7 +42,7 @@ class Environment:
 def run(command: Sequence[str], cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program as a user would: no terminal, no standard input; in an empty folder, unless it is said where."""
     env = {**os.environ, "PYTHONWARNINGS": "error", **environment}
-    options: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 120}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": HANG_S}
     with tempfile.TemporaryDirectory() as empty:
         return subprocess.run(command, cwd=cwd or empty, env=env, check=False, **options)
 

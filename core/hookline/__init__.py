@@ -39,10 +39,13 @@ if TYPE_CHECKING:
     from hookline.engine.hookspecs import Metric, hookimpl
     from hookline.engine.loop.run import Run, train
     from hookline.engine.plugin.catalog import Catalog
+    from hookline.engine.plugin.options import Secret
     from hookline.engine.plugin.plugin_file import plugin
     from hookline.engine.result import Outcome, RunResult, Step
     from hookline.engine.view import RunView
     from hookline.runs.resuming import resume
+
+    __version__: str
 
 _HOME = {
     "engine.config.loading": ("load_config",),
@@ -73,6 +76,7 @@ _HOME = {
         "train",
     ),
     "engine.plugin.catalog": ("Catalog",),
+    "engine.plugin.options": ("Secret",),
     "engine.plugin.plugin_file": ("plugin",),
     "engine.result": (
         "Outcome",
@@ -81,6 +85,7 @@ _HOME = {
     ),
     "engine.view": ("RunView",),
     "runs.resuming": ("resume",),
+    "version": ("__version__",),
 }
 
 _ROOMS = ("engine", "runs", "testing", "trained", "trials")
@@ -106,6 +111,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "RunView",
+    "Secret",
     "Step",
     "TrainingError",
     "hookimpl",

@@ -33,6 +33,11 @@ KEEP: Final[dict[str, Any]] = {"callbacks": {"run-folder": {}, "checkpoint": {}}
 """Added by ``hookline train``, to save the run."""
 
 
+def named(name: str) -> dict[str, Any]:
+    """Return the overrides of ``hookline train --name NAME``: the name of the run folder."""
+    return {"callbacks.run-folder.name": name}
+
+
 def proving(parent: Path, every_steps: int) -> dict[str, Any]:
     """Return the overrides of ``hookline prove-resume``, by dotted key: they save every state in ``parent``."""
     return {

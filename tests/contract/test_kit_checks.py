@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from msgspec import Meta
@@ -20,7 +21,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import DataSource, Run, hookimpl
-from hookline.testing import RULES, Report, check_plugin
+from hookline.testing import RULES, Report, check_plugin, conformance
 from hookline.testing.report import collecting
 
 
@@ -495,6 +496,30 @@ class ForgetsItsState:
         pass
 
 
+@dataclass
+class KeepsItsOption:
+    """Counts up to a limit, and takes the limit from its state."""
+
+    limit: Annotated[int, Meta(ge=1, description="number of steps to count")] = 2
+
+    def __post_init__(self) -> None:
+        self.count = 0
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        self.count = 0
+
+    @hookimpl
+    def on_step_end(self) -> None:
+        self.count = min(self.count + 1, self.limit)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"limit": self.limit, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.limit, self.count = state["limit"], state["count"]
+
+
 class CountsToFour:
     """Stops the run in the fourth step that it sees."""
 
@@ -629,6 +654,7 @@ BREAKS = {
     "changes_no_result": Case("callback", DrawsInSteps),
     "state_round_trip": Case("callback", ForgetsItsState),
     "resumes_where_it_was": Case("callback", CountsToFour),
+    "changed_options_take_effect": Case("callback", KeepsItsOption),
     "closes_what_it_opens": Case("callback", LeavesOpen),
     "two_live_in_one_run": Case("callback", OnlyChild),
     # A resumed run is a second run in the same folder.
@@ -658,6 +684,84 @@ def test_a_check_finds_the_plugin_that_breaks_its_rule(
     report = report_of(case.kind, case.plugin, options=case.options)
     assert {name} <= report.failed.keys() <= {name, *case.also}, report.failed
     assert RULES[name] in report.failed[name]
+
+
+class Keeps:
+    """Keeps a value as its state."""
+
+    value: Any = None
+    restored: Any = None
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        self.kept = copy.deepcopy(self.value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": copy.deepcopy(self.kept)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.kept = state["value"] if self.restored is None else self.restored
+
+
+def verdict_on(state: Any, restored: Any = None) -> str:
+    """Return the failure of a plugin that keeps a state, and restores another; empty if there is none."""
+    plugin = type("KeepsOne", (Keeps,), {"value": state, "restored": restored})
+    checks = {bound.check.name: bound for bound in conformance("callback", plugin).args[1]}
+    try:
+        checks["state_round_trip"]()
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"none": None, "yes": True, "text": "a", "bytes": b"\0\xff", "many": 2**70},
+        [float("nan"), float("inf"), -0.5],
+        (0.9, 0.999, ("nested", [1, (2,)])),
+        {1: "one", (2, 3): "two and three", None: "nothing", "text": 4},
+        np.array([[1.0, float("nan")], [2.0, 3.0]]),
+        np.arange(3, dtype=np.int16),
+        torch.tensor([1.0, float("nan")], dtype=torch.bfloat16),
+        torch.tensor([True, False]),
+        torch.tensor(1 + 2j),
+        torch.zeros(0, 3),
+    ],
+    ids=lambda state: type(state).__name__,
+)
+def test_a_state_of_every_type_that_the_docs_allow_goes_round(state: Any) -> None:
+    assert verdict_on(state) == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "seen"),
+    [
+        ({1, 2}, "a set"),
+        ([Path("a")], "a PosixPath"),
+        ({Path("a"): 1}, "a PosixPath"),
+        (np.array([object()]), "an array of object"),
+        (np.array(["a"]), "an array of <U1"),
+    ],
+)
+def test_a_state_of_another_type_is_named(state: Any, seen: str) -> None:
+    assert f"it holds {seen}" in verdict_on(state)
+
+
+@pytest.mark.parametrize(
+    ("state", "restored"),
+    [
+        ([1, 2], (1, 2)),
+        (1, 1.0),
+        (float("nan"), 0.0),
+        (torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 0.0])),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+        (np.zeros(2), np.zeros((1, 2))),
+        ({"a": 1}, {"b": 1}),
+    ],
+)
+def test_a_state_that_comes_back_changed_is_found(state: Any, restored: Any) -> None:
+    assert "the loaded state comes back changed" in verdict_on(state, restored)
 
 
 def test_every_check_is_shown_to_fail() -> None:

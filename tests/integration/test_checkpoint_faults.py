@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource, train
-from support import ROOT
+from support import HANG_S, ROOT
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 Found = dict[str, dict[str, Any]]
@@ -36,7 +36,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     command = [sys.executable, str(PROGRAM), "--quick", "-o", str(output)]
     # Python warns about forks of a process with threads; this one has none.
     env = {**os.environ, "PYTHONWARNINGS": "error,ignore::DeprecationWarning"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=HANG_S)
     assert output.exists(), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     read: Found = json.loads(output.read_text())
@@ -137,6 +137,17 @@ def test_ten_preemptions_in_one_epoch_change_no_bit(found: Found) -> None:
 
 
 @linux
+@pytest.mark.parametrize(
+    "name",
+    ["values of wrong kinds in the files of a run", "something else in the place of an entry of a run folder"],
+)
+def test_the_run_folder_of_a_stranger_is_read_or_refused_by_every_command(found: Found, name: str) -> None:
+    part = found[name]
+    assert part["lost"] == []
+    assert part["points"] > 100
+
+
+@linux
 def test_runs_in_one_process_leave_nothing_open(found: Found) -> None:
     part = found["a thousand runs in a process"]
     assert part["lost"] == []
@@ -220,7 +231,7 @@ def test_a_worker_that_is_killed_ends_the_run_and_it_can_be_resumed(hookline: Ho
     start = time.monotonic()
     done = hookline("train", *words, "callbacks.checkpoint.every_steps=1")
     assert done.returncode == 4, done.stderr
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < HANG_S
     assert (tmp_path / "killed").exists()
     again = hookline("resume", "1", "--plugin", "deadly.py")
     assert again.returncode == 0, again.stderr

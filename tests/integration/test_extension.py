@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
+import sys
 from pathlib import Path
 
 import pytest
 
-from support import Environment
+from hookline import Catalog, RunResult, load_config, train
+from hookline.engine import entries_of_file
+from support import Environment, run
 
 ACME = ["data=noisy-sine", "model=bumps", "loss=log-cosh", "optimizer=sign-sgd", "callbacks.best-epoch.use=best-epoch"]
 
@@ -105,3 +109,40 @@ def test_a_misspelt_option_of_a_plain_class_gets_the_nearest_name(extended: Envi
     done = extended.hookline("check", "optimizer=sign-sgd", "optimizer.Lr=0.1")
     assert done.returncode == 2
     assert "did you mean 'lr'?" in done.stderr
+
+
+OTHER_PROCESS = """
+import pickle, sys
+from pathlib import Path
+from hookline import train
+from hookline.engine import entries_of_file
+
+if sys.argv[1:]:
+    entries_of_file(sys.argv[1])
+result = train(pickle.loads(Path("config.pickle").read_bytes()))
+Path("result.pickle").write_bytes(pickle.dumps(result))
+"""
+PLUGIN_FILE = """
+import torch
+import hookline
+
+@hookline.plugin("model", "net")
+def net(width: int = 2):
+    return torch.nn.Sequential(torch.nn.Linear(2, width), torch.nn.Linear(width, 1))
+"""
+
+
+@pytest.mark.parametrize("of_file", [False, True])
+def test_a_config_is_sent_to_another_process_and_its_result_comes_back(of_file: bool, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(PLUGIN_FILE)
+    catalog = Catalog.installed().with_entries(entries_of_file(tmp_path / "net.py")) if of_file else None
+    values = {"train.epochs": 2, "model": "net" if of_file else "mlp"}
+    config = load_config(None, values, catalog=catalog)
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(config))
+    words = ["net.py"] if of_file else []
+    done = run([sys.executable, "-c", OTHER_PROCESS, *words], cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = pickle.loads((tmp_path / "result.pickle").read_bytes())
+    assert isinstance(result, RunResult)
+    # The same kernels on the same machine.
+    assert result.history == train(config).history

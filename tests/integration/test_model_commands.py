@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,22 @@ def test_predict_prints_predictions_or_writes_them_to_a_file(place: tuple[Path, 
     assert [json.loads(line)["predicted_y"] for line in done.stdout.splitlines()] == [float(row) for row in rows]
 
 
+def test_a_prediction_that_is_terminated_leaves_no_file(place: tuple[Path, Hookline]) -> None:
+    folder, _ = place
+    (folder / "many.csv").write_text("a,b\n" + "1,2\n" * 500_000)
+    words = ["predict", "last", "many.csv", "-o", "terminated.csv", "train.eval_batch_size=10"]
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "hookline"), *words], cwd=folder, stdout=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 100
+    while not list(folder.glob(".tmp-*")) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(100) == 143
+    assert not [*folder.glob(".tmp-*"), *folder.glob("terminated*")]
+
+
 def test_predict_with_faults_in_its_input_prints_nothing_and_ends_with_4(place: tuple[Path, Hookline]) -> None:
     folder, hookline = place
     (folder / "bad.csv").write_text("a,b\n1,2\nx,4\n5,\n")
@@ -89,3 +106,34 @@ def test_export_writes_a_file_and_prints_how_far_its_outputs_differ(place: tuple
         "compared on the first 16 training examples: largest output difference 0, allowed 0",
     ]
     assert set(load_file(folder / "m.safetensors")) == {"weight", "bias"}
+
+
+def test_a_command_without_the_plugin_file_of_the_run_names_the_file(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        'import hookline\nfrom torch import nn\n\n\n@hookline.plugin("model", "net")\n'
+        "def net(data, width: int = 3):\n    return nn.Linear(data.in_features, data.out_features)\n"
+    )
+    words = ["model=net", "model.width=4", "train.epochs=1"]
+    assert hookline("train", "--plugin", "net.py", *words, "--quiet").returncode == 0
+    for command in (["eval", "1"], ["export", "1", "--to", "safetensors"], ["predict", "1", "x.csv"]):
+        done = hookline(*command)
+        assert done.returncode == 2
+        assert "no model plugin named 'net' is installed" in done.stderr
+        assert "the run was started with --plugin net.py, and this command was not" in done.stderr
+    assert hookline("eval", "1", "--plugin", "net.py").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "hint"),
+    [
+        ("my houses.csv", "a,b\n1,2\n", "to write one for a data file: hookline init 'my houses.csv'"),
+        ("net.py", "import torch\n", "to use its plugins: --plugin net.py"),
+    ],
+)
+def test_a_file_that_is_no_config_is_pointed_to_the_command_that_takes_it(
+    hookline: Hookline, tmp_path: Path, file: str, text: str, hint: str
+) -> None:
+    (tmp_path / file).write_text(text)
+    done = hookline("train", file)
+    assert done.returncode == 2
+    assert f"  = a config is a TOML file; {hint}\n" in done.stderr

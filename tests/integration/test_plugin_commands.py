@@ -364,6 +364,76 @@ def test_a_plugin_that_breaks_its_contract_fails_with_rule_and_advice(hookline: 
     assert json.loads(error)["type"] == "PluginError"
 
 
+PECULIAR = '''
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import hookline
+
+
+@hookline.plugin("data", "images")
+def images(side: int = 8):
+    """Noise of 8 by 8."""
+    noise = torch.randn(16, 1, side, side, generator=torch.Generator().manual_seed(0))
+    return hookline.DataSource(TensorDataset(noise, torch.arange(16) % 4), out_features=4)
+
+
+@hookline.plugin("model", "net")
+class Net(nn.Module):
+    """A convolution for images of 8 by 8."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, data.out_features))
+
+    def forward(self, inputs):
+        if inputs.shape[-1] != 8:
+            raise ValueError("these are no images of 8 by 8:\\nthe side is %d" % inputs.shape[-1])
+        return self.layers(inputs)
+
+
+@hookline.plugin("loss", "total")
+def total():
+    """The squared error, summed over the batch."""
+    return lambda prediction, target: ((prediction - target) ** 2).sum()
+
+
+total.__hookline_expected_failures__ = {"batch_mean": "this loss is a sum"}
+'''
+
+
+def test_a_plugin_is_checked_with_the_data_of_a_data_plugin(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "peculiar.py").write_text(PECULIAR)
+    words = ("plugins", "check", "model", "net", "--plugin", "peculiar.py")
+    alone = hookline(*words)
+    assert alone.returncode == 3
+    assert "no run can be built" in alone.stderr
+    done = hookline(*words, "data=images")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1].endswith("passed")
+    wrong = hookline(*words, "data=images", "data.side=9")
+    assert wrong.returncode == 3
+    # The whole text of the error, not its first line alone.
+    assert "these are no images of 8 by 8:\n" in wrong.stderr
+    assert "the side is 9" in wrong.stderr
+    unknown = hookline(*words, "data=imagse")
+    assert unknown.returncode == 3
+    assert "did you mean 'images'?" in unknown.stderr
+
+
+def test_failures_that_a_plugin_declares_are_noted_with_their_reasons(hookline: Hookline, tmp_path: Path) -> None:
+    (tmp_path / "peculiar.py").write_text(PECULIAR)
+    words = ("plugins", "check", "loss", "total", "--plugin", "peculiar.py")
+    done = hookline(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "loss total: batch_mean fails, as expected: this loss is a sum" in done.stdout
+    (tmp_path / "peculiar.py").write_text(PECULIAR.replace('"batch_mean":', '"batch_maen":'))
+    wrong = hookline(*words)
+    assert wrong.returncode == 3
+    assert "did you mean 'batch_mean'?" in wrong.stderr
+
+
 def test_a_plugin_that_hangs_or_crashes_does_not_affect_the_others(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "hostile.py").write_text(HOSTILE)
     done = hookline("plugins", "check", "callback", "sleeps", "--timeout", "12", "--plugin", "hostile.py", "--quiet")

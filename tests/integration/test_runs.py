@@ -24,7 +24,7 @@ from hookline.cli.printing.runs import changed_words
 from hookline.runs import Attempt, BestValue, RunFolder
 from hookline.runs.changes import Change
 from hookline.runs.curves import metric_names, read_curves
-from support import run
+from support import HANG_S, run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 Make = Callable[..., Path]
@@ -272,6 +272,29 @@ def test_plot_of_several_runs_has_a_drawing_for_each_metric(hookline: Hookline, 
     assert "other/loss" in second
 
 
+def test_show_has_the_tables_that_plugins_reported(hookline: Hookline, make: Make) -> None:
+    rows = [{"layer": "a\x1b", "norm": 0.5}, {"layer": "b", "norm": None, "more": True}]
+    make(summary={"norms\x07 of layers": rows, "none": []})
+    done = hookline("runs", "show", "1")
+    assert_clean(done, 0)
+    assert "norms\\x07 of layers\nlayer  norm  more\na\\x1b  0.5\nb      none  true\n" in done.stdout
+    assert json.loads(hookline("runs", "show", "1", "--json").stdout)["summary"]["norms\x07 of layers"] == rows
+
+
+@pytest.mark.parametrize("words", [(), ("--log",)])
+def test_plot_draws_the_largest_and_the_smallest_numbers(
+    hookline: Hookline, make: Make, words: tuple[str, ...]
+) -> None:
+    path = make()
+    values = (1.7976931348623157e308, -1.7976931348623157e308, 5e-324, 0.0, "null")
+    lines = [f'{{"epoch":1,"step":{step},"loss":{value}}}\n' for step, value in enumerate(values)]
+    (path / "metrics.jsonl").write_text("".join(lines))
+    done = hookline("runs", "plot", "1", *words)
+    assert_clean(done, 0)
+    assert "1.798e+308 |" in done.stdout
+    assert ("4.941e-324 |" if words else "-1.798e+308 |") in done.stdout
+
+
 def test_plot_reports_missing_metrics(hookline: Hookline, make: Make) -> None:
     make(lines=[{"epoch": 1, "step": 1, "loss": 1.0}])
     make()
@@ -425,6 +448,23 @@ def test_rm_never_removes_a_folder_that_is_not_a_run_folder(hookline: Hookline, 
 
 
 # ---- completion ------------------------------------------------------------------------------------------------------
+
+
+def test_a_shell_is_offered_no_name_that_it_or_a_terminal_would_interpret(
+    hookline: Hookline, make: Make, tmp_path: Path
+) -> None:
+    path = make()
+    for number, name in enumerate(("\x1b]0;pwned\x07", "$(touch pwned)", "a b", "`x`", ";x"), 2):
+        (path.parent / f"{number:04d}-{name}").mkdir()
+    (tmp_path / "run.toml").write_text('[callbacks."$(touch pwned)"]\nuse = "progress"\n')
+    env = {**os.environ, "_HOOKLINE_COMPLETE": "bash_complete"}
+    for words, count in (("hookline runs show 000", "3"), ("hookline train run.toml callbacks.", "3")):
+        words_of_shell = {"COMP_WORDS": words, "COMP_CWORD": count}
+        done = subprocess.run(
+            [PROGRAM], cwd=tmp_path, env=env | words_of_shell, capture_output=True, text=True, check=False
+        )
+        assert done.stdout, done.stderr
+        assert not {"\x1b", "$", "`", ";x", " "} & set(done.stdout)
 
 
 def test_a_shell_completes_the_names_of_runs_without_torch(hookline: Hookline, make: Make, tmp_path: Path) -> None:
@@ -584,7 +624,7 @@ def test_of_two_programs_that_resume_a_run_one_works_and_the_other_names_it(
         subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANG_S
     while all(process.poll() is None for process in both) and time.monotonic() < end:
         time.sleep(0.02)
     (tmp_path / "hold").unlink()
@@ -660,3 +700,18 @@ def test_a_saved_config_is_repeated_as_the_command_shows_it_and_tried_without_a_
         "0001-synthetic-linear-linear",
         "0002-synthetic-linear-linear",
     ]
+
+
+def test_a_run_gets_the_name_that_the_command_gives_it_unless_an_override_does(
+    hookline: Hookline, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text('[callbacks.run-folder]\nname = "of-the-file"\n')
+    words = ("train", "run.toml", "train.epochs=0", "--name", "baseline")
+    done = hookline(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'name = "baseline" (--name)' in done.stdout
+    assert hookline(*words, "callbacks.run-folder.name=other").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "runs").glob("0*")) == ["0001-baseline", "0002-other"]
+    refused = hookline(*words[:-1], "a/b")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: 'a/b' is not a valid run name\n")

@@ -20,11 +20,12 @@ import pytest
 import hookline as door
 from hookline.cli.signals import ending_by_signals, exit_code
 from hookline.runs import folder_of
-from support import saved_folder
+from support import HANG_S, saved_folder
 
 PROGRAM = str(Path(sys.executable).parent / "hookline")
 # Long enough to be interrupted; an epoch has 100 steps.
-LONG = ("train.epochs=100000", "callbacks.checkpoint.every_steps=50")
+FIRST_SAVE = 50
+LONG = ("train.epochs=100000", f"callbacks.checkpoint.every_steps={FIRST_SAVE}")
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
@@ -42,20 +43,36 @@ class Training:
             start_new_session=True, **options,
         )  # fmt: skip
 
-    def wait_for(self, pattern: str) -> None:
-        """Wait until such a file exists."""
-        end = time.monotonic() + 60
-        while not any(self.folder.glob(pattern)):
+    def wait_for(self, happens: Callable[[], object]) -> None:
+        """Wait until something happens while the process runs."""
+        end = time.monotonic() + HANG_S
+        while not happens():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < end
             time.sleep(0.01)
 
+    def wait_for_save(self) -> None:
+        """Wait until a new state is saved: when the next one has its name, so that the first is complete."""
+        before = newest_step(self.folder)
+        self.wait_for(lambda: newest_step(self.folder) > max(before, FIRST_SAVE))
+
+    def wait_for_line(self, text: str) -> None:
+        """Wait until the process writes such a line to standard error."""
+        assert self.process.stderr is not None
+        while text not in (line := self.process.stderr.readline()):
+            assert line, "it has ended"
+
+    def send(self, number: signal.Signals, state: int = 0) -> None:
+        """Send a signal, and wait until the process is in a state: ``os.WSTOPPED`` or ``os.WCONTINUED``."""
+        self.process.send_signal(number)
+        if state:
+            os.waitid(os.P_PID, self.process.pid, state)
+
     def end(self, *numbers: signal.Signals) -> tuple[int, str]:
-        """Send signals; return the exit code and standard error."""
+        """Send signals; return the exit code and the rest of standard error."""
         for number in numbers:
             self.process.send_signal(number)
-            time.sleep(0.02)
-        _, told = self.process.communicate(timeout=60)
+        _, told = self.process.communicate(timeout=HANG_S)
         return self.process.returncode, told
 
 
@@ -74,6 +91,11 @@ def training(tmp_path: Path) -> Iterator[Callable[..., Training]]:
         one.process.communicate()
 
 
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint; 0 without one."""
+    return max((int(path.name.split("-")[1]) for path in folder.glob("runs/0*/checkpoints/step-*")), default=0)
+
+
 def attempts(folder: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(next(folder.glob("runs/0*/run.json")).read_text())["attempts"]
     return found
@@ -84,14 +106,14 @@ def test_the_first_signal_saves_and_the_run_resumes_from_that_very_step(
 ) -> None:
     """Before it, the program is suspended and continued, and ignores a hang-up, as under ``nohup``."""
     one = training("train", *LONG, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    one.wait_for("runs/0*/checkpoints/step-*")
-    for number in (signal.SIGSTOP, signal.SIGHUP, signal.SIGCONT):
-        one.process.send_signal(number)
-        time.sleep(0.3)
-    assert one.process.poll() is None
+    one.wait_for_save()
+    one.send(signal.SIGSTOP, os.WSTOPPED)
+    one.send(signal.SIGHUP)
+    one.send(signal.SIGCONT, os.WCONTINUED)
+    one.wait_for_save()
     _expect_end(one, signal.SIGTERM, 143)
     two = training("resume", "1")
-    _wait_for_attempt(two, tmp_path, 1)
+    two.wait_for_save()
     _expect_end(two, signal.SIGINT, 130)
     first, second = attempts(tmp_path)
     assert (first["outcome"], second["outcome"]) == ("interrupted", "interrupted")
@@ -106,22 +128,13 @@ def _expect_end(one: Training, number: signal.Signals, code: int) -> None:
     assert "Traceback" not in told
 
 
-def _wait_for_attempt(one: Training, folder: Path, before: int) -> None:
-    end = time.monotonic() + 60
-    while len(attempts(folder)) <= before:
-        assert one.process.poll() is None, one.process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    time.sleep(0.1)
-
-
 def test_a_second_signal_ends_it_at_once_and_the_saved_state_is_valid(
     training: Callable[..., Training], tmp_path: Path
 ) -> None:
     one = training("train", *LONG)
-    one.wait_for("runs/0*/checkpoints/step-*")
+    one.wait_for_save()
     # Both before a step can end: the process is stopped while they are sent.
-    one.process.send_signal(signal.SIGSTOP)
+    one.send(signal.SIGSTOP, os.WSTOPPED)
     one.process.send_signal(signal.SIGINT)
     one.process.send_signal(signal.SIGTERM)
     code, told = one.end(signal.SIGCONT)
@@ -133,12 +146,11 @@ def test_a_second_signal_ends_it_at_once_and_the_saved_state_is_valid(
     assert run.step > 0
 
 
-def test_a_kill_a_second_after_the_request_to_end_loses_nothing(
-    training: Callable[..., Training], tmp_path: Path
-) -> None:
+def test_a_kill_after_the_request_to_end_loses_nothing(training: Callable[..., Training], tmp_path: Path) -> None:
     one = training("train", *LONG)
-    one.wait_for("runs/0*/checkpoints/step-*")
-    one.process.send_signal(signal.SIGTERM)
+    one.wait_for_save()
+    one.send(signal.SIGTERM)
+    one.wait_for_line("SIGTERM: ending the run after this step")
     code, _ = one.end(signal.SIGKILL)
     assert code in (-signal.SIGKILL, 143)
     run = door.resume(next(tmp_path.glob("runs/0*")))
@@ -150,12 +162,15 @@ def test_a_kill_a_second_after_the_request_to_end_loses_nothing(
 def test_a_signal_before_the_run_began_ends_the_program_and_leaves_nothing(
     training: Callable[..., Training], tmp_path: Path
 ) -> None:
-    one = training("train", *LONG)
-    time.sleep(0.3)
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\nprint('importing', file=sys.stderr, flush=True)\ntime.sleep(9999)\n"
+    )
+    one = training("train", "--plugin", "slow.py", *LONG)
+    one.wait_for_line("importing")
     code, told = one.end(signal.SIGTERM)
-    assert code in (-signal.SIGTERM, 143)
-    assert "Traceback" not in told
-    assert not list(tmp_path.glob("runs/0*/.tmp-*"))
+    assert code == -signal.SIGTERM
+    assert told == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["slow.py"]
 
 
 # ---- in a host program ----------------------------------------------------------------------------------------------

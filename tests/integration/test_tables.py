@@ -479,8 +479,9 @@ def test_a_column_without_a_value_in_the_training_part_has_no_mean(folder: Folde
         if is_known:
             Table(path, "y", **split, missing="mean").build_data()
         else:
-            message = str(refusal(path, **split, missing="mean"))
-            assert "column 'z' has no values in the training split" in message
+            for is_scaled in (False, True):
+                (fault,) = refusal(path, **split, missing="mean", standardize=is_scaled).faults
+                assert "column 'z' has no values in the training split" in fault.message
     assert outcomes == {True, False}
 
 

@@ -138,6 +138,16 @@ def test_both_trials_at_once_are_refused(hookline: Hookline) -> None:
     assert done.stderr.startswith("error: --overfit and --fast cannot be combined\n")
 
 
+@pytest.mark.parametrize("trial", [("--fast",), ("--overfit", "5")])
+def test_a_trial_cannot_be_named_because_it_is_not_saved(
+    hookline: Hookline, tmp_path: Path, trial: tuple[str, ...]
+) -> None:
+    done = hookline("train", *trial, "--name", "mine")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --name cannot be combined with --fast or --overfit\n")
+    assert not list(tmp_path.iterdir())
+
+
 # ---- lr-find ---------------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reliability import broken_disks, crashes, crowds, embedded, kills, power, traced
+from reliability import broken_disks, crashes, crowds, embedded, kills, power, strangers, traced
 
 Part = Callable[[Path], dict[str, Any]]
 
@@ -45,6 +45,8 @@ LONG: dict[str, Part] = {
     "one run resumed by fifty at once": crowds.resumes_at_once,
     "ten preemptions in an epoch": crowds.preemptions,
     "a user without rights": broken_disks.without_rights,
+    "values of wrong kinds in the files of a run": lambda f: strangers.wrong_kinds(f, 1),
+    "something else in the place of an entry of a run folder": strangers.strange_entries,
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 1000),
 }
 QUICK: dict[str, Part] = LONG | {
@@ -64,6 +66,7 @@ QUICK: dict[str, Part] = LONG | {
         f, slice(40, None, 140)
     ),
     "a reader during saves": lambda f: crowds.reading_during_saves(f, 100),
+    "values of wrong kinds in the files of a run": lambda f: strangers.wrong_kinds(f, 67),
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 8, num_before=4),
 }
 del QUICK["a kill on entry to each system call of a save"]

@@ -20,6 +20,7 @@ OUTCOMES = Literal["completed", "stopped", "interrupted", "failed"]
 
 
 def check_train() -> None:
+    assert_type(hookline.__version__, str)
     result = assert_type(hookline.train({"train": {"epochs": 1}}), RunResult)
     assert_type(result.outcome, OUTCOMES)
     assert_type(result.stop_reason, str | None)

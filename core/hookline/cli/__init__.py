@@ -14,15 +14,14 @@ def main() -> None:
     from hookline.cli.commands.main import hookline
     from hookline.cli.output import Output
     from hookline.cli.signals import INTERRUPTED
+    from hookline.cli.streams import discard_unwritten, open_streams
     from hookline.engine.errors import HooklineError
     from hookline.engine.plugin.catalog import Catalog
 
-    for stream in (sys.stdout, sys.stderr):
-        # Names in data can contain characters that the terminal's encoding lacks.
-        if stream is not None:
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # the streams of the program support it
+    open_streams()
     output = Output()
     try:
+        _check_working_folder()
         code = hookline.main(prog_name="hookline", standalone_mode=False, obj=output)
     except click.ClickException as usage:
         usage.show()
@@ -42,4 +41,16 @@ def main() -> None:
         code = error.exit_code if isinstance(error, HooklineError) else 1
         if output.traceback:
             output.note("".join(traceback.format_exception(error)).rstrip())
+    discard_unwritten()
     sys.exit(code)
+
+
+def _check_working_folder() -> None:
+    import os
+
+    from hookline.engine.errors import ConfigError
+
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib would import more
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder was removed", hint="change to a folder that exists: cd") from error

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
 
 from hookline.cli.command import Command
 from hookline.cli.completion import complete_words, split_words
+from hookline.cli.import_watch import ImportWatch
 from hookline.cli.output import Output
 from hookline.engine.config.layers import Origin, read_overrides
 from hookline.engine.config.loading import load_config
@@ -24,8 +25,10 @@ from hookline.engine.errors import ConfigError, Fault, PluginError, text_of
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.plugin.plugin import combined
 from hookline.engine.plugin.plugin_file import LocalEntry, entries_of_file
+from hookline.engine.read_only import ReadOnly
 from hookline.runs.lock import Lock, read_lock
 from hookline.runs.record import RunRecord
+from hookline.runs.redaction import Redaction
 
 
 class CarriedError(Exception):
@@ -69,6 +72,9 @@ def printing(command: _Command) -> _Command:
         except EOFError as error:
             # click would treat it as the end of its own input.
             raise CarriedError(error) from error
+        finally:
+            for text in output.warnings:
+                output.note(f"warning: {text}")
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
@@ -91,6 +97,9 @@ def choosing(command: _Command) -> _Command:
         output: Output, /, *, files: Sequence[str], allow: Sequence[str], deny: Sequence[str], **arguments: Any
     ) -> None:
         locked = arguments.get("locked")
+        if allow or deny or locked:
+            # Rules also hold for the device extensions that torch would import; who wants them sets it to 1.
+            os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
         command(output, chosen_catalog(files, allow, deny, read_lock(locked) if locked else None), **arguments)
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
@@ -108,12 +117,14 @@ def _local_entries(files: Sequence[str], deny: Sequence[str], lock: Lock | None)
     """Return the plugins of files; all faults are raised at once."""
     entries: list[LocalEntry] = []
     errors: list[PluginError] = []
-    for file in {Path(file).resolve(): file for file in files}.values():
-        try:
-            _check_file(file, deny, lock)
-            entries += entries_of_file(file)
-        except PluginError as error:
-            errors.append(error)
+    with watched_imports() as watch:
+        for file in {Path(file).resolve(): file for file in files}.values():
+            try:
+                _check_file(file, deny, lock)
+                watch.before(file)
+                entries += entries_of_file(file)
+            except PluginError as error:
+                errors.append(error)
     if errors:
         raise combined(errors)
     return entries
@@ -152,7 +163,7 @@ def without_callbacks(config: RunConfig, tables: Sequence[str]) -> RunConfig:
         elif name == "use":
             settings[key] = Setting(key, OFF, Origin(SHOWN), overrode=setting)
     plugins = tuple(choice for choice in config.plugins if choice.table not in hidden)
-    return replace(config, plugins=plugins, settings=MappingProxyType(settings))
+    return replace(config, plugins=plugins, settings=ReadOnly(settings))
 
 
 def _wanted_parts(output: Output, *, is_saved: bool) -> list[str]:
@@ -211,10 +222,28 @@ def load_words(
 ) -> RunConfig:
     """Load the config that the words of a command define; the other arguments are those of ``load_config``."""
     path, overrides = split_words(words)
-    vet = lock.check if lock else None
     # Plugins may print on import; standard output is for results.
-    with contextlib.redirect_stdout(sys.stderr), _meaning_a_config(path):
-        return load_config(path, overrides, defaults=defaults, switches=switches, catalog=catalog, vet=vet)
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        _meaning_a_config(path),
+        watched_imports(lock.check if lock else None) as watch,
+    ):
+        config = load_config(path, overrides, defaults=defaults, switches=switches, catalog=catalog, vet=watch)
+    if context := click.get_current_context(silent=True):
+        context.obj.redaction = Redaction.of(config)
+    return config
+
+
+@contextlib.contextmanager
+def watched_imports(vet: Callable[[Entry], None] | None = None) -> Iterator[ImportWatch]:
+    """Watch imports, and add what they change for the whole process to the warnings of the current command."""
+    watch = ImportWatch(vet)
+    try:
+        yield watch
+    finally:
+        watch.before("")
+        if context := click.get_current_context(silent=True):
+            context.obj.warnings += watch.changes
 
 
 @contextlib.contextmanager

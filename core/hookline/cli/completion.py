@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hookline.engine.config.run_config import SINGLE_KINDS
 from hookline.engine.errors import HooklineError
 from hookline.engine.plugin.catalog import KINDS, Catalog
 from hookline.runs.names import run_names
+
+_HARMLESS = re.compile(r"[\w.:/@%+=-]+")
 
 
 def script(command: click.Command, shell: str) -> str:
@@ -91,7 +94,7 @@ def complete_run(context: click.Context, parameter: click.Parameter, incomplete:
     names = [name for name in found if name not in given]
     if incomplete.isdigit():
         # Shells that filter completions by prefix ignore 0007 for 7; the others insert it.
-        return [CompletionItem(name) for name in names if name.startswith((incomplete, incomplete.zfill(4)))]
+        return _starting("", (name for name in names if name.startswith((incomplete, incomplete.zfill(4)))))
     return _starting(incomplete, ("last", "best", *names))
 
 
@@ -104,4 +107,5 @@ def _keys(words: Sequence[str]) -> Iterable[str]:
 
 
 def _starting(incomplete: str, values: Iterable[str]) -> list[CompletionItem]:
-    return [CompletionItem(value) for value in values if value.startswith(incomplete)]
+    """Return the values that begin with a text, without those that a shell or a terminal could interpret."""
+    return [CompletionItem(value) for value in values if value.startswith(incomplete) and _HARMLESS.fullmatch(value)]

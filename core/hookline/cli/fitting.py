@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import click
 
 from hookline.cli.arguments import choosing_words
 from hookline.cli.signals import ending_by_signals, exit_code
-from hookline.runs.folder import folder_of
+from hookline.runs.folder import folder_of, give_command
+from hookline.runs.redaction import Redaction
 
 if TYPE_CHECKING:
     from hookline.cli.output import Output
@@ -78,6 +80,10 @@ shortcuts_option = click.option(
 
 def fit(output: Output, run: Run, observers: Observers) -> None:
     """Train a run to its end. An interrupted run exits with the exit code of its signal."""
+    output.redaction = Redaction.of(run.config)
+    give_command(run, [Path(sys.argv[0]).name, *sys.argv[1:]])
+    while output.warnings:
+        run.warn(output.warnings.pop(0))
     try:
         with ending_by_signals(run):
             run.fit()

@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from hookline.engine.errors import HooklineError, error_text
+from hookline.engine.files import reason
 from hookline.engine.words import printable
+from hookline.runs.redaction import Redaction
 
 if TYPE_CHECKING:
     from hookline.trials.hook_trace import HookCall
@@ -30,15 +32,23 @@ class Output:
         quiet: Print only results: no headings, notes or hints.
         json: Print JSON.
         traceback: Show the traceback of an error.
+        redaction: Removes the secrets of the command's config from everything that is printed.
+        warnings: Warnings from before a run, to be given to it or printed at the end of the command.
     """
 
     quiet: bool = False
     json: bool = False
     traceback: bool = False
+    redaction: Redaction = field(default_factory=Redaction)
+    warnings: list[str] = field(default_factory=list)
 
     def line(self, text: str = "") -> None:
         """Print the lines of a result, with control characters escaped."""
-        click.echo(_safe(text))
+        _print(_safe(self.redaction.known(text)))
+
+    def verbatim(self, text: str) -> None:
+        """Print text for another program as it is, without a line end."""
+        _print(text, is_line=False)
 
     def prose(self, text: str = "") -> None:
         """Print a line, unless ``--quiet`` or ``--json`` is given."""
@@ -47,15 +57,18 @@ class Output:
 
     def note(self, text: str, mark: str = "") -> None:
         """Print lines to standard error after a red ``mark``, with control characters escaped."""
-        click.echo(click.style(mark, fg="red", bold=True) + _safe(text), err=True)
+        # Nobody can be told that standard error is lost.
+        with contextlib.suppress(OSError):
+            text = _safe(self.redaction.text(text))
+            click.echo(click.style(mark, fg="red", bold=True) + text, err=True)
 
     def document(self, value: Any) -> None:
         """Print a JSON document; non-finite numbers become null."""
-        click.echo(_visible(msgspec.json.format(_json(value), indent=2).decode()))
+        _print(_visible(self.redaction.known(msgspec.json.format(_json(value), indent=2).decode())))
 
     def event(self, event: str, **values: Any) -> None:
         """Print a JSON object on one line; non-finite numbers become null."""
-        click.echo(_visible(_json({"event": event, **values}).decode()))
+        _print(_visible(self.redaction.known(_json({"event": event, **values}).decode())))
 
     def hook_call(self, call: HookCall) -> None:
         """Print a hook call: to standard error, or as a JSON object on one line."""
@@ -75,28 +88,36 @@ class Output:
 
     def error(self, error: BaseException) -> None:
         """Print an error with its location, its hint and its notes."""
-        text = _shortened(str(error) if isinstance(error, HooklineError) else error_text(error))
-        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
+        text = self.redaction.text(_shortened(str(error) if isinstance(error, HooklineError) else error_text(error)))
+        notes = [self.redaction.text(note) for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
         self.note(text, mark="error: ")
         for note in notes:
             self.note(_shortened(f"  ({note})"))
         if not isinstance(error, HooklineError) and not self.traceback:
             self.note("  = use --traceback to see where it was raised")
         # Standard output itself may be broken.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, HooklineError):
             if self.json:
-                self.event("error", type=type(error).__name__, message=text, notes=notes, faults=_faults(error))
+                self.event("error", type=type(error).__name__, message=text, notes=notes, faults=self._faults(error))
+
+    def _faults(self, error: BaseException) -> list[dict[str, Any]]:
+        return [
+            {
+                "message": self.redaction.text(_shortened(fault.message)),
+                "where": str(fault.location) if fault.location else None,
+                "hint": fault.hint and self.redaction.text(fault.hint),
+            }
+            for fault in getattr(error, "faults", ())
+        ]
 
 
-def _faults(error: BaseException) -> list[dict[str, Any]]:
-    return [
-        {
-            "message": _shortened(fault.message),
-            "where": str(fault.location) if fault.location else None,
-            "hint": fault.hint,
-        }
-        for fault in getattr(error, "faults", ())
-    ]
+def _print(text: str, *, is_line: bool = True) -> None:
+    try:
+        click.echo(text, nl=is_line, color=None if is_line else True)
+    except BrokenPipeError:
+        raise  # its reader has seen enough: click ends the program
+    except OSError as error:
+        raise HooklineError(f"standard output cannot be written: {reason(error)}") from error
 
 
 def _json(value: Any) -> bytes:

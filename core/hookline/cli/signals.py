@@ -45,6 +45,25 @@ def ending_by_signals(run: Run) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command by an exception, so that it leaves no unfinished file behind."""
+    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+    is_main = threading.current_thread() is threading.main_thread()
+    changed = [number for number in numbers if is_main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, _exit)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(TERMINATED)
+
+
 def exit_code(run: Run) -> int:
     """Return the exit code of a run that ended without an error."""
     if run.outcome != "interrupted":

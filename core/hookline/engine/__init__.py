@@ -12,6 +12,7 @@ from hookline.engine.door import lazy
 if TYPE_CHECKING:
     from hookline.engine.config.run_config import PluginRules
     from hookline.engine.errors import error_text, text_of
+    from hookline.engine.files import memory_bytes
     from hookline.engine.loop.batch import count_examples
     from hookline.engine.loop.memory import first_line, is_out_of_memory
     from hookline.engine.loop.rng import RandomMark
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "errors": ("error_text", "text_of"),
+    "files": ("memory_bytes",),
     "loop.batch": ("count_examples",),
     "loop.memory": ("first_line", "is_out_of_memory"),
     "loop.rng": ("RandomMark",),
@@ -51,6 +53,7 @@ __all__ = [
     "error_text",
     "first_line",
     "is_out_of_memory",
+    "memory_bytes",
     "nearest",
     "printable",
     "text_of",

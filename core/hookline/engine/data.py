@@ -26,6 +26,7 @@ class DataSource:
         test: The split to evaluate at the end.
         in_features: ``I``, the number of input features, at least 1; None if there is no such number.
         out_features: ``O``, the number of values predicted for an example; for a classification the number of classes.
+            A run fills in a size that is None if an example has it: a vector of floating-point numbers.
         feature_names: Names of the input features, or empty.
         target_names: Names of the targets, or empty.
         class_names: Names of the classes in the order of the class indices, or empty.

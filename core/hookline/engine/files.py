@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import os
 import stat
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -35,12 +37,15 @@ def read_file(path: Path, max_bytes: int, at: int | None = None) -> bytes:
         check_regular(status, path)
         if status.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, the limit is {max_bytes}", str(path))
+        too_large = OSError(errno.ENOMEM, f"its {status.st_size} bytes do not fit into memory", str(path))
+        if status.st_size > memory_bytes():  # the system would end the program, not the reading
+            raise too_large
         try:
             with os.fdopen(descriptor, "rb", closefd=False) as stream:
                 # One byte more than expected, to notice a file that grows while it is read.
                 data = stream.read(status.st_size + 1)
         except MemoryError as error:
-            raise OSError(errno.ENOMEM, f"its {status.st_size} bytes do not fit into memory", str(path)) from error
+            raise too_large from error
         if len(data) != status.st_size:
             raise OSError(errno.EIO, f"it changed while being read: {status.st_size} bytes", str(path))
         return data
@@ -48,31 +53,18 @@ def read_file(path: Path, max_bytes: int, at: int | None = None) -> bytes:
         os.close(descriptor)
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the complete lines of a regular file without their line ends, holding only a part of it in memory.
-
-    An incomplete last line is left out, and so is a line of more than one MiB.
-
-    Raises:
-        OSError: When it cannot be read, is a link or not a regular file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | NO_LINKS | NO_WAITING)
-    try:
-        check_regular(os.fstat(descriptor), path)
-        rest, is_too_long = b"", False
-        while piece := os.read(descriptor, CHUNK_BYTES):
-            *lines, rest = (rest + piece).split(b"\n")
-            if lines and is_too_long:
-                del lines[0]
-                is_too_long = False
-            yield from lines
-            if len(rest) > CHUNK_BYTES:
-                rest, is_too_long = b"", True
-    finally:
-        os.close(descriptor)
+@functools.cache
+def memory_bytes() -> int:
+    """Return the size of the memory: of the machine, or of the container if that is smaller."""
+    sizes = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # not every system can say
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes, default=sys.maxsize)
 
 
-def check_regular(status: os.stat_result, path: Path) -> None:
+def check_regular(status: os.stat_result, path: Path | str) -> None:
     """Check that a file is a regular one.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,9 +23,10 @@ def plain_rows(rows: Any) -> list[Row]:
     Raises:
         TypeError: When they are not mappings from text to plain values.
     """
-    if isinstance(rows, str | Mapping) or not all(isinstance(row, Mapping) for row in rows):
+    found = list(rows) if isinstance(rows, Iterable) else [rows]
+    if isinstance(rows, Mapping) or not all(isinstance(row, Mapping) for row in found):
         raise TypeError(f"the rows of a report must be a list of mappings, not {with_article(type(rows).__name__)}")
-    return [{as_text(name, "a column of a report"): _plain_value(row[name]) for name in row} for row in rows]
+    return [{as_text(name, "a column of a report"): _plain_value(row[name]) for name in row} for row in found]
 
 
 def _plain_value(value: Any) -> str | int | float | bool | None:

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from hookline.runs.config_text import complete_toml
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
-    from hookline.runs.folder import RunFolder, folder_of, give_folder
-    from hookline.runs.identity import identity_of
+    from hookline.runs.folder import RunFolder, command_of, folder_of, give_command, give_folder
+    from hookline.runs.identity import commit_of, identity_of
     from hookline.runs.lock import Lock, make_lock, read_lock
     from hookline.runs.record import Attempt, BestValue, RunRecord
-    from hookline.runs.redaction import redacted_word
+    from hookline.runs.redaction import Redaction, redacted_word
     from hookline.runs.search import find_run
     from hookline.runs.state_check import StateCheck
 
@@ -26,8 +26,8 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
-    "folder": ("RunFolder", "folder_of", "give_folder"),
-    "identity": ("identity_of",),
+    "folder": ("RunFolder", "command_of", "folder_of", "give_command", "give_folder"),
+    "identity": ("commit_of", "identity_of"),
     "lock": (
         "Lock",
         "make_lock",
@@ -38,7 +38,7 @@ _HOME = {
         "BestValue",
         "RunRecord",
     ),
-    "redaction": ("redacted_word",),
+    "redaction": ("Redaction", "redacted_word"),
     "search": ("find_run",),
     "state_check": ("StateCheck",),
 }
@@ -50,12 +50,16 @@ __all__ = [
     "Checkpoint",
     "Lock",
     "Manifest",
+    "Redaction",
     "RunFolder",
     "RunRecord",
     "StateCheck",
+    "command_of",
+    "commit_of",
     "complete_toml",
     "find_run",
     "folder_of",
+    "give_command",
     "give_folder",
     "identity_of",
     "make_lock",

@@ -13,7 +13,7 @@ from hookline.engine.plugin.options import Option, is_plain, options_of, plain
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.view import ConfigView
 from hookline.engine.words import printable
-from hookline.runs.redaction import REDACTED, is_secret, redacted
+from hookline.runs.redaction import REDACTED, Redaction
 
 _KEY_WIDTH = 28
 
@@ -48,18 +48,21 @@ def commented_toml(config: RunConfig) -> str:
 def complete_toml(config: ConfigView) -> str:
     """Return ``config`` as TOML that does not depend on later defaults: every value, with its origin.
 
-    Secrets are left out, and so are values that a config cannot hold: None, objects passed from Python, numbers that
-    are not finite, text with hidden characters. So is a callback that was switched off only to show the run
-    differently.
+    Values with secrets are left out, and so are values that a config cannot hold: None, objects passed from Python,
+    numbers that are not finite, text with hidden characters. So is a callback that was switched off only to show the
+    run differently.
     """
     tables: dict[str, list[str]] = {}
+    redaction = Redaction.of(config)
     for key, setting in config.settings.items():
         label, _, name = key.rpartition(".")
         if name == "use" and setting.origin.layer == SHOWN and setting.value == OFF:
             continue
         value = config.lasting(key)
-        is_setting = is_plain(value) and not is_secret(key) and _is_readable(to_toml(value))
-        text = _saved(key, value)
+        shown = redaction.setting(key, value) if is_plain(value) else None
+        # A value without its secrets is not the value, so it must not be read back.
+        is_setting = shown is not None and shown == value and _is_readable(to_toml(value))
+        text = "none" if shown is None else REDACTED if shown == REDACTED else to_toml(shown)
         line = f"{_key(name)} = {text}" if is_setting else f"# {_key(name)} = {printable(text)}"
         tables.setdefault(label, []).append(f"{line.ljust(_KEY_WIDTH)}  # {printable(str(setting.origin))}")
     return "\n".join("\n".join([_header(label), *lines, ""]) for label, lines in tables.items())
@@ -69,12 +72,6 @@ def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
     """Return the lines that add a plugin to a config: required options to fill in, the others as comments."""
     settings = [_line(option, option.default, is_comment=True) for option in options]
     return [_header(label), f"use = {to_toml(name)}", *settings]
-
-
-def _saved(key: str, value: Any) -> str:
-    if is_secret(key):
-        return REDACTED
-    return to_toml(redacted(value)) if is_plain(value) else "none"
 
 
 def _is_readable(text: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import msgspec
 
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import read_lines, reason
+from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.runs.disk.formats import NOT_JSON
 from hookline.runs.folder import METRICS
 
@@ -106,11 +108,48 @@ def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     try:
-        yield from read_lines(path / METRICS)
+        yield from _read_lines(path / METRICS)
     except FileNotFoundError:
         return
     except OSError as error:
         raise ConfigError(f"{path / METRICS} cannot be read: {reason(error)}") from error
+
+
+def _read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the complete lines of a regular file without their line ends, holding only a part of it in memory.
+
+    An incomplete last line is left out, and so are a line of more than one MiB and the holes of a sparse file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | NO_LINKS | NO_WAITING)
+    try:
+        check_regular(os.fstat(descriptor), path)
+        rest, is_spoilt = b"", False
+        while True:
+            is_spoilt |= _skip_hole(descriptor)
+            if not (piece := os.read(descriptor, CHUNK_BYTES)):
+                return
+            *lines, rest = (rest + piece).split(b"\n")
+            if lines and is_spoilt:
+                del lines[0]
+                is_spoilt = False
+            yield from lines
+            if len(rest) > CHUNK_BYTES:
+                rest, is_spoilt = b"", True
+    finally:
+        os.close(descriptor)
+
+
+def _skip_hole(descriptor: int) -> bool:
+    """Move to the next data of a file, and return whether there was a hole before them."""
+    place = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        return os.lseek(descriptor, place, os.SEEK_DATA) > place
+    except AttributeError:  # a system without holes
+        return False
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # nothing else is left
+            os.lseek(descriptor, 0, os.SEEK_END)
+        return False
 
 
 class _Bins:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ from hookline.runs.disk.durable_files import (
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold
 from hookline.runs.names import check_name, next_number, point_to
 from hookline.runs.record import REBUILT, RECORD, RunRecord, read_record
+from hookline.runs.redaction import Redaction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,19 @@ CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "
 DEBUG, ARTIFACTS = "debug", "artifacts"
 
 
-_SHARED = "run folder"
+_SHARED, _COMMAND = "run folder", "command"
+
+
+def command_of(run: RunView) -> list[str]:
+    """Return the command line that started a run; empty if another program did, whose arguments may hold anything."""
+    command = run.shared.get(_COMMAND, [])
+    assert isinstance(command, list)
+    return command
+
+
+def give_command(run: RunView, words: Sequence[str]) -> None:
+    """Give a run the command line that started it, to be recorded without secrets."""
+    run.shared[_COMMAND] = list(words)
 
 
 def folder_of(run: RunView) -> RunFolder | None:
@@ -89,16 +102,19 @@ class RunFolder:
     """A run folder, locked for this program until it is closed.
 
     Attributes:
-        path: Path of the folder.
+        path: Absolute path of the folder.
         record: The record of the run.
+        redaction: Removes the secrets of the run from the texts that are written.
         findings: Damage that was found and mended when it was opened, and changes by others.
     """
 
     def __init__(self, path: Path, record: RunRecord, lock: FileLock) -> None:
-        self.path = path
+        self.path = path.absolute()  # plugins may change the current folder
         self.record = record
+        self.redaction = Redaction()
         self.findings: list[str] = []
         self._lock = lock
+        self._process = os.getpid()
 
     @classmethod
     def claim(cls, parent: str | os.PathLike[str], label: str) -> RunFolder:
@@ -248,7 +264,7 @@ class RunFolder:
         """
         from hookline.runs.disk.data_file import to_kept
 
-        text = to_kept(data)
+        text = self.redaction.known(to_kept(data).decode()).encode()
         self.write(DATA, text)
         self.record.data = FileSum.of(text)
 
@@ -265,8 +281,10 @@ class RunFolder:
         Raises:
             CheckpointError: When it cannot be written, or the state contains something that cannot be saved.
         """
+        self._check_process()
         try:
-            path = write_checkpoint(self.checkpoints, state, run=self.record.run, metrics=metrics, identity=identity)
+            saved = self._without_secrets(state)
+            path = write_checkpoint(self.checkpoints, saved, run=self.record.run, metrics=metrics, identity=identity)
         except OSError as error:
             raise _unwritten(self.path / CHECKPOINTS, error) from error
         try:
@@ -317,14 +335,36 @@ class RunFolder:
         Raises:
             CheckpointError: When it cannot be written; then the previous version is unchanged.
         """
-        self.write(RECORD, msgspec.json.format(msgspec.json.encode(self.record)) + b"\n")
+        text = self.redaction.known(msgspec.json.encode(self.record).decode())
+        self.write(RECORD, msgspec.json.format(text.encode()) + b"\n")
 
     def close(self) -> None:
         """Release the lock of the folder."""
         self._lock.close()
 
+    def _without_secrets(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state without secrets in its messages.
+
+        Raises:
+            CheckpointError: When there is one elsewhere, where it cannot be replaced.
+        """
+        messages = {name: state[name] for name in ("summary", "warnings") if name in state}
+        rest = {name: value for name, value in state.items() if name not in messages}
+        if places := [place for name, value in rest.items() for place in self.redaction.places(value, name)]:
+            hint = "leave it out of state_dict: a resumed run gets its options from its config"
+            raise CheckpointError(f"the state contains a secret, at {', '.join(places)}", hint=hint)
+        shown: dict[str, Any] = self.redaction.messages(messages)
+        return rest | shown
+
+    def _check_process(self) -> None:
+        # A fork inherits the lock, but two processes must not write to one run.
+        if os.getpid() != self._process:
+            hint = "end the child with os._exit(), or give it a run of its own"
+            raise CheckpointError(f"this process is a fork of the one that works in {self.path}", hint=hint)
+
     def _placed(self, name: str) -> Path:
         """Return the path of a file in the folder, and make the folders in its name."""
+        self._check_process()
         for folder in reversed(list(Path(name).parents)[:-1]):
             self._made(str(folder))
         return self.path / name

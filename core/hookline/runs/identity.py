@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hookline.engine.errors import PluginError
+from hookline.engine.files import read_file
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.options import is_plain
 from hookline.engine.view import ConfigView, RunView
 from hookline.runs.lock import make_lock
-from hookline.runs.redaction import redacted
+from hookline.runs.redaction import Redaction
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset, TensorDataset
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 _SAMPLED_ROWS = 64
 """Number of rows of an in-memory dataset to hash: enough to notice new data or a different order, at almost no cost."""
 
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_MAX_REF_BYTES, _MAX_PACKED_BYTES = 2**12, 2**26
 
 _SHARED = "identity"
 
@@ -45,10 +51,48 @@ def _fingerprint_of(run: RunView) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("hookline", "torch", "numpy")}
         | {"hooks": API_VERSION, "python": platform.python_version()},
         **plugins_of(run.config),
-        "settings": {key: _plain_setting(key, run.config.lasting(key)) for key in run.config.settings},
+        "settings": _settings_of(run.config),
         "data": {split: _fingerprint(dataset) for split, dataset in run.data.splits().items()},
         "machine": {"device": str(run.device), "type": platform.machine(), "num_threads": torch.get_num_threads()},
     }
+
+
+def commit_of(folder: str | os.PathLike[str]) -> str | None:
+    """Return the commit that is checked out in a folder; None without git.
+
+    Nothing is run, because git runs programs that the settings of a repository name.
+
+    Example:
+        >>> commit_of("/no/such/folder") is None
+        True
+    """
+    here = Path(folder)
+    root = next((parent for parent in (here, *here.parents) if os.path.lexists(parent / ".git")), None)
+    if root is None:
+        return None
+    try:
+        return _commit_of(root / ".git")
+    except (OSError, ValueError):
+        return None
+
+
+def _commit_of(git: Path) -> str | None:
+    """Return the commit of a repository; ``git`` is its ``.git``. See the manual page ``gitrepository-layout``."""
+    if git.is_file():  # of a worktree or a submodule
+        git = git.parent / _text(git).removeprefix("gitdir: ")
+    shared = git / _text(git / "commondir") if (git / "commondir").exists() else git
+    name = head = _text(git / "HEAD")
+    if head.startswith("ref: "):
+        name = head.removeprefix("ref: ")
+        head = next((_text(place / name) for place in (git, shared) if (place / name).exists()), "")
+    if not head:
+        lines = _text(shared / "packed-refs", _MAX_PACKED_BYTES).splitlines()
+        head = next((line.partition(" ")[0] for line in lines if line.endswith(f" {name}")), "")
+    return head if _COMMIT.fullmatch(head) else None
+
+
+def _text(path: Path, max_bytes: int = _MAX_REF_BYTES) -> str:
+    return read_file(path, max_bytes).decode().strip()
 
 
 def plugins_of(config: ConfigView) -> dict[str, Any]:
@@ -77,8 +121,13 @@ def _declared(plugin: Any) -> dict[str, Any]:
     return declared | ({"orders": True} if "build_order" in plugin.hooks else {})
 
 
-def _plain_setting(key: str, value: Any) -> Any:
-    return redacted(value, key) if is_plain(value) else f"<{type(value).__name__}>"
+def _settings_of(config: ConfigView) -> dict[str, Any]:
+    redaction = Redaction.of(config)
+    values = {key: config.lasting(key) for key in config.settings}
+    return {
+        key: redaction.setting(key, value) if is_plain(value) else f"<{type(value).__name__}>"
+        for key, value in values.items()
+    }
 
 
 def _code_hash(name: str, entry: Entry) -> str | None:

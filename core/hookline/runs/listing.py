@@ -80,8 +80,12 @@ def row_of(path: Path) -> RunRow:
 
 
 def checkpoint_rows(path: Path) -> list[CheckpointRow]:
-    """Return the checkpoints of a run folder, the newest last."""
-    return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(path / CHECKPOINTS))]
+    """Return the checkpoints of a run folder, the newest last; a folder of them that cannot be read is one row."""
+    folder = path / CHECKPOINTS
+    try:
+        return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(folder))]
+    except CheckpointError as error:
+        return [CheckpointRow(folder, 0, problem=error.message)]
 
 
 def _row(path: Path, before: RunRecord | None) -> RunRow:

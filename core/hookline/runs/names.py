@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hookline.engine.errors import ConfigError
 from hookline.engine.files import reason
 from hookline.runs.disk.durable_files import replace_link
+from hookline.runs.record import RECORD
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NUMBERED = re.compile(r"([0-9]{4,9})-(.+)")
@@ -63,8 +65,16 @@ def _numbered(parent: Path) -> Iterator[str]:
 
 
 def next_number(parent: Path) -> int:
-    """Return the next number after those of all run folders."""
-    return max(map(number_of, _numbered(parent)), default=0) + 1
+    """Return the next number after that of the newest run; folders without a record count only as taken."""
+    names = run_names(parent)
+    newest = newest_run(parent, names)
+    taken = set(map(number_of, names))
+    return next(number for number in itertools.count(number_of(newest) + 1 if newest else 1) if number not in taken)
+
+
+def newest_run(parent: Path, names: Sequence[str]) -> str | None:
+    """Return the last of some names, the oldest first, whose folder has a record; None if there is none."""
+    return next((name for name in reversed(names) if os.path.lexists(parent / name / RECORD)), None)
 
 
 def number_of(whole: str) -> int:
@@ -88,8 +98,8 @@ def point_to_newest(parent: Path) -> None:
     link = parent / LAST
     if not link.is_symlink() or link.exists():
         return
-    if names := run_names(parent):
-        point_to(parent / names[-1])
+    if newest := newest_run(parent, run_names(parent)):
+        point_to(parent / newest)
     else:
         with contextlib.suppress(OSError):
             link.unlink()

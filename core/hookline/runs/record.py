@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ import msgspec
 from hookline.engine.errors import CheckpointError, ConfigError
 from hookline.engine.files import read_file, reason
 from hookline.runs.disk.checkpoint import CHECKPOINTS, FileSum, manifests_in
-from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
+from hookline.runs.disk.formats import NOT_JSON, Moment, check_format, format_of
 
 RECORD = "run.json"
 FORMAT = 1
@@ -43,13 +42,13 @@ class Attempt(msgspec.Struct):
         changes: Differences from the previous attempt.
     """
 
-    started: datetime
+    started: Moment
     command: list[str]
     host: str
     pid: int
     from_step: int
     step: int
-    ended: datetime | None = None
+    ended: Moment | None = None
     outcome: Status | None = None
     error: str | None = None
     changes: list[str] = []
@@ -86,11 +85,12 @@ class RunRecord(msgspec.Struct, kw_only=True):
         time_s: Total time of all attempts, in seconds.
         metrics: Metrics of the last epoch.
         best: Best value of the observed metric; None before it is measured.
+        summary: Tables that plugins reported, by title; only the first rows of long ones.
         identity: Fingerprint of the run: versions, plugins, hashes of their code, data.
         config: Size and checksum of the config; None until it is written.
         model: Size and checksum of the file of weights; None until there is one.
         data: Size and checksum of the description of the data; None until there is one.
-        git: Commit of the folder in which it was started, with ``-dirty`` appended if there were changes.
+        git: Commit checked out in the folder in which it was started; None without git.
         attempts: The processes that worked on it.
         warnings: Its warnings; only the last ones if there are many.
         format: Version of the format.
@@ -105,6 +105,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     time_s: float = 0.0
     metrics: dict[str, float | None] = {}
     best: BestValue | None = None
+    summary: dict[str, list[dict[str, Any]]] = {}
     identity: dict[str, Any] = {}
     config: FileSum | None = None
     model: FileSum | None = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from pathlib import Path
 from typing import Any
 
 import msgspec
+from torch import Tensor
 
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import OFF, SHOWN
@@ -16,6 +17,7 @@ from hookline.engine.errors import CheckpointError, ConfigError, ContractError, 
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, Manifest, checkpoints_in, read_checkpoint, set_aside
 from hookline.runs.folder import RunFolder, give_folder
@@ -32,7 +34,7 @@ def resume(
     catalog: Catalog | None = None,
     allow_changed_data: bool = False,
     observers: Sequence[Observer] = (),
-    shown: Mapping[str, bool] = MappingProxyType({}),
+    shown: Mapping[str, bool] = ReadOnly({}),
     shortcuts: bool = True,
 ) -> Run:
     """Return a run that resumes from its newest usable checkpoint, in its folder; the caller takes its steps.
@@ -87,6 +89,19 @@ def resume(
 
 _MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError)
 """Errors of torch and plain code for a value of an unexpected form."""
+
+
+class _Running(msgspec.Struct):
+    """Types of a mean that is being computed; the weights are a tensor, or a list of numbers."""
+
+    values: Tensor | None
+    weights: Any
+    sum: float
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weights, Tensor):
+            msgspec.convert(self.weights, list[float])
 
 
 _NEUTRAL = ("train.device", "train.num_workers", "train.worker_timeout_s", "train.micro_batch_size")
@@ -155,7 +170,8 @@ class _State(msgspec.Struct):
     summary: dict[str, list[dict[str, Any]]]
     warnings: list[str]
     random: dict[str, Any]
-    running: dict[str, Any]
+    running: _Running
+    modes: list[str]
     evaluated: tuple[int, dict[str, float]]
     model: dict[str, Any]
     wrappers: dict[str, Any]

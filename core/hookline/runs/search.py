@@ -8,7 +8,7 @@ from pathlib import Path
 from hookline.engine.errors import ConfigError
 from hookline.engine.words import nearest
 from hookline.runs.folder import CONFIG
-from hookline.runs.names import BEST, LAST, label_of, number_of, run_names
+from hookline.runs.names import BEST, LAST, label_of, newest_run, number_of, run_names
 from hookline.runs.record import RECORD, read_best, read_record
 
 _MAX_COMPARED = 200
@@ -30,7 +30,7 @@ def find_run(name: str | os.PathLike[str], parent: str | os.PathLike[str] = "run
         return _checked(Path(name))
     names = run_names(parent)
     if name in (LAST, BEST) and names:
-        return parent / names[-1] if name == LAST else _best(parent, names)
+        return parent / (newest_run(parent, names) or names[-1]) if name == LAST else _best(parent, names)
     number = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else None
     found = [whole for whole in names if name == whole or label_of(whole) == name or number_of(whole) == number]
     if len(found) > 1:

@@ -17,6 +17,7 @@ from hookline.engine.loop.rng import RandomState, preserved_rng
 from hookline.engine.loop.run import Run
 from hookline.engine.view import RunView
 from hookline.runs.disk.encoding import encode
+from hookline.runs.redaction import Redaction
 
 _ADVICE = "fix it now: a run could not resume from such a state"
 
@@ -42,10 +43,20 @@ class StateCheck:
             CheckpointError: When it cannot be saved or loaded again; names every part of it that cannot.
         """
         encode(dict(state))
-        faults = [*self._faults_of_plugins(), *self._faults_of_buffers(), *self._faults_of_modules(state)]
+        faults = [
+            *self._faults_of_secrets(state),
+            *self._faults_of_plugins(),
+            *self._faults_of_buffers(),
+            *self._faults_of_modules(state),
+        ]
         self._before = {}
         if faults:
             raise CheckpointError("the state of this run could not be loaded again", hint=_ADVICE, faults=faults)
+
+    def _faults_of_secrets(self, state: Mapping[str, Any]) -> Iterator[Fault]:
+        for place in Redaction.of(self._run.config).places(state["plugins"], "plugins"):
+            hint = "leave it out of state_dict: a resumed run gets its options from its config"
+            yield Fault(f"{place} contains a secret of the config", hint=hint)
 
     def _faults_of_plugins(self) -> Iterator[Fault]:
         for member in self._run.members:
@@ -95,7 +106,7 @@ def _second_model(run: RunView) -> nn.Module | None:
         site.parts.data = run.data
         with RandomState(site.position.seed, "model").active():
             site.host.first_result("build_model", run=site.run, data=run.data)
-        models.append(site.host.innermost("build_model"))
+        models.append(site.host.makers.first["build_model"])
 
     targets = [cast(Any, member.plugin).target for member in _builders(run)]
     if not all(inspect.isclass(target) or inspect.isroutine(target) for target in targets):

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hookline.engine.data import DataSource
 from hookline.engine.plugin.catalog import KINDS, Catalog, Entry
 from hookline.engine.plugin.options import plain
 from hookline.engine.plugin.plugin import Plugin, load_plugin
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.words import did_you_mean
 from hookline.testing import (
     checks_callback,
@@ -22,6 +23,7 @@ from hookline.testing import (
     checks_loss,
     checks_model,
     checks_optimizer,
+    checks_resume,
 )
 from hookline.testing.kit import Check, Finding, Subject, run_check
 from hookline.testing.report import Report, publish
@@ -34,17 +36,24 @@ def _checks_in(module: ModuleType) -> tuple[Check, ...]:
     return tuple(value for value in vars(module).values() if isinstance(value, Check))
 
 
-_MODULES = (checks_data, checks_model, checks_loss, checks_optimizer, checks_callback)
+_MODULES: tuple[tuple[ModuleType, ...], ...] = (
+    (checks_data,),
+    (checks_model,),
+    (checks_loss,),
+    (checks_optimizer,),
+    (checks_callback, checks_resume),
+)
 _CHECKS_OF = {
-    kind: (*_checks_in(checks_every_kind), *_checks_in(module)) for kind, module in zip(KINDS, _MODULES, strict=True)
+    kind: tuple(found for module in (checks_every_kind, *modules) for found in _checks_in(module))
+    for kind, modules in zip(KINDS, _MODULES, strict=True)
 }
 
-CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+CHECKS: Mapping[str, tuple[str, ...]] = ReadOnly(
     {kind: tuple(check.name for check in checks) for kind, checks in _CHECKS_OF.items()}
 )
 """The names of the checks of each kind, in the order in which they run."""
 
-RULES: Mapping[str, str] = MappingProxyType({check.name: check.rule for each in _CHECKS_OF.values() for check in each})
+RULES: Mapping[str, str] = ReadOnly({check.name: check.rule for each in _CHECKS_OF.values() for check in each})
 """The rule of each check, as a sentence."""
 
 
@@ -65,7 +74,8 @@ def check_plugin(
         factory: The plugin: a class, a function, the name of an installed plugin, or its ``Entry``.
         data: Data for the runs of the checks. The default is the first that a run accepts of a regression, two classes
             as 0 and 1, and three class indices. Not for the kind ``data``.
-        expected_failures: Checks that should fail, each with the reason. One that passes counts as failed.
+        expected_failures: Checks that should fail, each with the reason. One that passes counts as failed. The plugin
+            can declare them itself, in its attribute ``__hookline_expected_failures__``.
         options: Options named like another argument of this function.
         **more_options: The plugin's options: plain values as in a config.
 
@@ -97,7 +107,7 @@ def report_of(
 ) -> tuple[Report, BaseException | None]:
     """Run every check of a kind on a plugin; return the report, and the cause of the first failure."""
     subject = _subject(kind, factory, data, options or {}, more_options)
-    expected = _known(expected_failures or {}, kind)
+    expected = _expected(expected_failures or {}, subject)
     findings = [run_check(check, subject, expected) for check in _CHECKS_OF[kind]]
     cause = next((finding.cause for finding in findings if finding.verdict == "failed"), None)
     return _report(subject, findings), cause
@@ -120,7 +130,7 @@ def conformance(
     import pytest
 
     subject = _subject(kind, factory, data, options or {}, more_options)
-    expected = _known(expected_failures or {}, kind)
+    expected = _expected(expected_failures or {}, subject)
     bound = [BoundCheck(check, subject, expected) for check in _CHECKS_OF[kind]]
     return pytest.mark.parametrize("check", bound, ids=[each.check.name for each in bound])
 
@@ -196,17 +206,25 @@ def _with_absolute_paths(plugin: Plugin, options: Mapping[str, Any]) -> dict[str
     return absolute
 
 
-def _known(expected_failures: Mapping[str, str], kind: str) -> Mapping[str, str]:
-    for name in expected_failures:
+def _expected(given: Mapping[str, str], subject: Subject) -> Mapping[str, str]:
+    """Return the checks that should fail: those that the plugin declares, and those given."""
+    kind = subject.plugin.kind
+    expected = {**getattr(subject.plugin.target, "__hookline_expected_failures__", {}), **given}
+    for name in expected:
         if name not in CHECKS[kind]:
             hint = did_you_mean(name, CHECKS[kind])
             raise ValueError(f"expected_failures names {name!r}, but the kind {kind!r} has no such check; {hint}")
-    return dict(expected_failures)
+    return expected
+
+
+def data_of(entry: Entry, options: Mapping[str, Any]) -> DataSource:
+    """Return the data of a data plugin, to check other plugins with."""
+    return _subject("data", entry, None, options, {}).run().data
 
 
 def _report(subject: Subject, findings: list[Finding]) -> Report:
     def texts(verdict: str) -> Mapping[str, str]:
-        return MappingProxyType({f.check.name: f.text for f in findings if f.verdict == verdict and f.text})
+        return ReadOnly({f.check.name: f.text for f in findings if f.verdict == verdict and f.text})
 
     ran = tuple(finding.check.name for finding in findings if finding.verdict != "skipped")
     return Report(str(subject), ran, texts("skipped"), texts("failed"), texts("expected"), texts("passed"))

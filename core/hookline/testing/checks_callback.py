@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import hookimpl
 from hookline.engine.loop.run import Run
-from hookline.testing.kit import Broken, Subject, brief_error, check, new_folder, skip
+from hookline.testing.kit import Broken, Subject, check, new_folder, skip, whole_error
 from hookline.testing.parts import Recorder, Tracer, changed_generators, generator_states, noisy_net
 
 Ending = Literal["completed", "stopped", "interrupted", "failed"]
 _RESUMED_STEP = 2
+_NUMBERS = "biufc"
+"""The kinds of a NumPy dtype of numbers."""
 ENDINGS: tuple[Ending, ...] = ("completed", "stopped", "interrupted", "failed")
 
 
@@ -88,7 +91,7 @@ def survives_every_ending(subject: Subject) -> None:
         with new_folder():
             error = _end(subject, how).error
         if type(error) is not expected.get(how, type(None)):
-            seen = "no error was raised" if error is None else f"it raised {brief_error(error)}"
+            seen = "no error was raised" if error is None else f"it raised {whole_error(error)}"
             raise Broken(f"in a run that is {how}, {seen}", "let errors propagate, and raise none in events")
         # An error raised while a run is closed becomes a note on the error that ended it.
         if notes := [note for note in getattr(error, "__notes__", ()) if note.startswith("and then")]:
@@ -123,17 +126,18 @@ def _different(names: tuple[str, ...], first: tuple[Tensor, ...], second: tuple[
 
 @check
 def state_round_trip(subject: Subject) -> None:
-    """state_dict holds only tensors and JSON values, and load_state_dict restores all of it in another instance."""
+    """state_dict holds only types that a state may have, and load_state_dict restores all of it in another instance."""
     target = subject.plugin.target
     if not (hasattr(target, "state_dict") and hasattr(target, "load_state_dict")):
         skip("it has no state_dict and load_state_dict")
     first, second = subject.make(), subject.make()
     subject.run(plugins={subject.table: first}).fit()
-    # A run loads a state after on_run_start.
-    subject.run(plugins={subject.table: second}, epochs=1).fit()
+    # A run loads a state after on_run_start, and the state here must be another one.
+    for _ in subject.run(plugins={subject.table: second}).steps():
+        break
     state = first.state_dict()
     if unsupported := sorted(set(_unsupported(state))):
-        advice = "use tensors, numbers, text, lists, and mappings with text keys"
+        advice = "use tensors, arrays of numbers, numbers, text, bytes, lists, tuples and mappings"
         raise Broken(f"it holds {', '.join(unsupported)}", advice)
     second.load_state_dict(first.state_dict())
     if not _same(second.state_dict(), state):
@@ -142,24 +146,34 @@ def state_round_trip(subject: Subject) -> None:
 
 def _unsupported(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        yield from (f"a key that is a {type(key).__name__}" for key in value if not isinstance(key, str))
-        for part in value.values():
+        for part in (*value, *value.values()):
             yield from _unsupported(part)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for part in value:
             yield from _unsupported(part)
-    elif not (value is None or isinstance(value, Tensor | str | int | float)):
+    elif isinstance(value, np.ndarray):
+        if value.dtype.kind not in _NUMBERS:
+            yield f"an array of {value.dtype}"
+    elif not (value is None or isinstance(value, Tensor | str | bytes | int | float)):
         yield f"a {type(value).__name__}"
 
 
 def _same(first: Any, second: Any) -> bool:
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
-    if isinstance(first, list) and isinstance(second, list):
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(_same, first, second))
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return torch.equal(first, second)
-    return bool(first == second)
+    if isinstance(first, Tensor | np.ndarray):
+        is_alike = first.dtype == second.dtype and first.shape == second.shape
+        return is_alike and bool(_equal(first, second).all())
+    return bool(_equal(first, second))
+
+
+def _equal(first: Any, second: Any) -> Any:
+    """Compare numbers, or the elements of arrays; NaN, which alone differs from itself, is equal to NaN."""
+    return (first == second) | ((first != first) & (second != second))  # noqa: PLR0124 - see above
 
 
 @check
@@ -242,7 +256,7 @@ def two_live_in_one_run(subject: Subject) -> None:
         skip("it has build_metrics, and names of metrics are unique")
     ended = _end(subject, copies=2)
     if ended.error:
-        raise Broken(f"it raised {brief_error(ended.error)}", "keep state on self, and share no file, name or handler")
+        raise Broken(f"it raised {whole_error(ended.error)}", "keep state on self, and share no file, name or handler")
 
 
 @check
@@ -250,7 +264,7 @@ def a_second_run_is_like_the_first(subject: Subject) -> None:
     """A second run in the same process and folder has the same events as the first: no state outlives a run."""
     first, second = _end(subject), _end(subject)
     if second.error:
-        raise Broken(f"the second run raised {brief_error(second.error)}", "keep state on self, not on the class")
+        raise Broken(f"the second run raised {whole_error(second.error)}", "keep state on self, not on the class")
     if first.transcript != second.transcript:
         advice = "keep state on self, not on the class or the module"
         raise Broken(_first_difference(first.transcript, second.transcript), advice)
@@ -270,7 +284,7 @@ def needs_no_evaluation(subject: Subject) -> None:
         if isinstance(error, ConfigError):
             refusals.append(f"it rejects a run {case}: {error.message}")
         elif error:
-            raise Broken(f"in a run {case}, it raised {brief_error(error)}", "do not rely on a metric or a step")
+            raise Broken(f"in a run {case}, it raised {whole_error(error)}", "do not rely on a metric or a step")
     if refusals:
         skip("; ".join(refusals))
 

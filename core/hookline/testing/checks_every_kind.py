@@ -196,7 +196,7 @@ def _import_effects(module: str, folder: str) -> Mapping[str, Any] | None:
 
 
 def _probed(module: str, folder: str, *loaded: str) -> Mapping[str, Any]:
-    command = [sys.executable, "-m", "hookline.testing.import_probe", module, *loaded]
+    command = [sys.executable, "-P", "-m", "hookline.testing.import_probe", module, *loaded]
     done = subprocess.run(  # noqa: S603 - the module is already imported here
         command,
         cwd=folder,

@@ -10,12 +10,10 @@ import importlib
 import importlib.util
 import json
 import locale
-import multiprocessing
 import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
+FOLDER = "the current folder"
 HEAVY = ("numpy", "torch")
 """Libraries whose import time and effects do not count as the module's own."""
 
@@ -50,8 +49,9 @@ class Turnstile(MetaPathFinder):
 def probe(module: str, loaded: Sequence[str]) -> dict[str, Any]:
     """Import a module and return the effects.
 
-    The keys are ``found``, True if there is such a module; ``effects``, sentences; ``seconds``, the time of the import;
-    and ``wanted``, a library of ``HEAVY`` that it needs and that was not loaded, without which the others mean nothing.
+    The keys are ``found``, True if there is such a module; ``effects``, sentences; ``seconds``, the processor time of
+    the import; and ``wanted``, a library of ``HEAVY`` that it needs and that was not loaded, without which the others
+    mean nothing.
     """
     for name in loaded:
         importlib.import_module(name)
@@ -64,9 +64,9 @@ def probe(module: str, loaded: Sequence[str]) -> dict[str, Any]:
 
 def _probed(module: str) -> dict[str, Any]:
     before = _state()
-    start = time.perf_counter()
+    start = time.process_time()  # of the processor: the time of a clock is that of all other programs, too
     printed = _printed_by(lambda: importlib.import_module(module))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     effects = [f"it changes {name}" for name, value in _state().items() if name in before and before[name] != value]
     effects += [f"it prints {printed[:60]!r}"] if printed else []
     return _result(effects=effects, seconds=seconds)
@@ -83,15 +83,24 @@ def _is_found(module: str) -> bool:
         return False
 
 
-def _state() -> Mapping[str, Any]:
+def state_of_process() -> dict[str, Any]:
+    """Return what an import must not change for the whole process, by name: the part that is read in no time."""
     mask = os.umask(0)
     os.umask(mask)
+    torch = sys.modules.get("torch")
     return {
-        "the current folder": str(Path.cwd()),
+        FOLDER: str(Path.cwd()),
         "the umask": mask,
-        "sys.path": list(sys.path),
         "a signal handler": [repr(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
         "the locale": locale.setlocale(locale.LC_ALL),
+        "torch's default dtype": str(torch.get_default_dtype()) if torch else "torch.float32",
+    }
+
+
+def _state() -> Mapping[str, Any]:
+    return {
+        **state_of_process(),
+        "sys.path": list(sys.path),
         "the state of Python's random": random.getstate(),
         "the threads": sorted(thread.name for thread in threading.enumerate()),
         "the child processes": _children(),
@@ -101,6 +110,8 @@ def _state() -> Mapping[str, Any]:
 
 
 def _children() -> list[str]:
+    import multiprocessing
+
     listed = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
     return [str(child.pid) for child in multiprocessing.active_children()] + " ".join(listed).split()
 
@@ -115,7 +126,6 @@ def _state_of_torch() -> Mapping[str, Any]:
     if torch is None:
         return {}
     return {
-        "torch's default dtype": str(torch.get_default_dtype()),
         "torch's number of threads": torch.get_num_threads(),
         "the state of torch's generator": torch.get_rng_state().tolist(),
     }
@@ -123,6 +133,8 @@ def _state_of_torch() -> Mapping[str, Any]:
 
 def _printed_by(work: Callable[[], object]) -> str:
     """Return the output of ``work`` on standard output and standard error, including that of C code."""
+    import tempfile
+
     saved = [os.dup(number) for number in (1, 2)]
     with tempfile.TemporaryFile() as file:
         try:

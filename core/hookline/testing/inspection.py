@@ -15,8 +15,11 @@ from typing import Any
 
 import msgspec
 
+from hookline.engine.config.loading import load_config
+from hookline.engine.data import DataSource
 from hookline.engine.errors import HooklineError, describe_error
 from hookline.engine.plugin.catalog import Catalog, Entry
+from hookline.engine.plugin.options import plain
 from hookline.engine.plugin.plugin import load_plugin
 from hookline.engine.plugin.plugin_file import entries_of_file
 
@@ -32,6 +35,7 @@ class Request(msgspec.Struct, frozen=True):
         name: Its qualified name.
         files: Plugin files to read.
         options: Values of its options, as in a config.
+        data: Overrides that choose the data for its checks, such as ``data=csv``; empty: the kit's own.
         timeout_s: Seconds until the inspection is aborted.
     """
 
@@ -39,6 +43,7 @@ class Request(msgspec.Struct, frozen=True):
     name: str
     files: tuple[str, ...]
     options: dict[str, Any]
+    data: tuple[str, ...]
     timeout_s: float
 
 
@@ -63,7 +68,12 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 def inspect_plugin(
-    entry: Entry, *, files: Sequence[str] = (), options: Mapping[str, Any] | None = None, timeout_s: float = 120.0
+    entry: Entry,
+    *,
+    files: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    data: Sequence[str] = (),
+    timeout_s: float = 120.0,
 ) -> Inspection:
     """Inspect a plugin in a separate process.
 
@@ -71,9 +81,10 @@ def inspect_plugin(
         entry: The plugin, installed or from one of ``files``.
         files: Plugin files to read there.
         options: Values of its options, as in a config.
+        data: Overrides that choose the data for its checks, such as ``data=csv``; not for a data plugin.
         timeout_s: Seconds until the process is stopped; the result then names the place where it was.
     """
-    request = Request(entry.kind, entry.qualified_name, tuple(files), dict(options or {}), timeout_s)
+    request = Request(entry.kind, entry.qualified_name, tuple(files), dict(options or {}), tuple(data), timeout_s)
     with tempfile.TemporaryDirectory(prefix="hookline-") as folder:
         answer = Path(folder, "answer.json")
         # The answer goes to a file, because the plugin may print. -P keeps the working folder out of sys.path.
@@ -113,24 +124,38 @@ def _inspected(request: Request) -> Inspection:
 
     try:
         catalog = Catalog.installed().with_entries(entry for file in request.files for entry in entries_of_file(file))
-        plugin = load_plugin(catalog.find(request.kind, request.name))
+        entry = catalog.find(request.kind, request.name)
+        plugin = load_plugin(entry)
         found = Inspection(
             import_s=plugin.import_s, hooks=plugin.hooks, options=tuple(option.name for option in plugin.options)
         )
+        data = _data(request, catalog)
         needed = [o.name for o in plugin.options if o.is_required and o.name not in request.options]
     except HooklineError as error:
         return Inspection((str(error),))
     if needed:
         words = " ".join(f"{name}=..." for name in needed)
         return msgspec.structs.replace(found, notes=(f"its contract was not checked: give its options, {words}",))
-    return _checked(found, plugin.entry, request)
+    return _checked(found, entry, request.options, data)
 
 
-def _checked(found: Inspection, entry: Entry | None, request: Request) -> Inspection:
+def _data(request: Request, catalog: Catalog) -> DataSource | None:
+    from hookline.testing.checking import data_of
+
+    if not request.data or request.kind == "data":
+        return None
+    config = load_config(None, request.data, catalog=catalog)
+    choice = next(choice for choice in config.plugins if choice.table == "data")
+    assert choice.plugin.entry is not None
+    return data_of(choice.plugin.entry, plain(choice.options))
+
+
+def _checked(found: Inspection, entry: Entry, options: Mapping[str, Any], data: DataSource | None) -> Inspection:
     from hookline.testing.checking import report_of
 
-    report, _ = report_of(request.kind, entry, options=request.options)
+    report, _ = report_of(entry.kind, entry, data=data, options=options)
     notes = [f"{name} skipped: {reason}" for name, reason in report.skipped.items()]
+    notes += [f"{name} fails, as expected: {reason}" for name, reason in report.expected.items()]
     return msgspec.structs.replace(
         found, failures=tuple(report.failed.values()), num_checks=len(report.ran), notes=tuple(notes)
     )

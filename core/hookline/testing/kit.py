@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Literal, NoReturn
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import RunConfig
 from hookline.engine.data import DataSource
-from hookline.engine.errors import HooklineError, text_of
+from hookline.engine.errors import HooklineError, error_text, text_of
 from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.hook_checks import MARK
@@ -182,7 +183,7 @@ class Subject:
             try:
                 self.run(source)
             except Exception as error:  # noqa: BLE001 - any error of the plugin is reported
-                refusals.append(f"{name}{brief_error(error)}")
+                refusals.append(f"{name}{whole_error(error)}")
             else:
                 return source, ()
         return None, tuple(refusals)
@@ -242,21 +243,24 @@ def _finding(check: Check, subject: Subject) -> Finding:
         return Finding(check, "failed", _explained(check, broken.seen, broken.advice), broken)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - any error of a plugin is its failure
         advice = "fix the error; its traceback is the cause of this one"
-        return Finding(check, "failed", _explained(check, f"it raised {brief_error(error)}", advice), error)
+        return Finding(check, "failed", _explained(check, f"it raised {whole_error(error)}", advice), error)
 
 
 def _explained(check: Check, seen: str, advice: str) -> str:
-    return f"{check.name}\n  rule: {check.rule}\n  seen: {seen}\n  do:   {advice}"
+    # Further lines of an error stand below its first one.
+    return f"{check.name}\n  rule: {check.rule}\n  seen: {textwrap.indent(seen, ' ' * 8).strip()}\n  do:   {advice}"
 
 
-def brief_error(error: BaseException) -> str:
-    """Return the class, first line and place of an error, or its faults if it has any."""
-    if isinstance(error, HooklineError):
-        return "; ".join([f"{type(error).__name__}: {error.message}", *(fault.message for fault in error.faults)])
+def whole_error(error: BaseException) -> str:
+    """Return the class and text of an error, its notes and its cause; for a foreign one also its place."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    first_line = text_of(error).partition("\n")[0]
-    return f"{type(error).__name__}: {first_line}{where}"
+    is_own = isinstance(error, HooklineError) or not frames
+    where = "" if is_own else f" ({frames[-1].filename}:{frames[-1].lineno})"
+    lines = [f"{error_text(error)}{where}", *(f"({note})" for note in getattr(error, "__notes__", ()))]
+    # An error that quotes its cause may quote the first line alone.
+    if error.__cause__ and text_of(error.__cause__) not in lines[0]:
+        lines.append(f"caused by {whole_error(error.__cause__)}")
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,8 @@ class Trained:
         The inputs must be as in training: scaled, for instance. ``predictions`` reads a file.
         """
         model = self._site.parts.model
-        with torch.no_grad(), preserved_rng(), evaluation_mode(model):
+        makers = self._site.host.makers
+        with torch.no_grad(), preserved_rng(), evaluation_mode(model), makers.attributing():
             return _on_cpu(model(self.placed(inputs)))
 
     @functools.cached_property

@@ -95,7 +95,7 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> list[str]:
         load_state_of_wrappers(run.model, run.unwrapped_model, rest["wrappers"])
         if isinstance(run.loss, nn.Module) and of_loss:
             run.loss.load_state_dict(rest["loss"])
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different run: {error}") from error
     return []
 
@@ -116,7 +116,7 @@ def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
 
 def _of_checkpoint(checkpoint: Checkpoint, notes: tuple[str, ...]) -> Weights:
     manifest, state = checkpoint.manifest, checkpoint.state
-    if "model" not in state:
+    if not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{checkpoint.path} lacks the model")
     return Weights(state["model"], checkpoint.path.name, manifest.step, manifest.identity, notes, lambda: state)
 

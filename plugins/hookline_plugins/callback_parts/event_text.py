@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hookline.engine import printable
+from hookline.runs import Redaction
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
@@ -25,6 +26,7 @@ class EventText:
     def __init__(self, run: RunView) -> None:
         self._start = self._epoch_start = time.perf_counter()
         self._last_row = 0
+        self._redaction = Redaction.of(run.config)
         self._widths = {name: max(len(name), 12) for name in run.metric_names}
 
     def head(self, run: RunView) -> list[str]:
@@ -50,7 +52,7 @@ class EventText:
 
     def warning(self, message: str) -> str:
         """Return the line of a warning."""
-        return f"warning: {printable(message)}"
+        return f"warning: {printable(self._redaction.text(message))}"
 
     def end(self, run: RunView, outcome: Outcome) -> list[str]:
         """Return the reported tables, and how the run ended."""

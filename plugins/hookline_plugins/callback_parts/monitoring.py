@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta
 
 from hookline import ConfigError, hookimpl
@@ -94,9 +95,18 @@ class Monitor:
         """Restore the state from ``state_dict``; do nothing and return False if it is of another metric or mode."""
         if (state["metric"], state["mode"]) != (self.name, self._mode):
             return False
-        self.best, self.epoch, self.step = state["best"], state["epoch"], state["step"]
-        self._last_step = state["last_step"]
+        saved = msgspec.convert(dict(state), _Saved)
+        self.best, self.epoch, self.step, self._last_step = saved.best, saved.epoch, saved.step, saved.last_step
         return True
+
+
+class _Saved(msgspec.Struct):
+    """Types of the state of a monitor."""
+
+    best: float | None
+    epoch: int
+    step: int
+    last_step: int
 
 
 @dataclass

@@ -31,7 +31,9 @@ class Compile:
     allows_fused_steps: ClassVar[bool] = False  # they compile the whole step, including the model
 
     mode: Annotated[_Mode, Meta(description="torch's compile mode; all but 'default' need inductor")] = "default"
-    backend: Annotated[str, Meta(description="torch's backend; 'inductor' needs a C++ compiler")] = "inductor"
+    backend: Annotated[
+        str, Meta(description="backend of torch, or of a plugin of the run; 'inductor' needs a C++ compiler")
+    ] = "inductor"
     fullgraph: Annotated[bool, Meta(description="fail if the model cannot be compiled as a single graph")] = False
     dynamic: (
         Annotated[bool, Meta(description="compile for varying sizes; 'auto': once a size varies")] | Literal["auto"]
@@ -48,10 +50,7 @@ class Compile:
         from torch import nn
 
         model = yield
-        known = torch.compiler.list_backends(exclude_tags=())
-        if self.backend not in known:
-            hint = did_you_mean(self.backend, known)
-            raise ConfigError(f"compile: torch has no backend {self.backend!r}", hint=hint)
+        _check_backend(self.backend)
         # Not model.compile(): that does not compile a model whose class is torch's own, such as nn.Sequential.
         compiled: Any = torch.compile(
             model,
@@ -64,3 +63,24 @@ class Compile:
             return compiled
         run.warn("the model is already compiled; compile leaves it unchanged")
         return model
+
+
+def _check_backend(name: str) -> None:
+    """Check that a backend is registered.
+
+    Torch would import one that a distribution only declares: code that no rule and no lock of this run has seen.
+
+    Raises:
+        ConfigError: When it is not.
+    """
+    import torch
+    from torch._dynamo.backends.registry import _COMPILER_FNS as REGISTERED
+
+    declared = torch.compiler.list_backends(exclude_tags=())
+    if name not in REGISTERED:
+        hint = did_you_mean(name, REGISTERED)
+        message = f"compile: torch has no backend {name!r}"
+        if name in declared:
+            message = f"compile: backend {name!r} is not part of torch, and no plugin of this run registers it"
+            hint = "name a plugin that calls torch._dynamo.register_backend; rules and locks then apply to it"
+        raise ConfigError(message, hint=hint)

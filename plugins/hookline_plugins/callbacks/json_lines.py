@@ -12,6 +12,7 @@ import msgspec
 from hookline import hookimpl
 from hookline.engine import text_of
 from hookline.runs import folder_of
+from hookline_plugins.callback_parts.display import Display
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class JSONLines:
-    """One JSON object (RFC 8259) per line for each event except steps; non-finite numbers are null."""
+    """One JSON object (RFC 8259) per line for each event except steps; non-finite numbers are null.
+
+    If standard output fails, the run continues without it, after a warning.
+    """
+
+    def __post_init__(self) -> None:
+        self._display = Display("json-lines")
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
@@ -27,52 +34,59 @@ class JSONLines:
         kept = folder_of(run)
         folder = str(kept.path) if kept else None
         size = {"epochs": run.num_epochs, "steps_per_epoch": run.steps_per_epoch, "step": run.step}
-        _write("run_start", **size, seed=run.config.train.seed, folder=folder)
+        self._write(run, "run_start", **size, seed=run.config.train.seed, folder=folder)
         for message in run.warnings:
-            self.on_warning(message)
+            self.on_warning(run, message)
 
     @hookimpl
     def on_epoch_start(self, run: RunView) -> None:
         """Write the number of the epoch."""
-        _write("epoch_start", epoch=run.epoch)
+        self._write(run, "epoch_start", epoch=run.epoch)
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the evaluation."""
-        _write("evaluation_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
+        self._write(run, "evaluation_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the epoch."""
-        _write("epoch_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
+        self._write(run, "epoch_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
 
     @hookimpl
-    def on_warning(self, message: str) -> None:
+    def on_warning(self, run: RunView, message: str) -> None:
         """Write the warning."""
-        _write("warning", message=_text(message))
+        self._write(run, "warning", message=self._text(run, message))
 
     @hookimpl
     def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Write the error."""
-        _write("run_error", epoch=run.epoch, step=run.step, type=type(error).__name__, message=_text(text_of(error)))
+        self._write(
+            run,
+            "run_error",
+            epoch=run.epoch,
+            step=run.step,
+            type=type(error).__name__,
+            message=self._text(run, text_of(error)),
+        )
 
     # Last, to include the reports of the other plugins.
     @hookimpl(trylast=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Write the outcome and the reported tables."""
-        _write("run_end", outcome=outcome, stop_reason=run.stop_reason, steps=run.step, summary=dict(run.summary))
+        self._write(
+            run, "run_end", outcome=outcome, stop_reason=run.stop_reason, steps=run.step, summary=dict(run.summary)
+        )
 
+    def _text(self, run: RunView, message: str) -> str:
+        """Return a message without secrets, with lone surrogates escaped, such as undecodable bytes of a file name."""
+        return self._display.redaction(run).text(message.encode(errors="backslashreplace").decode())
 
-def _text(message: str) -> str:
-    """Return a message with lone surrogates escaped, such as undecodable bytes of a file name."""
-    return message.encode(errors="backslashreplace").decode()
-
-
-def _write(event: str, **values: Any) -> None:
-    # msgspec writes NaN and infinity as null.
-    line = msgspec.json.encode({"event": event, **values}).decode()
-    if not line.isprintable():
-        # Escape characters that a terminal could obey or hide; DEL is the only one that JSON does not escape itself.
-        shown = (c if c.isprintable() else json.dumps(c)[1:-1] for c in line.replace("\x7f", "\\u007f"))
-        line = "".join(shown)
-    print(line, flush=True)  # noqa: T201 - this plugin writes to standard output
+    def _write(self, run: RunView, event: str, **values: Any) -> None:
+        # msgspec writes NaN and infinity as null.
+        line = msgspec.json.encode({"event": event, **values}).decode()
+        if not line.isprintable():
+            # Escape characters that a terminal could obey or hide; JSON itself escapes all of ASCII's but DEL.
+            shown = (c if c.isprintable() else json.dumps(c)[1:-1] for c in line.replace("\x7f", "\\u007f"))
+            line = "".join(shown)
+        self._display.lines(run, line)

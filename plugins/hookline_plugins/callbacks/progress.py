@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TextIO
 from msgspec import Meta
 
 from hookline import hookimpl
+from hookline_plugins.callback_parts.display import Display
 from hookline_plugins.callback_parts.event_text import EventText
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class Progress:
     """The progress of a run: a row per epoch, then the tables that plugins report, and the outcome.
 
     A terminal also has a live line with rate and time left, redrawn at most ten times per second. Elsewhere (a pipe, a
-    log, CI) only plain lines are written, without control characters.
+    log, CI) only plain lines are written, without control characters. If standard output fails, the run continues
+    without it, after a warning.
     """
 
     allows_fused_steps: ClassVar[bool] = True  # it only observes
@@ -41,7 +44,8 @@ class Progress:
 
     def __post_init__(self) -> None:
         self._is_live = self.live == "on" or (self.live == "auto" and _is_terminal())
-        self._display: LiveProgress | None = None
+        self._display = Display("progress")
+        self._live_line: LiveProgress | None = None
         self._waiting: list[str] = []
         self._next_redraw = 0.0
         if not self._is_live:
@@ -53,10 +57,10 @@ class Progress:
         """Write the head of the table, and start the live line."""
         self._start = time.perf_counter()
         self._text = EventText(run)
-        self._write(*self._text.head(run))
+        self._write(run, *self._text.head(run))
         if self._is_live:
-            self._display = _live_display(run)
-            self._display.start()
+            self._live_line = _live_display(run)
+            self._display.attempt(run, self._live_line.start)
 
     @hookimpl
     def on_epoch_start(self) -> None:
@@ -68,53 +72,54 @@ class Progress:
         """Redraw the live line if it is due."""
         now = time.perf_counter()
         if now >= self._next_redraw:
-            self._redraw(run, now, f"{loss.item():.4g}")
+            self._next_redraw = now + _REDRAW_S
+            self._display.attempt(run, lambda: self._redraw(run, now, f"{loss.item():.4g}"))
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the row of an evaluation within an epoch; one at the end of an epoch is part of the epoch's row."""
-        self._write(*self._text.evaluation(run, metrics))
+        self._write(run, *self._text.evaluation(run, metrics))
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the epoch's row."""
-        self._write(self._text.epoch(run, metrics))
+        self._write(run, self._text.epoch(run, metrics))
 
     @hookimpl
-    def on_warning(self, message: str) -> None:
+    def on_warning(self, run: RunView, message: str) -> None:
         """Write the warning."""
-        self._write(self._text.warning(message))
+        self._write(run, self._text.warning(message))
 
     # Last, to include the reports of the other plugins.
     @hookimpl(trylast=True)
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Remove the live line, and write the reported tables and the outcome."""
-        if self._display:
-            self._display.stop()
-            self._display = None
-            self._write(*self._waiting)
-        self._write(*self._text.end(run, outcome))
+        if self._live_line:
+            # Always, because it restores standard output; a failure shows in the next line.
+            with contextlib.suppress(OSError, ValueError):
+                self._live_line.stop()
+            self._live_line = None
+            self._write(run, *self._waiting)
+        self._write(run, *self._text.end(run, outcome))
 
-    def _write(self, *lines: str) -> None:
+    def _write(self, run: RunView, *lines: str) -> None:
         """Write lines; with a live line, at its next redraw, because each write redraws it."""
-        if self._display:
+        if self._live_line:
             self._waiting += lines
         else:
-            for line in lines:
-                print(line, flush=True)  # noqa: T201 - this plugin writes to standard output
+            self._display.lines(run, *lines)
 
     def _redraw(self, run: RunView, now: float, loss: str) -> None:
-        assert self._display is not None, "without a live line the hook is off"
-        self._next_redraw = now + _REDRAW_S
+        assert self._live_line is not None, "without a live line the hook is off"
         rate = f"{run.step / (now - self._start):.0f} steps/s"
-        task = self._display.task_ids[0]
-        self._display.update(task, completed=run.step, epoch=run.epoch, loss=loss, rate=rate)
+        task = self._live_line.task_ids[0]
+        self._live_line.update(task, completed=run.step, epoch=run.epoch, loss=loss, rate=rate)
         if self._waiting:
             text = "\n".join(self._waiting)
-            self._display.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._live_line.console.print(text, markup=False, highlight=False, soft_wrap=True)
             self._waiting.clear()
         else:
-            self._display.refresh()
+            self._live_line.refresh()
 
 
 def _is_terminal() -> bool:

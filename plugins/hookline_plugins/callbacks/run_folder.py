@@ -6,8 +6,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -24,7 +22,10 @@ from hookline.engine import error_text, printable
 from hookline.runs import (
     Attempt,
     BestValue,
+    Redaction,
     RunFolder,
+    command_of,
+    commit_of,
     complete_toml,
     folder_of,
     give_folder,
@@ -44,10 +45,9 @@ if TYPE_CHECKING:
 _RECORD_S = 10.0
 """Shortest time between two updates of the record during a run: frequent enough to follow it, at no visible cost."""
 _MAX_WARNINGS = 100
+_MAX_TABLES, _MAX_TABLE_ROWS, _MAX_CELL = 50, 100, 1000
 _MAX_ERROR = 1000
 """Characters of an error stored in the record; the log has all of it."""
-_GIT_S = 2.0
-"""Timeout for git, which examines every file of a repository."""
 
 
 @dataclass
@@ -69,6 +69,7 @@ class KeepRunFolder:
     )
 
     def __post_init__(self) -> None:
+        self.parent = self.parent.absolute()  # other plugins may change the current folder
         self._failed: set[str] = set()
         self._run: RunView
         self._attempt: Attempt | None = None
@@ -96,6 +97,7 @@ class KeepRunFolder:
             folder = RunFolder.claim(self.parent, self.name or _label(run))
             give_folder(run, folder)
         self._folder = folder
+        self._redaction = folder.redaction = Redaction.of(run.config)
         try:
             self._open(run)
             if state is None:
@@ -141,9 +143,10 @@ class KeepRunFolder:
     @hookimpl
     def on_run_error(self, run: RunView, error: BaseException) -> None:
         """Write the error, its traceback and the place in the run."""
-        text = "".join(traceback.format_exception(error))
+        text = self._redaction.text("".join(traceback.format_exception(error)))
         if self._attempt:
-            self._attempt.error = printable(error_text(error).partition("\n")[0][:_MAX_ERROR])
+            line = self._redaction.text(error_text(error).partition("\n")[0])
+            self._attempt.error = printable(line[:_MAX_ERROR])
         self._write_log(run, text)
         self._attempt_to(run, "the debug folder", lambda: self._write_debug(run, error, text))
 
@@ -195,18 +198,19 @@ class KeepRunFolder:
         is_whole = self._folder.is_intact("data.json", record.data)
         if not is_whole or before.get("data") != identity_of(run)["data"]:
             self._folder.write_data(run.data)
-        changes = [] if self._is_new else run.warnings
+        changes = [] if self._is_new else self._redaction.messages(run.warnings)
         started, host = datetime.now(UTC), platform.node()
-        self._attempt = Attempt(started, _command(), host, os.getpid(), run.step, run.step, changes=list(changes))
+        command = [self._redaction.known(redacted_word(word)) for word in command_of(run)]
+        self._attempt = Attempt(started, command, host, os.getpid(), run.step, run.step, changes=changes)
         record.attempts = [*record.attempts, self._attempt]
         self._time_before_s = record.time_s
         record.identity = dict(identity_of(run))
         record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
-        record.git = record.git or _git_commit()
+        record.git = record.git or commit_of(Path.cwd())
         if record.best and (record.best.metric, record.best.mode) != (self._best.name, self.mode):
             record.best = None
         self._folder.save()
-        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(_command())}"
+        command = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(command) or 'a program'}"
         self._write_log(run, command, *self._text.head(run))
 
     def _update_record(self, run: RunView, epochs: int) -> None:
@@ -214,7 +218,10 @@ class KeepRunFolder:
         record.epochs, record.step = epochs, run.step
         record.time_s = self._time_before_s + time.perf_counter() - self._start
         record.metrics = dict(run.history[-1]) if run.history else {}
-        record.warnings = list(run.warnings[-_MAX_WARNINGS:])
+        record.warnings = self._redaction.messages(run.warnings[-_MAX_WARNINGS:])
+        tables = list(run.summary.items())[:_MAX_TABLES]
+        rows = {title: [_plain_row(row) for row in rows[:_MAX_TABLE_ROWS]] for title, rows in tables}
+        record.summary = self._redaction.messages(rows)
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
         assert self._attempt is not None, "it was begun"
@@ -225,18 +232,18 @@ class KeepRunFolder:
 
     def _write_log(self, run: RunView, *texts: str) -> None:
         # Tracebacks and commands may hold control characters that a terminal would obey when the log is shown.
-        lines = [printable(line) for text in texts for line in text.split("\n")]
+        lines = [printable(line) for text in texts for line in self._redaction.text(text).split("\n")]
         self._attempt_to(run, "the log", lambda: self._log.append("\n".join(lines)))
 
     def _write_debug(self, run: RunView, error: BaseException, text: str) -> None:
         known = {
-            "error": _encodable(error_text(error)),
-            "notes": [*map(_encodable, getattr(error, "__notes__", ()))],
+            "error": self._redaction.text(_encodable(error_text(error))),
+            "notes": [self._redaction.text(_encodable(note)) for note in getattr(error, "__notes__", ())],
             "epoch": run.epoch,
             "step": run.step,
             "indices": list(getattr(error, "indices", ())),
             "seed": run.config.train.seed,
-            "hint": error.hint if isinstance(error, HooklineError) else None,
+            "hint": self._redaction.text(error.hint) if isinstance(error, HooklineError) and error.hint else None,
         }
         self._folder.write("debug/traceback.txt", text.encode(errors="backslashreplace"))
         self._folder.write("debug/error.json", msgspec.json.format(msgspec.json.encode(known)) + b"\n")
@@ -251,6 +258,12 @@ class KeepRunFolder:
                 run.warn(f"{part} of the run cannot be written; trying again later: {error}")
 
 
+def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table with values that JSON has; other values as text."""
+    kept = (int, float, type(None))
+    return {str(name): value if isinstance(value, kept) else str(value)[:_MAX_CELL] for name, value in row.items()}
+
+
 def _label(run: RunView) -> str:
     names = [choice.plugin.name for choice in run.config.plugins if choice.table in ("data", "model")]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).lstrip("._-")[:80] or "run"
@@ -263,20 +276,3 @@ def _default_metric(run: RunView) -> str:
 
 def _encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
-
-
-def _command() -> list[str]:
-    return [redacted_word(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]]
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the working folder; None without git."""
-    here = Path.cwd()
-    if not any((folder / ".git").exists() for folder in (here, *here.parents)):
-        return None
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=True)  # noqa: S603 - fixed arguments
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

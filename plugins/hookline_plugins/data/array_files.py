@@ -101,6 +101,8 @@ class StoredArray:
         if not self.shape or 0 in self.shape:
             faults.add(f"the array {self.name!r} has no rows: its shape is {list(self.shape)}", location=where)
             return False
+        if self.offset is None:
+            faults.check_memory(self.num_bytes, f"the {self.shape[0]:,} rows of the array {self.name!r}")
         if self.offset is not None and (size := self.path.stat().st_size) < self.offset + self.num_bytes:
             missing = self.offset + self.num_bytes - size
             message = f"the file is truncated: {missing:,} bytes of the array {self.name!r} are missing"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from hookline import DataError, Fault, Location
+from hookline.engine import memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +72,21 @@ class Faults:
         """Add a fault after which the file cannot be read any further, and raise all faults."""
         self.add(message, location=location, hint=hint)
         raise self._error(None)
+
+    def check_memory(self, num_bytes: int, what: str) -> None:
+        """Refuse data that would not fit into memory: the system would end the program without a word.
+
+        Args:
+            num_bytes: Size of the data in memory.
+            what: Their description for the message.
+
+        Raises:
+            DataError: If they are larger than the memory; carries every fault.
+        """
+        if num_bytes > memory_bytes():
+            self.stop(
+                f"{what} need {num_bytes:,} bytes, and the memory has {memory_bytes():,}", hint="use a part of it"
+            )
 
     def check(self, table: Locator | None = None) -> None:
         """Raise all faults, if there are any; ``table`` locates the faulty cells.

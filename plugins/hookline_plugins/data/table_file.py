@@ -105,6 +105,10 @@ def _check_head(head: bytes, faults: Faults, *, is_parquet: bool) -> None:
 def _read_parquet(path: Path, faults: Faults) -> Sheet:
     pl = polars()
     try:
+        table = pl.scan_parquet(path, glob=False)
+        num_rows, num_columns = table.select(pl.len()).collect().item(), len(table.collect_schema())
+        # Rows that are all equal take no space in the file; as numbers, each takes eight bytes.
+        faults.check_memory(8 * num_rows * num_columns, f"{num_rows:,} rows of {num_columns:,} columns")
         frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         faults.stop(f"the Parquet file cannot be read: {str(error).partition(chr(10))[0]}")

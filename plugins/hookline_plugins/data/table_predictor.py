@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from torch import Tensor
 
+from hookline import DataError
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.predictions import WRITERS, class_columns, in_batches, number_columns
 from hookline_plugins.data.sheet import Sheet
@@ -30,6 +32,24 @@ _HINTS: Mapping[Missing, str | None] = {
 """Hint for a missing cell; None where it is filled in with the mean of the training split."""
 
 
+class _Kept(msgspec.Struct):
+    """The values that ``Table`` keeps for new rows, as read from the description of the data of a run."""
+
+    features: list[tuple[str, list[str] | None]]
+    others: list[str]
+    fill: list[float]
+    mean: list[float]
+    scale: list[float]
+    target_mean: list[float]
+    target_scale: list[float]
+
+    def __post_init__(self) -> None:
+        num_features = sum(1 if categories is None else len(categories) for _, categories in self.features)
+        sizes = {len(self.fill), len(self.mean), len(self.scale)}
+        if sizes != {num_features} or len(self.target_mean) != len(self.target_scale):
+            raise ValueError(f"{num_features} features have {sizes} values for missing cells, means and scales")
+
+
 class TablePredictor:
     """Predictor that reads rows with the categories, means and scales of the training data.
 
@@ -43,14 +63,19 @@ class TablePredictor:
     writers = WRITERS
 
     def __init__(self, data: DataSource, delimiter: str, missing: Missing, task: str) -> None:
-        kept = data.kept
+        try:
+            kept = msgspec.convert(dict(data.kept), _Kept)
+        except msgspec.ValidationError as error:
+            raise DataError(f"the description of the columns, saved with the run, cannot be used: {error}") from error
+        if task == "regression" and len(kept.target_mean) != len(data.target_names):
+            raise DataError("the description of the columns, saved with the run, has other targets than scales")
         self._data, self._task, self._delimiter = data, task, delimiter
         self._missing_hint = _HINTS[missing]
-        self._categories: dict[str, list[str] | None] = dict(kept["features"])
-        self._others: list[str] = kept["others"]
+        self._categories: dict[str, list[str] | None] = dict(kept.features)
+        self._others: list[str] = kept.others
         self._fill, self._mean, self._scale, self._target_mean, self._target_scale = (
-            torch.tensor(kept[name], dtype=torch.float64)
-            for name in ("fill", "mean", "scale", "target_mean", "target_scale")
+            torch.tensor(values, dtype=torch.float64)
+            for values in (kept.fill, kept.mean, kept.scale, kept.target_mean, kept.target_scale)
         )
 
     def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:

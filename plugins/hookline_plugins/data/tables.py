@@ -225,7 +225,7 @@ def _prepare(
         mean = column[train].nanmean()
         if mean.isnan():
             faults.add(f"column {names[number]!r} has no values in the training split, and so no mean")
-        column[column.isnan()] = mean
+        column[column.isnan()] = mean.nan_to_num()  # so that the scales are not found at fault as well
     if not is_scaled:
         return torch.zeros(len(names), dtype=table.dtype), torch.ones(len(names), dtype=table.dtype)
     rows = table[train]

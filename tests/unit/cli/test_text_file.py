@@ -22,13 +22,18 @@ def test_a_file_is_replaced_only_when_forced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_link_stays_and_the_file_that_it_points_to_is_written(tmp_path: Path) -> None:
-    link, file = tmp_path / "link.lock", tmp_path / "real.lock"
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    link, file = tmp_path / "link.lock", tmp_path / "precious"
     link.symlink_to(file)
-    for text in ("old\n", "new\n"):
-        write_text_file(link, text, force=True)
-        assert link.is_symlink()
-        assert file.read_text() == text
+    with pytest.raises(ConfigError, match="is a link") as caught:
+        write_text_file(link, "new\n", force=True)
+    assert str(file) in str(caught.value.hint)
+    assert not file.exists()
+    file.write_text("precious")
+    with pytest.raises(ConfigError, match="is a link"):
+        write_text_file(link, "new\n", force=True)
+    assert file.read_text() == "precious"
+    assert link.is_symlink()
 
 
 def test_a_folder_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ BUILD_HOOKS = [
     "build_predictor",
 ]
 EVENTS = {
-    "on_run_start": ("run",),
+    "on_run_start": ("run", "state"),
     "on_epoch_start": ("run",),
     "on_step_end": ("run", "loss"),
     "on_evaluation_start": ("run",),

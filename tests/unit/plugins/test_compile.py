@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hookline import ConfigError, ContractError, Run, RunResult
+from hookline import ConfigError, ContractError, Run, RunResult, RunView, hookimpl
+from support import run
 
 CONFIG: dict[str, Any] = {
     "train": {"epochs": 2, "batch_size": 8},
@@ -140,3 +143,45 @@ def test_inductor_compiles_the_default_model() -> None:
     config = {"train": {"epochs": 1, "evaluate": []}, "data": {"num_examples": 40}}
     result = Run({**config, "callbacks": {"compile": {}}}).fit()
     assert result.metrics == pytest.approx(dict(Run(config).fit().metrics), rel=1e-5)
+
+
+def test_a_backend_that_another_distribution_declares_is_refused_without_an_import(tmp_path: Path) -> None:
+    """In a process of its own, because torch reads the declared ones once."""
+    metadata = tmp_path / "acme_compiler-1.0.dist-info"
+    metadata.mkdir()
+    (tmp_path / "acme_compiler.py").write_text("raise SystemExit('it was imported')\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-compiler\nVersion: 1.0\n")
+    entries = "[torch_dynamo_backends]\nacme = acme_compiler:compile\neager = acme_compiler:compile\n"
+    (metadata / "entry_points.txt").write_text(entries)
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from hookline import ConfigError, Run\n"
+        "Run({'callbacks': {'compile': {'backend': 'eager'}}}).fit()\n"
+        "try:\n"
+        "    Run({'callbacks': {'compile': {'backend': 'acme'}}})\n"
+        "except ConfigError as error:\n"
+        "    print(error.message)\n"
+    )
+    done = run([sys.executable, str(program)], PYTHONPATH=str(tmp_path), PYTHONWARNINGS="default")
+    told = "compile: backend 'acme' is not part of torch, and no plugin of this run registers it\n"
+    assert (done.returncode, done.stdout) == (0, told), done.stderr
+
+
+def test_a_backend_that_a_plugin_registers_is_used() -> None:
+    calls: list[int] = []
+
+    class Compiler:
+        """Register a backend that counts the graphs that it gets."""
+
+        @hookimpl(wrapper=True)
+        def build_model(self, run: RunView) -> Any:
+            torch._dynamo.register_backend(self.compile, name="counting")
+            return (yield)
+
+        def compile(self, graph: Any, inputs: Any) -> Any:
+            calls.append(len(inputs))
+            return graph.forward
+
+    compiled(backend="counting", **{"callbacks.compiler": Compiler()}).fit()
+    assert calls

@@ -33,6 +33,7 @@ from hookline.runs.disk.checkpoint import (
     write_checkpoint,
 )
 from reliability.layer import WRITING, Layer, failing, under_files
+from support import HANG_S
 
 FILES = ("manifest.json", "manifest.sha256", "model.safetensors", "state.json", "state.safetensors")
 RUN = "0123456789abcdef"
@@ -139,8 +140,7 @@ def test_every_file_and_then_the_folder_and_then_its_name_reach_the_disk(tmp_pat
     with under_files(Layer(operations=WRITING)) as layer:
         write(tmp_path, 1)
     a_file = ["open", "write", "fsync", "close"]
-    a_folder = ["open", "fsync", "close"]
-    assert layer.calls == ["mkdir", *5 * a_file, *a_folder, "rename", *a_folder]
+    assert layer.calls == ["open", "mkdir", "open", *5 * a_file, "fsync", "close", "rename", "fsync", "close"]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,10 @@ def test_a_save_that_fails_anywhere_leaves_the_one_before_and_nothing_else(tmp_p
     write(tmp_path, 10)
     with under_files(Layer(operations=WRITING)) as layer:
         shutil.rmtree(write(tmp_path, 20))
+    *_, of_new_folder, of_parent = [at for at, name in enumerate(layer.calls, 1) if name == "close"]
     for at in range(1, len(layer.calls) + 1):
+        if at in (of_new_folder, of_parent):
+            continue  # they are open for names alone, so that closing them loses nothing
         with (
             under_files(Layer(at, failing(number), operations=WRITING)),
             pytest.raises(OSError, match="Errno") as caught,
@@ -289,7 +292,7 @@ def test_anything_but_a_regular_file_is_found_and_never_waited_for(
     put(checkpoints_in(two)[0] / name)
     start = time.monotonic()
     assert found(two)[0] == 10
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < HANG_S
 
 
 def test_a_link_is_not_a_checkpoint(tmp_path: Path) -> None:
@@ -351,7 +354,7 @@ def test_an_invalid_manifest_is_refused(two: Path, text: bytes) -> None:
     sign(checkpoints_in(two)[0], text)
     start = time.monotonic()
     assert found(two)[0] == 10
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < HANG_S
 
 
 def test_a_later_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
@@ -382,7 +385,7 @@ def test_files_larger_than_any_memory_are_refused(two: Path) -> None:
             stream.truncate(2**40)
     start = time.monotonic()
     assert found(two)[0] == 10
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < HANG_S
 
 
 # ---- code -----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from hookline.runs.record import read_record
 from hookline_plugins.callbacks.json_lines import JSONLines
 from hookline_plugins.data.tables import Table
 from reliability.fuzz_targets import GOOD_RECORD, TARGETS, check_error, run_folder, show_runs
+from support import HANG_S
 
 # Each example writes its files anew, so that a folder can be shared.
 quick = settings(
@@ -159,7 +160,7 @@ def test_a_million_lines_are_drawn_in_bounded_time_and_memory(tmp_path: Path) ->
             written.write("".join(f'{{"epoch":1,"step":{step},"x":0.5}}\n' for step in range(start, start + 1000)))
     begin = time.perf_counter()
     (curve,) = read_curves(path, ["x"])
-    assert time.perf_counter() - begin < 20
+    assert time.perf_counter() - begin < HANG_S
     assert (curve.num_values, curve.last) == (10**6, 0.5)
     assert len(curve.points) <= 128
     with (path / "metrics.jsonl").open("rb+") as torn:
@@ -176,7 +177,7 @@ def test_a_million_lines_are_drawn_in_bounded_time_and_memory(tmp_path: Path) ->
 def test_a_line_for_programs_is_json_and_does_nothing_to_a_terminal(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    JSONLines().on_warning(text)
+    JSONLines().on_warning(Run(), text)
     line = capsys.readouterr().out.removesuffix("\n")
     assert line.isprintable()
     assert json.loads(line)["message"] == ("\\ud800" if text == "\ud800" else text)
@@ -216,7 +217,7 @@ def test_a_header_that_has_each_of_ten_thousand_names_twice_is_reported_at_once(
     with pytest.raises(DataError, match="cannot be used: 10,000 faults"):
         Table(path=tmp_path / "t.csv", target="y").build_data()
     # Compared each with each, they take minutes.
-    assert time.process_time() - begin < 40
+    assert time.process_time() - begin < HANG_S
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -239,6 +240,13 @@ class Named:
     def build_metrics(self) -> dict[Any, Any]:
         return {self.name: self}
 
+    def reset(self) -> None: ...
+
+    def update(self, prediction: Any, target: Any) -> None: ...
+
+    def compute(self) -> float:
+        return 0.0
+
 
 @pytest.mark.parametrize("name", ["\ud800", "a\udcff", 3, None])
 def test_a_metric_with_a_name_that_cannot_be_saved_is_refused_before_the_first_step(name: Any) -> None:
@@ -247,7 +255,7 @@ def test_a_metric_with_a_name_that_cannot_be_saved_is_refused_before_the_first_s
     check_error(caught.value)
 
 
-class Many:
+class Many(Named):
     """A callback that reports far too many metrics."""
 
     @hookimpl
@@ -257,4 +265,4 @@ class Many:
 
 def test_more_metrics_than_a_record_can_hold_are_refused_before_the_first_step() -> None:
     with pytest.raises(ContractError, match=r"there are 100,001 metrics, but at most 100,000 are possible"):
-        Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.many": Many()}))
+        Run(load_config({"data": {"num_examples": 20}}, plugins={"callbacks.many": Many("x")}))

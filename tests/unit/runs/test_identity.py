@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import DataSource, Run, hookimpl, load_config
-from hookline.runs import identity_of
+from hookline.runs import commit_of, identity_of
 from hookline.runs.disk.encoding import encode
 from hookline.runs.redaction import redacted, redacted_word
 
@@ -112,3 +117,74 @@ def test_secrets_are_not_included() -> None:
     assert "hunter2" not in json.dumps(identity_of(run))
     assert "hunter2" not in repr(redacted({"a": [{"password": "hunter2"}, "ftp://u:hunter2@h"]}))
     assert "hunter2" not in redacted_word("callbacks.up.token=hunter2")
+
+
+# ---- the commit ------------------------------------------------------------------------------------------------------
+
+COMMIT, OTHER = "0123456789" * 4, "abcdef0123" * 4
+
+
+def put(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_a_commit_is_found_as_git_stores_it(tmp_path: Path) -> None:
+    git, within = tmp_path / ".git", tmp_path / "a" / "b"
+    within.mkdir(parents=True)
+    put(git, HEAD=f"{COMMIT}\n")
+    assert commit_of(within) == COMMIT, "a commit that is checked out without a branch"
+    put(git, HEAD="ref: refs/heads/main\n")
+    assert commit_of(within) is None, "a branch without a commit"
+    (git / "packed-refs").write_text(f"# pack-refs with: peeled\n{OTHER} refs/heads/other\n{COMMIT} refs/heads/main\n")
+    assert commit_of(within) == COMMIT, "a packed branch"
+    put(git, refs__heads__main=f"{OTHER}\n")
+    assert commit_of(within) == OTHER, "a branch that was changed since it was packed"
+
+
+def test_a_worktree_has_a_commit_of_its_own(tmp_path: Path) -> None:
+    shared, work = tmp_path / "repository" / ".git", tmp_path / "work"
+    work.mkdir()
+    put(shared, HEAD=f"{OTHER}\n", refs__heads__topic=f"{COMMIT}\n", worktrees__work__HEAD="ref: refs/heads/topic\n")
+    put(shared / "worktrees" / "work", commondir="../..\n")
+    (work / ".git").write_text(f"gitdir: {shared}/worktrees/work\n")
+    assert commit_of(work) == COMMIT
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git to compare with")
+def test_it_is_the_commit_that_git_names(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        settings = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        return subprocess.run(
+            ["git", *settings, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    for words in (
+        ["init"],
+        ["commit", "--allow-empty", "-m", "one"],
+        ["checkout", "-b", "a/b"],
+        ["pack-refs", "--all"],
+    ):
+        git(*words)
+    assert commit_of(tmp_path) == git("rev-parse", "HEAD")
+    git("worktree", "add", "-b", "c", "tree")
+    git("-C", "tree", "commit", "--allow-empty", "-m", "two")
+    assert commit_of(tmp_path / "tree") == git("-C", "tree", "rev-parse", "HEAD") != commit_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "head", ["", "ref: ", "ref: ../../secret\n", "ref: \0\n", "\xff", "0123", "x" * 10**5, "ref: refs/heads/main/x\n"]
+)
+def test_a_head_that_names_no_commit_is_none_and_no_other_file_is_recorded(head: str, tmp_path: Path) -> None:
+    put(tmp_path / ".git", refs__heads__main=COMMIT)
+    (tmp_path / ".git" / "HEAD").write_bytes(head.encode("latin-1"))
+    (tmp_path / "secret").write_text("the text of another file")
+    assert commit_of(tmp_path) is None
+
+
+def test_a_head_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    os.mkfifo(tmp_path / ".git" / "HEAD")
+    assert commit_of(tmp_path) is None

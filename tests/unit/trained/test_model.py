@@ -758,9 +758,12 @@ def test_a_file_that_describes_no_data_is_refused(text: bytes) -> None:
 
 
 def test_a_size_that_a_file_declares_takes_no_memory() -> None:
-    form = {"dtype": "float64", "shape": [2**40]}
+    form = {"dtype": "float64", "shape": [2**15, 2**15]}
     back = from_kept(json.dumps({**FACTS, "example": form}).encode())
-    assert back.train[0].shape == (2**40,)
+    assert back.train[0].shape == (2**15, 2**15)
+    form = {"dtype": "float64", "shape": [2**20, 2**20]}
+    with pytest.raises(CheckpointError, match="too large"):
+        from_kept(json.dumps({**FACTS, "example": form}).encode())
 
 
 def test_a_changed_data_file_is_found(folder: Path) -> None:

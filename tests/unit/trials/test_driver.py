@@ -22,7 +22,7 @@ DIES = "import sys; print('one'); print('two'); sys.exit(7)"
 def driver(folder: Path, program: str) -> Driver:
     order = first_order(folder, [], files=[], allow=[], deny=[])
     command = [sys.executable, "-c", program]
-    return Driver(folder, command, order, {}, on_part=lambda *_: None, on_note=lambda _: None)
+    return Driver(folder, command, order, {}, {}, on_part=lambda *_: None, on_note=lambda _: None)
 
 
 def test_a_process_that_reports_an_error_is_an_error_of_that_class(tmp_path: Path) -> None:

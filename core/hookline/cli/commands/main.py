@@ -24,6 +24,7 @@ from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step_lines
+from hookline.cli.streams import outlasted_output
 from hookline.engine.config.loading import load_config
 from hookline.engine.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
@@ -65,6 +66,7 @@ hookline.lazy = {
 
 @hookline.command()
 @words_argument
+@click.option("--name", metavar="NAME", help="Name of the run folder, after its number.")
 @click.option("--locked", type=click.Path(), metavar="LOCK", help="Reject plugins whose code differs from this lock.")
 @click.option("--overfit", type=click.IntRange(min=1), metavar="N", help="Overfit the first N examples.")
 @click.option("--fast", "is_fast", is_flag=True, help="Run a few batches through every part of the run.")
@@ -72,10 +74,13 @@ hookline.lazy = {
 @printing
 @choosing
 @observing
-def train(
+@outlasted_output()
+def train(  # noqa: PLR0913 - a parameter for each option
     output: Output,
     catalog: Catalog,
+    *,
     words: Sequence[str],
+    name: str | None,
     locked: str | None,
     overfit: int | None,
     is_fast: bool,
@@ -89,7 +94,12 @@ def train(
     locks = read_lock(locked) if locked else None
     is_trial = is_fast or overfit is not None
     added = added_callbacks(output, catalog, is_saved=not is_trial)
-    config = load_words(words, catalog, added, locks)
+    if is_trial and name is not None:
+        raise ConfigError(
+            "--name cannot be combined with --fast or --overfit", hint="a trial is not saved: omit --name"
+        )
+    named = {} if name is None else {"--name": catalog.default("named")(name)}
+    config = load_words(words, catalog, added, locks, named)
     if is_trial:
         # The values of a trial depend on those of the config, so it is loaded again with them.
         switches = trial_values(config, catalog, overfit, is_fast=is_fast)
@@ -173,7 +183,7 @@ def explain(output: Output, catalog: Catalog, key: str, words: Sequence[str]) ->
     if not settings:
         raise ConfigError(f"this run has no key {key!r}", hint=did_you_mean(key, config.settings))
     if output.json:
-        output.document([setting_values(setting) for setting in settings])
+        output.document([setting_values(setting, output.redaction) for setting in settings])
         return
     for setting in settings:
         for line in explanation_lines(setting, config, is_quiet=output.quiet):
@@ -278,8 +288,13 @@ def schema(output: Output, catalog: Catalog) -> None:
 def version(output: Output) -> None:
     """Print the versions of Hookline and its dependencies."""
     import platform
+    from importlib.metadata import distributions
     from importlib.metadata import version as version_of
 
+    found = {(str(one.locate_file("")), one.version) for one in distributions(name="hookline")}
+    if len({number for _, number in found}) > 1:
+        listed = ", ".join(f"{number} in {place}" for place, number in sorted(found))
+        output.note(f"several versions of the distribution hookline are installed: {listed}", "warning: ")
     libraries = {name: version_of(name) for name in ("torch", "pluggy")}
     versions = {
         "hookline": version_of("hookline"),

@@ -120,7 +120,7 @@ def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None
 @plugins.command("check")
 @click.argument("kind", required=False, type=click.Choice(KINDS), metavar="[KIND]")
 @click.argument("name", required=False, shell_complete=complete_name)
-@click.argument("values", nargs=-1, metavar="[OPTION=VALUE]...")
+@click.argument("values", nargs=-1, metavar="[OPTION=VALUE]... [data=NAME]")
 @click.option("--all", "is_all", is_flag=True, help="Check every installed plugin.")
 @click.option(
     "--timeout",
@@ -145,14 +145,17 @@ def check_plugins(
     """Check plugins, each in a separate process.
 
     Checks the import, the hooks, the options and the contract of the kind. Give KIND (data, model, loss, optimizer or
-    callback) and NAME, with the options that the plugin requires, or --all.
+    callback) and NAME, with the options that the plugin requires, or --all. data=NAME checks it with the data of this
+    data plugin, and data.KEY=VALUE sets an option of it.
     """
     from hookline.testing.inspection import inspect_plugin
 
     if is_all == bool(kind and name):
         raise ConfigError("no plugin to check", hint="give a KIND and a NAME, or --all")
     entries = [find(catalog, kind, name)] if kind and name else [e for e in catalog.entries if not e.blocked_by]
-    inspect = functools.partial(inspect_plugin, files=local_files(), options=option_values(values), timeout_s=timeout_s)
+    data = [word for word in values if word.startswith(("data=", "data."))]
+    options = option_values([word for word in values if word not in data])
+    inspect = functools.partial(inspect_plugin, files=local_files(), options=options, data=data, timeout_s=timeout_s)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(entries, pool.map(inspect, entries), strict=True))
     if output.json:

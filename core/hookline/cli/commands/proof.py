@@ -20,13 +20,15 @@ from hookline.cli.printing.plan import plan_lines
 from hookline.cli.proof_child import order_config
 from hookline.engine.errors import ConfigError
 from hookline.engine.plugin.catalog import Catalog
+from hookline.runs.redaction import Redaction
 from hookline.trials.proof.driver import Driver, first_order
 from hookline.trials.proof.witness import Report
 
 if TYPE_CHECKING:
     from hookline.trials.proof.verdict import Proof
 
-_CHILD = (sys.executable, "-m", "hookline.cli.proof_child")
+# -P keeps the modules of the working folder out of the process, as the command hookline does.
+_CHILD = (sys.executable, "-P", "-m", "hookline.cli.proof_child")
 _WIDTH = 15
 
 
@@ -74,11 +76,13 @@ def prove_resume(
     with _folder(keep) as folder:
         given = click.get_current_context().params
         order = first_order(folder, words, files=given["files"], allow=given["allow"], deny=given["deny"])
+        settings = order_config(order, catalog).settings
         driver = Driver(
             folder,
             _CHILD,
             order,
-            order_config(order, catalog).settings,
+            settings,
+            Redaction.of(config).hidden(config),
             on_part=functools.partial(_print_part, output),
             on_note=lambda text: output.note(f"note: {text}"),
         )

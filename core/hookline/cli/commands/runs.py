@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -16,6 +16,7 @@ from hookline.cli.arguments import (
     noting_missing_files,
     printing,
     unwanted_callbacks,
+    watched_imports,
 )
 from hookline.cli.command import Command
 from hookline.cli.completion import complete_run
@@ -31,13 +32,17 @@ from hookline.cli.printing.runs import (
     row_values,
     run_values,
 )
+from hookline.cli.streams import outlasted_output
+from hookline.engine.config.loading import load_config
 from hookline.engine.errors import ConfigError, Fault, HooklineError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
 from hookline.runs.curves import Curve, metric_names, read_curves
+from hookline.runs.folder import CONFIG
 from hookline.runs.listing import RunRow, checkpoint_rows, list_runs, row_of
 from hookline.runs.record import RunRecord, read_record
+from hookline.runs.redaction import Redaction
 from hookline.runs.removal import check_removable, remove_run
 from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer
@@ -70,6 +75,7 @@ run_argument = click.argument("run", shell_complete=complete_run)
 @printing
 @choosing
 @observing
+@outlasted_output()
 def resume(
     output: Output,
     catalog: Catalog,
@@ -98,7 +104,8 @@ def resume(
 
     shown = _shown_callbacks(output, catalog)
     with light_optimizer() if shortcuts else contextlib.nullcontext():
-        with noting_missing_files(record):
+        with noting_missing_files(record), _kept_secret(output, path, overrides, catalog), watched_imports() as watch:
+            watch.before(f"the plugins of {path.name}")
             resumed = resume_run(
                 path,
                 overrides,
@@ -112,6 +119,17 @@ def resume(
             output.event("resume", path=str(path.resolve()), epoch=resumed.epoch, step=resumed.step)
         output.prose(f"resuming {path} from step {resumed.step}\n")
         fit(output, resumed, observers)
+
+
+@contextlib.contextmanager
+def _kept_secret(output: Output, path: Path, overrides: Sequence[str], catalog: Catalog) -> Iterator[None]:
+    """After an error, find the secrets of a config that is loaded elsewhere, so that none is printed."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(HooklineError):
+            output.redaction = Redaction.of(load_config(path / CONFIG, overrides, catalog=catalog))
+        raise
 
 
 def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
@@ -226,6 +244,7 @@ def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Cu
     for path in paths:
         known = metric_names(path)
         wanted = metrics or [name for name in known if name.endswith("loss")] or known[:1]
+        _check_count(len(found) + len(wanted))
         curves = read_curves(path, wanted)
         missing = [name for name in metrics if name not in {curve.metric for curve in curves}]
         faults += [Fault(f"{path.name} has no values of {name!r}", hint=did_you_mean(name, known)) for name in missing]
@@ -234,9 +253,13 @@ def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Cu
         found += [(path.name, curve) for curve in curves]
     if faults:
         raise ConfigError("cannot plot these runs", faults=faults)
-    if len(found) > MAX_CURVES:
-        raise ConfigError(f"too many curves to tell apart: {len(found)}", hint=f"plot at most {MAX_CURVES}")
     return found
+
+
+def _check_count(num_curves: int) -> None:
+    if num_curves > MAX_CURVES:
+        hint = f"plot at most {MAX_CURVES}: --metric NAME"
+        raise ConfigError(f"too many curves to tell apart: {num_curves}", hint=hint)
 
 
 def _metrics_of(curves: Sequence[tuple[str, Curve]]) -> list[str]:

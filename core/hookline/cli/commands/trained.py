@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from hookline.cli.arguments import choosing, noting_missing_files, printing
 from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
+from hookline.cli.signals import ended_at_once
 from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.record import read_record
 from hookline.runs.search import find_run
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from hookline.trained.model import Trained
     from hookline.trained.predicting import Columns
 
+
+_CHUNK = 2**16
+"""Number of characters of predictions to print at once."""
 
 _overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 _checkpoint = click.option(
@@ -109,6 +112,7 @@ def eval_(
 @printing
 @choosing
 @_writing
+@ended_at_once()
 def predict(
     output: Output,
     catalog: Catalog,
@@ -153,6 +157,7 @@ def predict(
 @printing
 @choosing
 @_writing
+@ended_at_once()
 def export(
     output: Output,
     catalog: Catalog,
@@ -206,7 +211,8 @@ def _print_predictions(output: Output, trained: Trained, source: Path) -> None:
             for line in held:
                 output.line(line.rstrip("\n"))
         else:
-            shutil.copyfileobj(held, sys.stdout)
+            for text in iter(functools.partial(held.read, _CHUNK), ""):
+                output.verbatim(text)
 
 
 def _csv_texts(parts: Iterator[Columns]) -> Iterator[str]:

@@ -27,7 +27,8 @@ def plot_lines(
     grid = [[" "] * WIDTH for _ in range(HEIGHT)]
     for mark, points in curves.items():
         for place, value in points:
-            height = (min(value, high) - low) / (high - low) if high > low else 0.0
+            # Halves, because the difference of two large numbers may be infinite.
+            height = (min(value, high) / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.0
             grid[round((1 - height) * (HEIGHT - 1))][column(place)] = mark
     margin = {0: labels[1], HEIGHT - 1: labels[0]}
     for number, cells in enumerate(grid):

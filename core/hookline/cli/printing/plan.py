@@ -12,45 +12,50 @@ from hookline.engine.plugin.options import Option, options_of, plain
 from hookline.engine.train_options import TrainOptions
 from hookline.runs.config_text import to_toml
 from hookline.runs.identity import plugins_of
+from hookline.runs.redaction import REDACTED, Redaction
 
 _ALWAYS_SHOWN = ("train.epochs", "train.batch_size", "train.seed")
 
 
 def plan_lines(config: RunConfig) -> Iterator[str]:
     """Yield the plan of a run: its plugins with their origin, and the options that are not defaults."""
+    redaction = Redaction.of(config)
     width = max(len(label) for label in ("train", *(choice.table for choice in config.plugins)))
     yield "plan"
     shown = [s for key, s in config.settings.items() if key in _ALWAYS_SHOWN or _is_set("train", key, s)]
-    yield f"  {'train'.ljust(width)}  " + ", ".join(_setting(s, "train") for s in shown)
+    yield f"  {'train'.ljust(width)}  " + ", ".join(_setting(s, "train", redaction) for s in shown)
     for choice in config.plugins:
         use = config.settings[f"{choice.table}.use"]
         options = [s for key, s in config.settings.items() if s is not use and _is_set(choice.table, key, s)]
-        details = "".join(f"\n  {' ' * width}    {_setting(s, choice.table)}" for s in options)
+        details = "".join(f"\n  {' ' * width}    {_setting(s, choice.table, redaction)}" for s in options)
         yield f"  {choice.table.ljust(width)}  {_plugin(choice)}, {use.origin}{details}"
 
 
 def plan_events(config: RunConfig) -> dict[str, Any]:
     """Return the plan of a run as plain values: plugins by table, settings by key."""
-    settings = {key: setting_values(s) for key, s in config.settings.items()}
+    redaction = Redaction.of(config)
+    settings = {key: setting_values(s, redaction) for key, s in config.settings.items()}
     return {**plugins_of(config), "settings": settings}
 
 
-def setting_values(setting: Setting) -> dict[str, Any]:
-    """Return a setting as plain values."""
-    overrode = setting_values(setting.overrode) if setting.overrode else None
-    return {"key": setting.key, "value": plain(setting.value), "origin": str(setting.origin), "overrode": overrode}
+def setting_values(setting: Setting, redaction: Redaction) -> dict[str, Any]:
+    """Return a setting as plain values without secrets."""
+    overrode = setting_values(setting.overrode, redaction) if setting.overrode else None
+    value = redaction.setting(setting.key, plain(setting.value))
+    return {"key": setting.key, "value": value, "origin": str(setting.origin), "overrode": overrode}
 
 
 def explanation_lines(setting: Setting, config: RunConfig, *, is_quiet: bool) -> Iterator[str]:
     """Yield a value, its origin, the values that it overrode, and its meaning."""
+    redaction = Redaction.of(config)
     if is_quiet:
-        yield to_toml(setting.value)
+        yield _value(setting, redaction)
         return
-    yield f"{setting.key} = {to_toml(setting.value)}"
+    yield f"{setting.key} = {_value(setting, redaction)}"
     yield f"  from {setting.origin}"
     earlier = setting.overrode
     while earlier:
-        yield f"  overrode {to_toml(earlier.value)} from {earlier.origin}"
+        yield f"  overrode {_value(earlier, redaction)} from {earlier.origin}"
         earlier = earlier.overrode
     option, owner = _option(setting.key, config)
     if option and setting.origin.layer != "default" and not option.is_required:
@@ -86,8 +91,13 @@ def _is_set(label: str, key: str, setting: Setting) -> bool:
     return key.rpartition(".")[0] == label and setting.origin.layer != "default"
 
 
-def _setting(setting: Setting, label: str) -> str:
-    text = f"{setting.key.removeprefix(f'{label}.')} = {to_toml(setting.value)}"
+def _value(setting: Setting, redaction: Redaction) -> str:
+    shown = redaction.setting(setting.key, plain(setting.value))
+    return REDACTED if shown == REDACTED else to_toml(shown)
+
+
+def _setting(setting: Setting, label: str, redaction: Redaction) -> str:
+    text = f"{setting.key.removeprefix(f'{label}.')} = {_value(setting, redaction)}"
     return text if setting.origin.layer == "default" else f"{text} ({setting.origin})"
 
 

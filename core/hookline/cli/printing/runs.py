@@ -11,7 +11,7 @@ import msgspec
 
 from hookline.cli.output import Output
 from hookline.cli.printing.drawing import plot_lines
-from hookline.engine.words import printable
+from hookline.engine.words import printable, shortened
 from hookline.runs.changes import Change, entry_text
 from hookline.runs.curves import Curve
 from hookline.runs.listing import CheckpointRow, RunRow
@@ -19,6 +19,9 @@ from hookline.runs.record import BestValue, RunRecord
 
 _CHANGED_WIDTH = 60
 _MAX_ROWS = 20
+_MAX_DIFFERENCES = 1000
+_MAX_CELL, _MAX_LINE = 200, 2000
+"""Longest text in a table, and outside one, that a person can still read."""
 _MARKS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_CURVES = len(_MARKS)
 """Maximum number of curves in one plot."""
@@ -123,7 +126,7 @@ def run_values(row: RunRow, checkpoints: Sequence[CheckpointRow]) -> dict[str, A
 def print_run(output: Output, row: RunRow, record: RunRecord, checkpoints: Sequence[CheckpointRow]) -> None:
     """Print the details of a run."""
     for name, text in _facts(row, record).items():
-        output.line(f"{name.ljust(10)}  {printable(text)}")
+        output.line(f"{name.ljust(10)}  {shortened(text, _MAX_LINE)}")
     _print_table(output, "metrics", ["metric", "value"], [[k, value_words(v)] for k, v in record.metrics.items()])
     _print_table(
         output,
@@ -142,15 +145,17 @@ def print_run(output: Output, row: RunRow, record: RunRecord, checkpoints: Seque
             for a in record.attempts
         ],
     )
-    for number, attempt in enumerate(record.attempts, 1):
-        for text in attempt.changes:
-            output.line(f"attempt {number}: {printable(text)}")
+    numbered = [(number, text) for number, attempt in enumerate(record.attempts, 1) for text in attempt.changes]
+    _print_lines(output, [f"attempt {number}: {text}" for number, text in numbered])
     head = ["checkpoint", "step", "epochs", "bytes", "saved"]
     _print_table(output, "checkpoints", head, [_checkpoint_cells(checkpoint) for checkpoint in checkpoints])
+    for title, rows in record.summary.items():
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [[value_words(row[name]) if name in row else "" for name in columns] for row in rows]
+        _print_table(output, shortened(title, _MAX_CELL), columns, cells)
     _print_table(output, "plugins", ["table", "plugin"], _identity_rows(record, "plugins"))
     _print_table(output, "versions", ["of", "version"], _identity_rows(record, "versions"))
-    for text in record.warnings:
-        output.line(f"warning: {printable(text)}")
+    _print_lines(output, [f"warning: {text}" for text in record.warnings])
 
 
 def _facts(row: RunRow, record: RunRecord) -> dict[str, str]:
@@ -178,7 +183,7 @@ def _print_table(output: Output, title: str, head: Sequence[str], rows: Sequence
     if not rows:
         return
     output.line(f"\n{title}" + (f", the last {_MAX_ROWS} of {len(rows)}" if len(rows) > _MAX_ROWS else ""))
-    output.table(head, [_printable(*row) for row in rows[-_MAX_ROWS:]])
+    output.table(_printable(*head), [_printable(*row) for row in rows[-_MAX_ROWS:]])
 
 
 def _identity_rows(record: RunRecord, part: str) -> list[list[str]]:
@@ -206,8 +211,11 @@ def _checkpoint_cells(row: CheckpointRow) -> list[str]:
 
 def print_differences(output: Output, names: tuple[str, str], changes: Sequence[Change]) -> None:
     """Print the differences between two runs side by side."""
-    rows = [_printable(c.part, c.key, _format_value(c.before), _format_value(c.after)) for c in changes]
+    shown = changes[:_MAX_DIFFERENCES]
+    rows = [_printable(c.part, c.key, _format_value(c.before), _format_value(c.after)) for c in shown]
     output.table(["part", "of", *_printable(*names)], rows)
+    if len(changes) > len(shown):
+        output.prose(f"\nand {len(changes) - len(shown)} more: hookline runs diff --json")
 
 
 def _format_value(value: Any) -> str:
@@ -234,7 +242,9 @@ def print_curves(output: Output, title: str, curves: Sequence[tuple[str, Curve]]
         last = max(1.0, *(step for step, _ in all_points))
         low, high = min(value for _, value in all_points), max(value for _, value in all_points)
         placed = {mark: [(step / last, value) for step, value in some] for mark, some in points.items()}
-        labels = (f"{10**low:.4g}", f"{10**high:.4g}") if is_log else (f"{low:.4g}", f"{high:.4g}")
+        # Not 10**high, which overflows for the largest numbers.
+        shown = [value for _, curve in curves for _, value in curve.points if value > 0 or not is_log]
+        labels = (f"{min(shown):.4g}", f"{max(shown):.4g}")
         for line in plot_lines(placed, bounds=(low, high), labels=labels, ends=("0", f"{last:.0f}")):
             output.line(line)
     for mark, (run, curve) in zip(marks, curves, strict=False):
@@ -260,6 +270,14 @@ def _name_values(row: RunRow) -> dict[str, Any]:
     return {"name": row.path.name, "number": int(number) if number.isdigit() else None, "label": label, "path": path}
 
 
+def _print_lines(output: Output, lines: Sequence[str]) -> None:
+    """Print lines of bounded length, only the last ones if there are many."""
+    if len(lines) > _MAX_ROWS:
+        output.line(f"the last {_MAX_ROWS} of {len(lines)}:")
+    for line in lines[-_MAX_ROWS:]:
+        output.line(shortened(line, _MAX_LINE))
+
+
 def _printable(*cells: str) -> list[str]:
     # A line break in a cell would break the table.
-    return [printable(cell) for cell in cells]
+    return [shortened(cell, _MAX_CELL) for cell in cells]

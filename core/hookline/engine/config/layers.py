@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Origin:
     layer: str
     location: Location | None = None
     detail: str = ""
-    folder: Path = Path()
+    folder: Path = field(default_factory=Path.cwd, compare=False)  # of now, which an import could change
 
     def __str__(self) -> str:
         if self.layer == "file" and self.location:
@@ -75,7 +75,7 @@ def read_source(source: Source) -> list[Item]:
     items = []
     for key, value in _leaves(document.values, ()):
         place = document.places.get(key)
-        origin = Origin("file", place.value if place else None, folder=path.parent)
+        origin = Origin("file", place.value if place else None, folder=path.parent.absolute())
         items.append(Item(key, value, origin, place.key if place else None))
     return items
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from hookline.engine.config.layers import Item, Origin, Source, read_overrides, read_source, walk_keys, walk_mapping
@@ -20,6 +19,7 @@ from hookline.engine.plugin.member import OnError, PluginChoice
 from hookline.engine.plugin.options import Option, options_of, shown
 from hookline.engine.plugin.plugin import Plugin, as_faults, combined, is_called, load_plugin
 from hookline.engine.plugin.requirements import unmet
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean
 
@@ -133,7 +133,8 @@ class _Assembly:
         self._plugin_errors: list[PluginError] = []
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
-        self._unknown: dict[str, Location | None] = {}
+        self._unknown: dict[str, int] = {}  # numbers of their faults, which get a hint at the end
+        self._secret_lines: set[str | None] = set()
 
     def add_layers(
         self,
@@ -176,7 +177,9 @@ class _Assembly:
         label = ".".join(path[:size])
         takes_plugin = path[0] not in ("train", "plugins")
         if path[0] not in TABLES:
-            self._unknown.setdefault(path[0], item.location)
+            if path[0] not in self._unknown:
+                self._unknown[path[0]] = len(self.faults)
+                self._fault(f"unknown table {shown(path[0])}", item.location)
         elif len(path) > size:
             return label, path[size:]
         elif len(path) < size:
@@ -223,7 +226,7 @@ class _Assembly:
         self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
-        return RunConfig(TrainOptions(**train), rules, tuple(choices), MappingProxyType(self._settings))
+        return RunConfig(TrainOptions(**train), rules, tuple(choices), ReadOnly(self._settings))
 
     def named(self) -> Named:
         """Return the plugin of each table, and the catalog restricted by the rules.
@@ -242,14 +245,20 @@ class _Assembly:
     def _raise_faults(self, choices: Iterable[PluginChoice] = ()) -> None:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
         known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
-        for name, location in self._unknown.items():
+        for name, number in self._unknown.items():
             meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, TABLES)
-            self._fault(f"unknown table {shown(name)}", location, meant)
+            self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
             count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults):,} faults"
             more = [Fault(f"and {len(self.faults) - MAX_FAULTS:,} more")] if len(self.faults) > MAX_FAULTS else []
-            raise ConfigError(f"the configuration has {count}", faults=[*self.faults[:MAX_FAULTS], *more])
+            faults = [
+                replace(fault, location=replace(fault.location, text=None))
+                if fault.location and fault.location.text in self._secret_lines
+                else fault
+                for fault in self.faults[:MAX_FAULTS]
+            ]
+            raise ConfigError(f"the configuration has {count}", faults=[*faults, *more])
 
     def _finish_rules(self, table: _Table) -> PluginRules:
         """Apply the rules to the catalog. If they are invalid or not met, nothing else is checked or imported."""
@@ -293,7 +302,7 @@ class _Assembly:
         except PluginError as error:
             self._plugin_errors.append(error)
             return None
-        return PluginChoice(table.name, plugin, MappingProxyType(options), location, on_error)
+        return PluginChoice(table.name, plugin, ReadOnly(options), location, on_error)
 
     def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
         key = f"{table.name}.on_error"
@@ -372,6 +381,8 @@ class _Assembly:
                 values[name] = option.convert(given.value, given.origin.folder) if given else option.default
             except ValueError as error:
                 self._fault(f"{key!r}: {error}", self._settings[key].origin.location)
+            if option.is_secret and (line := self._settings[key].origin.location):
+                self._secret_lines.add(line.text)
         return values
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:

@@ -17,7 +17,14 @@ from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import build_metrics, evaluate_splits, try_metrics, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_parameters, check_rates, check_splitting, namer, try_what_fits
+from hookline.engine.loop.first_batch import (
+    check_parameters,
+    check_rates,
+    check_splitting,
+    namer,
+    try_what_fits,
+    with_sizes,
+)
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader
@@ -115,7 +122,7 @@ def build_all(site: Site) -> None:
 
 def build_data(site: Site) -> None:
     """Build the data source."""
-    site.parts.data = build_component(site.host, "data", run=site.run)
+    site.parts.data = with_sizes(build_component(site.host, "data", run=site.run))
 
 
 def build_batches(site: Site) -> None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.makers import Makers
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.view import LossFunction, RunView
 
 _METHODS = ("reset", "update", "compute")
@@ -194,7 +194,7 @@ def evaluate_splits(
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
             numbers = evaluate(stream, run.model, run.loss, metrics, f"the evaluation of the {split} split")
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
-    return MappingProxyType(measured)
+    return ReadOnly(measured)
 
 
 def try_metrics(
@@ -257,7 +257,7 @@ def build_metrics(host: Host, **arguments: Any) -> Mapping[str, Metric]:
             raise ContractError(
                 f"with {plugin} there are {len(metrics):,} metrics, but at most {_MAX_METRICS:,} are possible"
             )
-    return MappingProxyType(metrics)
+    return ReadOnly(metrics)
 
 
 def _is_text(name: Any) -> bool:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +21,7 @@ from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.read_only import ReadOnly
 from hookline.engine.result import Outcome, Step
 from hookline.engine.view import RunView
 
@@ -150,6 +150,8 @@ class Loop:
             raise TrainingError("the run has already begun", hint="create a new Run")
         self._position.is_begun = True
         self._started = time.perf_counter() - self.progress.used_s
+        if self._options.max_time_s:
+            self._count_time()
         for observer in self._observers:
             observer.begin()
 
@@ -173,9 +175,12 @@ class Loop:
         else:
             self.progress.running.add(loss, self.parts.weigh(batch))
         if self._options.max_time_s:
-            self.progress.used_s = time.perf_counter() - self._started
-            if self.progress.used_s >= self._options.max_time_s:
-                self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
+            self._count_time()
+
+    def _count_time(self) -> None:
+        self.progress.used_s = time.perf_counter() - self._started
+        if self.progress.used_s >= self._options.max_time_s:
+            self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
 
     def _is_over(self) -> bool:
         position = self._position
@@ -218,7 +223,7 @@ class Loop:
         if is_due and self.progress.evaluated_step != position.step:
             self._evaluate()
         evaluated = self.progress.evaluated if is_due else {}
-        metrics = MappingProxyType({"train/running_loss": self.progress.running.compute(), **evaluated})
+        metrics = ReadOnly({"train/running_loss": self.progress.running.compute(), **evaluated})
         self.progress.history.append(metrics)
         # If every update was skipped, the running loss is NaN.
         checked = metrics if self.progress.running.weight else evaluated

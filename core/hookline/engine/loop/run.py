@@ -256,7 +256,9 @@ class Run:
 
         Safe to call from a signal handler or another thread.
         """
-        self._position.interrupt_reason = self._position.interrupt_reason or as_text(reason, "the reason for it")
+        self._position.interrupt_reason = self._position.interrupt_reason or as_text(
+            reason, "the reason for an interrupt"
+        )
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Add a table of plain values to the summary, which is shown when the run ends."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -13,6 +12,7 @@ from hookline.engine.loop.building import Components
 from hookline.engine.loop.evaluation import WeightedMean
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState
+from hookline.engine.read_only import ReadOnly
 
 
 class Modes:
@@ -95,12 +95,12 @@ class Progress:
         """Load a state returned by ``state_dict``, and set the position."""
         position.resume(state["epoch"], state["step"], state["position"], state["examples"])
         position.stop_reason, self.used_s = state["stop_reason"], state["used_s"]
-        self.history = [MappingProxyType(metrics) for metrics in state["history"]]
+        self.history = [ReadOnly(metrics) for metrics in state["history"]]
         self.random.load_state_dict(state["random"])
         self.modes.changed = state["modes"]
         self.running.load_state_dict(state["running"])
         self.evaluated_step, metrics = state["evaluated"]
-        self.evaluated = MappingProxyType(metrics)
+        self.evaluated = ReadOnly(metrics)
 
 
 def component_state(parts: Components) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from typing import Protocol
 
+from hookline.engine.files import NO_WAITING, check_regular
+
 _FIELD = re.compile(r"^(Name|Version):[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 
 
@@ -25,7 +27,9 @@ class _Folder:
 
     def read_text(self, filename: str) -> str | None:
         try:
-            with open(f"{self._path}/{filename}", "rb", buffering=0) as file:  # noqa: PTH123 - see find_distributions
+            # Not waiting for the writer of a named pipe; a link is followed, as some installers make them.
+            with os.fdopen(os.open(f"{self._path}/{filename}", os.O_RDONLY | NO_WAITING), "rb", 0) as file:
+                check_regular(os.fstat(file.fileno()), self._path)
                 return file.read().decode()
         except (FileNotFoundError, NotADirectoryError):
             return None

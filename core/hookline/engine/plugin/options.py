@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,9 @@ from hookline.engine.words import nearest, shortened
 
 REQUIRED: Any = inspect.Parameter.empty
 """Default of an option that has none."""
+
+Secret = Annotated[str, Meta(extra_json_schema={"writeOnly": True})]
+"""Type of an option whose text is never written or printed: a password, a token, an address that contains one."""
 
 _BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
 _LENGTHS = {"min_length": "at least {} long", "max_length": "at most {} long", "pattern": "matching {!r}"}
@@ -60,6 +63,11 @@ class Option:
         return self.default is REQUIRED
 
     @property
+    def is_secret(self) -> bool:
+        """Whether it is a ``Secret``, or contains one."""
+        return any((meta.extra_json_schema or {}).get("writeOnly") for meta in _metas(self.type))
+
+    @property
     def description(self) -> str:
         """Its description, from ``Meta(description=...)``."""
         return next((meta.description for meta in _metas(self.type) if meta.description), "")
@@ -80,7 +88,8 @@ class Option:
         except msgspec.ValidationError as error:
             where = str(error).partition(" - at `$")[2].rstrip("`")
             at = f" (at {self.name}{where})" if where else ""
-            raise ValueError(f"expected {self.expected}, got {shown(value)}{at}{_near(self.type, value)}") from None
+            got = "a secret that is not" if self.is_secret else f"{shown(value)}{at}{_near(self.type, value)}"
+            raise ValueError(f"expected {self.expected}, got {got}") from None
 
     def schema(self) -> dict[str, Any]:
         """Return the option's JSON Schema (draft-07 keywords), with description and default."""
@@ -197,13 +206,11 @@ def _number(bound: Any) -> str:
 
 
 def _metas(annotation: Any) -> list[Meta]:
-    """Return the ``Meta`` annotations of a type and of the parts of a union."""
+    """Return the ``Meta`` annotations of a type and of its parts."""
     if typing.get_origin(annotation) is typing.Annotated:
         own = [mark for mark in annotation.__metadata__ if isinstance(mark, Meta)]
         return own + _metas(annotation.__origin__)
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [meta for part in typing.get_args(annotation) for meta in _metas(part)]
-    return []
+    return [meta for part in typing.get_args(annotation) for meta in _metas(part)]
 
 
 def _choices(annotation: Any) -> list[str]:

@@ -17,7 +17,6 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,16 +67,14 @@ class Plugin:
         members = _members(self.target)
         return tuple(hook for hook in HOOKS if hook in members) or (f"build_{self.kind}",)
 
-    @cached_property
+    @property
     def options(self) -> tuple[Option, ...]:
         """The options that a config can set; none for an object.
 
         Raises:
             PluginError: When its annotations or parameters cannot be options.
         """
-        if self.kind == "callback" and not has_hooks(self.target):
-            hint = "a callback is a class with methods that are named like hooks and marked @hookimpl"
-            raise self.error(f"{self} has no hooks", hint=hint)
+        self._check_callback()
         if not is_called(self.kind, self.target):
             return ()
         try:
@@ -95,6 +92,7 @@ class Plugin:
             ValueError: When the plugin refuses the values.
             PluginError: When it cannot be created, or does not match the hook specification.
         """
+        self._check_callback()
         if not has_hooks(self.target):
             return self._component_builder(values)
         self._check_hooks()
@@ -122,6 +120,11 @@ class Plugin:
             return _builder(self.kind, lambda **_: self.target)
         wanted = inspect.signature(self.target).parameters
         return _builder(self.kind, lambda **given: self.target(**{k: given[k] for k in given if k in wanted}, **values))
+
+    def _check_callback(self) -> None:
+        if self.kind == "callback" and not has_hooks(self.target):
+            hint = "a callback is a class with methods that are named like hooks and marked @hookimpl"
+            raise self.error(f"{self} has no hooks", hint=hint)
 
     def _check_hooks(self) -> None:
         members = _members(self.target)

@@ -40,7 +40,7 @@ from hookline.runs.disk.durable_files import (
     remove_folder,
     write_file,
 )
-from hookline.runs.disk.formats import NOT_JSON, check_format, format_of
+from hookline.runs.disk.formats import NOT_JSON, Moment, check_format, format_of
 
 FORMAT = 1
 """Version of the format of a checkpoint."""
@@ -96,7 +96,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: int
     epoch: int
     position: int
-    time: datetime
+    time: Moment
     metrics: dict[str, float | None]
     identity: dict[str, Any]
     files: dict[str, FileSum]

@@ -6,9 +6,11 @@ It contains none of the data themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
@@ -23,6 +25,22 @@ FORMAT = 1
 """Version of the format."""
 
 _FACTS = ("in_features", "out_features", "feature_names", "target_names", "class_names", "task")
+_MAX_NUMEL = 2**31 - 1
+"""Largest size and largest example that are believed: beyond any input, and small enough for every computation."""
+
+_Size = Annotated[int, msgspec.Meta(ge=1, le=_MAX_NUMEL)]
+
+
+class _Facts(msgspec.Struct, forbid_unknown_fields=True):
+    """Types of the saved facts; a data source checks its ``kept`` itself."""
+
+    in_features: _Size | None
+    out_features: _Size | None
+    feature_names: tuple[str, ...] | None
+    target_names: tuple[str, ...] | None
+    class_names: tuple[str, ...] | None
+    task: Literal["regression", "classification", "binary"] | None
+    kept: dict[str, Any]
 
 
 def to_kept(data: DataSource) -> bytes:
@@ -50,7 +68,8 @@ def from_kept(text: bytes) -> DataSource:
     try:
         example = tree.pop("example")
         tree.setdefault("task", None)  # earlier versions did not save it
-        values = decode({name: tree[name] for name in (*_FACTS, "kept")}, {})
+        facts = msgspec.convert(decode({name: tree[name] for name in (*_FACTS, "kept")}, {}), _Facts)
+        values = {name: value for name in (*_FACTS, "kept") if (value := getattr(facts, name)) is not None}
         return DataSource(KeptExample(None if example is None else _zeros(example)), **values)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"it does not describe data: {type(error).__name__}: {error}") from error
@@ -108,5 +127,8 @@ def _zeros(form: Any) -> Any:
     dtype = getattr(torch, form["dtype"])
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"{form['dtype']} is not a dtype")
+    shape = msgspec.convert(form["shape"], list[Annotated[int, msgspec.Meta(ge=0)]])
+    if math.prod(shape) > _MAX_NUMEL:
+        raise ValueError(f"an example of shape {shape} is too large")
     # Expanded from one number, so that a size that a file declares takes no memory.
-    return torch.zeros((), dtype=dtype).expand(form["shape"])
+    return torch.zeros((), dtype=dtype).expand(shape)

@@ -20,6 +20,9 @@ from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regul
 TEMPORARY = ".tmp-"
 """Prefix of the names of unfinished files and folders."""
 
+_MAX_LINE_BYTES = 2**26
+"""How much of a file is searched for its last line end: more than the longest line that a run writes."""
+
 _HAS_DESCRIPTORS = os.open in os.supports_dir_fd
 
 
@@ -185,7 +188,8 @@ def opened_folder(path: Path, at: int | None = None) -> Iterator[int | None]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # it was open for names alone, and is closed even so: close(2)
+            os.close(descriptor)
 
 
 def place(path: Path, at: int | None) -> Path | str:
@@ -262,18 +266,22 @@ class AppendedFile:
     def __init__(self, path: str | os.PathLike[str], size: int | None = None) -> None:
         self.path = Path(path)
         self._waiting: list[bytes] = []
+        self._process = os.getpid()
         is_new = not os.path.lexists(path)
         flags = os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING
         self._descriptor: int | None = os.open(path, flags, 0o666)
         there = os.fstat(self._descriptor)
         try:
-            _check_own(there, path)
+            _check_own(there, self.path)
             if is_new:
-                sync_folder(path.parent)
+                sync_folder(self.path.parent)
         except OSError:
             self.close()
             raise
         whole = _end_of_lines(self._descriptor, there.st_size)
+        if whole is None:  # what follows is a line of its own
+            self._waiting.append(b"\n")
+            whole = there.st_size
         self.size = whole if size is None else min(size, whole)
         if self.size < there.st_size:
             os.ftruncate(self._descriptor, self.size)
@@ -310,6 +318,8 @@ class AppendedFile:
         """
         if not self._waiting or self._descriptor is None:
             return
+        if os.getpid() != self._process:
+            raise OSError(errno.EPERM, "this process is a fork of the one that opened it", str(self.path))
         data = b"".join(self._waiting)
         try:
             _write(self._descriptor, data, self.size)
@@ -353,14 +363,14 @@ def _check_own(status: os.stat_result, path: Path) -> None:
         raise OSError(errno.EMLINK, "it has a second name, a hard link, and both would change", str(path))
 
 
-def _end_of_lines(descriptor: int, size: int) -> int:
-    """Return the offset at which the last complete line ends."""
-    end = size
-    while end > 0:
+def _end_of_lines(descriptor: int, size: int) -> int | None:
+    """Return the offset at which the last complete line ends; None if the incomplete one after it is too long."""
+    end, first = size, max(size - _MAX_LINE_BYTES, 0)
+    while end > first:
         start = max(end - CHUNK_BYTES, 0)
         os.lseek(descriptor, start, os.SEEK_SET)
         found = os.read(descriptor, end - start).rfind(b"\n")
         if found >= 0:
             return start + found + 1
         end = start
-    return 0
+    return None if first else 0

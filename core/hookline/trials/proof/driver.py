@@ -13,8 +13,6 @@ import msgspec
 
 from hookline.engine.config.run_config import Setting
 from hookline.engine.errors import CheckpointError, ConfigError, HooklineError, TrainingError
-from hookline.engine.plugin.options import is_plain
-from hookline.runs.redaction import is_secret
 from hookline.trials.proof.witness import Order, Report
 
 if TYPE_CHECKING:
@@ -65,6 +63,7 @@ class Driver:
         command: Command that starts a process; the process reads its order from standard input.
         order: The first order.
         settings: Settings of the config of the run.
+        secrets: The values of it that a run folder does not store.
         on_part: Receives the name and the result of each part of the work.
         on_note: Receives notes.
     """
@@ -75,6 +74,7 @@ class Driver:
         command: Sequence[str],
         order: Order,
         settings: Mapping[str, Setting],
+        secrets: Mapping[str, Any],
         *,
         on_part: Callable[[str, str], None],
         on_note: Callable[[str], None],
@@ -86,7 +86,7 @@ class Driver:
         self._on_note = on_note
         self._tables = frozenset(key.rpartition(".")[0] for key, s in settings.items() if s.origin.layer == ORIGIN)
         # A run folder stores no secrets, so a resumed run needs them again.
-        self._secrets = {key: s.value for key, s in settings.items() if is_secret(key) and is_plain(s.value)}
+        self._secrets = secrets
 
     def prove(self, num_kills: int, seed: int, every_steps: int | None) -> tuple[Proof, list[Report]]:
         """Train both runs and compare them.

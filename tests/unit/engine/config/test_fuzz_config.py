@@ -17,6 +17,7 @@ from hookline.engine import Entry
 from hookline.engine.config.toml_positions import HIDDEN_IN_TEXT, MAX_DEPTH, MAX_FAULTS
 from hookline.runs import complete_toml, read_lock
 from reliability.fuzz_targets import TARGETS, check_error, same_config
+from support import HANG_S
 
 # Each example writes files with unique names, so that a folder can be shared.
 quick = settings(
@@ -176,11 +177,11 @@ def test_a_number_that_is_not_finite_is_left_out_of_a_complete_config(value: flo
 
 
 def error_of(source: Any, words: Any = ()) -> ConfigError:
-    """Return the error of a config, after checks that it takes at most seconds and has a bounded length."""
+    """Return the error of a config, after checks that it is found in time and has a bounded length."""
     begin = time.perf_counter()
     with pytest.raises(ConfigError) as caught:
         load_config(source, words)
-    assert time.perf_counter() - begin < 10
+    assert time.perf_counter() - begin < HANG_S
     check_error(caught.value)
     return caught.value
 
@@ -207,7 +208,7 @@ def test_thousands_of_callbacks_are_a_config(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(text)
     begin = time.perf_counter()
     assert len(load_config(tmp_path / "run.toml").plugins) == 4_904
-    assert time.perf_counter() - begin < 15
+    assert time.perf_counter() - begin < HANG_S
 
 
 def test_more_keys_than_the_limit_are_refused(tmp_path: Path) -> None:

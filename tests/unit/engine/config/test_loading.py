@@ -361,13 +361,14 @@ def test_a_relative_path_in_a_file_starts_at_the_files_folder(write: WriteConfig
     assert options_of(config, "data")["path"] == path.parent / "tables/a.csv"
 
 
-def test_a_relative_path_on_the_command_line_or_from_python_is_unchanged(
+def test_a_relative_path_on_the_command_line_or_from_python_starts_at_the_folder_at_work(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:
     path = write("[data]\nuse = 'csv'\npath = 'a.csv'\ntarget = 'y'\n")
-    assert options_of(load_config(path, ["data.path=b.csv"], catalog=catalog_with()), "data")["path"] == Path("b.csv")
+    config = load_config(path, ["data.path=b.csv"], catalog=catalog_with())
+    assert options_of(config, "data")["path"] == Path.cwd() / "b.csv"
     config = load_config({"data": {"use": "csv", "path": Path("c.csv"), "target": "y"}}, catalog=catalog_with())
-    assert options_of(config, "data")["path"] == Path("c.csv")
+    assert options_of(config, "data")["path"] == Path.cwd() / "c.csv"
 
 
 def test_a_path_that_is_a_default_is_unchanged(write: WriteConfig, catalog_with: MakeCatalog) -> None:
@@ -909,3 +910,12 @@ def test_any_overrides_from_python_are_a_config_or_a_reported_fault(
 ) -> None:
     text = error_text({"callbacks": {"json-lines": {}}}, overrides, catalog=fixed_catalog)
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_an_option_without_its_table_is_pointed_to_the_table_that_has_it(catalog_with: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["lr=0.1", "epochs=2", "momentun=1"], catalog=catalog_with())
+    hints = {fault.message: fault.hint for fault in caught.value.faults}
+    assert hints["unknown table 'lr'"] == "did you mean 'optimizer.lr'?"
+    assert hints["unknown table 'epochs'"] == "did you mean 'train.epochs'?"
+    assert "optimizer.momentum" not in str(hints["unknown table 'momentun'"])

@@ -109,6 +109,21 @@ def test_the_number_of_steps_is_that_of_the_steps_taken_and_left() -> None:
     assert run.step == run.num_steps
 
 
+@pytest.mark.parametrize("make", [in_memory, Items], ids=["in memory", "one by one"])
+def test_the_last_batch_of_the_epoch_is_left_out_if_it_is_smaller(make: Callable[[], Any]) -> None:
+    first, second = Seen(), Seen()
+    state = interrupted(make(), first, 5, drop_last=True)
+    run = run_of(make(), second, batch_size=8, drop_last=True)
+    run.load_state_dict(state)
+    # An epoch has 12 batches of 8; after 50 examples, 5 of them are left.
+    assert run.num_steps == 5 + 5 + 12 + 12
+    run.fit()
+    assert [len(batch) for batch in second.epochs[1]] == [8] * 5
+    used = [index for seen in (first, second) for batch in seen.epochs[1] for index in batch]
+    assert len(set(used)) == len(used) == 90
+    assert run.step == run.num_steps
+
+
 def test_a_second_interrupt_in_the_same_epoch_continues_where_the_first_change_led() -> None:
     seen = [Seen(), Seen(), Seen()]
     state = interrupted(in_memory(), seen[0], 3, batch_size=10)
@@ -200,6 +215,13 @@ def test_a_run_between_two_epochs_takes_no_step_beyond_a_lower_limit(changes: di
     run.load_state_dict(first.state_dict())
     run.fit()
     assert (run.step, len(run.history)) == (expected, 2)
+
+
+def test_a_time_limit_below_the_time_that_was_used_allows_no_further_step() -> None:
+    state = interrupted(in_memory(), Seen(), 15, max_time_s=1e9)
+    run = run_of(in_memory(), Seen(), max_time_s=state["used_s"])
+    run.load_state_dict(state)
+    assert (run.fit().outcome, run.step, len(run.history)) == ("stopped", 15, 2)
 
 
 # ---- states of plugins ----------------------------------------------------------------------------------------------

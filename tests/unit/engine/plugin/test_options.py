@@ -15,6 +15,7 @@ from jsonschema import Draft7Validator
 from msgspec import Meta
 from torch import Tensor, nn
 
+from hookline import Secret
 from hookline.engine.plugin.options import Option, describe, options_of, plain
 from hookline.engine.train_options import TrainOptions
 
@@ -329,3 +330,29 @@ def test_an_option_cannot_be_changed() -> None:
 def test_options_are_found_on_any_callable() -> None:
     targets: list[Callable[..., Any]] = [Everything, Net, noisy_loss, Bare]
     assert [len(options_of(target)) for target in targets] == [4, 4, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "is_secret"),
+    [
+        (Secret, True),
+        (Annotated[Secret, Meta(description="a token")], True),
+        (Secret | None, True),
+        (list[Secret], True),
+        (dict[str, Secret], True),
+        (str, False),
+        (list[str], False),
+        (Annotated[str, Meta(description="a name")], False),
+    ],
+)
+def test_a_secret_is_text_that_no_message_shows(annotation: Any, is_secret: bool) -> None:
+    option = Option("login", annotation)
+    assert option.is_secret == is_secret
+    with pytest.raises(ValueError, match="expected") as caught:
+        option.convert(1234, Path())
+    assert ("1234" not in str(caught.value)) == is_secret
+
+
+def test_the_schema_of_a_secret_says_that_it_is_only_written() -> None:
+    assert Option("login", Secret).schema() == {"type": "string", "writeOnly": True}
+    assert Option("login", Secret).convert("1234", Path()) == "1234"

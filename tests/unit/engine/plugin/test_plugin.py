@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def test_options_that_cannot_be_read_are_an_error_naming_the_plugin() -> None:
         _ = Plugin("model", "odd", positional, entry).options
     assert str(caught.value) == (
         "model 'odd' (acme 1.2) has options that cannot be read: "
-        "its parameter 'width' is positional-only, but options are passed by name"
+        "TypeError: its parameter 'width' is positional-only, but options are passed by name"
     )
     assert (caught.value.plugin, caught.value.distribution, caught.value.version) == ("model 'odd'", "acme", "1.2")
 
@@ -195,14 +195,29 @@ def test_each_make_builds_a_new_object() -> None:
 
 
 def test_every_mistake_with_a_hook_is_reported_at_once_with_a_hint() -> None:
+    def fault(name: str, message: str, hint: str) -> str:
+        line = getattr(Everything, name).__code__.co_firstlineno
+        return f"its {message}\n  --> {__file__}:{line}\n  = {hint}"
+
     assert fault_texts(Plugin("callback", "all", Everything)) == [
-        "its method 'on_epoch_ends' is marked @hookimpl, but there is no such hook\n  = did you mean 'on_epoch_end'?",
-        "its method 'on_step_end' is named like a hook but not marked\n  = mark it with @hookimpl",
-        (
-            "its hook 'on_epoch_end' takes 'metric', 'extra', which the hook does not provide\n"
-            "  = the hook is on_epoch_end(self, run, metrics); leave out arguments that you do not need"
+        fault(
+            "on_epoch_ends",
+            "method 'on_epoch_ends' is marked @hookimpl, but there is no such hook",
+            "did you mean 'on_epoch_end'?",
         ),
-        "its hook 'on_run_end' has a default for 'run', so pluggy would not pass it\n  = remove the default",
+        fault(
+            "on_step_end",
+            "method 'on_step_end' is named like a hook but not marked",
+            "mark it with @hookimpl, above any other decorator",
+        ),
+        fault(
+            "on_epoch_end",
+            "hook 'on_epoch_end' takes 'metric', 'extra', which the hook does not provide",
+            "the hook is on_epoch_end(self, run, metrics); leave out arguments that you do not need",
+        ),
+        fault(
+            "on_run_end", "hook 'on_run_end' has a default for 'run', so pluggy would not pass it", "remove the default"
+        ),
     ]
 
 
@@ -409,6 +424,36 @@ class KeywordOnly:
     def on_epoch_end(self, *, run: Any) -> None: ...
 
 
+class PositionalOnly:
+    @hookimpl
+    def on_epoch_end(self, run: Any, /) -> None: ...
+
+
+class WithoutSelf:
+    @hookimpl
+    def on_epoch_end() -> None: ...  # type: ignore[misc] # the mistake
+
+
+class RunForSelf:
+    @hookimpl
+    def on_epoch_end(run: Any) -> None: ...  # noqa: N805 - the mistake
+
+
+def undeclared(function: Any) -> Any:
+    """Decorate a function without ``functools.wraps``."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        return function(*arguments, **named)
+
+    return call
+
+
+class Decorated:
+    @hookimpl
+    @undeclared
+    def on_epoch_end(self, run: Any) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("target", "words"),
     [
@@ -417,7 +462,11 @@ class KeywordOnly:
         (GeneratorHook, "has a yield, so it would never run"),
         (WrappedEvent, "'on_run_end' cannot be a wrapper"),
         (WrapperWithoutYield, "'build_model' has no yield"),
-        (KeywordOnly, "takes 'run', which the hook does not provide"),
+        (KeywordOnly, "takes 'run' (keyword-only), but only plain arguments can be given"),
+        (PositionalOnly, "takes 'self' (positional-only), 'run' (positional-only), but"),
+        (Decorated, "if these are a decorator's, it needs functools.wraps"),
+        (WithoutSelf, "lacks the argument 'self'\n  --> "),
+        (RunForSelf, "lacks the argument 'self'\n  --> "),
     ],
 )
 def test_a_hook_of_a_form_that_would_never_run_is_refused(target: type, words: str) -> None:
@@ -432,3 +481,43 @@ class SwitchedOff(WrappedEvent):
 
 def test_a_subclass_disables_a_hook_with_none() -> None:
     Plugin("callback", "it", SwitchedOff).make({})
+
+
+class Evasive(type):
+    """A metaclass that answers any question about its classes with an error."""
+
+    def __getattr__(cls, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+def refusing() -> Any:
+    raise ValueError("not today")
+
+
+@dataclass
+class Refusing:
+    values: list[int] = field(default_factory=refusing)
+
+    @hookimpl
+    def on_run_end(self) -> None: ...
+
+
+def test_whatever_goes_wrong_while_options_are_read_names_the_plugin_and_the_place() -> None:
+    # Not in the module, whose classes pytest asks as well.
+    class Asked(metaclass=Evasive):
+        @hookimpl
+        def on_run_end(self) -> None: ...
+
+    cases = [(Asked, "RuntimeError: no __dataclass_fields__"), (Refusing, "ValueError: not today")]
+    for target, words in cases:
+        with pytest.raises(PluginError) as caught:
+            _ = Plugin("callback", "it", target).options
+        message = f"callback 'it' (given from Python) has options that cannot be read: {words}"
+        assert f"{message} ({__file__}:" in str(caught.value)
+
+
+def test_a_function_as_a_callback_has_no_hooks_rather_than_a_missing_option() -> None:
+    def shows(run: Any) -> None: ...
+
+    with pytest.raises(PluginError, match="has no hooks"):
+        _ = Plugin("callback", "shows", shows, Entry("callback", "shows", "acme:shows", "acme", "1.2")).options

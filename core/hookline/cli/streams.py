@@ -1,0 +1,96 @@
+"""Standard streams of the command line: open from the start, and replaced by the null device when they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TextIO
+
+from hookline.engine.files import reason
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
+
+
+def open_streams() -> None:
+    """Open the null device for each standard stream that is closed, and print what an encoding lacks with escapes.
+
+    Otherwise the next file that is opened takes the descriptor, and gets the text that libraries print.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= max(_STREAMS):
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in _STREAMS.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - like the one it replaces
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def outlasted_output() -> Iterator[None]:
+    """Continue without standard output or standard error when one of them fails, after a warning if that is possible.
+
+    For commands whose output only shows the work: a full disk below a log, a closed pipe or a lost terminal must not
+    end a run.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_outlasted, before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def discard_unwritten() -> None:
+    """Discard the output that could not be written: the interpreter would try again at its end, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _discard(stream.fileno())
+
+
+def _outlasted(stream: TextIO) -> TextIO:
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Outlasted(stream.fileno(), "w", closefd=False)),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering or stream is sys.stderr,
+    )
+
+
+class _Outlasted(io.FileIO):
+    """A descriptor to write to, replaced by the null device when it fails."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write data as ``io.FileIO`` does, waiting for a descriptor that does not block."""
+        try:
+            while (written := super().write(data)) is None:
+                select.select([], [self], [])
+        except OSError as error:
+            written = memoryview(data).nbytes
+            _discard(self.fileno())
+            if self.fileno() == 1:
+                text = f"warning: standard output cannot be written: {reason(error)}; continuing without it\n"
+                with contextlib.suppress(OSError):
+                    os.write(2, text.encode())
+        return written
+
+
+def _discard(descriptor: int) -> None:
+    """Make a descriptor refer to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
