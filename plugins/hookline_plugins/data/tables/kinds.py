@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import polars as pl
+    from polars import Series
 
     from hookline_plugins.data.tables.format import TableFormat
 
@@ -45,7 +46,7 @@ def whole_texts(column: pl.Series) -> pl.Series:
         texts = (
             pl.when(whole).then(numbers.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(numbers.cast(pl.String))
         )
-        made: pl.Series = pl.select(texts.alias(column.name)).to_series()
+        made: Series = pl.select(texts.alias(column.name)).to_series()
         return made
     return column.cast(pl.String).str.replace(r"^([+-]?\d+)\.0*$", "$1")
 
