@@ -17,15 +17,9 @@ from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, evaluate_splits, try_metrics, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import (
-    check_parameters,
-    check_rates,
-    check_splitting,
-    namer,
-    try_what_fits,
-    with_sizes,
-)
+from hookline.engine.loop.first_batch import check_parameters, check_rates, check_splitting, namer, try_what_fits
 from hookline.engine.loop.position import Position
+from hookline.engine.loop.reading import with_sizes
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,21 +38,6 @@ _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss
 """Losses of torch that compare element by element, and broadcast silently if the shapes differ."""
 _MEANT = 32
 """Number of examples whose losses are compared with their mean."""
-
-
-def with_sizes(data: DataSource) -> DataSource:
-    """Return a data source with the sizes that it does not give, as far as its first training example has them.
-
-    Only a vector of floating-point numbers has such a size: an index of a class or a row of tokens has none. Neither
-    have the items of a stream, which a look would use up, and those that need a ``collate``.
-    """
-    if None in (data.in_features, data.out_features) and data.collate is None and hasattr(data.train, "__len__"):
-        # An example that cannot be read is reported when the first batch is.
-        with preserved_rng(), suppress(Exception):
-            sizes = [len(one) if one.ndim == 1 and one.is_floating_point() else None for one in data.train[0]]
-            inputs, outputs = (size or None for size in sizes)
-            return replace(data, in_features=data.in_features or inputs, out_features=data.out_features or outputs)
-    return data
 
 
 def namer(host: Host, split: str) -> Namer:

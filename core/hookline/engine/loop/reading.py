@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
+from hookline.engine.data import DataSource
 from hookline.engine.errors import DataError, HooklineError, NonFiniteError, error_text, text_of
-from hookline.engine.loop.rng import derive_seed, seed_all
+from hookline.engine.loop.rng import derive_seed, preserved_rng, seed_all
 
 _UNSHARED = "workers would yield each of them several times, because the stream does not share them out"
 _SHARE = "share them out in __iter__ by torch.utils.data.get_worker_info(), or set train.num_workers = 1"
@@ -122,6 +125,21 @@ def _recorded_reads(worker: Any) -> set[str]:
 
     object.__setattr__(worker, "__class__", Recording)  # torch lets nothing be set on it otherwise
     return names
+
+
+def with_sizes(data: DataSource) -> DataSource:
+    """Return a data source with the sizes that it does not give, as far as its first training example has them.
+
+    Only a vector of floating-point numbers has such a size: an index of a class or a row of tokens has none. Neither
+    have the items of a stream, which a look would use up, and those that need a ``collate``.
+    """
+    if None in (data.in_features, data.out_features) and data.collate is None and hasattr(data.train, "__len__"):
+        # An example that cannot be read is reported when the first batch is.
+        with preserved_rng(), suppress(Exception):
+            sizes = [len(one) if one.ndim == 1 and one.is_floating_point() else None for one in data.train[0]]
+            inputs, outputs = (size or None for size in sizes)
+            return replace(data, in_features=data.in_features or inputs, out_features=data.out_features or outputs)
+    return data
 
 
 class _WorkerTraceback(Exception):  # noqa: N818 - it only carries text
