@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from hookline import ConfigError, DataError, Run, load_config
-from hookline_plugins.data.starter import from_table
-from hookline_plugins.data.tables import Table
+from hookline_plugins.data.tables.table import Table
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NIST = FIXTURES / "nist"
@@ -158,9 +157,8 @@ def test_a_path_with_wildcard_characters_is_one_file(folder: Folder) -> None:
 
 
 def test_importing_the_plugin_imports_neither_torch_nor_polars() -> None:
-    code = (
-        "import sys; from hookline_plugins.data import tables, starter; print({'torch', 'polars'} & set(sys.modules))"
-    )
+    modules = "import sys; from hookline_plugins.data.tables import table, starter"
+    code = f"{modules}; print({{'torch', 'polars'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -168,7 +166,8 @@ def test_importing_the_plugin_imports_neither_torch_nor_polars() -> None:
 def test_without_polars_the_error_says_what_to_install(folder: Folder) -> None:
     code = (
         "import sys; sys.modules['polars'] = None\n"
-        "from pathlib import Path; from hookline import PluginError; from hookline_plugins.data.tables import Table\n"
+        "from pathlib import Path; from hookline import PluginError\n"
+        "from hookline_plugins.data.tables.table import Table\n"
         "try:\n    Table(Path(sys.argv[1]), 'y').build_data()\nexcept PluginError as error:\n    print(error.hint)"
     )
     done = subprocess.run(
@@ -315,6 +314,66 @@ def test_missing_mean_of_a_one_hot_column_is_the_share_of_each_category(folder: 
     assert tensors(data.train)[0][3].tolist() == [0.75, 0.25]
 
 
+@pytest.mark.parametrize("missing", ["mean", "drop"])
+def test_a_row_without_a_target_is_left_out_and_no_other(folder: Folder, missing: str) -> None:
+    path = folder.csv("x,z,y\n1,1,10\n2,2,\n3,,30\n4,4,NA\n5,5,50\n")
+    table = Table(path, "y", features=("x",), missing=missing)  # type: ignore[arg-type] # one of the literals
+    run = Run({"train": {"epochs": 0}}, plugins={"data": table})
+    run.fit()
+    assert tensors(run.data.train)[0].flatten().tolist() == [1, 3, 5]
+    assert list(run.warnings) == ["2 rows have no target, and cannot be used: table.csv"]
+
+
+def test_features_of_the_same_name_are_refused(folder: Folder) -> None:
+    path = folder.csv("c,c=red,y\nred,1,1\nblue,2,2\n")
+    assert "2 features would be named 'c=red'" in str(refusal(path, one_hot=("c",)))
+
+
+def test_whole_numbers_in_any_spelling_are_one_class_but_leading_zeros_are_kept(folder: Folder) -> None:
+    path = folder.csv("x,y\n1,1\n2,1.0\n3,2\n4,2.00\n")
+    assert Table(path, "y", task="classification").build_data().class_names == ("1", "2")
+    codes = folder.csv("x,y\n1,007\n2,7\n3,07\n")
+    assert set(Table(codes, "y", task="classification").build_data().class_names) == {"007", "07", "7"}
+    versions = folder.csv("x,y\n1,1.0\n2,1.1\n3,beta\n")
+    assert Table(versions, "y", task="classification").build_data().class_names == ("1.0", "1.1", "beta")
+
+
+@pytest.mark.parametrize("content", ['"red \\"x\\"",1\n', '"a"b",1\n', '"say "hi" now",1\n'])
+def test_a_quote_mark_inside_a_cell_is_refused_where_polars_would_drop_it(folder: Folder, content: str) -> None:
+    error = refusal(folder.csv(f"note,y\nplain,2\n{content}"), one_hot=("note",))
+    assert "quote mark" in str(error)
+    assert ":3" in str(error)
+
+
+def test_a_word_far_below_the_sampled_rows_is_found(folder: Folder) -> None:
+    path = folder.csv("x,y\n" + "1,2\n" * 3000 + "abc,3\n")
+    assert [word for word in ("'abc' is not a number", ":3002:1") if word not in str(refusal(path))] == []
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_a_short_row_is_found_beside_missing_cells(folder: Folder, width: int) -> None:
+    header = ",".join("xyz"[:width])
+    row, gap = ",".join("123"[:width]), ",".join(["1", "2", ""][:width] if width == 3 else ["1", ""])
+    path = folder.csv(f"{header}\n{row}\n{gap}\n" + f"{row}\n" * 4 + "9\n")
+    assert f"the row has 1 field, the header has {width}" in str(refusal(path, missing="mean"))
+
+
+def test_numbers_that_stand_for_a_missing_value_are_missing(folder: Folder) -> None:
+    path = folder.csv("x,y\n1,1\n-999,2\n-999.0,3\n5,4\n")
+    data = Table(path, "y", missing="mean", missing_numbers=(-999,)).build_data()
+    assert tensors(data.train)[0].flatten().tolist() == [1, 3, 3, 5]
+    integers = folder.parquet(x=[1, -999, 5], y=[1, 2, 3])
+    data = Table(integers, "y", missing="drop", missing_numbers=(-999,)).build_data()
+    assert tensors(data.train)[0].flatten().tolist() == [1, 5]
+
+
+def test_a_word_that_is_not_listed_is_a_category(folder: Folder) -> None:
+    path = folder.csv("k,y\nNone,1\na,2\n")
+    data = Table(path, "y", one_hot=("k",), missing_words=()).build_data()
+    assert data.feature_names == ("k=None", "k=a")
+    assert "the cell is empty" in str(refusal(path, one_hot=("k",)))
+
+
 def test_a_null_in_parquet_is_a_missing_value(folder: Folder) -> None:
     data = Table(folder.parquet(x=[1.0, None, 3.0], y=[1, 2, 3]), "y", missing="drop").build_data()
     assert tensors(data.train)[0].tolist() == [[1.0], [3.0]]
@@ -363,21 +422,16 @@ IN_CSV: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
     "word among numbers": ("x,y\n1,1\nabc,2\n3,3\n", {}, ["column 'x': 'abc' is not a number", ":3:1", "abc,2"]),
     "word in the target": ("x,y\n1,1\n2,abc\n3,3\n", {}, ["column 'y': 'abc' is not a number", ":3:3"]),
     "text target": ("x,y\n1,a\n2,b\n", {}, ["column 'y' holds text", "task = 'classification'"]),
-    "NA": ("x,y\n1,1\nNA,2\n", {}, ["'NA' is not a number", "write a missing value as an empty cell"]),
-    "null": ("x,y\n1,1\nnull,2\n", {"missing": "drop"}, ["'null' is not a number", "an empty cell"]),
-    "nan": ("x,y\n1,1\nnan,2\n", {}, ["'nan' is not a number", ":3:1", "an empty cell"]),
-    "inf": ("x,y\n1,1\n2,-inf\n", {}, ["'-inf' is not a finite number", ":3:3"]),
-    "too large": ("x,y\n1,1\n1e999,2\n", {}, ["'1e999' is not a finite number", "1.8e308"]),
-    "decimal comma": ('x,y\n1,1\n"2,5",2\n', {}, ["'2,5' is not a number", "decimal point"]),
+    "NA": ("x,y\n1,1\nNA,2\n", {}, ["column 'x': the cell is empty", ":3:1", "'drop' or 'mean'"]),
+    "nan": ("x,y\n1,1\nnan,2\n", {}, ["column 'x': the cell is empty", ":3:1"]),
+    "inf": ("x,y\n1,1\n2,-inf\n", {}, ["-inf is not a finite number", ":3:3"]),
+    "too large": ("x,y\n1,1\n1e999,2\n", {}, ["inf is not a finite number", "1.8e308", "1e999,2"]),
+    "decimal comma": ('x,y\n1,1\n"2,5",2\n', {}, ["'2,5' is not a number", "set `decimal` to ','"]),
+    "unlisted word": ("x,y\n1,1\nunknown,2\n3,3\n", {}, ["'unknown' is not a number", "list it in `missing_words`"]),
     "underscore": ("x,y\n1,1\n1_000,2\n", {}, ["'1_000' is not a number"]),
     "empty cell": ("x,y\n,1\n2,2\n", {}, ["column 'x': the cell is empty", ":2:1", "'drop' or 'mean'"]),
     "empty cell in the last column": ("y,x\n1,\n2,2\n", {}, ["column 'x': the cell is empty", ":2:3"]),
     "empty target": ("x,y\n1,\n2,2\n", {}, ["column 'y': the cell is empty", "set `missing` to 'drop'"]),
-    "empty target with mean": (
-        "x,y\n1,\n2,2\n",
-        {"missing": "mean"},
-        ["column 'y': the cell is empty", "never filled in with the mean"],
-    ),
     "empty category": ("k,y\na,1\n,2\n", {"one_hot": ("k",)}, ["column 'k': the cell is empty", ":3:1"]),
     "empty column": ("x,e,y\n1,,1\n2,,2\n", {"missing": "mean"}, ["column 'e' has no values"]),
     "all rows dropped": ("a,b,y\n1,,1\n,2,2\n", {"missing": "drop"}, ["every row has a missing cell"]),
@@ -395,8 +449,8 @@ IN_CSV: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
     "Latin-1 far below": (b"x,y\n" + b"1,2\n" * 9999 + b"\xe9,3\n", {}, ["byte 0xE9 at offset 40,000", ":10001:1"]),
     "UTF-16": ("x,y\n1,2\n".encode("utf-16"), {}, ["is UTF-16, not UTF-8"]),
     "NUL": (b"x,y\n1,\0\n", {}, ["not text: byte 6 is NUL"]),
-    "gzip": (b"\x1f\x8b\x08\0\0\0", {}, ["compressed with gzip"]),
-    "spreadsheet": (b"PK\x03\x04....", {}, ["a spreadsheet", "export"]),
+    "damaged gzip": (b"\x1f\x8b\x08\0\0\0", {}, ["cannot be decompressed", "decompress it first"]),
+    "damaged zip": (b"PK\x03\x04....", {}, ["cannot be decompressed"]),
     "Parquet named csv": (b"PAR1....", {}, ["is a Parquet file", ".parquet"]),
     "one class": ("x,y\n1,a\n2,a\n", {"task": "classification"}, ["'y' has only one value, 'a'"]),
     "fractions as classes": ("x,y\n1,1\n2,2.5\n", {"task": "classification"}, ["such as 2.5", "task = 'regression'"]),
@@ -433,7 +487,7 @@ def test_bad_csv_is_refused_with_reason_location_and_remedy(folder: Folder, case
 
 IN_PARQUET: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "null": ({"x": [1.0, None], "y": [1, 2]}, {}, ["row 2, column 'x': the cell is empty"]),
-    "NaN": ({"x": [1.0, math.nan], "y": [1, 2]}, {}, ["row 2, column 'x': nan is not a finite number"]),
+    "NaN": ({"x": [1.0, math.nan], "y": [1, 2]}, {}, ["row 2, column 'x': the cell is empty"]),
     "infinite target": ({"x": [1, 2], "y": [1.0, math.inf]}, {}, ["row 2, column 'y': inf is not a finite number"]),
     "text": ({"x": ["a", "b"], "y": [1, 2]}, {}, ["column 'x' holds text", "one_hot"]),
     "categories": (
@@ -694,104 +748,3 @@ def test_there_is_no_report_for_another_model_or_task(model: nn.Module) -> None:
 
 def test_a_perceptron_has_no_coefficients() -> None:
     assert report(Table(NIST / "norris.csv", "y"), nn.Sequential(nn.Linear(1, 1))) == []
-
-
-# ---- starter --------------------------------------------------------------------------------------------------------
-
-
-def test_starter_for_words_is_a_classification_with_a_perceptron() -> None:
-    assert from_table(IRIS, Path()) == {
-        "train": {"epochs": 67, "batch_size": 4},
-        "data": {
-            "use": "csv",
-            "path": str(IRIS),
-            "target": "species",
-            "task": "classification",
-            "split": [0.8, 0.2],
-            "standardize": True,
-        },
-        "model": {"use": "mlp", "hidden": [32]},
-        "loss": {"use": "cross-entropy"},
-        "optimizer": {"use": "adam", "lr": 0.01},
-    }
-
-
-def test_starter_for_numbers_is_a_regression_with_the_options_that_the_columns_need(folder: Folder) -> None:
-    rows = "".join(f"{n};name {n};{'ab'[n % 2]};{'' if n == 3 else n};;{n * 2}\n" for n in range(12))
-    config = from_table(folder.csv("id;name;kind;x;void;price\n" + rows), folder.path)
-    assert config["data"] == {
-        "use": "csv",
-        "path": str(folder.path / "table.csv"),
-        "target": "price",
-        "delimiter": ";",
-        "task": "regression",
-        "features": ["id", "kind", "x"],
-        "one_hot": ["kind"],
-        "missing": "mean",
-        "split": [0.8, 0.2],
-        "standardize": True,
-        "standardize_target": True,
-    }
-    assert (config["model"], config["loss"]) == ({"use": "linear"}, {"use": "mse"})
-
-
-def test_starter_names_the_file_as_the_config_sees_it(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.csv("x,y\n1,2\n3,4\n")
-    monkeypatch.chdir(folder.path)
-    assert from_table(Path("table.csv"), Path())["data"]["path"] == "table.csv"
-    assert from_table(Path("table.csv"), Path("configs"))["data"]["path"] == "../table.csv"
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ("x,y\n1,0\n2,1\n", {"task": "classification"}),
-        ("x,y\n1,0\n2,1\n3,2\n", {"task": "regression"}),
-        ("x,y,id\n1,2,a\n3,4,b\n", {"target": "y", "features": ["x"]}),
-        (",x,y\n0,1,2\n1,3,4\n", {"target": "y", "features": ["x"]}),
-        ("x,y\n1,\n3,4\n", {"missing": "drop"}),
-    ],
-    ids=["0 and 1", "0, 1, 2", "text last", "row numbers", "missing target"],
-)
-def test_starter_looks_at_the_columns(folder: Folder, content: str, expected: dict[str, Any]) -> None:
-    data = from_table(folder.csv(content), folder.path)["data"]
-    assert {key: data.get(key) for key in expected} == expected
-    assert "split" not in data
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda folder: IRIS,
-        lambda folder: NIST / "longley.csv",
-        lambda folder: folder.parquet(x=[1, 2, None, 4], day=[None] * 4, k=["a", "a", "b", "b"], y=[True, False] * 2),
-        lambda folder: folder.csv("x\ty\n1\t2\n3\t4\n", "t.tsv"),
-    ],
-    ids=["iris", "longley", "parquet", "tab"],
-)
-def test_the_config_of_the_starter_can_be_run(folder: Folder, make: Any) -> None:
-    config = from_table(make(folder), folder.path)
-    result = Run(config, {"train.epochs": 2}).fit()
-    assert result.outcome == "completed"
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("x,y\n1,2\n3\n", "the row has 1 field"),
-        ("x,y\n1,2\nNA,4\n", "'NA' is not a number"),
-        ("y\n1\n2\n", "the file has 1 usable column"),
-        ("a,b\nu,v\nw,x\n", "the file has 0 usable columns"),
-        ("", "the file is empty"),
-    ],
-)
-def test_starter_refuses_the_files_that_the_plugin_refuses(folder: Folder, content: str, words: str) -> None:
-    with pytest.raises(DataError) as caught:
-        from_table(folder.csv(content), folder.path)
-    assert words in str(caught.value)
-
-
-def test_starter_refuses_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file") as caught:
-        from_table(tmp_path / "absent.csv", tmp_path)
-    assert caught.value.exit_code == 4

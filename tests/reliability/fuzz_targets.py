@@ -22,9 +22,9 @@ from typing import Any
 import msgspec
 import torch
 
-import hookline_plugins.data.csv_records
-import hookline_plugins.data.table_columns
-import hookline_plugins.data.table_file  # noqa: F401
+import hookline_plugins.data.tables.columns
+import hookline_plugins.data.tables.csv_records
+import hookline_plugins.data.tables.reading  # noqa: F401
 from hookline import Catalog, RunConfig, load_config
 from hookline.cli.arguments import CarriedError
 from hookline.cli.commands.main import hookline as hookline_command
@@ -40,7 +40,7 @@ from hookline.runs.disk.encoding import decode, encode, from_json, from_safetens
 from hookline.runs.identity import identity_of  # noqa: F401
 from hookline.runs.names import check_name
 from hookline.runs.record import RunRecord, read_record
-from hookline_plugins.data.tables import Table
+from hookline_plugins.data.tables.table import Table
 
 MAX_S = 5.0
 """Processor time that a reader may take, in seconds; the slowest take milliseconds."""

@@ -73,7 +73,9 @@ class Predictor(Protocol):
     """Turns a file into inputs of a trained model, and its predictions into columns.
 
     With an attribute ``writers`` it can write other files than CSV: a mapping from a file extension, such as
-    ``".parquet"``, to a function ``(path, parts)``, where ``parts`` yields the columns of each batch.
+    ``".parquet"``, to a function ``(path, parts)``, where ``parts`` yields the columns of each batch. With a method
+    ``beside()`` it can put columns of the file, such as an identifier, before those of the predictions: it is called
+    after each batch of ``read``, and returns the columns of that batch by name.
     """
 
     def read(self, path: Path, batch_size: int) -> Iterator[Any]:

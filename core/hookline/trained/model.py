@@ -90,8 +90,11 @@ class Trained:
             ContractError: When the columns do not fit the batch.
         """
         predictor, names = self.predictor, None
+        beside = getattr(predictor, "beside", dict)
         for inputs in predictor.read(Path(source), self.config.train.eval_batch_size):
             columns = predictor.columns(self.predict(inputs))
+            if isinstance(columns, Mapping):
+                columns = {**beside(), **columns}
             _check_columns(columns, names, count_examples(inputs), str(self._site.host.owner("data")))
             names = list(columns)
             yield columns

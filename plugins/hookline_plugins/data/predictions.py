@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hookline import ContractError
-from hookline_plugins.data.sheet import polars
+from hookline_plugins.data.tables.sheet import polars
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,9 @@ def write_parquet(path: Path, parts: Iterator[Mapping[str, Sequence[Any]]]) -> N
         for number, frame in enumerate(_frames(parts)):
             files.append(folder / f"{number}.parquet")
             frame.write_parquet(files[-1])
-        pl.scan_parquet(files, glob=False).sink_parquet(path, maintain_order=True)
+        # A column may be empty in one part and have values in another.
+        tables = [pl.scan_parquet(file, glob=False) for file in files]
+        pl.concat(tables, how="vertical_relaxed").sink_parquet(path, maintain_order=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -113,10 +115,10 @@ def _frames(parts: Iterator[Mapping[str, Sequence[Any]]]) -> Iterator[Any]:
     for part in parts:
         held.append(pl.DataFrame(dict(part)))
         if sum(frame.height for frame in held) >= _WRITTEN_ROWS:
-            yield pl.concat(held)
+            yield pl.concat(held, how="vertical_relaxed")
             held = []
     if held:
-        yield pl.concat(held)
+        yield pl.concat(held, how="vertical_relaxed")
 
 
 WRITERS = {".parquet": write_parquet}

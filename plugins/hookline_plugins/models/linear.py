@@ -6,7 +6,7 @@ Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
@@ -22,19 +22,34 @@ class Linear:
     """A linear layer, ``nn.Linear``: ``y = x W^T + b`` from ``[B, I]`` to ``[B, O]``.
 
     Weights are initialized from ``N(0, init_std)``, the bias to 0. The default of ``init_std`` is that of Zhang et al.,
-    *Dive into Deep Learning*, section 3.5.
+    *Dive into Deep Learning*, section 3.5. With ``start = "least-squares"`` both are the solution of the least-squares
+    problem over the training split: the optimum of the loss ``mse``, at which training begins.
     """
 
     bias: Annotated[bool, Meta(description="learn an additive bias")] = True
     init_std: Annotated[float, Meta(ge=0, description="standard deviation of the initial weights")] = 0.01
+    start: Annotated[
+        Literal["random", "least-squares"],
+        Meta(description="initial weights: random, or the optimum of a regression with the loss mse"),
+    ] = "random"
 
     @hookimpl
     def build_model(self, data: DataSource) -> nn.Module:
         """Build the layer."""
+        import torch
         from torch import nn
 
         layer = nn.Linear(*sizes_of(data), bias=self.bias)
         nn.init.normal_(layer.weight, std=self.init_std)
         if self.bias:
             nn.init.zeros_(layer.bias)
+        if self.start == "least-squares":
+            from hookline_plugins.models.least_squares import least_squares
+
+            weight, bias = least_squares(data, bias=self.bias)
+            layer = layer.double()  # the run casts it to its dtype
+            with torch.no_grad():
+                layer.weight.copy_(weight)
+                if self.bias:
+                    layer.bias.copy_(bias)
         return layer

@@ -197,7 +197,7 @@ def test_a_changed_option_of_a_parameter_group_takes_effect(tmp_path: Path) -> N
 def two_rates(params: Any, pace: float = 0.1, momentum: float = 0.5) -> torch.optim.Optimizer:
     """Descend, the biases at half the pace."""
     weight, bias = params
-    groups = [{"params": [weight]}, {"params": [bias], "lr": pace / 2}]
+    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "lr": pace / 2}]
     return torch.optim.SGD(groups, lr=pace, momentum=momentum)
 
 

@@ -22,7 +22,7 @@ from hookline.runs.disk.durable_files import AppendedFile
 from hookline.runs.names import check_name
 from hookline.runs.record import read_record
 from hookline_plugins.callbacks.json_lines import JSONLines
-from hookline_plugins.data.tables import Table
+from hookline_plugins.data.tables.table import Table
 from reliability.fuzz_targets import GOOD_RECORD, TARGETS, check_error, run_folder, show_runs
 from support import HANG_S
 

@@ -203,11 +203,15 @@ def explain(output: Output, catalog: Catalog, key: str, words: Sequence[str]) ->
     help="File to write.",
 )
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
+@click.option("--target", "column", metavar="COLUMN", help="Column of DATAFILE to predict.")
+@click.option("--task", type=click.Choice(["regression", "classification"]), help="How to treat the target.")
 @printing
-def init(output: Output, datafile: Path | None, target: Path, force: bool) -> None:
+def init(
+    output: Output, datafile: Path | None, target: Path, force: bool, column: str | None, task: str | None
+) -> None:
     """Write a commented config.
 
-    With DATAFILE, a CSV or Parquet file, the config fits that file.
+    With DATAFILE, a CSV or Parquet file, the config fits that file: its choices and their reasons are shown.
     """
     from hookline.cli.text_file import write_text_file
     from hookline.runs.config_text import commented_toml
@@ -215,12 +219,19 @@ def init(output: Output, datafile: Path | None, target: Path, force: bool) -> No
     if target.exists() and not force:
         raise ConfigError(f"{target} already exists", hint="choose another name with -o, or overwrite it with --force")
     catalog = Catalog.installed()
-    tables = catalog.default("starter")(datafile, target.parent) if datafile else {}
-    config = load_config(tables, catalog=catalog)
+    if datafile is None and (column or task):
+        raise ConfigError("--target and --task are for a DATAFILE", hint="hookline init DATAFILE --target COLUMN")
+    starter = catalog.default("starter")(datafile, target.parent, column, task) if datafile else None
+    config = load_config(starter.tables if starter else {}, catalog=catalog)
     head = f"# Train with: hookline train {target}\n# A line that begins with # shows a default.\n"
     write_text_file(target, f"{head}\n{commented_toml(config)}", force=force)
+    remarks, warnings = (starter.remarks, starter.warnings) if starter else ([], [])
     if output.json:
-        output.document({"path": str(target)})
+        output.document({"path": str(target), **({"remarks": remarks, "warnings": warnings} if starter else {})})
+    for text in remarks:
+        output.prose(text)
+    for text in warnings:
+        output.note(f"warning: {text}")
     output.prose(f"wrote {target}; next: hookline check {target}, then hookline train {target}")
 
 

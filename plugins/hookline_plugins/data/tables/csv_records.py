@@ -16,7 +16,9 @@ from hookline import Location
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
-    from typing import BinaryIO
+    from typing import IO
+
+    from hookline_plugins.data.tables.format import TableFormat
 
 
 _PIECE_BYTES = 2**22
@@ -55,23 +57,39 @@ class Record(NamedTuple):
         return Location(str(path), self.line, span[0] + 1, excerpt(self.text), max(span[1] - span[0], 1))
 
 
-def read_rows(path: Path, delimiter: str) -> Iterator[Record]:
+def read_rows(source: Path | bytes, form: TableFormat) -> Iterator[Record]:
     """Yield the records below the header, including blank lines."""
-    records = itertools.dropwhile(lambda record: not record.num_fields, read_records(path, delimiter))
-    return itertools.islice(records, 1, None)
+    records = read_records(source, form)
+    if not form.header:
+        return records
+    return itertools.islice(itertools.dropwhile(lambda record: not record.num_fields, records), 1, None)
 
 
-def read_records(path: Path, delimiter: str) -> Iterator[Record]:
-    """Yield the records of a file up to the first that cannot be parsed."""
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        yield from records_of(file, delimiter)
+def read_records(source: Path | bytes, form: TableFormat) -> Iterator[Record]:
+    """Yield the records of a file, or of its content, up to the first that cannot be parsed."""
+    if isinstance(source, bytes):
+        text = io.StringIO(source.decode("utf-8-sig"), newline="\n")
+        yield from records_of(text, form.parsed_delimiter, comment=form.comment)
+        return
+    with source.open(encoding="utf-8-sig", newline="\n") as file:
+        yield from records_of(file, form.parsed_delimiter, comment=form.comment)
 
 
-def records_of(lines: Iterable[str], delimiter: str, line: int = 1) -> Iterator[Record]:
-    """Yield the records of lines up to the first that cannot be parsed; ``line`` is the number of the first line."""
+def records_of(lines: Iterable[str], delimiter: str, line: int = 1, comment: str = "") -> Iterator[Record]:
+    """Yield the records of lines up to the first that cannot be parsed.
+
+    Args:
+        lines: The lines.
+        delimiter: The character between the fields.
+        line: The number of the first line.
+        comment: The beginning of lines to leave out; empty for none.
+    """
     lines = iter(lines)
     for raw in lines:
         text = raw.rstrip("\r\n")
+        if comment and text.startswith(comment):
+            line += 1
+            continue
         if '"' not in text:
             yield Record(line, text, text.count(delimiter) + 1 if text.strip(" ") else 0)
             line += 1
@@ -100,16 +118,17 @@ class Piece(NamedTuple):
     line: int
     data: bytes
 
-    def records(self, delimiter: str) -> Iterator[Record]:
+    def records(self, form: TableFormat) -> Iterator[Record]:
         """Yield its records up to the first that cannot be parsed."""
         # Decoded only here, because most pieces are never read record by record.
-        yield from records_of(io.StringIO(self.data.decode(), newline="\n"), delimiter, self.line)
+        text = io.StringIO(self.data.decode(), newline="\n")
+        yield from records_of(text, form.parsed_delimiter, self.line, form.comment)
 
 
-def read_row_pieces(path: Path) -> Iterator[Piece]:
+def read_row_pieces(source: Path | bytes, form: TableFormat) -> Iterator[Piece]:
     """Yield the rows below the header in pieces, including blank lines."""
-    with path.open("rb") as file:
-        line, data = _skip_header(file), b""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        line, data = _skip_header(file, form.comment.encode()) if form.header else 1, b""
         while chunk := file.read(_PIECE_BYTES):
             data += chunk
             # Unbalanced quote marks would otherwise take the whole file into memory.
@@ -122,11 +141,13 @@ def read_row_pieces(path: Path) -> Iterator[Piece]:
             yield Piece(line, data)
 
 
-def _skip_header(file: BinaryIO) -> int:
+def _skip_header(file: IO[bytes], comment: bytes) -> int:
     """Read a file to the end of its header; return the number of the next line."""
     line, quotes = 1, 0
     for raw in file:
         line += 1
+        if comment and raw.removeprefix(b"\xef\xbb\xbf").startswith(comment):
+            continue
         quotes += raw.count(b'"')
         if raw.strip(b" \r\n\xef\xbb\xbf") and quotes % 2 == 0:
             break

@@ -1,0 +1,1 @@
+"""The data source ``csv``: tables in CSV and Parquet files."""

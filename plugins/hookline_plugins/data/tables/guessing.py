@@ -1,0 +1,150 @@
+"""Guesses at how a CSV file is written, for ``hookline init``: encoding, comments, delimiter, header, decimal sign."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.tables.format import BLANKS, TableFormat
+from hookline_plugins.data.tables.sheet import Sheet, as_numbers
+from hookline_plugins.data.tables.source import check_file, is_parquet, read_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import polars as pl
+
+
+_SAMPLE_BYTES = 2**16
+_NUM_LINES = 50
+_NUMBER = re.compile(r"\s*\"?[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\"?\s*")
+
+_DECIMAL_COMMA = r"^[+-]?\d*,\d+$"
+_GROUPED = {
+    ".": (",", r"^[+-]?\d{1,3}(,\d{3})+(\.\d*)?$"),
+    ",": (".", r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$"),
+}
+"""The separator of thousands beside each decimal sign, and numbers with it."""
+
+
+def guess_format(path: Path, faults: Faults) -> tuple[TableFormat, list[str]]:
+    """Return how a CSV file seems to be written, and a remark on each guess that is not a comma in UTF-8.
+
+    Raises:
+        DataError: If the file cannot be a table.
+    """
+    if is_parquet(path):
+        return TableFormat(), []
+    form = TableFormat(encoding=_guess_encoding(path, faults))
+    source = read_source(path, form, faults)
+    head = source[:_SAMPLE_BYTES] if isinstance(source, bytes) else _first_bytes(source)
+    text = head.decode("utf-8-sig", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()][:_NUM_LINES]
+    remarks = [] if form.is_utf8 else [f"the file is not UTF-8: read as {form.encoding}"]
+    comments, lines = _split_comments(lines)
+    if comments:
+        form = replace(form, comment="#")
+        remarks.append(
+            f"the file begins with comments: lines that begin with '#' are left out, the first is {comments[0]!r}"
+        )
+    form = replace(form, delimiter=_guess_delimiter(lines))
+    if form.delimiter == BLANKS:
+        remarks.append("the columns are separated by blanks")
+    if _lacks_header(lines, form.delimiter):
+        form = replace(form, header=False)
+        remarks.append("the first line holds values, not column names: the columns are column_1, column_2, ...")
+    return form, remarks
+
+
+def with_number_signs(sheet: Sheet) -> tuple[Sheet, list[str]]:
+    """Return a sheet of text with the decimal sign and the thousands separator that its columns seem to have."""
+    if sheet.source is None:
+        return sheet, []
+    texts = [sheet.column(name) for name in dict.fromkeys(sheet.names) if name]
+    form, remarks = sheet.form, []
+    if (found := _columns_with(texts, _DECIMAL_COMMA, form)) and not _columns_with(texts, _GROUPED["."][1], form):
+        form = replace(form, decimal=",")
+        remarks.append(f"numbers have a decimal comma: {_listed(found)}")
+    mark, grouped = _GROUPED[form.decimal]
+    if found := _columns_with(texts, grouped, form):
+        form = replace(form, thousands=mark)
+        remarks.append(f"numbers have {mark!r} between thousands: {_listed(found)}")
+    return replace(sheet, form=form), remarks
+
+
+def _columns_with(columns: list[pl.Series], pattern: str, form: TableFormat) -> list[str]:
+    """Return the names of the columns in which some cells have the pattern, and all others are numbers."""
+    found = []
+    for column in columns:
+        has_pattern = column.drop_nulls().str.contains(pattern)
+        is_number = as_numbers(column.drop_nulls(), form).is_not_null()
+        if has_pattern.any() and (has_pattern | is_number).all():
+            found.append(column.name)
+    return found
+
+
+def _guess_encoding(path: Path, faults: Faults) -> str:
+    head = check_file(path, faults)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    source = read_source(path, TableFormat(), faults)
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    return next((encoding for encoding in ("utf-8", "cp1252") if _is_in(data, encoding)), "latin-1")
+
+
+def _is_in(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_SAMPLE_BYTES)
+
+
+def _split_comments(lines: list[str]) -> tuple[list[str], list[str]]:
+    """Return the comments at the beginning and the other lines; ``#id,name`` above ``1,x`` is a header."""
+    comments = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    rest = lines[len(comments) :]
+    delimiter = _guess_delimiter(rest)
+    if comments and rest and delimiter != BLANKS and comments[-1].count(delimiter) == rest[0].count(delimiter):
+        comments, rest = comments[:-1], lines[len(comments) - 1 :]
+    return comments, [line for line in rest if not comments or not line.startswith("#")]
+
+
+def _guess_delimiter(lines: list[str]) -> str:
+    """Return the delimiter that occurs most often in the first line, blanks if they alone give columns."""
+    header = lines[0] if lines else ""
+    best = max(",;\t|", key=header.count)
+    if best in header:
+        return best
+    widths = {len(line.split()) for line in lines}
+    return BLANKS if len(widths) == 1 and widths.pop() > 1 else ","
+
+
+def _lacks_header(lines: list[str], delimiter: str) -> bool:
+    """Return whether the first line is a row: numbers above numbers, and words that occur again below."""
+    split: Callable[[str], list[str]] = str.split if delimiter == BLANKS else lambda line: line.split(delimiter)
+    rows = [[cell.strip() for cell in split(line)] for line in lines]
+    if len(rows) < 2 or len({len(row) for row in rows}) != 1:
+        return False
+    num_numbers = 0
+    for head, *cells in zip(*rows, strict=True):
+        if any(_NUMBER.fullmatch(cell) for cell in cells):
+            num_numbers += 1
+            if head and not _NUMBER.fullmatch(head):
+                return False
+        elif head not in cells:
+            return False
+    return num_numbers > 0
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,197 @@
+"""Predictor of the data source ``csv``: new rows read as in training, predictions as columns in the units of the file.
+
+Imported only for predictions, because it needs torch. Shapes: ``B`` rows, ``I`` input features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor
+
+from hookline import DataError
+from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.predictions import WRITERS, class_columns, in_batches, number_columns
+from hookline_plugins.data.tables.choosing import check_known_columns
+from hookline_plugins.data.tables.columns import DATE_PARTS, Missing, Reader, stacked
+from hookline_plugins.data.tables.format import TableFormat
+from hookline_plugins.data.tables.reading import Reading, read_pieces
+from hookline_plugins.data.tables.sheet import Sheet, polars
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from hookline import DataSource
+
+
+_HINTS: Mapping[Missing, str | None] = {
+    "error": "fill it in, or set `missing` to 'mean'",
+    "drop": "fill it in, or set `missing` to 'mean': a prediction needs every feature",
+    "mean": None,
+}
+"""Hint for a missing cell; None where it is filled in with the mean of the training split."""
+
+_PROBLEM = "problem"
+"""Name of the column with the reasons why rows have no prediction."""
+
+
+class Rules(NamedTuple):
+    """The rules of a run for new rows.
+
+    Attributes:
+        missing: How to treat missing cells.
+        fills_unseen: Whether a category that the training data lack is filled in; otherwise it is a fault.
+        leaves_empty: Whether the predictions of faulty rows are left empty; otherwise they are faults.
+    """
+
+    missing: Missing
+    fills_unseen: bool = False
+    leaves_empty: bool = False
+
+
+class _Kept(msgspec.Struct):
+    """The values that ``Table`` keeps for new rows, as read from the description of the data of a run."""
+
+    features: list[tuple[str, list[str] | None]]
+    fill: list[float]
+    mean: list[float]
+    scale: list[float]
+    target_mean: list[float]
+    target_scale: list[float]
+    dates: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        widths = [
+            len(DATE_PARTS) if name in self.dates else 1 if categories is None else len(categories)
+            for name, categories in self.features
+        ]
+        sizes = {len(self.fill), len(self.mean), len(self.scale)}
+        if sizes != {sum(widths)} or len(self.target_mean) != len(self.target_scale):
+            raise ValueError(f"{sum(widths)} features have {sizes} values for missing cells, means and scales")
+
+
+class TablePredictor:
+    """Predictor that reads rows with the categories, means and scales of the training data.
+
+    Args:
+        data: The training data, as stored with the run.
+        form: How the cells of the file are written.
+        rules: The rules for its rows.
+        task: The option ``task`` of the training.
+    """
+
+    writers = WRITERS
+
+    def __init__(self, data: DataSource, form: TableFormat, rules: Rules, task: str) -> None:
+        try:
+            kept = msgspec.convert(dict(data.kept), _Kept)
+        except msgspec.ValidationError as error:
+            raise DataError(f"the description of the columns, saved with the run, cannot be used: {error}") from error
+        if task == "regression" and len(kept.target_mean) != len(data.target_names):
+            raise DataError("the description of the columns, saved with the run, has other targets than scales")
+        self._data, self._task, self._form, self._rules = data, task, form, rules
+        self._categories: dict[str, list[str] | None] = dict(kept.features)
+        self._dates = kept.dates
+        self._fill, self._mean, self._scale, self._target_mean, self._target_scale = (
+            torch.tensor(values, dtype=torch.float64)
+            for values in (kept.fill, kept.mean, kept.scale, kept.target_mean, kept.target_scale)
+        )
+        self._held: list[pl.DataFrame] = []
+        self._beside: pl.DataFrame | None = None
+
+    def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:
+        """Yield the inputs of a file, float64 ``[B, I]``.
+
+        Raises:
+            DataError: If its columns or cells do not match the training data; carries every fault.
+        """
+        self._held = []
+        for inputs in in_batches(self._parts(path), batch_size):
+            self._beside = self._next_rows(len(inputs))
+            yield inputs
+
+    def beside(self) -> Mapping[str, Sequence[Any]]:
+        """Return the columns of the last batch that are not features, and the problems of its rows."""
+        assert self._beside is not None, "a batch was read"
+        return {name: self._beside[name].to_list() for name in self._beside.columns}
+
+    def columns(self, prediction: Tensor) -> Mapping[str, Sequence[Any]]:
+        """Return ``predicted_TARGET`` for each target, in the units of the file, and the probability of each class."""
+        data, is_binary = self._data, self._task == "binary"
+        found = (
+            number_columns(prediction, data.target_names, self._target_mean, self._target_scale)
+            if self._task == "regression"
+            else class_columns(prediction, data.target_names[0], data.class_names, is_binary=is_binary)
+        )
+        if not self._rules.leaves_empty or self._beside is None:
+            return found
+        is_faulty = self._beside[_PROBLEM].is_not_null()
+        return {
+            name: [None if skip else value for skip, value in zip(is_faulty, values, strict=True)]
+            for name, values in found.items()
+        }
+
+    def _parts(self, path: Path) -> Iterator[Tensor]:
+        faults = Faults(path)
+        sheet: Sheet | None = None
+        num_rows = 0
+        numbers = {name for name, categories in self._categories.items() if categories is None} - set(self._dates)
+        reading = Reading(self._form, lambda name: name not in numbers, keeps_malformed=self._rules.leaves_empty)
+        for sheet in read_pieces(path, reading, faults):
+            if not num_rows:
+                self._readable = check_known_columns(sheet, list(self._categories), faults)
+                self._check_others(sheet, faults)
+            num_rows += sheet.frame.height
+            inputs = self._inputs(sheet, faults)
+            # After a fault the remaining parts are still read, for theirs.
+            if inputs is not None and not faults.has_any:
+                yield inputs
+        faults.check(sheet)
+        if not num_rows:
+            faults.stop("the file has no rows")
+
+    def _check_others(self, sheet: Sheet, faults: Faults) -> None:
+        """Refuse columns that would be hidden by those of the predictions."""
+        data = self._data
+        made = {f"predicted_{name}" for name in data.target_names} | {
+            f"probability_{name}" for name in data.class_names
+        }
+        for name in sheet.names:
+            if name in made | ({_PROBLEM} if self._rules.leaves_empty else set()):
+                faults.add(f"the column {name!r} has the name of a result", hint="leave it out, or rename it")
+
+    def _inputs(self, sheet: Sheet, faults: Faults) -> Tensor | None:
+        problems = dict(sheet.problems) if self._rules.leaves_empty else None
+        reader = Reader(sheet, faults, self._rules.missing, problems)
+        columns = [column for name in self._readable for column in self._feature(reader, name)]
+        if faults.has_any or sheet.frame.is_empty():
+            return None
+        others = sheet.frame.select(
+            name for name in dict.fromkeys(sheet.names) if name and name not in self._categories
+        )
+        if problems is not None:
+            texts = [problems.get(row) for row in sheet.rows]
+            others = others.with_columns(polars().Series(_PROBLEM, texts, dtype=polars().String))
+        self._held.append(others)
+        values = stacked(columns).T.contiguous()
+        values = torch.where(values.isnan(), self._fill, values)
+        return values.sub_(self._mean).div_(self._scale)
+
+    def _feature(self, reader: Reader, name: str) -> list[pl.Series]:
+        hint, categories = _HINTS[self._rules.missing], self._categories[name]
+        if name in self._dates:
+            return reader.dates(name, self._dates[name], hint)
+        if categories is None:
+            return [reader.numbers(name, hint)]
+        return reader.indicators(name, categories, hint, fills_unseen=self._rules.fills_unseen)
+
+    def _next_rows(self, count: int) -> pl.DataFrame:
+        """Take the next rows of the columns that are not features from those that were read."""
+        held = polars().concat(self._held, how="vertical_relaxed") if len(self._held) > 1 else self._held[0]
+        self._held = [held[count:]]
+        taken: pl.DataFrame = held[:count]
+        return taken

@@ -1,0 +1,215 @@
+"""Config of a first run on a table, which ``hookline init`` writes for a file, and its reasons."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hookline.engine import did_you_mean
+from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.tables.format import TableFormat
+from hookline_plugins.data.tables.guessing import guess_format, with_number_signs
+from hookline_plugins.data.tables.reading import Reading, read_table
+from hookline_plugins.data.tables.sheet import Sheet
+from hookline_plugins.data.tables.suitability import Usable, doubts, judge
+from hookline_plugins.data.tables.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_TARGET_NAMES = ("target", "label", "class", "y", "outcome")
+"""Names that people give to the column to predict."""
+
+_NUM_STEPS = 2000
+"""Steps of a first run with Adam on standardized columns: enough, and done within seconds."""
+_MAX_CELLS = 5 * 10**7
+"""Cells of a table whose least-squares problem is solved within seconds; a larger one is fitted by Adam."""
+_MIN_ROWS_TO_SPLIT = 10
+_MIN_COLUMNS = 2
+"""A target and a feature."""
+
+
+@dataclass
+class Starter:
+    """The config of a first run.
+
+    Attributes:
+        tables: The tables of the config.
+        remarks: The choices that were made, and their reasons.
+        warnings: Remarks on the table that a person should look at.
+    """
+
+    tables: dict[str, dict[str, Any]]
+    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def from_table(path: Path, folder: Path, target: str | None = None, task: str | None = None) -> Starter:
+    """Return a config in ``folder`` that trains on the CSV or Parquet file at ``path``.
+
+    The target is the last column that can be one, unless another has a name such as ``label``. Words, 0 and 1, or a
+    few whole numbers that each occur often make it a classification; other numbers make it a regression. The model is
+    linear for both: for a regression it starts at the least-squares solution, and for a classification its weights
+    have a penalty like that of scikit-learn's ``LogisticRegression``.
+
+    Args:
+        path: The file.
+        folder: The folder of the config.
+        target: The column to predict, if it is not to be chosen.
+        task: ``regression`` or ``classification``, if it is not to be chosen.
+
+    Raises:
+        DataError: If the file cannot be used; carries every fault.
+        PluginError: If polars is not installed.
+    """
+    faults = Faults(path)
+    form, warnings = guess_format(path, faults)
+    sheet = read_table(path, Reading(form, is_text=lambda _: True), faults)
+    faults.check()
+    sheet, remarks = with_number_signs(sheet)
+    usable, reasons = _judged(sheet)
+    chosen, reason = _chosen_target(sheet, usable, reasons, target, faults)
+    features = [column for column in usable if column is not chosen]
+    if not features:
+        _stop_without_features(reasons, faults)
+    kind = task or ("classification" if chosen.may_be_classes(sheet) else "regression")
+    remarks = [f"{chosen.name} is the target: {reason}", _reason_of_task(chosen, kind), *remarks]
+    remarks += [f"{name} is left out: {text}" for name, text in reasons.items()]
+    data = {"use": "csv", "path": _seen_from(folder, path), "target": chosen.name}
+    data |= _data_options(sheet, features, chosen, kind)
+    warnings += list(_warnings(sheet, chosen, features))
+    _check(path, data)
+    return Starter(_tables(sheet, data, features, kind), remarks, warnings)
+
+
+def _check(path: Path, data: dict[str, Any]) -> None:
+    """Refuse what the plugin would refuse, before a config is written."""
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name != "use"
+    }
+    Table(**(options | {"path": path})).read(Faults(path))
+
+
+def _judged(sheet: Sheet) -> tuple[list[Usable], dict[str, str]]:
+    """Return the columns that can be used, and the reasons why the others cannot."""
+    usable, reasons = [], {}
+    for number, name in enumerate(dict.fromkeys(sheet.names), start=1):
+        found = judge(sheet, name)
+        if isinstance(found, Usable):
+            usable.append(found)
+        else:
+            reasons[name or f"column {number}"] = found
+    if sum(not column.doubt for column in usable) >= _MIN_COLUMNS:
+        reasons |= {column.name: column.doubt for column in usable if column.doubt}
+        usable = [column for column in usable if not column.doubt]
+    return usable, reasons
+
+
+def _chosen_target(
+    sheet: Sheet, usable: list[Usable], reasons: dict[str, str], target: str | None, faults: Faults
+) -> tuple[Usable, str]:
+    """Return the target and the reason for it.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if target is not None:
+        if target not in sheet.names:
+            faults.stop(f"there is no column {target!r} to predict", hint=did_you_mean(target, sheet.names))
+        named = next((column for column in usable if column.name == target), None)
+        if named is None:
+            faults.stop(f"column {target!r} cannot be the target: {reasons[target]}", hint="choose another --target")
+        return named, "you chose it"
+    candidates = [column for column in usable if column.kind != "dates"]
+    if not candidates:
+        _stop_without_features(reasons, faults)
+    for name in _TARGET_NAMES:
+        if found := [column for column in candidates if column.name.lower() == name]:
+            return found[-1], "because of its name; choose another with --target"
+    last = candidates[-1]
+    later = sheet.names[sheet.names.index(last.name) + 1 :]
+    passed = "".join(f" ({name} is not: {reasons[name]})" for name in later if name in reasons)
+    return last, f"it is the last column that can be one{passed}; choose another with --target"
+
+
+def _stop_without_features(reasons: dict[str, str], faults: Faults) -> None:
+    for name, text in reasons.items():
+        faults.add(f"{name} cannot be used: {text}")
+    hint = "a run needs a target and at least one feature: numbers, dates, or text with few different values"
+    faults.stop("the file has too few columns that can be used", hint=hint)
+
+
+def _reason_of_task(target: Usable, task: str) -> str:
+    count = target.column.drop_nulls().n_unique()
+    if task == "regression":
+        return f"regression: {target.name} holds numbers, {count} different ones; --task classification takes classes"
+    values = "words" if target.kind == "categories" else "whole numbers"
+    other = "" if target.kind == "categories" else "; --task regression takes them as numbers"
+    return f"classification: {target.name} holds {values} with {count} different values{other}"
+
+
+def _warnings(sheet: Sheet, target: Usable, features: list[Usable]) -> Iterator[str]:
+    num_rows = sheet.frame.height
+    if missing := target.column.null_count():
+        yield f"{target.name}: {missing:,} of {num_rows:,} rows have no target, and are left out"
+    if gaps := [column for column in features if column.column.null_count()]:
+        names = ", ".join(f"{column.name} ({column.column.null_count():,})" for column in gaps[:10])
+        more = f" and {len(gaps) - 10} more columns" if len(gaps) > 10 else ""
+        yield f"missing cells are filled in with the mean of the column: {names}{more}"
+    if num_rows - missing < _MIN_ROWS_TO_SPLIT:
+        yield f"{num_rows - missing} rows are too few for a validation split"
+    for column in (*features, target):
+        yield from doubts(sheet, column)
+
+
+def _data_options(sheet: Sheet, features: list[Usable], target: Usable, task: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"task": task}
+    if len(features) + 1 < len(sheet.names):
+        options["features"] = [column.name for column in features]
+    if one_hot := [column.name for column in features if column.kind == "categories"]:
+        options["one_hot"] = one_hot
+    if dates := {column.name: column.date for column in features if column.kind == "dates"}:
+        options["dates"] = dates
+    if any(column.column.null_count() for column in (*features, target)):
+        options["missing"] = "mean"
+    if len(target.column) - target.column.null_count() >= _MIN_ROWS_TO_SPLIT:
+        options["split"] = [0.8, 0.2]
+    options["standardize"] = True
+    if task == "regression":
+        options["standardize_target"] = True
+    if sheet.source is not None:
+        usual = TableFormat()
+        options |= {
+            option.name: value
+            for option in fields(usual)
+            if (value := getattr(sheet.form, option.name)) != getattr(usual, option.name)
+        }
+    return options
+
+
+def _tables(sheet: Sheet, data: dict[str, Any], features: list[Usable], task: str) -> dict[str, dict[str, Any]]:
+    num_rows = max(round(sheet.frame.height * data.get("split", [1.0])[0]), 1)
+    is_regression = task == "regression"
+    tables = {
+        "data": data,
+        "model": {"use": "linear"},
+        "loss": {"use": "mse" if is_regression else "cross-entropy"},
+    }
+    if is_regression and num_rows * len(features) <= _MAX_CELLS:
+        train = {"epochs": 1, "batch_size": "all", "dtype": "float64"}
+        tables["model"]["start"] = "least-squares"
+        return {"train": train, **tables, "optimizer": {"use": "lbfgs"}}
+    batch_size = min(max(num_rows // 100, 4), 1024)
+    train = {"epochs": math.ceil(_NUM_STEPS / math.ceil(num_rows / batch_size)), "batch_size": batch_size}
+    optimizer: dict[str, Any] = {"use": "adam", "lr": 0.01}
+    if not is_regression:
+        optimizer["weight_decay"] = float(f"{1 / num_rows:.1g}")
+    return {"train": train, **tables, "optimizer": optimizer}
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    return str(path) if path.is_absolute() else Path(os.path.relpath(path, folder)).as_posix()

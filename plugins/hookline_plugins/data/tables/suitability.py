@@ -1,0 +1,196 @@
+"""Columns of a table that a first run can use, and the reasons why it leaves out the others."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hookline_plugins.data.tables.kinds import distinct, kind_of, show
+from hookline_plugins.data.tables.sheet import Sheet, as_numbers, polars
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import polars as pl
+
+
+_FEW_CATEGORIES = 20
+_MAX_CATEGORIES = 200
+"""A text column with more different values is left out: it more likely holds names or remarks than categories."""
+_ROWS_OF_CATEGORY = 5
+"""Rows that each category has on average, if there are more than a few."""
+_MAX_CLASSES = 10
+"""Different whole numbers that may be classes; with more they are quantities."""
+_MAX_FAULTY = 0.05
+"""Share of words in a column of numbers that may be faults; with more it holds text."""
+_MIN_VALUES = 10
+"""Values that a column must have, or in half of the rows, so that each split has some."""
+
+_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%d.%m.%Y", "%Y/%m/%d")
+_AMBIGUOUS_DATES = ("%d/%m/%Y", "%m/%d/%Y")
+_WITH_UNIT = r"^[+-]?\s*([$€£¥₹]|[A-Z]{3})?\s*[+-]?\d[\d.,]*\s*(%|[$€£¥₹]|[A-Za-z°µ]{1,5})?$"
+_IDENTIFIER = re.compile(
+    r"(.*[_ .-])?(id|idx|index|uuid|guid)|unnamed: \d+|__index_level_\d+__|.*[a-z]ID|Id|ID", re.ASCII
+)
+_CODE = re.compile(r"\b(zip|plz|post(al)?_?code|zip_?code|code|type|kind|category|district|region|group|class)\b")
+_SENTINELS = (-999, -9999, -99999, -99, 999, 9999, 99999)
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A column that can be a feature or a target.
+
+    Attributes:
+        column: Its values.
+        kind: How to treat it.
+        date: The form of its dates.
+        doubt: The reason to leave it out if there are enough others; empty for none.
+    """
+
+    column: pl.Series
+    kind: Literal["numbers", "categories", "dates"]
+    date: str = ""
+    doubt: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the column."""
+        return self.column.name
+
+    def may_be_classes(self, sheet: Sheet) -> bool:
+        """Return whether its values are words, 0 and 1, or a few whole numbers that each occur often."""
+        if self.kind == "categories":
+            return True
+        numbers = as_numbers(self.column.drop_nulls(), sheet.form)
+        values = numbers.unique()
+        if (values != values.floor()).any():
+            return False
+        return set(values) <= {0.0, 1.0} or (
+            len(values) <= _MAX_CLASSES and len(numbers) >= _ROWS_OF_CATEGORY * len(values)
+        )
+
+
+def judge(sheet: Sheet, name: str) -> Usable | str:
+    """Return a column as one that can be used, or the reason why it is left out."""
+    if not name:
+        return "it has no name"
+    column = sheet.column(name)
+    if reason := _lack_of_values(column):
+        return reason
+    kind = kind_of(column, sheet.form)
+    if kind == "numbers":
+        return _judge_numbers(sheet, column)
+    if kind == "other":
+        is_date = column.dtype.is_temporal() and column.dtype not in (polars().Time, polars().Duration)
+        return Usable(column, "dates") if is_date else f"it holds values of type {column.dtype}"
+    return _judge_text(column, column.drop_nulls())
+
+
+def _lack_of_values(column: pl.Series) -> str:
+    present = column.drop_nulls()
+    if present.is_empty():
+        return "it has no values"
+    if len(present) < min(_MIN_VALUES, (len(column) + 1) // 2):
+        return f"it has only {len(present)} value{'s' * (len(present) != 1)} in {len(column)} rows"
+    if not column.dtype.is_nested() and present.n_unique() == 1:
+        return f"it never changes: {present[0]} in all rows"
+    return ""
+
+
+def _judge_numbers(sheet: Sheet, column: pl.Series) -> Usable | str:
+    numbers = as_numbers(column, sheet.form)
+    texts = column.drop_nulls() if column.dtype == polars().String else None
+    if texts is not None and texts.str.contains(r"^0\d").any():
+        return _judge_text(column, texts)
+    if numbers.null_count() - column.null_count() > _MAX_FAULTY * len(column):
+        return _judge_text(column, column.drop_nulls())
+    values = numbers.drop_nulls()
+    if column.name.startswith("__index_level_"):
+        return "it is the index that pandas writes"
+    deviation = values.to_frame().select(polars().all().std(ddof=0)).item()
+    if values.is_finite().all() and not math.isfinite(deviation):
+        return "its numbers are too large to be standardized"
+    return Usable(column, "numbers", doubt=_doubt_of_numbers(column.name, values, len(column)))
+
+
+def _doubt_of_numbers(name: str, values: pl.Series, num_rows: int) -> str:
+    if not values.n_unique() == len(values) == num_rows:
+        return ""
+    if len(values) > 2 and values[0] in (0, 1) and (values.diff().drop_nulls() == 1).all():
+        return f"it looks like an identifier: {values[0]:.0f}, {values[1]:.0f}, {values[2]:.0f}, ..."
+    if _IDENTIFIER.fullmatch(name if name.isupper() else name.lower()):
+        return "it looks like an identifier: its name, and a different value in each row"
+    return ""
+
+
+def _judge_text(column: pl.Series, present: pl.Series) -> Usable | str:
+    dates = [form for form in _DATES if _are_dates(present, form)]
+    either = [form for form in _AMBIGUOUS_DATES if _are_dates(present, form)]
+    if len(either) == 2:
+        return "it may hold dates with the day or the month first: list it in `dates` with its form, such as '%d/%m/%Y'"
+    if dates or either:
+        return Usable(column, "dates", (dates or either)[0])
+    count = present.n_unique()
+    if unit := _unit(present):
+        return f"it holds text that looks like {unit}: write plain numbers to use it"
+    limit = min(_FEW_CATEGORIES, len(present) // 2), min(_MAX_CATEGORIES, len(present) // _ROWS_OF_CATEGORY)
+    if count > max(limit):
+        return f"it holds text with {count:,} different values in {len(present):,} rows"
+    return Usable(column, "categories")
+
+
+def _are_dates(texts: pl.Series, form: str) -> bool:
+    if texts.dtype != polars().String:
+        return False
+    return texts.str.to_datetime(form, strict=False, time_unit="us", ambiguous="null").null_count() == 0
+
+
+def _unit(texts: pl.Series) -> str:
+    """Return the unit that stands beside the numbers of a text column; empty if it does not hold such numbers."""
+    if texts.dtype != polars().String or not texts.str.contains(_WITH_UNIT).all():
+        return ""
+    if texts.str.contains(r"^[\d.,+-]*$").any():
+        return ""
+    first = texts[0]
+    if texts.str.ends_with("%").all():
+        return f"per cent, such as {first!r}"
+    if texts.str.contains(r"[$€£¥₹]").all():
+        return f"money, such as {first!r}"
+    return f"numbers with a unit, such as {first!r}"
+
+
+def doubts(sheet: Sheet, usable: Usable) -> Iterator[str]:
+    """Yield what a person should look at in a column that is used."""
+    if usable.kind == "categories":
+        yield from _doubts_of_categories(usable)
+    if usable.kind == "numbers":
+        numbers = as_numbers(usable.column, sheet.form).drop_nulls()
+        if _CODE.search(usable.name.lower()) and (numbers == numbers.floor()).all():
+            yield f"{usable.name}: whole numbers; if they stand for categories, list it in `one_hot`"
+        for sentinel in _SENTINELS:
+            if _is_far_off(numbers, sentinel):
+                count = int((numbers == sentinel).sum())
+                times = "once" if count == 1 else f"{count} times"
+                hint = f"if it stands for a missing value, set missing_numbers = [{sentinel}]"
+                yield f"{usable.name}: {sentinel} occurs {times}, far from all other values; {hint}"
+
+
+def _doubts_of_categories(usable: Usable) -> Iterator[str]:
+    values = distinct(usable.column)
+    same: dict[str, list[str]] = {}
+    for value in values:
+        same.setdefault(value.casefold(), []).append(value)
+    for spellings in same.values():
+        if len(spellings) > 1:
+            yield f"{usable.name}: {', '.join(map(show, spellings))} differ only by case, and are different values"
+
+
+def _is_far_off(numbers: pl.Series, value: int) -> bool:
+    """Return whether a number occurs at a distance from all others that is larger than their range."""
+    others = numbers.filter(numbers != value)
+    if others.is_empty() or len(others) == len(numbers):
+        return False
+    low, high = float(others.min()), float(others.max())  # type: ignore[arg-type] # they are numbers
+    return (low - value if value < low else value - high) > max(high - low, abs(high) / 2, abs(low) / 2)
