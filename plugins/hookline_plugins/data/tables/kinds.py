@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import polars as pl
-    from polars import Series
 
     from hookline_plugins.data.tables.format import TableFormat
 
@@ -39,16 +38,10 @@ def first_fraction(column: pl.Series, numbers: pl.Series) -> float | None:
 
 def whole_texts(column: pl.Series) -> pl.Series:
     """Return the values of a column as text, whole numbers without a fraction: ``1.0`` is ``1``, ``007`` remains."""
-    pl = polars()
+    text_type = polars().String
     if column.dtype.is_float() or column.dtype.is_decimal():
-        numbers = column.cast(pl.Float64)
-        whole = (numbers == numbers.floor()) & numbers.is_finite()
-        texts = (
-            pl.when(whole).then(numbers.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(numbers.cast(pl.String))
-        )
-        made: Series = pl.select(texts.alias(column.name)).to_series()
-        return made
-    return column.cast(pl.String).str.replace(r"^([+-]?\d+)\.0*$", "$1")
+        column = column.cast(polars().Float64)
+    return column.cast(text_type).str.replace(r"^([+-]?\d+)\.0*$", "$1")
 
 
 def distinct(column: pl.Series) -> list[str]:
