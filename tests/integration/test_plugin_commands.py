@@ -417,6 +417,9 @@ def test_a_plugin_is_checked_with_the_data_of_a_data_plugin(hookline: Hookline, 
     # The whole text of the error, not its first line alone.
     assert "these are no images of 8 by 8:\n" in wrong.stderr
     assert "the side is 9" in wrong.stderr
+    unusable = hookline(*words, "data=images", "data.side=-1")
+    assert unusable.returncode == 3
+    assert "the data of data 'images' (peculiar.py) cannot be used: RuntimeError: " in unusable.stderr
     unknown = hookline(*words, "data=imagse")
     assert unknown.returncode == 3
     assert "did you mean 'images'?" in unknown.stderr

@@ -218,8 +218,15 @@ def _expected(given: Mapping[str, str], subject: Subject) -> Mapping[str, str]:
 
 
 def data_of(entry: Entry, options: Mapping[str, Any]) -> DataSource:
-    """Return the data of a data plugin, to check other plugins with."""
-    return _subject("data", entry, None, options, {}).run().data
+    """Return the data of a data plugin, to check other plugins with.
+
+    Raises:
+        PluginError: When no run can be built with it.
+    """
+    subject = _subject("data", entry, None, options, {})
+    if subject.refusals:
+        raise entry.error(f"the data of {entry} cannot be used: {subject.refusals[0]}")
+    return subject.run().data
 
 
 def _report(subject: Subject, findings: list[Finding]) -> Report:
