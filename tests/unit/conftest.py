@@ -11,7 +11,7 @@ from hookline import Catalog
 from hookline.engine import Entry
 
 _OWN = {
-    "data": {"synthetic-linear": "data.synthetic:SyntheticLinear", "csv": "data.tables:Table"},
+    "data": {"synthetic-linear": "data.synthetic:SyntheticLinear", "csv": "data.tables.table:Table"},
     "model": {"linear": "models.linear:Linear", "mlp": "models.mlp:MLP"},
     "loss": {
         "mse": "losses.regression:MSE",
