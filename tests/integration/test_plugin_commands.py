@@ -393,13 +393,13 @@ class Net(nn.Module):
         return self.layers(inputs)
 
 
-@hookline.plugin("loss", "total")
-def total():
-    """The squared error, summed over the batch."""
-    return lambda prediction, target: ((prediction - target) ** 2).sum()
+@hookline.plugin("loss", "power-error")
+def power_error(exponent: float = 2.0):
+    """The mean of the absolute errors, each raised to a power."""
+    return lambda prediction, target: (prediction - target).abs().pow(exponent).mean()
 
 
-total.__hookline_expected_failures__ = {"batch_mean": "this loss is a sum"}
+power_error.__hookline_expected_failures__ = {"options_described": "the name says it"}
 '''
 
 
@@ -424,14 +424,14 @@ def test_a_plugin_is_checked_with_the_data_of_a_data_plugin(hookline: Hookline, 
 
 def test_failures_that_a_plugin_declares_are_noted_with_their_reasons(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "peculiar.py").write_text(PECULIAR)
-    words = ("plugins", "check", "loss", "total", "--plugin", "peculiar.py")
+    words = ("plugins", "check", "loss", "power-error", "--plugin", "peculiar.py")
     done = hookline(*words)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "loss total: batch_mean fails, as expected: this loss is a sum" in done.stdout
-    (tmp_path / "peculiar.py").write_text(PECULIAR.replace('"batch_mean":', '"batch_maen":'))
+    assert "loss power-error: options_described fails, as expected: the name says it" in done.stdout
+    (tmp_path / "peculiar.py").write_text(PECULIAR.replace('"options_described":', '"options_descibed":'))
     wrong = hookline(*words)
     assert wrong.returncode == 3
-    assert "did you mean 'batch_mean'?" in wrong.stderr
+    assert "did you mean 'options_described'?" in wrong.stderr
 
 
 def test_a_plugin_that_hangs_or_crashes_does_not_affect_the_others(hookline: Hookline, tmp_path: Path) -> None:

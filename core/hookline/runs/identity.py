@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hookline.engine.errors import PluginError
 from hookline.engine.files import read_file
 from hookline.engine.hookspecs import API_VERSION
-from hookline.engine.plugin.options import is_plain
+from hookline.engine.plugin.options import is_plain, plain
 from hookline.engine.view import ConfigView, RunView
 from hookline.runs.lock import make_lock
 from hookline.runs.redaction import Redaction
@@ -53,6 +53,7 @@ def _fingerprint_of(run: RunView) -> dict[str, Any]:
         **plugins_of(run.config),
         "settings": _settings_of(run.config),
         "data": {split: _fingerprint(dataset) for split, dataset in run.data.splits().items()},
+        "optimizer": _options_as_built(run),
         "machine": {"device": str(run.device), "type": platform.machine(), "num_threads": torch.get_num_threads()},
     }
 
@@ -112,6 +113,23 @@ def plugins_of(config: ConfigView) -> dict[str, Any]:
         name: {"version": entry.version, "sha256": _code_hash(name, entry)} for name, entry in by_distribution.items()
     }
     return {"plugins": plugins, "code": code}
+
+
+def _options_as_built(run: RunView) -> list[dict[str, Any]]:
+    """Return the plain options of each parameter group, which before the first step follow from the config."""
+    import torch
+
+    groups = run.optimizer.param_groups if hasattr(run, "optimizer") else ()
+    values = (
+        {
+            key: value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+            for key, value in group.items()
+        }
+        for group in groups
+    )
+    return [
+        {key: plain(value) for key, value in group.items() if key != "params" and is_plain(value)} for group in values
+    ]
 
 
 def _declared(plugin: Any) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def resume_from(
         if checkpoint.manifest.position and is_within:
             _check_order(run, changes)
         states, notes = fitting_states(run, checkpoint.state["plugins"], checkpoint.manifest.identity, now)
-        _load(run, checkpoint, states, now["settings"], is_changed=is_changed)
+        _load(run, checkpoint, states, now["optimizer"], is_changed=is_changed)
     except _MISFITS as error:
         raise CheckpointError(f"{checkpoint.path} is not a state of a run: {type(error).__name__}: {error}") from error
     return [*notes, *_described(changes, "its last checkpoint")]
@@ -257,7 +257,7 @@ def _ordering(plugin: Any) -> str | None:
 
 
 def _load(
-    run: Run, checkpoint: Checkpoint, plugins: Mapping[str, Any], settings: Mapping[str, Any], *, is_changed: bool
+    run: Run, checkpoint: Checkpoint, plugins: Mapping[str, Any], options: Sequence[Any], *, is_changed: bool
 ) -> None:
     state = {**checkpoint.state, "plugins": plugins}
     as_built = [dict(group) for group in run.optimizer.param_groups]
@@ -267,7 +267,7 @@ def _load(
     if is_changed:
         state["stop_reason"] = None
     run.load_state_dict(state)
-    _set_changed_options(run, as_built, checkpoint.manifest.identity.get("settings", {}), settings)
+    _set_changed_options(run, as_built, checkpoint.manifest.identity.get("optimizer", ()), options)
 
 
 def model_faults(saved: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[Fault]:
@@ -294,16 +294,14 @@ def _optimizer_faults(saved: Sequence[Mapping[str, Any]], there: Sequence[Mappin
 
 
 def _set_changed_options(
-    run: Run, as_built: Sequence[Mapping[str, Any]], then: Mapping[str, Any], now: Mapping[str, Any]
+    run: Run,
+    as_built: Sequence[Mapping[str, Any]],
+    then: Sequence[Mapping[str, Any]],
+    now: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Let changed options of the optimizer, such as the learning rate, win over those in its state."""
-    prefix = "optimizer."
-    options = {key.removeprefix(prefix): key for key in now if key.startswith(prefix)}
-    changed = {name for name, key in options.items() if now[key] != then.get(key, now[key])}
-    for group, built in zip(run.optimizer.param_groups, as_built, strict=True):
-        # An option for some parameters, such as ``groups``, may set any option of a group.
-        names = changed if changed <= built.keys() else options.keys()
-        group.update({name: built[name] for name in names & built.keys() - {"params"}})
+    """Let options of the optimizer that are built with other values than then, such as ``lr``, win over its state."""
+    for group, built, before, after in zip(run.optimizer.param_groups, as_built, then, now, strict=False):
+        group.update({key: built[key] for key, value in after.items() if before.get(key, value) != value})
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], aside: Collection[str]) -> list[Change]:

@@ -43,7 +43,7 @@ def can_be_made(subject: Subject) -> None:
     """The plugin matches the hook specification, and a run can be built with it and the given options."""
     if subject.refusals:
         advice = "fix the plugin, or give the options and data= that it needs"
-        raise Broken("no run can be built: " + "; ".join(subject.refusals), advice)
+        raise Broken("no run can be built: " + "\n".join(subject.refusals), advice)
 
 
 @check

@@ -107,10 +107,10 @@ def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
 
 def _of_checkpoint(checkpoint: Checkpoint, notes: tuple[str, ...]) -> Weights:
     manifest, state = checkpoint.manifest, checkpoint.state
+    if isinstance(evaluated := state.get("evaluated_weights"), dict):
+        state = {**state, **evaluated}  # its metrics describe these
     if not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{checkpoint.path} lacks the model")
-    # The weights that its metrics describe.
-    state = {**state, **state["evaluated_weights"]}
     return Weights(state["model"], checkpoint.path.name, manifest.step, manifest.identity, notes, state)
 
 

@@ -38,8 +38,8 @@ def check_monitored(run: RunView, name: str, who: str) -> None:
 def measured_names(run: RunView) -> Sequence[str]:
     """Return the metrics that a run will measure: without evaluations only the running loss."""
     train, num_steps = run.config.train, run.num_steps
-    in_epochs = train.evaluate_every_steps and (num_steps is None or train.evaluate_every_steps <= num_steps)
-    return run.metric_names if train.evaluate_every_epochs or in_epochs else (_WITHOUT_EVALUATIONS,)
+    in_steps = train.evaluate_every_steps and (num_steps is None or train.evaluate_every_steps <= num_steps)
+    return run.metric_names if train.evaluate_every_epochs or in_steps else (_WITHOUT_EVALUATIONS,)
 
 
 class Monitor:

@@ -220,7 +220,7 @@ class KeepRunFolder:
         record.metrics = dict(run.history[-1]) if run.history else {}
         record.warnings = self._redaction.messages(run.warnings[-_MAX_WARNINGS:])
         tables = list(run.summary.items())[:_MAX_TABLES]
-        rows = {title: [_plain_row(row) for row in rows[:_MAX_TABLE_ROWS]] for title, rows in tables}
+        rows = {title: [_bounded_row(row) for row in rows[:_MAX_TABLE_ROWS]] for title, rows in tables}
         record.summary = self._redaction.messages(rows)
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
@@ -258,10 +258,8 @@ class KeepRunFolder:
                 run.warn(f"{part} of the run cannot be written; trying again later: {error}")
 
 
-def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of a table with values that JSON has; other values as text."""
-    kept = (int, float, type(None))
-    return {str(name): value if isinstance(value, kept) else str(value)[:_MAX_CELL] for name, value in row.items()}
+def _bounded_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value[:_MAX_CELL] if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _label(run: RunView) -> str:

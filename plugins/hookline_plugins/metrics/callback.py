@@ -116,7 +116,9 @@ class Metrics:
     def _known(self, task: Task, answers: Answers, data: DataSource) -> dict[str, Callable[[], Metric]]:
         if task == "regression":
             return {name: functools.partial(make, data.unscale) for name, make in _OF_NUMBERS.items()}
-        of_classes = {name: functools.partial(make, answers) for name, make in _OF_CLASSES.items()}
+        of_classes: dict[str, Callable[[], Metric]] = {
+            name: functools.partial(make, answers) for name, make in _OF_CLASSES.items()
+        }
         top_k = functools.partial(classes.TopKAccuracy, self.top_k, answers)
         return of_classes if task == "binary" else {**of_classes, "top_k_accuracy": top_k}
 

@@ -121,7 +121,12 @@ def test_an_evaluation_within_an_epoch_counts() -> None:
 
 
 def test_without_an_evaluation_there_is_nothing_to_report() -> None:
-    assert run_of({}, evaluate_every_epochs=0).fit().summary == {}
+    assert run_of({}, epochs=0).fit().summary == {}
+
+
+def test_a_run_without_evaluations_is_refused() -> None:
+    with pytest.raises(ConfigError, match="best monitors 'validation/loss', but this run never evaluates"):
+        run_of({}, evaluate_every_epochs=0)
 
 
 def test_an_unmeasured_metric_is_refused_with_the_nearest_name() -> None:

@@ -171,17 +171,17 @@ def test_a_backend_that_another_distribution_declares_is_refused_without_an_impo
 def test_a_backend_that_a_plugin_registers_is_used() -> None:
     calls: list[int] = []
 
+    def counting(graph: Any, inputs: Any) -> Any:
+        calls.append(len(inputs))
+        return graph.forward
+
     class Compiler:
         """Register a backend that counts the graphs that it gets."""
 
         @hookimpl(wrapper=True)
         def build_model(self, run: RunView) -> Any:
-            torch._dynamo.register_backend(self.compile, name="counting")
+            torch._dynamo.register_backend(counting)
             return (yield)
-
-        def compile(self, graph: Any, inputs: Any) -> Any:
-            calls.append(len(inputs))
-            return graph.forward
 
     compiled(backend="counting", **{"callbacks.compiler": Compiler()}).fit()
     assert calls

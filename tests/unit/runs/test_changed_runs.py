@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from hookline import CheckpointError, ConfigError, ContractError, HooklineError, Run, hookimpl, load_config, resume
-from hookline.runs import identity_of, read_checkpoint
+from hookline.runs import RunFolder, give_folder, identity_of, read_checkpoint
 from hookline.runs.disk.checkpoint import checkpoints_in, write_checkpoint
 from hookline.runs.plugin_states import fitting_states
+from hookline.runs.resuming import resume_from
 from reliability import job
 from support import saved_folder
 
@@ -119,9 +120,6 @@ def test_a_plugin_that_cannot_load_its_state_leaves_config_and_record_alone(tmp_
     before = files_of(path)
     values = load_config(config(tmp_path), {"optimizer.lr": 0.5}, plugins={"callbacks.picky": Picky(is_picky=True)})
     second = Run(values)
-    from hookline.runs import RunFolder, give_folder
-    from hookline.runs.resuming import resume_from
-
     folder = RunFolder.open(path)
     give_folder(second, folder)
     newest = folder.newest_checkpoint(print)
@@ -194,6 +192,28 @@ def test_a_changed_option_of_a_parameter_group_takes_effect(tmp_path: Path) -> N
     run = resume(path, {"optimizer.groups": [{"parameters": ["bias"], "lr": 0.5}]})
     assert [group["lr"] for group in run.optimizer.param_groups] == [0.5, 0.01]
     saved_folder(run).close()
+
+
+def two_rates(params: Any, pace: float = 0.1, momentum: float = 0.5) -> torch.optim.Optimizer:
+    """Descend, the biases at half the pace."""
+    weight, bias = params
+    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "lr": pace / 2}]
+    return torch.optim.SGD(groups, lr=pace, momentum=momentum)
+
+
+def test_a_changed_option_takes_effect_whatever_the_optimizer_calls_it(tmp_path: Path) -> None:
+    values = config(tmp_path)
+    first = Run(load_config(values, plugins={"optimizer": two_rates}))
+    for step in first.steps():
+        if step.step == 14:
+            # Another plugin may have changed an option.
+            first.optimizer.param_groups[1]["momentum"] = 0.25
+        if step.step == 15:
+            first.interrupt("test")
+    second = Run(load_config(values, {"optimizer.pace": 0.4}, plugins={"optimizer": two_rates}))
+    resume_from(second, read_checkpoint(checkpoints_in(saved_folder(first).path / "checkpoints")[0]))
+    rates = [(group["lr"], group["momentum"]) for group in second.optimizer.param_groups]
+    assert rates == [(0.4, 0.5), (0.2, 0.25)]
 
 
 def test_the_learning_rate_is_that_of_the_schedule_over_the_new_length(path: Path) -> None:

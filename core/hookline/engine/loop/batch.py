@@ -68,7 +68,9 @@ def placed_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -
     Unlike ``Module.to``, it keeps imaginary parts.
     """
     place = functools.partial(placed, device=device, dtype=dtype)
-    return module.to(device)._apply(place)  # noqa: SLF001 - Module.to calls it, too
+    module = module.to(device)
+    module._apply(place)  # type: ignore[no-untyped-call] # noqa: SLF001 - Module.to calls it, too
+    return module
 
 
 def with_parts(batch: Any, changed: Callable[[Any], Any]) -> Any:

@@ -15,13 +15,7 @@ from hookline.engine.hookspecs import Metric
 from hookline.engine.loop.batch import count_examples, placed_module
 from hookline.engine.loop.batches import Batches, ReadOptions
 from hookline.engine.loop.device import find_device
-from hookline.engine.loop.evaluation import (
-    EvaluatedWeights,
-    build_metrics,
-    evaluate_splits,
-    try_metrics,
-    weight_of,
-)
+from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, evaluate_splits, try_metrics, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.first_batch import (
     check_parameters,

@@ -43,8 +43,8 @@ def weight_of(loss: LossFunction) -> Callable[[Tensor], Tensor] | None:
     >>> weight(torch.tensor([0, 1, -100, 1]))
     tensor(41.)
     """
-    is_of_classes = isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
-    return getattr(loss, "batch_weight", partial(_weight_of_classes, loss) if is_of_classes else None)
+    of_torch = partial(_weight_of_classes, loss) if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) else None
+    return getattr(loss, "batch_weight", of_torch)
 
 
 def counted(loss: LossFunction) -> LossFunction:
@@ -56,7 +56,7 @@ def counted(loss: LossFunction) -> LossFunction:
         if value.is_cpu and math.isfinite(value.item()):
             return value  # on an accelerator, reading it would wait
         is_counted = weigh(target) > 0  # type: ignore[misc] # it is not None where this is returned
-        prediction.register_hook(lambda gradient: gradient.where(is_counted, 0.0))
+        prediction.register_hook(lambda gradient: gradient.where(is_counted, 0.0))  # type: ignore[no-untyped-call] # torch leaves it so
         return value.where(is_counted, 0.0)
 
     return counted_loss if weigh else loss

@@ -283,7 +283,7 @@ def _shape_error(prediction: Tensor, target: Tensor, loss_name: str) -> Contract
 def _broadcasts(prediction: Tensor, target: Tensor) -> bool:
     """Return whether an operation on both would pair each value with several, as with ``[B, 1]`` and ``[B]``."""
     try:
-        together = torch.broadcast_shapes(prediction.shape, target.shape).numel()
+        together = torch.broadcast_shapes(prediction.shape, target.shape).numel()  # type: ignore[no-untyped-call] # torch leaves it so
     except RuntimeError:
         return False
     return target.is_floating_point() and together > max(prediction.numel(), target.numel())
@@ -291,7 +291,7 @@ def _broadcasts(prediction: Tensor, target: Tensor) -> bool:
 
 def _uses(prediction: Tensor, loss_of: Callable[[Tensor], Tensor], value: Tensor) -> bool:
     """Return whether a loss depends on the prediction: it has a gradient, or another value for other predictions."""
-    gradient = torch.autograd.grad(value, prediction, allow_unused=True)[0]
+    gradient: Any = torch.autograd.grad(value, prediction, allow_unused=True)[0]  # None if unused
     if gradient is None or gradient.any() or not torch.isfinite(value):
         return gradient is not None
     return not torch.equal(loss_of(prediction.detach() / 2 + 0.25), value)  # a probability remains one

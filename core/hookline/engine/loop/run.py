@@ -296,7 +296,7 @@ class Run:
             message = f"a run has no state to save within a block: the weights are {self.num_ahead} steps ahead"
             raise TrainingError(message, hint="call state_dict when run.num_ahead is 0, or take single steps")
         self._loop.parts.finite_guard.look()  # a resumed run could not report it
-        own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.state_dict()}
+        own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
         progress = self._loop.progress.state_dict(self._position)
         return copy.deepcopy(progress | own | component_state(self._loop.parts))
 
@@ -314,7 +314,7 @@ class Run:
             hint = "create a new Run, and load the state before its first step"
             raise TrainingError("the run has already begun", hint=hint)
         state = copy.deepcopy(dict(state))
-        self._loop.host.load_state_dict(state["plugins"])
+        self._loop.host.states.load_state_dict(state["plugins"])
         load_component_state(self._loop.parts, state)
         self._loop.progress.load_state_dict(state, self._position)
         self.summary.update(state["summary"])

@@ -7,13 +7,12 @@ import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
-from hookline.engine import hookspecs
 from hookline.engine.errors import TrainingError, text_of
-from hookline.engine.hookspecs import RENAMED
-from hookline.engine.plugin.hook_checks import HOOKS, MARK, WRAPPER_FORM
+from hookline.engine.plugin.hook_checks import HOOKS, WRAPPER_FORM
 from hookline.engine.plugin.member import Member, is_wrapper
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.plugin.renamed import with_new_names
 
 _ENDINGS = (SystemExit, GeneratorExit, StopIteration)
 
@@ -22,7 +21,7 @@ def guarded(
     method: Callable[..., Any], member: Member, hook: str, observers: Sequence[Observer] = ()
 ) -> Callable[..., Any]:
     """Wrap a hook's ``method`` so that its errors name plugin and hook, and ``observers`` see each call."""
-    method = _with_new_names(method, hook)
+    method = with_new_names(method, hook)
     names = tuple(inspect.signature(method).parameters)
     observed = functools.partial(_observed, observers, member)
 
@@ -56,34 +55,6 @@ def guarded(
             raise
 
     return wrap if is_wrapper(method) else call
-
-
-def old_arguments(method: Callable[..., Any], plugin: Plugin, hook: str) -> list[str]:
-    """Return a warning for each argument of a hook that a plugin takes by a deprecated name."""
-    renamed = RENAMED.get(hook, {})
-    return [
-        f"{plugin} takes {name!r} in hook {hook!r}, which was renamed to {renamed[name].new!r} in "
-        f"{renamed[name].since}; the old name is refused from {renamed[name].removed_in} on"
-        for name in inspect.signature(method).parameters
-        if name in renamed
-    ]
-
-
-def _with_new_names(method: Callable[..., Any], hook: str) -> Callable[..., Any]:
-    """Wrap a method that takes arguments of its hook by old names so that it takes the new ones."""
-    renamed = RENAMED.get(hook, {})
-    new_names = {name: renamed[name].new if name in renamed else name for name in inspect.signature(method).parameters}
-    if not renamed.keys() & new_names.keys():
-        return method
-
-    # pluggy reads the argument names from the wrapped function.
-    @functools.wraps(getattr(hookspecs, hook))
-    def call(*arguments: Any) -> Any:
-        given = dict(zip(HOOKS[hook], arguments, strict=True))
-        return method(**{name: given[new] for name, new in new_names.items()})
-
-    setattr(call, MARK, getattr(method, MARK))
-    return call
 
 
 def _observed(

@@ -14,13 +14,15 @@ from typing import Any
 import pluggy
 
 from hookline.engine import hookspecs
-from hookline.engine.errors import ContractError, HooklineError, error_text
-from hookline.engine.plugin.hook_call import guarded, old_arguments
+from hookline.engine.errors import HooklineError, error_text
+from hookline.engine.plugin.hook_call import guarded
 from hookline.engine.plugin.hook_checks import HOOKS, MARK
 from hookline.engine.plugin.makers import Makers
 from hookline.engine.plugin.member import Member, is_wrapper
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.plugin.plugin_states import PluginStates
+from hookline.engine.plugin.renamed import old_arguments
 
 _CLOSING = ("on_run_error", "on_run_end")
 _DISABLED = " and is disabled for the rest of the run"
@@ -48,6 +50,7 @@ class Host:
     Attributes:
         members: The plugins.
         makers: The plugins by what they made.
+        states: The states of the plugins.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Host:
         for member in self.members:
             self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
-        self._saved: Mapping[str, Any] = {}
+        self.states = PluginStates(self.members)
         starters = [half.member for half, _ in self._each("on_run_start", {})]
         self._started = [member for member in members if member not in starters]
 
@@ -167,29 +170,7 @@ class Host:
                 self._started.append(half.member)
         # The run folder starts first, so it is only written to once every other plugin has accepted its state.
         for member in (*(member for member in self.members if member not in starters), *reversed(starters)):
-            if (state := self._saved.get(member.table)) is not None:
-                _load_into(member, state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of each plugin that has ``state_dict``, by table."""
-        members = self._with_state().items()
-        return {table: guarded(member.instance.state_dict, member, "state_dict")() for table, member in members}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Keep the states of the plugins until they are started; one that is None is not loaded.
-
-        Raises:
-            ContractError: When they belong to other plugins than those of this run.
-        """
-        if unmatched := sorted(state.keys() ^ self._with_state().keys()):
-            lacks = [f"the run has no {label!r} with a state" for label in unmatched if label in state]
-            lacks += [f"there is no state for {label!r}" for label in unmatched if label not in state]
-            hint = "resume with the config of the run that saved it"
-            raise ContractError(f"this state belongs to a different run: {'; '.join(lacks)}", hint=hint)
-        self._saved = state
-
-    def _with_state(self) -> dict[str, Any]:
-        return {member.table: member for member in self.members if hasattr(member.instance, "state_dict")}
+            self.states.load_into(member)
 
     def close_each(self, hook: str, **arguments: Any) -> list[BaseException]:
         """Call ``hook`` on every started plugin, even after errors; return the errors."""
@@ -206,23 +187,12 @@ class Host:
         """Yield each implementation of ``hook`` except wrappers, in pluggy's order, with a function that calls it."""
         for impl in self._impls(hook):
             if impl.plugin.member in self.members and not impl.wrapper:
-                given = {"state": self._saved.get(impl.plugin.member.table), **arguments}
+                given = {"state": self.states.of(impl.plugin.member), **arguments}
                 yield impl.plugin, functools.partial(impl.function, *map(given.get, impl.argnames))
 
     def _impls(self, hook: str) -> Iterator[Any]:
         """Yield the implementations of ``hook`` in the order of the calls."""
         yield from reversed(getattr(self._manager.hook, hook).get_hookimpls())
-
-
-def _load_into(member: Member, state: Any) -> None:
-    instance: Any = member.instance
-    try:
-        instance.load_state_dict(state)
-    except HooklineError:
-        raise
-    except Exception as error:
-        message = f"{member.plugin} cannot load its state: {error_text(error)}"
-        raise ContractError(message, hint="resume with the version that saved it") from error
 
 
 def _in_one_line(error: Exception) -> str:

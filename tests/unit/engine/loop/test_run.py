@@ -952,6 +952,8 @@ def test_a_step_of_a_plugin_can_declare_that_it_splits_batches() -> None:
 class Rotation(nn.Module):
     """Rotates pairs of numbers by fixed angles, and multiplies them by complex weights."""
 
+    rotation: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("rotation", torch.polar(torch.ones(1), torch.ones(1)))
@@ -968,7 +970,7 @@ def test_complex_tensors_keep_their_imaginary_part_in_the_precision_of_the_run(d
     kinds = {name: value.dtype for name, value in run.model.state_dict().items()}
     wide = torch.complex64 if dtype == "float32" else torch.complex128
     assert kinds == {"rotation": wide, "weight": wide, "counts": torch.int64}
-    assert run.model.rotation.item() == pytest.approx(math.cos(1) + 1j * math.sin(1), abs=1e-7)
+    assert run.model.state_dict()["rotation"].item() == pytest.approx(math.cos(1) + 1j * math.sin(1), abs=1e-7)
     x, y = 0.5, -2.0
     prediction = run.model(torch.tensor([[x, y]], dtype=getattr(torch, dtype)))
     expected = ((x + 1j * y) * (math.cos(1) + 1j * math.sin(1)) * (1 + 2j)).real
@@ -1536,7 +1538,7 @@ def test_the_time_of_a_resumed_run_continues() -> None:
     state["used_s"] = 1000.0
     second = Run(SMALL, {"train.max_time_s": 1000.0})
     second.load_state_dict(state)
-    assert second.fit().steps == 2
+    assert second.fit().steps == 1
 
 
 def evaluated_after(**train_options: int) -> list[str]:

@@ -242,7 +242,7 @@ def test_an_error_of_the_core_s_own_step_is_not_blamed_on_the_wrappers_around_it
             return gradients[0]
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
-        found: Tensor = Breaks.apply((prediction - target).square().mean())
+        found: Tensor = Breaks.apply((prediction - target).square().mean())  # type: ignore[no-untyped-call] # torch's
         return found
 
     class Wraps(Passes):
@@ -463,8 +463,8 @@ def test_a_prediction_that_is_detached_is_told_from_a_model_without_parameters()
     assert "no parameter requires a gradient" in str(caught(ContractError, model=frozen))
 
 
-def rate(lr: float, **others: float) -> Callable[..., Any]:
-    return lambda params: torch.optim.SGD(params, lr=lr, **others)
+def rate(lr: float, momentum: float = 0.0) -> Callable[..., Any]:
+    return lambda params: torch.optim.SGD(params, lr=lr, momentum=momentum)
 
 
 @pytest.mark.parametrize(
