@@ -19,7 +19,7 @@ from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
-from hookline.runs.disk.checkpoint import Checkpoint, Manifest, checkpoints_in, read_checkpoint, set_aside
+from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint, set_aside
 from hookline.runs.folder import RunFolder, give_folder
 from hookline.runs.identity import identity_of
 from hookline.runs.plugin_states import fitting_states
@@ -197,8 +197,6 @@ def resume_from(
         ContractError: When the state of a plugin is missing, or belongs to a plugin that the run lacks.
         CheckpointError: When a part is missing, or belongs to a different model; lists every difference.
     """
-    if "examples" not in checkpoint.state and "position" in checkpoint.state:
-        checkpoint.state["examples"] = _examples_of(checkpoint.manifest)
     if missing := [part for part in _State.__struct_fields__ if part not in checkpoint.state]:
         raise CheckpointError(f"{checkpoint.path} lacks {', '.join(missing)}")
     now = identity_of(run)  # computed here, so that an error of a dataset is not blamed on the checkpoint
@@ -236,12 +234,6 @@ def _check_order(run: Run, changes: Collection[Change]) -> None:
     if faults := [*faults, *(Fault(str(change)) for change in replaced)]:
         hint = "resume without these changes, and change them between two epochs: train.epochs sets the last one"
         raise ConfigError("the order of the examples cannot change within an epoch", hint=hint, faults=faults)
-
-
-def _examples_of(manifest: Manifest) -> int:
-    """Return the number of examples used in the epoch, for a checkpoint that does not say it."""
-    size = manifest.identity.get("settings", {}).get("train.batch_size")
-    return manifest.position * (size if isinstance(size, int) else 2**31)
 
 
 def _check_model(run: Run, checkpoint: Checkpoint) -> None:

@@ -286,13 +286,6 @@ def test_if_no_state_can_be_used_the_first_reason_is_given_and_all_stay(path: Pa
     assert files_of(path) == before
 
 
-def test_a_checkpoint_of_before_positions_counted_examples_is_read(path: Path) -> None:
-    spoil(path, lambda state: state.pop("examples"))
-    run = resume(path, {"train.batch_size": 25})
-    run.fit()
-    assert run.step == 15 + 2 + 4  # 50 examples of epoch 2, 100 of epoch 3
-
-
 # ---- releases of a plugin -------------------------------------------------------------------------------------------
 
 

@@ -266,7 +266,20 @@ def path(at_12: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "part", ["model", "optimizer", "random", "plugins", "epoch", "step", "position", "history", "running", "evaluated"]
+    "part",
+    [
+        "model",
+        "optimizer",
+        "random",
+        "plugins",
+        "epoch",
+        "step",
+        "position",
+        "examples",
+        "history",
+        "running",
+        "evaluated",
+    ],
 )
 def test_a_checkpoint_that_lacks_a_part_is_refused_by_name(path: Path, part: str) -> None:
     change_state(path, lambda state: state.pop(part))
