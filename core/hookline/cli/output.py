@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,11 +65,11 @@ class Output:
 
     def document(self, value: Any) -> None:
         """Print a JSON document; non-finite numbers become null."""
-        _print(_visible(self.redaction.known(msgspec.json.format(_json(value), indent=2).decode())))
+        _print(_visible(msgspec.json.format(self._json(value), indent=2).decode()))
 
     def event(self, event: str, **values: Any) -> None:
         """Print a JSON object on one line; non-finite numbers become null."""
-        _print(_visible(self.redaction.known(_json({"event": event, **values}).decode())))
+        _print(_visible(self._json({"event": event, **values}).decode()))
 
     def hook_call(self, call: HookCall) -> None:
         """Print a hook call: to standard error, or as a JSON object on one line."""
@@ -99,6 +100,11 @@ class Output:
         with contextlib.suppress(OSError, HooklineError):
             if self.json:
                 self.event("error", type=type(error).__name__, message=text, notes=notes, faults=self._faults(error))
+
+    def _json(self, value: Any) -> bytes:
+        # Times stay times: a secret can occur in one by chance.
+        plain = msgspec.to_builtins(value, enc_hook=str, builtin_types=(datetime,))
+        return _json(self.redaction.plain(plain))
 
     def _faults(self, error: BaseException) -> list[dict[str, Any]]:
         return [

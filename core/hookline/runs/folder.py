@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from hookline.engine.errors import CheckpointError, ConfigError
 from hookline.engine.files import reason
@@ -61,8 +62,6 @@ from hookline.runs.record import REBUILT, RECORD, RunRecord, read_record
 from hookline.runs.redaction import Redaction
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from hookline.engine.data import DataSource
 
 
@@ -160,6 +159,7 @@ class RunFolder:
         """
         path = Path(path)
         read_record(path)  # makes no lock file in anything but a run folder
+        path = path.resolve()  # files are written to a folder itself, never by way of a link
         lock = hold(path)
         try:
             folder = cls(path, read_record(path), lock)
@@ -250,14 +250,14 @@ class RunFolder:
         """Write ``model.safetensors``, and its checksum to the record, without saving the record.
 
         Raises:
-            CheckpointError: When the weights cannot be written.
+            CheckpointError: When the weights cannot be written, or there is a secret beside them.
         """
         from hookline.engine.loop.state import weights_of
-        from hookline.runs.disk.encoding import weights_to_safetensors
+        from hookline.runs.disk.encoding import state_to_safetensors
 
-        state = weights_of(run)
+        state = self._without_secrets(weights_of(run))
         rest = {f"{part}/{name}": value for part in REST for name, value in state[part].items()}
-        data = weights_to_safetensors({**state["model"], **rest})
+        data = state_to_safetensors({**state["model"], **rest})
         self.write(MODEL, data)
         self.record.model = FileSum.of(data)
 
@@ -269,7 +269,7 @@ class RunFolder:
         """
         from hookline.runs.disk.data_file import to_kept
 
-        text = self.redaction.known(to_kept(data).decode()).encode()
+        text = to_kept(data, self.redaction.plain)
         self.write(DATA, text)
         self.record.data = FileSum.of(text)
 
@@ -340,8 +340,21 @@ class RunFolder:
         Raises:
             CheckpointError: When it cannot be written; then the previous version is unchanged.
         """
-        text = self.redaction.known(msgspec.json.encode(self.record).decode())
-        self.write(RECORD, msgspec.json.format(text.encode()) + b"\n")
+        plain, record = self.redaction.plain, self.record
+        attempts = [
+            replace(
+                attempt,
+                command=plain(attempt.command),
+                host=plain(attempt.host),
+                error=plain(attempt.error),
+                changes=plain(attempt.changes),
+            )
+            for attempt in record.attempts
+        ]
+        # Only what is text: a secret can occur in a time, a checksum or the ID of the run by chance.
+        summary = {plain(title): plain(rows) for title, rows in record.summary.items()}
+        shown = replace(record, summary=summary, warnings=plain(record.warnings), attempts=attempts)
+        self.write(RECORD, msgspec.json.format(msgspec.json.encode(shown)) + b"\n")
 
     def close(self) -> None:
         """Release the lock of the folder."""
@@ -353,12 +366,12 @@ class RunFolder:
         Raises:
             CheckpointError: When there is one elsewhere, where it cannot be replaced.
         """
-        messages = {name: state[name] for name in ("summary", "warnings") if name in state}
-        rest = {name: value for name, value in state.items() if name not in messages}
+        changes = {"summary": self.redaction.tables, "warnings": self.redaction.messages}
+        shown = {name: change(state[name]) for name, change in changes.items() if name in state}
+        rest = {name: value for name, value in state.items() if name not in shown}
         if places := [place for name, value in rest.items() for place in self.redaction.places(value, name)]:
             hint = "leave it out of state_dict: a resumed run gets its options from its config"
             raise CheckpointError(f"the state contains a secret, at {', '.join(places)}", hint=hint)
-        shown: dict[str, Any] = self.redaction.messages(messages)
         return rest | shown
 
     def _check_process(self) -> None:
@@ -401,18 +414,18 @@ def saved_config(path: Path) -> Path:
     return config
 
 
-def read_model(path: Path) -> dict[str, Tensor]:
+def read_model(path: Path) -> dict[str, Any]:
     """Return the final weights of a finished run; those of wrappers and of the loss have names such as ``loss/NAME``.
 
     Raises:
         CheckpointError: When there are none, or they are damaged.
     """
-    from hookline.runs.disk.encoding import from_safetensors
+    from hookline.runs.disk.encoding import state_from_safetensors
 
     wanted = read_record(path).model
     if wanted is None:
         raise CheckpointError(f"{path.name} has no final weights: it did not finish", hint="hookline resume")
-    return from_safetensors(read_summed(path / MODEL, wanted))
+    return state_from_safetensors(read_summed(path / MODEL, wanted))
 
 
 def read_data(path: Path) -> DataSource:

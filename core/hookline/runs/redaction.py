@@ -184,7 +184,7 @@ class Redaction:
         return redacted_text(self.known(text))
 
     def known(self, text: str) -> str:
-        """Return a text, such as a line of JSON, without the secrets of the config."""
+        """Return a text without the secrets of the config; ``plain`` is for JSON, whose numbers and keys must stay."""
         return self._values.sub(REDACTED, text) if self._values else text
 
     def setting(self, key: str, value: Any) -> Any:
@@ -197,12 +197,16 @@ class Redaction:
         return {key: value for key, value in values.items() if is_plain(value) and self.setting(key, value) != value}
 
     def plain(self, value: Any) -> Any:
-        """Return a plain value without the secrets of the config."""
+        """Return a plain value without the secrets of the config; keys and values other than text stay."""
         return _mapped(self.known, value)
 
     def messages(self, value: Any) -> Any:
         """Return a plain value in which each text, such as a warning, is one for people."""
         return _mapped(self.text, value)
+
+    def tables(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Return reported tables without secrets, neither in a title nor in a row; the names of columns stay."""
+        return {self.text(title): self.messages(rows) for title, rows in summary.items()}
 
     def places(self, value: Any, place: str) -> Iterator[str]:
         """Yield the place of each text within a value that contains a secret of the config."""
@@ -215,12 +219,13 @@ class Redaction:
 
 
 def _mapped(change: Callable[[str], str], value: Any) -> Any:
-    """Return a plain value in which every text is changed, keys included."""
+    """Return a plain value in which every text is changed, but no key: readers look for the keys that they know."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {_mapped(change, name): _mapped(change, item) for name, item in value.items()}
-    return [_mapped(change, item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _mapped(change, item) for name, item in value.items()}
+    items = [_mapped(change, item) for item in value] if isinstance(value, list | tuple) else []
+    return tuple(items) if isinstance(value, tuple) else items if isinstance(value, list) else value
 
 
 def _secrets_in(value: Any, key: str, *, is_all: bool) -> Iterator[str]:

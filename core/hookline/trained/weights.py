@@ -98,7 +98,7 @@ def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
         hint = "use the newest checkpoint: --checkpoint latest"
         raise CheckpointError(error.message, hint=error.hint or hint) from error
 
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in ("", *REST)}
+    parts: dict[str, dict[str, Any]] = {part: {} for part in ("", *REST)}
     for name, value in model.items():
         part = next((part for part in REST if name.startswith(f"{part}/")), "")
         parts[part][name.removeprefix(f"{part}/")] = value

@@ -75,7 +75,12 @@ class JSONLines:
     def on_run_end(self, run: RunView, outcome: Outcome) -> None:
         """Write the outcome and the reported tables."""
         self._write(
-            run, "run_end", outcome=outcome, stop_reason=run.stop_reason, steps=run.step, summary=dict(run.summary)
+            run,
+            "run_end",
+            outcome=outcome,
+            stop_reason=run.stop_reason,
+            steps=run.step,
+            summary=self._display.redaction(run).tables(run.summary),
         )
 
     def _text(self, run: RunView, message: str) -> str:
@@ -83,10 +88,11 @@ class JSONLines:
         return self._display.redaction(run).text(message.encode(errors="backslashreplace").decode())
 
     def _write(self, run: RunView, event: str, **values: Any) -> None:
-        # msgspec writes NaN and infinity as null.
-        line = msgspec.json.encode({"event": event, **values}).decode()
+        # Of the values, not of the line: its numbers and keys must stay. msgspec writes NaN and infinity as null.
+        plain = self._display.redaction(run).plain(values)
+        line = msgspec.json.encode({"event": event, **plain}).decode()
         if not line.isprintable():
             # Escape characters that a terminal could obey or hide; JSON itself escapes all of ASCII's but DEL.
             shown = (c if c.isprintable() else json.dumps(c)[1:-1] for c in line.replace("\x7f", "\\u007f"))
             line = "".join(shown)
-        self._display.lines(run, line)
+        self._display.attempt(run, lambda: print(line, flush=True))  # noqa: T201 - it is standard output

@@ -125,9 +125,9 @@ class KeepRunFolder:
         self._best.update(run, metrics)
         self._write_metrics(run, metrics, is_epoch=True)
         self._write_log(run, self._text.epoch(run, metrics))
-        self._update_record(run, run.epoch)
         if time.perf_counter() - self._recorded > _RECORD_S:
             self._recorded = time.perf_counter()
+            self._update_record(run, run.epoch)
             self._attempt_to(run, "the record", self._folder.save)
 
     @hookimpl
@@ -221,7 +221,7 @@ class KeepRunFolder:
         record.warnings = self._redaction.messages(run.warnings[-_MAX_WARNINGS:])
         tables = list(run.summary.items())[:_MAX_TABLES]
         rows = {title: [_bounded_row(row) for row in rows[:_MAX_TABLE_ROWS]] for title, rows in tables}
-        record.summary = self._redaction.messages(rows)
+        record.summary = self._redaction.tables(rows)
         if best.best is not None:
             record.best = BestValue(best.name, self.mode, best.best, best.epoch, best.step)
         assert self._attempt is not None, "it was begun"

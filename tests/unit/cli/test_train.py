@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from hookline.cli.arguments import unwanted_callbacks, without_callbacks
 from hookline.cli.commands.main import hookline
 from hookline.cli.output import Output
 from hookline.engine.config.run_config import OFF, SHOWN
+from hookline.runs.redaction import REDACTED, Redaction
 
 FILE = """\
 [train]
@@ -64,3 +68,16 @@ def test_each_way_to_show_a_run_excludes_the_others() -> None:
     catalog = Catalog.installed()
     assert unwanted_callbacks(Output(json=True), catalog, is_saved=True) == ["callbacks.progress"]
     assert unwanted_callbacks(Output(), catalog, is_saved=True) == ["callbacks.json-lines"]
+
+
+def test_a_secret_that_occurs_by_chance_leaves_numbers_and_keys_of_json_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = Output(json=True, redaction=Redaction(values=["2026", "seed"]))
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    output.document({"seed": 20261, "at": moment, "text": "in 2026"})
+    output.event("end", seed=20261, at=moment, text="in 2026")
+    document, event = re.split(r"(?<=})\n", capsys.readouterr().out.strip())
+    expected = {"seed": 20261, "at": "2026-01-02T00:00:00Z", "text": f"in {REDACTED}"}
+    assert json.loads(document) == expected
+    assert json.loads(event) == {"event": "end", **expected}

@@ -7,16 +7,20 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import safetensors.torch
 import torch
+from torch.utils.data import TensorDataset
 
-from hookline import CheckpointError, ConfigError, NonFiniteError, Run, hookimpl, load_config, resume
+from hookline import CheckpointError, ConfigError, DataSource, NonFiniteError, Run, hookimpl, load_config, resume
 from hookline.runs import folder_of, give_command
+from hookline.runs.folder import read_data
+from hookline.runs.record import RunRecord, read_record
 from hookline.runs.redaction import REDACTED
 from support import saved_folder
 
@@ -323,6 +327,63 @@ def test_secrets_are_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     files = [path for path in path_of(run).rglob("*") if path.is_file()]
     assert len(files) > 10
     assert [path.name for path in files if b"1234" in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize("secret", ["2026", "seed", "1234", "completed"])
+def test_a_secret_that_occurs_by_chance_leaves_numbers_times_and_keys_as_they_are(
+    secret: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Upload:
+        """Has a secret, and tells it."""
+
+        def __init__(self, token: str = "") -> None:
+            self.token = token
+
+        @hookimpl
+        def on_run_start(self, run: Run) -> None:
+            run.warn(f"cannot log in as <{self.token}>")
+
+        @hookimpl
+        def build_data(self) -> DataSource:
+            dataset = TensorDataset(torch.zeros(4, 2), torch.zeros(4, 1))
+            kept = {"seed": 12345.5, "token": [self.token], "pair": (2**70, self.token)}
+            return DataSource(dataset, in_features=2, out_features=1, task="regression", kept=kept)
+
+    config = {
+        "train": {"epochs": 1, "seed": 12345},
+        "callbacks": {"run-folder": {"parent": str(tmp_path)}, "upload": {"token": secret}, "json-lines": {}},
+    }
+    run = Run(config, plugins={"data": Upload(secret), "callbacks.upload": Upload})
+    before = datetime.now(UTC)
+    run.fit()
+    record = read_record(path_of(run))
+    assert (record.seed, record.status, record.attempts[0].outcome) == (12345, "completed", "completed")
+    assert before <= record.attempts[0].started <= datetime.now(UTC)
+    assert f"cannot log in as <{REDACTED}>" in record.warnings
+    assert read_data(path_of(run)).kept == {"seed": 12345.5, "token": [REDACTED], "pair": (2**70, REDACTED)}
+    first, *lines = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["event"], first["seed"]) == ("run_start", 12345)
+    assert {"event": "warning", "message": f"cannot log in as <{REDACTED}>"} in lines
+
+
+def test_between_two_writes_the_record_is_that_of_the_file(tmp_path: Path) -> None:
+    seen: list[tuple[RunRecord, RunRecord]] = []
+
+    class Watch:
+        """Compares the record with its file after each epoch."""
+
+        @hookimpl(trylast=True)
+        def on_epoch_end(self, run: Run) -> None:
+            run.warn(f"epoch {run.epoch}")
+            seen.append((msgspec.structs.replace(saved_folder(run).record), read_record(path_of(run))))
+
+    run = make(tmp_path, epochs=3, watch=Watch())
+    run.fit()
+    assert len(seen) == 3
+    for record, written in seen:
+        assert (record.epochs, record.warnings, record.metrics) == (written.epochs, written.warnings, written.metrics)
+    record = read_record(path_of(run))
+    assert (record.epochs, record.warnings) == (3, ["epoch 1", "epoch 2", "epoch 3"])
 
 
 # ---- a failure ------------------------------------------------------------------------------------------------------

@@ -201,6 +201,17 @@ def test_a_place_that_cannot_hold_runs_is_an_error(tmp_path: Path) -> None:
 # ---- links -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_run_folder_opened_by_a_link_is_written_where_it_is(make: Make, tmp_path: Path) -> None:
+    path = make()
+    (tmp_path / "linked").symlink_to(path, target_is_directory=True)
+    folder = RunFolder.open(tmp_path / "linked")
+    folder.record.step = 7
+    folder.save()
+    folder.close()
+    assert folder.path == path
+    assert read_record(path).step == 7
+
+
 def test_a_link_is_neither_a_run_folder_nor_a_file_of_one(make: Make, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -184,6 +184,7 @@ def test_the_secrets_of_a_config_are_removed_wherever_they_occur() -> None:
     assert redaction.known(text) == f"{REDACTED} {REDACTED} {REDACTED} {REDACTED} a/b"
     assert list(redaction.places({"a": ["x", {"b": "<tok-1234>"}], "c": 1}, "state")) == ["state.a.1.b"]
     assert redaction.plain({"a": ["x", "y tok-1234"]}) == {"a": ["x", f"y {REDACTED}"]}
+    assert redaction.plain({"tok-1234": (1234, "tok-1234")}) == {"tok-1234": (1234, REDACTED)}
 
 
 def test_a_secret_is_found_as_an_address_and_as_json_write_it() -> None:

@@ -339,6 +339,66 @@ def test_a_trained_loss_is_kept_with_the_final_weights(tmp_path: Path) -> None:
     assert checked == pytest.approx(np.mean(errors**2) * np.exp(weights["loss/scale"]), rel=1e-5)
 
 
+class Counting(nn.Module):
+    """Adds the number of its training batches and other values that no tensor of the state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra: dict[str, Any] = {"count": 0, "scale": (torch.tensor([2.0]), float("inf"))}
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        self.extra["count"] += self.training
+        result: Tensor = ((prediction - target) ** 2).mean() * self.extra["scale"][0].sum() + self.extra["count"]
+        return result
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.extra
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.extra = state
+
+
+@hookline.plugin("loss", "counting")
+def counting() -> nn.Module:
+    return Counting()
+
+
+@hookline.plugin("model", "counting-model")
+class CountingModel:
+    """A linear model that adds a value of its extra state."""
+
+    @hookline.hookimpl
+    def build_model(self, data: DataSource) -> nn.Module:
+        class Model(nn.Linear):
+            """Keeps a number outside of its weights."""
+
+            def get_extra_state(self) -> float:
+                return 0.5
+
+            def set_extra_state(self, state: float) -> None:
+                assert state == 0.5
+
+        return Model(2, 1)
+
+
+def test_the_extra_state_of_modules_is_kept_with_the_final_weights(tmp_path: Path) -> None:
+    catalog = Catalog.installed().with_entries(hookline.engine.entries_of_file(__file__))
+    tables = {"loss": {"use": "counting"}, "model": {"use": "counting-model"}}
+    config = {"train": {"epochs": 2}, **tables, "callbacks": {"run-folder": {"parent": str(tmp_path)}}}
+    run = Run(hookline.load_config(config, catalog=catalog))
+    run.fit()
+    path = saved_folder(run).path
+    state = read_model(path)
+    assert state.keys() == {"weight", "bias", "_extra_state", "loss/_extra_state"}
+    extra = {"count": run.step, "scale": (torch.tensor([2.0]), float("inf"))}
+    assert (state["_extra_state"], state["loss/_extra_state"]) == (0.5, extra)
+    inputs, targets = run.data.train.tensors  # type: ignore[attr-defined] # a TensorDataset
+    errors = inputs.numpy() @ state["weight"].numpy().T + state["bias"].numpy() - targets.numpy()
+    found = evaluate_run(path, catalog=catalog)
+    assert found.metrics["train/loss"] == pytest.approx(2 * np.mean(errors**2) + run.step, rel=1e-5)
+    assert found.warnings == ()
+
+
 # ---- predictions for tables ------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ It contains none of the data themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -43,14 +43,19 @@ class _Facts(msgspec.Struct, forbid_unknown_fields=True):
     kept: dict[str, Any]
 
 
-def to_kept(data: DataSource) -> bytes:
+def to_kept(data: DataSource, shown: Callable[[Any], Any] = lambda value: value) -> bytes:
     """Return the contents of ``data.json`` for a data source.
+
+    Args:
+        data: The data source.
+        shown: Returns a plain value, such as a name or ``kept``, as it may be written.
 
     Raises:
         CheckpointError: When its ``kept`` contains anything but plain values.
     """
     values = {name: getattr(data, name) for name in _FACTS}
-    tree, tensors = encode({**values, "kept": dict(data.kept)})
+    names = {name: shown(value) for name, value in values.items() if name.endswith("_names")}
+    tree, tensors = encode({**values, **names, "kept": shown(dict(data.kept))})
     if tensors:
         hint = "`kept` of a DataSource holds numbers, texts, lists and mappings: use tensor.tolist()"
         raise CheckpointError(f"the `kept` of the data source contains tensors: {', '.join(tensors)}", hint=hint)

@@ -37,6 +37,8 @@ _DTYPES = frozenset(
 """The dtypes that both safetensors and torch have."""
 _NO_TENSOR = "__metadata__"
 """The only name in a safetensors file that is not a tensor's."""
+_OTHERS = "extra_state"
+"""The entry of a header, and the prefix of the tensors, for what ``get_extra_state`` of a module returned."""
 _HINT = "a state consists of tensors, numbers, texts, lists, tuples and mappings"
 
 
@@ -120,6 +122,31 @@ def weights_to_safetensors(weights: Mapping[str, Any], metadata: Mapping[str, st
     names = {name: value["$tensor"] for name, value in tree.items() if isinstance(value, dict) and "$tensor" in value}
     all_tensors = {name: tensors[kept] if name == kept else tensors[kept].clone() for name, kept in names.items()}
     return safetensors.torch.save(all_tensors, metadata=dict(metadata) if metadata else None)
+
+
+def state_to_safetensors(state: Mapping[str, Any]) -> bytes:
+    """Return the state of a module as a safetensors file: its tensors by name, and in the header all else, encoded.
+
+    Raises:
+        CheckpointError: When it contains something that cannot be saved.
+    """
+    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    others, tensors = encode({name: value for name, value in state.items() if name not in weights}, _OTHERS)
+    return weights_to_safetensors(weights | tensors, {_OTHERS: to_json(others).decode()} if others else None)
+
+
+def state_from_safetensors(data: bytes) -> dict[str, Any]:
+    """Return the state from which ``state_to_safetensors`` made a file.
+
+    Raises:
+        CheckpointError: When it is not such a file.
+    """
+    tensors = from_safetensors(data)
+    header = from_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    others = decode(from_json(header.get(_NO_TENSOR, {}).get(_OTHERS, "{}").encode()), tensors)
+    if not isinstance(others, dict):
+        raise CheckpointError(f"{_OTHERS} in its header is not a state")
+    return {name: value for name, value in tensors.items() if not name.startswith(f"{_OTHERS}/")} | others
 
 
 def from_safetensors(data: bytes) -> dict[str, Tensor]:
