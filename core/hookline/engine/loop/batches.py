@@ -112,10 +112,9 @@ class Batches:
             self.num_examples = len(self._checked(order(1)))
         self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
         self._resumed_epoch = self._offset = 0
-        self._drops_last = drop_last
-        self._num_dropped = self.num_examples % self._batch_size if drop_last and self.num_examples else 0
-        if self._num_dropped and self.num_examples:
-            self.num_examples -= self._num_dropped
+        self._drops_last, self._num_all = drop_last, self.num_examples or 0
+        if drop_last and self.num_examples:
+            self.num_examples -= self.num_examples % self._batch_size
 
     @property
     def num_batches(self) -> int | None:
@@ -158,12 +157,11 @@ class Batches:
         """Return the batches of an epoch (from 1), without the first ``start``; a stream is read from its beginning."""
         if type(self._dataset) is TensorDataset and self._reading.collate is None:
             return self._gathered(self._dataset.tensors, epoch, start)
-        if epoch == 1 and self._begun:
-            batches, self._begun = self._begun, None
-        else:
-            batches = self._loaded(epoch, 0 if self._is_stream else start)
-        return itertools.islice(batches, start, None) if self._is_stream else batches
-        return self._loaded(epoch, start)
+        if not self._is_stream:
+            return self._loaded(epoch, start)
+        begun, self._begun = self._begun, None  # dropped where it is not used, which ends its workers
+        batches = begun if begun and epoch == 1 else self._loaded(epoch, 0)
+        return itertools.islice(batches, start, None)
 
     def first(self) -> Iterator[Any]:
         """Yield the first batch of the first epoch alone; a stream is read on from there by that epoch."""
@@ -175,8 +173,7 @@ class Batches:
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices of the examples in the order of an epoch: int64 ``[num_examples]``."""
-        assert self.num_examples is not None
-        num_all = self.num_examples + self._num_dropped
+        num_all = self._num_all
         if self._order is not None:
             order = self._checked(self._order(epoch))
             if len(order) != num_all:
@@ -188,8 +185,8 @@ class Batches:
         else:
             order = torch.randperm(num_all, generator=make_generator(self._seed, "order", epoch))
         # An epoch that resumed with another batch size has another last batch.
-        is_cut = self._drops_last and epoch == self._resumed_epoch
-        return order[: self.num_examples - (self.num_examples - self._offset) % self._batch_size * is_cut]
+        num_dropped = (num_all - self.num_used(epoch, 0)) % self._batch_size if self._drops_last else 0
+        return order[: num_all - num_dropped]
 
     def indices(self, epoch: int, number: int) -> list[int]:
         """Return the indices of the examples of one batch of an epoch; ``number`` counts from 0."""

@@ -64,7 +64,7 @@ def counted(loss: LossFunction) -> LossFunction:
 
 def _weight_of_classes(loss: nn.CrossEntropyLoss | nn.NLLLoss, target: Tensor) -> Tensor:
     if target.is_floating_point():  # probabilities, which torch weights by their number
-        return target.new_tensor(len(target))
+        return target.new_full((), len(target))
     is_counted = target != loss.ignore_index
     if loss.weight is None:
         return is_counted.count_nonzero()
@@ -201,8 +201,9 @@ class EvaluatedWeights:
     @contextmanager
     def loaded(self) -> Iterator[None]:
         """Load them into the model; afterwards restore the trained ones, to the last bit."""
-        trained = self._load()
+        trained: list[tuple[Tensor, Tensor]] = []
         try:
+            self._load(trained)
             yield
         finally:
             with torch.no_grad():
@@ -211,12 +212,11 @@ class EvaluatedWeights:
 
     def keep(self) -> None:
         """Load them into the model, whose own weights they are from then on."""
-        self._load()
+        self._load([])
         self._sources = ()
 
     @torch.no_grad()
-    def _load(self) -> list[tuple[Tensor, Tensor]]:
-        trained: list[tuple[Tensor, Tensor]] = []
+    def _load(self, trained: list[tuple[Tensor, Tensor]]) -> None:
         for plugin, values_of in self._sources:
             for weight, value in list(values_of()):
                 if weight.shape != value.shape:
@@ -224,7 +224,6 @@ class EvaluatedWeights:
                     raise ContractError(message)
                 trained.append((weight, weight.clone()))
                 weight.copy_(value)
-        return trained
 
 
 def evaluate_splits(

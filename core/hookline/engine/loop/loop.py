@@ -71,6 +71,8 @@ class Loop:
         try:
             host.start(run=run)
             self.progress.modes.start()
+            host.load_states()
+            self.progress.modes.restore()
             while not position.interrupt_reason and (position.batch or self._has_next_epoch()):
                 if not position.batch:
                     position.epoch += 1
@@ -109,19 +111,20 @@ class Loop:
     def bare_steps(self) -> Generator[Tensor]:
         """Take steps without end and yield their losses; no events, no evaluations."""
         self._begin()
-        while True:
-            self._position.epoch += 1
-            for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
-                loss = self.parts.step(batch)
-                self._count(loss, batch)
-                yield loss
-            self._position.batch = 0
+        with explaining(self._run), self.host.makers.attributing():
+            while True:
+                self._position.epoch += 1
+                for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
+                    loss = self.parts.step(batch)
+                    self._count(loss, batch)
+                    yield loss
+                self._position.batch = 0
 
     def each(self, steps: Generator[Tensor]) -> Iterator[Step]:
         """Take each step when it is requested; leaving the iteration ends the loop."""
         try:
             while True:
-                with self.working(), explaining(self._run):
+                with self.working():
                     try:
                         loss = next(steps)
                     except StopIteration:
@@ -137,7 +140,7 @@ class Loop:
         """Use the random state of the run, and compute gradients, whatever the settings of the surrounding program."""
         was_resting, self.is_resting = self.is_resting, False
         try:
-            with in_run(self.progress.random), self.host.makers.attributing():
+            with in_run(self.progress.random):
                 yield
         finally:
             self.is_resting = was_resting

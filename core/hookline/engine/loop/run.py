@@ -256,9 +256,8 @@ class Run:
 
         Safe to call from a signal handler or another thread.
         """
-        self._position.interrupt_reason = self._position.interrupt_reason or as_text(
-            reason, "the reason for an interrupt"
-        )
+        reason = as_text(reason, "the reason for an interrupt")
+        self._position.interrupt_reason = self._position.interrupt_reason or reason
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Add a table of plain values to the summary, which is shown when the run ends."""
@@ -352,8 +351,9 @@ class Run:
 
     def evaluate(self) -> Mapping[str, float]:
         """Evaluate the current weights, without events; return the loss and the metrics of each split."""
-        with self._loop.working(), self._loop.parts.evaluated_weights.loaded():
-            return self._loop.parts.evaluate(self)
+        parts, makers = self._loop.parts, self._loop.host.makers
+        with self._loop.working(), makers.attributing(), parts.evaluated_weights.loaded():
+            return parts.evaluate(self)
 
     def result(self) -> RunResult:
         """Return the result of the run.

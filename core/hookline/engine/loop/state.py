@@ -35,12 +35,16 @@ class Modes:
         self.changed: list[str] = []
 
     def start(self) -> None:
-        """Change the modes that had been changed when the state was saved."""
-        self._first, names = self._current(), {*self.changed}
+        """Take the modes of now as those of the start; plugins have started, and not loaded their states."""
+        self._first = self._current()
+
+    def restore(self) -> None:
+        """Set the modes of the time at which the state was saved."""
+        off = (self._first or set()) ^ {*self.changed}
         for name, module in self._whole().named_modules():
-            module.training ^= name in names
+            module.training = name not in off
         for name, parameter in self._whole().named_parameters():
-            parameter.requires_grad_(parameter.requires_grad ^ (name in names))
+            parameter.requires_grad_(name not in off)
 
     def state(self) -> list[str]:
         """Return the names of the modes that were changed since the start."""

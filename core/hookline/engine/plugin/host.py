@@ -77,7 +77,7 @@ class Host:
         for member in self.members:
             self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
-        self.states = PluginStates(self.members)
+        self.states = PluginStates(self.members, self._failed)
         starters = [half.member for half, _ in self._each("on_run_start", {})]
         self._started = [member for member in members if member not in starters]
 
@@ -157,20 +157,21 @@ class Host:
                 call()
 
     def start(self, **arguments: Any) -> None:
-        """Call ``on_run_start`` on each plugin in turn, then load the states of the plugins in the reverse order.
+        """Call ``on_run_start`` on each plugin in turn."""
+        for half, call in self._each("on_run_start", arguments):
+            call()
+            if half.member not in self._failed:
+                self._started.append(half.member)
+
+    def load_states(self) -> None:
+        """Load the states of the plugins, in the reverse order of their start.
 
         Raises:
             ContractError: When a plugin cannot load its state.
         """
-        starters = []
-        for half, call in self._each("on_run_start", arguments):
-            starters.append(half.member)
-            call()
-            if half.member not in self._failed:
-                self._started.append(half.member)
+        starters = [half.member for half, _ in self._each("on_run_start", {})]
         # The run folder starts first, so it is only written to once every other plugin has accepted its state.
-        for member in (*(member for member in self.members if member not in starters), *reversed(starters)):
-            self.states.load_into(member)
+        self.states.load([*(member for member in self.members if member not in starters), *reversed(starters)])
 
     def close_each(self, hook: str, **arguments: Any) -> list[BaseException]:
         """Call ``hook`` on every started plugin, even after errors; return the errors."""

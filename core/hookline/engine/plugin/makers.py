@@ -6,6 +6,7 @@ it, so that a step costs nothing: the frames of an error's traceback are compare
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,9 +91,9 @@ class Makers(Observer):
 
 def _key(part: Any) -> Any:
     """Return the key of an object: a function or class has that of all its code."""
-    function = getattr(part, "func", part)  # of a functools.partial
-    name = getattr(function, "__qualname__", None)
-    return (function.__module__, name) if isinstance(name, str) else id(part)
+    function = part.func if isinstance(part, functools.partial) else part
+    module, name = (getattr(function, attribute, None) for attribute in ("__module__", "__qualname__"))
+    return (module, name) if isinstance(module, str) and isinstance(name, str) else id(part)
 
 
 def _keys(frame: FrameType) -> Iterator[Any]:

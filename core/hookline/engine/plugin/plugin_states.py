@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from hookline.engine.errors import ContractError, HooklineError, error_text
@@ -15,10 +15,12 @@ class PluginStates:
 
     Args:
         members: The plugins.
+        failed: Those that failed and are tolerated; they keep the states that were saved.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], failed: Collection[Member] = ()) -> None:
         self._members = members
+        self._failed = failed
         self._saved: Mapping[str, Any] = {}
 
     def of(self, member: Member) -> Any:
@@ -27,8 +29,11 @@ class PluginStates:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each plugin that has ``state_dict``, by table."""
-        members = self._with_state().items()
-        return {table: guarded(member.instance.state_dict, member, "state_dict")() for table, member in members}
+        return {table: self._taken_from(member) for table, member in self._with_state().items()}
+
+    def _taken_from(self, member: Any) -> Any:
+        failed = member in self._failed
+        return self.of(member) if failed else guarded(member.instance.state_dict, member, "state_dict")()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep the states of the plugins until they are started; one that is None is not loaded.
@@ -43,12 +48,18 @@ class PluginStates:
             raise ContractError(f"this state belongs to a different run: {'; '.join(lacks)}", hint=hint)
         self._saved = state
 
-    def load_into(self, member: Member) -> None:
-        """Load the saved state of a plugin, if there is one.
+    def load(self, members: Iterable[Member]) -> None:
+        """Load the saved states of plugins in this order, and forget them.
 
         Raises:
-            ContractError: When the plugin cannot load it.
+            ContractError: When a plugin cannot load its state.
         """
+        for member in members:
+            if member not in self._failed:
+                self._load_into(member)
+        self._saved = {member.table: self.of(member) for member in self._failed}
+
+    def _load_into(self, member: Member) -> None:
         instance: Any = member.instance
         try:
             if (state := self.of(member)) is not None:

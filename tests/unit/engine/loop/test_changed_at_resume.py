@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, get_worker_info
 
 from hookline import ContractError, DataError, DataSource, Run, hookimpl
 
@@ -115,12 +116,12 @@ def test_the_last_batch_of_the_epoch_is_left_out_if_it_is_smaller(make: Callable
     state = interrupted(make(), first, 5, drop_last=True)
     run = run_of(make(), second, batch_size=8, drop_last=True)
     run.load_state_dict(state)
-    # An epoch has 12 batches of 8; after 50 examples, 5 of them are left.
-    assert run.num_steps == 5 + 5 + 12 + 12
+    # The 50 examples left are 6 batches of 8; a whole epoch has 12 of them.
+    assert run.num_steps == 5 + 6 + 12 + 12
     run.fit()
-    assert [len(batch) for batch in second.epochs[1]] == [8] * 5
+    assert [len(batch) for batch in second.epochs[1]] == [8] * 6
     used = [index for seen in (first, second) for batch in seen.epochs[1] for index in batch]
-    assert len(set(used)) == len(used) == 90
+    assert len(set(used)) == len(used) == 98
     assert run.step == run.num_steps
 
 
@@ -164,6 +165,22 @@ def test_a_stream_resumes_in_the_middle_of_an_epoch() -> None:
     assert first.epochs[2] + second.epochs[2] == whole.epochs[2]
     assert second.epochs[3] == whole.epochs[3]
     assert torch.equal(run.model.weight, through.model.weight)  # type: ignore[arg-type] # a linear layer
+
+
+def test_a_stream_that_resumes_in_a_later_epoch_has_no_more_workers_than_before() -> None:
+    class Shared(Stream):
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            worker: Any = get_worker_info()
+            items = Items()
+            return (items[index] for index in range(worker.id, EXAMPLES, worker.num_workers))
+
+    state = interrupted(Shared(), Seen(), 12, num_workers=2)
+    run = run_of(Shared(), Seen(), num_workers=2)
+    run.load_state_dict(state)
+    assert run.epoch == 2
+    for done in run.steps():
+        if done.step == 15:
+            assert len(multiprocessing.active_children()) == 2
 
 
 def test_a_stream_cannot_change_its_batch_size_within_an_epoch() -> None:
@@ -253,6 +270,33 @@ def test_a_plugin_gets_its_state_when_it_starts() -> None:
     resumed.load_state_dict(run.state_dict())
     resumed.fit()
     assert (first.opened, second.opened) == (["new"], ["abc"])
+
+
+class Unreachable:
+    """Fails when it starts, as a tracker without a network does."""
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        raise ConnectionError("no network")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"id": self.identity}  # type: ignore[attr-defined] # it is set when the tracker starts
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        raise AssertionError("it did not start")
+
+
+def test_a_tolerated_plugin_that_did_not_start_keeps_its_saved_state() -> None:
+    tolerated = {"callbacks": {"tracker": {"on_error": "warn"}}, "train": {"epochs": 1}}
+    first = Run(tolerated, plugins={"callbacks.tracker": Tracker()})
+    first.fit()
+    second = Run(tolerated, {"train.epochs": 2}, plugins={"callbacks.tracker": Unreachable()})
+    second.load_state_dict(first.state_dict())
+    second.fit()
+    assert second.state_dict()["plugins"] == {"callbacks.tracker": {"id": "abc"}}
+    third = Run(tolerated, plugins={"callbacks.tracker": Unreachable()})
+    third.fit()
+    assert third.state_dict()["plugins"] == {"callbacks.tracker": None}
 
 
 class Loads:

@@ -259,3 +259,19 @@ def test_an_optimizer_without_a_schedule_is_evaluated_and_kept_where_its_average
     assert hookline.Run(config, plugins={"data": data(), "model": result.model}).evaluate()[
         "train/loss"
     ] == pytest.approx(losses[-1], rel=1e-10)
+
+
+class Breaks:
+    """Evaluates other weights, and fails at the second one."""
+
+    @hookimpl
+    def build_evaluated_weights(self, run: Run) -> Callable[[], Pairs]:
+        (weight,) = run.model.parameters()
+        return lambda: [(weight, weight + 77), (weight, torch.zeros(5))]
+
+
+def test_trained_weights_are_restored_if_others_cannot_be_loaded() -> None:
+    run = Run(CONFIG, plugins={"data": data(), "model": line(), "callbacks.breaks": Breaks()})
+    with pytest.raises(ContractError, match="for a weight"):
+        run.evaluate()
+    assert run.model.state_dict()["weight"].tolist() == [[0.3] * 3]

@@ -772,6 +772,46 @@ def test_modes_that_follow_from_the_config_are_not_part_of_the_state() -> None:
     assert run.state_dict()["modes"] == []
 
 
+class Thaws:
+    """Freezes the weights of the backbone when the run starts, and thaws them in the second epoch or with its state."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+
+    def _set(self, run: Run, *, trained: bool) -> None:
+        cast(Any, run.unwrapped_model).backbone.requires_grad_(requires_grad=trained)
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        self.run = run
+        self._set(run, trained=False)
+
+    @hookimpl
+    def on_epoch_start(self, run: Run) -> None:
+        if run.epoch == 2:
+            self.is_done = True
+            self._set(run, trained=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"is_done": self.is_done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.is_done = state["is_done"]
+        if self.is_done:
+            self._set(self.run, trained=True)
+
+
+def test_a_plugin_may_restore_with_its_state_the_modes_that_it_set() -> None:
+    def begun() -> Run:
+        torch.manual_seed(0)
+        options = {"train": {"epochs": 4, "batch_size": 250}}
+        return Run(options, plugins={"model": Backbone(), "callbacks.thaws": Thaws()})
+
+    whole, first, second = begun().fit(), begun(), begun()
+    second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 9))
+    assert weights_of(second.fit()) == weights_of(whole)
+
+
 def test_a_model_that_is_in_eval_mode_as_a_whole_is_trained_in_training_mode() -> None:
     modes: list[bool] = []
 

@@ -480,3 +480,21 @@ def test_a_rate_that_is_not_finite_is_refused_before_the_first_step(optimizer: A
     option = name.partition(" ")[0]
     message = f"optimizer '<lambda>' {GIVEN} has {name}, but it must be a finite number"
     assert str(error) == f"{message}\n  = check the option optimizer.{option}"
+
+
+class Mapped(Dataset[Any]):
+    """A dataset that applies a function, under a common name, to its examples."""
+
+    def __init__(self, func: Callable[[Any], Any]) -> None:
+        self.func = func
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> Any:
+        return self.func(torch.full((2,), index)), torch.zeros(1)
+
+
+def test_an_object_with_a_function_of_another_kind_is_its_own_maker() -> None:
+    data = DataSource(Mapped(Tensor.float), in_features=2, out_features=1)
+    assert Run({"train": {"epochs": 1}}, plugins={"data": data}).fit().steps == 2
