@@ -81,7 +81,8 @@ class SaveInAFolder(SaveCheckpoints):
         super().on_run_start(run)
 
     @hookimpl(trylast=True)
-    def on_run_end(self) -> None:
+    def on_run_end(self, run: RunView) -> None:
+        super().on_run_end(run)
         self.made.close()
 
 

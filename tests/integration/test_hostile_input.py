@@ -252,12 +252,12 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("words", ["train", "train --json"])
-def test_a_full_standard_output_ends_a_run_cleanly(words: str, tmp_path: Path) -> None:
+def test_a_run_continues_without_a_full_standard_output(words: str, tmp_path: Path) -> None:
     done = shell(f"{PROGRAM} {words} {' '.join(QUICK)} > /dev/full", tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1, "one warning and nothing else"
     assert "No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
+    assert read_record(tmp_path / "runs" / "last").status == "completed"
 
 
 @pytest.mark.parametrize("words", ["train", "train --json"])

@@ -117,7 +117,7 @@ def test_init_writes_a_config_for_a_table_that_trains(
     (tmp_path / "iris.csv").write_bytes((FIXTURES / "iris" / "iris.csv").read_bytes())
     assert hookline("init", "iris.csv").returncode == 0
     config = door.load_config(tmp_path / "run.toml")
-    assert [choice.plugin.name for choice in config.plugins] == ["csv", "mlp", "cross-entropy", "adam"]
+    assert [choice.plugin.name for choice in config.plugins] == ["csv", "linear", "cross-entropy", "adam"]
     done = hookline("train", "run.toml")
     assert (done.returncode, done.stderr) == (0, "")
     assert "validation/accuracy" in done.stdout

@@ -57,6 +57,10 @@ def probe(module: str, loaded: Sequence[str]) -> dict[str, Any]:
         importlib.import_module(name)
     sys.meta_path.insert(0, Turnstile())
     try:
+        if not _is_found(module):
+            # Last in the path, so that no file in this folder hides a module that other imports need.
+            sys.path.append(str(Path.cwd()))
+            importlib.invalidate_caches()
         return _probed(module) if _is_found(module) else _result(found=False)
     except WantedError as wanted:
         return _result(wanted=wanted.name)

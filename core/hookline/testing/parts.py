@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Generator, Iterator, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,17 +43,17 @@ def closed_catalog(*entries: Entry) -> Catalog:
 
 def regression() -> DataSource:
     """Return a regression: float32 inputs ``[3]``, float32 targets ``[1]``."""
-    return _source(lambda inputs: inputs.sum(1, keepdim=True) + 0.5, out_features=1)
+    return _source(lambda inputs: inputs.sum(1, keepdim=True) + 0.5, 1, "regression")
 
 
 def binary() -> DataSource:
     """Return two classes in one output: targets are float32 ``[1]``, 0 or 1."""
-    return _source(lambda inputs: (inputs.sum(1, keepdim=True) > 0).float(), out_features=1)
+    return _source(lambda inputs: (inputs.sum(1, keepdim=True) > 0).float(), 1, "binary")
 
 
 def classes() -> DataSource:
     """Return three classes: targets are class indices, int64 ``[]``."""
-    return _source(lambda inputs: torch.arange(len(inputs)) % _NUM_CLASSES, out_features=_NUM_CLASSES)
+    return _source(lambda inputs: torch.arange(len(inputs)) % _NUM_CLASSES, _NUM_CLASSES, "classification")
 
 
 SOURCES: Mapping[str, Callable[[], DataSource]] = {
@@ -64,11 +64,13 @@ SOURCES: Mapping[str, Callable[[], DataSource]] = {
 """The data to try with a plugin, in this order, if its author gives none."""
 
 
-def _source(target_of: Callable[[Tensor], Tensor], *, out_features: int) -> DataSource:
+def _source(
+    target_of: Callable[[Tensor], Tensor], out_features: int, task: Literal["regression", "classification", "binary"]
+) -> DataSource:
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(size, _NUM_FEATURES, generator=generator) for size in _SPLIT_SIZES]
     train, validation, test = (TensorDataset(each, target_of(each)) for each in inputs)
-    return DataSource(train, validation, test, in_features=_NUM_FEATURES, out_features=out_features)
+    return DataSource(train, validation, test, in_features=_NUM_FEATURES, out_features=out_features, task=task)
 
 
 def first_batch(data: DataSource, size: int, dtype: torch.dtype = torch.float32) -> Any:

@@ -98,6 +98,11 @@ class SaveCheckpoints:
         """Wait for a save in the background."""
         self._finish(run, must_succeed=False)
 
+    @hookimpl
+    def on_run_end(self, run: RunView) -> None:
+        """Wait for a save in the background: a program that leaves the steps of a run ends it without another save."""
+        self._finish(run, must_succeed=False)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the best values of the metric, and the place of the last save: the current one, in a checkpoint."""
         saved = list(self._saved) if self._saved else None

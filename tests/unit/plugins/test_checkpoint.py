@@ -233,6 +233,16 @@ def test_a_save_in_the_background_is_announced_at_the_next_one_and_its_thread_en
     assert "hookline checkpoint" not in [thread.name for thread in threading.enumerate()]
 
 
+def test_a_save_in_the_background_is_on_disk_when_a_program_leaves_the_steps(tmp_path: Path) -> None:
+    announced = Announced()
+    options = {"every_s": 0, "every_steps": 5, "in_background": True}
+    for step in make(tmp_path, options, epochs=1, announced=announced).steps():
+        if step.step == 5:
+            break
+    assert announced.saved == [(5, name(5, 0))]
+    assert "hookline checkpoint" not in [thread.name for thread in threading.enumerate()]
+
+
 def test_a_state_written_later_is_that_of_its_step(tmp_path: Path) -> None:
     for parent, in_background in (("at-once", False), ("later", True)):
         options = {"every_s": 0, "every_steps": 5, "in_background": in_background, "keep": 100}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -163,8 +164,22 @@ def test_a_stop_requested_within_a_block_takes_effect_at_its_end() -> None:
     assert stop.ahead == [4, 3, 2, 1, 0]
 
 
+class Slow(Steps):
+    """Passes a time limit of less than 0.2 s within the first block."""
+
+    @hookimpl
+    def on_step_end(self, run: Run, loss: Tensor) -> None:
+        super().on_step_end(run, loss)
+        if run.step == 2:
+            time.sleep(0.2)
+
+
 def test_a_time_limit_takes_effect_at_the_end_of_a_block() -> None:
-    assert run_of(5, "train.max_time_s=1e-9").fit().steps == 5
+    assert run_of(5, "train.max_time_s=0.1", plugins={"callbacks.slow": Slow()}).fit().steps == 5
+
+
+def test_a_time_limit_that_has_passed_at_the_start_leaves_no_block_to_take() -> None:
+    assert run_of(5, "train.max_time_s=1e-9").fit().steps == 0
 
 
 def test_a_run_has_no_state_within_a_block_and_the_hint_says_when() -> None:
