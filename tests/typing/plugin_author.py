@@ -215,6 +215,10 @@ class Careful:
         num_examples = 64
         return lambda epoch: torch.randperm(num_examples, generator=run.generator(f"order {epoch}"))
 
+    @hookimpl
+    def build_evaluated_weights(self, run: Run) -> Callable[[], list[tuple[Tensor, Tensor]]]:
+        return lambda: [(weight, weight.nan_to_num()) for weight in run.model.parameters()]
+
     @hookimpl(wrapper=True)
     def build_backward(self) -> Generator[None, Callable[[Tensor], None], Callable[[Tensor], None]]:
         backward = yield

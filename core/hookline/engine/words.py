@@ -56,7 +56,7 @@ def as_text(value: Any, what: str) -> str:
     r"""Return a text that a program gave, with what no file can hold escaped, such as half of a surrogate pair.
 
     >>> as_text("caf\udce9", "a name")
-    'caf\\\\udce9'
+    'caf\\udce9'
 
     Raises:
         TypeError: When it is not text.

@@ -114,7 +114,7 @@ def test_a_model_that_cannot_be_one_graph_may_be_several() -> None:
 
 
 def test_a_model_that_cannot_be_one_graph_is_an_error_when_it_has_to_be() -> None:
-    with pytest.raises(ContractError, match=r"model 'Breaks' .* fails on the first batch"):
+    with pytest.raises(ContractError, match=r"callback 'compile' .* fails on the first batch"):
         compiled("callbacks.compile.fullgraph=true", model=Breaks())
 
 
