@@ -47,7 +47,8 @@ def run(command: Sequence[str], cwd: Path | None = None, **environment: str) -> 
         return subprocess.run(command, cwd=cwd or empty, env=env, check=False, **options)
 
 
-def make_environment(folder: Path) -> Environment:
+def make_environment(folder: Path, *sources: Path) -> Environment:
+    """Make an environment with hookline, and with more distributions from their folders."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     purelib = subprocess.run(
@@ -59,7 +60,7 @@ def make_environment(folder: Path) -> Environment:
     # A plain path: path files within that folder, such as those of editable installs, are not followed.
     Path(purelib, "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     environment = Environment(python)
-    environment.install(ROOT)
+    environment.install(ROOT, *sources)
     return environment
 
 

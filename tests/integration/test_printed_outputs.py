@@ -20,8 +20,8 @@ def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path_factory
     folders = (tmp_path_factory.mktemp("page") for _ in itertools.count())
     environment, needed = Environment(Path(sys.executable)), distributions(page)
     if needed or "$ pip install " in page.read_text():
-        environment = make_environment(tmp_path_factory.mktemp("environment"))
-        environment.install(*(FIXTURES / name for name in needed))
+        sources = [FIXTURES / name for name in needed]
+        environment = make_environment(tmp_path_factory.mktemp("environment"), *sources)
     replay(page, environment, folders)
 
 
