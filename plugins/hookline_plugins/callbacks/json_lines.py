@@ -13,6 +13,7 @@ from hookline import hookimpl
 from hookline.engine import text_of
 from hookline.runs import folder_of
 from hookline_plugins.callback_parts.display import Display
+from hookline_plugins.callback_parts.event_text import encodable
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
@@ -32,7 +33,7 @@ class JSONLines:
     def on_run_start(self, run: RunView) -> None:
         """Write the size of the run."""
         kept = folder_of(run)
-        folder = _encodable(str(kept.path)) if kept else None
+        folder = encodable(str(kept.path)) if kept else None
         size = {"epochs": run.num_epochs, "steps_per_epoch": run.steps_per_epoch, "step": run.step}
         self._write(run, "run_start", **size, seed=run.config.train.seed, folder=folder)
         for message in run.warnings:
@@ -85,7 +86,7 @@ class JSONLines:
 
     def _text(self, run: RunView, message: str) -> str:
         """Return a message without secrets, with lone surrogates escaped."""
-        return self._display.redaction(run).text(_encodable(message))
+        return self._display.redaction(run).text(encodable(message))
 
     def _write(self, run: RunView, event: str, **values: Any) -> None:
         # Of the values, not of the line: its numbers and keys must stay. msgspec writes NaN and infinity as null.
@@ -96,8 +97,3 @@ class JSONLines:
             shown = (c if c.isprintable() else json.dumps(c)[1:-1] for c in line.replace("\x7f", "\\u007f"))
             line = "".join(shown)
         self._display.attempt(run, lambda: print(line, flush=True))  # noqa: T201 - it is standard output
-
-
-def _encodable(text: str) -> str:
-    """Return a text with lone surrogates escaped, such as undecodable bytes of a file name, which JSON cannot hold."""
-    return text.encode(errors="backslashreplace").decode()

@@ -32,7 +32,7 @@ from hookline.runs import (
     identity_of,
     redacted_word,
 )
-from hookline_plugins.callback_parts.event_text import EventText
+from hookline_plugins.callback_parts.event_text import EventText, encodable
 from hookline_plugins.callback_parts.metrics_file import MetricsFile
 from hookline_plugins.callback_parts.monitoring import Monitor, check_monitored, measured_names
 from hookline_plugins.callback_parts.single import check_single
@@ -237,8 +237,8 @@ class KeepRunFolder:
 
     def _write_debug(self, run: RunView, error: BaseException, text: str) -> None:
         known = {
-            "error": self._redaction.text(_encodable(error_text(error))),
-            "notes": [self._redaction.text(_encodable(note)) for note in getattr(error, "__notes__", ())],
+            "error": self._redaction.text(encodable(error_text(error))),
+            "notes": [self._redaction.text(encodable(note)) for note in getattr(error, "__notes__", ())],
             "epoch": run.epoch,
             "step": run.step,
             "indices": list(getattr(error, "indices", ())),
@@ -270,7 +270,3 @@ def _label(run: RunView) -> str:
 def _default_metric(run: RunView) -> str:
     wanted = ("validation/loss", "train/loss")
     return next((name for name in wanted if name in measured_names(run)), "train/running_loss")
-
-
-def _encodable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
