@@ -111,7 +111,7 @@ class Loop:
     def bare_steps(self) -> Generator[Tensor]:
         """Take steps without end and yield their losses; no events, no evaluations."""
         self._begin()
-        with explaining(self._run), self.host.makers.attributing():
+        with self.host.makers.attributing(), explaining(self._run):
             while True:
                 self._position.epoch += 1
                 for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
