@@ -10,8 +10,7 @@ from typing import Any
 
 from hookline.engine.config.loading import load_config
 from hookline.engine.errors import ConfigError
-from hookline.engine.loop.building import Site, build_batches, build_data, build_loss, build_model, check_first_batches
-from hookline.engine.loop.rng import RandomState
+from hookline.engine.loop.building import build_for_evaluation
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.train_options import Split
@@ -77,7 +76,7 @@ def evaluate_run(
     switches = {"--split": {"train.evaluate": wanted}}
     config = load_config(saved_config(path), overrides, switches=switches, catalog=catalog)
     weights = read_weights(path, checkpoint)
-    built = Run(config, build=_build_for_evaluation)
+    built = Run(config, build=build_for_evaluation)
     there = built.data.splits()
     if missing := [name for name in splits if f"{name}/loss" not in built.metric_names]:
         hint = f"they have {', '.join(there)}"
@@ -88,16 +87,6 @@ def evaluate_run(
     evaluated = dict.fromkeys(name.partition("/")[0] for name in metrics)
     sizes = {name: _num_examples(there[name]) for name in evaluated}
     return Evaluation(path, weights.origin, weights.step, sizes, metrics, (*weights.notes, *built.warnings, *notes))
-
-
-def _build_for_evaluation(site: Site) -> None:
-    """Build a run without optimizer and step, so that no plugin checks what only a training needs."""
-    build_data(site)
-    build_batches(site)
-    with RandomState(site.position.seed, "model").active():
-        build_model(site)
-        build_loss(site)
-        check_first_batches(site)
 
 
 # ---- notes and checks ------------------------------------------------------------------------------------------------

@@ -105,15 +105,20 @@ class Site(NamedTuple):
 
 
 def build_all(site: Site) -> None:
-    """Build all components in order; check the first batches before the optimizer is built."""
+    """Build all components in order."""
+    build_for_evaluation(site, build_optimizer, build_step)
+
+
+def build_for_evaluation(site: Site, *more: Callable[[Site], None]) -> None:
+    """Build the components of an evaluation in order, and check the first batches; then build ``more``.
+
+    Without optimizer and step, no plugin checks what only a training needs.
+    """
     build_data(site)
     build_batches(site)
     with RandomState(site.position.seed, "model").active():
-        build_model(site)
-        build_loss(site)
-        check_first_batches(site)
-        build_optimizer(site)
-        build_step(site)
+        for build in (build_model, build_loss, check_first_batches, *more):
+            build(site)
 
 
 def build_data(site: Site) -> None:
