@@ -15,7 +15,7 @@ import msgspec
 
 from hookline.engine.errors import HooklineError, error_text
 from hookline.engine.files import reason
-from hookline.engine.words import printable
+from hookline.engine.words import encodable, printable
 from hookline.runs.redaction import Redaction
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _json(value: Any) -> bytes:
 
 def _as_text(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
+        return encodable(value)
     if isinstance(value, dict):
         return {_as_text(key): _as_text(item) for key, item in value.items()}
     return [_as_text(item) for item in value] if isinstance(value, list) else value

@@ -63,7 +63,16 @@ def as_text(value: Any, what: str) -> str:
     """
     if not isinstance(value, str):
         raise TypeError(f"{what} must be text, not {with_article(type(value).__name__)}")
-    return value.encode(errors="backslashreplace").decode()
+    return encodable(value)
+
+
+def encodable(text: str) -> str:
+    r"""Return a text with lone surrogates escaped, such as the undecodable bytes of a file name.
+
+    >>> encodable("caf\udce9")
+    'caf\\udce9'
+    """
+    return text.encode(errors="backslashreplace").decode()
 
 
 def with_article(noun: str) -> str:

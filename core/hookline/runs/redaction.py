@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hookline.engine.plugin.options import is_plain
+from hookline.engine.words import encodable
 
 if TYPE_CHECKING:
     from hookline.engine.view import ConfigView
@@ -76,8 +77,7 @@ def redacted(value: Any, key: str = "") -> Any:
     if is_secret(key, value) and value not in (None, ""):
         return REDACTED
     if isinstance(value, str):
-        # A file name can contain bytes that are not valid UTF-8.
-        return redacted_text(value.encode(errors="backslashreplace").decode())
+        return redacted_text(encodable(value))
     if isinstance(value, Mapping):
         return {name: redacted(item, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
