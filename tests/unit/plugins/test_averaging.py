@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource, Outcome, Run, hookimpl
-from hookline_plugins.callbacks.averaging import Averaging
+from hookline_plugins.weights.averaging import Averaging
 
 EMA = {"method": "ema", "decay": 0.8}
 SWA = {"method": "swa", "start_epoch": 2}
