@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import os
@@ -24,7 +25,8 @@ LossFunction = Callable[["Tensor", "Tensor"], "Tensor"]
 StepFunction = Callable[[Any], "Tensor"]
 
 
-class Trial(NamedTuple):
+@dataclass(frozen=True)
+class Trial:
     """Access to the first batches of a run before its first step, to try its components with them.
 
     Attributes:
