@@ -88,21 +88,18 @@ def _checked(trial: Trial) -> Callable[[Any], Evaluated]:
 
 
 def _check_evaluated(result: Any, metrics: Mapping[str, Any]) -> None:
+    what = "the evaluation of a batch"
     if not isinstance(result, Evaluated):
         hint = "return hookline.engine.Evaluated(loss, ...)"
-        raise ContractError(
-            f"the evaluation of a batch returned {brief(result)}, but must return an Evaluated", hint=hint
-        )
+        raise ContractError(f"{what} returned {brief(result)}, but must return an Evaluated", hint=hint)
     for name, number in (("loss", result.loss), *result.numbers.items()):
         if torch.as_tensor(number).dim():
-            raise ContractError(
-                f"the evaluation of a batch gives {brief(number)} as {name!r}, but must give one number"
-            )
+            raise ContractError(f"{what} returned {brief(number)} as {name!r}, but must return one number")
     if taken := [name for name in result.numbers if name in metrics or name == "loss"]:
-        raise ContractError(f"the evaluation of a batch gives the number {taken[0]!r}, which exists already")
+        raise ContractError(f"{what} returned the number {taken[0]!r}, which exists already")
     if metrics and result.prediction is None:
-        message = f"the evaluation of a batch gives no prediction, but {next(iter(metrics))!r} is measured on it"
-        raise ContractError(message, hint="give prediction and target, or leave out the metrics")
+        message = f"{what} returned no prediction, but {next(iter(metrics))!r} is measured on it"
+        raise ContractError(message, hint="return prediction and target, or leave out the metrics")
 
 
 def smallest_batch(num_examples: int | None, batch_size: int | Literal["all"], limit: int = 0) -> int:
