@@ -42,6 +42,7 @@ _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss
 """Losses of torch that compare element by element, and broadcast silently if the shapes differ."""
 _MEANT = 32
 """Number of examples whose losses are compared with their mean."""
+_OTHER_FORMS = "other batches require a plugin that implements build_step, and train.evaluate = []"
 _ONE_TOO_MANY = "a single example is too large: use a smaller model, smaller examples, or another train.device"
 
 
@@ -71,7 +72,8 @@ def try_first_batches(run: RunView, trial: Trial) -> None:
             batch = trial.first(split)
             if is_trained or is_usual:
                 batch = try_what_fits(batch, trial.forward, namer(run, trial, split), *sizes)
-            if f"{split}/loss" in run.metric_names:
+            # Without metrics, the usual evaluation has been tried by now.
+            if f"{split}/loss" in run.metric_names and (trial.metrics or not is_usual):
                 trial.measure(batch, _checked(trial))
 
 
@@ -256,15 +258,13 @@ def _pair(batch: Any, forward: Forward, data_name: str) -> tuple[Any, Any]:
         DataError: When there are none, or a number is not finite.
     """
     if isinstance(batch, Mapping) and forward.target not in batch:
-        hint = "name the entry that is the target: DataSource(..., target=...)"
+        hint = f"name the entry that is the target: DataSource(..., target=...); {_OTHER_FORMS}"
         raise DataError(f"{data_name} yields {brief(batch)}, but no target {forward.target!r}", hint=hint)
     is_pair = isinstance(batch, Mapping) or (isinstance(batch, tuple | list) and len(batch) == 2)
     parts = forward.pair(batch) if is_pair else ()
     if not is_pair or not all(any(True for _ in tensors_in(part)) for part in parts):
-        hint = "other batches require a plugin that implements build_step, and train.evaluate = []"
-        raise DataError(
-            f"{data_name} yields {brief(batch)}, but must yield pairs (input, target) of tensors", hint=hint
-        )
+        message = f"{data_name} yields {brief(batch)}, but must yield pairs (input, target) of tensors"
+        raise DataError(message, hint=_OTHER_FORMS)
     for name, part in zip(("input", "target"), parts, strict=True):
         if any(tensor.is_floating_point() and not torch.isfinite(tensor).all() for tensor in tensors_in(part)):
             hint = "remove or replace the values that are NaN or infinite"

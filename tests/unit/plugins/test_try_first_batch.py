@@ -149,7 +149,8 @@ def test_a_model_that_returns_no_tensor_is_refused() -> None:
 def test_a_mapping_without_the_target_is_refused_by_its_name() -> None:
     assert refusal(DataError, {"x": INPUTS, "y": TARGETS}) == (
         "data 'd' yields a dict of 2: 'x': [8, 3] float32, 'y': [8, 1] float32, but no target 'labels'\n"
-        "  = name the entry that is the target: DataSource(..., target=...)"
+        "  = name the entry that is the target: DataSource(..., target=...); other batches require a plugin that "
+        "implements build_step, and train.evaluate = []"
     )
 
 
