@@ -17,13 +17,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from support import ROOT, Environment, run
+from support import ROOT, Environment, run, warm_program
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TOLERANCE = 0.01
@@ -145,6 +146,8 @@ def output_of(command: str, folder: Path, environment: Environment) -> str:
         environment.install(*words[:-1], folder / words[-1].partition("[")[0])
         return ""
     path = f"{environment.python.parent}{os.pathsep}{os.environ['PATH']}"
+    if environment.python == Path(sys.executable):
+        path = f"{warm_program().parent}{os.pathsep}{path}"
     # Unbuffered, so that results and errors come in their order.
     done = run(["bash", "-c", f"exec 2>&1\n{command}"], cwd=folder, PATH=path, PYTHONUNBUFFERED="1")
     return done.stdout
