@@ -141,18 +141,6 @@ class Batches:
         """Return the number of examples of an epoch before a batch; ``number`` counts from 0."""
         return number * self._batch_size + (self._offset if epoch == self._resumed_epoch else 0)
 
-    def smallest(self, limit: int = 0) -> int:
-        """Return the smallest number of examples that pass through a model at once.
-
-        Args:
-            limit: Number of examples in a part of a batch; 0: no parts.
-
-        >>> Batches(TensorDataset(torch.zeros(11)), 4, ReadOptions(torch.float32)).smallest(limit=3)
-        1
-        """
-        sizes = [self._batch_size, (self.num_examples or 0) % self._batch_size or self._batch_size]
-        return min(size % limit or limit if limit else size for size in sizes)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Return the batches of an epoch (from 1), without the first ``start``; a stream is read from its beginning."""
         if type(self._dataset) is TensorDataset and self._reading.collate is None:

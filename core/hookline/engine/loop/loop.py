@@ -12,10 +12,10 @@ from torch import Tensor
 
 from hookline.engine.errors import NonFiniteError, TrainingError, error_text
 from hookline.engine.loop.building import Components
-from hookline.engine.loop.first_batch import check_step_result
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker, note_examples
+from hookline.engine.loop.results import check_step_result
 from hookline.engine.loop.rng import RandomState, in_run
 from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error

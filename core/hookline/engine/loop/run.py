@@ -17,9 +17,9 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Components, Site, build_all
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_result
 from hookline.engine.loop.loop import Loop
 from hookline.engine.loop.position import Position
+from hookline.engine.loop.results import check_result
 from hookline.engine.loop.rng import RandomState, in_run, make_generator
 from hookline.engine.loop.state import component_state, load_component_state
 from hookline.engine.loop.step import CoreHooks
