@@ -34,7 +34,7 @@ class JSONLines:
         """Write the size of the run."""
         kept = folder_of(run)
         folder = encodable(str(kept.path)) if kept else None
-        size = {"epochs": run.num_epochs, "steps_per_epoch": run.steps_per_epoch, "step": run.step}
+        size = {"epochs": run.config.train.epochs, "steps_per_epoch": run.steps_per_epoch, "step": run.step}
         self._write(run, "run_start", **size, seed=run.config.train.seed, folder=folder)
         for message in run.warnings:
             self.on_warning(run, message)

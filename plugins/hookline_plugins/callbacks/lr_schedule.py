@@ -319,7 +319,7 @@ def _length(run: RunView, interval: str) -> int | None:
     if interval == "step":
         return None if run.num_steps is None else max(run.num_steps, 1)
     if run.num_steps is None or not run.steps_per_epoch or not run.config.train.max_steps:
-        return max(run.num_epochs, 1)
+        return max(run.config.train.epochs, 1)
     # The batches of earlier epochs may have had another size.
     num_left = run.num_steps - (run.step - run.position)
     return max(len(run.history) + math.ceil(num_left / run.steps_per_epoch), 1)

@@ -132,7 +132,7 @@ def _live_display(run: RunView) -> LiveProgress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn(f"epoch {{task.fields[epoch]}}/{run.num_epochs}"),
+        TextColumn(f"epoch {{task.fields[epoch]}}/{run.config.train.epochs}"),
         BarColumn(bar_width=24),
         TextColumn("step {task.completed}" + ("/{task.total}" if run.num_steps else "")),
         TextColumn("loss {task.fields[loss]}"),

@@ -205,7 +205,7 @@ class KeepRunFolder:
         record.attempts = [*record.attempts, self._attempt]
         self._time_before_s = record.time_s
         record.identity = dict(identity_of(run))
-        record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
+        record.seed, record.num_epochs, record.status = run.config.train.seed, run.config.train.epochs, "running"
         record.git = record.git or commit_of(Path.cwd())
         if record.best and (record.best.metric, record.best.mode) != (self._best.name, self.mode):
             record.best = None

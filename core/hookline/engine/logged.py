@@ -1,0 +1,128 @@
+"""``Logged``: the numbers that plugins log, reduced over an interval of steps and over the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hookline.engine.errors import ContractError
+from hookline.engine.words import as_text, with_article
+
+if TYPE_CHECKING:
+    from hookline.engine.view import RunView
+
+PREFIX = "logged/"
+"""Prefix of a logged name among the metrics of an epoch."""
+
+
+class Logged:
+    """The numbers that plugins log. Tensors stay on their device until an interval ends.
+
+    Args:
+        run: The run, for the names of its metrics.
+
+    Attributes:
+        pending: The numbers of the interval so far, by name; empty if nothing was logged.
+    """
+
+    def __init__(self, run: RunView) -> None:
+        self._run = run
+        self.pending: dict[str, _Reduced] = {}
+        self._epoch: dict[str, _Reduced] = {}
+
+    def add(self, name: str, value: float | Tensor, reduce: str) -> None:
+        """Add a value.
+
+        Raises:
+            TypeError: When the name is not text.
+            ContractError: When the name is taken, the value is not a single number, or the reduction is another one.
+        """
+        found = self.pending.get(name) if isinstance(name, str) else None
+        if found is None or found.reduce != reduce:
+            found = self._begin(as_text(name, "the name of a logged value"), reduce)
+        if isinstance(value, Tensor) and not value.shape and not value.is_complex():
+            found.add(value.detach().to(torch.float64, copy=True))  # a copy, as the original may change
+        elif isinstance(value, Real):
+            found.add(float(value))
+        else:
+            is_tensor = isinstance(value, Tensor)
+            got = f"{value.dtype} {list(value.shape)}" if is_tensor else with_article(type(value).__name__)
+            message = f"the logged value {name!r} must be a number or a tensor without dimensions, not {got}"
+            raise ContractError(message, hint="log value.mean() or another number made from it")
+
+    def end_interval(self) -> dict[str, float]:
+        """Return the reduced values of the interval, and begin the next; wait once for each device."""
+        ended, self.pending = self.pending, {}
+        for (name, one), value in zip(ended.items(), _read(ended), strict=True):
+            one.value = value
+            self._epoch.setdefault(name, _Reduced(one.reduce)).add(value, one.count)
+        return {name: one.result() for name, one in ended.items()}
+
+    def end_epoch(self) -> dict[str, float]:
+        """Return the reduced values of all intervals of the epoch, as metrics of it, and begin the next."""
+        ended, self._epoch = self._epoch, {}
+        return {f"{PREFIX}{name}": one.result() for name, one in ended.items()}
+
+    def state_dict(self) -> list[list[list[Any]]]:
+        """Return the values so far, such that the results after a resume are the same to the last bit."""
+        parts = self.pending, self._epoch
+        return [[[n, one.reduce, v, one.count] for (n, one), v in zip(p.items(), _read(p), strict=True)] for p in parts]
+
+    def load_state_dict(self, state: Iterable[Iterable[tuple[str, str, float, int]]]) -> None:
+        """Load a state returned by ``state_dict``."""
+        self.pending, self._epoch = ({name: _Reduced(*rest) for name, *rest in part} for part in state)
+
+    def _begin(self, name: str, reduce: str) -> _Reduced:
+        if name in ("epoch", "step", *self._run.metric_names) or name.startswith(PREFIX):
+            raise ContractError(f"{name!r} cannot be logged: a metric has this name", hint="use another name")
+        if reduce not in _JOIN:
+            raise ContractError(f"{name!r} is logged with reduce={reduce!r}, but must be one of {', '.join(_JOIN)}")
+        for before in (self.pending.get(name), self._epoch.get(name)):
+            if before and before.reduce != reduce:
+                message = f"{name!r} is logged with reduce={reduce!r}, but before with reduce={before.reduce!r}"
+                raise ContractError(message, hint="use another name for one of them")
+        return self.pending.setdefault(name, _Reduced(reduce))
+
+
+class _Reduced:
+    """Values of one name, reduced; a tensor on their device until it is read."""
+
+    def __init__(self, reduce: str, value: Tensor | float = 0.0, count: int = 0) -> None:
+        self.reduce, self.value, self.count = reduce, value, count
+
+    def add(self, value: Tensor | float, count: int = 1) -> None:
+        self.value = _JOIN[self.reduce](self.value, value) if self.count else value
+        self.count += count
+
+    def result(self) -> float:
+        return float(self.value) / (self.count if self.reduce == "mean" else 1)
+
+
+def _sum(old: Any, new: Any) -> Any:
+    return old + new
+
+
+def _larger(old: Any, new: Any) -> Any:
+    """Return the larger value, NaN if one is NaN."""
+    if isinstance(old, Tensor) or isinstance(new, Tensor):
+        return old.clamp(min=new) if isinstance(old, Tensor) else new.clamp(min=old)
+    return new if new > old or new != new else old  # noqa: PLR0124 - NaN alone differs from itself
+
+
+_JOIN = {"mean": _sum, "last": lambda _, new: new, "sum": _sum, "max": _larger}
+
+
+def _read(reduced: Mapping[str, _Reduced]) -> list[float]:
+    """Return the values as numbers, with one transfer from each device."""
+    values = [one.value for one in reduced.values()]
+    on = [value.device if isinstance(value, Tensor) else None for value in values]
+    for device in {*on} - {None}:
+        places = [place for place, its in enumerate(on) if its == device]
+        read = torch.stack([values[place] for place in places]).tolist()
+        for place, value in zip(places, read, strict=True):
+            values[place] = value
+    return values
