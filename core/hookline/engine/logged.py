@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Sequence
 from numbers import Real
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,7 @@ class Logged:
         self.pending: dict[str, _Reduced] = {}
         self._epoch: dict[str, _Reduced] = {}
 
-    def add(self, name: str, value: float | Tensor, reduce: str) -> None:
+    def add(self, name: Any, value: Any, reduce: str) -> None:
         """Add a value.
 
         Raises:
@@ -49,17 +50,16 @@ class Logged:
         elif isinstance(value, Real):
             found.add(float(value))
         else:
-            is_tensor = isinstance(value, Tensor)
-            got = f"{value.dtype} {list(value.shape)}" if is_tensor else with_article(type(value).__name__)
+            got = f"{value.dtype} {[*value.shape]}" if isinstance(value, Tensor) else with_article(type(value).__name__)
             message = f"the logged value {name!r} must be a number or a tensor without dimensions, not {got}"
-            raise ContractError(message, hint="log value.mean() or another number made from it")
+            raise ContractError(message, hint="log a number made from it, such as value.mean()")
 
     def end_interval(self) -> dict[str, float]:
         """Return the reduced values of the interval, and begin the next; wait once for each device."""
         ended, self.pending = self.pending, {}
-        for (name, one), value in zip(ended.items(), _read(ended), strict=True):
-            one.value = value
-            self._epoch.setdefault(name, _Reduced(one.reduce)).add(value, one.count)
+        _read(ended.values())
+        for name, one in ended.items():
+            self._epoch.setdefault(name, _Reduced(one.reduce)).add(one.value, one.count)
         return {name: one.result() for name, one in ended.items()}
 
     def end_epoch(self) -> dict[str, float]:
@@ -69,29 +69,28 @@ class Logged:
 
     def state_dict(self) -> list[list[list[Any]]]:
         """Return the values so far, such that the results after a resume are the same to the last bit."""
+        _read(self.pending.values())
         parts = self.pending, self._epoch
-        return [[[n, one.reduce, v, one.count] for (n, one), v in zip(p.items(), _read(p), strict=True)] for p in parts]
+        return [[[name, one.reduce, one.value, one.count] for name, one in part.items()] for part in parts]
 
-    def load_state_dict(self, state: Iterable[Iterable[tuple[str, str, float, int]]]) -> None:
+    def load_state_dict(self, state: Iterable[Iterable[Sequence[Any]]]) -> None:
         """Load a state returned by ``state_dict``."""
         self.pending, self._epoch = ({name: _Reduced(*rest) for name, *rest in part} for part in state)
 
     def _begin(self, name: str, reduce: str) -> _Reduced:
         if name in ("epoch", "step", *self._run.metric_names) or name.startswith(PREFIX):
             raise ContractError(f"{name!r} cannot be logged: a metric has this name", hint="use another name")
-        if reduce not in _JOIN:
-            raise ContractError(f"{name!r} is logged with reduce={reduce!r}, but must be one of {', '.join(_JOIN)}")
-        for before in (self.pending.get(name), self._epoch.get(name)):
-            if before and before.reduce != reduce:
-                message = f"{name!r} is logged with reduce={reduce!r}, but before with reduce={before.reduce!r}"
-                raise ContractError(message, hint="use another name for one of them")
+        used = [part[name].reduce for part in (self.pending, self._epoch) if name in part]
+        if reduce not in (used or _JOIN):
+            message = f"{name!r} is logged with reduce={reduce!r}, but must be with {' or '.join(used[:1] or _JOIN)}"
+            raise ContractError(message, hint="a name has one reduction" if used else None)
         return self.pending.setdefault(name, _Reduced(reduce))
 
 
 class _Reduced:
-    """Values of one name, reduced; a tensor on their device until it is read."""
+    """Values of one name, reduced to one; a tensor on their device until it is read."""
 
-    def __init__(self, reduce: str, value: Tensor | float = 0.0, count: int = 0) -> None:
+    def __init__(self, reduce: str, value: Any = 0.0, count: int = 0) -> None:
         self.reduce, self.value, self.count = reduce, value, count
 
     def add(self, value: Tensor | float, count: int = 1) -> None:
@@ -99,30 +98,24 @@ class _Reduced:
         self.count += count
 
     def result(self) -> float:
-        return float(self.value) / (self.count if self.reduce == "mean" else 1)
-
-
-def _sum(old: Any, new: Any) -> Any:
-    return old + new
+        return float(self.value / self.count if self.reduce == "mean" else self.value)
 
 
 def _larger(old: Any, new: Any) -> Any:
-    """Return the larger value, NaN if one is NaN."""
-    if isinstance(old, Tensor) or isinstance(new, Tensor):
-        return old.clamp(min=new) if isinstance(old, Tensor) else new.clamp(min=old)
+    """Return the larger value; NaN if one is NaN."""
+    if isinstance(old, Tensor):
+        return old.clamp(min=new)
+    if isinstance(new, Tensor):
+        return new.clamp(min=old)
     return new if new > old or new != new else old  # noqa: PLR0124 - NaN alone differs from itself
 
 
-_JOIN = {"mean": _sum, "last": lambda _, new: new, "sum": _sum, "max": _larger}
+_JOIN: dict[str, Callable[[Any, Any], Any]] = {"mean": add, "last": lambda _, new: new, "sum": add, "max": _larger}
 
 
-def _read(reduced: Mapping[str, _Reduced]) -> list[float]:
-    """Return the values as numbers, with one transfer from each device."""
-    values = [one.value for one in reduced.values()]
-    on = [value.device if isinstance(value, Tensor) else None for value in values]
-    for device in {*on} - {None}:
-        places = [place for place, its in enumerate(on) if its == device]
-        read = torch.stack([values[place] for place in places]).tolist()
-        for place, value in zip(places, read, strict=True):
-            values[place] = value
-    return values
+def _read(reduced: Collection[_Reduced]) -> None:
+    """Replace tensors by numbers, with one transfer from each device."""
+    for device in {one.value.device for one in reduced if isinstance(one.value, Tensor)}:
+        there = [one for one in reduced if isinstance(one.value, Tensor) and one.value.device == device]
+        for one, value in zip(there, torch.stack([one.value for one in there]).tolist(), strict=True):
+            one.value = value

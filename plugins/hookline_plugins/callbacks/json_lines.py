@@ -45,6 +45,11 @@ class JSONLines:
         self._write(run, "epoch_start", epoch=run.epoch)
 
     @hookimpl
+    def on_log(self, run: RunView, values: Mapping[str, float]) -> None:
+        """Write the logged values."""
+        self._write(run, "log", epoch=run.epoch, step=run.step, values=dict(values))
+
+    @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the evaluation."""
         self._write(run, "evaluation_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))

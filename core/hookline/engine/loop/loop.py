@@ -62,7 +62,7 @@ class Loop:
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
-    def steps(self) -> Generator[Tensor]:  # noqa: C901 - the whole loop on one screen
+    def steps(self) -> Generator[Tensor]:  # noqa: C901, PLR0912 - the whole loop on one screen
         """Take all steps and yield their losses; every event is called from here."""
         self._begin()
         host, run, position, step = self.host, self._run, self._position, self.parts.step
