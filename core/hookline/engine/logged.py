@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
-from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,19 +44,21 @@ class Logged:
         found = self.pending.get(name) if isinstance(name, str) else None
         if found is None or found.reduce != reduce:
             found = self._begin(as_text(name, "the name of a logged value"), reduce)
-        if isinstance(value, Tensor) and not value.shape and not value.is_complex():
-            found.add(value.detach().to(torch.float64, copy=True))  # a copy, as the original may change
-        elif isinstance(value, Real):
-            found.add(float(value))
-        else:
+        if isinstance(value, Real):
+            value = torch.tensor(float(value), dtype=torch.float64, device="cpu")
+        if not isinstance(value, Tensor) or value.shape or value.is_complex():
             got = f"{value.dtype} {[*value.shape]}" if isinstance(value, Tensor) else with_article(type(value).__name__)
             message = f"the logged value {name!r} must be a number or a tensor without dimensions, not {got}"
             raise ContractError(message, hint="log a number made from it, such as value.mean()")
+        found.add(value.detach().to(torch.float64, copy=True))  # a copy, as the original may change
 
     def end_interval(self) -> dict[str, float]:
         """Return the reduced values of the interval, and begin the next; wait once for each device."""
         ended, self.pending = self.pending, {}
-        _read(ended.values())
+        for device in {one.value.device for one in ended.values()}:
+            there = [one for one in ended.values() if one.value.device == device]
+            for one, value in zip(there, torch.stack([one.value for one in there]).cpu(), strict=True):
+                one.value = value
         for name, one in ended.items():
             self._epoch.setdefault(name, _Reduced(one.reduce)).add(one.value, one.count)
         return {name: one.result() for name, one in ended.items()}
@@ -69,7 +70,6 @@ class Logged:
 
     def state_dict(self) -> list[list[list[Any]]]:
         """Return the values so far, such that the results after a resume are the same to the last bit."""
-        _read(self.pending.values())
         parts = self.pending, self._epoch
         return [[[name, one.reduce, one.value, one.count] for name, one in part.items()] for part in parts]
 
@@ -88,12 +88,12 @@ class Logged:
 
 
 class _Reduced:
-    """Values of one name, reduced to one; a tensor on their device until it is read."""
+    """Values of one name, reduced to one on their device."""
 
-    def __init__(self, reduce: str, value: Any = 0.0, count: int = 0) -> None:
+    def __init__(self, reduce: str, value: Any = None, count: int = 0) -> None:
         self.reduce, self.value, self.count = reduce, value, count
 
-    def add(self, value: Tensor | float, count: int = 1) -> None:
+    def add(self, value: Tensor, count: int = 1) -> None:
         self.value = _JOIN[self.reduce](self.value, value) if self.count else value
         self.count += count
 
@@ -101,21 +101,4 @@ class _Reduced:
         return float(self.value / self.count if self.reduce == "mean" else self.value)
 
 
-def _larger(old: Any, new: Any) -> Any:
-    """Return the larger value; NaN if one is NaN."""
-    if isinstance(old, Tensor):
-        return old.clamp(min=new)
-    if isinstance(new, Tensor):
-        return new.clamp(min=old)
-    return new if new > old or new != new else old  # noqa: PLR0124 - NaN alone differs from itself
-
-
-_JOIN: dict[str, Callable[[Any, Any], Any]] = {"mean": add, "last": lambda _, new: new, "sum": add, "max": _larger}
-
-
-def _read(reduced: Collection[_Reduced]) -> None:
-    """Replace tensors by numbers, with one transfer from each device."""
-    for device in {one.value.device for one in reduced if isinstance(one.value, Tensor)}:
-        there = [one for one in reduced if isinstance(one.value, Tensor) and one.value.device == device]
-        for one, value in zip(there, torch.stack([one.value for one in there]).tolist(), strict=True):
-            one.value = value
+_JOIN: dict[str, Any] = {"mean": torch.add, "last": lambda _, new: new, "sum": torch.add, "max": torch.maximum}

@@ -81,42 +81,40 @@ def test_what_is_logged_at_the_end_of_an_epoch_belongs_to_the_next_interval_or_e
     assert [metrics.get("logged/at") for metrics in result.history] == [None, 1.0]
 
 
-@pytest.mark.parametrize("wide", [torch.float32, torch.float64, torch.bfloat16, torch.int64], ids=str)
-def test_a_logged_tensor_may_change_afterwards(wide: torch.dtype) -> None:
-    counter = torch.zeros((), dtype=wide)
+def test_a_logged_tensor_may_change_afterwards() -> None:
+    counters = [torch.zeros((), dtype=dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64)]
 
     def log(run: RunView, _: Tensor) -> None:
-        for reduce in ("mean", "last", "sum", "max"):
-            run.log(reduce, counter, reduce=reduce)  # type: ignore[arg-type] # one of the four
-        counter.add_(1)
+        for counter in counters:
+            for reduce in ("mean", "last", "sum", "max"):
+                run.log(f"{reduce} {counter.dtype}", counter, reduce=reduce)  # type: ignore[arg-type] # one of the four
+            counter.add_(1)
 
     plugin = Logging(log)
-    made(plugin, every=10).fit()
-    assert plugin.lines[0][2] == {"mean": 4.5, "last": 9.0, "sum": 45.0, "max": 9.0}
+    made(plugin, every=10, **{"train.max_steps": 10}).fit()
+    results = {"mean": 4.5, "last": 9.0, "sum": 45.0, "max": 9.0}
+    assert plugin.lines[0][2] == {f"{r} {c.dtype}": value for c in counters for r, value in results.items()}
 
 
-@pytest.mark.parametrize("kinds", [(float, float), (float, torch.tensor), (torch.tensor, float)], ids=str)
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
+def test_numbers_and_tensors_may_share_a_name() -> None:
+    cases: list[tuple[tuple[float, float], dict[str, float]]] = [
         ((1.0, 3.0), {"mean": 2.0, "last": 3.0, "sum": 4.0, "max": 3.0}),
         ((3.0, 1.0), {"mean": 2.0, "last": 1.0, "sum": 4.0, "max": 3.0}),
         ((1.0, INF), {"mean": INF, "last": INF, "sum": INF, "max": INF}),
         ((NAN, 1.0), {"mean": NAN, "last": 1.0, "sum": NAN, "max": NAN}),
         ((1.0, NAN), {"mean": NAN, "last": NAN, "sum": NAN, "max": NAN}),
-    ],
-    ids=str,
-)
-def test_numbers_and_tensors_may_share_a_name(
-    kinds: tuple[Callable[[float], Any], ...], values: tuple[float, float], expected: dict[str, float]
-) -> None:
+    ]
+    kinds: list[tuple[Any, Any]] = [(float, float), (float, torch.tensor), (torch.tensor, float)]
+    combined = [(*case, pair, reduce) for case in cases for pair in kinds for reduce in case[1]]
+
     def log(run: RunView, _: Tensor) -> None:
-        number = run.step - 1
-        for reduce in ("mean", "last", "sum", "max"):
-            run.log(reduce, kinds[number](values[number]), reduce=reduce)  # type: ignore[arg-type] # one of the four
+        place = run.step - 1
+        for values, _expected, pair, reduce in combined:
+            run.log(f"{values} {pair} {reduce}", pair[place](values[place]), reduce=reduce)  # type: ignore[arg-type] # one of the four
 
     plugin = Logging(log)
     made(plugin, **{"train.max_steps": 2}).fit()
+    expected = {f"{values} {pair} {reduce}": results[reduce] for values, results, pair, reduce in combined}
     assert plugin.lines == [(1, 2, pytest.approx(expected, nan_ok=True))]
 
 
@@ -158,7 +156,8 @@ def test_no_step_waits_for_a_device_to_log() -> None:
             run.log(f"loss {number}", loss)
             run.log(f"largest {number}", loss, reduce="max")
 
-    assert num_reads(log, 9) == num_reads(log, 6) == num_reads(lambda *_: None, 6)
+    # Six numbers at each of two ends of intervals.
+    assert num_reads(log, 9) == num_reads(log, 6) == num_reads(lambda *_: None, 6) + 2 * 9
 
 
 @pytest.mark.parametrize("step", [3, 4, 7, 10, 13])
