@@ -149,7 +149,9 @@ def _check_unfinished(run: Run, folder: RunFolder) -> None:
         ConfigError: When the run is over, and with these values no step is left.
     """
     record, options = folder.record, run.config.train
-    is_over = 0 < options.max_steps <= run.step or len(run.history) >= run.num_epochs or run.stop_reason is not None
+    is_over = (
+        0 < options.max_steps <= run.step or len(run.history) >= run.config.train.epochs or run.stop_reason is not None
+    )
     if is_over and record.status in ("completed", "stopped"):
         again = f"hookline train {folder.config_path} KEY=VALUE"
         hint = f"train longer: train.epochs={2 * max(record.num_epochs, 1)}; or train anew with other values: {again}"

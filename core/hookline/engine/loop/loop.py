@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from hookline.engine.errors import NonFiniteError, TrainingError, error_text
+from hookline.engine.logged import Logged
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
@@ -54,17 +55,19 @@ class Loop:
         self._started = 0.0
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
-        self.progress = Progress(RandomState(position.seed, "train", device=parts.device), Modes(parts))
+        random = RandomState(position.seed, "train", device=parts.device)
+        self.progress = Progress(random, Modes(parts), Logged(run))
         self.outcome: Outcome | None = None
         self.is_resting = True
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
-    def steps(self) -> Generator[Tensor]:  # noqa: C901 - the whole loop on one screen
+    def steps(self) -> Generator[Tensor]:  # noqa: C901, PLR0912 - the whole loop on one screen
         """Take all steps and yield their losses; every event is called from here."""
         self._begin()
         host, run, position, step = self.host, self._run, self._position, self.parts.step
         on_step_end, evaluate_every = host.caller("on_step_end"), self._options.evaluate_every_steps
+        logged, log_every = self.progress.logged, self._options.log_every_steps
         has_save_points = self._notify_save_point is not None
         outcome: Outcome = "failed"
         error: BaseException | None = None
@@ -87,6 +90,8 @@ class Loop:
                     self._count(loss, batch)
                     if on_step_end:
                         on_step_end(run=run, loss=loss)
+                    if logged.pending and position.step % log_every == 0:
+                        self._log()
                     if evaluate_every and position.step % evaluate_every == 0:
                         self._evaluate()
                     if has_save_points:
@@ -199,6 +204,7 @@ class Loop:
         """Return the outcome; keep the weights that are evaluated, unless the run will be resumed."""
         if self._position.interrupt_reason and (self._position.batch or self._has_next_epoch()):
             return "interrupted"
+        self._log()
         self.parts.evaluated_weights.keep()
         return "completed" if self._position.stop_reason is None else "stopped"
 
@@ -209,6 +215,11 @@ class Loop:
                 self._notify_save_point(run=self._run, is_last=is_last)
             finally:
                 self.is_resting = False
+
+    def _log(self) -> None:
+        """End the interval of the logged values, if there are any."""
+        if self.progress.logged.pending:
+            self.host.notify("on_log", run=self._run, values=ReadOnly(self.progress.logged.end_interval()))
 
     def _evaluate(self) -> None:
         """Evaluate every split between its events; do nothing if there is none."""
@@ -227,11 +238,13 @@ class Loop:
         is_due = every and (position.epoch % every == 0 or is_last)
         if is_due and self.progress.evaluated_step != position.step:
             self._evaluate()
+        self._log()
         evaluated = self.progress.evaluated if is_due else {}
-        metrics = ReadOnly({"train/running_loss": self.progress.running.compute(), **evaluated})
+        measured = {"train/running_loss": self.progress.running.compute(), **evaluated}
+        metrics = ReadOnly(measured | self.progress.logged.end_epoch())
         self.progress.history.append(metrics)
         # If every update was skipped, the running loss is NaN.
-        checked = metrics if self.progress.running.weight else evaluated
+        checked = measured if self.progress.running.weight else evaluated
         self.progress.running.reset()
         for name, value in checked.items():
             if name.endswith("loss") and not math.isfinite(value):

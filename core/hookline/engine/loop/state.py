@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from hookline.engine.errors import ContractError
+from hookline.engine.logged import Logged
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.evaluation import WeightedMean
 from hookline.engine.loop.position import Position
@@ -66,6 +67,7 @@ class Progress:
     Attributes:
         random: State of torch's global generators in the run.
         modes: The modes that plugins changed.
+        logged: The numbers that plugins log.
         history: The metrics of each completed epoch.
         running: Mean loss over the steps of the current epoch.
         evaluated_step: The step after which the run was last evaluated; 0: none.
@@ -73,8 +75,8 @@ class Progress:
         used_s: Seconds in the loop, including those before a resume; measured only with ``train.max_time_s``.
     """
 
-    def __init__(self, random: RandomState, modes: Modes) -> None:
-        self.random, self.modes = random, modes
+    def __init__(self, random: RandomState, modes: Modes, logged: Logged) -> None:
+        self.random, self.modes, self.logged = random, modes, logged
         self.history: list[Mapping[str, float]] = []
         self.running = WeightedMean()
         self.evaluated_step = 0
@@ -94,6 +96,7 @@ class Progress:
             "random": self.random.state_dict(),
             "modes": self.modes.state(),
             "running": self.running.state_dict(),
+            "logged": self.logged.state_dict(),
             "evaluated": [self.evaluated_step, dict(self.evaluated)],
         }
 
@@ -105,6 +108,7 @@ class Progress:
         self.random.load_state_dict(state["random"])
         self.modes.changed = state["modes"]
         self.running.load_state_dict(state["running"])
+        self.logged.load_state_dict(state["logged"])
         self.evaluated_step, metrics = state["evaluated"]
         self.evaluated = ReadOnly(metrics)
 
