@@ -128,12 +128,14 @@ class Batches:
         if self.num_examples is not None:
             return max(-(-(len(self.order(epoch)) - num_used) // self._batch_size), 0)
         self._resumed, self._place = place or {}, (number, place)
-        if self._offset:
-            message = f"the {self._name} is a stream, read in batches of another size so far"
-            raise DataError(message, hint="resume with the same train.batch_size")
-        if self._resumed and len(self._resumed["shares"]) != max(self._workers.num_workers, 1):
-            message = f"the {self._name} is a stream, read by {len(self._resumed['shares'])} processes so far"
-            raise DataError(message, hint="resume with the same train.num_workers")
+        has_others = place is not None and len(place["shares"]) != max(self._workers.num_workers, 1)
+        for is_other, how, option in (
+            (self._offset, "in batches of another size", "batch_size"),
+            (has_others, "by another number of workers", "num_workers"),
+        ):
+            if is_other:
+                message = f"the {self._name} is a stream, read {how} so far"
+                raise DataError(message, hint=f"resume with the same train.{option}")
         return 0
 
     def num_used(self, epoch: int, number: int) -> int:
