@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -115,7 +116,7 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize(
     "entry",
-    [entry for entry in OWN if entry.name not in ("checkpoint", *SEVERAL)],
+    [entry for entry in OWN if entry.name not in ("checkpoint", "init-from", *SEVERAL)],
     ids=lambda entry: f"{entry.kind}-{entry.name}",
 )
 def test_a_default_plugin_meets_the_contract_of_its_kind(entry: Entry) -> None:
@@ -128,6 +129,13 @@ def test_a_default_plugin_meets_the_contract_of_its_kind(entry: Entry) -> None:
         expected_failures=EXPECTED_FAILURES.get(entry.name, {}),
     )
     assert len(report.ran) > len(report.skipped)
+
+
+def test_the_callback_init_from_meets_the_contract_of_callbacks(tmp_path: Path) -> None:
+    save_file({"line.bias": torch.tensor([0.5])}, tmp_path / "net.safetensors")
+    options = {"path": str(tmp_path / "net.safetensors"), "take": ["line.bias"]}
+    changes = {"changes_no_result": "other initial weights give another result, on purpose"}
+    check_plugin("callback", "init-from", options=options, expected_failures=changes)
 
 
 @dataclass
