@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 class LoRA:
     """Low-rank adapters: a layer ``y = W x`` becomes ``y = W x + alpha / rank * B A x``, and only A and B are trained.
 
-    A is ``[rank, in_features]``, B ``[out_features, rank]`` and 0 at first, so the model begins as it was built. Source:
-    E. J. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685; by ``peft``,
-    which also sets the default ``rank`` and ``alpha``.
+    A is ``[rank, in_features]``, B ``[out_features, rank]`` and 0 at first, so the model begins as it was built. By
+    ``peft``, whose default ``rank`` and ``alpha`` these are. Source: E. J. Hu et al., "LoRA: Low-Rank Adaptation of
+    Large Language Models", https://arxiv.org/abs/2106.09685.
 
     Patterns are those of ``fnmatch``: ``*`` matches any characters, ``?`` one. They are matched against the names in
     the model as its plugin built it.
 
-    With ``save = "trained"``, checkpoints and ``model.safetensors`` leave out the weights that are not trained. Every
-    use of the run builds them again, from the file that the model reads or from the seed, and their SHA-256 is compared.
+    With ``save = "trained"``, checkpoints and ``model.safetensors`` leave out the weights that are not trained. Each
+    use of the run builds them again, from the file that the model reads or from the seed; their SHA-256 is compared.
     A model that is loaded to predict or to be exported has the adapters merged into its weights.
     """
 
@@ -59,7 +59,10 @@ class LoRA:
         model: nn.Module = yield
         peft = _peft()
         layers, parameters = _layers(model), dict(model.named_parameters())
-        faults = [*_unmatched(self.targets, list(layers), "layer"), *_unmatched(self.full, list(parameters), "parameter")]
+        faults = [
+            *_unmatched(self.targets, list(layers), "layer"),
+            *_unmatched(self.full, list(parameters), "parameter"),
+        ]
         if faults:
             raise ConfigError("lora names parts that the model does not have", faults=faults)
         names = [name for name in layers if is_match(name, self.targets)]
