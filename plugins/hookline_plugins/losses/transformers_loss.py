@@ -118,4 +118,6 @@ class _Accuracy(Accuracy):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add one batch."""
         self._answers = Answers(is_binary=target.is_floating_point(), ignore_index=IGNORED)
-        super().update(*((prediction, target) if target.is_floating_point() else self._form.aligned(prediction, target)))
+        super().update(
+            *((prediction, target) if target.is_floating_point() else self._form.aligned(prediction, target))
+        )
