@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
-from hookline import Catalog, RunView, hookimpl
+from hookline import Catalog, DataSource, RunView, hookimpl
 from hookline.engine import Entry
 from hookline.runs import RunFolder, folder_of, give_folder
 from hookline.testing import check_plugin
@@ -23,8 +25,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
     "freeze": {"parameters": ["*bias"]},
+    "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
+    "transformers": {
+        "task": "image-classification",
+        "architecture": "vit",
+        "config": {
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 8,
+            "image_size": 4,
+            "patch_size": 2,
+            "num_channels": 1,
+        },
+    },
 }
+NEEDED = {"lora": "peft", "transformers": "transformers"}
+"""Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "fuse-steps": dict.fromkeys(
         (
@@ -50,6 +68,7 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
         "it rejects dense gradients, which the kit's model has",
     ),
     "limit-examples": {"leaves_events_alone": "fewer examples give fewer steps"},
+    "lora": {"two_live_in_one_run": "a second instance is refused, because it would freeze the first one's adapters"},
     "run-folder": {
         "state_round_trip": "its state holds the size of its files, and the kit loads it for other files",
         "two_live_in_one_run": "a run has one folder, so a second instance is refused",
@@ -57,13 +76,28 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 }
 
 
+def images() -> DataSource:
+    """Return three classes of random images, which a model of transformers takes as they are."""
+    images = torch.randn(24, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(images, torch.arange(24) % 3), out_features=3, task="classification")
+
+
+ELSEWHERE = [("callback", "checkpoint"), ("loss", "transformers")]
+"""Plugins that are checked below, or that have no meaning without another plugin."""
+
+
 @pytest.mark.parametrize(
-    "entry", [entry for entry in OWN if entry.name != "checkpoint"], ids=lambda entry: f"{entry.kind}-{entry.name}"
+    "entry",
+    [entry for entry in OWN if (entry.kind, entry.name) not in ELSEWHERE],
+    ids=lambda entry: f"{entry.kind}-{entry.name}",
 )
 def test_a_default_plugin_meets_the_contract_of_its_kind(entry: Entry) -> None:
+    if needed := NEEDED.get(entry.name):
+        pytest.importorskip(needed, reason=f"the extra {needed} is not installed")
     report = check_plugin(
         entry.kind,
         entry.qualified_name,
+        data=images() if entry.name == "transformers" else None,
         options=OPTIONS.get(entry.name, {}),
         expected_failures=EXPECTED_FAILURES.get(entry.name, {}),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import ConfigError, Fault, PluginError, hookimpl
+from hookline_plugins.callback_parts.single import check_single
 from hookline_plugins.optimizers.parameter_groups import is_match, name_hint
 from hookline_plugins.weights.left_out import leave_out
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from torch import nn
+
+    from hookline import RunView
 
 
 @dataclass
@@ -54,8 +57,9 @@ class LoRA:
 
     # The innermost, so that no other wrapper changes the names.
     @hookimpl(wrapper=True, trylast=True)
-    def build_model(self) -> Generator[None, Any, nn.Module]:
+    def build_model(self, run: RunView) -> Generator[None, Any, nn.Module]:
         """Put adapters into the layers, and freeze all other parameters."""
+        check_single(run, self, "would freeze each other's adapters")
         model: nn.Module = yield
         peft = _peft()
         layers, parameters = _layers(model), dict(model.named_parameters())

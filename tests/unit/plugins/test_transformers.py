@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hookline import Catalog, ConfigError, DataSource, PluginError, Run, load_config, resume
+from hookline import Catalog, CheckpointError, ConfigError, DataSource, PluginError, Run, load_config, resume
 from hookline.engine import entries_of_file
 from hookline.trained import evaluate_run, export_model, load_trained
 from support import saved_folder
@@ -364,3 +364,53 @@ def test_without_transformers_the_error_says_what_to_install(monkeypatch: pytest
     with pytest.raises(PluginError, match="the model transformers needs transformers") as caught:
         Run(load_config({"model": {"use": "transformers", "task": "causal-lm", "architecture": "gpt2"}}))
     assert caught.value.hint == "pip install 'hookline[transformers]'"
+
+
+# ---- adapters -------------------------------------------------------------------------------------------------------
+
+
+def adapted(parent: Path, model_folder: Path) -> dict[str, Any]:
+    values = config("sequence-classification", parent, folder=str(model_folder))
+    lora = {"targets": ["*.query", "*.value"], "rank": 2, "full": ["classifier.*"]}
+    return values | {"callbacks": values["callbacks"] | {"lora": lora}}
+
+
+def test_adapters_for_a_folder_are_saved_without_it_and_merged_into_a_model_of_transformers(
+    tmp_path: Path, catalog: Catalog, model_folder: Path, transformers: Any
+) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    run = Run(load_config(adapted(tmp_path, model_folder), {"train.dtype": "float32"}, catalog=catalog))
+    run.fit()
+    saved = load_file(saved_folder(run).path / "model.safetensors")
+    assert {name.rpartition(".lora_")[0].rpartition(".")[2] for name in saved if "lora" in name} == {"query", "value"}
+    assert {name for name in saved if "lora" not in name} == {"classifier.weight", "classifier.bias", "left_out_sha256"}
+
+    trained = load_trained(saved_folder(run).path, catalog=catalog)
+    export_model(trained, "safetensors", model_folder / "model.safetensors", force=True)
+    theirs = transformers.BertForSequenceClassification.from_pretrained(model_folder, local_files_only=True)
+    inputs, _ = Examples("sequence-classification", 5, 2)[:]
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(**inputs).logits, run.model.eval()(inputs))
+
+
+def test_adapters_resume_with_the_same_bits_and_never_for_another_folder(
+    tmp_path: Path, catalog: Catalog, model_folder: Path
+) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    whole, run = (Run(load_config(adapted(tmp_path, model_folder), catalog=catalog)) for _ in range(2))
+    whole.fit()
+    for taken in run.steps():
+        if taken.step == 2:
+            run.interrupt("test")
+    weights = load_file(model_folder / "model.safetensors")
+    save_file(
+        weights | {"bert.pooler.dense.bias": weights["bert.pooler.dense.bias"] + 1e-7},
+        model_folder / "model.safetensors",
+    )
+    for use in (resume, evaluate_run, load_trained):
+        with pytest.raises(CheckpointError, match="not those that the saved ones were trained with"):
+            use(saved_folder(run).path, catalog=catalog)
+    save_file(weights, model_folder / "model.safetensors")
+    again = resume(saved_folder(run).path, catalog=catalog)
+    again.fit()
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), whole.model.parameters(), strict=True))
