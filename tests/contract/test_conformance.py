@@ -28,7 +28,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
     "freeze": {"parameters": ["*bias"]},
+    "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
+    "transformers": {
+        "task": "image-classification",
+        "architecture": "vit",
+        "config": {
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 8,
+            "image_size": 4,
+            "patch_size": 2,
+            "num_channels": 1,
+        },
+    },
 }
 
 
@@ -54,6 +68,12 @@ def words() -> DataSource:
     return DataSource(TensorDataset(inputs, targets), in_features=3, out_features=3)
 
 
+def images() -> DataSource:
+    """Return three classes of random images, which a model of transformers takes as they are."""
+    images = torch.randn(24, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(images, torch.arange(24) % 3), out_features=3, task="classification")
+
+
 class Ended(nn.Module):
     """A linear layer with an end that makes the predictions of another form."""
 
@@ -75,6 +95,7 @@ DATA: dict[str, Callable[[], DataSource]] = {
     "hinge-embedding": signs,
     "multi-label-margin": labels,
     "ctc": words,
+    "transformers": images,
 }
 MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "bce": lambda data: Ended(1, torch.sigmoid),
@@ -82,6 +103,8 @@ MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
 }
 """Models for losses that take other predictions than ``[B, O]``."""
 SEVERAL = ("gaussian-nll", "cosine-embedding", "margin-ranking", "triplet-margin")
+NEEDED = {"lora": "peft", "transformers": "transformers"}
+"""Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "fuse-steps": dict.fromkeys(
         (
@@ -107,6 +130,7 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
         "it rejects dense gradients, which the kit's model has",
     ),
     "limit-examples": {"leaves_events_alone": "fewer examples give fewer steps"},
+    "lora": {"two_live_in_one_run": "a second instance is refused, because it would freeze the first one's adapters"},
     "run-folder": {
         "state_round_trip": "its state holds the size of its files, and the kit loads it for other files",
         "two_live_in_one_run": "a run has one folder, so a second instance is refused",
@@ -114,12 +138,19 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 }
 
 
+ELSEWHERE = [("callback", "checkpoint"), ("callback", "init-from"), ("loss", "transformers")]
+ELSEWHERE += [("loss", name) for name in SEVERAL]
+"""Plugins that are checked below, or that have no meaning without another plugin."""
+
+
 @pytest.mark.parametrize(
     "entry",
-    [entry for entry in OWN if entry.name not in ("checkpoint", "init-from", *SEVERAL)],
+    [entry for entry in OWN if (entry.kind, entry.name) not in ELSEWHERE],
     ids=lambda entry: f"{entry.kind}-{entry.name}",
 )
 def test_a_default_plugin_meets_the_contract_of_its_kind(entry: Entry) -> None:
+    if needed := NEEDED.get(entry.name):
+        pytest.importorskip(needed, reason=f"the extra {needed} is not installed")
     report = check_plugin(
         entry.kind,
         entry.qualified_name,

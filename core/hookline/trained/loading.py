@@ -47,6 +47,9 @@ def load_trained(
     used = _UsedModel()
     built = Run(config, observers=[used], build=functools.partial(_build_model_alone, read_data(path), sites))
     load_weights_into(built, weights, path)
+    for member in built.members:
+        # A plugin whose model is trained in another form than it is used in: adapters that are merged, for instance.
+        getattr(member.instance, "finish_model", bool)()
     return Trained(sites[0], used.model, config, path, weights, (*weights.notes, *built.warnings))
 
 
