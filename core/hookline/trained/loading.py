@@ -27,6 +27,7 @@ def load_trained(
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
+    plugins: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
@@ -41,7 +42,7 @@ def load_trained(
         HooklineError: As ``Run`` raises it.
     """
     path = find_run(run, parent)
-    config = load_config(saved_config(path), overrides, catalog=catalog)
+    config = load_config(saved_config(path), overrides, plugins=plugins, catalog=catalog)
     weights = read_weights(path, checkpoint)
     sites: list[Site] = []
     used = _UsedModel()
