@@ -17,25 +17,26 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"hookline": ROOT / "core" / "hookline", "hookline_plugins": ROOT / "plugins" / "hookline_plugins"}
 
-ENGINE_BOUND = 4350
+ENGINE_BOUND = 3750
 """Lines of code that the engine may have; lower it whenever it has fewer."""
 
 EIGHT = ("hookspecs", "host", "hook_call", "loop", "position", "building", "step", "run")
 """The modules to read first."""
 
 MAY_IMPORT = {
-    "cli": ("trials", "trained", "testing", "runs", "engine", "shortcuts"),
-    "trials": ("runs", "engine", "shortcuts"),
-    "trained": ("runs", "engine"),
-    "testing": ("engine",),
-    "runs": ("engine",),
+    "cli": ("trials", "trained", "testing", "runs", "config", "engine", "shortcuts"),
+    "trials": ("runs", "config", "engine", "shortcuts"),
+    "trained": ("runs", "config", "engine"),
+    "testing": ("config", "engine"),
+    "runs": ("config", "engine"),
+    "config": ("engine",),
     "engine": ("shortcuts",),
     "shortcuts": (),
 }
 """The rooms of the core, and the rooms that each may import; annotations count."""
 
-MAY_IMPORT_IN_ENGINE = {"loop": ("config", "plugin"), "config": ("plugin",), "plugin": ()}
-"""The rooms of the engine; its own modules are the ground floor of all three."""
+MAY_IMPORT_IN_ENGINE = {"loop": ("plugin",), "plugin": ()}
+"""The rooms of the engine; its own modules are the ground floor of both."""
 
 
 class Figure(NamedTuple):

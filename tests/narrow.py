@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hookline import Run, TrainingError, hookimpl
+from hookline import Run, TrainingError, hookimpl, load_config
 
 CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB."
 SHORT = {"train": {"epochs": 2, "batch_size": 8, "evaluate": []}, "data": {"num_examples": 20}}
@@ -81,7 +81,7 @@ class Narrow(nn.Module):
 
 
 def narrow_run(model: nn.Module, overrides: Any = (), **plugins: Any) -> Run:
-    run = Run(SHORT, overrides, plugins={"model": model, **plugins})
+    run = Run(load_config(SHORT, overrides, plugins={"model": model, **plugins}))
     if isinstance(model, Narrow):
         model.run = run
     return run

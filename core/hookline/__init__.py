@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from hookline import testing as testing
     from hookline import trained as trained
     from hookline import trials as trials
-    from hookline.engine.config.loading import load_config
-    from hookline.engine.config.run_config import RunConfig
+    from hookline.config.loading import load_config
+    from hookline.config.training import train
     from hookline.engine.data import DataSource, Predictor
     from hookline.engine.errors import (
         CheckpointError,
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from hookline.engine.hookspecs import Metric, hookimpl
-    from hookline.engine.loop.run import Run, train
+    from hookline.engine.loop.run import Run
     from hookline.engine.plugin.catalog import Catalog
     from hookline.engine.plugin.options import Secret
     from hookline.engine.plugin.plugin_file import plugin
+    from hookline.engine.plugin.run_config import RunConfig
     from hookline.engine.result import Outcome, RunResult, Step
     from hookline.engine.view import RunView
     from hookline.runs.resuming import resume
@@ -48,8 +49,9 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
-    "engine.config.loading": ("load_config",),
-    "engine.config.run_config": ("RunConfig",),
+    "config.loading": ("load_config",),
+    "config.training": ("train",),
+    "engine.plugin.run_config": ("RunConfig",),
     "engine.data": (
         "DataSource",
         "Predictor",
@@ -71,10 +73,7 @@ _HOME = {
         "Metric",
         "hookimpl",
     ),
-    "engine.loop.run": (
-        "Run",
-        "train",
-    ),
+    "engine.loop.run": ("Run",),
     "engine.plugin.catalog": ("Catalog",),
     "engine.plugin.options": ("Secret",),
     "engine.plugin.plugin_file": ("plugin",),

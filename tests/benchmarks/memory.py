@@ -81,7 +81,7 @@ def child(folder: Path, batch_size: int) -> None:
         "train": {"epochs": 1, "batch_size": batch_size, "eval_batch_size": batch_size},
         "data": {"use": "arrays", "path": str(folder), "memory_map": True},
     }
-    run = hookline.Run(config, plugins={"callbacks.meter": meter})
+    run = hookline.Run(hookline.load_config(config, plugins={"callbacks.meter": meter}))
     figures["built_mb"] = resident_mb()
     start = time.perf_counter()
     result = run.fit()

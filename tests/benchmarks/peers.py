@@ -205,7 +205,7 @@ def loop_with_workers(task: Task) -> Job:
 def hookline_run(train: dict[str, Any], **plugins: Any) -> Job:
     import hookline
 
-    run = hookline.Run({"train": train}, plugins=plugins)
+    run = hookline.Run(hookline.load_config({"train": train}, plugins=plugins))
     return run.fit, lambda: list(run.model.parameters())
 
 
@@ -458,7 +458,7 @@ def workplace(
                 place.pythons[name] = folder / "bin" / "python" if is_there else build_environment(folder, PEERS[name])
             except (RuntimeError, subprocess.CalledProcessError) as error:
                 left_out[name] = f"not installed: {error}"
-        run = hookline.Run()
+        run = hookline.Run(hookline.load_config())
         dataset = run.data.train
         assert isinstance(dataset, TensorDataset)
         features, targets = dataset.tensors

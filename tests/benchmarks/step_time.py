@@ -29,7 +29,7 @@ PROGRAM = str(Path(sys.executable).parent / "hookline")
 
 def examples() -> TensorDataset:
     """Return the data of the default job."""
-    dataset = hookline.Run().data.train
+    dataset = hookline.Run(hookline.load_config()).data.train
     assert isinstance(dataset, TensorDataset)
     return dataset
 
@@ -58,7 +58,9 @@ def time_loop(batches: Callable[[], Any], dataset: TensorDataset | None = None) 
 
 def time_hookline(evaluate: list[str]) -> float:
     """Return the seconds that a step of a run takes, epochs' ends included."""
-    run = hookline.Run({"train": {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "evaluate": evaluate}})
+    run = hookline.Run(
+        hookline.load_config({"train": {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "evaluate": evaluate}})
+    )
     start = time.perf_counter()
     steps = run.fit().steps
     return (time.perf_counter() - start) / steps
@@ -104,7 +106,7 @@ def measure_fused(other: tuple[str, Callable[[], float]], fuse_steps: int, round
     turns = Turns(contender)
     train = {"epochs": 1 + EPOCHS * rounds, "batch_size": BATCH_SIZE}
     config = {"train": train, "callbacks": {"fuse-steps": {"size": fuse_steps}}}
-    hookline.Run(config, plugins={"callbacks.turns": turns}).fit()
+    hookline.Run(hookline.load_config(config, plugins={"callbacks.turns": turns})).fit()
     print(f"\nthe first epoch with fuse_steps = {fuse_steps}, which compiles: {turns.compile_s:.1f} s")
     return {name: turns.times["other"], f"hookline, default job, fuse_steps = {fuse_steps}": turns.times["fused"]}
 

@@ -84,7 +84,7 @@ def test_a_config_written_as_text_is_the_same_config(entry: Entry, tmp_path: Pat
 
 
 def model_of(entry: Entry, seed: int) -> nn.Module:
-    return Run(config_naming(entry), {"train.seed": seed}, plugins={"data": regression()}).model
+    return Run(load_config(config_naming(entry), {"train.seed": seed}, plugins={"data": regression()})).model
 
 
 @of_kind("model")
@@ -99,7 +99,7 @@ def test_a_model_has_other_weights_for_another_seed(entry: Entry) -> None:
 @of_kind("loss")
 def test_a_loss_is_least_at_the_target(entry: Entry) -> None:
     data = classes(4) if entry.name == "cross-entropy" else regression()
-    run = Run(config_naming(entry), plugins={"data": data})
+    run = Run(load_config(config_naming(entry), plugins={"data": data}))
     generator = torch.Generator().manual_seed(0)
     if entry.name == "cross-entropy":
         target = torch.arange(8) % 4
@@ -127,7 +127,7 @@ GIVEN_TO_TORCH: dict[tuple[str, str], Any] = {
 @of_kind("optimizer")
 def test_every_option_of_an_optimizer_reaches_torch(entry: Entry) -> None:
     model = nn.Linear(3, 1, bias=False)  # a matrix, so that Muon needs no second optimizer
-    optimizer = Run(config_naming(entry), plugins={"data": regression(), "model": model}).optimizer
+    optimizer = Run(load_config(config_naming(entry), plugins={"data": regression(), "model": model})).optimizer
     plugin = load_plugin(entry)
     options = {option.name: option.default for option in plugin.options if option.name not in NOT_TORCHS}
     assert type(optimizer) is getattr(torch.optim, plugin.target.__name__)
@@ -145,7 +145,7 @@ def test_sgd_updates_many_weights_at_once_with_the_result_of_torchs_default(
     for use_default in (False, True):
         model = nn.Sequential(*copy.deepcopy(layers))
         config = {"train": {"epochs": 2, "batch_size": 4, "dtype": dtype}, "optimizer": options}
-        run = Run(config, plugins={"data": regression(), "model": model})
+        run = Run(load_config(config, plugins={"data": regression(), "model": model}))
         assert [group["foreach"] for group in run.optimizer.param_groups] == [True]
         if use_default:
             run.optimizer.param_groups[0]["foreach"] = None
@@ -166,8 +166,8 @@ def test_sgd_updates_many_weights_at_once_with_the_result_of_torchs_default(
 )
 def test_sgd_updates_weights_at_once_only_if_that_needs_no_memory(options: dict[str, Any]) -> None:
     model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(9)], nn.Linear(3, 1))
-    many = Run({"optimizer": options}, plugins={"data": regression(), "model": model})
-    few = Run({}, plugins={"data": regression()})
+    many = Run(load_config({"optimizer": options}, plugins={"data": regression(), "model": model}))
+    few = Run(load_config({}, plugins={"data": regression()}))
     assert not any(group["foreach"] for run in (many, few) for group in run.optimizer.param_groups)
 
 
@@ -176,7 +176,7 @@ def test_sgd_updates_weights_at_once_only_if_that_needs_no_memory(options: dict[
 def test_the_mean_squared_error_is_torchs_to_the_last_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     prediction, target = torch.randn(shape, dtype=dtype, requires_grad=True), torch.randn(shape, dtype=dtype)
-    loss = Run().loss
+    loss = Run(load_config()).loss
     assert isinstance(loss, nn.MSELoss)
     results = []
     for function in (loss, nn.MSELoss()):
@@ -188,14 +188,14 @@ def test_the_mean_squared_error_is_torchs_to_the_last_bit(dtype: torch.dtype, sh
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_another_reduction_of_the_squared_error_is_torchs(reduction: str) -> None:
-    make: Any = type(Run().loss)
+    make: Any = type(Run(load_config()).loss)
     loss = make(reduction=reduction)
     prediction, target = torch.rand(4, 2), torch.rand(4, 2)
     assert torch.equal(loss(prediction, target), nn.MSELoss(reduction=reduction)(prediction, target))
 
 
 def test_the_mean_squared_error_can_be_traced() -> None:
-    traced = torch.fx.symbolic_trace(Run().loss)
+    traced = torch.fx.symbolic_trace(Run(load_config()).loss)
     prediction, target = torch.rand(4, 2), torch.rand(4, 2)
     assert torch.equal(traced(prediction, target), nn.functional.mse_loss(prediction, target))
 
@@ -203,13 +203,15 @@ def test_the_mean_squared_error_can_be_traced() -> None:
 def test_the_mean_squared_error_of_different_shapes_is_torchs_with_its_warning() -> None:
     prediction, target = torch.ones(4, 1), torch.arange(4.0)
     with pytest.warns(UserWarning, match="broadcasting"):
-        assert Run().loss(prediction, target) == 1.5
+        assert Run(load_config()).loss(prediction, target) == 1.5
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_a_fused_optimizer_is_fused_in_all_groups_and_moves_the_weights_alike(name: str) -> None:
     groups = [{"parameters": ["bias"], "lr": 0.02}]
-    plain, fused = (Run({"optimizer": {"use": name, "fused": fused, "groups": groups}}) for fused in (False, True))
+    plain, fused = (
+        Run(load_config({"optimizer": {"use": name, "fused": fused, "groups": groups}})) for fused in (False, True)
+    )
     assert [group.get("fused") for group in fused.optimizer.param_groups] == [True, True]
     plain.fit()
     fused.fit()
@@ -219,4 +221,8 @@ def test_a_fused_optimizer_is_fused_in_all_groups_and_moves_the_weights_alike(na
 
 def test_a_group_cannot_choose_how_it_is_updated() -> None:
     with pytest.raises(ConfigError, match="unknown option 'fused'"):
-        Run({"optimizer": {"use": "adam", "fused": True, "groups": [{"parameters": ["bias"], "fused": False}]}})
+        Run(
+            load_config(
+                {"optimizer": {"use": "adam", "fused": True, "groups": [{"parameters": ["bias"], "fused": False}]}}
+            )
+        )

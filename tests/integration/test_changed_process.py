@@ -109,7 +109,7 @@ def test_a_program_that_goes_to_another_folder_between_two_steps_loses_no_run(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     callbacks = {"run-folder": {}, "checkpoint": {"every_steps": 1}}
-    run = door.Run({"train": {"epochs": 1}, "data": {"num_examples": 50}, "callbacks": callbacks})
+    run = door.Run(door.load_config({"train": {"epochs": 1}, "data": {"num_examples": 50}, "callbacks": callbacks}))
     for step in run.steps():
         if step.step == 2:
             os.chdir("elsewhere")

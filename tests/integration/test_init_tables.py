@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hookline import DataError, Run
+from hookline import DataError, Run, load_config
 from hookline_plugins.data.tables.starter import Starter, from_table
 from support import FIXTURES
 from support import run as run_command
@@ -65,7 +65,7 @@ def replaced(position: int, change: Callable[[int, str], str]) -> str:
 
 
 def trained(starter: Starter, **overrides: Any) -> Run:
-    run = Run(starter.tables, {f"train.{name}": value for name, value in overrides.items()})
+    run = Run(load_config(starter.tables, {f"train.{name}": value for name, value in overrides.items()}))
     assert run.fit().outcome == "completed"
     return run
 
@@ -324,7 +324,7 @@ def test_what_a_person_should_look_at_is_a_warning(tmp_path: Path, case: str) ->
 def test_whole_numbers_in_a_column_of_codes_can_be_named_categories(tmp_path: Path) -> None:
     starter = from_table(write(tmp_path, with_column(0, "zip", ["10115", "20095", "80331", "10115"] * 10)), tmp_path)
     assert "zip: whole numbers; if they stand for categories, list it in `one_hot`" in starter.warnings
-    run = Run(starter.tables, {"data.one_hot": ["zip", "colour"]})
+    run = Run(load_config(starter.tables, {"data.one_hot": ["zip", "colour"]}))
     assert run.data.feature_names[:3] == ("zip=10115", "zip=20095", "zip=80331")
 
 
@@ -336,7 +336,7 @@ def test_a_plain_table_has_no_warnings(tmp_path: Path) -> None:
 def test_a_sentinel_is_missing_once_it_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, replaced(1, lambda n, cell: "-999" if n in (3, 8) else cell))
     tables = from_table(path, tmp_path).tables
-    run = Run(tables, {"data.missing_numbers": [-999], "data.missing": "mean"})
+    run = Run(load_config(tables, {"data.missing_numbers": [-999], "data.missing": "mean"}))
     run.fit()
     assert slopes(run)["age"] == pytest.approx(3, rel=0.1)
 
@@ -355,7 +355,7 @@ def test_numbers_with_leading_zeros_are_categories(tmp_path: Path) -> None:
     path = write(tmp_path, with_column(0, "zip", ["01067", "10115", "80331", "20095"] * 10))
     data = from_table(path, tmp_path).tables["data"]
     assert data["one_hot"] == ["zip", "colour"]
-    assert Run({"data": data}).data.feature_names[0] == "zip=01067"
+    assert Run(load_config({"data": data})).data.feature_names[0] == "zip=01067"
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y", "%Y-%m-%d %H:%M:%S"])
@@ -482,7 +482,7 @@ def test_a_config_for_any_table_passes_the_checks_or_is_not_written(tmp_path: Pa
             starter = from_table(path, tmp_path)
         except DataError:
             continue
-        assert next(Run(starter.tables).try_steps()).loss.isfinite(), seed
+        assert next(Run(load_config(starter.tables)).try_steps()).loss.isfinite(), seed
         num_checked += 1
     assert num_checked > 5
 

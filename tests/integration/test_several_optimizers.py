@@ -24,7 +24,7 @@ PROGRAM = """
 import sys, hookline, torch
 
 def make():
-    return hookline.Run({}, sys.argv[1:])
+    return hookline.Run(hookline.load_config({}, sys.argv[1:]))
 
 whole, first, second = make(), make(), make()
 end = whole.fit()

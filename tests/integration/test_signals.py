@@ -177,7 +177,7 @@ def test_a_signal_before_the_run_began_ends_the_program_and_leaves_nothing(
 
 
 def small() -> door.Run:
-    return door.Run({"train": {"epochs": 1}, "data": {"num_examples": 100}})
+    return door.Run(door.load_config({"train": {"epochs": 1}, "data": {"num_examples": 100}}))
 
 
 @pytest.mark.parametrize("number", ENDING)

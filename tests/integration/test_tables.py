@@ -273,7 +273,7 @@ def test_metrics_of_a_standardized_target_are_in_the_units_of_the_file(folder: F
     path = folder.csv("x,y\n" + "".join(f"{x!r},{y!r}\n" for x, y in rows))
     data = {"use": "csv", "path": str(path), "target": "y", "standardize": True, "standardize_target": True}
     metrics = {"metrics": ["mae", "rmse", "max_error"]}
-    run = Run({"train": {"dtype": "float64"}, "data": data, "callbacks": {"metrics": metrics}})
+    run = Run(load_config({"train": {"dtype": "float64"}, "data": data, "callbacks": {"metrics": metrics}}))
     found = run.fit().metrics
     x, y = np.array(rows).T
     with torch.no_grad():
@@ -318,7 +318,7 @@ def test_missing_mean_of_a_one_hot_column_is_the_share_of_each_category(folder: 
 def test_a_row_without_a_target_is_left_out_and_no_other(folder: Folder, missing: str) -> None:
     path = folder.csv("x,z,y\n1,1,10\n2,2,\n3,,30\n4,4,NA\n5,5,50\n")
     table = Table(path, "y", features=("x",), missing=missing)  # type: ignore[arg-type] # one of the literals
-    run = Run({"train": {"epochs": 0}}, plugins={"data": table})
+    run = Run(load_config({"train": {"epochs": 0}}, plugins={"data": table}))
     run.fit()
     assert tensors(run.data.train)[0].flatten().tolist() == [1, 3, 5]
     assert list(run.warnings) == ["2 rows have no target, and cannot be used: table.csv"]
@@ -711,7 +711,7 @@ def test_an_option_of_another_type_or_range_is_refused(options: dict[str, Any]) 
 
 def report(table: Table, layer: nn.Module, epochs: int = 0) -> list[dict[str, Any]]:
     config = {"train": {"epochs": epochs, "dtype": "float64"}}
-    summary = Run(config, plugins={"data": table, "model": layer}).fit().summary
+    summary = Run(load_config(config, plugins={"data": table, "model": layer})).fit().summary
     return [dict(row) for row in summary.get("coefficients", [])]
 
 
@@ -766,7 +766,7 @@ def test_the_intercept_includes_centering_and_bias(folder: Folder, bias: float |
 def test_there_is_no_report_for_another_model_or_task(model: nn.Module) -> None:
     config = {"train": {"epochs": 0}, "loss": {"use": "cross-entropy"}}
     table = Table(IRIS, "species", task="classification")
-    assert dict(Run(config, plugins={"data": table, "model": model}).fit().summary) == {}
+    assert dict(Run(load_config(config, plugins={"data": table, "model": model})).fit().summary) == {}
 
 
 def test_a_perceptron_has_no_coefficients() -> None:

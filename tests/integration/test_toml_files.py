@@ -1,4 +1,4 @@
-"""Tests of ``hookline.engine.config.toml_text.read_file`` on real files, pipes and devices."""
+"""Tests of ``hookline.config.toml_text.read_file`` on real files, pipes and devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hookline.engine.config.toml_text import MAX_BYTES, read_file
+from hookline.config.toml_text import MAX_BYTES, read_file
 from hookline.engine.errors import ConfigError, Location
 
 if TYPE_CHECKING:

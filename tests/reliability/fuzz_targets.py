@@ -29,7 +29,7 @@ from hookline import Catalog, RunConfig, load_config
 from hookline.cli.arguments import CarriedError
 from hookline.cli.commands.main import hookline as hookline_command
 from hookline.cli.output import Output
-from hookline.engine.config.toml_text import parse_value
+from hookline.config.toml_text import parse_value
 from hookline.engine.errors import ConfigError, HooklineError
 from hookline.runs import complete_toml, find_run, read_lock
 from hookline.runs.curves import metric_names, read_curves

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import hookline
-from hookline import DataSource, Run, RunConfig, RunResult
+from hookline import DataSource, Run, RunConfig, RunResult, load_config
 from hookline.engine import PluginChoice, TrainOptions
-from hookline.engine.config.run_config import Setting
+from hookline.engine.plugin.run_config import Setting
 from hookline.runs import folder_of, identity_of
 
 OUTCOMES = Literal["completed", "stopped", "interrupted", "failed"]
@@ -33,7 +33,7 @@ def check_train() -> None:
 
 
 def check_run() -> None:
-    run = Run(None, ["train.epochs=1"], plugins={"model": nn.Linear(2, 1)})
+    run = Run(load_config(None, ["train.epochs=1"], plugins={"model": nn.Linear(2, 1)}))
     steps = assert_type(run.steps(), Iterator[hookline.Step])
     for step in steps:
         assert_type(step, hookline.Step)
@@ -61,7 +61,7 @@ def check_run() -> None:
 def check_run_folder() -> None:
     with TemporaryDirectory() as parent:
         keep = {"callbacks": {"run-folder": {"parent": parent}, "checkpoint": {}}}
-        Run(keep, ["train.epochs=1"]).fit()
+        Run(load_config(keep, ["train.epochs=1"])).fit()
         path = assert_type(hookline.runs.find_run("last", Path(parent)), Path)
         run = assert_type(hookline.resume(path, {"train.epochs": 2}), Run)
         folder = assert_type(folder_of(run), hookline.runs.RunFolder | None)
@@ -82,7 +82,7 @@ def check_run_folder() -> None:
 
 
 def check_fit() -> None:
-    assert_type(Run({"train": {"epochs": 0}}).fit(), RunResult)
+    assert_type(Run(load_config({"train": {"epochs": 0}})).fit(), RunResult)
 
 
 def check_config() -> None:

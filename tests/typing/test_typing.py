@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hookline import Run, hookimpl
+from hookline import Run, hookimpl, load_config
 from hookline.engine.plugin.hook_checks import HOOKS
 
 HERE = Path(__file__).parent
@@ -72,7 +72,7 @@ def test_the_plugins_of_the_type_check_make_a_run_that_trains(monkeypatch: pytes
         "callbacks.careful": author.Careful(),
         "callbacks.diary": diary,
     }
-    result = Run({"train": {"epochs": 5, "batch_size": "all"}}, plugins=plugins).fit()
+    result = Run(load_config({"train": {"epochs": 5, "batch_size": "all"}}, plugins=plugins)).fit()
     assert result.outcome == "completed"
     assert result.history[-1]["train/loss"] < result.history[0]["train/loss"]
     assert result.metrics["train/largest"] > 0
@@ -85,7 +85,7 @@ def test_the_plugins_of_the_type_check_make_a_run_that_trains(monkeypatch: pytes
 
 def test_a_plain_module_of_the_type_check_is_a_model_too(monkeypatch: pytest.MonkeyPatch) -> None:
     author = load("plugin_author", monkeypatch)
-    result = Run({"train": {"epochs": 1}}, plugins={"model": author.PlainNet}).fit()
+    result = Run(load_config({"train": {"epochs": 1}}, plugins={"model": author.PlainNet})).fit()
     assert isinstance(result.model, author.PlainNet)
 
 

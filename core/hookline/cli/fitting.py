@@ -19,9 +19,9 @@ from hookline.runs.redaction import Redaction
 
 if TYPE_CHECKING:
     from hookline.cli.output import Output
-    from hookline.engine.config.run_config import RunConfig
     from hookline.engine.loop.run import Run
     from hookline.engine.plugin.observer import Observer
+    from hookline.engine.plugin.run_config import RunConfig
     from hookline.trials.ledger import Ledger
 
 _Command = TypeVar("_Command", bound=Callable[..., None])

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
-    from hookline.engine.config.run_config import PluginRules
     from hookline.engine.errors import error_text, text_of
     from hookline.engine.files import memory_bytes
     from hookline.engine.loop.batch import count_examples
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member, PluginChoice
     from hookline.engine.plugin.observer import Observer
     from hookline.engine.plugin.plugin_file import entries_of_file
+    from hookline.engine.plugin.run_config import PluginRules
     from hookline.engine.train_options import TrainOptions
     from hookline.engine.words import did_you_mean, nearest, printable
 
@@ -29,7 +29,7 @@ _HOME = {
     "loop.batch": ("count_examples",),
     "loop.memory": ("first_line", "is_out_of_memory"),
     "loop.rng": ("RandomMark",),
-    "config.run_config": ("PluginRules",),
+    "plugin.run_config": ("PluginRules",),
     "plugin.catalog": ("KINDS", "Entry"),
     "plugin.member": ("Member", "PluginChoice"),
     "plugin.plugin_file": ("entries_of_file",),

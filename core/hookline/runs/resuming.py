@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
-from hookline.engine.config.loading import load_config
-from hookline.engine.config.run_config import OFF, SHOWN
+from hookline.config.loading import load_config
 from hookline.engine.errors import CheckpointError, ConfigError, ContractError, DataError, Fault, HooklineError
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.plugin.run_config import OFF, SHOWN
 from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint, set_aside

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hookline.engine.config.loading import load_config
+from hookline.config.loading import load_config
 from hookline.engine.loop.run import Run
 from hookline.testing.parts import Recorder, closed_catalog, fitting_loss, gradient_descent, net, regression
 

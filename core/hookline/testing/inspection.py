@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hookline.engine.config.loading import load_config
+from hookline.config.loading import load_config
 from hookline.engine.data import DataSource
 from hookline.engine.errors import HooklineError, describe_error
 from hookline.engine.plugin.catalog import Catalog, Entry

@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from hookline.engine.config.loading import load_config
-from hookline.engine.config.run_config import RunConfig
+from hookline.config.loading import load_config
 from hookline.engine.data import DataSource
 from hookline.engine.errors import HooklineError, error_text, text_of
 from hookline.engine.loop.rng import preserved_rng
@@ -22,6 +21,7 @@ from hookline.engine.loop.run import Run
 from hookline.engine.plugin.hook_checks import MARK
 from hookline.engine.plugin.options import copied
 from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.plugin.run_config import RunConfig
 from hookline.testing import parts
 
 

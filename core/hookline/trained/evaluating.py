@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hookline.engine.config.loading import load_config
+from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.building import build_for_evaluation
 from hookline.engine.loop.run import Run

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from hookline.engine.config.loading import load_config
+from hookline.config.loading import load_config
 from hookline.engine.data import DataSource
 from hookline.engine.loop.building import Site, build_model
 from hookline.engine.loop.rng import RandomState

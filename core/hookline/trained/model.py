@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hookline.engine.config.run_config import RunConfig
 from hookline.engine.data import Predictor
 from hookline.engine.errors import ContractError, DataError, PluginError
 from hookline.engine.loop.batch import brief, count_examples, placed, with_parts
 from hookline.engine.loop.building import Site
 from hookline.engine.loop.evaluation import evaluation_mode
 from hookline.engine.loop.rng import preserved_rng
+from hookline.engine.plugin.run_config import RunConfig
 from hookline.trained.weights import Weights
 
 

@@ -54,9 +54,9 @@ class HookTrace(Observer):
         tell: Called with each ``HookCall``.
 
     Example:
-        >>> from hookline import Run
+        >>> from hookline import Run, load_config
         >>> calls = []
-        >>> _ = Run({"train": {"epochs": 0}}, observers=[HookTrace(calls.append)]).fit()
+        >>> _ = Run(load_config({"train": {"epochs": 0}}), observers=[HookTrace(calls.append)]).fit()
         >>> [call.hook for call in calls]
         ['build_data', 'build_model', 'build_loss', 'build_optimizer', 'on_run_end']
     """

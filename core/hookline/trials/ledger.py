@@ -60,9 +60,9 @@ class Ledger(Observer):
     a wrapper of ``build_model`` adds to the model count as the loop's.
 
     Example:
-        >>> from hookline import Run
+        >>> from hookline import Run, load_config
         >>> ledger = Ledger()
-        >>> _ = Run({"train": {"epochs": 1}}, observers=[ledger]).fit()
+        >>> _ = Run(load_config({"train": {"epochs": 1}}), observers=[ledger]).fit()
         >>> [(row["table"], row["hook"]) for row in ledger.rows() if row["hook"] == "on_run_end"]
         [('data', 'on_run_end')]
     """

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from hookline.engine.config.layers import Source
-from hookline.engine.config.run_config import RunConfig
+from hookline.config.layers import Source
+from hookline.config.loading import as_config
 from hookline.engine.errors import ContractError, NonFiniteError
 from hookline.engine.loop.run import Run
+from hookline.engine.plugin.run_config import RunConfig
 
 _KEPT = 0.9
 """Weight of the previous smoothed loss in the next: a memory of about 10 steps.
@@ -99,7 +100,7 @@ def lr_find(
     """
     if not (0 < start_lr < end_lr < math.inf and num_steps >= 2):
         raise ValueError("the search needs 0 < start_lr < end_lr and at least 2 steps")
-    run = Run(config, overrides, plugins=plugins)
+    run = Run(as_config(config, overrides, plugins=plugins))
     rates = [start_lr * (end_lr / start_lr) ** (number / (num_steps - 1)) for number in range(num_steps)]
     points: list[LRPoint] = []
     ending = f"the learning rate reached {end_lr:.3g}"

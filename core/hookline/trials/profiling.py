@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.profiler import ProfilerActivity
 
-from hookline.engine.config.layers import Source
-from hookline.engine.config.run_config import RunConfig
+from hookline.config.layers import Source
+from hookline.config.loading import as_config
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.result import Step
 from hookline.engine.view import Row
 
@@ -86,7 +87,7 @@ def profile(
     if num_steps < 1:
         raise ValueError("a profile needs at least 1 step")
     stopwatch = _Stopwatch()
-    run = Run(config, overrides, plugins=plugins, observers=[stopwatch])
+    run = Run(as_config(config, overrides, plugins=plugins), observers=[stopwatch])
     stopwatch.attach(run)
     if batching := [str(member.plugin) for member, _ in run.hook_order("build_reader")]:
         message = f"a profile measures single steps, but {', '.join(batching)} takes several at once"

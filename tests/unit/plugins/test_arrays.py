@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from hookline import ConfigError, DataError, DataSource, Run
+from hookline import ConfigError, DataError, DataSource, Run, load_config
 from hookline_plugins.data import arrays as plugin
 from hookline_plugins.data.arrays import Arrays
 from hookline_plugins.data.mapped_rows import MappedRows
@@ -198,7 +198,7 @@ def test_the_splits_are_those_of_a_table(tmp_path: Path) -> None:
 
 def test_fractions_must_sum_to_one() -> None:
     with pytest.raises(ConfigError, match=r"must sum to 1, not 0\.9"):
-        Run({"data": {"use": "arrays", "path": "x.npz", "split": [0.5, 0.4]}})
+        Run(load_config({"data": {"use": "arrays", "path": "x.npz", "split": [0.5, 0.4]}}))
 
 
 # ---- bad files -------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_an_input_of_a_mapped_file_that_is_not_finite_is_named_when_it_is_read(t
         "data": {"use": "arrays", "path": str(path), "memory_map": True},
     }
     with pytest.raises(DataError) as caught:
-        Run(config).fit()
+        Run(load_config(config)).fit()
     words = "examples 10, 11, 12, 13, 14, 15, 16, 17 and 2 more of the train split of data 'arrays' (hookline 0.1.0)"
     assert str(caught.value).startswith(
         f"{words} cannot be read as a batch: row 17 of the array 'inputs' is not finite"
@@ -363,7 +363,7 @@ def test_an_archive_cannot_be_mapped(tmp_path: Path) -> None:
 
 def test_inputs_and_targets_are_two_arrays() -> None:
     with pytest.raises(ConfigError, match="`inputs` and `targets` both name the array 'targets'"):
-        Run({"data": {"use": "arrays", "path": "x.npz", "inputs": "targets"}})
+        Run(load_config({"data": {"use": "arrays", "path": "x.npz", "inputs": "targets"}}))
 
 
 def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def run_of(path: Path, **train: Any) -> Run:
         "model": {"use": "mlp", "hidden": [4], "dropout": 0.5},
         "loss": "cross-entropy",
     }
-    return Run(config)
+    return Run(load_config(config))
 
 
 def bits(run: Run) -> list[Any]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
-from hookline import DataSource, Outcome, Run, hookimpl
-from hookline_plugins.callbacks.averaging import Averaging
+from hookline import DataSource, Outcome, Run, hookimpl, load_config
+from hookline_plugins.weights.averaging import Averaging
 
 EMA = {"method": "ema", "decay": 0.8}
 SWA = {"method": "swa", "start_epoch": 2}
@@ -78,7 +78,7 @@ def averaged_run(options: Mapping[str, Any] | None, *, eyes: Any = None, plugins
         "callbacks": callbacks,
     }
     extra = {"callbacks.eyes": eyes or Eyes(), **(plugins or {})}
-    return Run(source, plugins={"data": data(), "model": lambda data: Net(), **extra})
+    return Run(load_config(source, plugins={"data": data(), "model": lambda data: Net(), **extra}))
 
 
 def trained(options: Mapping[str, Any] | None, **arguments: Any) -> tuple[Run, Eyes]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hookline import ConfigError, DataSource, Run, hookimpl
+from hookline import ConfigError, DataSource, Run, hookimpl, load_config
 from hookline_plugins.callbacks.best import Best
 
 WEIGHTS = [5.0, 2.0, 3.0, 1.0, 4.0]
@@ -44,7 +44,7 @@ def run_of(table: dict[str, Any], others: dict[str, Any] | None = None, **train:
     source = {"train": {"epochs": 5, "batch_size": 4, "evaluate": ["validation"], **train}}
     callbacks: dict[str, Any] = {"callbacks": {**(others or {}), "best": {"use": Best, **table}}}
     parts = {"data": data(), "model": lambda data: one_weight(), "callbacks.sets": Sets()}
-    return Run(source | callbacks, plugins=parts)
+    return Run(load_config(source | callbacks, plugins=parts))
 
 
 def weight(run: Run) -> float:
@@ -171,7 +171,7 @@ def test_the_weights_of_wrappers_and_of_the_loss_are_restored_as_well() -> None:
 
     parts = {"data": data(), "model": one_weight(), "loss": Scaled(nn.MSELoss()), "callbacks.scales": Scales()}
     best = Best(monitor="validation/loss", restore=True)
-    run = Run({"train": {"epochs": 5, "batch_size": "all"}}, plugins={**parts, "callbacks.best": best})
+    run = Run(load_config({"train": {"epochs": 5, "batch_size": "all"}}, plugins={**parts, "callbacks.best": best}))
     run.fit()
     parts_with_scale: list[Any] = [run.model, run.loss]
     scales = [part.scale.item() for part in parts_with_scale]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, lr_scheduler
 from torch.utils.data import TensorDataset
 
-from hookline import ConfigError, DataSource, Run, hookimpl
+from hookline import ConfigError, DataSource, Run, hookimpl, load_config
 
 STEPS = 5  # in an epoch
 EPOCHS = 4
@@ -37,7 +37,7 @@ def run_of(callbacks: Mapping[str, Any], rates: Rates | None = None, lr: float =
         "optimizer": {"use": "sgd", "lr": lr, "momentum": 0.5},
         "callbacks": callbacks,
     }
-    return Run(config, plugins={"callbacks.rates": rates or Rates()})
+    return Run(load_config(config, plugins={"callbacks.rates": rates or Rates()}))
 
 
 def halves(before: Callable[[Rates], Run], after: Callable[[Rates], Run], at: int = MIDDLE) -> tuple[Run, Rates]:
@@ -184,7 +184,7 @@ def test_a_learning_rate_that_another_plugin_set_is_kept_while_the_schedule_is_t
             "optimizer": {"use": "sgd", "lr": 0.05, "momentum": 0.5},
             "callbacks": {"lr-schedule": {}},
         }
-        return Run(config, plugins={"callbacks.rates": rates, "callbacks.halves": Halves()})
+        return Run(load_config(config, plugins={"callbacks.rates": rates, "callbacks.halves": Halves()}))
 
     whole = Rates()
     make(whole).fit()
@@ -292,7 +292,7 @@ def counting_run(callbacks: Mapping[str, Any], saves: Saves) -> Run:
         "callbacks.saves": saves,
     }
     config = {"train": {"epochs": 6, "batch_size": 2, "evaluate": ["validation"]}, "callbacks": callbacks}
-    return Run(config, plugins=plugins)
+    return Run(load_config(config, plugins=plugins))
 
 
 def counted(before: Mapping[str, Any], after: Mapping[str, Any], at: int = 3) -> Run:
@@ -405,7 +405,7 @@ def test_a_changed_decay_is_used_from_then_on() -> None:
 
 def test_mixed_precision_in_another_type_begins_with_its_own_scale() -> None:
     def make(dtype: str) -> Run:
-        return Run({"train": {"epochs": 2}, "callbacks": {"mixed-precision": {"dtype": dtype}}})
+        return Run(load_config({"train": {"epochs": 2}, "callbacks": {"mixed-precision": {"dtype": dtype}}}))
 
     for before, after in (("bfloat16", "float16"), ("float16", "bfloat16")):
         first = make(before)

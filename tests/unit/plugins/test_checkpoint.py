@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from hookline import CheckpointError, ConfigError, Run, hookimpl, resume
+from hookline import CheckpointError, ConfigError, Run, hookimpl, load_config, resume
 from hookline.runs import RunFolder, folder_of, give_folder, read_checkpoint
 from support import saved_folder
 
@@ -24,7 +24,7 @@ def make(folder: Path, options: Mapping[str, Any], *, epochs: int = 2, **callbac
         "data": {"num_examples": 10 * STEPS},
         "callbacks": {"run-folder": {"parent": str(folder), "name": "it"}, "checkpoint": dict(options)},
     }
-    return Run(config, plugins={f"callbacks.{name}": callback for name, callback in callbacks.items()})
+    return Run(load_config(config, plugins={f"callbacks.{name}": callback for name, callback in callbacks.items()}))
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -260,14 +260,14 @@ def test_a_state_written_later_is_that_of_its_step(tmp_path: Path) -> None:
 
 def test_a_run_without_a_folder_is_refused_with_both_remedies() -> None:
     with pytest.raises(ConfigError) as caught:
-        Run({"callbacks": {"checkpoint": {}}}).fit()
+        Run(load_config({"callbacks": {"checkpoint": {}}})).fit()
     assert "no folder" in caught.value.message
     assert "callbacks.run-folder={}" in str(caught.value.hint)
     assert "callbacks.checkpoint=off" in str(caught.value.hint)
 
 
 def test_a_program_may_give_the_folder(tmp_path: Path) -> None:
-    run = Run({"train": {"epochs": 1}, "callbacks": {"checkpoint": {}}})
+    run = Run(load_config({"train": {"epochs": 1}, "callbacks": {"checkpoint": {}}}))
     give_folder(run, RunFolder.claim(tmp_path, "mine"))
     run.fit()
     saved_folder(run).close()
@@ -277,7 +277,7 @@ def test_a_program_may_give_the_folder(tmp_path: Path) -> None:
 def test_a_second_one_in_a_run_is_refused_with_both_tables(tmp_path: Path) -> None:
     config = {"callbacks": {"run-folder": {"parent": str(tmp_path)}, "checkpoint": {}, "more": {"use": "checkpoint"}}}
     with pytest.raises(ConfigError, match=r"callbacks\.checkpoint and callbacks\.more"):
-        Run(config).fit()
+        Run(load_config(config)).fit()
 
 
 class Unsavable:

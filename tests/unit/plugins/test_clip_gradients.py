@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import TensorDataset
 
-from hookline import ConfigError, ContractError, NonFiniteError, Run, train
+from hookline import ConfigError, ContractError, NonFiniteError, Run, load_config, train
 
 CONFIG = {"train": {"epochs": 2, "batch_size": 10}, "data": {"num_examples": 40}, "optimizer": {"lr": 0.1}}
 Parameters = Iterable[nn.Parameter]
@@ -24,7 +24,7 @@ def clipping(**options: Any) -> dict[str, Any]:
 
 def by_hand(clip: Callable[[list[nn.Parameter]], object], part: int = 10) -> list[Tensor]:
     """Return the weights after the loop in plain PyTorch, with ``part`` examples in the model at once."""
-    run = Run(CONFIG)
+    run = Run(load_config(CONFIG))
     dataset = run.data.train
     assert isinstance(dataset, TensorDataset)
     model = nn.Linear(2, 1)
@@ -61,7 +61,7 @@ def weights_of(run: Run) -> list[Tensor]:
 def test_the_weights_are_bit_identical_to_those_of_a_hand_written_loop(
     options: dict[str, Any], clip: Callable[[list[nn.Parameter]], object], part: int
 ) -> None:
-    run = Run(clipping(**options), {"train.micro_batch_size": part})
+    run = Run(load_config(clipping(**options), {"train.micro_batch_size": part}))
     expected = by_hand(clip, part)
     assert not torch.equal(expected[0], by_hand(lambda parameters: None, part)[0])
     assert all(map(torch.equal, weights_of(run), expected))
@@ -76,12 +76,14 @@ def test_clipping_twice_clips_by_the_value_and_then_by_the_norm_when_the_norm_is
         "norm": {"use": "clip-gradients", "max_norm": 0.1},
         "value": {"use": "clip-gradients", "max_value": 0.2},
     }
-    run = Run({**CONFIG, "callbacks": callbacks})
+    run = Run(load_config({**CONFIG, "callbacks": callbacks}))
     assert all(map(torch.equal, weights_of(run), by_hand(both)))
 
 
 def test_a_bound_that_no_gradient_reaches_changes_no_bit() -> None:
-    assert all(map(torch.equal, weights_of(Run(clipping(max_norm=1e6))), weights_of(Run(CONFIG))))
+    assert all(
+        map(torch.equal, weights_of(Run(load_config(clipping(max_norm=1e6)))), weights_of(Run(load_config(CONFIG))))
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_a_bound_that_no_gradient_reaches_changes_no_bit() -> None:
 )
 def test_conflicting_options_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        Run(clipping(**options))
+        Run(load_config(clipping(**options)))
 
 
 class InfiniteGradient(torch.autograd.Function):
@@ -122,7 +124,7 @@ class Explodes(nn.Module):
 
 @pytest.mark.parametrize("options", [{"max_norm": 1.0}, {"max_value": 1.0}], ids=str)
 def test_an_infinite_gradient_is_named_and_not_clipped(options: dict[str, Any]) -> None:
-    run = Run(clipping(**options), plugins={"model": Explodes()})
+    run = Run(load_config(clipping(**options), plugins={"model": Explodes()}))
     before = [weight.clone() for weight in run.model.state_dict().values()]
     with pytest.raises(NonFiniteError, match=r"the gradient of 'infinite\.weight' is not finite in step 1"):
         run.fit()
@@ -130,7 +132,7 @@ def test_an_infinite_gradient_is_named_and_not_clipped(options: dict[str, Any]) 
 
 
 def test_an_update_with_an_infinite_gradient_is_skipped_when_the_run_skips_such_steps() -> None:
-    run = Run(clipping(max_value=1.0), {"train.non_finite": "skip"}, plugins={"model": Explodes()})
+    run = Run(load_config(clipping(max_value=1.0), {"train.non_finite": "skip"}, plugins={"model": Explodes()}))
     before = [weight.clone() for weight in run.model.state_dict().values()]
     assert all(map(torch.equal, run.fit().model.state_dict().values(), before))
     assert "the gradient of 'infinite.weight' is not finite" in run.warnings[0]

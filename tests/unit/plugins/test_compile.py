@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hookline import ConfigError, ContractError, Run, RunResult, RunView, hookimpl
+from hookline import ConfigError, ContractError, Run, RunResult, RunView, hookimpl, load_config
 from support import run
 
 CONFIG: dict[str, Any] = {
@@ -32,7 +32,7 @@ def _forget_what_was_compiled() -> Iterator[None]:
 
 
 def compiled(*overrides: str, backend: str = "eager", **plugins: Any) -> Run:
-    return Run({**CONFIG, "callbacks": {"compile": {"backend": backend}}}, overrides, plugins=plugins)
+    return Run(load_config({**CONFIG, "callbacks": {"compile": {"backend": backend}}}, overrides, plugins=plugins))
 
 
 def weights_of(result: RunResult) -> list[list[float]]:
@@ -61,7 +61,9 @@ def test_the_model_is_compiled_in_training_and_in_evaluation() -> None:
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_model_computes_the_same(backend: str) -> None:
-    assert compiled(backend=backend).fit().metrics == pytest.approx(dict(Run(CONFIG).fit().metrics), rel=1e-5)
+    assert compiled(backend=backend).fit().metrics == pytest.approx(
+        dict(Run(load_config(CONFIG)).fit().metrics), rel=1e-5
+    )
 
 
 def test_weights_keep_their_names_in_the_state_and_load_into_a_run_that_does_not_compile() -> None:
@@ -72,13 +74,13 @@ def test_weights_keep_their_names_in_the_state_and_load_into_a_run_that_does_not
     )
     assert state["wrappers"] == {}
     assert state["plugins"] == {}
-    Run(CONFIG).load_state_dict(state)
+    Run(load_config(CONFIG)).load_state_dict(state)
 
 
 @pytest.mark.parametrize("order", [("compile", "mixed-precision"), ("mixed-precision", "compile")])
 def test_no_name_of_a_wrapper_is_in_the_state_whatever_their_order(order: tuple[str, str]) -> None:
     tables: dict[str, Any] = {"compile": {"backend": "eager"}, "mixed-precision": {}}
-    state = Run({**CONFIG, "callbacks": {name: tables[name] for name in order}}).state_dict()
+    state = Run(load_config({**CONFIG, "callbacks": {name: tables[name] for name in order}})).state_dict()
     assert not [name for name in (*state["model"], *state["wrappers"]) if "_orig_mod" in name or "module" in name]
 
 
@@ -141,8 +143,8 @@ def test_a_mode_of_inductor_is_refused_with_another_backend() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_inductor_compiles_the_default_model() -> None:
     config = {"train": {"epochs": 1, "evaluate": []}, "data": {"num_examples": 40}}
-    result = Run({**config, "callbacks": {"compile": {}}}).fit()
-    assert result.metrics == pytest.approx(dict(Run(config).fit().metrics), rel=1e-5)
+    result = Run(load_config({**config, "callbacks": {"compile": {}}})).fit()
+    assert result.metrics == pytest.approx(dict(Run(load_config(config)).fit().metrics), rel=1e-5)
 
 
 def test_a_backend_that_another_distribution_declares_is_refused_without_an_import(tmp_path: Path) -> None:
@@ -156,10 +158,10 @@ def test_a_backend_that_another_distribution_declares_is_refused_without_an_impo
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\n"
-        "from hookline import ConfigError, Run\n"
-        "Run({'callbacks': {'compile': {'backend': 'eager'}}}).fit()\n"
+        "from hookline import ConfigError, Run, load_config\n"
+        "Run(load_config({'callbacks': {'compile': {'backend': 'eager'}}})).fit()\n"
         "try:\n"
-        "    Run({'callbacks': {'compile': {'backend': 'acme'}}})\n"
+        "    Run(load_config({'callbacks': {'compile': {'backend': 'acme'}}}))\n"
         "except ConfigError as error:\n"
         "    print(error.message)\n"
     )

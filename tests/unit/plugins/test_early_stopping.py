@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hookline import Run
+from hookline import Run, load_config
 from hookline_plugins.callbacks.early_stopping import EarlyStopping
 
 SMALL = {"train": {"epochs": 50, "batch_size": 4}, "data": {"num_examples": 8}, "optimizer": {"lr": 0.0}}
@@ -17,7 +17,7 @@ SMALL = {"train": {"epochs": 50, "batch_size": 4}, "data": {"num_examples": 8}, 
 def stopped(table: Mapping[str, Any], **train: Any) -> Run:
     options = {f"train.{name}": value for name, value in train.items()}
     options |= {f"callbacks.early-stopping.{name}": value for name, value in table.items()}
-    return Run(SMALL, {"callbacks.early-stopping.monitor": "train/loss", **options})
+    return Run(load_config(SMALL, {"callbacks.early-stopping.monitor": "train/loss", **options}))
 
 
 def test_it_waits_for_the_next_evaluation() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hookline import ConfigError, ContractError, Run, train
+from hookline import ConfigError, ContractError, Run, load_config, train
 
 CONFIG = {
     "train": {"epochs": 1},
@@ -39,17 +39,17 @@ def changed(run: Run) -> set[str]:
     ],
 )
 def test_matching_parameters_are_frozen_and_the_rest_is_trained(patterns: list[str], trained: set[str]) -> None:
-    assert changed(Run(freezing(*patterns))) == trained
+    assert changed(Run(load_config(freezing(*patterns)))) == trained
 
 
 def test_names_are_those_of_the_model_even_inside_a_wrapper() -> None:
     config = freezing("0.*", **{"mixed-precision": {}})
-    assert changed(Run(config)) == {"2.weight", "2.bias", "4.weight", "4.bias"}
+    assert changed(Run(load_config(config))) == {"2.weight", "2.bias", "4.weight", "4.bias"}
 
 
 def test_all_patterns_without_a_match_are_reported_at_once_with_the_nearest_names() -> None:
     with pytest.raises(ConfigError) as caught:
-        Run(freezing("0.wieght", "4.*", "encoder.layers.*"))
+        Run(load_config(freezing("0.wieght", "4.*", "encoder.layers.*")))
     assert [(fault.message, fault.hint) for fault in caught.value.faults] == [
         ("'0.wieght' matches no parameter", "did you mean '0.weight'?"),
         (
@@ -61,7 +61,7 @@ def test_all_patterns_without_a_match_are_reported_at_once_with_the_nearest_name
 
 def test_a_large_model_is_not_listed_as_a_whole() -> None:
     with pytest.raises(ConfigError) as caught:
-        Run(freezing("encoder.*"), {"model.hidden": [2] * 20})
+        Run(load_config(freezing("encoder.*"), {"model.hidden": [2] * 20}))
     assert caught.value.faults[0].hint == (
         "the model has 42 parameters: '0.weight', '0.bias', '2.weight', '2.bias', '4.weight', '4.bias', '6.weight', "
         "'6.bias', '8.weight', '8.bias', ..."
@@ -70,7 +70,7 @@ def test_a_large_model_is_not_listed_as_a_whole() -> None:
 
 def test_a_model_that_is_frozen_as_a_whole_has_nothing_to_train() -> None:
     with pytest.raises(ContractError, match="nothing to train: no parameter requires a gradient"):
-        Run(freezing("*"))
+        Run(load_config(freezing("*")))
 
 
 def test_an_empty_list_is_refused() -> None:

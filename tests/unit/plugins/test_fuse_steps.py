@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hookline import ConfigError, ContractError, DataSource, NonFiniteError, Run, TrainingError, hookimpl
+from hookline import ConfigError, ContractError, DataSource, NonFiniteError, Run, TrainingError, hookimpl, load_config
 from hookline.shortcuts import block
 from hookline.trials import Ledger, lr_find, profile
 from hookline_plugins.callbacks.fuse_steps import FuseSteps
@@ -39,7 +39,7 @@ def run_of(size: int, *overrides: str, plugins: Mapping[str, Any] | None = None,
     train = {"epochs": 2, "batch_size": 8, "dtype": "float64", **tables.pop("train", {})}
     callbacks = {**in_blocks(size), **tables.pop("callbacks", {})}
     config = {"train": train, "data": {"num_examples": 84}, "callbacks": callbacks, **tables}
-    return Run(config, overrides, plugins=plugins or {})
+    return Run(load_config(config, overrides, plugins=plugins or {}))
 
 
 class Steps:
@@ -239,7 +239,7 @@ def bad_run(size: int, non_finite: str, seed: int = 0) -> tuple[Run, Steps]:
     train = {"evaluate": [], "batch_size": 4, "non_finite": non_finite, "epochs": 1, "seed": seed}
     plugins = {"data": WithBadExample(), "callbacks.steps": steps}
     config: Any = {"train": {**train, "dtype": "float64"}, "callbacks": in_blocks(size)}
-    return Run(config, plugins=plugins), steps
+    return Run(load_config(config, plugins=plugins)), steps
 
 
 def test_a_number_that_is_not_finite_fails_in_its_step_with_the_weights_before_it() -> None:
@@ -363,7 +363,7 @@ def test_a_block_that_never_fits_is_a_warning(setting: str) -> None:
 
 def test_a_ledger_counts_all_steps() -> None:
     ledger = Ledger()
-    run = Run({"train": {"epochs": 1, "evaluate": []}, "callbacks": in_blocks(2)}, observers=[ledger])
+    run = Run(load_config({"train": {"epochs": 1, "evaluate": []}, "callbacks": in_blocks(2)}), observers=[ledger])
     assert run.fit().steps == ledger.num_steps == 100
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from hookline import ConfigError, DataSource, NonFiniteError, Run, hookimpl
+from hookline import ConfigError, DataSource, NonFiniteError, Run, hookimpl, load_config
 from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, error_of, is_equal, narrow_run, state_of
 
 # ---- halving ---------------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_memory_of_a_failed_step_is_free_when_it_is_repeated() -> None:
 def test_halving_is_refused_for_a_step_that_has_no_parts(part: str) -> None:
     plugins: dict[str, Any] = {"callbacks.own": OwnStep()} if part == "callback" else {}
     with pytest.raises(ConfigError, match="halve-micro-batches requires a step that splits batches") as caught:
-        Run(SHORT, {**HALVE, **({} if plugins else {"optimizer": "lbfgs"})}, plugins=plugins)
+        Run(load_config(SHORT, {**HALVE, **({} if plugins else {"optimizer": "lbfgs"})}, plugins=plugins))
     assert "train.batch_size" in str(caught.value.hint)
 
 
@@ -222,7 +222,7 @@ def test_a_failed_step_calls_no_wrapper_of_the_update() -> None:
 REAL = """
 import resource
 import torch
-from hookline import DataSource, Run, TrainingError
+from hookline import DataSource, Run, TrainingError, load_config
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -232,7 +232,8 @@ data = DataSource(TensorDataset(torch.ones(64, 4), torch.ones(64, 1)), in_featur
 model = nn.Sequential(nn.Linear(4, 2**20), nn.Tanh(), nn.Tanh(), nn.Linear(2**20, 1))
 train = {"epochs": 1, "batch_size": 64, "evaluate": []}
 callbacks = {"halve-micro-batches": {}} if POLICY == "halve" else {}
-run = Run({"train": train, "callbacks": callbacks, "optimizer": {"lr": 1e-9}}, plugins={"data": data, "model": model})
+values = {"train": train, "callbacks": callbacks, "optimizer": {"lr": 1e-9}}
+run = Run(load_config(values, plugins={"data": data, "model": model}))
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 400 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from hookline import DataError, DataSource, Run, hookimpl
+from hookline import DataError, DataSource, Run, hookimpl, load_config
 from hookline_plugins.data.subset import first_examples
 
 INPUTS = torch.arange(24, dtype=torch.float32).reshape(12, 2).sin()
@@ -81,7 +81,7 @@ def limited(num_examples: int) -> dict[str, Any]:
 def run_of(dataset: Dataset[Any], num_examples: int = 5, **train: Any) -> Run:
     options = {"epochs": 2, "batch_size": 2, **train}
     data = DataSource(dataset, dataset, in_features=2, out_features=1)
-    return Run({"train": options, "callbacks": limited(num_examples)}, plugins={"data": data})
+    return Run(load_config({"train": options, "callbacks": limited(num_examples)}, plugins={"data": data}))
 
 
 class Notes:
@@ -106,7 +106,7 @@ def test_every_epoch_has_the_first_examples_and_no_others(name: str) -> None:
     notes = Notes()
     data = DataSource(DATASETS[name](), in_features=2, out_features=1)
     train = {"epochs": 2, "batch_size": 2}
-    run = Run({"train": train, "callbacks": limited(5)}, plugins={"data": data, "callbacks.notes": notes})
+    run = Run(load_config({"train": train, "callbacks": limited(5)}, plugins={"data": data, "callbacks.notes": notes}))
     result = run.fit()
     assert result.steps == 6
     for epoch in (notes.seen[:3], notes.seen[3:]):
@@ -127,8 +127,10 @@ def test_an_evaluation_reads_only_the_first_examples(name: str) -> None:
 
 def test_examples_have_the_order_of_a_dataset_of_that_length() -> None:
     short = Run(
-        {"train": {"batch_size": 2}},
-        plugins={"data": DataSource(TensorDataset(INPUTS[:5], TARGETS[:5]), in_features=2, out_features=1)},
+        load_config(
+            {"train": {"batch_size": 2}},
+            plugins={"data": DataSource(TensorDataset(INPUTS[:5], TARGETS[:5]), in_features=2, out_features=1)},
+        )
     )
     assert run_of(Items()).batch_order(1).tolist() == short.batch_order(1).tolist()
 
@@ -146,7 +148,7 @@ def test_an_order_by_a_plugin_covers_the_first_examples() -> None:
             return lambda epoch: torch.arange(num_examples).flip(0)
 
     data = DataSource(TENSORS, in_features=2, out_features=1)
-    run = Run({"callbacks": limited(3)}, plugins={"data": data, "callbacks.order": Backwards()})
+    run = Run(load_config({"callbacks": limited(3)}, plugins={"data": data, "callbacks.order": Backwards()}))
     assert run.batch_order(1).tolist() == [2, 1, 0]
 
 

@@ -83,7 +83,7 @@ def scheduled(table: Mapping[str, Any], **train: Any) -> tuple[Run, Rates]:
         "train": {"epochs": EPOCHS, "batch_size": 4, **train},
         "callbacks": {"it": {"use": LRSchedule, **table}},
     }
-    return Run(source, plugins={"data": data(), "optimizer": optimizer, "callbacks.rates": rates}), rates
+    return Run(load_config(source, plugins={"data": data(), "optimizer": optimizer, "callbacks.rates": rates})), rates
 
 
 def by_hand(make: Callable[[Optimizer, int], Scheduler], interval: str) -> list[tuple[float, float]]:
@@ -294,7 +294,7 @@ def test_each_parameter_group_has_its_own_learning_rate() -> None:
         return SGD([{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.2}], lr=0.3)
 
     source = {"train": {"epochs": 2}, "callbacks": {"it": {"use": LRSchedule}}}
-    rows = Run(source, plugins={"data": data(), "optimizer": groups}).fit().summary
+    rows = Run(load_config(source, plugins={"data": data(), "optimizer": groups})).fit().summary
     first = rows["learning rate at the end of epochs"][0]
     assert (first["lr 1"], first["lr 2"]) == (0.1, 0.2)
 
@@ -302,7 +302,9 @@ def test_each_parameter_group_has_its_own_learning_rate() -> None:
 def test_a_learning_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
     rate = torch.tensor(0.1)
     source = {"train": {"epochs": 2}, "callbacks": {"it": {"use": LRSchedule, "warmup_steps": 2}}}
-    run = Run(source, plugins={"data": data(), "optimizer": lambda params: SGD(params, lr=rate, foreach=False)})
+    run = Run(
+        load_config(source, plugins={"data": data(), "optimizer": lambda params: SGD(params, lr=rate, foreach=False)})
+    )
     run.fit()
     assert run.optimizer.param_groups[0]["lr"] is rate
     assert rate.item() == pytest.approx(0, abs=1e-7)
@@ -317,7 +319,7 @@ def test_a_skipped_first_update_causes_no_warning() -> None:
 
     source = {"train": {"epochs": 1}, "callbacks": {"it": {"use": LRSchedule, "interval": "step"}}}
     plugins = {"data": data(), "callbacks.refuses": Refuses()}
-    assert Run(source, plugins=plugins).fit().outcome == "completed"
+    assert Run(load_config(source, plugins=plugins)).fit().outcome == "completed"
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 5])
@@ -344,7 +346,7 @@ def test_steps_whose_update_was_skipped_do_not_count(warmup_steps: int) -> None:
         "optimizer": lambda params: torch.optim.SGD(params, lr=1.0),
         "callbacks.follows": Follows(),
     }
-    Run(config, plugins=plugins).fit()
+    Run(load_config(config, plugins=plugins)).fit()
     updates = [0, 1, 1, 2, 3, 3, 4, 5, 6, 7]  # before each step
     factors = [min(1 / 3 + 2 / 3 * n / warmup_steps, 1) if warmup_steps else 1 for n in updates]
     assert rates == pytest.approx([0.5**n * factor for n, factor in zip(updates, factors, strict=True)])
@@ -362,7 +364,11 @@ def test_the_updates_that_mixed_precision_skips_do_not_count() -> None:
     }
     optimizer = torch.optim.SGD
     model = nn.Linear(1, 1)
-    run = Run(config, plugins={"data": source, "model": model, "optimizer": lambda params: optimizer(params, lr=1e-4)})
+    run = Run(
+        load_config(
+            config, plugins={"data": source, "model": model, "optimizer": lambda params: optimizer(params, lr=1e-4)}
+        )
+    )
     run.fit()
     scale = run.state_dict()["plugins"]["callbacks.mixed-precision"]["scale"]["scale"]
     num_skipped = round(math.log2(2**16 / scale))
@@ -410,7 +416,7 @@ def test_a_stream_without_end_needs_a_length() -> None:
 
     def over(table: Mapping[str, Any]) -> Run:
         source = {"train": {"epochs": 1}, "callbacks": {"it": {"use": LRSchedule, **table}}}
-        return Run(source, plugins={"data": DataSource(Stream(), in_features=3, out_features=1)})
+        return Run(load_config(source, plugins={"data": DataSource(Stream(), in_features=3, out_features=1)}))
 
     assert over({}).fit().outcome == "completed"
     with pytest.raises(ConfigError, match="'T_max', because the data have no length"):

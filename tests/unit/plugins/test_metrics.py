@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from hookline import ConfigError, ContractError, DataSource, HooklineError, Metric, Run
+from hookline import ConfigError, ContractError, DataSource, HooklineError, Metric, Run, load_config
 from hookline_plugins.metrics import classes as class_metrics
 from hookline_plugins.metrics import regression as regression_metrics
 from hookline_plugins.metrics.accuracy import Accuracy
@@ -240,7 +240,7 @@ def run_of(kind: str, table: Mapping[str, Any], source: DataSource | None = None
         "loss": LOSSES[kind],
         "callbacks": {"it": {"use": Metrics, **table}},
     }
-    return Run(config, plugins={"data": source or data(kind)})
+    return Run(load_config(config, plugins={"data": source or data(kind)}))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_reading_an_example_does_not_change_the_random_numbers_of_the_build() ->
             return torch.optim.SGD(params, lr=0.1)
 
         source = DataSource(Drawn(), in_features=3, out_features=1)
-        Run({"callbacks": callbacks}, plugins={"data": source, "optimizer": optimizer})
+        Run(load_config({"callbacks": callbacks}, plugins={"data": source, "optimizer": optimizer}))
         return drawn
 
     assert numbers_behind({"it": {"use": Metrics}}) == numbers_behind({})
@@ -357,7 +357,7 @@ def measured_in_a_run(targets: Tensor, loss: Any, table: Mapping[str, Any], **fa
     config = {"train": {"dtype": "float64", "eval_batch_size": 7}, "callbacks": {"it": {"use": Metrics, **table}}}
     named = {"loss": loss} if isinstance(loss, str) else {}
     plugins = {"data": source, "model": net} | ({} if named else {"loss": lambda: loss})
-    run = Run({**config, **named}, plugins=plugins)
+    run = Run(load_config({**config, **named}, plugins=plugins))
     with torch.no_grad():
         PREDICTIONS[0] = run.model(inputs.double())
     return dict(run.evaluate())

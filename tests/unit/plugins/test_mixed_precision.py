@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import TensorDataset
 
-from hookline import ConfigError, ContractError, DataSource, NonFiniteError, Run, RunResult, hookimpl
+from hookline import ConfigError, ContractError, DataSource, NonFiniteError, Run, RunResult, hookimpl, load_config
 from hookline_plugins.callback_parts.autocast import Autocast
 
 CONFIG: dict[str, Any] = {
@@ -24,8 +25,9 @@ CONFIG: dict[str, Any] = {
 DTYPES = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 
 
-def mixed(dtype: str, *overrides: str, **others: Any) -> Run:
-    return Run({**CONFIG, "callbacks": {"mixed-precision": {"dtype": dtype}}}, overrides, **others)
+def mixed(dtype: str, *overrides: str, plugins: Mapping[str, Any] | None = None, **others: Any) -> Run:
+    values = {**CONFIG, "callbacks": {"mixed-precision": {"dtype": dtype}}}
+    return Run(load_config(values, overrides, plugins=plugins), **others)
 
 
 class DTypes(nn.Module):
@@ -70,7 +72,7 @@ def test_predictions_are_as_near_to_those_in_float32_as_the_type_allows(dtype: s
 
 
 def test_a_run_in_bfloat16_ends_within_two_percent_of_the_loss_in_float32() -> None:
-    wide = Run(CONFIG).fit().metrics["train/loss"]
+    wide = Run(load_config(CONFIG)).fit().metrics["train/loss"]
     assert mixed("bfloat16").fit().metrics["train/loss"] == pytest.approx(wide, rel=0.02)
 
 
@@ -93,7 +95,7 @@ def test_a_state_has_the_names_of_the_model_and_loads_into_a_run_without_the_wra
     state = mixed("bfloat16").state_dict()
     assert list(state["model"]) == ["0.weight", "0.bias", "3.weight", "3.bias"]
     assert state["wrappers"] == {}
-    Run(CONFIG).unwrapped_model.load_state_dict(state["model"])
+    Run(load_config(CONFIG)).unwrapped_model.load_state_dict(state["model"])
 
 
 def test_a_copy_of_the_model_has_separate_weights() -> None:
@@ -140,7 +142,7 @@ def large(factor: float) -> DataSource:
 
 def scaled(callbacks: dict[str, Any], factor: float = 1.0, **train: Any) -> Run:
     config = {"train": {"epochs": 4, "batch_size": 8, **train}, "optimizer": {"lr": 0.01}, "callbacks": callbacks}
-    return Run(config, plugins={"data": large(factor)})
+    return Run(load_config(config, plugins={"data": large(factor)}))
 
 
 def test_updates_that_overflow_are_skipped_until_the_scale_fits() -> None:
@@ -185,7 +187,7 @@ def test_clipping_sees_the_gradients_of_the_loss_itself_in_any_order(
 
     config = {"train": {"epochs": 2, "batch_size": 8, "micro_batch_size": micro_batch_size}}
     plugins = {"data": large(0.1), "callbacks.norms": Norms()}
-    run = Run({**config, "callbacks": {name: tables[name] for name in order}}, plugins=plugins)
+    run = Run(load_config({**config, "callbacks": {name: tables[name] for name in order}}, plugins=plugins))
     run.fit()
     assert norms == pytest.approx([0.05] * 4, rel=1e-3)
 
@@ -210,8 +212,8 @@ def test_what_other_plugins_add_to_the_loss_is_scaled_with_it_in_any_order(order
     tables: dict[str, Any] = {"shrinks": Shrinks(), "mixed-precision": {"use": "mixed-precision", "dtype": "float16"}}
     config = {"train": {"epochs": 1, "batch_size": 8}, "optimizer": {"lr": 0.01}}
     callbacks = {name: tables[name] if name == "mixed-precision" else {"use": tables[name]} for name in order}
-    run = Run({**config, "callbacks": callbacks}, plugins={"data": large(0.1)})
-    wide = Run(config, plugins={"data": large(0.1), "callbacks.shrinks": Shrinks()})
+    run = Run(load_config({**config, "callbacks": callbacks}, plugins={"data": large(0.1)}))
+    wide = Run(load_config(config, plugins={"data": large(0.1), "callbacks.shrinks": Shrinks()}))
     expected = wide.fit().model.state_dict()["weight"]
     run.fit()
     assert torch.allclose(run.unwrapped_model.state_dict()["weight"], expected, rtol=0, atol=1e-5)
@@ -232,7 +234,7 @@ class Breaks(nn.Module):
 
 def test_a_run_that_skips_too_many_consecutive_updates_fails_with_the_reason() -> None:
     table = {"dtype": "float16", "max_skipped_steps": 3}
-    run = Run({**CONFIG, "callbacks": {"mixed-precision": table}}, plugins={"model": Breaks()})
+    run = Run(load_config({**CONFIG, "callbacks": {"mixed-precision": table}}, plugins={"model": Breaks()}))
     before = copy.deepcopy(run.model.state_dict())
     with pytest.raises(NonFiniteError) as caught:
         run.fit()
@@ -249,7 +251,7 @@ def test_a_resumed_run_continues_the_count_of_skipped_steps() -> None:
     table = {"dtype": "float16", "max_skipped_steps": 5}
 
     def make() -> Run:
-        return Run({**CONFIG, "callbacks": {"mixed-precision": table}}, plugins={"model": Breaks()})
+        return Run(load_config({**CONFIG, "callbacks": {"mixed-precision": table}}, plugins={"model": Breaks()}))
 
     first, second = make(), make()
     second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 3))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.utils.data import TensorDataset
 
-from hookline import Catalog, ConfigError, DataSource, Run, hookimpl
+from hookline import Catalog, ConfigError, DataSource, Run, hookimpl, load_config
 from hookline_plugins.optimizers.joint_optimizer import JointOptimizer
 
 CONFIG: dict[str, Any] = {
@@ -33,7 +33,7 @@ DENSE = sorted(PLUGINS.keys() - {"sparse-adam"})
 
 
 def run_with(optimizer: str, **options: Any) -> Run:
-    return Run({**CONFIG, "optimizer": {"use": optimizer, **options}})
+    return Run(load_config({**CONFIG, "optimizer": {"use": optimizer, **options}}))
 
 
 def weights(model: nn.Module) -> list[Tensor]:
@@ -116,7 +116,7 @@ class Lookup(nn.Module):
 
 def test_sparse_adam_trains_an_embedding_with_sparse_gradients() -> None:
     tables: dict[str, Any] = {"train": {"epochs": 60, "batch_size": 4}, "optimizer": {"use": "sparse-adam", "lr": 0.2}}
-    result = Run(tables, plugins={"data": Words(), "model": Lookup}).fit()
+    result = Run(load_config(tables, plugins={"data": Words(), "model": Lookup})).fit()
     learned = result.model.table.weight.detach().flatten()  # type: ignore[union-attr,operator]
     torch.testing.assert_close(learned, torch.arange(8.0), rtol=0, atol=0.1)
 
@@ -160,19 +160,19 @@ def test_adamw_updates_embeddings() -> None:
             numbers: Tensor = self.head(self.table(words))
             return numbers
 
-    run = Run({"optimizer": "muon"}, plugins={"data": Words(), "model": Tagger})
+    run = Run(load_config({"optimizer": "muon"}, plugins={"data": Words(), "model": Tagger}))
     assert names_for_muon(run) == {"head.weight"}
 
 
 def test_a_schedule_changes_the_rates_of_both() -> None:
-    run = Run({**CONFIG, "optimizer": {"use": "muon", "adamw_lr": 0.01}, "callbacks": {"lr-schedule": {}}})
+    run = Run(load_config({**CONFIG, "optimizer": {"use": "muon", "adamw_lr": 0.01}, "callbacks": {"lr-schedule": {}}}))
     run.fit()
     assert isinstance(run.optimizer, JointOptimizer)
     assert [group["lr"] for group in run.optimizer.param_groups] == [0.0, 0.0]
 
 
 def test_a_model_without_other_parameters_needs_no_adamw() -> None:
-    run = Run({"optimizer": "muon"}, plugins={"model": nn.Linear(2, 1, bias=False)})
+    run = Run(load_config({"optimizer": "muon"}, plugins={"model": nn.Linear(2, 1, bias=False)}))
     assert isinstance(run.optimizer, optim.Muon)
 
 

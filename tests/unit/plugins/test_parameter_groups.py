@@ -22,7 +22,7 @@ FIRST_LAYER = {"parameters": ["0.*"], "lr": 0.5}
 
 
 def with_groups(*groups: dict[str, Any], optimizer: str = "adamw", **more: Any) -> Run:
-    return Run({**CONFIG, "optimizer": {"use": optimizer, "groups": list(groups)}, **more})
+    return Run(load_config({**CONFIG, "optimizer": {"use": optimizer, "groups": list(groups)}, **more}))
 
 
 def names_of(run: Run) -> list[set[str]]:
@@ -91,7 +91,7 @@ def test_parameters_that_a_wrapper_adds_are_matched_by_the_names_that_it_gives_t
             return nn.Sequential(nn.Linear(2, 2), model)
 
     config = {**CONFIG, "optimizer": {"use": "adamw", "groups": [FIRST_LAYER]}}
-    run = Run(config, plugins={"callbacks.scales": Scales()})
+    run = Run(load_config(config, plugins={"callbacks.scales": Scales()}))
     assert [len(group["params"]) for group in run.optimizer.param_groups] == [4, 2]
 
 
@@ -173,7 +173,7 @@ def test_groups_are_an_array_of_tables_in_a_file(tmp_path: Path) -> None:
 
 def test_groups_can_be_given_in_an_override() -> None:
     word = 'optimizer.groups=[{parameters=["*.bias"],weight_decay=0.0}]'
-    run = Run(CONFIG, ["optimizer=adamw", word])
+    run = Run(load_config(CONFIG, ["optimizer=adamw", word]))
     assert names_of(run) == [{"0.bias", "2.bias"}, {"0.weight", "2.weight"}]
 
 

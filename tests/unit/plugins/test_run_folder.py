@@ -32,7 +32,7 @@ def make(folder: Path, options: Mapping[str, Any] | None = None, *, epochs: int 
         "data": {"num_examples": 100},
         "callbacks": {"run-folder": {"parent": str(folder / "runs"), **(options or {})}},
     }
-    return Run(config, plugins={f"callbacks.{name}": callback for name, callback in callbacks.items()})
+    return Run(load_config(config, plugins={f"callbacks.{name}": callback for name, callback in callbacks.items()}))
 
 
 def path_of(run: Run) -> Path:
@@ -90,7 +90,7 @@ def test_objects_with_any_name_give_a_valid_folder_name(tmp_path: Path) -> None:
 
     wild_net.__name__ = wild_net.__qualname__ = "../Wild Net/\x07é"
     config = {"train": {"epochs": 0}, "callbacks": {"run-folder": {"parent": str(tmp_path)}}}
-    run = Run(config, plugins={"model": wild_net})
+    run = Run(load_config(config, plugins={"model": wild_net}))
     run.fit()
     assert path_of(run).parent == tmp_path
     assert path_of(run).name.startswith("0001-synthetic-linear-")
@@ -120,7 +120,7 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_run_that_has_a_folder_gets_no_other(tmp_path: Path) -> None:
     config = {"callbacks": {"run-folder": {"parent": str(tmp_path)}, "more": {"use": "run-folder"}}}
     with pytest.raises(ConfigError, match=r"callbacks\.run-folder and callbacks\.more"):
-        Run(config).fit()
+        Run(load_config(config)).fit()
 
 
 # ---- record ---------------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_another_metric_can_be_watched(tmp_path: Path) -> None:
 
 def test_a_run_that_measures_nothing_watches_the_running_loss(tmp_path: Path) -> None:
     config = {"train": {"evaluate": [], "epochs": 1}, "callbacks": {"run-folder": {"parent": str(tmp_path)}}}
-    run = Run(config)
+    run = Run(load_config(config))
     run.fit()
     assert record_of(run)["best"]["metric"] == "train/running_loss"
 
@@ -249,7 +249,7 @@ def test_there_is_a_line_for_each_epoch_and_each_evaluation_within_one(tmp_path:
         "train": {"epochs": 2, "evaluate_every_steps": 40, "evaluate_every_epochs": 2},
         "callbacks": {"run-folder": {"parent": str(tmp_path)}},
     }
-    run = Run(config)
+    run = Run(load_config(config))
     result = run.fit()
     lines = lines_of(run)
     assert [(line["epoch"], line["step"]) for line in lines] == [
@@ -322,7 +322,7 @@ def test_secrets_are_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "upload": {"token": "tok-1234", "url": "a://me:pass-1234@h"},
         },
     }
-    run = Run(config, plugins={"callbacks.upload": Upload})
+    run = Run(load_config(config, plugins={"callbacks.upload": Upload}))
     run.fit()
     files = [path for path in path_of(run).rglob("*") if path.is_file()]
     assert len(files) > 10
@@ -353,7 +353,7 @@ def test_a_secret_that_occurs_by_chance_leaves_numbers_times_and_keys_as_they_ar
         "train": {"epochs": 1, "seed": 12345},
         "callbacks": {"run-folder": {"parent": str(tmp_path)}, "upload": {"token": secret}, "json-lines": {}},
     }
-    run = Run(config, plugins={"data": Upload(secret), "callbacks.upload": Upload})
+    run = Run(load_config(config, plugins={"data": Upload(secret), "callbacks.upload": Upload}))
     before = datetime.now(UTC)
     run.fit()
     record = read_record(path_of(run))
@@ -409,7 +409,7 @@ def test_a_failure_is_recorded_with_its_details(tmp_path: Path) -> None:
 
 def test_the_examples_of_a_non_finite_batch_are_recorded(tmp_path: Path) -> None:
     config = {"optimizer": {"lr": 1e30}, "callbacks": {"run-folder": {"parent": str(tmp_path)}}}
-    run = Run(config)
+    run = Run(load_config(config))
     with pytest.raises(NonFiniteError, match="its examples are"):
         run.fit()
     known = json.loads((path_of(run) / "debug" / "error.json").read_text())
@@ -502,7 +502,7 @@ def interrupted(tmp_path: Path, **options: Any) -> Run:
         "data": {"num_examples": 100},
         "callbacks": {"run-folder": {"parent": str(tmp_path), "name": "it"}, "checkpoint": {"every_s": 0}, **options},
     }
-    run = Run(config)
+    run = Run(load_config(config))
     for step in run.steps():
         if step.step == 15:
             run.interrupt("SIGINT")
@@ -542,7 +542,7 @@ def test_metrics_that_something_else_changed_are_written_again(tmp_path: Path, d
     def made(parent: Path) -> Run:
         callbacks = {"run-folder": {"parent": str(parent)}, "checkpoint": {}}
         train = {"epochs": 3, "evaluate_every_steps": 4}
-        return Run({"train": train, "data": {"num_examples": 100}, "callbacks": callbacks})
+        return Run(load_config({"train": train, "data": {"num_examples": 100}, "callbacks": callbacks}))
 
     whole, run = made(tmp_path / "whole"), made(tmp_path / "runs")
     whole.fit()

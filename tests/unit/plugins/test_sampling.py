@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from hookline import ConfigError, DataError, DataSource, Run
+from hookline import ConfigError, DataError, DataSource, Run, load_config
 from hookline_plugins.callbacks.sampling import BucketByLength, WeightedSampling
 
 NUM = 30
@@ -95,7 +95,7 @@ def run_of(callback: Any, data: DataSource | Dataset[Any] | None = None, **train
     is_classes = data.out_features == 2
     config = {"train": {"batch_size": 4, "evaluate": [], **train}, "loss": "cross-entropy" if is_classes else "mse"}
     model = {} if is_classes else {"model": Pooled}
-    return Run(config, plugins={"data": data, "callbacks.order": callback, **model})
+    return Run(load_config(config, plugins={"data": data, "callbacks.order": callback, **model}))
 
 
 def sequences(dataset: Dataset[Any] | None = None) -> DataSource:
@@ -217,7 +217,7 @@ def test_regression_targets_are_not_classes() -> None:
 
 def test_weights_come_from_one_place() -> None:
     with pytest.raises(ConfigError, match="`path` and `feature` cannot both be given"):
-        Run({"callbacks": {"weighted-sampling": {"path": "x.npy", "feature": "x"}}})
+        Run(load_config({"callbacks": {"weighted-sampling": {"path": "x.npy", "feature": "x"}}}))
 
 
 # ---- lengths ---------------------------------------------------------------------------------------------------------
@@ -242,7 +242,9 @@ def test_sequences_of_similar_length_share_a_batch(dataset: Dataset[Any]) -> Non
 
 
 def test_there_is_less_padding_with_larger_pools_and_most_without_buckets() -> None:
-    plain = Run({"train": {"batch_size": 4, "evaluate": []}}, plugins={"data": sequences(), "model": Pooled})
+    plain = Run(
+        load_config({"train": {"batch_size": 4, "evaluate": []}}, plugins={"data": sequences(), "model": Pooled})
+    )
     small, large = (run_of(BucketByLength(pool_batches=number), sequences()) for number in (2, 50))
     assert padding(large) < padding(small) < padding(plain)
 

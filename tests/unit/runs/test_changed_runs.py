@@ -328,7 +328,7 @@ def fitted(
     plugin: type, saved: dict[str, Any], *, version: int | None = None, code: str = "old"
 ) -> tuple[Any, list[str]]:
     """Fit a saved state to a plugin of a distribution whose code has the hash ``new``."""
-    run = Run({"train": {"epochs": 1}}, plugins={"callbacks.counts": plugin()})
+    run = Run(load_config({"train": {"epochs": 1}}, plugins={"callbacks.counts": plugin()}))
     now = json.loads(json.dumps(identity_of(run)))
     now["plugins"]["callbacks.counts"] |= {"distribution": "acme", "version": "1.0"}
     now["code"]["acme"] = {"version": "1.0", "sha256": "new"}
@@ -372,12 +372,12 @@ def test_a_release_that_gains_or_loses_its_state_is_a_warning_and_the_same_code_
 
 
 def test_a_plugin_whose_state_is_none_begins_anew() -> None:
-    first = Run({"train": {"epochs": 1}}, plugins={"callbacks.counts": Counts()})
+    first = Run(load_config({"train": {"epochs": 1}}, plugins={"callbacks.counts": Counts()}))
     first.fit()
     state = first.state_dict()
     state["plugins"]["callbacks.counts"] = None
     again = Counts()
-    second = Run({"train": {"epochs": 2}}, plugins={"callbacks.counts": again})
+    second = Run(load_config({"train": {"epochs": 2}}, plugins={"callbacks.counts": again}))
     second.load_state_dict(state)
     second.fit()
     assert again.num_steps == 100

@@ -177,7 +177,7 @@ def test_a_million_lines_are_drawn_in_bounded_time_and_memory(tmp_path: Path) ->
 def test_a_line_for_programs_is_json_and_does_nothing_to_a_terminal(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    JSONLines().on_warning(Run(), text)
+    JSONLines().on_warning(Run(load_config()), text)
     line = capsys.readouterr().out.removesuffix("\n")
     assert line.isprintable()
     assert json.loads(line)["message"] == ("\\ud800" if text == "\ud800" else text)

@@ -168,7 +168,7 @@ def test_everything_that_does_not_come_back_is_named_at_once(tmp_path: Path) -> 
 def test_a_state_that_comes_back_is_accepted_and_the_run_is_not_disturbed(tmp_path: Path, model: Any) -> None:
     from copy import deepcopy
 
-    plain = Run({"train": {"epochs": 1}}, plugins={"model": deepcopy(model)})
+    plain = Run(load_config({"train": {"epochs": 1}}, plugins={"model": deepcopy(model)}))
     plain.fit()
     run = run_of(tmp_path, model=model)
     run.fit()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from hookline import ContractError, Run
+from hookline import ContractError, Run, load_config
 from hookline.shortcuts import block
 from hookline.shortcuts.block import Block, CompileError, Objective, followers, why_not
 
@@ -192,7 +192,7 @@ def test_a_model_that_cannot_be_one_graph_is_an_error_with_a_hint() -> None:
         steps(batches_of(2))
     assert len(str(found.value).splitlines()) == 1
     config = {"train": {"dtype": "float64"}, "callbacks": {"fuse-steps": {"size": 2}}}
-    run = Run(config, plugins={"model": net})
+    run = Run(load_config(config, plugins={"model": net}))
     with pytest.raises(ContractError, match=r"the steps of a block cannot be compiled .*fuse-steps.size = 2") as caught:
         run.fit()
     assert "disable fuse-steps" in (caught.value.hint or "")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hookline import Run
+from hookline import Run, load_config
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -24,7 +24,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_run_without_shortcuts_ends_with_the_same_bits(name: str) -> None:
-    runs = [Run(CONFIGS[name], {"data.num_examples": 50}, shortcuts=shortcuts) for shortcuts in (True, False)]
+    runs = [
+        Run(load_config(CONFIGS[name], {"data.num_examples": 50}), shortcuts=shortcuts) for shortcuts in (True, False)
+    ]
     with_them, without = (run.fit() for run in runs)
     assert with_them.history == without.history
     for ours, theirs in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
@@ -52,5 +54,5 @@ def test_without_shortcuts_torch_is_called_in_its_own_way(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.Tensor, "backward", noted)
     model = torch.nn.Linear(2, 1)
     plugins = {"model": model, "optimizer": Noting(model.parameters(), lr=0.1)}
-    Run({"train": {"max_steps": 1}}, plugins=plugins, shortcuts=False).fit()
+    Run(load_config({"train": {"max_steps": 1}}, plugins=plugins), shortcuts=False).fit()
     assert called == ["zero_grad", "backward", "step"]

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from hookline import Run, hookimpl
+from hookline import Run, hookimpl, load_config
 from hookline.shortcuts import torch_calls as direct
 from hookline.shortcuts.known_source import source_digest
 from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
@@ -170,7 +170,7 @@ def test_hooks_on_tensors_and_on_modules_are_called(
 
 
 def test_a_step_of_a_run_skips_torchs_functions_around_it() -> None:
-    steps = Run({"train": {"evaluate": []}}).steps()
+    steps = Run(load_config({"train": {"evaluate": []}})).steps()
     next(steps)
     called = functions_of_torch(lambda: next(steps))
     around = {"torch._tensor.Tensor.backward", "torch.autograd.backward", "torch.autograd.graph._engine_run_backward"}
@@ -276,10 +276,10 @@ class Instead:
 
 def test_replacements_of_torchs_functions_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    Run()  # after its first optimizer a class has torch's wrapper as its step
+    Run(load_config())  # after its first optimizer a class has torch's wrapper as its step
     for owner, name in ((torch.optim.SGD, "step"), (Optimizer, "zero_grad"), (Tensor, "backward")):
         monkeypatch.setattr(owner, name, Instead(getattr(owner, name), calls))
-    Run({"train": {"max_steps": 2, "evaluate": []}}).fit()
+    Run(load_config({"train": {"max_steps": 2, "evaluate": []}})).fit()
     assert calls == ["zero_grad", "backward", "step"] * 2
 
 
@@ -290,7 +290,7 @@ def test_an_override_of_torchs_functions_sees_them(examples: tuple[Tensor, Tenso
             return function(*args, **(kwargs or {}))
 
     seen: list[Any] = []
-    run = Run({"train": {"max_steps": 1, "evaluate": []}})
+    run = Run(load_config({"train": {"max_steps": 1, "evaluate": []}}))
     with Notes():
         run.fit()
     assert Tensor.backward in seen
@@ -435,7 +435,10 @@ def test_a_plugin_that_wraps_backward_wraps_the_direct_call() -> None:
             return lambda loss: backward(2 * loss)
 
     config = {"train": {"max_steps": 5, "evaluate": []}}
-    doubled, plain = Run(config, plugins={"callbacks.doubles": Doubles()}), Run({**config, "optimizer": {"lr": 0.06}})
+    doubled, plain = (
+        Run(load_config(config, plugins={"callbacks.doubles": Doubles()})),
+        Run(load_config({**config, "optimizer": {"lr": 0.06}})),
+    )
     doubled.fit()
     plain.fit()
     for ours, theirs in zip(doubled.model.parameters(), plain.model.parameters(), strict=True):

@@ -26,6 +26,7 @@ from hookline import (
     DataSource,
     PluginError,
     Run,
+    load_config,
     resume,
 )
 from hookline.runs import AppendedFile, RunFolder, find_run, folder_of, identity_of, read_checkpoint
@@ -77,7 +78,7 @@ def trained_run(
         "callbacks": {"run-folder": {"parent": str(parent)}, "checkpoint": {}},
         **tables,
     }
-    run = Run(config)
+    run = Run(load_config(config))
     run.fit()
     return run
 
@@ -200,7 +201,7 @@ def interrupted_run(tmp_path: Path, steps: int = 5) -> Run:
         "data": table(write_table(tmp_path / "houses.csv", rows(60))),
         "callbacks": {"run-folder": {"parent": str(tmp_path / "runs")}, "checkpoint": {"every_steps": 2, "keep": 9}},
     }
-    run = Run(config)
+    run = Run(load_config(config))
     for step in run.steps():
         if step.step == steps:
             run.interrupt("SIGINT")
@@ -282,7 +283,9 @@ class Tied(nn.Module):
 
 def test_tied_weights_are_saved_under_each_of_their_names(tmp_path: Path) -> None:
     run = Run(
-        {"callbacks": {"run-folder": {"parent": str(tmp_path)}}, "train": {"epochs": 1}}, plugins={"model": Tied(2)}
+        load_config(
+            {"callbacks": {"run-folder": {"parent": str(tmp_path)}}, "train": {"epochs": 1}}, plugins={"model": Tied(2)}
+        )
     )
     run.fit()
     weights = read_model(find_run("last", tmp_path))
@@ -713,7 +716,9 @@ def test_other_data_in_a_mapped_file_have_another_fingerprint(tmp_path: Path) ->
     def fingerprint(inputs: np.ndarray[Any, Any]) -> str:
         np.save(tmp_path / "inputs.npy", inputs)
         np.save(tmp_path / "targets.npy", np.zeros(len(inputs), dtype=np.float32))
-        run = Run({"data": {"use": "arrays", "path": str(tmp_path), "memory_map": True, "split": [0.5, 0.5]}})
+        run = Run(
+            load_config({"data": {"use": "arrays", "path": str(tmp_path), "memory_map": True, "split": [0.5, 0.5]}})
+        )
         content = identity_of(run)["data"]["train"]["content"]
         assert isinstance(content, str)
         return content
@@ -894,7 +899,7 @@ def test_facts_that_cannot_be_saved_are_refused_when_the_run_starts(tmp_path: Pa
                 kept={"mean": torch.zeros(1)},
             )
 
-    run = Run({"callbacks": {"run-folder": {"parent": str(tmp_path)}}}, plugins={"data": KeepsTensors()})
+    run = Run(load_config({"callbacks": {"run-folder": {"parent": str(tmp_path)}}}, plugins={"data": KeepsTensors()}))
     with pytest.raises(CheckpointError, match="contains tensors: kept/mean"):
         run.fit()
     assert run.step == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hookline import Run
+from hookline import Run, load_config
 from hookline.trials import ModelSummary, OutputShapes, summarize
 
 
@@ -115,7 +115,7 @@ def test_a_model_without_parts_is_one_row() -> None:
 
 
 def test_a_run_is_summarized_during_its_trial_step() -> None:
-    run = Run({"model": {"use": "mlp", "hidden": [8]}})
+    run = Run(load_config({"model": {"use": "mlp", "hidden": [8]}}))
     with OutputShapes(run.model) as shapes:
         next(run.try_steps()).loss.item()
     assert column(summarize(run.model, shapes), "output") == {

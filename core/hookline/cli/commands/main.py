@@ -25,11 +25,11 @@ from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step_lines
 from hookline.cli.streams import outlasted_output
-from hookline.engine.config.loading import load_config
-from hookline.engine.config.run_config import RunConfig
+from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.plugin.catalog import KINDS, Catalog
+from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.words import did_you_mean
 from hookline.runs.folder import folder_of
 from hookline.runs.lock import make_lock, read_lock

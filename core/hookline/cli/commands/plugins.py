@@ -28,7 +28,7 @@ from hookline.cli.arguments import (
 from hookline.cli.command import Command
 from hookline.cli.completion import complete_kind_and_words, complete_name, split_words
 from hookline.cli.output import Output
-from hookline.engine.config.loading import named_entries
+from hookline.config.loading import named_entries
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.engine.plugin.catalog import KINDS, Catalog, Entry
 from hookline.engine.plugin.plugin import combined

@@ -33,7 +33,7 @@ from hookline.cli.printing.runs import (
     run_values,
 )
 from hookline.cli.streams import outlasted_output
-from hookline.engine.config.loading import load_config
+from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError, Fault, HooklineError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable

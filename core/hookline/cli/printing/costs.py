@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hookline.cli.output import Output
-from hookline.engine.config.run_config import RunConfig
+from hookline.engine.plugin.run_config import RunConfig
 from hookline.trials.ledger import Ledger
 
 

@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hookline.engine.config.layers import Source
-from hookline.engine.config.loading import load_config
-from hookline.engine.config.run_config import RunConfig
 from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Components, Site, build_all
@@ -29,6 +26,7 @@ from hookline.engine.loop.step import CoreHooks
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.member import Member, make_members
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.result import Outcome, RunResult, Step, plain_rows
 from hookline.engine.view import LossFunction, Row
 from hookline.engine.words import as_text
@@ -40,9 +38,7 @@ class Run:
     Plugins see it as a ``RunView``.
 
     Args:
-        config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
-        overrides: Values by dotted key that override those of the config; not with a ``RunConfig``.
-        plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
+        config: The complete config, from ``load_config``.
         observers: Observers of every hook call, such as a ``Ledger``.
         shortcuts: Whether to call torch without the Python code around it; the numbers are the same.
         build: Builds the components, if only some of them are needed.
@@ -55,9 +51,11 @@ class Run:
 
     Raises:
         HooklineError: Of the class for the problem: config, plugin, data or contract.
+        TypeError: When ``config`` is anything else, such as a mapping.
 
     Example:
-        >>> run = Run({"train": {"epochs": 1}})
+        >>> from hookline import load_config
+        >>> run = Run(load_config({"train": {"epochs": 1}}))
         >>> for step in run.steps():
         ...     pass
         >>> run.outcome, step.step
@@ -66,18 +64,16 @@ class Run:
 
     def __init__(
         self,
-        config: RunConfig | Source = None,
-        overrides: Mapping[str, Any] | Sequence[str] = (),
+        config: RunConfig,
         *,
-        plugins: Mapping[str, Any] | None = None,
         observers: Sequence[Observer] = (),
         shortcuts: bool = True,
         build: Callable[[Site], None] = build_all,
     ) -> None:
         if not isinstance(config, RunConfig):
-            config = load_config(config, overrides, plugins=plugins)
-        elif overrides or plugins:
-            raise TypeError("a RunConfig is complete: pass overrides and plugins to load_config")
+            raise TypeError(
+                f"a run takes a RunConfig, not a {type(config).__name__}: pass that to hookline.load_config"
+            )
         self.config = config
         self.shared: dict[str, object] = {}
         self.summary: dict[str, Sequence[Row]] = {}
@@ -364,31 +360,3 @@ class Run:
         if self.outcome is None:
             raise TrainingError("the run is not over", hint="take all its steps, or call fit()")
         return RunResult.of(self, self.outcome)
-
-
-def train(
-    config: RunConfig | Source = None,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
-    *,
-    plugins: Mapping[str, Any] | None = None,
-    observers: Sequence[Observer] = (),
-) -> RunResult:
-    """Train a model: create a run, take all its steps, and return its result.
-
-    Prints and writes nothing, and changes nothing global.
-
-    Args:
-        config: A TOML file's path, a mapping of the same form, a ``RunConfig``, or None for the defaults.
-        overrides: Values by dotted key that override those of the config; not with a ``RunConfig``.
-        plugins: Objects instead of named plugins, by table: ``{"model": net}``; not with a ``RunConfig``.
-        observers: Observers of every hook call, such as a ``Ledger``.
-
-    Raises:
-        HooklineError: Of the class for the problem.
-        Exception: Any error of a plugin or a component, with notes that name the place.
-
-    Example:
-        >>> train({"optimizer": {"lr": 0.1}}, {"train.epochs": 1}).outcome
-        'completed'
-    """
-    return Run(config, overrides, plugins=plugins, observers=observers).fit()

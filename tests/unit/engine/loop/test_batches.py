@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, get_worker_info
 
-from hookline import DataError, DataSource, Fault, Run, hookimpl
+from hookline import DataError, DataSource, Fault, Run, hookimpl, load_config
 from hookline.engine.loop import batches
 from hookline.engine.loop.batch import count_examples, placed
 from hookline.engine.loop.batches import Batches, ReadOptions
@@ -742,7 +742,7 @@ def noisy_run(num_workers: int, **more: Any) -> Run:
         "model": {"use": "mlp", "hidden": [4], "dropout": 0.5},
         "optimizer": "adam",
     }
-    return Run(config, plugins={"data": data})
+    return Run(load_config(config, plugins={"data": data}))
 
 
 def bits(run: Run) -> tuple[list[list[float]], list[dict[str, float]]]:
@@ -775,7 +775,7 @@ def failing_run(get: Callable[[int], Any], *callbacks: object, num_workers: int 
     data = DataSource(Items(get), in_features=3, out_features=1)
     settings = {"epochs": 1, "batch_size": 4, "num_workers": num_workers, "shuffle": False, "evaluate": []}
     plugins = {f"callbacks.{number}": callback for number, callback in enumerate(callbacks)}
-    return Run({"train": settings}, plugins={"data": data, **plugins})
+    return Run(load_config({"train": settings}, plugins={"data": data, **plugins}))
 
 
 class Slow:
@@ -853,7 +853,7 @@ def test_a_run_that_fails_elsewhere_leaves_no_process_either(where: str) -> None
     data = DataSource(Items(), in_features=3, out_features=1)
     plugins = {"callbacks.fails": FailingStep()} if where == "step" else {"model": FailsInEvaluation(3, 1)}
     settings = {"epochs": 1, "batch_size": 4, "eval_batch_size": 4, "num_workers": 2}
-    run = Run({"train": settings}, plugins={"data": data, **plugins})
+    run = Run(load_config({"train": settings}, plugins={"data": data, **plugins}))
     with pytest.raises(KeyError, match=where) as caught:
         run.fit()
     assert not children()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, get_worker_info
 
-from hookline import ContractError, DataError, DataSource, Run, hookimpl
+from hookline import ContractError, DataError, DataSource, Run, hookimpl, load_config
 
 EXAMPLES = 100
 EPOCHS = 3
@@ -66,7 +66,7 @@ class Seen:
 def run_of(dataset: Any, seen: Seen, **train: Any) -> Run:
     source = DataSource(dataset, in_features=1, out_features=1)
     config = {"train": {"epochs": EPOCHS, "batch_size": 10, "evaluate": [], **train}, "optimizer": {"lr": 1e-6}}
-    return Run(config, plugins={"data": lambda: source, "callbacks.seen": seen})
+    return Run(load_config(config, plugins={"data": lambda: source, "callbacks.seen": seen}))
 
 
 def interrupted(dataset: Any, seen: Seen, step: int, **train: Any) -> dict[str, Any]:
@@ -264,9 +264,9 @@ class Tracker:
 
 def test_a_plugin_gets_its_state_when_it_starts() -> None:
     first, second = Tracker(), Tracker()
-    run = Run({"train": {"epochs": 1}}, plugins={"callbacks.tracker": first})
+    run = Run(load_config({"train": {"epochs": 1}}, plugins={"callbacks.tracker": first}))
     run.fit()
-    resumed = Run({"train": {"epochs": 2}}, plugins={"callbacks.tracker": second})
+    resumed = Run(load_config({"train": {"epochs": 2}}, plugins={"callbacks.tracker": second}))
     resumed.load_state_dict(run.state_dict())
     resumed.fit()
     assert (first.opened, second.opened) == (["new"], ["abc"])
@@ -288,13 +288,13 @@ class Unreachable:
 
 def test_a_tolerated_plugin_that_did_not_start_keeps_its_saved_state() -> None:
     tolerated = {"callbacks": {"tracker": {"on_error": "warn"}}, "train": {"epochs": 1}}
-    first = Run(tolerated, plugins={"callbacks.tracker": Tracker()})
+    first = Run(load_config(tolerated, plugins={"callbacks.tracker": Tracker()}))
     first.fit()
-    second = Run(tolerated, {"train.epochs": 2}, plugins={"callbacks.tracker": Unreachable()})
+    second = Run(load_config(tolerated, {"train.epochs": 2}, plugins={"callbacks.tracker": Unreachable()}))
     second.load_state_dict(first.state_dict())
     second.fit()
     assert second.state_dict()["plugins"] == {"callbacks.tracker": {"id": "abc"}}
-    third = Run(tolerated, plugins={"callbacks.tracker": Unreachable()})
+    third = Run(load_config(tolerated, plugins={"callbacks.tracker": Unreachable()}))
     third.fit()
     assert third.state_dict()["plugins"] == {"callbacks.tracker": None}
 
@@ -328,16 +328,16 @@ def test_the_plugin_that_starts_first_loads_its_state_last() -> None:
     events: list[str] = []
     names = {"a": Loads, "b": StartsFirst, "c": Loads}
     plugins = {f"callbacks.{name}": cls(name, events) for name, cls in names.items()}
-    run = Run({"train": {"epochs": 1}}, plugins=plugins)
+    run = Run(load_config({"train": {"epochs": 1}}, plugins=plugins))
     run.load_state_dict(run.state_dict())
     run.fit()
     assert events == ["start b", "start a", "start c", "load c", "load a", "load b"]
 
 
 def test_states_of_other_plugins_are_refused_before_anything_is_loaded() -> None:
-    first = Run({"train": {"epochs": 1}}, plugins={"callbacks.tracker": Tracker()})
+    first = Run(load_config({"train": {"epochs": 1}}, plugins={"callbacks.tracker": Tracker()}))
     first.fit()
-    second = Run({"train": {"epochs": 1}})
+    second = Run(load_config({"train": {"epochs": 1}}))
     before = {name: value.clone() for name, value in second.model.state_dict().items()}
     with pytest.raises(ContractError, match=r"no 'callbacks\.tracker' with a state"):
         second.load_state_dict(first.state_dict())

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hookline import Run, RunResult, hookimpl
+from hookline import Run, RunResult, hookimpl, load_config
 
 CALLBACKS: dict[str, dict[str, Any]] = {
     "clip-gradients": {"max_norm": 0.5},
@@ -77,7 +77,7 @@ def run_with(*parts: str) -> Run:
         "optimizer": {"use": "adam", "lr": 0.01},
         "callbacks": {name: CALLBACKS.get(name, {}) for name in parts if name != MICRO_BATCHES},
     }
-    return Run(config, plugins={"callbacks.short": Short()} if HALVING in parts else {})
+    return Run(load_config(config, plugins={"callbacks.short": Short()} if HALVING in parts else {}))
 
 
 def everything(run: Run, result: RunResult) -> dict[str, Any]:

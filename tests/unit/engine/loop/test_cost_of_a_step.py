@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hookline import Run, hookimpl
+from hookline import Run, hookimpl, load_config
 
 OWN = ("hookline.", "hookline_plugins.", "pluggy.")
 
@@ -39,7 +39,7 @@ class Listener:
 def fit(num_steps: int, non_finite: str = "fail", **plugins: Any) -> None:
     """Take some of the 100 steps of the first epoch."""
     settings = {"evaluate": [], "max_steps": num_steps, "non_finite": non_finite}
-    Run({"train": settings}, plugins=plugins).fit()
+    Run(load_config({"train": settings}, plugins=plugins)).fit()
 
 
 def calls_of(work: Callable[[], object]) -> Counter[str]:
@@ -157,7 +157,7 @@ def test_no_objects_are_left_behind_in_a_thousand_steps(evaluate: list[str]) -> 
         gc.collect()
         return len(gc.get_objects())
 
-    run = Run({"train": {"evaluate": evaluate, "epochs": 12}})
+    run = Run(load_config({"train": {"evaluate": evaluate, "epochs": 12}}))
     steps = run.steps()
     for _ in range(100):
         next(steps)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from hookline import ConfigError, Run
+from hookline import ConfigError, Run, load_config
 from hookline.engine.loop.batch import placed
 from hookline.engine.loop.device import find_device
 
@@ -37,12 +37,12 @@ def test_an_invalid_device_is_an_error_that_names_the_valid_ones(name: str) -> N
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_a_missing_device_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match="torch finds no such device"):
-        Run({"train": {"device": name}})
+        Run(load_config({"train": {"device": name}}))
 
 
 def test_a_default_device_of_the_program_is_an_error_that_names_it() -> None:
     with torch.device("meta"), pytest.raises(ConfigError, match="torch's default device is 'meta'") as caught:
-        Run()
+        Run(load_config())
     assert (
         caught.value.hint == "do not call torch.set_default_device; 'train.device' sets the device of model and batches"
     )

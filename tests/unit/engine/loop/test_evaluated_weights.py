@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
 import hookline
-from hookline import ContractError, DataSource, Run, hookimpl, train
+from hookline import ContractError, DataSource, Run, hookimpl, load_config, train
 from hookline.runs import read_checkpoint
 from hookline.trained import evaluate_run, load_trained
 from hookline_plugins.callbacks.best import Best
@@ -103,7 +103,7 @@ def test_they_are_the_final_weights_of_a_run_that_completes_or_that_a_plugin_sto
 
     for more, num_steps in [({}, 9), ({"stops": Stops()}, 4)]:
         eyes = Eyes()
-        run = Run(CONFIG, plugins=plugins(eyes=eyes, halves=Halves(), **more))
+        run = Run(load_config(CONFIG, plugins=plugins(eyes=eyes, halves=Halves(), **more)))
         run.fit()
         assert run.step == num_steps
         assert np.array_equal(eyes.seen["run end"], [eyes.seen["step"][-1] / 2])
@@ -123,7 +123,7 @@ def test_a_run_that_is_not_finished_keeps_the_trained_weights() -> None:
     assert np.array_equal(eyes.seen["run end"], [eyes.seen["step"][-1]])
 
     eyes = Eyes()
-    run = Run(CONFIG, plugins=plugins(eyes=eyes, halves=Halves()))
+    run = Run(load_config(CONFIG, plugins=plugins(eyes=eyes, halves=Halves())))
     for step in run.steps():
         if step.step == 2:
             assert run.evaluate()["train/loss"] == pytest.approx(mse(eyes.seen["step"][-1] / 2), rel=1e-12)
@@ -178,7 +178,7 @@ def test_the_metrics_of_a_checkpoint_are_those_of_its_evaluation(tmp_path: Path)
 @pytest.mark.parametrize("num_steps", [1, 3, 5, 9])
 def test_a_resumed_run_ends_with_the_same_bits(num_steps: int) -> None:
     def begun() -> Run:
-        return Run(CONFIG, plugins=plugins(halves=Halves()))
+        return Run(load_config(CONFIG, plugins=plugins(halves=Halves())))
 
     whole, first, second = begun().fit(), begun(), begun()
     steps = first.steps()
@@ -256,7 +256,7 @@ def test_an_optimizer_without_a_schedule_is_evaluated_and_kept_where_its_average
     assert result.summary["best train/loss"][0]["value"] == pytest.approx(min(losses), rel=1e-10)
     assert next(result.model.parameters()).detach().numpy().ravel() == pytest.approx(x.ravel(), rel=1e-10)
     assert losses[-1] == min(losses)
-    assert hookline.Run(config, plugins={"data": data(), "model": result.model}).evaluate()[
+    assert hookline.Run(hookline.load_config(config, plugins={"data": data(), "model": result.model})).evaluate()[
         "train/loss"
     ] == pytest.approx(losses[-1], rel=1e-10)
 
@@ -271,7 +271,7 @@ class Breaks:
 
 
 def test_trained_weights_are_restored_if_others_cannot_be_loaded() -> None:
-    run = Run(CONFIG, plugins={"data": data(), "model": line(), "callbacks.breaks": Breaks()})
+    run = Run(load_config(CONFIG, plugins={"data": data(), "model": line(), "callbacks.breaks": Breaks()}))
     with pytest.raises(ContractError, match="for a weight"):
         run.evaluate()
     assert run.model.state_dict()["weight"].tolist() == [[0.3] * 3]

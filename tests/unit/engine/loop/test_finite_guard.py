@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from hookline import DataSource, NonFiniteError, Run, hookimpl, train
+from hookline import DataSource, NonFiniteError, Run, hookimpl, load_config, train
 
 
 def data_with(bad: float, at: int, num_examples: int = 12) -> DataSource:
@@ -45,10 +45,10 @@ def weights_after(run: Run) -> list[float]:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_are_touched(bad: float) -> None:
-    run = Run(IN_ORDER, plugins={"data": data_with(bad, at=6)})
+    run = Run(load_config(IN_ORDER, plugins={"data": data_with(bad, at=6)}))
     with pytest.raises(NonFiniteError) as caught:
         run.fit()
-    clean = Run(IN_ORDER, {"train.max_steps": 1}, plugins={"data": data_with(bad, at=6)})
+    clean = Run(load_config(IN_ORDER, {"train.max_steps": 1}, plugins={"data": data_with(bad, at=6)}))
     clean.fit()
     assert weights_after(run) == weights_after(clean)
     error = caught.value
@@ -72,7 +72,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_its_parameter_is_named()
     inputs = torch.ones(4, 1)
     source = DataSource(TensorDataset(inputs, torch.zeros(4, 1)), in_features=1, out_features=1)
     plugins = {"data": source, "model": model, "loss": RootLoss()}
-    run = Run(IN_ORDER, plugins=plugins)
+    run = Run(load_config(IN_ORDER, plugins=plugins))
     with pytest.raises(NonFiniteError, match=r"the gradient of '0\.weight' is not finite in step 1"):
         run.fit()
     assert weights_after(run) == [0.0, 0.0]
@@ -121,7 +121,7 @@ def test_a_run_that_only_skips_fails_in_the_end() -> None:
 
 def test_nothing_is_checked_with_ignore() -> None:
     config = {"train": {**IN_ORDER["train"], "non_finite": "ignore"}}
-    run = Run(config, plugins={"data": data_with(float("nan"), at=6)})
+    run = Run(load_config(config, plugins={"data": data_with(float("nan"), at=6)}))
     with pytest.raises(NonFiniteError, match="train/running_loss is nan in epoch 1"):
         run.fit()
     assert run.step == 3
@@ -165,7 +165,11 @@ def bad_gradient_at(step: int) -> Any:
 
 def long_run(overrides: Any = (), optimizer: Any = "sgd", **plugins: Any) -> Run:
     source = data_with(0.5, at=0, num_examples=60)
-    return Run({**LONG, "optimizer": optimizer}, overrides, plugins={"data": source, "model": linear(0.5)} | plugins)
+    return Run(
+        load_config(
+            {**LONG, "optimizer": optimizer}, overrides, plugins={"data": source, "model": linear(0.5)} | plugins
+        )
+    )
 
 
 @pytest.mark.parametrize("is_clipped", [False, True], ids=["plain", "clipped"])
@@ -217,7 +221,11 @@ def test_one_group_that_is_not_fused_is_updated_as_usual(slow_device: None) -> N
     model = linear(0.5)
     groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias], "fused": False}]
     optimizer = torch.optim.Adam(groups, lr=0.1, fused=True)
-    run = Run(LONG, plugins={"data": data_with(0.5, at=0, num_examples=60), "model": model, "optimizer": optimizer})
+    run = Run(
+        load_config(
+            LONG, plugins={"data": data_with(0.5, at=0, num_examples=60), "model": model, "optimizer": optimizer}
+        )
+    )
     assert run.fit().outcome == "completed"
 
 
@@ -291,7 +299,7 @@ def test_gradients_with_an_overflowing_norm_are_finite_on_a_slow_device_too(slow
 
 @pytest.mark.parametrize("size", [0, 3])
 def test_a_batch_in_parts_is_guarded_too(size: int) -> None:
-    run = Run(IN_ORDER, {"train.micro_batch_size": size}, plugins={"data": data_with(float("nan"), at=7)})
+    run = Run(load_config(IN_ORDER, {"train.micro_batch_size": size}, plugins={"data": data_with(float("nan"), at=7)}))
     with pytest.raises(NonFiniteError, match="in step 2 "):
         run.fit()
     assert all(torch.isfinite(p).all() for p in run.model.parameters())

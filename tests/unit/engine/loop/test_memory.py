@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-from hookline import DataSource, Run, TrainingError, hookimpl, train
+from hookline import DataSource, Run, TrainingError, hookimpl, load_config, train
 from hookline.engine.loop.memory import is_out_of_memory
 from narrow import CUDA, HALVE, SHORT, Narrow, OwnStep, error_of, narrow_run, out_of_memory
 
@@ -207,14 +207,14 @@ def two_splits() -> DataSource:
 
 def test_a_first_batch_is_tried_in_the_size_that_fits_into_memory() -> None:
     model = Counting(3)
-    Run(SHORT, {"train.evaluate": ["validation"]}, plugins={"data": two_splits(), "model": model})
+    Run(load_config(SHORT, {"train.evaluate": ["validation"]}, plugins={"data": two_splits(), "model": model}))
     assert model.sizes == [4, 2, 8, 4, 2]
 
 
 def test_a_first_batch_is_tried_in_micro_batch_size() -> None:
     model = Counting(99)
     overrides = {"train.evaluate": ["validation"], "train.micro_batch_size": 3}
-    Run(SHORT, overrides, plugins={"data": two_splits(), "model": model})
+    Run(load_config(SHORT, overrides, plugins={"data": two_splits(), "model": model}))
     assert model.sizes == [4, 3]
 
 
@@ -227,6 +227,6 @@ def test_a_first_example_that_is_too_large_is_an_error(fails: str) -> None:
     with pytest.raises(
         TrainingError, match="out of memory while one example of the train split of data 'synth"
     ) as caught:
-        Run(SHORT, plugins=plugins)
+        Run(load_config(SHORT, plugins=plugins))
     assert "a single example is too large" in str(caught.value.hint)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)

@@ -107,7 +107,7 @@ EPOCH_2 = [
 
 
 def test_final_weights_are_bit_identical_to_those_of_a_hand_written_loop() -> None:
-    run = Run()
+    run = Run(load_config())
     dataset = run.data.train
     assert isinstance(dataset, TensorDataset)
     features, targets = dataset.tensors
@@ -196,7 +196,7 @@ def test_a_model_gets_the_sizes_that_the_first_example_has(
         raise ValueError("the sizes are all that is asked for")
 
     with pytest.raises(ValueError, match="all that is asked for"):
-        Run(plugins={"data": data, "model": model})
+        Run(load_config(plugins={"data": data, "model": model}))
     assert seen == [sizes]
 
 
@@ -211,7 +211,7 @@ def test_a_look_at_the_sizes_draws_no_random_numbers_of_the_run() -> None:
 
 def test_an_example_that_cannot_be_read_is_reported_as_such() -> None:
     with pytest.raises(DataError, match="OSError: the disk is gone"):
-        Run(plugins={"data": DataSource(Failing()), "model": nn.Linear(2, 3)})
+        Run(load_config(plugins={"data": DataSource(Failing()), "model": nn.Linear(2, 3)}))
 
 
 @pytest.mark.parametrize("weights", [[1.5], [0.5, -1.0, 2.0, 3.0, -0.25]])
@@ -222,7 +222,9 @@ def test_any_number_of_features_is_learned(weights: list[float]) -> None:
 
 
 def test_running_loss_is_the_mean_over_examples_also_with_a_ragged_last_batch() -> None:
-    run = Run({"train": {"epochs": 1, "batch_size": 3}, "data": {"num_examples": 8}, "optimizer": {"lr": 0.0}})
+    run = Run(
+        load_config({"train": {"epochs": 1, "batch_size": 3}, "data": {"num_examples": 8}, "optimizer": {"lr": 0.0}})
+    )
     result = run.fit()
     assert result.metrics["train/running_loss"] == pytest.approx(result.metrics["train/loss"], rel=1e-6)
 
@@ -285,7 +287,7 @@ def test_transcript_of_a_run_that_a_plugin_stops_at_the_end_of_an_epoch() -> Non
 
 def test_transcript_of_a_run_that_a_plugin_stops_in_a_step() -> None:
     recorder = Recorder()
-    run = Run(SMALL, plugins={"callbacks.recorder": recorder, "callbacks.stop": StopIn("step")})
+    run = Run(load_config(SMALL, plugins={"callbacks.recorder": recorder, "callbacks.stop": StopIn("step")}))
     result = run.fit()
     assert (result.outcome, result.stop_reason, result.steps) == ("stopped", "enough", 1)
     step_2 = EPOCH_1.index("step_end 2")
@@ -294,7 +296,7 @@ def test_transcript_of_a_run_that_a_plugin_stops_in_a_step() -> None:
 
 def test_transcript_of_a_run_when_the_host_leaves_its_steps() -> None:
     recorder = Recorder()
-    run = Run(SMALL, plugins={"callbacks.recorder": recorder})
+    run = Run(load_config(SMALL, plugins={"callbacks.recorder": recorder}))
     steps = run.steps()
     assert next(steps).step == 1
     steps.close()  # type: ignore[attr-defined] # a generator
@@ -356,7 +358,7 @@ def test_a_failing_callback_neither_stops_others_from_closing_nor_hides_an_earli
 def test_an_error_in_closing_is_raised_when_nothing_else_was() -> None:
     recorder = Recorder(raise_in="run_end", error=OSError("disk gone"))
     other = Recorder("other ")
-    run = Run(SMALL, plugins={"callbacks.a": recorder, "callbacks.b": other})
+    run = Run(load_config(SMALL, plugins={"callbacks.a": recorder, "callbacks.b": other}))
     with pytest.raises(OSError, match="disk gone"):
         run.fit()
     assert other.events[-1] == "other run_end completed"
@@ -366,7 +368,7 @@ def test_an_error_in_closing_is_raised_when_nothing_else_was() -> None:
 @pytest.mark.parametrize("ending", [SystemExit(0), StopIteration(), GeneratorExit()], ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("event", ["run_start", "step_end", "epoch_end"])
 def test_a_plugin_cannot_end_the_program_or_the_loop(ending: BaseException, event: str) -> None:
-    run = Run(SMALL, plugins={"callbacks.recorder": Recorder(raise_in=event, error=ending)})
+    run = Run(load_config(SMALL, plugins={"callbacks.recorder": Recorder(raise_in=event, error=ending)}))
     with pytest.raises(TrainingError, match=type(ending).__name__) as caught:
         run.fit()
     assert run.outcome == "failed"
@@ -385,7 +387,7 @@ def test_events_come_in_the_order_of_the_config() -> None:
 
 
 def test_steps_are_those_of_fit() -> None:
-    stepped, fitted = Run(SMALL), Run(SMALL)
+    stepped, fitted = Run(load_config(SMALL)), Run(load_config(SMALL))
     steps = list(stepped.steps())
     assert [(step.epoch, step.step) for step in steps] == [(1, 1), (1, 2), (2, 3), (2, 4)]
     assert all(step.loss.dim() == 0 and not step.loss.requires_grad for step in steps)
@@ -393,7 +395,7 @@ def test_steps_are_those_of_fit() -> None:
 
 
 def test_a_run_is_begun_only_once() -> None:
-    run = Run(SMALL)
+    run = Run(load_config(SMALL))
     run.fit()
     with pytest.raises(TrainingError, match="already begun"):
         run.fit()
@@ -401,12 +403,17 @@ def test_a_run_is_begun_only_once() -> None:
 
 def test_a_run_that_is_not_over_has_no_result() -> None:
     with pytest.raises(TrainingError, match="not over"):
-        Run(SMALL).result()
+        Run(load_config(SMALL)).result()
 
 
 def test_a_complete_config_takes_no_overrides() -> None:
     with pytest.raises(TypeError, match="load_config"):
-        Run(load_config(SMALL), ["train.epochs=1"])
+        train(load_config(SMALL), ["train.epochs=1"])
+
+
+def test_a_run_takes_a_complete_config_alone() -> None:
+    with pytest.raises(TypeError, match="not a dict: pass that to hookline"):
+        Run(cast(Any, SMALL))
 
 
 # ---- nothing global -------------------------------------------------------------------------------------------------
@@ -421,7 +428,7 @@ def weights_of(result: RunResult) -> list[list[float]]:
 
 
 def dropout_run(seed: int) -> Run:
-    return Run(SMALL, {"train.seed": seed, "data.num_examples": 40}, plugins={"model": dropout_model})
+    return Run(load_config(SMALL, {"train.seed": seed, "data.num_examples": 40}, plugins={"model": dropout_model}))
 
 
 def test_two_runs_interleaved_equal_the_same_two_run_apart() -> None:
@@ -448,9 +455,11 @@ def test_a_run_inside_another_changes_neither() -> None:
     config = load_config(SMALL, {"train.seed": 1, "data.num_examples": 40}, plugins={"model": dropout_model})
     assert weights_of(train(config)) == apart[0]
     outer = Run(
-        SMALL,
-        {"train.seed": 1, "data.num_examples": 40},
-        plugins={"model": dropout_model, "callbacks.nested": Nested()},
+        load_config(
+            SMALL,
+            {"train.seed": 1, "data.num_examples": 40},
+            plugins={"model": dropout_model, "callbacks.nested": Nested()},
+        )
     )
     assert weights_of(outer.fit()) == apart[0]
     assert inner == [apart[1]] * 2
@@ -486,11 +495,11 @@ def snapshot() -> dict[str, Any]:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_is_silent_and_changes_nothing_global(fails: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    Run(SMALL)  # torch sets up some of it on first use
+    Run(load_config(SMALL))  # torch sets up some of it on first use
     before = snapshot()
     run = dropout_run(3)
     if fails:
-        run = Run(SMALL, plugins={"callbacks.recorder": Recorder(raise_in="step_end")})
+        run = Run(load_config(SMALL, plugins={"callbacks.recorder": Recorder(raise_in="step_end")}))
         with pytest.raises(RuntimeError):
             run.fit()
     else:
@@ -519,7 +528,7 @@ def pairs(features: Tensor, targets: Tensor) -> DataSource:
 @pytest.mark.parametrize("loss", ["mse", "l1", "huber", "bce-with-logits"])
 def test_a_target_that_would_be_broadcast_is_refused_by_name(loss: str) -> None:
     with pytest.raises(ContractError) as caught:
-        Run({"loss": {"use": loss}}, plugins={"data": pairs(torch.zeros(8, 2), torch.zeros(8))})
+        Run(load_config({"loss": {"use": loss}}, plugins={"data": pairs(torch.zeros(8, 2), torch.zeros(8))}))
     for words in [f"loss {loss!r}", "prediction is [8, 1] float32", "target is [8] float32", "broadcast"]:
         assert words in str(caught.value)
 
@@ -566,7 +575,7 @@ def test_a_component_that_breaks_its_contract_is_refused_when_the_run_is_built(
     plugins: dict[str, Any], error: type[Exception], words: list[str]
 ) -> None:
     with pytest.raises(error) as caught:
-        Run({}, {"train.batch_size": 10}, plugins=plugins)
+        Run(load_config({}, {"train.batch_size": 10}, plugins=plugins))
     for word in words:
         assert word in str(caught.value)
 
@@ -589,7 +598,7 @@ def test_a_metric_given_twice_is_an_error() -> None:
 
     labels = DataSource(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), None, None, 2, 3)
     with pytest.raises(ContractError, match="'accuracy', which exists already"):
-        Run({"loss": {"use": "cross-entropy"}}, plugins={"data": labels, "callbacks.twice": Twice()})
+        Run(load_config({"loss": {"use": "cross-entropy"}}, plugins={"data": labels, "callbacks.twice": Twice()}))
 
 
 # ---- other kinds of data, steps and models --------------------------------------------------------------------------
@@ -622,7 +631,7 @@ def test_a_map_style_dataset_trains_like_its_tensors() -> None:
 
 
 def test_a_stream_is_read_from_its_beginning_in_every_epoch() -> None:
-    run = Run(SMALL, plugins={"data": DataSource(Stream(), in_features=2, out_features=1)})
+    run = Run(load_config(SMALL, plugins={"data": DataSource(Stream(), in_features=2, out_features=1)}))
     assert run.steps_per_epoch is None
     assert run.fit().steps == 2 * 3
 
@@ -748,7 +757,7 @@ def test_modes_that_a_plugin_set_are_part_of_the_state(num_steps: int) -> None:
         fixes = FixesBackbone(2, until=4)
         torch.manual_seed(0)
         options = {"train": {"epochs": 4, "batch_size": 250}}
-        return fixes, Run(options, plugins={"model": Backbone(), "callbacks.fixes": fixes})
+        return fixes, Run(load_config(options, plugins={"model": Backbone(), "callbacks.fixes": fixes}))
 
     whole, first, (fixes, second) = begun()[1].fit(), begun()[1], begun()
     steps = first.steps()
@@ -767,7 +776,7 @@ def test_modes_that_follow_from_the_config_are_not_part_of_the_state() -> None:
         def on_run_start(self, run: Run) -> None:
             cast(Any, run.unwrapped_model).backbone.eval().requires_grad_(requires_grad=False)
 
-    run = Run({"train": {"epochs": 1}}, plugins={"model": Backbone(), "callbacks.fixes": FixesAtStart()})
+    run = Run(load_config({"train": {"epochs": 1}}, plugins={"model": Backbone(), "callbacks.fixes": FixesAtStart()}))
     next(run.steps())
     assert run.state_dict()["modes"] == []
 
@@ -805,7 +814,7 @@ def test_a_plugin_may_restore_with_its_state_the_modes_that_it_set() -> None:
     def begun() -> Run:
         torch.manual_seed(0)
         options = {"train": {"epochs": 4, "batch_size": 250}}
-        return Run(options, plugins={"model": Backbone(), "callbacks.thaws": Thaws()})
+        return Run(load_config(options, plugins={"model": Backbone(), "callbacks.thaws": Thaws()}))
 
     whole, first, second = begun().fit(), begun(), begun()
     second.load_state_dict(next(first.state_dict() for step in first.steps() if step.step == 9))
@@ -859,14 +868,14 @@ def test_the_smallest_batch_is_tried_in_training_mode_before_the_first_step(
 ) -> None:
     model: Any = Backbone()
     with pytest.raises(ContractError) as caught:
-        Run({"train": options}, plugins={"data": examples(num), "model": model})
+        Run(load_config({"train": options}, plugins={"data": examples(num), "model": model}))
     assert str(caught.value) == (
         "model 'Backbone' (given from Python) fails in training mode on 1 example, the smallest batch of the train "
         "split of data 'DataSource' (given from Python): ValueError: Expected more than 1 value per channel when "
         "training, got input size torch.Size([1, 4])\n"
         "  = set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
     )
-    Run({"train": {"batch_size": 10}}, plugins={"data": examples(42), "model": model})
+    Run(load_config({"train": {"batch_size": 10}}, plugins={"data": examples(42), "model": model}))
     norm: Any = model.backbone[1]
     assert (norm.num_batches_tracked, norm.running_mean.tolist()) == (0, [0.0] * 4)
 
@@ -893,8 +902,8 @@ def test_the_last_batch_is_left_out_if_it_is_smaller(is_stream: bool) -> None:
 
 
 def test_another_example_is_left_out_in_each_epoch() -> None:
-    run = Run({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": examples(10)})
-    whole = Run({"train": {"batch_size": 3}}, plugins={"data": examples(10)})
+    run = Run(load_config({"train": {"batch_size": 3, "drop_last": True}}, plugins={"data": examples(10)}))
+    whole = Run(load_config({"train": {"batch_size": 3}}, plugins={"data": examples(10)}))
     for epoch in (1, 2, 3):
         assert run.batch_order(epoch).tolist() == whole.batch_order(epoch).tolist()[:9]
     assert (run.steps_per_epoch, run.num_steps) == (3, 9)
@@ -920,7 +929,7 @@ def test_a_lazy_module_gets_its_sizes_from_the_first_batch() -> None:
 
 
 def test_batch_normalization_is_not_touched_by_the_trial_of_the_first_batch() -> None:
-    run = Run(SMALL, plugins={"model": lambda data: nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))})
+    run = Run(load_config(SMALL, plugins={"model": lambda data: nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))}))
     assert run.model.state_dict()["0.num_batches_tracked"].item() == 0
 
 
@@ -934,7 +943,7 @@ def test_a_model_may_be_a_module_or_a_function(target: Any) -> None:
 
 
 def test_a_plain_torch_optimizer_is_a_plugin() -> None:
-    run = Run(SMALL, plugins={"optimizer": torch.optim.Adagrad})
+    run = Run(load_config(SMALL, plugins={"optimizer": torch.optim.Adagrad}))
     assert isinstance(run.optimizer, torch.optim.Adagrad)
 
 
@@ -959,7 +968,7 @@ def test_early_stopping_stops() -> None:
 
 def test_try_step_leaves_no_events_behind() -> None:
     recorder = Recorder()
-    step = next(Run(SMALL, plugins={"callbacks.recorder": recorder}).try_steps())
+    step = next(Run(load_config(SMALL, plugins={"callbacks.recorder": recorder})).try_steps())
     assert math.isfinite(step.loss.item())
     assert recorder.events == []
 
@@ -975,7 +984,7 @@ def test_try_step_leaves_no_events_behind() -> None:
 def test_a_step_that_does_not_split_batches_is_refused_with_micro_batches(plugins: Any, owner: str) -> None:
     config = {**SMALL, "train": {**SMALL["train"], "evaluate": [], "micro_batch_size": 2}}
     with pytest.raises(ConfigError, match=f"the step of {owner} does not split batches"):
-        Run(config, plugins=plugins)
+        Run(load_config(config, plugins=plugins))
 
 
 def test_a_step_of_a_plugin_can_declare_that_it_splits_batches() -> None:
@@ -986,7 +995,7 @@ def test_a_step_of_a_plugin_can_declare_that_it_splits_batches() -> None:
             return super().build_step(run)
 
     config = {**SMALL, "train": {**SMALL["train"], "evaluate": [], "micro_batch_size": 2}}
-    assert Run(config, plugins={"callbacks.step": Splits()}).micro_batch_size == 2
+    assert Run(load_config(config, plugins={"callbacks.step": Splits()})).micro_batch_size == 2
 
 
 class Rotation(nn.Module):
@@ -1006,7 +1015,7 @@ class Rotation(nn.Module):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_complex_tensors_keep_their_imaginary_part_in_the_precision_of_the_run(dtype: str) -> None:
-    run = Run(SMALL, {"train.dtype": dtype}, plugins={"model": Rotation})
+    run = Run(load_config(SMALL, {"train.dtype": dtype}, plugins={"model": Rotation}))
     kinds = {name: value.dtype for name, value in run.model.state_dict().items()}
     wide = torch.complex64 if dtype == "float32" else torch.complex128
     assert kinds == {"rotation": wide, "weight": wide, "counts": torch.int64}
@@ -1041,7 +1050,7 @@ def optimizer_of_the_bias_twice(model: nn.Linear) -> torch.optim.Optimizer:
 )
 def test_an_optimizer_without_the_models_parameters_is_refused(optimizer: Any, words: str) -> None:
     with pytest.raises(ContractError, match=words):
-        Run(SMALL, plugins={"optimizer": optimizer})
+        Run(load_config(SMALL, plugins={"optimizer": optimizer}))
 
 
 def test_frozen_parameters_need_no_optimizer() -> None:
@@ -1101,7 +1110,7 @@ class Quits(nn.Module):
 
 @pytest.mark.parametrize("ending", [SystemExit(0), StopIteration(), GeneratorExit()], ids=lambda e: type(e).__name__)
 def test_a_component_cannot_end_the_program_or_the_loop(ending: BaseException) -> None:
-    run = Run(SMALL, plugins={"model": Quits(ending)})
+    run = Run(load_config(SMALL, plugins={"model": Quits(ending)}))
     with pytest.raises(TrainingError, match=type(ending).__name__) as caught:
         run.fit()
     assert (caught.value.epoch, caught.value.step, run.outcome) == (1, 0, "failed")
@@ -1148,14 +1157,14 @@ class StepThatGives:
 @pytest.mark.parametrize("value", [None, 0.5, torch.zeros(2), torch.zeros((), requires_grad=True)], ids=str)
 def test_a_step_must_return_a_detached_scalar(value: Any) -> None:
     with pytest.raises(ContractError, match="the step returned"):
-        list(Run(SMALL, plugins={"callbacks.step": StepThatGives(value)}).steps())
+        list(Run(load_config(SMALL, plugins={"callbacks.step": StepThatGives(value)})).steps())
 
 
 def test_a_validation_split_of_another_shape_is_refused_before_the_first_step() -> None:
     data = pairs(torch.zeros(8, 2), torch.zeros(8, 1))
     wrong = DataSource(data.train, TensorDataset(torch.zeros(8, 2), torch.zeros(8)), in_features=2, out_features=1)
     with pytest.raises(ContractError, match="would be broadcast"):
-        Run(SMALL, plugins={"data": wrong})
+        Run(load_config(SMALL, plugins={"data": wrong}))
 
 
 def test_a_custom_loss_that_would_broadcast_is_refused() -> None:
@@ -1163,20 +1172,23 @@ def test_a_custom_loss_that_would_broadcast_is_refused() -> None:
         return ((prediction - target) ** 2).mean()
 
     with pytest.raises(ContractError, match="would be broadcast"):
-        Run(SMALL, plugins={"loss": squares, "data": pairs(torch.randn(8, 2), torch.randn(8))})
+        Run(load_config(SMALL, plugins={"loss": squares, "data": pairs(torch.randn(8, 2), torch.randn(8))}))
 
 
 def test_a_custom_loss_that_reshapes_itself_is_accepted() -> None:
     def squares(prediction: Tensor, target: Tensor) -> Tensor:
         return ((prediction.squeeze(1) - target) ** 2).mean()
 
-    assert Run(SMALL, plugins={"loss": squares, "data": pairs(torch.randn(8, 2), torch.randn(8))}).fit().steps == 4
+    assert (
+        Run(load_config(SMALL, plugins={"loss": squares, "data": pairs(torch.randn(8, 2), torch.randn(8))})).fit().steps
+        == 4
+    )
 
 
 def test_evaluation_of_batches_that_are_no_pairs_is_refused_at_once() -> None:
     plugins = {"data": DataSource(Mappings(), in_features=2, out_features=1), "callbacks.step": OwnStep()}
     with pytest.raises(DataError, match=r"train\.evaluate = \[\]"):
-        Run(SMALL, plugins=plugins)
+        Run(load_config(SMALL, plugins=plugins))
 
 
 class Measures:
@@ -1193,7 +1205,7 @@ class Measures:
 )
 def test_metrics_must_have_names_of_their_own(metrics: Any, words: str) -> None:
     with pytest.raises(ContractError, match=words):
-        Run(SMALL, plugins={"callbacks.metrics": Measures(metrics)})
+        Run(load_config(SMALL, plugins={"callbacks.metrics": Measures(metrics)}))
 
 
 def test_data_and_plugins_that_draw_random_numbers_draw_the_runs() -> None:
@@ -1214,7 +1226,7 @@ def test_data_and_plugins_that_draw_random_numbers_draw_the_runs() -> None:
 def test_a_program_that_has_switched_gradients_off_can_train(without_gradients: Callable[[], Any]) -> None:
     expected = weights_of(train(SMALL))
     with without_gradients():
-        run = Run(SMALL)
+        run = Run(load_config(SMALL))
         mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         for _ in run.steps():
             assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == mode
@@ -1225,7 +1237,7 @@ def test_a_program_that_has_switched_gradients_off_can_train(without_gradients: 
 def test_a_model_without_anything_to_train_is_named() -> None:
     frozen = nn.Linear(2, 1).requires_grad_(False)
     with pytest.raises(ContractError, match=r"model 'Linear' .* no parameter requires a gradient"):
-        Run(SMALL, plugins={"model": frozen})
+        Run(load_config(SMALL, plugins={"model": frozen}))
 
 
 def test_a_loss_with_weights_has_the_runs_dtype() -> None:
@@ -1272,7 +1284,7 @@ class WrapsWrongly:
 @pytest.mark.parametrize("how", ["did not yield", "yielded twice", "returned nothing"])
 def test_a_wrapper_that_breaks_the_form_is_named(how: str) -> None:
     with pytest.raises(PluginError, match=rf"wrapper 'build_model' of callback 'WrapsWrongly' .* {how}"):
-        Run(SMALL, plugins={"callbacks.w": WrapsWrongly(how)})
+        Run(load_config(SMALL, plugins={"callbacks.w": WrapsWrongly(how)}))
 
 
 def test_evaluation_goes_through_the_data_in_batches_of_their_own_size() -> None:
@@ -1395,7 +1407,7 @@ def stateful_run(overrides: Mapping[str, Any] | None = None) -> Run:
         "optimizer": {"use": "adam"},
         "callbacks": {"early-stopping": {"monitor": "validation/loss", "patience": 2}},
     }
-    return Run(config, overrides or {}, plugins={"data": data, "callbacks.counts": Counts()})
+    return Run(load_config(config, overrides or {}, plugins={"data": data, "callbacks.counts": Counts()}))
 
 
 @pytest.fixture(scope="module")
@@ -1467,7 +1479,7 @@ def test_a_run_that_was_stopped_in_a_step_still_ends_its_epoch_when_resumed() ->
 
     def stopping() -> tuple[Run, Recorder]:
         recorder = Recorder()
-        return Run(SMALL, plugins={"callbacks.stops": Stops(), "callbacks.recorder": recorder}), recorder
+        return Run(load_config(SMALL, plugins={"callbacks.stops": Stops(), "callbacks.recorder": recorder})), recorder
 
     first, _ = stopping()
     next(first.steps())
@@ -1493,7 +1505,7 @@ def test_a_run_has_no_state_within_an_event() -> None:
 
 
 def test_a_state_is_loaded_before_the_first_step() -> None:
-    run = Run(SMALL)
+    run = Run(load_config(SMALL))
     state = run.state_dict()
     run.fit()
     with pytest.raises(TrainingError, match="the run has already begun"):
@@ -1501,9 +1513,9 @@ def test_a_state_is_loaded_before_the_first_step() -> None:
 
 
 def test_the_state_of_another_model_is_refused() -> None:
-    other = Run(SMALL, plugins={"model": nn.Linear(2, 1, bias=False)})
+    other = Run(load_config(SMALL, plugins={"model": nn.Linear(2, 1, bias=False)}))
     with pytest.raises(ContractError, match="this state belongs to a different run: Error"):
-        Run(SMALL).load_state_dict(other.state_dict())
+        Run(load_config(SMALL)).load_state_dict(other.state_dict())
 
 
 class AddsALayer:
@@ -1516,7 +1528,7 @@ class AddsALayer:
 
 
 def wrapped_run() -> Run:
-    return Run(SMALL, plugins={"callbacks.layer": AddsALayer()})
+    return Run(load_config(SMALL, plugins={"callbacks.layer": AddsALayer()}))
 
 
 def test_the_state_separates_the_model_from_its_wrappers() -> None:
@@ -1538,12 +1550,12 @@ def test_a_run_with_a_wrapper_that_has_weights_resumes_to_the_last_bit() -> None
 
 def test_the_state_of_other_wrappers_is_refused() -> None:
     with pytest.raises(ContractError, match=r"the wrappers of the model differ in 0\.bias, 0\.weight, 1\.bias"):
-        Run(SMALL).load_state_dict(wrapped_run().state_dict())
+        Run(load_config(SMALL)).load_state_dict(wrapped_run().state_dict())
 
 
 def test_the_state_of_other_plugins_is_refused_with_their_tables() -> None:
-    with_counts = Run(SMALL, plugins={"callbacks.counts": Counts()})
-    without = Run(SMALL)
+    with_counts = Run(load_config(SMALL, plugins={"callbacks.counts": Counts()}))
+    without = Run(load_config(SMALL))
     with pytest.raises(ContractError, match=r"the run has no 'callbacks\.counts' with a state"):
         without.load_state_dict(with_counts.state_dict())
     with pytest.raises(ContractError, match=r"there is no state for 'callbacks\.counts'"):
@@ -1556,7 +1568,7 @@ def test_the_state_of_other_plugins_is_refused_with_their_tables() -> None:
 @pytest.mark.parametrize(("max_steps", "epochs"), [(1, 1), (2, 1), (3, 2), (4, 2), (9, 2)])
 def test_a_run_is_complete_after_the_set_steps_and_ends_its_epoch(max_steps: int, epochs: int) -> None:
     recorder = Recorder()
-    run = Run(SMALL, {"train.max_steps": max_steps}, plugins={"callbacks.recorder": recorder})
+    run = Run(load_config(SMALL, {"train.max_steps": max_steps}, plugins={"callbacks.recorder": recorder}))
     assert run.num_steps == min(max_steps, 4)
     result = run.fit()
     assert (result.outcome, result.steps, result.epochs) == ("completed", min(max_steps, 4), epochs)
@@ -1572,11 +1584,11 @@ def test_a_run_is_stopped_when_its_time_has_passed_and_has_the_reason() -> None:
 
 
 def test_the_time_of_a_resumed_run_continues() -> None:
-    first = Run(SMALL, {"train.max_time_s": 1000.0})
+    first = Run(load_config(SMALL, {"train.max_time_s": 1000.0}))
     next(first.steps())
     state = first.state_dict()
     state["used_s"] = 1000.0
-    second = Run(SMALL, {"train.max_time_s": 1000.0})
+    second = Run(load_config(SMALL, {"train.max_time_s": 1000.0}))
     second.load_state_dict(state)
     assert second.fit().steps == 1
 
@@ -1675,7 +1687,7 @@ def test_an_update_cannot_be_wrapped_where_the_optimizer_makes_several_in_a_step
             return functools.partial((yield))
 
     with pytest.raises(ContractError, match="LBFGS updates the weights several times per step"):
-        Run(SMALL, {"optimizer": "lbfgs"}, plugins={"callbacks.wraps": Wraps()})
+        Run(load_config(SMALL, {"optimizer": "lbfgs"}, plugins={"callbacks.wraps": Wraps()}))
 
 
 def test_an_optimizer_with_a_closure_refuses_an_update_that_a_plugin_builds() -> None:
@@ -1685,7 +1697,7 @@ def test_an_optimizer_with_a_closure_refuses_an_update_that_a_plugin_builds() ->
             return lambda: None
 
     with pytest.raises(ContractError, match="LBFGS updates the weights several times per step"):
-        Run(SMALL, {"optimizer": "lbfgs"}, plugins={"callbacks.builds": Builds()})
+        Run(load_config(SMALL, {"optimizer": "lbfgs"}, plugins={"callbacks.builds": Builds()}))
 
 
 def test_the_unwrapped_model_is_the_one_that_the_model_plugin_built() -> None:
@@ -1696,7 +1708,7 @@ def test_the_unwrapped_model_is_the_one_that_the_model_plugin_built() -> None:
             return nn.Sequential(model)
 
     net = nn.Linear(2, 1)
-    run = Run(SMALL, plugins={"model": net, "callbacks.wraps": Wraps()})
+    run = Run(load_config(SMALL, plugins={"model": net, "callbacks.wraps": Wraps()}))
     assert run.unwrapped_model is net
     assert isinstance(run.model, nn.Sequential)
 
@@ -1727,7 +1739,7 @@ class OddOnly:
 
 
 def test_a_plugin_orders_the_examples_and_the_batches_follow() -> None:
-    run = Run(SMALL, plugins={"callbacks.order": OddOnly()})
+    run = Run(load_config(SMALL, plugins={"callbacks.order": OddOnly()}))
     assert run.batch_order(1).tolist() == [7, 5, 3, 1]
     assert run.steps_per_epoch == 1
     assert [run.batch_order(step.epoch).tolist() for step in run.steps()] == [[7, 5, 3, 1]] * 2
@@ -1747,7 +1759,7 @@ def test_an_order_that_is_not_a_list_of_indices_is_an_error_of_the_data(order: C
     with pytest.raises(
         DataError, match=r"the order of the train split of data .* is not a list of indices of its 8 examples"
     ):
-        Run(SMALL, plugins={"callbacks.order": OddOnly(order)})
+        Run(load_config(SMALL, plugins={"callbacks.order": OddOnly(order)}))
 
 
 # ---- steps for trying a run out --------------------------------------------------------------------------------------
@@ -1755,16 +1767,16 @@ def test_an_order_that_is_not_a_list_of_indices_is_an_error_of_the_data(order: C
 
 def test_trial_steps_are_those_of_the_run_epoch_after_epoch_without_end_and_without_events() -> None:
     recorder = Recorder()
-    steps = Run(SMALL, plugins={"callbacks.recorder": recorder}).try_steps()
+    steps = Run(load_config(SMALL, plugins={"callbacks.recorder": recorder})).try_steps()
     tried = [next(steps) for _ in range(6)]
     assert [(step.epoch, step.step) for step in tried] == [(1, 1), (1, 2), (2, 3), (2, 4), (3, 5), (3, 6)]
     assert recorder.events == []
-    trained = [step.loss.item() for step in Run(SMALL).steps()]
+    trained = [step.loss.item() for step in Run(load_config(SMALL)).steps()]
     assert [step.loss.item() for step in tried[:4]] == trained
 
 
 def test_trial_steps_use_up_a_run_and_leave_the_global_random_generator_alone() -> None:
-    run = Run(SMALL, {"model": {"use": "mlp", "dropout": 0.5}})
+    run = Run(load_config(SMALL, {"model": {"use": "mlp", "dropout": 0.5}}))
     before = torch.get_rng_state()
     steps = run.try_steps()
     next(steps)

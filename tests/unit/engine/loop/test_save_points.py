@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hookline import Outcome, Run, TrainingError, hookimpl
+from hookline import Outcome, Run, TrainingError, hookimpl, load_config
 
 SETTINGS: dict[str, Any] = {"train": {"epochs": 2, "evaluate": [], "device": "cpu"}, "data": {"num_examples": 30}}
 STEPS = 3  # in an epoch
@@ -70,7 +70,9 @@ def noted(*others: object, **train: Any) -> tuple[Run, list[Any]]:
     notes = Notes()
     plugins = {f"callbacks.other-{number}": other for number, other in enumerate(others)}
     run = Run(
-        SETTINGS, {f"train.{key}": value for key, value in train.items()}, plugins={"callbacks.n": notes, **plugins}
+        load_config(
+            SETTINGS, {f"train.{key}": value for key, value in train.items()}, plugins={"callbacks.n": notes, **plugins}
+        )
     )
     run.fit()
     return run, notes.events
@@ -92,7 +94,7 @@ def test_a_run_that_fails_has_no_last_save_point() -> None:
 
     notes = Notes()
     with pytest.raises(OSError, match="the disk is gone"):
-        Run(SETTINGS, plugins={"callbacks.n": notes, "callbacks.failing": Failing()}).fit()
+        Run(load_config(SETTINGS, plugins={"callbacks.n": notes, "callbacks.failing": Failing()})).fit()
     assert notes.events == ["step 1", (1, 1, False), "step 2", "failed"]
 
 
@@ -124,7 +126,7 @@ def test_an_interrupt_at_the_end_of_the_last_epoch_comes_too_late() -> None:
 
 
 def test_an_interrupt_before_the_first_step_takes_none() -> None:
-    run = Run(SETTINGS)
+    run = Run(load_config(SETTINGS))
     run.interrupt("SIGINT")
     result = run.fit()
     assert (result.outcome, result.steps, result.epochs) == ("interrupted", 0, 0)
@@ -144,7 +146,7 @@ def test_a_run_that_was_stopped_for_good_and_then_interrupted_ends_as_stopped() 
 def test_the_state_of_an_interrupted_run_can_be_resumed() -> None:
     whole, _ = noted()
     first, _ = noted(InterruptAt("on_step_end", STEPS))
-    second = Run(SETTINGS, plugins={"callbacks.n": Notes()})
+    second = Run(load_config(SETTINGS, plugins={"callbacks.n": Notes()}))
     second.load_state_dict({**first.state_dict(), "plugins": {}})
     second.fit()
     assert second.outcome == "completed"
@@ -164,7 +166,7 @@ def test_no_other_event_has_a_state(event: str) -> None:
     asking = Asking()
     setattr(Asking, event, hookimpl(lambda self, run: ask(run)))
     with pytest.raises(TrainingError, match="on_save_point"):
-        Run(SETTINGS, plugins={"callbacks.asking": asking}).fit()
+        Run(load_config(SETTINGS, plugins={"callbacks.asking": asking})).fit()
 
 
 def test_the_random_numbers_of_a_save_point_are_those_of_the_run_at_work() -> None:
@@ -176,13 +178,13 @@ def test_the_random_numbers_of_a_save_point_are_those_of_the_run_at_work() -> No
             states.append(run.state_dict()["random"]["cpu"])
             torch.rand(1)
 
-    Run(SETTINGS, plugins={"callbacks.k": Keeping()}).fit()
+    Run(load_config(SETTINGS, plugins={"callbacks.k": Keeping()})).fit()
     assert not torch.equal(states[0], states[1])
 
 
 def test_a_run_is_evaluated_without_events_and_without_a_trace() -> None:
     notes = Notes()
-    run = Run(SETTINGS, {"train.evaluate": ["train"]}, plugins={"callbacks.n": notes})
+    run = Run(load_config(SETTINGS, {"train.evaluate": ["train"]}, plugins={"callbacks.n": notes}))
     before = run.state_dict()
     numbers = run.evaluate()
     assert numbers.keys() == {"train/loss"}
@@ -204,7 +206,7 @@ def test_an_evaluation_at_a_save_point_leaves_the_random_numbers_of_the_state_al
             assert torch.equal(states[-1], before)
             torch.rand(1)
 
-    Run(SETTINGS, {"train.evaluate": ["train"]}, plugins={"callbacks.e": Evaluating()}).fit()
+    Run(load_config(SETTINGS, {"train.evaluate": ["train"]}, plugins={"callbacks.e": Evaluating()})).fit()
     assert not torch.equal(states[0], states[1])
 
 
@@ -222,5 +224,5 @@ def test_a_checkpoint_is_announced_to_every_plugin() -> None:
         def on_checkpoint_saved(self, run: Run, path: Any) -> None:
             told.append((run.step, path))
 
-    Run(SETTINGS, plugins={"callbacks.s": Saving(), "callbacks.l": Listening()}).fit()
+    Run(load_config(SETTINGS, plugins={"callbacks.s": Saving(), "callbacks.l": Listening()})).fit()
     assert told == [(2 * STEPS, Path("where it is"))]

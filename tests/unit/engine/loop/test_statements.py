@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hookline import Outcome, Run, RunView, hookimpl, train
+from hookline import Outcome, Run, RunView, hookimpl, load_config, train
 from hookline.engine import error_text, text_of
 
 SMALL = {"train": {"epochs": 1, "max_steps": 2}}
@@ -151,7 +151,7 @@ def test_what_a_plugin_says_is_checked_where_it_says_it(act: Callable[[Any], obj
 
 def test_the_reason_of_an_interrupt_is_checked_where_it_is_given() -> None:
     with pytest.raises(TypeError, match="the reason for an interrupt must be text, not an int"):
-        Run(SMALL).interrupt(5)  # type: ignore[arg-type] # the mistake
+        Run(load_config(SMALL)).interrupt(5)  # type: ignore[arg-type] # the mistake
 
 
 def test_plain_values_are_reported_as_they_are_and_half_of_a_surrogate_pair_escaped(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from hookline import ContractError, DataError, DataSource, Run
+from hookline import ContractError, DataError, DataSource, Run, load_config
 from hookline.engine.loop.evaluation import WeightedMean, weight_of
 
 IGNORED = -100
@@ -51,7 +51,7 @@ def make_run(loss: Any, targets: Tensor = CLASSES, *, inputs: Tensor = INPUTS, *
 
     source = DataSource(TensorDataset(inputs, targets), in_features=3)
     options = {"epochs": 1, "batch_size": "all", "shuffle": False, "dtype": "float64", **train}
-    return Run({"train": options}, plugins={"data": source, "model": net, "loss": lambda: loss})
+    return Run(load_config({"train": options}, plugins={"data": source, "model": net, "loss": lambda: loss}))
 
 
 def class_weighted_loss(logits: Tensor, classes: Tensor, weights: Tensor) -> float:

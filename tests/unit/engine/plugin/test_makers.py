@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from hookline import ContractError, DataError, DataSource, Run, RunView, TrainingError, hookimpl, train
+from hookline import ContractError, DataError, DataSource, Run, RunView, TrainingError, hookimpl, load_config, train
 
 SMALL = {"train": {"epochs": 2, "batch_size": 2, "shuffle": False}}
 INPUTS, TARGETS = torch.arange(12.0).reshape(6, 2), torch.arange(6.0).reshape(6, 1)
@@ -251,7 +251,7 @@ def test_an_error_of_the_core_s_own_step_is_not_blamed_on_the_wrappers_around_it
             inner = yield
             return lambda batch: inner(batch)  # noqa: PLW0108 - a frame of its own
 
-    run = Run(SMALL, plugins={"data": DATA, "loss": loss, "callbacks.it": Wraps()})
+    run = Run(load_config(SMALL, plugins={"data": DATA, "loss": loss, "callbacks.it": Wraps()}))
     is_trained = True
     with pytest.raises(ValueError, match="boom") as info:
         run.fit()
@@ -295,7 +295,7 @@ def test_an_error_in_an_evaluation_names_plugin_hook_and_examples() -> None:
 def test_a_program_that_evaluates_or_takes_steps_itself_gets_the_same_names() -> None:
     uses: list[Callable[[Run], object]] = [Run.evaluate, lambda run: list(run.try_steps())]
     for use in uses:
-        run = Run(SMALL, plugins={"data": DATA, "model": Line(1, ValueError("boom"))})
+        run = Run(load_config(SMALL, plugins={"data": DATA, "model": Line(1, ValueError("boom"))}))
         with pytest.raises(ValueError, match="boom") as info:
             use(run)
         assert made_by("build_model", "model 'Line'") in info.value.__notes__
@@ -497,4 +497,4 @@ class Mapped(Dataset[Any]):
 
 def test_an_object_with_a_function_of_another_kind_is_its_own_maker() -> None:
     data = DataSource(Mapped(Tensor.float), in_features=2, out_features=1)
-    assert Run({"train": {"epochs": 1}}, plugins={"data": data}).fit().steps == 2
+    assert Run(load_config({"train": {"epochs": 1}}, plugins={"data": data})).fit().steps == 2

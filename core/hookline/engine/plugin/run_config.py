@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hookline.engine.config.layers import Origin
 from hookline.engine.errors import Location
 from hookline.engine.plugin.catalog import KINDS
 from hookline.engine.plugin.member import PluginChoice
@@ -42,6 +41,28 @@ class PluginRules:
         | Literal["all"]
     ) = "all"
     deny: Annotated[tuple[str, ...], Meta(description="distributions whose plugins may not be used")] = ()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The source of a value.
+
+    Attributes:
+        layer: ``default``, ``file``, ``command line``, ``python``, or an option of a command, such as ``--fast``.
+        location: Position in the text, if there is one.
+        detail: For a default, its owner.
+        folder: Folder that relative paths in the value start from.
+    """
+
+    layer: str
+    location: Location | None = None
+    detail: str = ""
+    folder: Path = field(default_factory=Path.cwd, compare=False)  # of now, which an import could change
+
+    def __str__(self) -> str:
+        if self.layer == "file" and self.location:
+            return f"{self.location.source}:{self.location.line}"
+        return f"{self.layer} of {self.detail}" if self.detail else self.layer
 
 
 @dataclass(frozen=True)

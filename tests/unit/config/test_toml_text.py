@@ -1,4 +1,4 @@
-"""Tests of ``hookline.engine.config.toml_text``: positions, refusals, limits, and values on the command line."""
+"""Tests of ``hookline.config.toml_text``: positions, refusals, limits, and values on the command line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import tomli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hookline.engine.config.toml_positions import MAX_DEPTH, MAX_FAULTS, MAX_ITEMS
-from hookline.engine.config.toml_text import MAX_BYTES, Document, parse, parse_value
+from hookline.config.toml_positions import MAX_DEPTH, MAX_FAULTS, MAX_ITEMS
+from hookline.config.toml_text import MAX_BYTES, Document, parse, parse_value
 from hookline.engine.errors import ConfigError, Fault, Location
 from support import HANG_S
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hookline import Catalog, ConfigError, PluginError, RunConfig, hookimpl, load_config
+from hookline.config.loading import named_entries
 from hookline.engine import Entry, PluginRules, TrainOptions
-from hookline.engine.config.loading import named_entries
-from hookline.engine.config.run_config import Setting
+from hookline.engine.plugin.run_config import Setting
 
 MakeCatalog = Callable[..., Catalog]
 WriteConfig = Callable[[str], Path]

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hookline.engine.config.layers import Item, Origin, Source, read_overrides, read_source, walk_keys, walk_mapping
-from hookline.engine.config.run_config import OFF, SINGLE_KINDS, TABLES, PluginRules, RunConfig, Setting
-from hookline.engine.config.toml_positions import MAX_FAULTS, KeyPath
+from hookline.config.layers import Item, Source, read_overrides, read_source, walk_keys, walk_mapping
+from hookline.config.toml_positions import MAX_FAULTS, KeyPath
 from hookline.engine.errors import ConfigError, Fault, Location, PluginError
 from hookline.engine.plugin.catalog import OWN_DISTRIBUTION, Catalog, Entry
 from hookline.engine.plugin.member import OnError, PluginChoice
 from hookline.engine.plugin.options import Option, options_of, shown
 from hookline.engine.plugin.plugin import Plugin, as_faults, combined, is_called, load_plugin
 from hookline.engine.plugin.requirements import unmet
+from hookline.engine.plugin.run_config import OFF, SINGLE_KINDS, TABLES, Origin, PluginRules, RunConfig, Setting
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean
@@ -104,6 +104,25 @@ def load_config(
     assembly = _Assembly(catalog or Catalog.installed())
     assembly.add_layers(source, overrides, plugins or {}, defaults or {}, switches or {})
     return assembly.finish(vet or (lambda _: None))
+
+
+def as_config(
+    config: RunConfig | Source = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    plugins: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Return a ``RunConfig`` as it is, and load anything else.
+
+    Raises:
+        TypeError: When a ``RunConfig`` comes with overrides or plugins.
+        HooklineError: As ``load_config`` does.
+    """
+    if not isinstance(config, RunConfig):
+        return load_config(config, overrides, plugins=plugins)
+    if overrides or plugins:
+        raise TypeError("a RunConfig is complete: pass overrides and plugins to load_config")
+    return config
 
 
 def named_entries(

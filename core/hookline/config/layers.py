@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hookline.engine.config import toml_text
-from hookline.engine.config.toml_positions import MAX_DEPTH, MAX_LINE, KeyPath
+from hookline.config import toml_text
+from hookline.config.toml_positions import MAX_DEPTH, MAX_LINE, KeyPath
 from hookline.engine.errors import Fault, Location
 from hookline.engine.plugin.options import plain, shown
+from hookline.engine.plugin.run_config import Origin
 
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The source of a value.
-
-    Attributes:
-        layer: ``default``, ``file``, ``command line``, ``python``, or an option of a command, such as ``--fast``.
-        location: Position in the text, if there is one.
-        detail: For a default, its owner.
-        folder: Folder that relative paths in the value start from.
-    """
-
-    layer: str
-    location: Location | None = None
-    detail: str = ""
-    folder: Path = field(default_factory=Path.cwd, compare=False)  # of now, which an import could change
-
-    def __str__(self) -> str:
-        if self.layer == "file" and self.location:
-            return f"{self.location.source}:{self.location.line}"
-        return f"{self.layer} of {self.detail}" if self.detail else self.layer
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""TOML and overrides -> one complete ``RunConfig``."""

@@ -1,0 +1,1 @@
+"""The default callbacks that choose, average or freeze weights."""
