@@ -35,7 +35,7 @@ _HOME = {
     "plugin.plugin_file": ("entries_of_file",),
     "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
-    "words": ("did_you_mean", "nearest", "printable"),
+    "words": ("did_you_mean", "encodable", "nearest", "printable"),
 }
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "TrainOptions",
     "count_examples",
     "did_you_mean",
+    "encodable",
     "entries_of_file",
     "error_text",
     "first_line",
