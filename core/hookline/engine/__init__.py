@@ -39,7 +39,7 @@ _HOME = {
     "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
     "view": ("Trial",),
-    "words": ("did_you_mean", "nearest", "printable"),
+    "words": ("did_you_mean", "encodable", "nearest", "printable"),
 }
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "brief",
     "count_examples",
     "did_you_mean",
+    "encodable",
     "entries_of_file",
     "error_text",
     "evaluation_mode",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -52,7 +51,6 @@ class Loop:
         self._observers = observers
         self._options = run.config.train
         self._max_steps = run.config.train.max_steps or math.inf
-        self._started = 0.0
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
         random = RandomState(position.seed, "train", device=parts.device)
@@ -156,9 +154,8 @@ class Loop:
         if self._position.is_begun:
             raise TrainingError("the run has already begun", hint="create a new Run")
         self._position.is_begun = True
-        self._started = time.perf_counter() - self.progress.used_s
-        if self._options.max_time_s:
-            self._count_time()
+        self.progress.begin()
+        self._check_time()
         for observer in self._observers:
             observer.begin()
 
@@ -182,11 +179,10 @@ class Loop:
         else:
             self.progress.running.add(loss, self.parts.weigh(batch))
         if self._options.max_time_s:
-            self._count_time()
+            self._check_time()
 
-    def _count_time(self) -> None:
-        self.progress.used_s = time.perf_counter() - self._started
-        if self.progress.used_s >= self._options.max_time_s:
+    def _check_time(self) -> None:
+        if 0 < self._options.max_time_s <= self.progress.used_s:
             self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
 
     def _is_over(self) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -148,8 +149,13 @@ class ReaderState(_OwnStates):
 
 
 def _torch_generators(*devices: torch.device) -> list[_Generator]:
-    modules = [torch.get_device_module(device) for device in devices if device.type != "cpu"]
-    return [(module.get_rng_state, module.set_rng_state) for module in (torch, *modules)]
+    found: list[_Generator] = [(torch.get_rng_state, torch.set_rng_state)]
+    for device in devices:
+        if device.type != "cpu":
+            module = torch.get_device_module(device)
+            place = {} if device.index is None else {"device": device}  # not the current one, and MPS has a single one
+            found.append((partial(module.get_rng_state, **place), partial(module.set_rng_state, **place)))
+    return found
 
 
 def _states_of(generators: list[_Generator]) -> list[Any]:
