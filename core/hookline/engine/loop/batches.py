@@ -8,7 +8,7 @@ reads it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import nullcontext
 from typing import Any, NamedTuple, cast
 
@@ -111,6 +111,7 @@ class Batches:
         if order is not None:
             self.num_examples = len(self._checked(order(1)))
         self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
+        self._reader = ExampleReader(dataset, reading.collate or default_collate, reading.item_seed)
         self._resumed_epoch = self._offset = 0
         self._drops_last, self._num_all = drop_last, self.num_examples or 0
         if drop_last and self.num_examples:
@@ -212,11 +213,11 @@ class Batches:
     def _loaded(self, epoch: int, start: int) -> Iterator[Any]:
         """Read one batch after another, in this process or in workers."""
         batches: Any = iter(self._loader(epoch, start))
-        stream = ReaderState(derive_seed(self._reading.item_seed, "stream", epoch))
+        stream = ReaderState(derive_seed(self._reading.item_seed, "stream", epoch)) if self._is_stream else None
         try:
             for number in itertools.count(start):
-                # Workers seed their own generators.
-                with nullcontext() if self._reading.num_workers else stream.active():
+                # Workers and readers of examples seed their own generators.
+                with nullcontext() if self._reading.num_workers or stream is None else stream.active():
                     batch = self._next(batches, epoch, start, number)
                 if batch is _END and not number:
                     hint = "a stream must restart for each iteration"
@@ -234,7 +235,7 @@ class Batches:
             if self._reading.num_workers:
                 stop_workers(batches)
 
-    def _loader(self, epoch: int, start: int) -> DataLoader[Any]:
+    def _loader(self, epoch: int, start: int) -> Iterable[Any]:
         settings: dict[str, Any] = {
             # DataLoader draws a seed for its workers; with a generator it does not draw from the global one.
             "generator": make_generator(self._reading.item_seed, "workers", epoch),
@@ -244,12 +245,13 @@ class Batches:
             "timeout": self._reading.worker_timeout_s if self._reading.num_workers else 0,
             "pin_memory": self._reading.device.type == "cuda",
         }
-        collate = self._reading.collate or default_collate
         if self._is_stream:
-            min_size = self._batch_size if self._drops_last else 1
+            min_size, collate = self._batch_size if self._drops_last else 1, self._reading.collate or default_collate
             return DataLoader(StreamReader(self._dataset, self._batch_size, collate, min_size), **settings)
-        reader = ExampleReader(self._dataset, collate, (self._reading.item_seed, epoch))
-        return DataLoader(reader, sampler=cast(Any, self._rows(epoch, start)), **settings)
+        reader, rows = self._reader.of_epoch(epoch), self._rows(epoch, start)
+        if not self._reading.num_workers and not settings["pin_memory"]:
+            return map(reader.__getitem__, rows)  # the loader would only take time
+        return DataLoader(reader, sampler=cast(Any, rows), **settings)
 
     def _next(self, batches: Iterator[Any], epoch: int, start: int, number: int) -> Any:
         try:
@@ -270,9 +272,10 @@ class Batches:
         order, size = self.order(epoch), self._batch_size
         # A permutation has no repeats.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
+        # Arrays, because tensors would be sent to workers in shared memory.
+        of_examples = order.numpy(), repeats.numpy()
         for number, first in enumerate(range(self.num_used(epoch, start), len(order), size), start):
-            part = slice(first, first + size)
-            yield Rows(number, order[part].tolist(), repeats[part].tolist())
+            yield Rows(number, *(values[first : first + size] for values in of_examples))
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,12 +10,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import DataError, HooklineError, NonFiniteError, error_text, text_of
-from hookline.engine.loop.rng import derive_seed, preserved_rng, seed_all
+from hookline.engine.loop.rng import Bystanders, derive_seed, preserved_rng, seed_all
 
 _UNSHARED = "workers would yield each of them several times, because the stream does not share them out"
 _SHARE = "share them out in __iter__ by torch.utils.data.get_worker_info(), or set train.num_workers = 1"
@@ -32,8 +35,8 @@ class Rows(NamedTuple):
     """
 
     number: int
-    indices: list[int]
-    repeats: list[int]
+    indices: npt.NDArray[np.int64]
+    repeats: npt.NDArray[np.int64]
 
 
 class ExampleReader(Dataset[Any]):
@@ -43,40 +46,73 @@ class ExampleReader(Dataset[Any]):
     earlier occurrences in the epoch. A dataset that reads a whole batch at once (``gather``, ``__getitems__``) draws
     for all its examples together, so there they depend on the number of the batch. Both are the same in any process,
     and in a resumed run.
+
+    In the process of the run nothing is seeded until an example draws; its batch is then read again. The generators of
+    that process are not affected.
+
+    Attributes:
+        epoch: The epoch that is read.
     """
 
-    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], stream: tuple[int, int]) -> None:
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], seed: int) -> None:
         self._dataset = dataset
         self._collate = collate
-        self._stream = stream
         self._reads_many = _reads_many(dataset)
+        self._seed_of_run, self.epoch = seed, 0
+        self._bystanders = Bystanders()
+
+    def of_epoch(self, epoch: int) -> ExampleReader:
+        """Return the reader of an epoch, which shares what is known about the dataset."""
+        reader = copy.copy(self)
+        reader.epoch = epoch
+        return reader
 
     def __getitem__(self, rows: Rows) -> Any:
+        if get_worker_info() is not None:
+            return self._read(rows, is_seeded=True)
+        bystanders, is_same = self._bystanders, False
+        bystanders.keep()
+        try:
+            batch = self._read(rows, is_seeded=bystanders.are_drawn_from)
+            if not (is_same := bystanders.are_same()) and not bystanders.are_drawn_from:
+                bystanders.are_drawn_from = True
+                batch = self._read(rows, is_seeded=True)
+            return batch
+        finally:
+            if not is_same:
+                bystanders.restore()
+
+    def _read(self, rows: Rows, *, is_seeded: bool) -> Any:
+        seed = self._seed if is_seeded else _nothing
         try:
             if hasattr(self._dataset, "gather"):
-                self._seed("batch", rows.number)
+                seed("batch", rows.number)
                 return self._dataset.gather(torch.tensor(rows.indices))
+            indices = rows.indices.tolist()
             if self._reads_many:
-                self._seed("batch", rows.number)
-                many = cast(Any, self._dataset).__getitems__(rows.indices)
-                if len(many) != len(rows.indices):
-                    error = DataError(f"__getitems__ returned {len(many)} items for {len(rows.indices)} indices")
-                    return Failure(name_examples(rows.indices), error, " as a batch")
+                seed("batch", rows.number)
+                many = cast(Any, self._dataset).__getitems__(indices)
+                if len(many) != len(indices):
+                    error = DataError(f"__getitems__ returned {len(many)} items for {len(indices)} indices")
+                    return Failure(name_examples(indices), error, " as a batch")
                 return self._collate(many)
             items = []
-            for index, repeat in zip(rows.indices, rows.repeats, strict=True):
+            for index, repeat in zip(indices, rows.repeats.tolist(), strict=True):
                 try:
-                    self._seed("item", index, repeat)
+                    seed("item", index, repeat)
                     items.append(self._dataset[index])
                 except Exception as error:  # noqa: BLE001 - any error of a dataset is reported as one of the data
                     return Failure(f"example {index}", error)
             return self._collate(items)
         except Exception as error:  # noqa: BLE001 - as above
-            return Failure(name_examples(rows.indices), error, " as a batch")
+            return Failure(name_examples(rows.indices.tolist()), error, " as a batch")
 
     def _seed(self, *names: str | int) -> None:
-        seed, epoch = self._stream
-        seed_all(derive_seed(seed, *names, epoch))
+        seed_all(derive_seed(self._seed_of_run, *names, self.epoch))
+
+
+def _nothing(*_names: str | int) -> None:
+    """Seed nothing."""
 
 
 class StreamReader(IterableDataset[Any]):
