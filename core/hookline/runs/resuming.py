@@ -164,6 +164,7 @@ class _State(msgspec.Struct):
     step: int
     position: int
     examples: int
+    place: dict[str, Any] | None
     stop_reason: str | None
     used_s: float
     history: list[dict[str, float]]

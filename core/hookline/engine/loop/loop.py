@@ -111,7 +111,7 @@ class Loop:
     def bare_steps(self) -> Generator[Tensor]:
         """Take steps without end and yield their losses; no events, no evaluations."""
         self._begin()
-        with self.host.makers.attributing(), explaining(self._run):
+        with self.parts.workers, self.host.makers.attributing(), explaining(self._run):
             while True:
                 self._position.epoch += 1
                 for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
@@ -259,6 +259,7 @@ class Loop:
     def _end(self, outcome: Outcome, error: BaseException | None) -> None:
         """Notify every plugin that the run is over; their errors never hide the one that ended it."""
         self.outcome = outcome
+        self.parts.workers.stop()
         failures = self.host.close_each("on_run_error", run=self._run, error=error) if error else []
         failures += self.host.close_each("on_run_end", run=self._run, outcome=outcome)
         for observer in self._observers:

@@ -14,8 +14,6 @@ import torch
 
 _Generator = tuple[Callable[[], Any], Callable[[Any], object]]
 """The functions that return and set the state of a global generator."""
-_PYTHON: _Generator = (random.getstate, random.setstate)
-_NUMPY: _Generator = (np.random.get_state, np.random.set_state)
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -58,32 +56,7 @@ class RandomMark:
         _set_states(self._generators, self._states)
 
 
-class _OwnStates:
-    """States of global generators, used instead of the current ones while active."""
-
-    def __init__(self, generators: list[_Generator], states: list[Any]) -> None:
-        self._generators = generators
-        self._states = states
-        self._is_active = False
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Set the global generators to these states; afterwards store the new states and restore the previous ones."""
-        if self._is_active:
-            yield
-            return
-        outside = _states_of(self._generators)
-        _set_states(self._generators, self._states)
-        self._is_active = True
-        try:
-            yield
-        finally:
-            self._is_active = False
-            self._states = _states_of(self._generators)
-            _set_states(self._generators, outside)
-
-
-class RandomState(_OwnStates):
+class RandomState:
     """A state for torch's global generators, used instead of the current one while active.
 
     Layers such as dropout draw from the global generator of their device, and so does the program around a run. With
@@ -102,8 +75,25 @@ class RandomState(_OwnStates):
     def __init__(self, seed: int, *names: str | int, device: torch.device | None = None) -> None:
         self._devices = ["cpu", *([device.type] if device and device.type != "cpu" else [])]
         number = derive_seed(seed, *names)
-        states = [torch.Generator(name).manual_seed(number).get_state() for name in self._devices]
-        super().__init__(_torch_generators(*([device] if device else [])), states)
+        self._generators = _torch_generators(*([device] if device else []))
+        self._states: list[Any] = [torch.Generator(name).manual_seed(number).get_state() for name in self._devices]
+        self._is_active = False
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Set the global generators to these states; afterwards store the new states and restore the previous ones."""
+        if self._is_active:
+            yield
+            return
+        outside = _states_of(self._generators)
+        _set_states(self._generators, self._states)
+        self._is_active = True
+        try:
+            yield
+        finally:
+            self._is_active = False
+            self._states = _states_of(self._generators)
+            _set_states(self._generators, outside)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state of each generator, uint8 as in torch, by the type of its device."""
@@ -126,35 +116,10 @@ class RandomState(_OwnStates):
         self._states = list(states.values())
 
 
-class ReaderState(_OwnStates):
-    """States for the global generators of torch (on the CPU), Python and NumPy, used while data are read.
-
-    Datasets draw from all three. The states start from ``seed`` and are kept between uses, so that the numbers drawn
-    depend on the seed alone, and the program around is not affected.
-
-    Example:
-        >>> before = random.getstate()
-        >>> state = ReaderState(seed=0)
-        >>> with state.active():
-        ...     _ = random.random()
-        >>> random.getstate() == before
-        True
-    """
-
-    def __init__(self, seed: int) -> None:
-        generators = [*_torch_generators(), _PYTHON, _NUMPY]
-        super().__init__(generators, _states_of(generators))
-        with self.active():
-            seed_all(seed)
-
-
 class Bystanders:
     """The global generators of torch (on the CPU), Python and NumPy, which reading examples must not affect.
 
     Most datasets draw nothing. To notice it takes a fraction of the time of seeding the generators for each example.
-
-    Attributes:
-        are_drawn_from: Whether an example has drawn from them.
 
     Example:
         >>> generators = Bystanders()
@@ -170,7 +135,6 @@ class Bystanders:
     """
 
     def __init__(self) -> None:
-        self.are_drawn_from = False
         self._raw = b""
         self._numpy: Any = None
 

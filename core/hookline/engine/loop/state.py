@@ -89,6 +89,7 @@ class Progress:
             "used_s": self.used_s,
             "position": position.batch,
             "examples": position.num_examples,
+            "place": position.place,
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "random": self.random.state_dict(),
@@ -99,7 +100,7 @@ class Progress:
 
     def load_state_dict(self, state: Mapping[str, Any], position: Position) -> None:
         """Load a state returned by ``state_dict``, and set the position."""
-        position.resume(state["epoch"], state["step"], state["position"], state["examples"])
+        position.resume(state["epoch"], state["step"], state["position"], state["examples"], state["place"])
         position.stop_reason, self.used_s = state["stop_reason"], state["used_s"]
         self.history = [ReadOnly(metrics) for metrics in state["history"]]
         self.random.load_state_dict(state["random"])
