@@ -270,9 +270,9 @@ class Batches:
         order, size = self.order(epoch), self._batch_size
         # A permutation has no repeats.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
+        of_examples = order.numpy(), repeats.numpy()  # tensors would be sent to workers in shared memory
         for number, first in enumerate(range(self.num_used(epoch, start), len(order), size), start):
-            part = slice(first, first + size)
-            yield Rows(epoch, number, order[part].tolist(), repeats[part].tolist())
+            yield Rows(epoch, number, *(values[first : first + size] for values in of_examples))
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)
