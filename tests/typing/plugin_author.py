@@ -127,7 +127,7 @@ class Diary:
 
     @hookimpl
     def on_run_start(self, run: Run) -> None:
-        self.lines.append(f"{run.num_epochs} epochs of {run.steps_per_epoch} steps")
+        self.lines.append(f"{run.config.train.epochs} epochs of {run.steps_per_epoch} steps")
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hookline.engine.plugin.run_config import PluginRules
     from hookline.engine.train_options import TrainOptions
     from hookline.engine.view import Evaluated, Trial
-    from hookline.engine.words import did_you_mean, nearest, printable
+    from hookline.engine.words import did_you_mean, encodable, nearest, printable
 
 _HOME = {
     "errors": ("error_text", "text_of"),
@@ -47,7 +47,7 @@ _HOME = {
     "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
     "view": ("Evaluated", "Trial"),
-    "words": ("did_you_mean", "nearest", "printable"),
+    "words": ("did_you_mean", "encodable", "nearest", "printable"),
 }
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "brief",
     "count_examples",
     "did_you_mean",
+    "encodable",
     "entries_of_file",
     "error_text",
     "evaluation_mode",

@@ -364,6 +364,22 @@ def on_step_end(run: RunView, loss: Tensor) -> None:
 
 
 @hookspec
+def on_log(run: RunView, values: Mapping[str, float]) -> None:
+    """An interval ended in which plugins logged values by ``run.log``.
+
+    Called after ``on_step_end`` of each step whose number is a multiple of ``train.log_every_steps``, at the end of an
+    epoch before ``on_epoch_end``, and when no step will follow; only if there are values.
+
+    Args:
+        run: The run. ``run.step`` is the last step of the interval.
+        values: The values of the interval, each reduced to one number, by the names under which they were logged;
+            read-only.
+
+    Since 0.1.
+    """
+
+
+@hookspec
 def on_evaluation_start(run: RunView) -> None:
     """An evaluation begins.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import os
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, str | int | float | bool | None]
 LossFunction = Callable[["Tensor", "Tensor"], "Tensor"]
 StepFunction = Callable[[Any], "Tensor"]
+Reduction = Literal["mean", "last", "sum", "max"]
 
 
 class Metric(Protocol):
@@ -217,10 +218,6 @@ class RunView(Protocol):
         """Number of batches used in the current epoch; 0 between two epochs."""
 
     @property
-    def num_epochs(self) -> int:
-        """Number of epochs of the run."""
-
-    @property
     def steps_per_epoch(self) -> int | None:
         """Number of steps in an epoch; None for a stream of unknown length."""
 
@@ -277,6 +274,22 @@ class RunView(Protocol):
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Add a table of plain values to the summary, which is shown when the run ends."""
+
+    def log(self, name: str, value: float | Tensor, reduce: Reduction = "mean") -> None:
+        """Log a number, or a tensor without dimensions, from any hook or from the step; do not wait for its device.
+
+        The values of a name are reduced over ``train.log_every_steps`` steps, and reported in ``on_log``; and over the
+        epoch, whose metrics have them as ``logged/NAME``. Both the value and its history are part of the state.
+
+        Args:
+            name: Name, unlike that of a metric.
+            value: The value; of a tensor, a copy is kept on its device.
+            reduce: ``mean``, ``last``, ``sum`` or ``max``; the same for every value of this name.
+
+        Raises:
+            TypeError: When the name is not text.
+            ContractError: When a metric has this name, the value is not a single number, or the reduction another one.
+        """
 
     def warn(self, message: str) -> None:
         """Report a problem to every plugin, and continue."""

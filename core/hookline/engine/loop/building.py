@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError
 from hookline.engine.loop.batch import Forward, count_examples, placed_module
-from hookline.engine.loop.batches import Batches, ReadOptions
+from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, evaluate_splits, try_evaluation, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.reading import with_sizes
+from hookline.engine.loop.reading import Workers, with_sizes
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
@@ -34,6 +34,7 @@ class Components:
         device: Device of the model and of every batch.
         data: The data source.
         read: Reader of the batches of a split.
+        workers: The processes that read examples.
         batches: The training batches.
         evaluation_batches: The batches of each split that is evaluated.
         model: The model, with all wrappers around it.
@@ -57,6 +58,7 @@ class Components:
 
     data: DataSource
     read: SplitReader
+    workers: Workers
     batches: Batches
     evaluation_batches: Mapping[str, Batches]
     model: nn.Module
@@ -134,16 +136,15 @@ def build_batches(site: Site) -> None:
     """Build the batches of the training split, and those of each split that is evaluated."""
     parts, options, owner = site.parts, site.run.config.train, str(site.host.owner("data"))
     order = site.host.first_result("build_order", run=site.run, data=parts.data)
-    reading = ReadOptions(
-        parts.dtype, parts.device, options.num_workers, options.worker_timeout_s, parts.data.collate, options.seed
-    )
+    reading = parts.dtype, parts.device, options.num_workers, options.worker_timeout_s
+    workers = parts.workers = Workers(*reading, parts.data.collate, options.seed)
     size = None if options.batch_size == "all" else options.batch_size
     seed = options.seed if options.shuffle else None
     splits = parts.data.splits()
     name, drop_last = f"train split of {owner}", options.drop_last
-    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=name, order=order, drop_last=drop_last)
+    parts.batches = Batches(parts.data.train, size, workers, seed=seed, name=name, order=order, drop_last=drop_last)
     parts.evaluation_batches = {
-        split: Batches(splits[split], options.eval_batch_size, reading, seed=None, name=f"{split} split of {owner}")
+        split: Batches(splits[split], options.eval_batch_size, workers, seed=None, name=f"{split} split of {owner}")
         for split in dict.fromkeys(options.evaluate)
         if split in splits and not (split == "train" and parts.batches.num_batches is None)
     }

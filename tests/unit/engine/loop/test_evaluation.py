@@ -14,8 +14,9 @@ from torch.utils.data import TensorDataset
 
 from hookline.engine.errors import ContractError, DataError
 from hookline.engine.loop.batch import Forward
-from hookline.engine.loop.batches import Batches, ReadOptions
+from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.evaluation import WeightedMean, evaluate, usual_evaluation
+from hookline.engine.loop.reading import Workers
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(23, 3, generator=GENERATOR)
@@ -28,7 +29,7 @@ def measured(batches: Any, model: nn.Module, loss: Any, metrics: Any) -> dict[st
 
 
 def batches_of(size: int | None) -> Iterator[Any]:
-    return Batches(TensorDataset(INPUTS, TARGETS), size, ReadOptions(torch.float64)).epoch(1)
+    return Batches(TensorDataset(INPUTS, TARGETS), size, Workers(torch.float64)).epoch(1)
 
 
 def model() -> nn.Module:
