@@ -164,7 +164,7 @@ class RunView(Protocol):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics of each epoch."""
+        """Names of the metrics of each epoch, without logged values."""
 
     @property
     def stop_reason(self) -> str | None:
@@ -216,7 +216,7 @@ class RunView(Protocol):
         """Log a number, or a tensor without dimensions, from any hook or from the step; do not wait for its device.
 
         The values of a name are reduced over ``train.log_every_steps`` steps, and reported in ``on_log``; and over the
-        epoch, whose metrics have them as ``logged/NAME``. Both the value and its history are part of the state.
+        epoch, whose metrics have the result as ``logged/NAME``, unless ``reduce`` is ``last``.
 
         Args:
             name: Name, unlike that of a metric.

@@ -190,7 +190,7 @@ class Run:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics of each epoch."""
+        """Names of the metrics of each epoch, without logged values."""
         splits = self._loop.parts.evaluation_batches
         evaluated = [f"{split}/{name}" for split in splits for name in ("loss", *self._loop.parts.metrics)]
         return ("train/running_loss", *evaluated)
