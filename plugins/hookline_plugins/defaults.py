@@ -20,8 +20,9 @@ RUN: Final[dict[str, Any]] = {
     "model": {"use": "linear"},
     "loss": {"use": "mse"},
     "optimizer": {"use": "sgd"},
+    "callbacks": {"try-first-batch": {}},
 }
-"""The default run: the linear regression that PyTorch courses begin with."""
+"""The default run: the linear regression that PyTorch courses begin with, and a trial of each run's first batches."""
 
 TERMINAL: Final[dict[str, Any]] = {"callbacks": {"progress": {}}}
 """Added by ``hookline train``, to show the progress of the run."""

@@ -6,6 +6,8 @@ Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -22,6 +24,28 @@ Row = Mapping[str, str | int | float | bool | None]
 LossFunction = Callable[["Tensor", "Tensor"], "Tensor"]
 StepFunction = Callable[[Any], "Tensor"]
 Reduction = Literal["mean", "last", "sum", "max"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Access to the first batches of a run before its first step, to try its components with them.
+
+    Attributes:
+        num_examples: The splits to try, each with the number of its examples in an epoch; None for a stream.
+        trained: The split of those that the default step trains with; None if a plugin implements the step.
+        first: Returns the first batch of a split; a stream yields it again.
+        measure: Passes a batch to every metric, and checks that each returns a number.
+        maker_of: Returns the plugin whose object raised an error, and the hook that returned the object; None if no
+            plugin did.
+        attributing: Context that adds the plugin to errors of its objects.
+    """
+
+    num_examples: Mapping[str, int | None]
+    trained: str | None
+    first: Callable[[str], Any]
+    measure: Callable[[Any], None]
+    maker_of: Callable[[BaseException], tuple[Any, str | None] | None]
+    attributing: Callable[[], AbstractContextManager[None]]
 
 
 class Guard(Protocol):

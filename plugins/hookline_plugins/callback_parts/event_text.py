@@ -89,8 +89,3 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else printable(str(value))
-
-
-def encodable(text: str) -> str:
-    """Return a text with lone surrogates escaped, such as undecodable bytes of a file name, which no file can hold."""
-    return text.encode(errors="backslashreplace").decode()

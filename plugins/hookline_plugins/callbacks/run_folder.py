@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from hookline import HooklineError, hookimpl
-from hookline.engine import error_text, printable
+from hookline.engine import encodable, error_text, printable
 from hookline.runs import (
     Attempt,
     BestValue,
@@ -32,7 +32,7 @@ from hookline.runs import (
     identity_of,
     redacted_word,
 )
-from hookline_plugins.callback_parts.event_text import EventText, encodable
+from hookline_plugins.callback_parts.event_text import EventText
 from hookline_plugins.callback_parts.metrics_file import MetricsFile
 from hookline_plugins.callback_parts.monitoring import Monitor, check_logged, check_monitored, measured_names
 from hookline_plugins.callback_parts.single import check_single

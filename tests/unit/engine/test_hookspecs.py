@@ -27,9 +27,11 @@ BUILD_HOOKS = [
     "build_predictor",
 ]
 EVENTS = {
+    "on_model_built": ("run", "trial"),
     "on_run_start": ("run", "state"),
     "on_epoch_start": ("run",),
     "on_step_end": ("run", "loss"),
+    "on_log": ("run", "values"),
     "on_evaluation_start": ("run",),
     "on_evaluation_end": ("run", "metrics"),
     "on_save_point": ("run", "is_last"),

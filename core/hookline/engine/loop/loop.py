@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,10 +12,10 @@ from torch import Tensor
 from hookline.engine.errors import NonFiniteError, TrainingError, error_text
 from hookline.engine.logged import Logged
 from hookline.engine.loop.building import Components
-from hookline.engine.loop.first_batch import check_step_result
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker, note_examples
+from hookline.engine.loop.results import check_step_result
 from hookline.engine.loop.rng import RandomState, in_run
 from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
@@ -52,7 +51,6 @@ class Loop:
         self._observers = observers
         self._options = run.config.train
         self._max_steps = run.config.train.max_steps or math.inf
-        self._started = 0.0
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
         random = RandomState(position.seed, "train", device=parts.device)
@@ -116,7 +114,7 @@ class Loop:
     def bare_steps(self) -> Generator[Tensor]:
         """Take steps without end and yield their losses; no events, no evaluations."""
         self._begin()
-        with self.host.makers.attributing(), explaining(self._run):
+        with self.parts.workers, self.host.makers.attributing(), explaining(self._run):
             while True:
                 self._position.epoch += 1
                 for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
@@ -156,9 +154,8 @@ class Loop:
         if self._position.is_begun:
             raise TrainingError("the run has already begun", hint="create a new Run")
         self._position.is_begun = True
-        self._started = time.perf_counter() - self.progress.used_s
-        if self._options.max_time_s:
-            self._count_time()
+        self.progress.begin()
+        self._check_time()
         for observer in self._observers:
             observer.begin()
 
@@ -182,11 +179,10 @@ class Loop:
         else:
             self.progress.running.add(loss, self.parts.weigh(batch))
         if self._options.max_time_s:
-            self._count_time()
+            self._check_time()
 
-    def _count_time(self) -> None:
-        self.progress.used_s = time.perf_counter() - self._started
-        if self.progress.used_s >= self._options.max_time_s:
+    def _check_time(self) -> None:
+        if 0 < self._options.max_time_s <= self.progress.used_s:
             self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
 
     def _is_over(self) -> bool:
@@ -272,6 +268,7 @@ class Loop:
     def _end(self, outcome: Outcome, error: BaseException | None) -> None:
         """Notify every plugin that the run is over; their errors never hide the one that ended it."""
         self.outcome = outcome
+        self.parts.workers.stop()
         failures = self.host.close_each("on_run_error", run=self._run, error=error) if error else []
         failures += self.host.close_each("on_run_end", run=self._run, outcome=outcome)
         for observer in self._observers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Components, Site, build_all
+from hookline.engine.loop.evaluation import predict
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_result
 from hookline.engine.loop.loop import Loop
 from hookline.engine.loop.position import Position
+from hookline.engine.loop.results import check_result
 from hookline.engine.loop.rng import RandomState, in_run, make_generator
 from hookline.engine.loop.state import component_state, load_component_state
 from hookline.engine.loop.step import CoreHooks
@@ -348,7 +350,7 @@ class Run:
     def evaluate(self) -> Mapping[str, float]:
         """Evaluate the current weights, without events; return the loss and the metrics of each split."""
         parts, makers = self._loop.parts, self._loop.host.makers
-        with self._loop.working(), makers.attributing(), parts.evaluated_weights.loaded():
+        with self._loop.working(), makers.attributing(), parts.workers, parts.evaluated_weights.loaded():
             return parts.evaluate(self)
 
     def result(self) -> RunResult:
@@ -359,4 +361,4 @@ class Run:
         """
         if self.outcome is None:
             raise TrainingError("the run is not over", hint="take all its steps, or call fit()")
-        return RunResult.of(self, self.outcome)
+        return RunResult.of(self, self.outcome, functools.partial(predict, self._loop.host, self))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,7 +73,6 @@ class Progress:
         running: Mean loss over the steps of the current epoch.
         evaluated_step: The step after which the run was last evaluated; 0: none.
         evaluated: The metrics of that evaluation.
-        used_s: Seconds in the loop, including those before a resume; measured only with ``train.max_time_s``.
     """
 
     def __init__(self, random: RandomState, modes: Modes, logged: Logged) -> None:
@@ -81,7 +81,17 @@ class Progress:
         self.running = WeightedMean()
         self.evaluated_step = 0
         self.evaluated: Mapping[str, float] = {}
-        self.used_s = 0.0
+        self._used_s = 0.0
+        self._begun: float | None = None
+
+    @property
+    def used_s(self) -> float:
+        """Seconds in the loop, including those before a resume."""
+        return self._used_s if self._begun is None else self._used_s + time.perf_counter() - self._begun
+
+    def begin(self) -> None:
+        """Start to count the time."""
+        self._begun = time.perf_counter()
 
     def state_dict(self, position: Position) -> dict[str, Any]:
         """Return the state of the loop, which includes the position."""
@@ -91,6 +101,7 @@ class Progress:
             "used_s": self.used_s,
             "position": position.batch,
             "examples": position.num_examples,
+            "place": position.place,
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "random": self.random.state_dict(),
@@ -102,8 +113,8 @@ class Progress:
 
     def load_state_dict(self, state: Mapping[str, Any], position: Position) -> None:
         """Load a state returned by ``state_dict``, and set the position."""
-        position.resume(state["epoch"], state["step"], state["position"], state["examples"])
-        position.stop_reason, self.used_s = state["stop_reason"], state["used_s"]
+        position.resume(state["epoch"], state["step"], state["position"], state["examples"], state["place"])
+        position.stop_reason, self._used_s = state["stop_reason"], state["used_s"]
         self.history = [ReadOnly(metrics) for metrics in state["history"]]
         self.random.load_state_dict(state["random"])
         self.modes.changed = state["modes"]
