@@ -60,8 +60,8 @@ class Metric(Protocol):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add one batch: predictions ``[B, O]`` and targets ``[B, O]`` or ``[B]``, without gradients."""
 
-    def compute(self) -> Tensor | float:
-        """Return the metric over all batches since the last ``reset``: a single number."""
+    def compute(self) -> Any:
+        """Return the metric over all batches since the last ``reset``: a number, or a mapping, vector or matrix."""
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -162,7 +162,8 @@ def build_metrics(run: RunView, data: DataSource) -> Mapping[str, Metric]:
         data: The data source.
 
     Returns:
-        Metrics by name. The run reports ``accuracy`` of the split ``validation`` as ``validation/accuracy``.
+        Metrics by name. The run reports ``accuracy`` of the split ``validation`` as ``validation/accuracy``, and those
+        of several numbers as ``validation/recall/0``, or by the names of the classes, ``validation/recall/cat``.
 
     Since 0.1.
     """
