@@ -192,7 +192,7 @@ class Run:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics of each epoch."""
+        """Names of the metrics of each epoch, without logged values."""
         parts = self._loop.parts
         evaluated = [
             f"{split}/{name}" for split in parts.evaluation_batches for name in ("loss", *parts.numbers, *parts.metrics)

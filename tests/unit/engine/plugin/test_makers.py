@@ -348,13 +348,16 @@ class Vector:
         self.calls.append(f"update {len(prediction)} {len(target)}")
 
     def compute(self) -> Any:
-        return torch.zeros(3)
+        return torch.zeros(0)
 
 
 def test_a_metric_is_tried_with_the_first_batch() -> None:
     metric = Vector()
     error = caught(ContractError, callback=Measures(metric))
-    assert str(error) == "the metric 'given' returned [3] float32, but must return one number"
+    assert str(error) == (
+        "the metric 'given' returned [0] float32, but must return numbers\n"
+        "  = one, or a mapping, a vector or a matrix of them"
+    )
     assert error.__notes__ == [made_by("build_metrics", "callback 'Measures'")]
     assert metric.calls == ["reset", "update 2 2"]
 
