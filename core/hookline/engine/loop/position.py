@@ -30,6 +30,7 @@ class Position:
         self.num_epochs = num_epochs
         self.batches: Batches | None = None
         self.epoch = self.step = self.batch = self.num_ahead = self.num_before = 0
+        self._resumed = 0, 0  # the epoch that was resumed, and the number of steps before it
         self._num_extra = 0  # steps beyond those of epochs with this batch size, because it was another before
         self.is_begun = False
         self.stop_reason: str | None = None
@@ -61,6 +62,7 @@ class Position:
         """Set the position to that of an earlier run, whose batches may have had another size."""
         self.epoch, self.step, self.batch, self.num_before = epoch, step, batch, step
         rest = self.batches.resume(epoch, batch, num_examples, place) if self.batches and batch else 0
+        self._resumed = epoch, step - batch
         self._num_extra = step + rest - epoch * (self.steps_per_epoch or 0)
 
     def indices(self, step: int | None = None) -> list[int]:
@@ -79,9 +81,9 @@ class Position:
 
     def _place_of(self, step: int, steps_per_epoch: int) -> tuple[int, int]:
         """Return the epoch of a step, and the number of its batch in it, from 0."""
-        number = self.batch + step - self.step - 1
-        if number >= 0 and step <= self.step + 1:
-            return self.epoch, number
+        resumed, num_before = self._resumed
+        if num_before < step <= self._num_extra + resumed * steps_per_epoch:
+            return resumed, step - 1 - num_before
         epoch, number = divmod(step - 1 - self._num_extra, steps_per_epoch)
         return epoch + 1, number
 
