@@ -25,7 +25,7 @@ from hookline.engine.loop.rng import make_generator, preserved_rng
 from hookline.engine.loop.run import Run
 from hookline.engine.words import did_you_mean
 from hookline.runs.disk.data_file import to_kept
-from hookline.runs.disk.encoding import from_safetensors, to_json, weights_to_safetensors
+from hookline.runs.disk.encoding import state_from_safetensors, state_to_safetensors, to_json
 from hookline.runs.record import read_record
 from hookline.trained.model import Trained
 from hookline.trained.target_file import check_target, written_whole
@@ -114,9 +114,9 @@ def export_model(
 
 
 def _to_safetensors(trained: Trained, path: Path) -> _Outputs:
-    path.write_bytes(weights_to_safetensors(trained.model.state_dict(), _metadata(trained)))
+    path.write_bytes(state_to_safetensors(trained.model.state_dict(), _metadata(trained)))
     again = copy.deepcopy(trained.model)
-    again.load_state_dict(from_safetensors(path.read_bytes()))
+    again.load_state_dict(state_from_safetensors(path.read_bytes()))
     return again
 
 

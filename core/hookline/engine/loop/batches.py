@@ -142,18 +142,6 @@ class Batches:
         """Return the number of examples of an epoch before a batch; ``number`` counts from 0."""
         return number * self._batch_size + (self._offset if epoch == self._resumed_epoch else 0)
 
-    def smallest(self, limit: int = 0) -> int:
-        """Return the smallest number of examples that pass through a model at once.
-
-        Args:
-            limit: Number of examples in a part of a batch; 0: no parts.
-
-        >>> Batches(TensorDataset(torch.zeros(11)), 4, Workers(torch.float32)).smallest(limit=3)
-        1
-        """
-        sizes = [self._batch_size, (self.num_examples or 0) % self._batch_size or self._batch_size]
-        return min(size % limit or limit if limit else size for size in sizes)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Return the batches of an epoch (from 1), without the first ``start``.
 
@@ -282,9 +270,9 @@ class Batches:
         order, size = self.order(epoch), self._batch_size
         # A permutation has no repeats.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
+        of_examples = order.numpy(), repeats.numpy()  # tensors would be sent to workers in shared memory
         for number, first in enumerate(range(self.num_used(epoch, start), len(order), size), start):
-            part = slice(first, first + size)
-            yield Rows(epoch, number, order[part].tolist(), repeats[part].tolist())
+            yield Rows(epoch, number, *(values[first : first + size] for values in of_examples))
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)

@@ -17,7 +17,6 @@ from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, evaluate_splits, try_metrics, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_parameters, check_rates, check_splitting, namer, try_what_fits
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import Workers, with_sizes
 from hookline.engine.loop.rng import RandomState
@@ -25,7 +24,7 @@ from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.view import LossFunction, RunView, StepFunction
+from hookline.engine.view import LossFunction, RunView, StepFunction, Trial
 
 
 class Components:
@@ -112,14 +111,14 @@ def build_all(site: Site) -> None:
 
 
 def build_for_evaluation(site: Site, *more: Callable[[Site], None]) -> None:
-    """Build the components of an evaluation in order, and check the first batches; then build ``more``.
+    """Build the components of an evaluation in order, and let plugins try them; then build ``more``.
 
     Without optimizer and step, no plugin checks what only a training needs.
     """
     build_data(site)
     build_batches(site)
     with RandomState(site.position.seed, "model").active():
-        for build in (build_model, build_loss, check_first_batches, *more):
+        for build in (build_model, build_loss, try_components, *more):
             build(site)
 
 
@@ -169,32 +168,28 @@ def build_loss(site: Site) -> None:
     parts.metrics = build_metrics(site.host, run=site.run, data=parts.data)
 
 
-def check_first_batches(site: Site) -> None:
-    """Pass the first batch of each split through model and loss; raise the errors of ``try_batch``.
-
-    A training batch is cut to ``train.micro_batch_size``. If a smaller one will come, its size is tried in training
-    mode, too. If a plugin implements the step, the form of the training batches is up to it, and they are not checked.
-    """
+def try_components(site: Site) -> None:
+    """Let plugins try model, loss and metrics with the first batch of each split."""
     parts, host = site.parts, site.host
     splits = dict(parts.evaluation_batches)
-    if not host.is_implemented("build_step"):
-        splits["train"] = parts.batches
-    for split, batches in splits.items():
-        batch = parts.read.first(split, batches)
-        limit = site.run.config.train.micro_batch_size
-        sizes = [limit, batches.smallest(limit)] if batches is parts.batches else []
-        fitting = try_what_fits(batch, parts.model, parts.loss, namer(host, split), *sizes)
-        if split in parts.evaluation_batches:
-            try_metrics(fitting, parts.model, parts.loss, parts.metrics, host.makers)
+    trained = None if host.is_implemented("build_step") else "train"  # the batches of such a step may have any form
+    if trained:
+        splits[trained] = parts.batches
+    trial = Trial(
+        {split: batches.num_examples for split, batches in splits.items()},
+        trained,
+        lambda split: parts.read.first(split, splits[split]),
+        lambda batch: try_metrics(batch, parts.model, parts.loss, parts.metrics, host.makers),
+        host.makers.of,
+        host.makers.attributing,
+    )
+    host.notify("on_model_built", run=site.run, trial=trial)
 
 
 def build_optimizer(site: Site) -> None:
     """Build the optimizer, and the guard of its gradients."""
-    parts, host = site.parts, site.host
-    parts.optimizer = build_component(host, "optimizer", run=site.run, model=parts.model)
-    check_rates(parts.optimizer, str(host.owner("optimizer")))
-    if not host.is_implemented("build_step"):
-        check_parameters(parts.optimizer, parts.model, parts.loss, str(host.owner("optimizer")))
+    parts = site.parts
+    parts.optimizer = build_component(site.host, "optimizer", run=site.run, model=parts.model)
     parts.finite_guard = FiniteGuard(site.run, site.position)
 
 
@@ -204,7 +199,6 @@ def build_step(site: Site) -> None:
     parts.backward = host.first_result("build_backward", run=run)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
-    check_splitting(run)
     parts.reader = host.first_result("build_reader", run=run)
     parts.evaluated_weights = EvaluatedWeights(host.results("build_evaluated_weights", run=run))
 

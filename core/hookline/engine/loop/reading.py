@@ -8,17 +8,19 @@ import itertools
 import traceback
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate, get_worker_info
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import DataError, HooklineError, NonFiniteError, error_text, text_of
 from hookline.engine.loop.batch import count_examples, tensors_in
-from hookline.engine.loop.rng import ReaderState, derive_seed, make_generator, preserved_rng, seed_all
+from hookline.engine.loop.rng import Bystanders, derive_seed, make_generator, preserved_rng, seed_all
 
 _UNSHARED = "workers would yield each of them several times, because the stream does not share them out"
 _SHARE = "give it a method shard(worker, num_workers), share them out in __iter__, or set train.num_workers = 1"
@@ -51,8 +53,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         self._readers = _Readers()
-        self._idle: list[DataLoader[Any]] = []
-        self._random = ReaderState(self.item_seed)
+        self._idle: list[Any] = []
 
     def __enter__(self) -> None:
         """Do nothing; they start when they are needed."""
@@ -75,18 +76,13 @@ class Workers:
         loader = self._idle.pop() if self._idle else self._loader()
         cast(_Requests, loader.sampler).now = requests
         try:
-            results = iter(loader)
-            while True:
-                # Workers have their own generators.
-                with nullcontext() if self.num_workers else self._random.active():
-                    result = next(results, _OVER)
-                if result is _OVER:
-                    return
-                yield result
+            yield from loader
         finally:
             self._idle.append(loader)
 
-    def _loader(self) -> DataLoader[Any]:
+    def _loader(self) -> Any:
+        if not self.num_workers and self.device.type != "cuda":
+            return _Here(self._readers, _Requests())
         return DataLoader(
             self._readers,
             batch_size=None,
@@ -101,15 +97,44 @@ class Workers:
         )
 
 
-_OVER = object()
-
-
 class _Readers(list[Any], Dataset[Any]):
-    """Readers, each with a number; an item is the answer of one of them to a request."""
+    """Readers, each with a number; an item is the answer of one of them to a request.
+
+    A reader seeds the global generators if its attribute ``draws`` is true. In the process of the run, one of examples
+    does it only from the batch on in which an example draws, which is read again; and the generators are restored.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bystanders = Bystanders()
 
     def __getitem__(self, request: Any) -> Any:
         number, wanted = request
-        return super().__getitem__(number).read(wanted)
+        reader = super().__getitem__(number)
+        if get_worker_info() is not None:
+            reader.draws = True
+            return reader.read(wanted)
+        is_same = False
+        self._bystanders.keep()
+        try:
+            result = reader.read(wanted)
+            if not (is_same := self._bystanders.are_same()) and not reader.draws:
+                reader.draws = True
+                result = reader.read(wanted)
+            return result
+        finally:
+            if not is_same:
+                self._bystanders.restore()
+
+
+class _Here(NamedTuple):
+    """Reads in this process what a ``DataLoader`` would only take longer for."""
+
+    readers: _Readers
+    sampler: _Requests
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.readers.__getitem__, self.sampler.now)
 
 
 class _Requests(Sampler[Any]):
@@ -126,9 +151,10 @@ def _stop(loader: Any) -> None:
 
     A worker that dies only now does not matter, and must not hide an error that ended the reading.
     """
-    iterator, loader._iterator = loader._iterator, None  # noqa: SLF001 - torch has no public function for it
+    iterator = getattr(loader, "_iterator", None)  # torch has no public function for it
     try:
         if iterator is not None:
+            loader._iterator = None  # noqa: SLF001 - as above
             iterator._shutdown_workers()  # noqa: SLF001 - as above
     except RuntimeError as error:
         if not lost_worker(error):
@@ -147,8 +173,8 @@ class Rows(NamedTuple):
 
     epoch: int
     number: int
-    indices: list[int]
-    repeats: list[int]
+    indices: npt.NDArray[np.int64]
+    repeats: npt.NDArray[np.int64]
 
 
 class ExampleReader:
@@ -158,7 +184,12 @@ class ExampleReader:
     earlier occurrences in the epoch. A dataset that reads a whole batch at once (``gather``, ``__getitems__``) draws
     for all its examples together, so there they depend on the number of the batch. Both are the same in any process,
     and in a resumed run.
+
+    Attributes:
+        draws: Whether to seed the generators for what the examples draw.
     """
+
+    draws = False
 
     def __init__(self, dataset: Dataset[Any], workers: Workers) -> None:
         self._dataset = dataset
@@ -173,7 +204,7 @@ class ExampleReader:
                 self._seed("batch", rows.number, rows.epoch)
                 return self._read_many(rows.indices)
             items = []
-            for index, repeat in zip(rows.indices, rows.repeats, strict=True):
+            for index, repeat in zip(rows.indices.tolist(), rows.repeats.tolist(), strict=True):
                 try:
                     self._seed("item", index, repeat, rows.epoch)
                     items.append(self._dataset[index])
@@ -181,19 +212,20 @@ class ExampleReader:
                     return Failure(f"example {index}", error)
             return self._collate(items)
         except Exception as error:  # noqa: BLE001 - as above
-            return Failure(name_examples(rows.indices), error, " as a batch")
+            return Failure(name_examples(rows.indices.tolist()), error, " as a batch")
 
-    def _read_many(self, indices: list[int]) -> Any:
+    def _read_many(self, indices: npt.NDArray[np.int64]) -> Any:
         dataset: Any = self._dataset
         name = "gather" if hasattr(dataset, "gather") else "__getitems__"
-        many = dataset.gather(torch.tensor(indices)) if name == "gather" else dataset.__getitems__(indices)
+        many = dataset.gather(torch.tensor(indices)) if name == "gather" else dataset.__getitems__(indices.tolist())
         num_read = len(many) if name == "__getitems__" else count_examples(many)
         if num_read < len(indices) and (name == "__getitems__" or any(True for _ in tensors_in(many))):
             raise DataError(f"{name} returned {num_read} items for {len(indices)} indices")
         return many if name == "gather" else self._collate(many)
 
     def _seed(self, *names: str | int) -> None:
-        seed_all(derive_seed(self._item_seed, *names))
+        if self.draws:
+            seed_all(derive_seed(self._item_seed, *names))
 
 
 class Turn(NamedTuple):
@@ -221,6 +253,8 @@ class StreamReader:
     stream with a ``state_dict`` gets the state of its beginning; a stream with ``shard`` is shared out between workers
     by it, and another one that gives all its examples to each of several workers is refused.
     """
+
+    draws = True
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, workers: Workers, min_size: int = 1) -> None:
         self._stream: Any = dataset

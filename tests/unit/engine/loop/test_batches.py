@@ -451,6 +451,8 @@ def test_numbers_drawn_for_a_whole_batch_depend_on_seed_epoch_and_its_number(kin
 def test_only_the_examples_of_requested_batches_are_gathered() -> None:
     whole = Whole()
     stream = make(whole)
+    next(stream.epoch(1))  # it draws, so the first batch is read again
+    whole.read.clear()
     list(stream.epoch(1, start=4))
     assert whole.read == stream.order(1)[16:].tolist()
 
@@ -546,6 +548,45 @@ def test_reading_leaves_the_global_generators_alone_and_does_not_depend_on_them(
         random.seed(5)
         np.random.seed(5)
         assert read() == expected
+
+
+DRAWS: dict[str, Callable[[], object]] = {
+    "torch": lambda: torch.rand(()),
+    "python": random.random,
+    "numpy": np.random.rand,
+    "numpy, a stored normal number": np.random.normal,
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("num_before", [0, 1])
+def test_a_dataset_that_seldom_draws_is_as_exact_as_one_that_always_does(draw: str, num_before: int) -> None:
+    def seldom(index: int) -> tuple[Tensor, Tensor]:
+        number = DRAWS[draw]() if index in (5, 11) else 0.0
+        return INPUTS[index] + torch.as_tensor(number).float(), TARGETS[index]
+
+    def always(index: int) -> tuple[Tensor, Tensor]:
+        drawn, (_, target) = seldom(index), noisy(index)
+        return drawn[0], target
+
+    with torch.random.fork_rng(devices=[]):
+        np.random.normal(size=num_before)  # one number leaves another behind, which is stored
+        before = global_states()
+        read = [list(make(Items(get)).epoch(1)) for get in (seldom, always)]
+        assert global_states() == before
+    for batch, other in zip(*read, strict=True):
+        assert torch.equal(batch[0], other[0])
+    assert noises(read[0])[5] != noises(read[0])[11]
+
+
+def test_the_batch_of_the_first_example_that_draws_is_read_again_and_no_other() -> None:
+    items = Items(lambda index: noisy(index) if index == 11 else TENSORS[index])
+    stream = make(items, 4, seed=None)
+    list(stream.epoch(1))
+    assert items.read == [*range(12), *range(8, NUM)]
+    items.read.clear()
+    list(stream.epoch(2))
+    assert items.read == list(range(NUM))
 
 
 def test_numbers_drawn_by_the_program_between_two_batches_change_no_later_batch() -> None:
