@@ -65,9 +65,7 @@ def call(job: Job, *words: str) -> str:
     hookline.main([words[0], *files, *words[1:]], standalone_mode=False, obj=Output())
 
 
-def test_a_job_is_trained_stopped_evaluated_and_exported(
-    job: Job, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_job_is_trained_stopped_evaluated_and_exported(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     monitored = [f"callbacks.{name}.monitor={job.monitor}" for name in ("best", "early-stopping")]
     # No evaluation is better than the first by 1e9, so the run stops after the second one.
     words = ["train.epochs=9", "callbacks.early-stopping.patience=1", "callbacks.early-stopping.min_delta=1e9"]

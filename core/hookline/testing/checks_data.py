@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hookline.engine.data import DataSource
 from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.reading import Workers
+from hookline.engine.loop.reading import Workers, shard_of
 from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import BuildWatch, tensors_in
 
@@ -179,12 +179,15 @@ def shards_are_disjoint(subject: Subject) -> None:
         read = Counter(_content(dataset[index]) for index, dataset in sources)
     missing, extra = (expected - read).total(), (read - expected).total()
     if missing or extra:
-        advice = "let an example depend on its index alone; split a stream between workers (get_worker_info)"
+        advice = "let an example depend on its index alone; split a stream between workers: shard, or get_worker_info"
         raise Broken(f"{missing} examples are missing and {extra} are duplicates", advice)
 
 
 def _read_by_workers(dataset: Dataset[Any]) -> Iterator[Content]:
     # Limited, because a stream may be endless.
+    if shard := shard_of(dataset):
+        shares = (_examples(shard(worker=worker, num_workers=2)) for worker in range(2))
+        return map(_content, itertools.chain(*shares))
     loader = DataLoader(dataset, batch_size=None, num_workers=2)
     return (_content(example) for example in itertools.islice(loader, 2 * MOST_EXAMPLES))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from hookline.engine.loop.batches import Batches
@@ -51,14 +50,7 @@ class Position:
         """Number of examples used in the current epoch, rounded up to whole batches; 0 between two epochs."""
         return self.batches.num_used(self.epoch, self.batch) if self.batches and self.batch else 0
 
-    @property
-    def place(self) -> Mapping[str, Any] | None:
-        """Place of the training data in the current epoch, where they are a stream; None if it is not known."""
-        return self.batches.place(self.batch) if self.batches else None
-
-    def resume(
-        self, epoch: int, step: int, batch: int, num_examples: int, place: Mapping[str, Any] | None = None
-    ) -> None:
+    def resume(self, epoch: int, step: int, batch: int, num_examples: int, place: Any = None) -> None:
         """Set the position to that of an earlier run, whose batches may have had another size."""
         self.epoch, self.step, self.batch, self.num_before = epoch, step, batch, step
         rest = self.batches.resume(epoch, batch, num_examples, place) if self.batches and batch else 0
