@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from hookline import Catalog, Run, load_config, plugin
+from hookline import Catalog, Run, load_config
 from hookline.cli.commands.main import hookline
 from hookline.cli.output import Output
 from hookline.engine.plugin.plugin_file import entries_of_file
