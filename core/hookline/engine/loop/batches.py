@@ -152,7 +152,7 @@ class Batches:
 
     def first(self) -> Iterator[Any]:
         """Yield the first batch of the first epoch alone; a stream that this process reads goes on from there."""
-        batches = self.epoch(1)
+        batches: Any = self.epoch(1)
         batch = next(batches)
         if self._is_stream and not self._workers.num_workers:
             self._begun = itertools.chain([batch], batches)

@@ -84,7 +84,7 @@ class Workers:
         if not self.num_workers and self.device.type != "cuda":
             return _Here(self._readers, _Requests())
         return DataLoader(
-            self._readers,
+            cast(Any, self._readers),
             batch_size=None,
             sampler=_Requests(),
             collate_fn=_unchanged,
@@ -97,7 +97,7 @@ class Workers:
         )
 
 
-class _Readers(list[Any], Dataset[Any]):
+class _Readers(list[Any]):
     """Readers, each with a number; an item is the answer of one of them to a request.
 
     A reader seeds the global generators if its attribute ``draws`` is true. In the process of the run, one of examples

@@ -49,10 +49,10 @@ class Stateful(Stream):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = {"place": 0, "mean": torch.zeros(1)}
+        self.state: dict[str, Any] = {"place": 0, "mean": torch.zeros(1)}
 
     def part(self, first: int, step: int) -> Iterator[Any]:
-        while (index := first + cast(int, self.state["place"]) * step) < NUM:
+        while (index := first + self.state["place"] * step) < NUM:
             self.state["place"] += 1
             self.state["mean"] += index
             yield self.read(index)
