@@ -114,7 +114,7 @@ class Loop:
     def bare_steps(self) -> Generator[Tensor]:
         """Take steps without end and yield their losses; no events, no evaluations."""
         self._begin()
-        with self.parts.workers, self.host.makers.attributing(), explaining(self._run):
+        with self.host.makers.attributing(), explaining(self._run):
             while True:
                 self._position.epoch += 1
                 for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
@@ -137,6 +137,7 @@ class Loop:
             self._is_left = True
             with self.working():
                 steps.close()
+            self.parts.workers.stop()
 
     @contextmanager
     def working(self) -> Iterator[None]:
