@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
     "freeze": {"parameters": ["*bias"]},
+    "gradient-checkpointing": {"modules": ["line"]},
     "limit-examples": {"num_examples": 12},
 }
 

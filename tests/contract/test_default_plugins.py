@@ -24,6 +24,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
+    "gradient-checkpointing": {"modules": ["line"]},
     "init-from": {"run": 1},
     "limit-examples": {"num_examples": 12},
 }
