@@ -29,7 +29,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
     "freeze": {"parameters": ["*bias"]},
     "gradient-checkpointing": {"modules": ["line"]},
+    "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
+    "transformers": {
+        "task": "image-classification",
+        "architecture": "vit",
+        "config": {
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 8,
+            "image_size": 4,
+            "patch_size": 2,
+            "num_channels": 1,
+        },
+    },
 }
 
 
@@ -55,6 +69,12 @@ def words() -> DataSource:
     return DataSource(TensorDataset(inputs, targets), in_features=3, out_features=3)
 
 
+def images() -> DataSource:
+    """Return three classes of random images, which a model of transformers takes as they are."""
+    images = torch.randn(24, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(images, torch.arange(24) % 3), out_features=3, task="classification")
+
+
 class Ended(nn.Module):
     """A linear layer with an end that makes the predictions of another form."""
 
@@ -76,6 +96,7 @@ DATA: dict[str, Callable[[], DataSource]] = {
     "hinge-embedding": signs,
     "multi-label-margin": labels,
     "ctc": words,
+    "transformers": images,
 }
 MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "bce": lambda data: Ended(1, torch.sigmoid),
@@ -83,6 +104,9 @@ MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
 }
 """Models for losses that take other predictions than ``[B, O]``."""
 SEVERAL = ("gaussian-nll", "cosine-embedding", "margin-ranking", "triplet-margin")
+NEEDED = {"lora": "peft", "transformers": "transformers"}
+NEEDED |= dict.fromkeys(("schedule-free-sgd", "schedule-free-adamw", "schedule-free-radam"), "schedulefree")
+"""Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "fuse-steps": dict.fromkeys(
         (
@@ -108,6 +132,7 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
         "it rejects dense gradients, which the kit's model has",
     ),
     "limit-examples": {"leaves_events_alone": "fewer examples give fewer steps"},
+    "lora": {"two_live_in_one_run": "a second instance is refused, because it would freeze the first one's adapters"},
     "run-folder": {
         "state_round_trip": "its state holds the size of its files, and the kit loads it for other files",
         "two_live_in_one_run": "a run has one folder, so a second instance is refused",
@@ -115,14 +140,19 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 }
 
 
+ELSEWHERE = [("callback", "checkpoint"), ("callback", "init-from"), ("loss", "transformers")]
+ELSEWHERE += [("loss", name) for name in SEVERAL]
+"""Plugins that are checked below, or that have no meaning without another plugin."""
+
+
 @pytest.mark.parametrize(
     "entry",
-    [entry for entry in OWN if entry.name not in ("checkpoint", "init-from", *SEVERAL)],
+    [entry for entry in OWN if (entry.kind, entry.name) not in ELSEWHERE],
     ids=lambda entry: f"{entry.kind}-{entry.name}",
 )
 def test_a_default_plugin_meets_the_contract_of_its_kind(entry: Entry) -> None:
-    if entry.name.startswith("schedule-free"):
-        pytest.importorskip("schedulefree", reason="pip install 'hookline[schedulefree]'")
+    if needed := NEEDED.get(entry.name):
+        pytest.importorskip(needed, reason=f"the extra {needed} is not installed")
     report = check_plugin(
         entry.kind,
         entry.qualified_name,

@@ -26,12 +26,16 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "freeze": {"parameters": ["weight"]},
     "gradient-checkpointing": {"modules": ["line"]},
     "init-from": {"run": 1},
+    "lora": {"targets": ["*"]},
     "limit-examples": {"num_examples": 12},
+    "transformers": {"task": "sequence-classification", "architecture": "bert"},
 }
 
 
 def of_kind(kind: str) -> pytest.MarkDecorator:
-    entries = [entry for entry in CATALOG.of_kind(kind) if entry.distribution == "hookline"]
+    """Return the parameters of a test of a kind; those of an optional package have tests of their own."""
+    own = [entry for entry in CATALOG.of_kind(kind) if entry.distribution == "hookline"]
+    entries = [entry for entry in own if entry.name != "transformers"]
     return pytest.mark.parametrize("entry", entries, ids=lambda entry: entry.name)
 
 
@@ -42,8 +46,12 @@ ALL = pytest.mark.parametrize(
 )
 
 
+def required_of(entry: Entry) -> dict[str, Any]:
+    return {} if entry.kind == "loss" else REQUIRED.get(entry.name, {})
+
+
 def config_naming(entry: Entry) -> dict[str, Any]:
-    table = {"use": entry.name, **REQUIRED.get(entry.name, {})}
+    table = {"use": entry.name, **required_of(entry)}
     return {"callbacks": {"it": table}} if entry.kind == "callback" else {entry.kind: table}
 
 
@@ -67,7 +75,7 @@ def classes(num_classes: int) -> DataSource:
 def test_the_lines_to_paste_are_a_config(entry: Entry, tmp_path: Path) -> None:
     label = "callbacks.it" if entry.kind == "callback" else entry.kind
     lines = option_lines(label, entry.name, load_plugin(entry).options)
-    required = REQUIRED.get(entry.name, {})
+    required = required_of(entry)
     lines += [f"{name} = {json.dumps(value)}" for name, value in required.items()]
     (tmp_path / "run.toml").write_text("\n".join(lines))
     assert load_config(tmp_path / "run.toml").settings[f"{label}.use"].value == entry.name

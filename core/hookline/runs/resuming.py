@@ -27,10 +27,11 @@ from hookline.runs.plugin_states import fitting_states
 from hookline.runs.search import find_run
 
 
-def resume(
+def resume(  # noqa: PLR0913 - each is a choice of its own
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
+    plugins: Mapping[str, Any] | None = None,
     parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
     allow_changed_data: bool = False,
@@ -46,6 +47,7 @@ def resume(
     Args:
         run: Folder, number or name of the run.
         overrides: Values by dotted key that win over those of its config.
+        plugins: Objects by table, if it began with objects: ``{"data": data}``.
         parent: The folder in which to find runs by number or name.
         catalog: The plugins that may be named; default: those installed.
         allow_changed_data: Whether to resume even if the data have changed.
@@ -71,6 +73,7 @@ def resume(
         config = load_config(
             folder.config_path,
             overrides,
+            plugins=plugins,
             defaults={"callbacks": added},
             switches={SHOWN: hidden},
             catalog=catalog,
@@ -164,7 +167,9 @@ def _check_unfinished(run: Run, folder: RunFolder) -> None:
         ConfigError: When the run is over, and with these values no step is left.
     """
     record, options = folder.record, run.config.train
-    is_over = 0 < options.max_steps <= run.step or len(run.history) >= run.num_epochs or run.stop_reason is not None
+    is_over = (
+        0 < options.max_steps <= run.step or len(run.history) >= run.config.train.epochs or run.stop_reason is not None
+    )
     if is_over and record.status in ("completed", "stopped"):
         again = f"hookline train {folder.config_path} KEY=VALUE"
         hint = f"train longer: train.epochs={2 * max(record.num_epochs, 1)}; or train anew with other values: {again}"
@@ -179,6 +184,7 @@ class _State(msgspec.Struct):
     step: int
     position: int
     examples: int
+    place: dict[str, Any] | None
     stop_reason: str | None
     used_s: float
     history: list[dict[str, float]]

@@ -49,6 +49,7 @@ def evaluate_run(
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
+    plugins: Mapping[str, Any] | None = None,
     splits: Sequence[str] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     parent: str | os.PathLike[str] = "runs",
@@ -59,6 +60,7 @@ def evaluate_run(
     Args:
         run: Folder, number or name of the run.
         overrides: Values by dotted key that win over those of its config.
+        plugins: Objects by table, if it was trained with objects: ``{"data": data}``.
         splits: The splits to evaluate; default: all splits of the data.
         checkpoint: ``latest`` or the folder of a checkpoint, instead of the final weights of the run.
         parent: Folder to search for runs by number or name.
@@ -74,7 +76,7 @@ def evaluate_run(
         raise ConfigError(f"there is no split {unknown[0]!r}", hint=did_you_mean(unknown[0], _SPLITS))
     wanted = list(splits or _SPLITS)
     switches = {"--split": {"train.evaluate": wanted}}
-    config = load_config(saved_config(path), overrides, switches=switches, catalog=catalog)
+    config = load_config(saved_config(path), overrides, plugins=plugins, switches=switches, catalog=catalog)
     weights = read_weights(path, checkpoint)
     built = Run(config, build=_build)
     there = built.data.splits()

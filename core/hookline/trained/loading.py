@@ -27,6 +27,7 @@ def load_trained(
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
+    plugins: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
@@ -41,12 +42,15 @@ def load_trained(
         HooklineError: As ``Run`` raises it.
     """
     path = find_run(run, parent)
-    config = load_config(saved_config(path), overrides, catalog=catalog)
+    config = load_config(saved_config(path), overrides, plugins=plugins, catalog=catalog)
     weights = read_weights(path, checkpoint)
     sites: list[Site] = []
     used = _UsedModel()
     built = Run(config, observers=[used], build=functools.partial(_build_model_alone, read_data(path), sites))
     load_weights_into(built, weights, path)
+    for member in built.members:
+        # A plugin whose model is trained in another form than it is used in: adapters that are merged, for instance.
+        getattr(member.instance, "finish_model", bool)()
     return Trained(sites[0], used.model, config, path, weights, (*weights.notes, *built.warnings))
 
 
