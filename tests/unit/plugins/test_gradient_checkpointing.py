@@ -42,7 +42,7 @@ class Watched(Block):
 
     def note(self, hidden: Tensor) -> None:
         self.num_calls += 1
-        self.kept.append(StorageWeakRef(hidden.untyped_storage()))
+        self.kept.append(StorageWeakRef(hidden.untyped_storage()))  # type: ignore[no-untyped-call] # torch leaves it so
 
 
 class Net(nn.Module):
