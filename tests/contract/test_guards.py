@@ -187,7 +187,7 @@ def test_the_types_that_checkers_see_are_those_that_programs_get(package: Module
 
 
 def test_the_public_door_is_small() -> None:
-    assert len(door.__all__) <= 27
+    assert len(door.__all__) <= 28
     assert isinstance(door.runs.RunFolder, type)  # a room is loaded on first use
 
 
@@ -244,7 +244,7 @@ def test_the_page_of_the_architecture_lists_each_module_once() -> None:
     modules = [".".join(path.parts) for path in paths]
     assert sorted(rows) == sorted(modules)
     # The prose, too, names only modules that exist; a room is named by its package.
-    named = set(re.findall(r"`((?:cli|engine|runs|shortcuts|testing|trained|trials)\.[\w.]+)`", page))
+    named = set(re.findall(r"`((?:cli|config|engine|runs|shortcuts|testing|trained|trials)\.[\w.]+)`", page))
     assert named <= {*modules, *(name.rpartition(".")[0] for name in modules)}
 
 
