@@ -39,7 +39,9 @@ def leave_out(model: nn.Module) -> Callable[[], None]:
         saved = state.pop(prefix + SUM, None)
         if saved is not None and saved.tolist() != sums.of(_parameters(module)).tolist():
             message = "the model is built with other frozen weights than its saved weights were trained with"
-            hint = "restore the file that it reads, or its seed; if weights are loaded only when a run begins, train with "
+            hint = (
+                "restore the file that it reads, or its seed; if weights are loaded only when a run begins, train with "
+            )
             raise CheckpointError(message, hint=f"{hint}callbacks.lora.save = 'all'")
 
     def after_load(_: nn.Module, keys: Any) -> None:

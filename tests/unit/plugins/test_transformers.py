@@ -212,7 +212,7 @@ def test_a_saved_run_is_evaluated_used_and_exported(task: str, tmp_path: Path, c
     assert evaluated.metrics.items() <= run.history[-1].items()
     trained = load_trained(path, catalog=catalog)
     inputs, _ = Examples(task, 5, 2)[:]
-    assert torch.equal(trained.predict(inputs), run.model.eval()(trained.placed(inputs)))
+    assert torch.equal(trained.output(inputs), run.model.eval()(trained.placed(inputs)))
     for name in ("safetensors", *(["torch-export"] if task == "image-classification" else [])):
         assert export_model(trained, name, tmp_path / f"model.{name}", force=True).num_examples == NUM
 
