@@ -26,7 +26,7 @@ TARGETS = INPUTS @ np.array([1.0, 2.0, 3.0], np.float32) + 4
 NAMES = ("a", "b", "c")
 LABELS = np.array(["low"] * 60 + ["middle"] * 30 + ["top"] * 10)
 CLASSES = {"loss": "cross-entropy"}
-KEEP = {"callbacks": {"run-folder": {}, "checkpoint": {}}}
+KEEP: dict[str, Any] = {"callbacks": {"run-folder": {}, "checkpoint": {}}}
 
 
 def run_of(data: Any, config: Mapping[str, Any] | None = None, **overrides: Any) -> Run:
