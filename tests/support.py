@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -69,3 +72,25 @@ def saved_folder(run: RunView) -> RunFolder:
     folder = folder_of(run)
     assert folder is not None
     return folder
+
+
+@functools.cache
+def warm_program() -> Path:
+    """Return a program that does what ``hookline`` does, in a fork of a process that has imported torch.
+
+    See ``warm.py``. The process is that of the interpreter that runs the tests, and ends with it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="hookline-warm-"))
+    script, address = ROOT / "tests" / "warm.py", folder / "socket"
+    program = folder / "hookline"
+    real = Path(sys.executable).parent / "hookline"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} ask {address} {real} "$@"\n')
+    program.chmod(0o755)
+    env = {**os.environ, "PYTHONWARNINGS": "error"}
+    server = subprocess.Popen([sys.executable, script, "serve", address], stdout=subprocess.PIPE, text=True, env=env)
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(server.wait)
+    atexit.register(server.kill)
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    return program

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support import FIXTURES, Environment, make_environment, run
+from support import FIXTURES, Environment, make_environment, run, warm_program
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +22,10 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 @pytest.fixture
 def hookline(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command ``hookline``, run in an empty folder."""
-    program = str(Path(sys.executable).parent / "hookline")
+    """The command ``hookline``, run in an empty folder; started anew where it gets variables of the environment."""
+    program = Path(sys.executable).parent / "hookline"
 
     def call(*words: str, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
-        return run([program, *words], cwd=cwd, **environment)
+        return run([str(program if environment else warm_program()), *words], cwd=cwd, **environment)
 
     return call

@@ -105,6 +105,19 @@ SPELLINGS: dict[str, Callable[[Path], Path]] = {
             ],
         ),
     ),
+    "per cent and dollars": lambda folder: write(
+        folder, text(table=[[a, f"{s}%", c, f"-${p[1:]}" if p.startswith("-") else f"$ {p}"] for a, s, c, p in rows()])
+    ),
+    "euros with thousands": lambda folder: write(
+        folder,
+        text(
+            delimiter=";",
+            table=[
+                [a, f"{float(s) * 1000:.0f} m/s", c, f"{float(p) * 1000:,.2f} €".translate({44: "\u202f", 46: ","})]
+                for a, s, c, p in rows()
+            ],
+        ),
+    ),
     "blanks": lambda folder: write(folder, text(delimiter="   ").replace("age", " age")),
     "tabs": lambda folder: write(folder, text(delimiter="\t"), "t.tsv"),
     "bars": lambda folder: write(folder, text(delimiter="|")),
@@ -154,6 +167,9 @@ def test_each_guess_is_said(tmp_path: Path) -> None:
 
     assert "decimal comma: score, price" in about("semicolons, decimal comma")
     assert "',' between thousands: score, price" in about("thousands")
+    assert "score holds numbers with the unit '%', and is read without it" in about("per cent and dollars")
+    assert "price holds numbers with the unit '$', and is read without it" in about("per cent and dollars")
+    assert "between thousands: price" in about("euros with thousands")
     assert "separated by blanks" in about("blanks")
     assert "begins with comments" in about("comments")
     assert "the first line holds values" in about("no header")
@@ -234,9 +250,13 @@ LEFT_OUT: dict[str, tuple[str, list[str], str]] = {
     "row numbers": ("id", NUMBERS, "looks like an identifier: 1, 2, 3, ..."),
     "an index": ("Unnamed: 0", [str(7 * number) for number in range(40)], "looks like an identifier"),
     "names": ("name", [f"r{number}" for number in range(40)], "text with 40 different values"),
-    "money": ("fee", [f"${number}.50" for number in range(40)], "looks like money, such as '$0.50'"),
-    "per cent": ("share", [f"{number}.5%" for number in range(40)], "looks like per cent"),
-    "units": ("size", [f"{number} cm" for number in range(40)], "numbers with a unit"),
+    "several units": (
+        "size",
+        [f"{n} cm" if n % 2 else f"{n}m" for n in range(40)],
+        "several units, such as 'm' and 'cm'",
+    ),
+    "several currencies": ("fee", [f"{'€$'[n % 2]}{n}" for n in range(40)], "several units, such as '€' and '$'"),
+    "sizes": ("size", [f"{number} x 2" for number in range(40)], "text with 40 different values"),
     "nothing": ("void", [""] * 40, "no values"),
     "almost nothing": ("rare", ["1", "2", "3", *[""] * 37], "only 3 values in 40 rows"),
     "ambiguous dates": ("day", [f"0{n % 9 + 1}/0{n % 7 + 1}/2024" for n in range(40)], "the day or the month first"),

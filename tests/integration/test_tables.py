@@ -367,6 +367,21 @@ def test_numbers_that_stand_for_a_missing_value_are_missing(folder: Folder) -> N
     assert tensors(data.train)[0].flatten().tolist() == [1, 5]
 
 
+def test_units_before_and_after_numbers_are_left_out(folder: Folder) -> None:
+    path = folder.csv('price,share,y\n"$1,234.50",5%,1 EUR\n"-$ 2",-0.5 %,EUR-2\n+$.5,NA,EUR 3\n')
+    units = {"price": "$", "share": "%", "y": "EUR"}
+    data = Table(path, "y", units=units, thousands=",", missing="mean").build_data()
+    inputs, targets = tensors(data.train)
+    assert inputs.tolist() == [[1234.5, 5.0], [-2.0, -0.5], [0.5, 2.25]]
+    assert targets.tolist() == [[1.0], [-2.0], [3.0]]
+
+
+@pytest.mark.parametrize("unit", ["", " %"])
+def test_a_unit_that_cannot_be_is_refused(unit: str) -> None:
+    with pytest.raises(ValueError, match="the unit of 'x' must be text without blanks around it"):
+        Table(Path("t.csv"), "y", units={"x": unit})
+
+
 def test_a_word_that_is_not_listed_is_a_category(folder: Folder) -> None:
     path = folder.csv("k,y\nNone,1\na,2\n")
     data = Table(path, "y", one_hot=("k",), missing_words=()).build_data()
@@ -427,6 +442,14 @@ IN_CSV: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
     "inf": ("x,y\n1,1\n2,-inf\n", {}, ["-inf is not a finite number", ":3:3"]),
     "too large": ("x,y\n1,1\n1e999,2\n", {}, ["inf is not a finite number", "1.8e308", "1e999,2"]),
     "decimal comma": ('x,y\n1,1\n"2,5",2\n', {}, ["'2,5' is not a number", "set `decimal` to ','"]),
+    "number without its unit": (
+        "x,y\n5 %,1\n0.05,2\n",
+        {"units": {"x": "%"}},
+        ["column 'x': '0.05' lacks the unit '%' of its column", ":3:1", "write it in every cell"],
+    ),
+    "column without any unit": ("x,y\n5,1\n", {"units": {"x": "kg"}}, ["'5.0' lacks the unit 'kg'", ":2:1"]),
+    "other unit": ("x,y\n$5,1\n€6,2\n$7,3\n", {"units": {"x": "$"}}, ["'€6' is not a number", ":3:1"]),
+    "unit of no column": ("x,y\n1,2\n", {"units": {"z": "%"}}, ["no column 'z', which `units` names"]),
     "unlisted word": ("x,y\n1,1\nunknown,2\n3,3\n", {}, ["'unknown' is not a number", "list it in `missing_words`"]),
     "underscore": ("x,y\n1,1\n1_000,2\n", {}, ["'1_000' is not a number"]),
     "empty cell": ("x,y\n,1\n2,2\n", {}, ["column 'x': the cell is empty", ":2:1", "'drop' or 'mean'"]),

@@ -49,6 +49,8 @@ _ASSIGNED = re.compile(
         ("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"'=,;&<>(){}\[\]][^\s"',;&(){}\[\]]*)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_BEFORE_REDACTED = re.compile(r"""["']?(\w+\s+)?""")
+"""What may stand between a key and the replacement of its secret: a quote mark, the kind of a header."""
 _OPTION = re.compile(r"--([a-z][\w-]{0,99})\s+([^\s-]\S*)", re.IGNORECASE)
 
 
@@ -96,16 +98,19 @@ def redacted_word(word: str) -> str:
 
 
 def redacted_text(text: str) -> str:
-    """Return a text without what looks like a secret.
+    """Return a text without what looks like a secret; what already replaced one stays.
 
     >>> redacted_text("GET https://host/x?token=1234 failed, Authorization: Bearer abcd")
     'GET https://host/x?token=<not written> failed, Authorization: <not written>'
     """
     position, parts = 0, []
-    for start, end in sorted(set(_secret_spans(text))):
+    for start, end in sorted(set(_secret_spans(text)), key=lambda span: (span[0], -span[1])):
+        found = text.find(REDACTED, start, end + len(REDACTED))
+        is_done = found >= 0 and _BEFORE_REDACTED.fullmatch(text, start, found)
+        whole = end if found < 0 else found + len(REDACTED)
         if start >= position:
-            parts += [text[position:start], REDACTED]
-        position = max(position, end)
+            parts += [text[position:start], text[start:whole] if is_done else REDACTED]
+        position = max(position, whole)
     return "".join([*parts, text[position:]])
 
 

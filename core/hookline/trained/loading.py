@@ -17,7 +17,7 @@ from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.member import Member
 from hookline.engine.plugin.observer import Observer
-from hookline.runs.folder import read_data, saved_config
+from hookline.runs.folder import expect_saved_weights, read_data, saved_config
 from hookline.runs.search import find_run
 from hookline.trained.model import Trained
 from hookline.trained.weights import load_weights_into, read_weights
@@ -48,6 +48,9 @@ def load_trained(
     used = _UsedModel()
     built = Run(config, observers=[used], build=functools.partial(_build_model_alone, read_data(path), sites))
     load_weights_into(built, weights, path)
+    for member in built.members:
+        # A plugin whose model is trained in another form than it is used in: adapters that are merged, for instance.
+        getattr(member.instance, "finish_model", bool)()
     return Trained(sites[0], used.model, config, path, weights, (*weights.notes, *built.warnings))
 
 
@@ -68,6 +71,7 @@ class _UsedModel(Observer):
 
 def _build_model_alone(data: DataSource, sites: list[Site], site: Site) -> None:
     """Build only the model, from the saved facts about the data; append its site to ``sites``."""
+    expect_saved_weights(site.run)
     site.parts.data = data
     with RandomState(site.position.seed, "model").active():
         build_model(site)

@@ -48,7 +48,7 @@ class EventText:
 
     def epoch(self, run: RunView, metrics: Mapping[str, float]) -> str:
         """Return the epoch's row, with an empty cell for each metric that was not measured."""
-        return self._row(f"{run.epoch}/{run.num_epochs}", metrics)
+        return self._row(f"{run.epoch}/{run.config.train.epochs}", metrics)
 
     def warning(self, message: str) -> str:
         """Return the line of a warning."""
@@ -89,8 +89,3 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else printable(str(value))
-
-
-def encodable(text: str) -> str:
-    """Return a text with lone surrogates escaped, such as undecodable bytes of a file name, which no file can hold."""
-    return text.encode(errors="backslashreplace").decode()

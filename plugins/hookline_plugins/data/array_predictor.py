@@ -18,7 +18,7 @@ from torch import Tensor
 from hookline import ContractError, DataError, Location
 from hookline_plugins.data.array_files import StoredArray, find_arrays
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.in_memory import as_tensor
+from hookline_plugins.data.forms import as_tensor
 from hookline_plugins.data.predictions import (
     WRITERS,
     class_columns,

@@ -62,7 +62,7 @@ def test_the_edges_of_numbers_come_back() -> None:
     "dtype",
     [
         *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.bool, torch.uint8),
-        *(torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.complex128, torch.int8, torch.int16, torch.int32, torch.int64),
     ],
     ids=str,
 )
@@ -72,6 +72,15 @@ def test_every_kind_of_tensor_comes_back(dtype: torch.dtype, shape: tuple[int, .
     kept = back({"t": tensor})["t"]
     assert (kept.dtype, kept.shape) == (tensor.dtype, tensor.shape)
     assert torch.equal(kept, tensor)
+
+
+def test_complex128_keeps_both_parts_whatever_its_form() -> None:
+    whole = torch.complex(torch.arange(6.0, dtype=torch.float64), torch.tensor([1e-300] * 6, dtype=torch.float64))
+    kept = back({"a": whole, "tied": whole, "conj": whole.conj(), "part": whole[::2], "array": whole.numpy()})
+    for name, expected in {"a": whole, "tied": whole, "conj": whole.conj(), "part": whole[::2]}.items():
+        assert torch.equal(kept[name], expected)
+    assert kept["array"].dtype == np.complex128
+    assert (kept["array"] == whole.numpy()).all()
 
 
 def test_not_a_number_keeps_its_bits_in_a_tensor() -> None:
@@ -165,6 +174,9 @@ def test_what_would_come_back_as_something_else_is_refused(value: Any) -> None:
         {"$tensor": None},
         {"$array": 1},
         {"$array": "half"},
+        {"$array": {}},
+        {"$complex": "half"},
+        {"$complex": {}},
         {"$tuple": 3},
         {"$map": [[1]]},
         {"$map": [[[1], 2]]},
@@ -250,7 +262,7 @@ def test_damaged_tensors_are_read_or_refused_and_nothing_else_happens(data: st.D
     _read_or_refused(lambda: from_safetensors(bytes(damaged)))
 
 
-TAGS = ["$tensor", "$array", "$tuple", "$map", "$int", "$float", "$bytes", "a"]
+TAGS = ["$tensor", "$array", "$complex", "$tuple", "$map", "$int", "$float", "$bytes", "a"]
 
 
 @settings(deadline=None, max_examples=300)

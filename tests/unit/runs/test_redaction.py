@@ -122,6 +122,9 @@ def test_a_word_of_a_command_is_shown_without_its_secrets(word: str, shown: str)
         ("Authorization: Bearer 1234", f"Authorization: {REDACTED}"),
         ("{'Authorization': 'Basic 1234', 'x': 1}", f"{{'Authorization': '{REDACTED}', 'x': 1}}"),
         ("sent bearer 12345678", f"sent bearer {REDACTED}"),
+        (f"Authorization: Basic {REDACTED}", f"Authorization: Basic {REDACTED}"),
+        (f'{{"password": "{REDACTED}"}}', f'{{"password": "{REDACTED}"}}'),
+        (f"token=abcd{REDACTED}", f"token={REDACTED}"),
         ("run --password 1234 --fast", f"run --password {REDACTED} --fast"),
         ("Upload(token='12 34', n=1)", f"Upload(token={REDACTED}, n=1)"),
         ('{"authToken": "1234", "n": 1}', f'{{"authToken": {REDACTED}, "n": 1}}'),
@@ -134,6 +137,7 @@ def test_a_word_of_a_command_is_shown_without_its_secrets(word: str, shown: str)
 )
 def test_a_text_is_shown_without_what_looks_like_a_secret(text: str, shown: str) -> None:
     assert redacted_text(text).replace(f"'{REDACTED}'", REDACTED) == shown.replace(f"'{REDACTED}'", REDACTED)
+    assert redacted_text(redacted_text(text)) == redacted_text(text)
 
 
 def test_a_long_text_takes_no_time() -> None:

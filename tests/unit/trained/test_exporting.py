@@ -20,6 +20,7 @@ import hookline
 from hookline import Catalog, ConfigError, ContractError, DataSource, PluginError, load_config
 from hookline.engine import entries_of_file
 from hookline.runs import folder_of
+from hookline.runs.disk.encoding import state_from_safetensors
 from hookline.trained import Trained, export_model, exporting, load_trained
 from support import saved_folder
 
@@ -171,6 +172,41 @@ def test_weights_are_exported_bit_by_bit_with_the_metadata_to_use_them(tmp_path:
     assert metadata["run"] == "0001-synthetic-linear-mlp"
     assert json.loads(metadata["model"])["model.hidden"] == [4]
     assert json.loads(metadata["data"])["in_features"] == 2
+
+
+class Extra(nn.Linear):
+    """Multiplies by a number that its extra state holds, and by a weight of complex128."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+        self.factor = 3.0
+        self.register_buffer("turn", torch.ones(1, dtype=torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = super().forward(x) * self.factor
+        return (output * self.turn).real
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"factor": self.factor}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.factor = state["factor"]
+
+
+@hookline.plugin("model", "extra")
+def extra() -> nn.Module:
+    return Extra()
+
+
+def test_weights_are_exported_with_what_is_no_plain_tensor(tmp_path: Path) -> None:
+    trained = trained_with(tmp_path, model={"use": "extra"}, train={"epochs": 1, "dtype": "float64"})
+    done = export_model(trained, "safetensors", tmp_path / "m.safetensors")
+    assert done.largest_difference == 0
+    data = done.path.read_bytes()
+    state = state_from_safetensors(data)
+    assert state.keys() == {"weight", "bias", "turn", "_extra_state"}
+    assert (state["_extra_state"], state["turn"].dtype) == ({"factor": 3.0}, torch.complex128)
+    assert load_file(done.path)["extra_state/turn"].tolist() == [[1.0, 0.0]]  # for any reader
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # by torch 2.10 itself

@@ -7,6 +7,7 @@ unchanged; every other value becomes an object with one key that begins with ``$
     {"$array": "plugins/seen"}     a NumPy array, likewise        {"$int": "0x10000000000..."}  beyond 64 bits
     {"$tuple": [0.9, 0.999]}       a tuple                        {"$float": "nan"}           or "inf", "-inf"
     {"$bytes": "AAEC"}             bytes, in base 64 (RFC 4648)
+    {"$complex": "model/phase"}    complex128: a tensor of pairs of float64, which safetensors has
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     """
     try:
         return _decode(tree, tensors)
-    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"this is not a state: {type(error).__name__}: {error}") from error
 
 
@@ -106,33 +107,27 @@ def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(dict(tensors))
 
 
-def weights_to_safetensors(weights: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return the weights of a model as the bytes of a plain safetensors file, for any reader of such files.
+def state_to_safetensors(state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the state of a module as a safetensors file: its tensors by name, and in the header all else, encoded.
 
-    Tied weights are written under each of their names.
+    Any reader of such files can read the tensors. Tied weights are written under each of their names.
 
     Args:
-        weights: The weights, from ``state_dict`` of the model.
+        state: The state, from ``state_dict`` of the module.
         metadata: Texts for the header of the file.
-
-    Raises:
-        CheckpointError: When they contain something that cannot be saved.
-    """
-    tree, tensors = encode(dict(weights))
-    names = {name: value["$tensor"] for name, value in tree.items() if isinstance(value, dict) and "$tensor" in value}
-    all_tensors = {name: tensors[kept] if name == kept else tensors[kept].clone() for name, kept in names.items()}
-    return safetensors.torch.save(all_tensors, metadata=dict(metadata) if metadata else None)
-
-
-def state_to_safetensors(state: Mapping[str, Any]) -> bytes:
-    """Return the state of a module as a safetensors file: its tensors by name, and in the header all else, encoded.
 
     Raises:
         CheckpointError: When it contains something that cannot be saved.
     """
-    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    others, tensors = encode({name: value for name, value in state.items() if name not in weights}, _OTHERS)
-    return weights_to_safetensors(weights | tensors, {_OTHERS: to_json(others).decode()} if others else None)
+    is_plain = {
+        name: isinstance(value, Tensor) and value.dtype is not torch.complex128 for name, value in state.items()
+    }
+    others, tensors = encode({name: value for name, value in state.items() if not is_plain[name]}, _OTHERS)
+    tree, weights = encode({name: value for name, value in state.items() if is_plain[name]})
+    names = {name: value["$tensor"] for name, value in tree.items()}
+    tensors |= {name: weights[kept] if name == kept else weights[kept].clone() for name, kept in names.items()}
+    header = {**(metadata or {}), **({_OTHERS: to_json(others).decode()} if others else {})}
+    return safetensors.torch.save(tensors, metadata=header or None)
 
 
 def state_from_safetensors(data: bytes) -> dict[str, Any]:
@@ -178,10 +173,13 @@ class _Encoder:
         if type(value) in (list, tuple, torch.Size):
             items = [self.encode(item, f"{name}/{number}") for number, item in enumerate(value)]
             return items if type(value) is list else {"$tuple": items}
+        if isinstance(value, Tensor) and value.dtype is torch.complex128 and value.layout is torch.strided:
+            return {"$complex": self._keep(torch.view_as_real(value.detach().resolve_conj().resolve_neg()), name)}
         if isinstance(value, Tensor):
             return {"$tensor": self._keep(value, name)}
         if type(value) is np.ndarray and value.dtype.kind in "biufc":
-            return {"$array": self._keep(torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), name)}
+            tensor = self.encode(torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), name)
+            return {"$array": tensor.get("$tensor", tensor)}
         return self._scalar(value, name)
 
     def _scalar(self, value: Any, name: str) -> Any:
@@ -250,7 +248,8 @@ def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 _MEANINGS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "$tensor": lambda value, tensors: tensors[value],
-    "$array": lambda value, tensors: tensors[value].numpy(),
+    "$complex": lambda value, tensors: torch.view_as_complex(tensors[value]),
+    "$array": lambda value, tensors: (tensors[value] if _is_text(value) else _decode(value, tensors)).numpy(),
     "$tuple": lambda value, tensors: tuple(_decode(item, tensors) for item in value),
     "$map": lambda value, tensors: {_decode(key, tensors): _decode(item, tensors) for key, item in value},
     "$int": lambda value, _: int(value, 16),

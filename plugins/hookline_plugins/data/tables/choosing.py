@@ -31,7 +31,8 @@ def choose_columns(
     Raises:
         DataError: If a target is missing, because the features are then unknown.
     """
-    for option, names in (("target", target), ("features", features), *converted.items()):
+    units = tuple(sheet.form.units)
+    for option, names in (("target", target), ("features", features), *converted.items(), ("units", units)):
         _check_listed(sheet, option, names, faults)
     if not set(target) <= set(_present(sheet, target)):
         faults.check()

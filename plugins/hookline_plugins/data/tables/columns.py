@@ -183,7 +183,19 @@ class Reader:
         if numbers.null_count() > column.null_count() or not math.isfinite(numbers.sum()):
             is_word = numbers.is_null() & column.is_not_null()
             self._add_cells(column, is_word | ~numbers.is_finite().fill_null(value=True))
+        if unit := self.sheet.form.units.get(column.name):
+            self._check_unit(column, numbers, unit)
         return numbers
+
+    def _check_unit(self, column: pl.Series, numbers: pl.Series, unit: str) -> None:
+        """Add a fault for each number without its unit: ``0.5`` among per cents may be 50 of them."""
+        texts = self.sheet.frame[column.name].cast(polars().String)
+        hint = "write it in every cell of the column; or in none, and remove the column from `units`"
+        self._add_cells(
+            column,
+            numbers.is_not_null() & ~texts.str.contains(unit, literal=True),
+            describe=lambda value: (f"{show(value)} lacks the unit {unit!r} of its column", hint),
+        )
 
     def _labels(self, column: pl.Series, hint: str) -> pl.Series:
         """Return a column's values as text; if they cannot be names, return nulls and add a fault with ``hint``."""

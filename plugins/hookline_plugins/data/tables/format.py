@@ -1,9 +1,10 @@
-"""``TableFormat``: how the cells of a table are written: delimiter, decimal sign, encoding, words for nothing."""
+"""``TableFormat``: how the cells of a table are written: delimiter, signs in numbers, encoding, words for nothing."""
 
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 BLANKS = " "
@@ -33,6 +34,7 @@ class TableFormat:
         encoding: The encoding of the text.
         missing_words: The texts that stand for a missing value.
         missing_numbers: The numbers that stand for a missing value.
+        units: The unit that stands before or after each number of a column, by its name.
     """
 
     delimiter: str = ","
@@ -43,12 +45,16 @@ class TableFormat:
     encoding: str = "utf-8"
     missing_words: tuple[str, ...] = MISSING_WORDS
     missing_numbers: tuple[float, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.delimiter.isascii() or self.delimiter in '"\r\n':
             raise ValueError(f"`delimiter` must be ASCII, not a quote mark or line break; got {self.delimiter!r}")
         if self.decimal == self.thousands:
             raise ValueError(f"`decimal` and `thousands` must be different characters; got {self.decimal!r} for both")
+        for name, unit in self.units.items():
+            if not unit or unit != unit.strip():
+                raise ValueError(f"the unit of {name!r} must be text without blanks around it; got {unit!r}")
         try:
             is_text = codecs.lookup(self.encoding)._is_text_encoding  # noqa: SLF001 - how Python itself finds out
         except LookupError:

@@ -1,4 +1,4 @@
-"""Guesses at how a CSV file is written, for ``hookline init``: encoding, comments, delimiter, header, decimal sign."""
+"""Guesses at how a CSV file is written, for ``hookline init``: encoding, comments, delimiter, header, numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.tables.format import BLANKS, TableFormat
 from hookline_plugins.data.tables.sheet import Sheet, as_numbers
 from hookline_plugins.data.tables.source import check_file, is_parquet, read_source
+from hookline_plugins.data.tables.suitability import unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,12 +24,12 @@ _SAMPLE_BYTES = 2**16
 _NUM_LINES = 50
 _NUMBER = re.compile(r"\s*\"?[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\"?\s*")
 
-_DECIMAL_COMMA = r"^[+-]?\d*,\d+$"
-_GROUPED = {
-    ".": (",", r"^[+-]?\d{1,3}(,\d{3})+(\.\d*)?$"),
-    ",": (".", r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$"),
-}
-"""The separator of thousands beside each decimal sign, and numbers with it."""
+_SEPARATORS = (",", ".", "'", " ", "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}")
+"""Characters between groups of three digits."""
+_GROUPS = r"[+-]?\d{1,3}([.' \u00a0\u202f]\d{3})+"
+_DECIMAL_COMMA = rf"^({_GROUPS}|[+-]?\d*),\d+$"
+_GROUPED = {".": r"^[+-]?\d{1,3}(%s\d{3})+(\.\d*)?$", ",": r"^[+-]?\d{1,3}(%s\d{3})+(,\d*)?$"}
+"""Numbers with a separator of thousands, by the decimal sign."""
 
 
 def guess_format(path: Path, faults: Faults) -> tuple[TableFormat, list[str]]:
@@ -60,30 +61,53 @@ def guess_format(path: Path, faults: Faults) -> tuple[TableFormat, list[str]]:
     return form, remarks
 
 
-def with_number_signs(sheet: Sheet) -> tuple[Sheet, list[str]]:
-    """Return a sheet of text with the decimal sign and the thousands separator that its columns seem to have."""
+def with_numbers(sheet: Sheet) -> tuple[Sheet, list[str]]:
+    """Return a sheet of text with its columns of numbers as float64, and a remark on how they are written.
+
+    Guessed are the units of columns, the decimal sign and the separator of thousands. A column with faulty cells, or
+    with numbers that begin with 0, such as a post code, remains text.
+    """
     if sheet.source is None:
         return sheet, []
-    texts = [sheet.column(name) for name in dict.fromkeys(sheet.names) if name]
-    form, remarks = sheet.form, []
-    if (found := _columns_with(texts, _DECIMAL_COMMA, form)) and not _columns_with(texts, _GROUPED["."][1], form):
-        form = replace(form, decimal=",")
+    names = [name for name in dict.fromkeys(sheet.names) if name]
+    plain = {name: numbers for name in names if (numbers := _only_numbers(sheet, name)) is not None}
+    others = [name for name in names if name not in plain]
+    units = {name: unit for name in others if (unit := unit_of(sheet.column(name).drop_nulls()))}
+    remarks = [f"{name} holds numbers with the unit {unit!r}, and is read without it" for name, unit in units.items()]
+    sheet = replace(sheet, form=replace(sheet.form, units=units))
+    found = _columns_with(sheet, others, _DECIMAL_COMMA, rf"^{_GROUPS}$")
+    if found and not _columns_with(sheet, others, _GROUPED["."] % ","):
+        sheet, plain, others = replace(sheet, form=replace(sheet.form, decimal=",")), {}, names
         remarks.append(f"numbers have a decimal comma: {_listed(found)}")
-    mark, grouped = _GROUPED[form.decimal]
-    if found := _columns_with(texts, grouped, form):
-        form = replace(form, thousands=mark)
-        remarks.append(f"numbers have {mark!r} between thousands: {_listed(found)}")
-    return replace(sheet, form=form), remarks
+    for mark in _SEPARATORS:
+        grouped = _GROUPED[sheet.form.decimal] % re.escape(mark)
+        if mark != sheet.form.decimal and (found := _columns_with(sheet, others, grouped)):
+            sheet = replace(sheet, form=replace(sheet.form, thousands=mark))
+            remarks.append(f"numbers have {mark!r} between thousands: {_listed(found)}")
+            break
+    plain |= {name: numbers for name in others if (numbers := _only_numbers(sheet, name)) is not None}
+    return replace(sheet, frame=sheet.frame.with_columns(**plain)), remarks
 
 
-def _columns_with(columns: list[pl.Series], pattern: str, form: TableFormat) -> list[str]:
-    """Return the names of the columns in which some cells have the pattern, and all others are numbers."""
+def _only_numbers(sheet: Sheet, name: str) -> pl.Series | None:
+    """Return a column as float64, without its unit; None if a cell is not a number, or a number begins with 0."""
+    column = sheet.column(name)
+    numbers = as_numbers(column, sheet.form)
+    is_plain = numbers.null_count() == column.null_count() and not column.str.contains(r"^0\d").any()
+    return numbers if is_plain else None
+
+
+def _columns_with(sheet: Sheet, names: list[str], pattern: str, others: str = "^$") -> list[str]:
+    """Return the columns in which some cells have the pattern, and the rest are numbers or have that of ``others``."""
     found = []
-    for column in columns:
-        has_pattern = column.drop_nulls().str.contains(pattern)
-        is_number = as_numbers(column.drop_nulls(), form).is_not_null()
-        if has_pattern.any() and (has_pattern | is_number).all():
-            found.append(column.name)
+    for name in names:
+        present = sheet.column(name).drop_nulls()
+        has_pattern = present.str.contains(pattern)
+        if not has_pattern.any():
+            continue
+        is_number = as_numbers(present, sheet.form).is_not_null() | present.str.contains(others)
+        if (has_pattern | is_number).all():
+            found.append(name)
     return found
 
 

@@ -56,12 +56,14 @@ class Sheet:
     problems: Mapping[int, str] = field(default_factory=dict)
 
     def column(self, name: str) -> pl.Series:
-        """Return a column; text is stripped of blanks, and null if nothing or a word for nothing is left."""
+        """Return a column; text is stripped of blanks and units, and null if nothing or a word for nothing is left."""
         pl = polars()
         column = self.frame[name]
         if column.dtype == pl.String:
             text = pl.col(name).str.strip_chars()
             is_present = (text != "") & ~text.is_in(self.form.missing_words)
+            if unit := self.form.units.get(name):
+                text = _without_unit(text, unit)
             column = column.to_frame().select(pl.when(is_present).then(text).alias(name)).to_series()
         elif column.dtype.is_float() and column.is_nan().any():
             column = column.fill_nan(None)
@@ -94,6 +96,13 @@ class Sheet:
         if self.form.delimiter == BLANKS:  # the columns of the file are not those of the parsed text
             return Location(str(self.path), record.line)
         return record.location(self.path, self.names.index(cell.column), self.form.delimiter)
+
+
+def _without_unit(text: pl.Expr, unit: str) -> pl.Expr:
+    """Return text without a unit before or after a number: ``-$ 5`` is ``-5``, ``5 %`` is ``5``."""
+    mark = re.escape(unit)
+    text = text.str.replace(rf"^([+-]?)\s*{mark}\s*([+-]?[\d.,])", "${1}${2}")
+    return text.str.replace(rf"([\d.,])\s*{mark}$", "${1}")
 
 
 def as_numbers(column: pl.Series, form: TableFormat) -> pl.Series:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hookline.engine import did_you_mean
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.tables.format import TableFormat
-from hookline_plugins.data.tables.guessing import guess_format, with_number_signs
+from hookline_plugins.data.tables.guessing import guess_format, with_numbers
 from hookline_plugins.data.tables.reading import Reading, read_table
 from hookline_plugins.data.tables.sheet import Sheet
 from hookline_plugins.data.tables.suitability import Usable, doubts, judge
@@ -70,7 +70,7 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
     form, warnings = guess_format(path, faults)
     sheet = read_table(path, Reading(form, is_text=lambda _: True), faults)
     faults.check()
-    sheet, remarks = with_number_signs(sheet)
+    sheet, remarks = with_numbers(sheet)
     usable, reasons = _judged(sheet)
     chosen, reason = _chosen_target(sheet, usable, reasons, target, faults)
     features = [column for column in usable if column is not chosen]

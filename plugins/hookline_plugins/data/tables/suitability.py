@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hookline_plugins.data.tables.kinds import distinct, kind_of, show
+from hookline_plugins.data.tables.kinds import distinct, kind_of, show, whole_texts
 from hookline_plugins.data.tables.sheet import Sheet, as_numbers, polars
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ _MIN_VALUES = 10
 
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%d.%m.%Y", "%Y/%m/%d")
 _AMBIGUOUS_DATES = ("%d/%m/%Y", "%m/%d/%Y")
-_WITH_UNIT = r"^[+-]?\s*([$€£¥₹]|[A-Z]{3})?\s*[+-]?\d[\d.,]*\s*(%|[$€£¥₹]|[A-Za-z°µ]{1,5})?$"
+_CURRENCIES = "USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|NZD|SEK|NOK|DKK|PLN|CZK|HUF|RON|BRL|MXN|ZAR|KRW|SGD|HKD|TRY|ILS|THB"
+_WITH_UNIT = (
+    rf"^[+-]?\s*([A-Z]{{0,2}}\p{{Sc}}|{_CURRENCIES})?\s*"
+    r"[+-]?\d([\d.,'\s]*\d)?\s*(%|[A-Z]{0,2}\p{Sc}|[A-Za-z°µ/²³]{1,6})?$"
+)
 _IDENTIFIER = re.compile(
     r"(.*[_ .-])?(id|idx|index|uuid|guid)|unnamed: \d+|__index_level_\d+__|.*[a-z]ID|Id|ID", re.ASCII
 )
@@ -64,9 +68,9 @@ class Usable:
         if self.kind == "categories":
             return True
         numbers = as_numbers(self.column.drop_nulls(), sheet.form)
-        values = numbers.unique()
-        if (values != values.floor()).any():
+        if (numbers != numbers.floor()).any():
             return False
+        values = numbers.unique()
         return set(values) <= {0.0, 1.0} or (
             len(values) <= _MAX_CLASSES and len(numbers) >= _ROWS_OF_CATEGORY * len(values)
         )
@@ -94,8 +98,8 @@ def _lack_of_values(column: pl.Series) -> str:
         return "it has no values"
     if len(present) < min(_MIN_VALUES, (len(column) + 1) // 2):
         return f"it has only {len(present)} value{'s' * (len(present) != 1)} in {len(column)} rows"
-    if not column.dtype.is_nested() and present.n_unique() == 1:
-        return f"it never changes: {present[0]} in all rows"
+    if not column.dtype.is_nested() and (present == present[0]).all():
+        return f"it never changes: {whole_texts(present.head(1))[0]} in all rows"
     return ""
 
 
@@ -116,11 +120,11 @@ def _judge_numbers(sheet: Sheet, column: pl.Series) -> Usable | str:
 
 
 def _doubt_of_numbers(name: str, values: pl.Series, num_rows: int) -> str:
-    if not values.n_unique() == len(values) == num_rows:
+    if len(values) < num_rows:
         return ""
     if len(values) > 2 and values[0] in (0, 1) and (values.diff().drop_nulls() == 1).all():
         return f"it looks like an identifier: {values[0]:.0f}, {values[1]:.0f}, {values[2]:.0f}, ..."
-    if _IDENTIFIER.fullmatch(name if name.isupper() else name.lower()):
+    if _IDENTIFIER.fullmatch(name if name.isupper() else name.lower()) and values.n_unique() == num_rows:
         return "it looks like an identifier: its name, and a different value in each row"
     return ""
 
@@ -133,8 +137,8 @@ def _judge_text(column: pl.Series, present: pl.Series) -> Usable | str:
     if dates or either:
         return Usable(column, "dates", (dates or either)[0])
     count = present.n_unique()
-    if unit := _unit(present):
-        return f"it holds text that looks like {unit}: write plain numbers to use it"
+    if unit := " and ".join(map(show, _units(present))):
+        return f"it holds numbers with several units, such as {unit}: write plain numbers to use it"
     limit = min(_FEW_CATEGORIES, len(present) // 2), min(_MAX_CATEGORIES, len(present) // _ROWS_OF_CATEGORY)
     if count > max(limit):
         return f"it holds text with {count:,} different values in {len(present):,} rows"
@@ -147,18 +151,18 @@ def _are_dates(texts: pl.Series, form: str) -> bool:
     return texts.str.to_datetime(form, strict=False, time_unit="us", ambiguous="null").null_count() == 0
 
 
-def _unit(texts: pl.Series) -> str:
-    """Return the unit that stands beside the numbers of a text column; empty if it does not hold such numbers."""
+def unit_of(texts: pl.Series) -> str:
+    """Return the unit that stands before or after each number of a text column; empty if there is not exactly one."""
+    units = _units(texts)
+    return units[0] if len(units) == 1 else ""
+
+
+def _units(texts: pl.Series) -> list[str]:
+    """Return up to three units of a text column of numbers; none if some cells are not a number with a unit."""
     if texts.dtype != polars().String or not texts.str.contains(_WITH_UNIT).all():
-        return ""
-    if texts.str.contains(r"^[\d.,+-]*$").any():
-        return ""
-    first = texts[0]
-    if texts.str.ends_with("%").all():
-        return f"per cent, such as {first!r}"
-    if texts.str.contains(r"[$€£¥₹]").all():
-        return f"money, such as {first!r}"
-    return f"numbers with a unit, such as {first!r}"
+        return []
+    units = texts.str.replace_all(r"[\d.,'+\-\s]", "").unique(maintain_order=True).head(3).to_list()
+    return [] if "" in units else units
 
 
 def doubts(sheet: Sheet, usable: Usable) -> Iterator[str]:
@@ -189,8 +193,10 @@ def _doubts_of_categories(usable: Usable) -> Iterator[str]:
 
 def _is_far_off(numbers: pl.Series, value: int) -> bool:
     """Return whether a number occurs at a distance from all others that is larger than their range."""
+    if not (numbers == value).any():
+        return False
     others = numbers.filter(numbers != value)
-    if others.is_empty() or len(others) == len(numbers):
+    if others.is_empty():
         return False
     low, high = float(others.min()), float(others.max())  # type: ignore[arg-type] # they are numbers
     return (low - value if value < low else value - high) > max(high - low, abs(high) / 2, abs(low) / 2)

@@ -115,6 +115,10 @@ class Table:
     missing_numbers: Annotated[
         tuple[float, ...], Meta(description="numbers that stand for a missing value, such as -999")
     ] = ()
+    units: Annotated[
+        dict[str, str],
+        Meta(description="columns whose numbers have a unit before or after them, with the unit, such as '$' or '%'"),
+    ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._scales: tuple[Scale, Scale] | None = None
