@@ -196,12 +196,12 @@ class HooklineClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc] # s
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803 - as in scikit-learn
         """Return the probability of each class, ``[N, C]``, in the order of ``classes_``."""
-        return self._output(X).softmax(dim=1).numpy()  # type: ignore[no-any-return] # NumPy's own annotation
+        return self._output(X).softmax(dim=1).numpy()
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803 - as above
         """Return the most probable label of each row, ``[N]``."""
-        indices = self._output(X).argmax(dim=1).numpy()
-        return self.classes_[indices]
+        labels: NDArray[Any] = self.classes_[self._output(X).argmax(dim=1).numpy()]
+        return labels
 
     def _checked(self, inputs: ArrayLike, targets: ArrayLike) -> tuple[Any, Any]:
         x, y = validate_data(self, inputs, targets, dtype=_DTYPES)
