@@ -195,11 +195,31 @@ def check_splitting(run: RunView) -> None:
     """
     if not run.config.train.micro_batch_size or run.micro_batch_size is not None:
         return
-    owners = [str(member.plugin) for member, is_wrapper in run.hook_order("build_step") if not is_wrapper]
-    owner = (*owners, f"the optimizer {type(run.optimizer).__name__}")[0]
+    owner = (*_owners_of_step(run), f"the optimizer {type(run.optimizer).__name__}")[0]
     message = f"the step of {owner} does not split batches, but train.micro_batch_size is set"
     hint = "leave it at 0; a step that splits batches sets run.micro_batch_size"
     raise ConfigError(message, hint=hint)
+
+
+def check_skipping(run: RunView, *, is_guarded: bool) -> None:
+    """Check that the step of a plugin uses the run's check of numbers if ``train.non_finite`` is ``skip``.
+
+    Args:
+        run: The run, after its first step.
+        is_guarded: Whether a plugin has asked for the check.
+
+    Raises:
+        ConfigError: When it does not.
+    """
+    owners = _owners_of_step(run)
+    if owners and run.config.train.non_finite == "skip" and not is_guarded:
+        message = f"the step of {owners[0]} skips no update, but train.non_finite = 'skip' is set"
+        hint = "set it to 'fail' or 'ignore'; a step that skips calls run.update, or asks run.finite_guard"
+        raise ConfigError(message, hint=hint)
+
+
+def _owners_of_step(run: RunView) -> list[str]:
+    return [str(member.plugin) for member, is_wrapper in run.hook_order("build_step") if not is_wrapper]
 
 
 def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction, optimizer_name: str) -> None:

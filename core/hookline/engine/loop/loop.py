@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hookline.engine.errors import NonFiniteError, TrainingError, error_text
 from hookline.engine.loop.building import Components
-from hookline.engine.loop.first_batch import check_step_result
+from hookline.engine.loop.first_batch import check_skipping, check_step_result
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker, note_examples
@@ -166,9 +166,10 @@ class Loop:
         position = self._position
         position.step += 1
         position.batch += 1
-        if position.step == 1:
+        if position.step == position.num_before + 1:
             with self.host.makers.attributing(self.parts.step):
                 check_step_result(loss)
+            check_skipping(self._run, is_guarded=self.parts.finite_guard.is_used)
         if self.parts.finite_guard.has_skipped:
             self.parts.finite_guard.forget_skip()
         else:
