@@ -3,6 +3,7 @@
 A block that begins with ``# file: NAME`` is a file. Comments in the source of a page say how its commands are run:
 
 - ``<!-- replay: COMMAND -->`` runs a command that the page does not show, such as one that makes files for the next;
+  ``$FIXTURES`` is the folder of the data sets;
 - ``<!-- replay in a new folder -->`` leaves the files of the commands above behind;
 - ``<!-- replay with: DISTRIBUTION... -->`` installs distributions of ``tests/fixtures``, for the whole page;
 - ``<!-- replay without figures -->`` before a block compares its words and no figures, because they are times;
@@ -17,13 +18,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from support import ROOT, Environment, run
+from support import FIXTURES, ROOT, Environment, run, warm_program
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TOLERANCE = 0.01
@@ -145,8 +147,12 @@ def output_of(command: str, folder: Path, environment: Environment) -> str:
         environment.install(*words[:-1], folder / words[-1].partition("[")[0])
         return ""
     path = f"{environment.python.parent}{os.pathsep}{os.environ['PATH']}"
+    if environment.python == Path(sys.executable):
+        path = f"{warm_program().parent}{os.pathsep}{path}"
     # Unbuffered, so that results and errors come in their order.
-    done = run(["bash", "-c", f"exec 2>&1\n{command}"], cwd=folder, PATH=path, PYTHONUNBUFFERED="1")
+    done = run(
+        ["bash", "-c", f"exec 2>&1\n{command}"], cwd=folder, PATH=path, PYTHONUNBUFFERED="1", FIXTURES=str(FIXTURES)
+    )
     return done.stdout
 
 

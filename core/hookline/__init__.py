@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hookline import testing as testing
     from hookline import trained as trained
     from hookline import trials as trials
+    from hookline.config.from_arrays import from_arrays
     from hookline.config.loading import load_config
     from hookline.config.training import train
     from hookline.engine.data import DataSource, Predictor
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
+    "config.from_arrays": ("from_arrays",),
     "config.loading": ("load_config",),
     "config.training": ("train",),
     "engine.plugin.run_config": ("RunConfig",),
@@ -113,6 +115,7 @@ __all__ = [
     "Secret",
     "Step",
     "TrainingError",
+    "from_arrays",
     "hookimpl",
     "load_config",
     "plugin",

@@ -20,8 +20,9 @@ RUN: Final[dict[str, Any]] = {
     "model": {"use": "linear"},
     "loss": {"use": "mse"},
     "optimizer": {"use": "sgd"},
+    "callbacks": {"try-first-batch": {}},
 }
-"""The default run: the linear regression that PyTorch courses begin with."""
+"""The default run: the linear regression that PyTorch courses begin with, and a trial of each run's first batches."""
 
 TERMINAL: Final[dict[str, Any]] = {"callbacks": {"progress": {}}}
 """Added by ``hookline train``, to show the progress of the run."""
@@ -38,9 +39,14 @@ def named(name: str) -> dict[str, Any]:
     return {"callbacks.run-folder.name": name}
 
 
-def proving(parent: Path, every_steps: int) -> dict[str, Any]:
-    """Return the overrides of ``hookline prove-resume``, by dotted key: they save every state in ``parent``."""
+def proving(config: RunConfig, parent: Path, every_steps: int) -> dict[str, Any]:
+    """Return the overrides of ``hookline prove-resume``, by dotted key: they save every state in ``parent``.
+
+    Speed and memory are not logged, because they are never the same again.
+    """
+    telemetry = [choice.table for choice in config.plugins if choice.plugin.name == "telemetry"]
     return {
+        **{f"{table}.{option}": False for table in telemetry for option in ("speed", "memory")},
         "callbacks.run-folder.use": "run-folder",
         "callbacks.run-folder.parent": str(parent),
         "callbacks.checkpoint.use": "checkpoint",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
-from hookline import Catalog, RunView, hookimpl
+from hookline import Catalog, DataSource, RunView, hookimpl
 from hookline.engine import Entry
 from hookline.runs import RunFolder, folder_of, give_folder
 from hookline.testing import check_plugin
@@ -23,8 +28,83 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
     "freeze": {"parameters": ["*bias"]},
+    "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
+    "transformers": {
+        "task": "image-classification",
+        "architecture": "vit",
+        "config": {
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 8,
+            "image_size": 4,
+            "patch_size": 2,
+            "num_channels": 1,
+        },
+    },
 }
+
+
+def signs() -> DataSource:
+    """Return targets 1 and -1, ``[1]``."""
+    inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(inputs, inputs.sum(1, keepdim=True).sign()), in_features=3, out_features=1)
+
+
+def labels() -> DataSource:
+    """Return one or two of three labels for each example, int64 ``[3]``, followed by -1."""
+    first = torch.arange(24) % 3
+    second = torch.where(torch.arange(24) % 2 == 0, (first + 1) % 3, -1)
+    targets = torch.stack([first, second, torch.full((24,), -1)], dim=1)
+    inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(inputs, targets), in_features=3, out_features=3)
+
+
+def words() -> DataSource:
+    """Return sequences of one to three labels, int64 ``[3]``, padded with 0."""
+    targets = torch.tensor([[1, 2, 1], [2, 1, 0], [1, 0, 0]]).repeat(8, 1)
+    inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(inputs, targets), in_features=3, out_features=3)
+
+
+def images() -> DataSource:
+    """Return three classes of random images, which a model of transformers takes as they are."""
+    images = torch.randn(24, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(images, torch.arange(24) % 3), out_features=3, task="classification")
+
+
+class Ended(nn.Module):
+    """A linear layer with an end that makes the predictions of another form."""
+
+    def __init__(self, num_outputs: int, end: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.line = nn.Linear(3, num_outputs)
+        self.end = end
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.end(self.line(inputs))
+
+
+def times(outputs: Tensor) -> Tensor:
+    return outputs.reshape(-1, 8, 3).log_softmax(2)
+
+
+DATA: dict[str, Callable[[], DataSource]] = {
+    "soft-margin": signs,
+    "hinge-embedding": signs,
+    "multi-label-margin": labels,
+    "ctc": words,
+    "transformers": images,
+}
+MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
+    "bce": lambda data: Ended(1, torch.sigmoid),
+    "ctc": lambda data: Ended(24, times),
+}
+"""Models for losses that take other predictions than ``[B, O]``."""
+SEVERAL = ("gaussian-nll", "cosine-embedding", "margin-ranking", "triplet-margin")
+NEEDED = {"lora": "peft", "transformers": "transformers"}
+"""Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "fuse-steps": dict.fromkeys(
         (
@@ -50,6 +130,7 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
         "it rejects dense gradients, which the kit's model has",
     ),
     "limit-examples": {"leaves_events_alone": "fewer examples give fewer steps"},
+    "lora": {"two_live_in_one_run": "a second instance is refused, because it would freeze the first one's adapters"},
     "run-folder": {
         "state_round_trip": "its state holds the size of its files, and the kit loads it for other files",
         "two_live_in_one_run": "a run has one folder, so a second instance is refused",
@@ -57,17 +138,35 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 }
 
 
+ELSEWHERE = [("callback", "checkpoint"), ("callback", "init-from"), ("loss", "transformers")]
+ELSEWHERE += [("loss", name) for name in SEVERAL]
+"""Plugins that are checked below, or that have no meaning without another plugin."""
+
+
 @pytest.mark.parametrize(
-    "entry", [entry for entry in OWN if entry.name != "checkpoint"], ids=lambda entry: f"{entry.kind}-{entry.name}"
+    "entry",
+    [entry for entry in OWN if (entry.kind, entry.name) not in ELSEWHERE],
+    ids=lambda entry: f"{entry.kind}-{entry.name}",
 )
 def test_a_default_plugin_meets_the_contract_of_its_kind(entry: Entry) -> None:
+    if needed := NEEDED.get(entry.name):
+        pytest.importorskip(needed, reason=f"the extra {needed} is not installed")
     report = check_plugin(
         entry.kind,
         entry.qualified_name,
+        data=DATA[entry.name]() if entry.name in DATA else None,
+        model=MODELS.get(entry.name),
         options=OPTIONS.get(entry.name, {}),
         expected_failures=EXPECTED_FAILURES.get(entry.name, {}),
     )
     assert len(report.ran) > len(report.skipped)
+
+
+def test_the_callback_init_from_meets_the_contract_of_callbacks(tmp_path: Path) -> None:
+    save_file({"line.bias": torch.tensor([0.5])}, tmp_path / "net.safetensors")
+    options = {"path": str(tmp_path / "net.safetensors"), "take": ["line.bias"]}
+    changes = {"changes_no_result": "other initial weights give another result, on purpose"}
+    check_plugin("callback", "init-from", options=options, expected_failures=changes)
 
 
 @dataclass

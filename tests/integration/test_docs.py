@@ -11,7 +11,7 @@ import pytest
 
 import hookline as door
 from pages import PAGES, Block, assert_shows, blocks
-from support import ROOT, Environment, run
+from support import ROOT, Environment, run, warm_program
 
 COMING_FROM = ROOT / "docs" / "explanation" / "coming-from.md"
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -63,7 +63,7 @@ def test_the_job_of_each_other_framework_is_replayed() -> None:
 
 
 def test_the_readme_shows_the_real_output(tmp_path: Path) -> None:
-    done = run([str(Path(sys.executable).parent / "hookline"), "train"], cwd=tmp_path)
+    done = run([str(warm_program()), "train"], cwd=tmp_path)
     shown = next(block.text for block in blocks(ROOT / "README.md") if block.text.startswith("plan\n"))
     assert_shows(shown, done.stdout.partition("\n\ntry next")[0], "README.md")
 

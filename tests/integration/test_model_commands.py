@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from safetensors.torch import load_file
 
-from support import run
+from support import run, warm_program
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Hookline]:
     folder = tmp_path_factory.mktemp("models")
 
     def hookline(*words: str) -> subprocess.CompletedProcess[str]:
-        return run([str(Path(sys.executable).parent / "hookline"), *words], cwd=folder)
+        return run([str(warm_program()), *words], cwd=folder)
 
     (folder / "a.csv").write_text("\n".join(["a,b,y", *LINES]) + "\n")
     done = hookline("train", *WORDS, "data.split=[0.8, 0.2]", "--quiet")

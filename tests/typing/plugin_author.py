@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource, Metric, Outcome, Predictor, Run, hookimpl
+from hookline.engine import Trial, count_examples
 
 
 @dataclass
@@ -121,8 +122,12 @@ class Diary:
         self.lines: list[str] = []
 
     @hookimpl
+    def on_model_built(self, run: Run, trial: Trial) -> None:
+        self.lines.append(f"{count_examples(trial.first('train'))} examples of {trial.num_examples['train']}")
+
+    @hookimpl
     def on_run_start(self, run: Run) -> None:
-        self.lines.append(f"{run.num_epochs} epochs of {run.steps_per_epoch} steps")
+        self.lines.append(f"{run.config.train.epochs} epochs of {run.steps_per_epoch} steps")
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:

@@ -48,7 +48,7 @@ def check_run() -> None:
     assert_type(run.optimizer, torch.optim.Optimizer)
     assert_type(run.epoch, int)
     assert_type(run.step, int)
-    assert_type(run.num_epochs, int)
+    assert_type(run.config.train.epochs, int)
     assert_type(run.steps_per_epoch, int | None)
     assert_type(run.metric_names, tuple[str, ...])
     assert_type(run.generator("mine"), torch.Generator)

@@ -24,6 +24,7 @@ _OWN = {
         "adamw": "optimizers.torch_optimizers:AdamW",
     },
     "callback": {
+        "try-first-batch": "callbacks.try_first_batch:TryFirstBatch",
         "json-lines": "callbacks.json_lines:JSONLines",
         "early-stopping": "callbacks.early_stopping:EarlyStopping",
     },

@@ -21,7 +21,8 @@ def order_catalog(order: Order) -> Catalog:
 def order_config(order: Order, catalog: Catalog) -> RunConfig:
     """Return the config of the run of an order: the one ``train`` would use, with the values that a proof sets."""
     added = added_callbacks(Output(quiet=True), catalog, is_saved=True)
-    values = catalog.default("proof")(Path(order.parent), order.every_steps)
+    config = load_words(order.words, catalog, added)
+    values = catalog.default("proof")(config, Path(order.parent), order.every_steps)
     return load_words(order.words, catalog, added, switches={ORIGIN: {**values, "train.max_time_s": 0.0}})
 
 

@@ -63,8 +63,12 @@ def discard_unwritten() -> None:
 def _outlasted(stream: TextIO) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
+    try:
+        number = stream.fileno()
+    except io.UnsupportedOperation:
+        return stream  # in memory, where a program collects it
     return io.TextIOWrapper(
-        io.BufferedWriter(_Outlasted(stream.fileno(), "w", closefd=False)),
+        io.BufferedWriter(_Outlasted(number, "w", closefd=False)),
         stream.encoding,
         stream.errors,
         line_buffering=stream.line_buffering or stream is sys.stderr,

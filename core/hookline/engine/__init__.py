@@ -12,7 +12,8 @@ from hookline.engine.door import lazy
 if TYPE_CHECKING:
     from hookline.engine.errors import error_text, text_of
     from hookline.engine.files import memory_bytes
-    from hookline.engine.loop.batch import count_examples
+    from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
+    from hookline.engine.loop.evaluation import evaluation_mode, weight_of
     from hookline.engine.loop.memory import first_line, is_out_of_memory
     from hookline.engine.loop.rng import RandomMark
     from hookline.engine.plugin.catalog import KINDS, Entry
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from hookline.engine.plugin.plugin_file import entries_of_file
     from hookline.engine.plugin.run_config import PluginRules
     from hookline.engine.train_options import TrainOptions
-    from hookline.engine.words import did_you_mean, nearest, printable
+    from hookline.engine.view import Trial
+    from hookline.engine.words import did_you_mean, encodable, nearest, printable
 
 _HOME = {
     "errors": ("error_text", "text_of"),
     "files": ("memory_bytes",),
-    "loop.batch": ("count_examples",),
+    "loop.batch": ("brief", "count_examples", "part_of", "tensors_in"),
+    "loop.evaluation": ("evaluation_mode", "weight_of"),
     "loop.memory": ("first_line", "is_out_of_memory"),
     "loop.rng": ("RandomMark",),
     "plugin.run_config": ("PluginRules",),
@@ -35,6 +38,7 @@ _HOME = {
     "plugin.plugin_file": ("entries_of_file",),
     "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
+    "view": ("Trial",),
     "words": ("did_you_mean", "encodable", "nearest", "printable"),
 }
 
@@ -47,17 +51,23 @@ __all__ = [
     "PluginRules",
     "RandomMark",
     "TrainOptions",
+    "Trial",
+    "brief",
     "count_examples",
     "did_you_mean",
     "encodable",
     "entries_of_file",
     "error_text",
+    "evaluation_mode",
     "first_line",
     "is_out_of_memory",
     "memory_bytes",
     "nearest",
+    "part_of",
     "printable",
+    "tensors_in",
     "text_of",
+    "weight_of",
 ]
 
 if not TYPE_CHECKING:

@@ -75,7 +75,10 @@ class Predictor(Protocol):
     With an attribute ``writers`` it can write other files than CSV: a mapping from a file extension, such as
     ``".parquet"``, to a function ``(path, parts)``, where ``parts`` yields the columns of each batch. With a method
     ``beside()`` it can put columns of the file, such as an identifier, before those of the predictions: it is called
-    after each batch of ``read``, and returns the columns of that batch by name.
+    after each batch of ``read``, and returns the columns of that batch by name. With a method
+    ``predict(model, inputs, batch_size, *, probabilities)`` it predicts for arrays or frames, too: it passes batches of
+    prepared inputs to the function ``model``, and returns an array of predictions in the units of the data, or of the
+    probabilities of the classes.
     """
 
     def read(self, path: Path, batch_size: int) -> Iterator[Any]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from hookline.engine.data import DataSource, Predictor
     from hookline.engine.result import Outcome
-    from hookline.engine.view import RunView
+    from hookline.engine.view import RunView, Trial
 
 
 PROJECT = "hookline"
@@ -173,7 +173,7 @@ def build_metrics(run: RunView, data: DataSource) -> Mapping[str, Metric]:
 def build_optimizer(run: RunView, model: nn.Module) -> Optimizer:
     """Make the optimizer.
 
-    Called after all wrappers of ``build_model``, when a first batch has passed through model and loss.
+    Called after all wrappers of ``build_model``, and after ``on_model_built``.
 
     Args:
         run: The run under construction; it has ``data``, ``model`` and ``loss``.
@@ -229,7 +229,7 @@ def build_step(run: RunView) -> Callable[[Any], Tensor]:
 
     Called after ``build_update``. Without an implementation, the run uses the default step: ``zero_grad``, forward,
     loss, ``run.backward``, ``run.update``; an optimizer whose ``step`` requires a closure gets one. If a plugin
-    implements it, the first training batch is not tried beforehand, because its form is up to that plugin.
+    implements it, the callback ``try-first-batch`` skips the training batches, because their form is up to that plugin.
 
     Args:
         run: The run under construction; it has ``data``, ``model``, ``loss`` and ``optimizer``.
@@ -307,6 +307,21 @@ def build_predictor(run: RunView, data: DataSource) -> Predictor:
 
 
 @hookspec
+def on_model_built(run: RunView, trial: Trial) -> None:
+    """Data, model, loss and metrics are built, and no optimizer yet.
+
+    Called once, before ``build_optimizer`` and long before ``on_run_start``, in an evaluation of a saved run as well.
+    Raise an error to refuse components that do not fit together.
+
+    Args:
+        run: The run under construction; it has ``data``, ``model`` and ``loss``.
+        trial: The first batches of the run, and the names of those who made its components.
+
+    Since 0.1.
+    """
+
+
+@hookspec
 def on_run_start(run: RunView, state: Mapping[str, Any] | None) -> None:
     """The run is built and no step was taken.
 
@@ -346,6 +361,22 @@ def on_step_end(run: RunView, loss: Tensor) -> None:
     Args:
         run: The run. ``run.step`` counts from 1 and includes this step.
         loss: Loss of the batch before the update: a scalar, detached, on the device of the run, not synchronized.
+
+    Since 0.1.
+    """
+
+
+@hookspec
+def on_log(run: RunView, values: Mapping[str, float]) -> None:
+    """An interval ended in which plugins logged values by ``run.log``.
+
+    Called after ``on_step_end`` of each step whose number is a multiple of ``train.log_every_steps``, at the end of an
+    epoch before ``on_epoch_end``, and when no step will follow; only if there are values.
+
+    Args:
+        run: The run. ``run.step`` is the last step of the interval.
+        values: The values of the interval, each reduced to one number, by the names under which they were logged;
+            read-only.
 
     Since 0.1.
     """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from hookline.engine.errors import TrainingError
 from hookline.engine.words import as_text, with_article
 
 if TYPE_CHECKING:
@@ -74,9 +75,32 @@ class RunResult:
     summary: Mapping[str, Sequence[Row]]
     warnings: Sequence[str]
     model: nn.Module = field(repr=False)
+    _predict: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+
+    def predict(self, inputs: Any, *, probabilities: bool = False) -> Any:
+        """Return the predictions for new inputs in the units of the data: an array of labels ``[N]`` or numbers.
+
+        The model predicts on its device, in eval mode, in batches of ``train.eval_batch_size``. The result keeps the
+        run for it, but its copies do not.
+
+        Args:
+            inputs: An array, a tensor or a frame like the inputs of the training; columns are found by their names.
+            probabilities: Return the probability of each class instead, ``[N, C]``, in the order of ``class_names``.
+
+        Raises:
+            DataError: When the inputs are not like those of the training; carries every fault.
+            PluginError: When the data source reads no arrays; ``from-arrays`` and ``arrays`` do.
+        """
+        if self._predict is None:
+            raise TrainingError("a copy of a result has no run to predict with", hint="call its model")
+        return self._predict(inputs, probabilities=probabilities)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what can be copied and pickled."""
+        return {**vars(self), "_predict": None}
 
     @classmethod
-    def of(cls, run: RunView, outcome: Outcome) -> RunResult:
+    def of(cls, run: RunView, outcome: Outcome, predict: Callable[..., Any]) -> RunResult:
         """Return the result of a run that is over."""
         return cls(
             outcome=outcome,
@@ -88,4 +112,5 @@ class RunResult:
             summary=run.summary,
             warnings=tuple(run.warnings),
             model=run.model,
+            _predict=predict,
         )

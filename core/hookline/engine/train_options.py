@@ -41,6 +41,9 @@ class TrainOptions:
     evaluate_every_steps: Annotated[
         int, Meta(ge=0, description="steps between evaluations, in addition to those after epochs; 0: never")
     ] = 0
+    log_every_steps: Annotated[
+        int, Meta(ge=1, description="steps over which the values that plugins log are reduced to one")
+    ] = 50
     eval_batch_size: Annotated[
         int, Meta(ge=1, description="examples per batch of an evaluation; limits its memory")
     ] = 1024

@@ -6,7 +6,9 @@ Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import os
@@ -21,6 +23,29 @@ if TYPE_CHECKING:
 Row = Mapping[str, str | int | float | bool | None]
 LossFunction = Callable[["Tensor", "Tensor"], "Tensor"]
 StepFunction = Callable[[Any], "Tensor"]
+Reduction = Literal["mean", "last", "sum", "max"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Access to the first batches of a run before its first step, to try its components with them.
+
+    Attributes:
+        num_examples: The splits to try, each with the number of its examples in an epoch; None for a stream.
+        trained: The split of those that the default step trains with; None if a plugin implements the step.
+        first: Returns the first batch of a split; a stream yields it again.
+        measure: Passes a batch to every metric, and checks that each returns a number.
+        maker_of: Returns the plugin whose object raised an error, and the hook that returned the object; None if no
+            plugin did.
+        attributing: Context that adds the plugin to errors of its objects.
+    """
+
+    num_examples: Mapping[str, int | None]
+    trained: str | None
+    first: Callable[[str], Any]
+    measure: Callable[[Any], None]
+    maker_of: Callable[[BaseException], tuple[Any, str | None] | None]
+    attributing: Callable[[], AbstractContextManager[None]]
 
 
 class Guard(Protocol):
@@ -154,10 +179,6 @@ class RunView(Protocol):
         """Number of batches used in the current epoch; 0 between two epochs."""
 
     @property
-    def num_epochs(self) -> int:
-        """Number of epochs of the run."""
-
-    @property
     def steps_per_epoch(self) -> int | None:
         """Number of steps in an epoch; None for a stream of unknown length."""
 
@@ -214,6 +235,22 @@ class RunView(Protocol):
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Add a table of plain values to the summary, which is shown when the run ends."""
+
+    def log(self, name: str, value: float | Tensor, reduce: Reduction = "mean") -> None:
+        """Log a number, or a tensor without dimensions, from any hook or from the step; do not wait for its device.
+
+        The values of a name are reduced over ``train.log_every_steps`` steps, and reported in ``on_log``; and over the
+        epoch, whose metrics have them as ``logged/NAME``. Both the value and its history are part of the state.
+
+        Args:
+            name: Name, unlike that of a metric.
+            value: The value; of a tensor, a copy is kept on its device.
+            reduce: ``mean``, ``last``, ``sum`` or ``max``; the same for every value of this name.
+
+        Raises:
+            TypeError: When the name is not text.
+            ContractError: When a metric has this name, the value is not a single number, or the reduction another one.
+        """
 
     def warn(self, message: str) -> None:
         """Report a problem to every plugin, and continue."""

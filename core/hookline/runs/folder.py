@@ -72,7 +72,20 @@ CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "
 DEBUG, ARTIFACTS = "debug", "artifacts"
 
 
-_SHARED, _COMMAND = "run folder", "command"
+_SHARED, _COMMAND, _SAVED = "run folder", "command", "has saved weights"
+
+
+def has_saved_weights(run: RunView) -> bool:
+    """Return whether a run under construction will get saved weights: it resumes, or it is evaluated or used.
+
+    Its plugins then need not compute or read what is part of them.
+    """
+    return _SAVED in run.shared
+
+
+def expect_saved_weights(run: RunView) -> None:
+    """Note that a run will get saved weights, before its components are built."""
+    run.shared[_SAVED] = True
 
 
 def command_of(run: RunView) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hookline.config.loading import load_config
 from hookline.engine.errors import CheckpointError, ConfigError, ContractError, DataError, Fault, HooklineError
+from hookline.engine.loop.building import Site, build_all
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
@@ -20,16 +21,17 @@ from hookline.engine.plugin.run_config import OFF, SHOWN
 from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint, set_aside
-from hookline.runs.folder import RunFolder, give_folder
+from hookline.runs.folder import RunFolder, expect_saved_weights, give_folder
 from hookline.runs.identity import identity_of
 from hookline.runs.plugin_states import fitting_states
 from hookline.runs.search import find_run
 
 
-def resume(
+def resume(  # noqa: PLR0913 - each is a choice of its own
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
+    plugins: Mapping[str, Any] | None = None,
     parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
     allow_changed_data: bool = False,
@@ -45,6 +47,7 @@ def resume(
     Args:
         run: Folder, number or name of the run.
         overrides: Values by dotted key that win over those of its config.
+        plugins: Objects by table, if it began with objects: ``{"data": data}``.
         parent: The folder in which to find runs by number or name.
         catalog: The plugins that may be named; default: those installed.
         allow_changed_data: Whether to resume even if the data have changed.
@@ -70,13 +73,17 @@ def resume(
         config = load_config(
             folder.config_path,
             overrides,
+            plugins=plugins,
             defaults={"callbacks": added},
             switches={SHOWN: hidden},
             catalog=catalog,
         )
-        resumed = Run(config, observers=observers, shortcuts=shortcuts)
+        problems: list[str] = []
+        newest = folder.newest_checkpoint(lambda error: problems.append(error.message))
+        build = _build_to_resume if newest else build_all
+        resumed = Run(config, observers=observers, shortcuts=shortcuts, build=build)
         give_folder(resumed, folder)
-        warnings = _resume_from_newest(resumed, folder, allow_changed_data=allow_changed_data, aside=shown)
+        warnings = _resume_from(newest, problems, resumed, folder, allow_changed_data=allow_changed_data, aside=shown)
         for text in [*folder.findings, *warnings]:
             resumed.warn(text)
         if overrides:
@@ -85,6 +92,11 @@ def resume(
         folder.close()
         raise
     return resumed
+
+
+def _build_to_resume(site: Site) -> None:
+    expect_saved_weights(site.run)
+    build_all(site)
 
 
 _MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError)
@@ -108,14 +120,20 @@ _NEUTRAL = ("train.device", "train.num_workers", "train.worker_timeout_s", "trai
 """Settings whose change is no reason to go on in spite of a reason to stop."""
 
 
-def _resume_from_newest(run: Run, folder: RunFolder, *, allow_changed_data: bool, aside: Collection[str]) -> list[str]:
-    """Load the newest checkpoint that the run can use; return warnings.
+def _resume_from(
+    newest: Checkpoint | None,
+    problems: list[str],
+    run: Run,
+    folder: RunFolder,
+    *,
+    allow_changed_data: bool,
+    aside: Collection[str],
+) -> list[str]:
+    """Load the newest checkpoint that the run can use, if there is one; return warnings, ``problems`` first.
 
     Newer ones are set aside once an older one is loaded. If none can be used, all stay where they are.
     """
-    problems: list[str] = []
     unusable: dict[Path, HooklineError] = {}
-    newest = folder.newest_checkpoint(lambda error: problems.append(error.message))
     for checkpoint in _from_newest(newest, folder):
         try:
             notes = resume_from(run, checkpoint, allow_changed_data=allow_changed_data, aside=aside)
@@ -149,7 +167,9 @@ def _check_unfinished(run: Run, folder: RunFolder) -> None:
         ConfigError: When the run is over, and with these values no step is left.
     """
     record, options = folder.record, run.config.train
-    is_over = 0 < options.max_steps <= run.step or len(run.history) >= run.num_epochs or run.stop_reason is not None
+    is_over = (
+        0 < options.max_steps <= run.step or len(run.history) >= run.config.train.epochs or run.stop_reason is not None
+    )
     if is_over and record.status in ("completed", "stopped"):
         again = f"hookline train {folder.config_path} KEY=VALUE"
         hint = f"train longer: train.epochs={2 * max(record.num_epochs, 1)}; or train anew with other values: {again}"
@@ -164,6 +184,7 @@ class _State(msgspec.Struct):
     step: int
     position: int
     examples: int
+    place: dict[str, Any] | None
     stop_reason: str | None
     used_s: float
     history: list[dict[str, float]]

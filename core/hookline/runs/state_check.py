@@ -17,6 +17,7 @@ from hookline.engine.loop.run import Run
 from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.view import RunView
 from hookline.runs.disk.encoding import encode
+from hookline.runs.folder import expect_saved_weights
 from hookline.runs.redaction import Redaction
 
 _ADVICE = "fix it now: a run could not resume from such a state"
@@ -103,6 +104,7 @@ def _second_model(run: RunView) -> nn.Module | None:
     models: list[nn.Module] = []
 
     def build(site: Site) -> None:
+        expect_saved_weights(site.run)
         site.parts.data = run.data
         with RandomState(site.position.seed, "model").active():
             site.host.first_result("build_model", run=site.run, data=run.data)

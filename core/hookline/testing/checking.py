@@ -25,7 +25,7 @@ from hookline.testing import (
     checks_optimizer,
     checks_resume,
 )
-from hookline.testing.kit import Check, Finding, Subject, run_check
+from hookline.testing.kit import Check, Finding, ModelFactory, Subject, run_check
 from hookline.testing.report import Report, publish
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def check_plugin(
     /,
     *,
     data: DataSource | None = None,
+    model: ModelFactory | None = None,
     expected_failures: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
     **more_options: Any,
@@ -74,6 +75,8 @@ def check_plugin(
         factory: The plugin: a class, a function, the name of an installed plugin, or its ``Entry``.
         data: Data for the runs of the checks. The default is the first that a run accepts of a regression, two classes
             as 0 and 1, and three class indices. Not for the kind ``data``.
+        model: A function ``(data) -> model`` for the runs of the checks, for a loss that takes other predictions than
+            ``[B, O]``. Not for the kinds ``data`` and ``model``.
         expected_failures: Checks that should fail, each with the reason. One that passes counts as failed. The plugin
             can declare them itself, in its attribute ``__hookline_expected_failures__``.
         options: Options named like another argument of this function.
@@ -86,7 +89,7 @@ def check_plugin(
         TypeError: When the factory is an instance, or an option is given twice.
     """
     report, cause = report_of(
-        kind, factory, data=data, expected_failures=expected_failures, options=options, **more_options
+        kind, factory, data=data, model=model, expected_failures=expected_failures, options=options, **more_options
     )
     publish(report)
     sys.stdout.write(f"{report}\n")
@@ -101,12 +104,13 @@ def report_of(
     /,
     *,
     data: DataSource | None = None,
+    model: ModelFactory | None = None,
     expected_failures: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
     **more_options: Any,
 ) -> tuple[Report, BaseException | None]:
     """Run every check of a kind on a plugin; return the report, and the cause of the first failure."""
-    subject = _subject(kind, factory, data, options or {}, more_options)
+    subject = _subject(kind, factory, data, model, options or {}, more_options)
     expected = _expected(expected_failures or {}, subject)
     findings = [run_check(check, subject, expected) for check in _CHECKS_OF[kind]]
     cause = next((finding.cause for finding in findings if finding.verdict == "failed"), None)
@@ -119,6 +123,7 @@ def conformance(
     /,
     *,
     data: DataSource | None = None,
+    model: ModelFactory | None = None,
     expected_failures: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
     **more_options: Any,
@@ -129,7 +134,7 @@ def conformance(
     """
     import pytest
 
-    subject = _subject(kind, factory, data, options or {}, more_options)
+    subject = _subject(kind, factory, data, model, options or {}, more_options)
     expected = _expected(expected_failures or {}, subject)
     bound = [BoundCheck(check, subject, expected) for check in _CHECKS_OF[kind]]
     return pytest.mark.parametrize("check", bound, ids=[each.check.name for each in bound])
@@ -169,16 +174,23 @@ class BoundCheck:
 
 
 def _subject(
-    kind: str, factory: Any, data: DataSource | None, options: Mapping[str, Any], more_options: Mapping[str, Any]
+    kind: str,
+    factory: Any,
+    data: DataSource | None,
+    model: ModelFactory | None,
+    options: Mapping[str, Any],
+    more_options: Mapping[str, Any],
 ) -> Subject:
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r} of plugin; {did_you_mean(kind, KINDS)}")
     if data is not None and kind == "data":
         raise ValueError("data= is not for a data plugin, which brings its own data")
+    if model is not None and kind in ("data", "model"):
+        raise ValueError(f"model= is not for a {kind} plugin")
     if twice := sorted(options.keys() & more_options.keys()):
         raise TypeError(f"options given twice, as keywords and in options=: {', '.join(twice)}")
     plugin = _plugin(kind, factory)
-    return Subject(plugin, _with_absolute_paths(plugin, {**options, **more_options}), data, Path.cwd())
+    return Subject(plugin, _with_absolute_paths(plugin, {**options, **more_options}), data, Path.cwd(), model)
 
 
 def _plugin(kind: str, factory: Any) -> Plugin:
@@ -223,7 +235,7 @@ def data_of(entry: Entry, options: Mapping[str, Any]) -> DataSource:
     Raises:
         PluginError: When no run can be built with it.
     """
-    subject = _subject("data", entry, None, options, {})
+    subject = _subject("data", entry, None, None, options, {})
     if subject.refusals:
         raise entry.error(f"the data of {entry} cannot be used: {subject.refusals[0]}")
     return subject.run().data

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hookline.engine.data import DataSource
-from hookline.engine.loop.batches import Batches, ReadOptions
+from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.reading import Workers
 from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import BuildWatch, tensors_in
 
@@ -55,7 +56,7 @@ def _contents(dataset: Dataset[Any]) -> list[Content]:
 
 
 def _batches(data: DataSource, seed: int = 0) -> Batches:
-    return Batches(data.train, _BATCH_SIZE, ReadOptions(torch.float32, item_seed=seed), seed=seed)
+    return Batches(data.train, _BATCH_SIZE, Workers(torch.float32, item_seed=seed), seed=seed)
 
 
 def _epoch(batches: Batches, epoch: int, start: int = 0) -> list[Content]:

@@ -5,13 +5,16 @@ Shapes: ``B`` examples in a batch, ``O`` values predicted for an example.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from hookline.engine.loop.batch import count_examples, part_of, tensors_in, with_parts
 from hookline.engine.loop.evaluation import WeightedMean, weight_of
 from hookline.engine.loop.run import Run
 from hookline.testing.kit import Broken, Subject, check, skip
@@ -20,13 +23,27 @@ from hookline.testing.parts import first_batch
 _BATCH_SIZE = 8
 
 
-def _example(subject: Subject, run: Run, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Return a random prediction ``[B, O]`` that requires a gradient, and a target of the data."""
+def _example(subject: Subject, run: Run, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Return a random prediction, ``[B, O]`` or as the given model returns it, and a target of the data.
+
+    Floating-point tensors in the prediction require a gradient.
+    """
     inputs, target = first_batch(subject.data, _BATCH_SIZE, dtype)
     with torch.no_grad():
-        shape = run.model(inputs).shape
-    prediction = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return prediction.to(dtype).requires_grad_(), target
+        prediction = run.model(inputs)
+    if subject.given_model is None:
+        prediction = torch.randn(prediction.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for tensor in _differentiable(prediction):
+        tensor.requires_grad_()
+    return prediction, target
+
+
+def _differentiable(prediction: Any) -> list[Tensor]:
+    return [tensor for tensor in tensors_in(prediction) if tensor.is_floating_point()]
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else with_parts(value, _detached)
 
 
 @check
@@ -34,7 +51,7 @@ def is_scalar(subject: Subject) -> None:
     """The loss is a scalar tensor of a floating-point dtype."""
     run = subject.run()
     for size in (_BATCH_SIZE, 1):
-        prediction, target = (part[:size] for part in _example(subject, run))
+        prediction, target = (part_of(part, 0, size) for part in _example(subject, run))
         loss: object = run.loss(prediction, target)
         if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point()):
             got = f"{list(loss.shape)} {loss.dtype}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
@@ -47,9 +64,12 @@ def is_differentiable(subject: Subject) -> None:
     run = subject.run()
     prediction, target = _example(subject, run)
     loss = run.loss(prediction, target)
-    gradient = torch.autograd.grad(loss, prediction, allow_unused=True)[0] if loss.requires_grad else None
-    if gradient is None or not torch.isfinite(gradient).all():
-        seen = "no gradient" if gradient is None else "a non-finite gradient"
+    found: Any = ()  # None for each part that the loss does not use
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss, _differentiable(prediction), allow_unused=True)
+    gradients = [gradient for gradient in found if gradient is not None]
+    if not gradients or not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        seen = "a non-finite gradient" if gradients else "no gradient"
         raise Broken(seen, "use only torch's functions, and keep roots, logs and quotients away from 0")
 
 
@@ -57,6 +77,8 @@ def is_differentiable(subject: Subject) -> None:
 def refuses_broadcast(subject: Subject) -> None:
     """Predictions [B, 1] and targets [B] are rejected or compared pair by pair, never broadcast."""
     _, target = first_batch(subject.data, _BATCH_SIZE)
+    if subject.given_model or not isinstance(target, Tensor):
+        skip("its predictions or targets are no tensors [B, O]")
     if not target.is_floating_point():
         skip("its targets are class indices, [B] for predictions [B, C]")
     if target.shape[1:] != (1,):
@@ -82,11 +104,12 @@ def batch_mean(subject: Subject) -> None:
     if getattr(run.loss, "batch_weight", run.loss) is None:
         skip("it declares with batch_weight = None that it is no mean")
     prediction, target = _example(subject, run)
-    whole, weigh = run.loss(prediction, target).item(), weight_of(run.loss) or len
+    whole, weigh = run.loss(prediction, target).item(), weight_of(run.loss) or count_examples
     mean, parts = WeightedMean(), []
-    for part in (slice(3), slice(3, None)):
-        parts.append(run.loss(prediction[part], target[part]).detach())
-        mean.add(parts[-1], weigh(target[part]))
+    for part in ((0, 3), (3, None)):
+        some, theirs = part_of(prediction, *part), part_of(target, *part)
+        parts.append(run.loss(some, theirs).detach())
+        mean.add(parts[-1], weigh(theirs))
     if not math.isclose(whole, mean.compute(), rel_tol=1e-4, abs_tol=1e-7):
         advice = "take the mean over the batch, or give the loss a batch_weight that returns its denominator"
         raise Broken(f"{whole:.6g} for the batch, {parts[0]:.6g} and {parts[1]:.6g} for two parts of it", advice)
@@ -98,12 +121,11 @@ def keeps_its_arguments(subject: Subject) -> None:
     run = subject.run()
     prediction, target = _example(subject, run)
     # torch does not allow in-place changes of a leaf that requires a gradient.
-    prediction = prediction.detach()
-    before = prediction.clone(), target.clone()
-    run.loss(prediction, target)
-    names = ("prediction", "target")
-    pairs = zip(names, before, (prediction, target), strict=True)
-    if changed := [name for name, was, now in pairs if not torch.equal(was, now)]:
+    pair = [_detached(prediction), _detached(target)]
+    before = copy.deepcopy(pair)
+    run.loss(*pair)
+    pairs = zip(("prediction", "target"), before, pair, strict=True)
+    if changed := [name for name, was, now in pairs if not all(map(torch.equal, tensors_in(was), tensors_in(now)))]:
         raise Broken(f"changed: {', '.join(changed)}", "work on copies: x = x * 2, not x *= 2")
 
 

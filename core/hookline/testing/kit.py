@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from torch import nn
+
 from hookline.config.loading import load_config
 from hookline.engine.data import DataSource
 from hookline.engine.errors import HooklineError, error_text, text_of
@@ -23,6 +25,9 @@ from hookline.engine.plugin.options import copied
 from hookline.engine.plugin.plugin import Plugin
 from hookline.engine.plugin.run_config import RunConfig
 from hookline.testing import parts
+
+ModelFactory = Callable[[DataSource], nn.Module]
+"""Makes a model from the data."""
 
 
 class Skipped(Exception):  # noqa: N818 - not an error
@@ -80,12 +85,14 @@ class Subject:
         options: Its options, plain values as in a config.
         given_data: The data for the runs, if its author gave any.
         folder: The folder of its module; relative paths start there.
+        given_model: Makes the model for the runs, if its author gave one.
     """
 
     plugin: Plugin
     options: Mapping[str, Any]
     given_data: DataSource | None
     folder: Path
+    given_model: ModelFactory | None = None
 
     def __str__(self) -> str:
         return f"{self.plugin.kind} {self.plugin.name!r}"
@@ -172,7 +179,7 @@ class Subject:
         if self.plugin.kind == "data":
             others |= {"model": parts.unused_model, "callbacks.step": parts.NoStep()}
         else:
-            others |= {"data": lambda: source, "model": parts.net}
+            others |= {"data": lambda: source, "model": self.given_model or parts.net}
         return {kind: part for kind, part in others.items() if kind != self.plugin.kind}
 
     @cached_property

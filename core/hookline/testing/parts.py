@@ -20,7 +20,8 @@ from torch.utils.data import TensorDataset
 
 from hookline.engine.data import DataSource
 from hookline.engine.hookspecs import hookimpl
-from hookline.engine.loop.batches import Batches, ReadOptions
+from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.reading import Workers
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.result import Outcome
@@ -75,7 +76,7 @@ def _source(
 
 def first_batch(data: DataSource, size: int, dtype: torch.dtype = torch.float32) -> Any:
     """Return the first ``size`` training examples as a batch, in the dataset's own order."""
-    return next(Batches(data.train, size, ReadOptions(dtype)).epoch(1))
+    return next(Batches(data.train, size, Workers(dtype)).epoch(1))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

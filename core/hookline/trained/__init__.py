@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hookline.trained.loading import load_trained
     from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
+    from hookline.trained.weights import Weights, read_weights
 
 _HOME = {
     "evaluating": (
@@ -25,9 +26,23 @@ _HOME = {
     "loading": ("load_trained",),
     "model": ("Trained",),
     "predicting": ("write_predictions",),
+    "weights": (
+        "Weights",
+        "read_weights",
+    ),
 }
 
-__all__ = ["Evaluation", "Exported", "Trained", "evaluate_run", "export_model", "load_trained", "write_predictions"]
+__all__ = [
+    "Evaluation",
+    "Exported",
+    "Trained",
+    "Weights",
+    "evaluate_run",
+    "export_model",
+    "load_trained",
+    "read_weights",
+    "write_predictions",
+]
 
 if not TYPE_CHECKING:
     # A type checker that saw it would accept any name.

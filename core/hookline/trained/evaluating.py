@@ -10,13 +10,13 @@ from typing import Any
 
 from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError
-from hookline.engine.loop.building import build_for_evaluation
+from hookline.engine.loop.building import Site, build_for_evaluation
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.train_options import Split
 from hookline.engine.words import did_you_mean
 from hookline.runs.changes import identity_changes
-from hookline.runs.folder import saved_config
+from hookline.runs.folder import expect_saved_weights, saved_config
 from hookline.runs.identity import identity_of
 from hookline.runs.search import find_run
 from hookline.trained.weights import Weights, load_weights_into, read_weights
@@ -49,6 +49,7 @@ def evaluate_run(
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
+    plugins: Mapping[str, Any] | None = None,
     splits: Sequence[str] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     parent: str | os.PathLike[str] = "runs",
@@ -59,6 +60,7 @@ def evaluate_run(
     Args:
         run: Folder, number or name of the run.
         overrides: Values by dotted key that win over those of its config.
+        plugins: Objects by table, if it was trained with objects: ``{"data": data}``.
         splits: The splits to evaluate; default: all splits of the data.
         checkpoint: ``latest`` or the folder of a checkpoint, instead of the final weights of the run.
         parent: Folder to search for runs by number or name.
@@ -74,9 +76,9 @@ def evaluate_run(
         raise ConfigError(f"there is no split {unknown[0]!r}", hint=did_you_mean(unknown[0], _SPLITS))
     wanted = list(splits or _SPLITS)
     switches = {"--split": {"train.evaluate": wanted}}
-    config = load_config(saved_config(path), overrides, switches=switches, catalog=catalog)
+    config = load_config(saved_config(path), overrides, plugins=plugins, switches=switches, catalog=catalog)
     weights = read_weights(path, checkpoint)
-    built = Run(config, build=build_for_evaluation)
+    built = Run(config, build=_build)
     there = built.data.splits()
     if missing := [name for name in splits if f"{name}/loss" not in built.metric_names]:
         hint = f"they have {', '.join(there)}"
@@ -87,6 +89,11 @@ def evaluate_run(
     evaluated = dict.fromkeys(name.partition("/")[0] for name in metrics)
     sizes = {name: _num_examples(there[name]) for name in evaluated}
     return Evaluation(path, weights.origin, weights.step, sizes, metrics, (*weights.notes, *built.warnings, *notes))
+
+
+def _build(site: Site) -> None:
+    expect_saved_weights(site.run)
+    build_for_evaluation(site)
 
 
 # ---- notes and checks ------------------------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from hookline.engine.errors import ConfigError, ContractError, HooklineError, PluginError
 from hookline.engine.loop.batch import count_examples, part_of, tensors_in, with_parts
-from hookline.engine.loop.batches import Batches, ReadOptions
+from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.building import build_data
+from hookline.engine.loop.reading import Workers
 from hookline.engine.loop.rng import make_generator, preserved_rng
 from hookline.engine.loop.run import Run
 from hookline.engine.words import did_you_mean
@@ -219,7 +220,7 @@ def _example_inputs(trained: Trained) -> tuple[Any, str]:
     """Return at least two inputs for the model and their description: training data if they can be read."""
     try:
         data = Run(trained.config, build=build_data).data
-        batches = Batches(data.train, _NUM_EXAMPLES, ReadOptions(trained.dtype, collate=data.collate))
+        batches = Batches(data.train, _NUM_EXAMPLES, Workers(trained.dtype, collate=data.collate))
         inputs, _ = next(iter(batches.epoch(1)))
         described = f"the first {count_examples(inputs)} training examples"
     except (HooklineError, OSError, ValueError, TypeError):

@@ -17,7 +17,7 @@ from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.member import Member
 from hookline.engine.plugin.observer import Observer
-from hookline.runs.folder import read_data, saved_config
+from hookline.runs.folder import expect_saved_weights, read_data, saved_config
 from hookline.runs.search import find_run
 from hookline.trained.model import Trained
 from hookline.trained.weights import load_weights_into, read_weights
@@ -27,6 +27,7 @@ def load_trained(
     run: str | os.PathLike[str],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     *,
+    plugins: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
@@ -41,12 +42,15 @@ def load_trained(
         HooklineError: As ``Run`` raises it.
     """
     path = find_run(run, parent)
-    config = load_config(saved_config(path), overrides, catalog=catalog)
+    config = load_config(saved_config(path), overrides, plugins=plugins, catalog=catalog)
     weights = read_weights(path, checkpoint)
     sites: list[Site] = []
     used = _UsedModel()
     built = Run(config, observers=[used], build=functools.partial(_build_model_alone, read_data(path), sites))
     load_weights_into(built, weights, path)
+    for member in built.members:
+        # A plugin whose model is trained in another form than it is used in: adapters that are merged, for instance.
+        getattr(member.instance, "finish_model", bool)()
     return Trained(sites[0], used.model, config, path, weights, (*weights.notes, *built.warnings))
 
 
@@ -67,6 +71,7 @@ class _UsedModel(Observer):
 
 def _build_model_alone(data: DataSource, sites: list[Site], site: Site) -> None:
     """Build only the model, from the saved facts about the data; append its site to ``sites``."""
+    expect_saved_weights(site.run)
     site.parts.data = data
     with RandomState(site.position.seed, "model").active():
         build_model(site)

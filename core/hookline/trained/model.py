@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hookline.engine.data import Predictor
-from hookline.engine.errors import ContractError, DataError, PluginError
-from hookline.engine.loop.batch import brief, count_examples, placed, with_parts
+from hookline.engine.errors import ContractError, DataError
+from hookline.engine.loop.batch import brief, count_examples, placed
 from hookline.engine.loop.building import Site
-from hookline.engine.loop.evaluation import evaluation_mode
-from hookline.engine.loop.rng import preserved_rng
+from hookline.engine.loop.evaluation import build_predictor, output_for, predict
 from hookline.engine.plugin.run_config import RunConfig
 from hookline.trained.weights import Weights
 
@@ -62,15 +61,21 @@ class Trained:
         """Return inputs on the device of the model, with its dtype."""
         return placed(inputs, self.device, self.dtype)
 
-    def predict(self, inputs: Any) -> Any:
+    def output(self, inputs: Any) -> Any:
         """Return the output of the model for a batch of inputs ``[B, I]``, on the CPU, without gradients.
 
-        The inputs must be as in training: scaled, for instance. ``predictions`` reads a file.
+        The inputs must be as in training: scaled, for instance.
         """
-        model = self._site.parts.model
-        makers = self._site.host.makers
-        with torch.no_grad(), preserved_rng(), evaluation_mode(model), makers.attributing():
-            return _on_cpu(model(self.placed(inputs)))
+        return output_for(self._site.host, self._site.run, inputs)
+
+    def predict(self, inputs: Any, *, probabilities: bool = False) -> Any:
+        """Return the predictions for arrays or frames, as ``RunResult.predict`` does.
+
+        Raises:
+            DataError: When the inputs are not like those of the training; carries every fault.
+            PluginError: When the data source reads no arrays.
+        """
+        return predict(self._site.host, self._site.run, inputs, probabilities=probabilities)
 
     @functools.cached_property
     def predictor(self) -> Predictor:
@@ -79,7 +84,7 @@ class Trained:
         Raises:
             PluginError: When the data source cannot read new inputs.
         """
-        return _build_predictor(self._site)
+        return build_predictor(self._site.host, self._site.run)
 
     def predictions(self, source: str | os.PathLike[str]) -> Iterator[Mapping[str, Sequence[Any]]]:
         """Yield the predictions for the inputs of a file, in its order: columns by name, one batch at a time.
@@ -92,7 +97,7 @@ class Trained:
         predictor, names = self.predictor, None
         beside = getattr(predictor, "beside", dict)
         for inputs in predictor.read(Path(source), self.config.train.eval_batch_size):
-            columns = predictor.columns(self.predict(inputs))
+            columns = predictor.columns(self.output(inputs))
             if isinstance(columns, Mapping):
                 columns = {**beside(), **columns}
             _check_columns(columns, names, count_examples(inputs), str(self._site.host.owner("data")))
@@ -100,21 +105,6 @@ class Trained:
             yield columns
         if names is None:
             raise DataError(f"{source} contains no inputs")
-
-
-def _build_predictor(site: Site) -> Predictor:
-    owner = site.host.owner("data")
-    if not site.host.is_implemented("build_predictor"):
-        hint = "its plugin needs a hook build_predictor; from Python, use the model itself: load_trained"
-        raise PluginError(f"the data source {owner} reads no inputs to predict for", hint=hint)
-    built = site.host.first_result("build_predictor", run=site.run, data=site.parts.data)
-    if not (callable(getattr(built, "read", None)) and callable(getattr(built, "columns", None))):
-        raise ContractError(
-            f"build_predictor of {owner} returned {brief(built)}, but must return a Predictor",
-            hint="an object with the methods read(path, batch_size) and columns(prediction)",
-        )
-    predictor: Predictor = built
-    return predictor
 
 
 def _check_columns(columns: Any, names: list[str] | None, num_examples: int, owner: str) -> None:
@@ -125,7 +115,3 @@ def _check_columns(columns: Any, names: list[str] | None, num_examples: int, own
     if wrong := [name for name, values in columns.items() if len(values) != num_examples]:
         got = f"{len(columns[wrong[0]])} values for {num_examples} inputs"
         raise ContractError(f"the predictor of {owner} returned {got} in the column {wrong[0]!r}")
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else with_parts(value, _on_cpu)

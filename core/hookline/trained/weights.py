@@ -47,16 +47,17 @@ class Weights:
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def read_weights(path: Path, checkpoint: str | os.PathLike[str] | None = None) -> Weights:
+def read_weights(run: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None) -> Weights:
     """Read the saved weights of a run: the final ones, or those of its newest valid checkpoint.
 
     Args:
-        path: The run folder.
+        run: The run folder.
         checkpoint: ``latest``, or the folder of a checkpoint.
 
     Raises:
         CheckpointError: When there are none, or they are damaged.
     """
+    path = Path(run)
     record = read_record(path)
     if checkpoint is not None and checkpoint != LATEST:
         return _of_checkpoint(_named_checkpoint(path, record, os.fspath(checkpoint)), ())

@@ -48,7 +48,7 @@ class EventText:
 
     def epoch(self, run: RunView, metrics: Mapping[str, float]) -> str:
         """Return the epoch's row, with an empty cell for each metric that was not measured."""
-        return self._row(f"{run.epoch}/{run.num_epochs}", metrics)
+        return self._row(f"{run.epoch}/{run.config.train.epochs}", metrics)
 
     def warning(self, message: str) -> str:
         """Return the line of a warning."""

@@ -1,4 +1,4 @@
-"""The file ``metrics.jsonl``: a line for each epoch and each evaluation, in agreement with the state of the run."""
+"""The file ``metrics.jsonl``: a line per epoch, evaluation and interval, in agreement with the state of the run."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class MetricsFile:
             lines = self._restored(run, size)
             self._folder.write(METRICS, lines)
             is_whole = hashlib.sha256(lines).hexdigest() == state["metrics_sha256"]
-            missing = "" if is_whole else "; lines of evaluations within epochs may be missing"
+            missing = "" if is_whole else "; lines within epochs may be missing"
             run.warn(f"{METRICS} is not as this run wrote it: it was changed, and is written again{missing}")
         self._sum = hashlib.sha256(lines)
         self._lines.close()
@@ -91,12 +91,15 @@ class MetricsFile:
         self._lines.close()
 
     def _restored(self, run: RunView, size: int) -> bytes:
-        """Return the lines of the epochs, from the history of the run, and those of evaluations that can be read."""
+        """Return the lines of the epochs, from the history of the run, and those within epochs that can be read."""
         # Twice the size, because other line ends make a file longer.
-        rows = {place: line for place, line in _rows(self._lines.read(2 * size)) if place[:2] <= (run.epoch, run.step)}
-        steps = zip(self._epoch_steps, run.history, strict=False)
-        rows |= {(epoch, step, True): _line(epoch, step, metrics) for epoch, (step, metrics) in enumerate(steps, 1)}
-        return b"".join(rows[place] + b"\n" for place in sorted(rows))
+        rows = [row for row in _rows(self._lines.read(2 * size)) if row[0][:2] <= (run.epoch, run.step)]
+        steps = enumerate(zip(self._epoch_steps, run.history, strict=False), 1)
+        rows = [row for row in rows if not row[0][2]]
+        rows += [((epoch, step, True), _line(epoch, step, metrics)) for epoch, (step, metrics) in steps]
+        # In the order of the file, which has several lines for a step with both logged values and an evaluation.
+        ordered = sorted(dict.fromkeys(rows), key=lambda row: row[0])
+        return b"".join(line + b"\n" for _, line in ordered)
 
 
 def _line(epoch: int, step: int, metrics: Mapping[str, float]) -> bytes:
@@ -105,7 +108,7 @@ def _line(epoch: int, step: int, metrics: Mapping[str, float]) -> bytes:
 
 
 class _Row(msgspec.Struct):
-    """The place of a line. Only that of an epoch has a running loss; an evaluation may be of the same step."""
+    """The place of a line. Only that of an epoch has a running loss; others may be of the same step."""
 
     epoch: int
     step: int

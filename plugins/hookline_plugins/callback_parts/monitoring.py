@@ -19,20 +19,36 @@ if TYPE_CHECKING:
 
 
 _WITHOUT_EVALUATIONS = "train/running_loss"
+_LOGGED = "logged/"
 
 
 def check_monitored(run: RunView, name: str, who: str) -> None:
-    """Check that a run measures a metric.
+    """Check that a run measures a metric; for a logged value, ``check_logged`` does at the end of an epoch.
 
     Raises:
         ConfigError: When it does not, or never evaluates; suggests the nearest name.
     """
+    if name.startswith(_LOGGED):
+        return
     if name not in run.metric_names:
         hint = did_you_mean(name, run.metric_names)
         raise ConfigError(f"{who} monitors {name!r}, which this run does not measure", hint=hint)
     if name not in measured_names(run):
         hint = f"set train.evaluate_every_epochs, or monitor {_WITHOUT_EVALUATIONS!r}"
         raise ConfigError(f"{who} monitors {name!r}, but this run never evaluates", hint=hint)
+
+
+def check_logged(run: RunView, name: str, who: str) -> None:
+    """Check, at the end of an epoch, that a monitored value was ever logged.
+
+    Raises:
+        ConfigError: When it was not; suggests the nearest name.
+    """
+    if name.startswith(_LOGGED) and not any(name in metrics for metrics in run.history):
+        logged = [known for known in run.history[-1] if known.startswith(_LOGGED)]
+        short = name.removeprefix(_LOGGED)
+        message = f"{who} monitors {name!r}, but no plugin has logged {short!r} up to the end of epoch {run.epoch}"
+        raise ConfigError(message, hint=did_you_mean(name, logged) or "a plugin logs it by run.log(name, value)")
 
 
 def measured_names(run: RunView) -> Sequence[str]:
@@ -142,5 +158,6 @@ class MonitoringCallback(ABC):
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Do the same for ``train/running_loss``, which is not part of an evaluation."""
+        """Do the same for ``train/running_loss`` and logged values, which are not part of an evaluation."""
+        check_logged(run, self.monitor, self.plugin_name)
         self.update(run, metrics)

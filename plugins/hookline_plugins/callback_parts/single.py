@@ -10,8 +10,13 @@ if TYPE_CHECKING:
     from hookline import RunView
 
 
-def check_single(run: RunView, plugin: Any) -> None:
+def check_single(run: RunView, plugin: Any, reason: str = "would write the same files") -> None:
     """Check that a run has no second callback of the class of ``plugin``.
+
+    Args:
+        run: The run.
+        plugin: The callback.
+        reason: Why two of them are one too many.
 
     Raises:
         ConfigError: When it has; names their tables.
@@ -24,4 +29,4 @@ def check_single(run: RunView, plugin: Any) -> None:
     ]
     if len(labels) > 1:
         hint = "keep one and switch the others off: callbacks.NAME=off"
-        raise ConfigError(f"{' and '.join(labels)} would write the same files: a run can have only one", hint=hint)
+        raise ConfigError(f"{' and '.join(labels)} {reason}: a run can have only one", hint=hint)

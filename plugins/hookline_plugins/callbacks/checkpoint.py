@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from hookline import CheckpointError, ConfigError, hookimpl
 from hookline.runs import folder_of, identity_of
-from hookline_plugins.callback_parts.monitoring import check_monitored
+from hookline_plugins.callback_parts.monitoring import check_logged, check_monitored
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class SaveCheckpoints:
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Remember the metrics of this step."""
+        if self.keep_best:
+            check_logged(run, self.monitor, "checkpoint")
         self.measured = run.step, dict(metrics)
 
     @hookimpl

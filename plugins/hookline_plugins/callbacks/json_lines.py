@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hookline import hookimpl
-from hookline.engine import text_of
+from hookline.engine import encodable, text_of
 from hookline.runs import folder_of
 from hookline_plugins.callback_parts.display import Display
-from hookline_plugins.callback_parts.event_text import encodable
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
@@ -34,7 +33,7 @@ class JSONLines:
         """Write the size of the run."""
         kept = folder_of(run)
         folder = encodable(str(kept.path)) if kept else None
-        size = {"epochs": run.num_epochs, "steps_per_epoch": run.steps_per_epoch, "step": run.step}
+        size = {"epochs": run.config.train.epochs, "steps_per_epoch": run.steps_per_epoch, "step": run.step}
         self._write(run, "run_start", **size, seed=run.config.train.seed, folder=folder)
         for message in run.warnings:
             self.on_warning(run, message)
@@ -43,6 +42,11 @@ class JSONLines:
     def on_epoch_start(self, run: RunView) -> None:
         """Write the number of the epoch."""
         self._write(run, "epoch_start", epoch=run.epoch)
+
+    @hookimpl
+    def on_log(self, run: RunView, values: Mapping[str, float]) -> None:
+        """Write the logged values."""
+        self._write(run, "log", epoch=run.epoch, step=run.step, values=dict(values))
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from hookline import ConfigError, hookimpl
 from hookline.engine import did_you_mean
-from hookline_plugins.callback_parts.monitoring import check_monitored
+from hookline_plugins.callback_parts.monitoring import check_logged, check_monitored
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -187,6 +187,7 @@ class LRSchedule:
         """Set the learning rate of the next epoch."""
         self._of_epochs.append(self._used)
         if self.monitor:
+            check_logged(run, self.monitor, "lr-schedule")
             self._measure(run, metrics)
         elif self.interval == "epoch":
             self._advance()
@@ -319,7 +320,7 @@ def _length(run: RunView, interval: str) -> int | None:
     if interval == "step":
         return None if run.num_steps is None else max(run.num_steps, 1)
     if run.num_steps is None or not run.steps_per_epoch or not run.config.train.max_steps:
-        return max(run.num_epochs, 1)
+        return max(run.config.train.epochs, 1)
     # The batches of earlier epochs may have had another size.
     num_left = run.num_steps - (run.step - run.position)
     return max(len(run.history) + math.ceil(num_left / run.steps_per_epoch), 1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TextIO
 from msgspec import Meta
 
 from hookline import hookimpl
+from hookline.engine import printable
 from hookline_plugins.callback_parts.display import Display
 from hookline_plugins.callback_parts.event_text import EventText
 
@@ -31,7 +32,8 @@ _REDRAW_S = 0.1
 class Progress:
     """The progress of a run: a row per epoch, then the tables that plugins report, and the outcome.
 
-    A terminal also has a live line with rate and time left, redrawn at most ten times per second. Elsewhere (a pipe, a
+    A terminal also has a live line with rate, time left and the latest logged values, redrawn at most ten times per
+    second. Elsewhere (a pipe, a
     log, CI) only plain lines are written, without control characters. If standard output fails, the run continues
     without it, after a warning.
     """
@@ -47,10 +49,11 @@ class Progress:
         self._display = Display("progress")
         self._live_line: LiveProgress | None = None
         self._waiting: list[str] = []
+        self._logged: dict[str, float] = {}
         self._next_redraw = 0.0
         if not self._is_live:
             # Steps then cost nothing: an instance switches a hook off by setting it to None.
-            self.on_step_end = None  # type: ignore[assignment, method-assign] # see above
+            self.on_step_end = self.on_log = None  # type: ignore[assignment, method-assign] # see above
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
@@ -74,6 +77,11 @@ class Progress:
         if now >= self._next_redraw:
             self._next_redraw = now + _REDRAW_S
             self._display.attempt(run, lambda: self._redraw(run, now, f"{loss.item():.4g}"))
+
+    @hookimpl
+    def on_log(self, values: Mapping[str, float]) -> None:
+        """Show the logged values in the live line from its next redraw on."""
+        self._logged |= values
 
     @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
@@ -112,8 +120,9 @@ class Progress:
     def _redraw(self, run: RunView, now: float, loss: str) -> None:
         assert self._live_line is not None, "without a live line the hook is off"
         rate = f"{run.step / (now - self._start):.0f} steps/s"
+        logged = "  ".join(f"{printable(name)} {value:.4g}" for name, value in self._logged.items())
         task = self._live_line.task_ids[0]
-        self._live_line.update(task, completed=run.step, epoch=run.epoch, loss=loss, rate=rate)
+        self._live_line.update(task, completed=run.step, epoch=run.epoch, loss=loss, rate=rate, logged=logged)
         if self._waiting:
             text = "\n".join(self._waiting)
             self._live_line.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -132,13 +141,14 @@ def _live_display(run: RunView) -> LiveProgress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn(f"epoch {{task.fields[epoch]}}/{run.num_epochs}"),
+        TextColumn(f"epoch {{task.fields[epoch]}}/{run.config.train.epochs}"),
         BarColumn(bar_width=24),
         TextColumn("step {task.completed}" + ("/{task.total}" if run.num_steps else "")),
         TextColumn("loss {task.fields[loss]}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[logged]}", markup=False),
     )
     display = Progress(*columns, auto_refresh=False, transient=True)
-    display.add_task("steps", total=run.num_steps, epoch=0, loss="-", rate="-")
+    display.add_task("steps", total=run.num_steps, epoch=0, loss="-", rate="-", logged="")
     return display

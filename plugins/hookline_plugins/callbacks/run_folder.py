@@ -34,7 +34,7 @@ from hookline.runs import (
 )
 from hookline_plugins.callback_parts.event_text import EventText
 from hookline_plugins.callback_parts.metrics_file import MetricsFile
-from hookline_plugins.callback_parts.monitoring import Monitor, check_monitored, measured_names
+from hookline_plugins.callback_parts.monitoring import Monitor, check_logged, check_monitored, measured_names
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
@@ -112,6 +112,11 @@ class KeepRunFolder:
         self._text.epoch_start()
 
     @hookimpl
+    def on_log(self, run: RunView, values: Mapping[str, float]) -> None:
+        """Write the logged values."""
+        self._write_metrics(run, values, is_epoch=False)
+
+    @hookimpl
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an evaluation within an epoch; the epoch's line has those at its end."""
         self._best.update(run, metrics)
@@ -122,6 +127,7 @@ class KeepRunFolder:
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the epoch."""
+        check_logged(run, self.monitor, "run-folder")
         self._best.update(run, metrics)
         self._write_metrics(run, metrics, is_epoch=True)
         self._write_log(run, self._text.epoch(run, metrics))
@@ -205,7 +211,7 @@ class KeepRunFolder:
         record.attempts = [*record.attempts, self._attempt]
         self._time_before_s = record.time_s
         record.identity = dict(identity_of(run))
-        record.seed, record.num_epochs, record.status = run.config.train.seed, run.num_epochs, "running"
+        record.seed, record.num_epochs, record.status = run.config.train.seed, run.config.train.epochs, "running"
         record.git = record.git or commit_of(Path.cwd())
         if record.best and (record.best.metric, record.best.mode) != (self._best.name, self.mode):
             record.best = None

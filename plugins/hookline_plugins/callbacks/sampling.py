@@ -8,9 +8,7 @@ Shapes: ``N`` training examples, ``B`` of them in a batch.
 from __future__ import annotations
 
 import operator
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import DataError, Fault, Location, hookimpl
-from hookline.engine import did_you_mean, error_text
+from hookline.engine import did_you_mean
+from hookline_plugins.data.columns import column, each
+from hookline_plugins.metrics.answers import IGNORED, task_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,16 +26,13 @@ if TYPE_CHECKING:
     from hookline import DataSource, RunView
 
 
-_READ_AT_ONCE = 1024
-"""Number of examples per read of a dataset that returns batches."""
-
-
 @dataclass
 class WeightedSampling:
     """Sampling with replacement, with a probability proportional to the weight of each example.
 
     Without given weights the classes are balanced: the weight of an example is one over the number of training
-    examples of its class. An example drawn several times in an epoch is read, and augmented, each time.
+    examples of its class, or 0 if its target does not count in the loss. The loss or the data source declares that the
+    targets are classes, by ``task``. An example drawn several times in an epoch is read, and augmented, each time.
     """
 
     path: Annotated[Path | None, Meta(description=".npy file with one weight >= 0 per training example")] = None
@@ -52,7 +49,7 @@ class WeightedSampling:
         import torch
 
         num_examples = _num_examples(data, "weighted-sampling")
-        weights = self._weights(data, num_examples)
+        weights = self._weights(run, data, num_examples)
         bounds = weights.cumsum(0)
         last = int(weights.nonzero()[-1])
         num_samples = self.num_samples or num_examples
@@ -65,7 +62,7 @@ class WeightedSampling:
 
         return order
 
-    def _weights(self, data: DataSource, num_examples: int) -> Tensor:
+    def _weights(self, run: RunView, data: DataSource, num_examples: int) -> Tensor:
         """Return the weights, float64 ``[N]``.
 
         Raises:
@@ -76,7 +73,7 @@ class WeightedSampling:
         elif self.feature:
             weights, source = self._feature(data), f"the feature {self.feature!r}"
         else:
-            return _balanced(_column(data, operator.itemgetter(1)))
+            return _balanced(run, data)
         faults = []
         if weights.dim() != 1 or len(weights) != num_examples:
             faults.append(
@@ -99,7 +96,7 @@ class WeightedSampling:
             hint = did_you_mean(self.feature, data.feature_names)
             raise DataError(f"there is no feature {self.feature!r} for the weights of weighted-sampling", hint=hint)
         number = data.feature_names.index(self.feature)
-        return _column(data, lambda example: example[0][..., number]).double()
+        return column(data, lambda example: example[0][..., number]).double()
 
 
 @dataclass
@@ -149,22 +146,28 @@ def _num_examples(data: DataSource, name: str) -> int:
         raise DataError(f"{name} needs training data with a length, not a stream") from error
 
 
-def _balanced(targets: Tensor) -> Tensor:
-    """Return for each target one over the number of examples of its class.
+def _balanced(run: RunView, data: DataSource) -> Tensor:
+    """Return for each example one over the number of examples of its class; 0 if its target does not count.
 
     Raises:
         DataError: When the targets are not classes.
     """
     import torch
 
+    loss: Any = next(member for member in run.members if member.plugin.kind == "loss")
+    task = task_of(loss.plugin.target, data)
+    hint = "set `task` of the DataSource or of the loss; or give weights with `path` or `feature`"
+    if task is None:
+        raise DataError("weighted-sampling balances classes, but nothing declares that the targets are", hint=hint)
+    targets = column(data, operator.itemgetter(1))
     targets = targets.squeeze(1) if targets.dim() == 2 and targets.shape[1] == 1 else targets
-    is_classes = not targets.is_floating_point() or bool(((targets == 0) | (targets == 1)).all())
-    if targets.dim() != 1 or not is_classes:
+    classes, counts = torch.unique(targets, return_inverse=True, return_counts=True)[1:]
+    is_classes = task == "classification" and not targets.is_floating_point()
+    if targets.dim() != 1 or not (is_classes or (task == "binary" and len(counts) <= 2)):
         hint = "use targets that are class indices [], or 0 and 1; or give weights with `path` or `feature`"
         raise DataError("weighted-sampling balances classes, but the targets are not classes", hint=hint)
-    classes, counts = torch.unique(targets, return_inverse=True, return_counts=True)[1:]
     weights: Tensor = (1 / counts.double())[classes]
-    return weights
+    return weights * (targets != getattr(loss.instance, "ignore_index", IGNORED))
 
 
 def _array(path: Path) -> Tensor:
@@ -188,7 +191,7 @@ def _lengths(data: DataSource, num_examples: int) -> Tensor:
         shape = data.train.tensors[0].shape
         lengths = torch.full((num_examples,), shape[1] if len(shape) > 1 else 1)
     elif given is None:
-        lengths = _each(data.train, _length)
+        lengths = each(data.train, _length)
     else:
         lengths = torch.as_tensor(given)
     if lengths.shape != (num_examples,):
@@ -200,46 +203,3 @@ def _lengths(data: DataSource, num_examples: int) -> Tensor:
 def _length(example: Any) -> int:
     inputs = example[0] if isinstance(example, tuple | list) else example
     return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
-
-
-def _column(data: DataSource, pick: Callable[[Any], Tensor]) -> Tensor:
-    """Return the values of ``pick`` for all training examples; it gets one example, or several as a batch."""
-    import torch
-    from torch.utils.data import TensorDataset
-
-    train: Any = data.train
-    if type(train) is TensorDataset:
-        return pick(train.tensors)
-    if not hasattr(train, "gather"):
-        return _each(train, pick)
-    with _preserved():
-        parts = torch.split(torch.arange(len(train)), _READ_AT_ONCE)
-        return torch.cat([pick(train.gather(rows)) for rows in parts])
-
-
-def _each(train: Any, pick: Callable[[Any], Any]) -> Tensor:
-    """Return the values of ``pick`` for all examples, stacked."""
-    import torch
-
-    picked = []
-    with _preserved():
-        for index in range(len(train)):
-            try:
-                picked.append(torch.as_tensor(pick(train[index])))
-            except Exception as error:
-                message = f"example {index} of the training data cannot be read: {error_text(error)}"
-                raise DataError(message) from error
-    return torch.stack(picked)
-
-
-@contextmanager
-def _preserved() -> Iterator[None]:
-    """Restore the global generators of Python and NumPy after reading examples; torch's is the run's own."""
-    import numpy as np
-
-    states = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

@@ -1,6 +1,7 @@
-"""Predictor of the data source ``arrays``: new inputs read as in training, predictions as columns.
+"""Predictor of the data sources of arrays: new inputs read as in training; predictions as columns, or as an array.
 
-Imported only for predictions, because it needs torch. Shapes: ``B`` rows, ``O`` targets.
+Imported only for predictions, because it needs torch. Shapes: ``B`` or ``N`` rows, ``I`` features, ``O`` targets, ``C``
+classes.
 """
 
 from __future__ import annotations
@@ -9,15 +10,39 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
+import torch
 from torch import Tensor
 
-from hookline import Location
+from hookline import ContractError, DataError, Location
 from hookline_plugins.data.array_files import StoredArray, find_arrays
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.predictions import WRITERS, class_columns, in_batches, number_columns
+from hookline_plugins.data.in_memory import as_tensor
+from hookline_plugins.data.predictions import (
+    WRITERS,
+    class_columns,
+    class_probabilities,
+    in_batches,
+    number_columns,
+)
+from hookline_plugins.data.rows import names_of, read_numbers
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hookline import DataSource
+
+
+class _Kept(msgspec.Struct):
+    """The values that data sources of arrays keep for new inputs, as read from the description of the data of a run."""
+
+    labels: list[str | int | float | bool] = []
+    is_flat: bool = False
+    mean: list[float] = []
+    scale: list[float] = []
+    target_mean: list[float] = []
+    target_scale: list[float] = []
 
 
 class ArrayPredictor:
@@ -32,8 +57,14 @@ class ArrayPredictor:
     writers = WRITERS
 
     def __init__(self, data: DataSource, name: str, form: Callable[[Tensor], Tensor]) -> None:
+        try:
+            self._kept = msgspec.convert(dict(data.kept), _Kept)
+        except msgspec.ValidationError as error:
+            raise DataError(f"the description of the data, saved with the run, cannot be used: {error}") from error
         self._data, self._name, self._form = data, name, form
         self._example, self._target = data.train[0]
+        self._is_binary = data.task == "binary"
+        self._is_class = self._is_binary or not self._target.is_floating_point()
 
     def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:
         """Yield the inputs of a file, ``[B, ...]``.
@@ -48,34 +79,82 @@ class ArrayPredictor:
         yield from in_batches(self._parts(array, faults), batch_size)
 
     def columns(self, prediction: Tensor) -> Mapping[str, Sequence[Any]]:
-        """Return ``predicted``, a class index, and each class's probability; or a column for each of ``O`` targets."""
-        count = self._data.out_features or 0
-        names = [str(number) for number in range(count)]
-        if self._target.is_floating_point():
-            return number_columns(prediction, names)
-        return class_columns(prediction, "", names, is_binary=False)
+        """Return the predicted class and each class's probability; or a column for each of ``O`` targets."""
+        data, kept = self._data, self._kept
+        count = data.out_features or 0
+        numbers = [str(number) for number in range(count)]
+        if self._is_class:
+            target = data.target_names[0] if data.target_names else ""
+            return class_columns(prediction, target, data.class_names or numbers, is_binary=self._is_binary)
+        scale = (torch.tensor(kept.target_mean), torch.tensor(kept.target_scale)) if kept.target_scale else ()
+        return number_columns(prediction, data.target_names or numbers, *scale)
+
+    def predict(
+        self, model: Callable[[Tensor], Any], inputs: Any, batch_size: int, *, probabilities: bool = False
+    ) -> NDArray[Any]:
+        """Return labels ``[N]`` or numbers as in the targets; or the probability of each class, ``[N, C]``.
+
+        Raises:
+            DataError: If the inputs are not like those of the training; carries every fault.
+            ContractError: If the output of the model does not fit the targets.
+        """
+        if probabilities and not self._is_class:
+            raise ValueError("the targets are numbers, so no class has a probability")
+        faults = Faults(None)
+        columns = self._data.feature_names if names_of(inputs) is not None else ()
+        read = read_numbers(inputs, "the inputs", faults, columns)
+        faults.check()
+        assert read is not None, "inputs that cannot be read are a fault"
+        rows = self._form(as_tensor(read.values))
+        self._check("the inputs", f"the inputs hold {read.values.dtype}", rows, faults)
+        parts = [model(part) for part in self._scaled(rows).split(batch_size)]
+        if not all(isinstance(part, Tensor) for part in parts):
+            raise ContractError(f"the model returned a {type(parts[0]).__name__}, but predictions need one tensor")
+        return self._in_units(torch.cat(parts), probabilities=probabilities)
+
+    def _in_units(self, prediction: Tensor, *, probabilities: bool) -> NDArray[Any]:
+        """Return predictions in the units of the targets."""
+        kept = self._kept
+        if self._is_class:
+            labels = np.array(kept.labels or range(self._data.out_features or 0))
+            found = class_probabilities(prediction, len(labels), is_binary=self._is_binary)
+            return found.numpy() if probabilities else labels[found.argmax(dim=1).numpy()]
+        if kept.target_scale:
+            mean, scale = (
+                torch.tensor(values, dtype=torch.float64) for values in (kept.target_mean, kept.target_scale)
+            )
+            prediction = prediction.double() * scale + mean
+        is_column = kept.is_flat and prediction.dim() == 2 and prediction.shape[1] == 1
+        return (prediction.squeeze(1) if is_column else prediction).numpy()
+
+    def _scaled(self, inputs: Tensor) -> Tensor:
+        if not self._kept.scale:
+            return inputs
+        mean, scale = (torch.tensor(values, dtype=torch.float64) for values in (self._kept.mean, self._kept.scale))
+        return (inputs.double() - mean) / scale
 
     def _parts(self, array: StoredArray, faults: Faults) -> Iterator[Tensor]:
         for first, rows in _chunks(array, faults):
             inputs = self._form(rows)
             if not first:
-                self._check(array, inputs, faults)
+                held = f"the array {array.name!r} holds {array.dtype_name}"
+                self._check(f"inputs in the array {array.name!r}", held, inputs, faults)
             bad = (~inputs.isfinite()).reshape(len(inputs), -1).any(1).nonzero() if inputs.is_floating_point() else ()
             for row in bad[:1]:
                 more = f" (the first of {len(bad):,} such rows)" if len(bad) > 1 else ""
                 faults.add(f"row {first + int(row)} of the array {array.name!r} is not finite{more}")
             if not faults.has_any:
-                yield inputs
+                yield self._scaled(inputs)
         faults.check()
 
-    def _check(self, array: StoredArray, inputs: Tensor, faults: Faults) -> None:
+    def _check(self, what: str, held: str, inputs: Tensor, faults: Faults) -> None:
         """Refuse inputs of another shape or kind before any is used."""
         if inputs.shape[1:] != self._example.shape:
             shapes = f"{list(inputs.shape[1:])}, but the model was trained on {list(self._example.shape)}"
-            faults.add(f"inputs in the array {array.name!r} have the shape {shapes}")
+            faults.add(f"{what} have the shape {shapes}")
         if inputs.is_floating_point() != self._example.is_floating_point():
             expected = "floating-point numbers" if self._example.is_floating_point() else "integers"
-            faults.add(f"the array {array.name!r} holds {array.dtype_name}, but the model was trained on {expected}")
+            faults.add(f"{held}, but the model was trained on {expected}")
         faults.check()
 
 

@@ -85,7 +85,7 @@ class Arrays:
         assert inputs is not None, "a missing array is a fault"
         assert targets is not None, "as above"
         forms = (
-            functools.partial(_as_inputs, is_float=self.float_inputs),
+            functools.partial(as_inputs, is_float=self.float_inputs),
             functools.partial(_as_targets, is_classes=num_classes is not None),
         )
         splits: list[Any] = [None]
@@ -102,6 +102,7 @@ class Arrays:
             in_features=[*inputs.shape[1:], 1][0] if len(inputs.shape) < 3 else None,
             out_features=num_classes or [*targets.shape[1:], 1][0],
             task="regression" if num_classes is None else "classification",
+            kept={"is_flat": len(targets.shape) == 1},
         )
 
     @hookimpl
@@ -109,7 +110,7 @@ class Arrays:
         """Read new inputs of the same shape; targets are not needed."""
         from hookline_plugins.data.array_predictor import ArrayPredictor
 
-        return ArrayPredictor(data, self.inputs, functools.partial(_as_inputs, is_float=self.float_inputs))
+        return ArrayPredictor(data, self.inputs, functools.partial(as_inputs, is_float=self.float_inputs))
 
     def _is_mapped(self, arrays: list[StoredArray], faults: Faults) -> bool:
         if self.memory_map is True:
@@ -194,7 +195,8 @@ def _count_classes(array: StoredArray, values: Tensor | None, faults: Faults) ->
     return largest + 1
 
 
-def _as_inputs(rows: Tensor, *, is_float: bool) -> Tensor:
+def as_inputs(rows: Tensor, *, is_float: bool) -> Tensor:
+    """Return rows as inputs: ``[N]`` as ``[N, 1]``, and converted to floating point if ``is_float``."""
     rows = rows.unsqueeze(1) if rows.dim() == 1 else rows
     if not is_float or rows.is_floating_point():
         return rows

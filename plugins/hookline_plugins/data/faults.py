@@ -1,4 +1,4 @@
-"""Faults of a data file, collected to report all of them at once."""
+"""Faults of a data file or of given arrays, collected to report all of them at once."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Locator(Protocol):
 
 
 class Faults:
-    """The faults of one file: all are counted, the first ones listed.
+    """The faults of one file, or of arrays of a program: all are counted, the first ones listed.
 
     Args:
-        path: The file.
+        path: The file; None for arrays.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
         self._faults: list[Fault] = []
         self._cells: list[Cell] = []
@@ -61,7 +61,8 @@ class Faults:
         """Add a fault of the file, or of a whole row or column."""
         self._count += 1
         if not self.is_full:
-            self._faults.append(Fault(message, location or Location(str(self._path)), hint))
+            whole = Location(str(self._path)) if self._path else None
+            self._faults.append(Fault(message, location or whole, hint))
 
     def add_cells(self, cells: Sequence[Cell], count: int) -> None:
         """Add ``count`` faulty cells of one column, of which ``cells`` are the first."""
@@ -103,4 +104,5 @@ class Faults:
         if more := self._count - len(faults):
             faults.append(Fault(f"and {more:,} more"))
         number = "one fault" if self._count == 1 else f"{self._count:,} faults"
-        return DataError(f"the data file {self._path.name!r} cannot be used: {number}", faults=faults)
+        what = f"data file {self._path.name!r}" if self._path else "arrays"
+        return DataError(f"the {what} cannot be used: {number}", faults=faults)

@@ -71,15 +71,23 @@ def class_columns(
     Raises:
         ContractError: If the shape of the prediction does not fit the classes.
     """
-    import torch
-
-    logits = _checked(prediction, 1 if is_binary else len(class_names)).double()
-    # Each of the two from its own logit: 1 - p loses the digits of a small probability.
-    two = torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1) if is_binary else None
-    probabilities = logits.softmax(dim=1) if two is None else two
+    probabilities = class_probabilities(prediction, len(class_names), is_binary=is_binary)
     chosen = [class_names[index] for index in probabilities.argmax(dim=1).tolist()]
     columns = {f"probability_{name}": probabilities[:, number].tolist() for number, name in enumerate(class_names)}
     return {f"predicted_{target}" if target else "predicted": chosen, **columns}
+
+
+def class_probabilities(prediction: Any, num_classes: int, *, is_binary: bool) -> Tensor:
+    """Return the probability of each class, float64 ``[B, C]``, from logits as ``class_columns`` takes them.
+
+    Raises:
+        ContractError: If the shape of the prediction does not fit the classes.
+    """
+    import torch
+
+    logits = _checked(prediction, 1 if is_binary else num_classes).double()
+    # Each of the two from its own logit: 1 - p loses the digits of a small probability.
+    return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1) if is_binary else logits.softmax(dim=1)
 
 
 def _checked(prediction: Any, num_values: int) -> Tensor:

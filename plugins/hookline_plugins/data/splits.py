@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Mapping
+
+    from torch import Generator, Tensor
 
     from hookline_plugins.data.faults import Faults
 
@@ -53,3 +55,50 @@ def split_rows(num_rows: int, fractions: tuple[float, ...], seed: int, faults: F
             message = f"the {name} split is empty: {fraction:g} of {num_rows:,} row{'s' * (num_rows != 1)}"
             faults.add(message, hint="change `split`, or add rows")
     return splits
+
+
+def held_out_rows(
+    num_rows: int, shares: Mapping[str, float], faults: Faults, generator: Generator | None, classes: Tensor | None
+) -> dict[str, Tensor]:
+    """Return the row numbers of the training split and of one for each share, int64, in their order.
+
+    Args:
+        num_rows: The number of rows.
+        shares: The share of the rows of each split but the training split.
+        faults: Gets a fault for each empty split.
+        generator: Chooses the rows; None to take the last ones.
+        classes: Class indices ``[num_rows]``, whose shares each split keeps, to one row; None to ignore them.
+    """
+    import torch
+
+    order = torch.arange(num_rows) if generator is None else torch.randperm(num_rows, generator=generator)
+    if generator is not None and classes is not None:
+        order = order[_evenly(classes[order])]
+    counts = {name: round(num_rows * share) for name, share in shares.items()}
+    counts = {"train": num_rows - sum(counts.values()), **counts}
+    for name, count in counts.items():
+        if count <= 0:
+            share = 1 - sum(shares.values()) if name == "train" else shares[name]
+            message = f"the {name} split is empty: {share:g} of {num_rows:,} row{'s' * (num_rows != 1)}"
+            faults.add(message, hint="change the shares of the splits, or add rows")
+    parts = order.split([max(count, 0) for count in counts.values()]) if min(counts.values()) >= 0 else ()
+    return {name: rows.sort().values for name, rows in zip(counts, parts, strict=False)}
+
+
+def _evenly(classes: Tensor) -> Tensor:
+    """Return an order in which the members of each class are spread evenly, so that each part has its share of them.
+
+    >>> import torch
+    >>> classes = torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> classes[_evenly(classes)].tolist()
+    [0, 1, 0, 0, 1, 0]
+    """
+    import torch
+
+    by_class = classes.argsort(stable=True)
+    sizes = classes.bincount()
+    grouped = classes[by_class]
+    ranks = torch.arange(len(classes)) - (sizes.cumsum(0) - sizes)[grouped]
+    places = torch.empty(len(classes), dtype=torch.float64)
+    places[by_class] = (ranks.double() + 0.5) / sizes[grouped]
+    return places.argsort(stable=True)

@@ -5,6 +5,7 @@ Shapes: ``B`` examples in a batch, ``C`` classes, ``O`` binary answers for an ex
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hookline import DataSource
+
+IGNORED = -100
+"""The class index that torch's losses ignore by default."""
 
 Task = Literal["regression", "classification", "binary"]
 
@@ -32,7 +36,7 @@ class Answers:
     """
 
     is_binary: bool = False
-    ignore_index: int = -100
+    ignore_index: int = IGNORED
     threshold: float = 0.0
 
     def num_classes(self, prediction: Tensor) -> int:
@@ -63,20 +67,27 @@ class Answers:
 
 
 def task_of(loss: object, data: DataSource) -> Task | None:
-    """Return the meaning of the targets: as the loss declares it in ``task``, or else the data source; or None."""
+    """Return the meaning of the targets: as the loss declares it in ``task``, or else the data source; or None.
+
+    The loss may be that of a run, its plugin, or a class.
+    """
     from torch import nn
 
     of_torch: dict[type[nn.Module], Task] = {
         nn.CrossEntropyLoss: "classification",
         nn.NLLLoss: "classification",
+        nn.MultiMarginLoss: "classification",
         nn.BCEWithLogitsLoss: "binary",
         nn.BCELoss: "binary",
+        nn.SoftMarginLoss: "binary",
+        nn.MultiLabelSoftMarginLoss: "binary",
         nn.MSELoss: "regression",
         nn.L1Loss: "regression",
         nn.SmoothL1Loss: "regression",
         nn.HuberLoss: "regression",
     }
-    known = next((task for kind, task in of_torch.items() if isinstance(loss, kind)), None)
+    cls = loss if inspect.isclass(loss) else type(loss)
+    known = next((task for kind, task in of_torch.items() if issubclass(cls, kind)), None)
     declared: Task | None = getattr(loss, "task", known)
     return declared or data.task
 
@@ -86,4 +97,4 @@ def answers_of(loss: object, task: Task) -> Answers:
     from torch import nn
 
     threshold = 0.5 if isinstance(loss, nn.BCELoss) else 0.0
-    return Answers(task == "binary", getattr(loss, "ignore_index", -100), threshold)
+    return Answers(task == "binary", getattr(loss, "ignore_index", IGNORED), threshold)

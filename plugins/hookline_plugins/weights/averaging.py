@@ -113,8 +113,8 @@ class Averaging:
 
     def _warn_if_too_short(self, run: RunView) -> None:
         span = round(1 / (1 - self.decay))
-        if self.start_epoch > run.num_epochs > 0:
-            run.warn(f"averaging starts at epoch {self.start_epoch}, but the run has {run.num_epochs}")
+        if self.start_epoch > run.config.train.epochs > 0:
+            run.warn(f"averaging starts at epoch {self.start_epoch}, but the run has {run.config.train.epochs}")
         elif self.method == "ema" and run.num_steps and span > run.num_steps:
             average = f"an average with decay = {self.decay:g} spans about {span} updates"
             run.warn(f"{average}, but the run has {run.num_steps} steps: the first weights still count at its end")

@@ -27,6 +27,7 @@ BUILD_HOOKS = [
     "build_predictor",
 ]
 EVENTS = {
+    "on_model_built": ("run", "trial"),
     "on_run_start": ("run", "state"),
     "on_epoch_start": ("run",),
     "on_step_end": ("run", "loss"),

@@ -17,8 +17,18 @@ import safetensors.torch
 import torch
 from torch.utils.data import TensorDataset
 
-from hookline import CheckpointError, ConfigError, DataSource, NonFiniteError, Run, hookimpl, load_config, resume
-from hookline.runs import folder_of, give_command
+from hookline import (
+    CheckpointError,
+    ConfigError,
+    DataSource,
+    NonFiniteError,
+    Run,
+    RunView,
+    hookimpl,
+    load_config,
+    resume,
+)
+from hookline.runs import RunFolder, folder_of, give_command, give_folder
 from hookline.runs.folder import read_data
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.redaction import REDACTED
@@ -533,6 +543,44 @@ def test_lines_after_the_checkpoint_do_not_appear_twice(tmp_path: Path) -> None:
     second = resume(path_of(first))
     second.fit()
     assert [line["step"] for line in lines_of(second)] == [10, 20, 30]
+
+
+def test_lines_of_logged_values_stay_when_the_metrics_are_written_again(tmp_path: Path) -> None:
+    """Step 20 has three lines: of an interval, of an evaluation, of an epoch; only the last one is changed."""
+
+    class Logging:
+        @hookimpl
+        def on_step_end(self, run: RunView) -> None:
+            run.log("number", run.step)
+
+    def made() -> Run:
+        train = {"epochs": 3, "evaluate_every_steps": 4, "log_every_steps": 4}
+        callbacks = {"run-folder": {"parent": str(tmp_path)}}
+        config = {"train": train, "data": {"num_examples": 100}, "callbacks": callbacks}
+        return Run(load_config(config, plugins={"callbacks.logging": Logging()}))
+
+    run = made()
+    for step in run.steps():
+        if step.step == 22:
+            run.interrupt("test")
+    path = path_of(run) / "metrics.jsonl"
+    there = path.read_bytes()
+    keys = [list(json.loads(line)) for line in there.splitlines() if json.loads(line)["step"] == 20]
+    measured = ["train/loss"]
+    expected = [["number"], measured, ["train/running_loss", *measured, "logged/number"]]
+    assert keys == [["epoch", "step", *names] for names in expected]
+    means = [json.loads(line).get("number") for line in there.splitlines()]
+    assert [mean for mean in means if mean is not None] == [2.5, 6.5, 9.5, 11.5, 14.5, 18.5]
+    path.write_bytes(there.replace(b'"step":20,"train/running_loss":', b'"step":20,"mine":1,"train/running_loss":'))
+    again = made()
+    state = run.state_dict()
+    give_folder(again, RunFolder.open(path_of(run)))
+    again.load_state_dict(state)
+    again.fit()
+    (warning,) = again.warnings
+    assert "metrics.jsonl is not as this run wrote it" in warning
+    assert "missing" not in warning
+    assert path.read_bytes().startswith(there)
 
 
 @pytest.mark.parametrize("damage", ["emptied", "shortened", "removed", "CRLF", "edited"])

@@ -141,9 +141,8 @@ def frequencies(run: Run, epochs: int = 40) -> Tensor:
         Items(CLASSES),
         Whole(CLASSES),
         Items(CLASSES * 7 - 3),
-        TensorDataset(INPUTS, CLASSES.float().unsqueeze(1)),
     ],
-    ids=["tensors", "items", "whole batches", "any numbers", "zero and one"],
+    ids=["tensors", "items", "whole batches", "any numbers"],
 )
 def test_classes_are_drawn_equally_often(data: Dataset[Any]) -> None:
     order = WeightedSampling(num_samples=1000).build_order(run_of(WeightedSampling()), DataSource(data))
@@ -151,6 +150,23 @@ def test_classes_are_drawn_equally_often(data: Dataset[Any]) -> None:
     # Of 4,000 draws with probability 1/2 the share is within 4 standard deviations, 0.5 +- 0.032.
     assert abs(float((drawn >= 27).float().mean()) - 0.5) < 0.032
     assert set(drawn.tolist()) == set(range(NUM))
+
+
+def test_two_classes_in_one_output_are_drawn_equally_often() -> None:
+    zero_and_one = TensorDataset(INPUTS, CLASSES.float().unsqueeze(1))
+    config = {"loss": "bce-with-logits", "train": {"evaluate": []}}
+    plugins = {"data": DataSource(zero_and_one, in_features=2, out_features=1), "callbacks.order": WeightedSampling()}
+    run = Run(load_config(config, plugins=plugins))
+    drawn = torch.cat([run.batch_order(epoch) for epoch in range(1, 101)])
+    assert abs(float((drawn >= 27).float().mean()) - 0.5) < 0.037  # 4 standard deviations of 3,000 draws
+
+
+def test_an_example_whose_target_does_not_count_is_not_drawn() -> None:
+    ignored = CLASSES.clone()
+    ignored[5:10] = -100
+    order = run_of(WeightedSampling(num_samples=1000), TensorDataset(INPUTS, ignored)).batch_order(1)
+    assert not set(order.tolist()) & set(range(5, 10))
+    assert abs(float((order >= 27).float().mean()) - 0.5) < 0.064
 
 
 def test_examples_are_drawn_by_the_weights_of_a_file(tmp_path: Path) -> None:
@@ -209,10 +225,16 @@ def test_a_file_without_an_array_is_refused(tmp_path: Path) -> None:
             run_of(WeightedSampling(path=tmp_path / f"{name}.npy"))
 
 
-def test_regression_targets_are_not_classes() -> None:
-    data = DataSource(TensorDataset(INPUTS, INPUTS[:, :1]), in_features=2, out_features=1)
-    with pytest.raises(DataError, match="weighted-sampling balances classes, but the targets are not classes"):
-        run_of(WeightedSampling(), data)
+def test_the_meaning_of_the_targets_is_declared_not_guessed() -> None:
+    counts = TensorDataset(INPUTS, torch.arange(NUM) % 4)  # numbers, of an integer dtype
+    sources = {task: DataSource(counts, in_features=2, out_features=1, task=task) for task in (None, "regression")}
+    words = {None: "nothing declares that the targets are", "regression": "the targets are not classes"}
+    for task, data in sources.items():
+        plugins = {"data": data, "loss": lambda: lambda p, t: (p[:, 0] - t).square().mean()}
+        with pytest.raises(DataError, match=f"weighted-sampling balances classes, but {words[task]}"):
+            Run(load_config({}, plugins={**plugins, "callbacks.order": WeightedSampling}))
+    with pytest.raises(DataError, match="the targets are not classes"):
+        run_of(WeightedSampling(), DataSource(TensorDataset(INPUTS, INPUTS[:, :1]), in_features=2, out_features=1))
 
 
 def test_weights_come_from_one_place() -> None:

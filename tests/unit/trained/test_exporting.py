@@ -151,7 +151,7 @@ def test_a_wrapper_that_belongs_to_the_model_is_evaluated_predicted_with_and_exp
     (factor,) = (value for name, value in weights.items() if name.endswith("factor"))
     assert (factor.item() != 2, len(weights)) == (True, 4)
     expected = (inputs * factor) @ weights["weight"].T + weights["bias"] + 100
-    torch.testing.assert_close(trained.predict(inputs), expected, rtol=1e-2, atol=0)
+    torch.testing.assert_close(trained.output(inputs), expected, rtol=1e-2, atol=0)
     made = export_model(trained, "torch-export", tmp_path / "m.pt2")
     torch.testing.assert_close(torch.export.load(made.path).module()(inputs), expected, rtol=1e-2, atol=0)
     named = load_file(export_model(trained, "safetensors", tmp_path / "m.safetensors").path)

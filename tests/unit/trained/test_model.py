@@ -737,7 +737,7 @@ def test_a_data_source_that_reads_no_inputs_is_named(tmp_path: Path) -> None:
     run = trained_run(tmp_path, {"use": "synthetic-linear"})
     assert folder_of(run) is not None
     trained = load_trained(saved_folder(run).path)
-    assert torch.equal(trained.predict(torch.zeros(1, 2)), run.unwrapped_model.state_dict()["bias"][None])
+    assert torch.equal(trained.output(torch.zeros(1, 2)), run.unwrapped_model.state_dict()["bias"][None])
     message = r"the data source data 'synthetic-linear' \(hookline 0.1.0\) reads no inputs to predict for"
     with pytest.raises(PluginError, match=message):
         list(trained.predictions(tmp_path / "x.csv"))

@@ -62,6 +62,11 @@ def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return with_parts(batch, lambda part: placed(part, device, dtype))
 
 
+def on_cpu(batch: Any) -> Any:
+    """Return a batch of any nesting with its tensors on the CPU."""
+    return batch.cpu() if isinstance(batch, Tensor) else with_parts(batch, on_cpu)
+
+
 def placed_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Return a module moved to a device, with its floating-point and complex tensors cast as those of a batch.
 

@@ -7,51 +7,33 @@ reads it.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sized
-from contextlib import nullcontext
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline.engine.errors import DataError
 from hookline.engine.loop.batch import placed
 from hookline.engine.loop.reading import (
+    ENDED,
     ExampleReader,
     Failure,
     Rows,
     StreamReader,
+    Turn,
+    Workers,
     lost_worker,
     name_examples,
-    stop_workers,
-    unchanged,
 )
-from hookline.engine.loop.rng import ReaderState, derive_seed, make_generator
+from hookline.engine.loop.rng import make_generator
+from hookline.shortcuts.copies import copied_ahead
 
 _GATHERED_BYTES = 2**26
 """Size of the pieces in which an in-memory dataset is put in order: large enough to be fast, and yet small."""
-
-
-class ReadOptions(NamedTuple):
-    """Options of reading the examples of a dataset.
-
-    Attributes:
-        dtype: Type to cast floating-point tensors to.
-        device: Device of the batches.
-        num_workers: Number of processes that read the examples; 0: this process.
-        worker_timeout_s: Seconds to wait for a batch from those processes; 0: no limit.
-        collate: Makes a batch from a list of items; None: ``default_collate``.
-        item_seed: Seed of the random numbers drawn while examples are read.
-    """
-
-    dtype: torch.dtype
-    device: torch.device = torch.device("cpu")
-    num_workers: int = 0
-    worker_timeout_s: float = 0.0
-    collate: Callable[[list[Any]], Any] | None = None
-    item_seed: int = 0
 
 
 class Batches:
@@ -60,7 +42,7 @@ class Batches:
     Args:
         dataset: Items ``(input, target)``, or any items that ``collate`` accepts.
         batch_size: Examples in a batch, at least 1; None for all of them. The last batch may be smaller.
-        reading: Options of reading the examples.
+        workers: The processes that read the examples, with options.
         seed: Seed of the order; None: the order of the dataset.
         name: Name of the dataset in messages.
         order: Returns the indices of the examples of an epoch, int64, instead of a random permutation.
@@ -75,7 +57,7 @@ class Batches:
 
     Example:
         >>> dataset = TensorDataset(torch.arange(5.0))
-        >>> [batch[0].tolist() for batch in Batches(dataset, 2, ReadOptions(torch.float32)).epoch(1)]
+        >>> [batch[0].tolist() for batch in Batches(dataset, 2, Workers(torch.float32)).epoch(1)]
         [[0.0, 1.0], [2.0, 3.0], [4.0]]
     """
 
@@ -83,7 +65,7 @@ class Batches:
         self,
         dataset: Dataset[Any],
         batch_size: int | None,
-        reading: ReadOptions,
+        workers: Workers,
         *,
         seed: int | None = None,
         name: str = "dataset",
@@ -101,13 +83,15 @@ class Batches:
             hint = "build_order requires a dataset with a length"
             raise DataError(f"the {name} is a stream, whose order cannot be changed", hint=hint)
         if type(dataset) is TensorDataset:
-            dataset = TensorDataset(*(placed(tensor, tensor.device, reading.dtype) for tensor in dataset.tensors))
+            dataset = TensorDataset(*(placed(tensor, tensor.device, workers.dtype) for tensor in dataset.tensors))
         self._dataset = dataset
-        self._reading = reading
+        self._workers = workers
         self._seed = seed
         self._name = name
         self._order = order
         self._begun: Iterator[Any] | None = None
+        self._place: tuple[int, Mapping[str, Any] | None] = 0, None
+        self._resumed: Mapping[str, Any] = {}
         if order is not None:
             self.num_examples = len(self._checked(order(1)))
         self._batch_size = min(batch_size or 2**53, self.num_examples or 2**53)
@@ -115,60 +99,71 @@ class Batches:
         self._drops_last, self._num_all = drop_last, self.num_examples or 0
         if drop_last and self.num_examples:
             self.num_examples -= self.num_examples % self._batch_size
+        self._reader: Any = None
+        if self._is_stream:
+            self._reader = StreamReader(dataset, self._batch_size, workers, self._batch_size if drop_last else 1)
+        elif type(dataset) is not TensorDataset or workers.collate is not None:
+            self._reader = ExampleReader(dataset, workers)
+        if self._reader:
+            self._read = self._workers.add(self._reader)
 
     @property
     def num_batches(self) -> int | None:
         """Number of batches in an epoch; None for a stream."""
         return None if self.num_examples is None else -(-self.num_examples // self._batch_size)
 
-    def resume(self, epoch: int, number: int, num_used: int) -> int:
+    def place(self, number: int) -> Mapping[str, Any] | None:
+        """Return the place of a stream after ``number`` batches of the current epoch, for a state; None if unknown."""
+        return self._place[1] if number and self._place[0] == number else None
+
+    def resume(self, epoch: int, number: int, num_used: int, place: Mapping[str, Any] | None = None) -> int:
         """Continue an epoch of which ``number`` batches, of any size, with ``num_used`` examples were used.
 
-        Return the number of its batches that remain, 0 for a stream.
+        Return the number of its batches that remain, 0 for a stream, which goes on at its ``place`` if that is known.
 
         Raises:
-            DataError: When a stream was read in batches of another size.
+            DataError: When a stream was read in batches of another size, or by another number of workers.
         """
         self._resumed_epoch, self._offset = epoch, num_used - number * self._batch_size
         if self.num_examples is not None:
             return max(-(-(len(self.order(epoch)) - num_used) // self._batch_size), 0)
-        if self._offset:
-            message = f"the {self._name} is a stream, read in batches of another size so far"
-            raise DataError(message, hint="resume with the same train.batch_size")
+        self._resumed, self._place = place or {}, (number, place)
+        has_others = place is not None and len(place["shares"]) != max(self._workers.num_workers, 1)
+        for is_other, how, option in (
+            (self._offset, "in batches of another size", "batch_size"),
+            (has_others, "by another number of workers", "num_workers"),
+        ):
+            if is_other:
+                message = f"the {self._name} is a stream, read {how} so far"
+                raise DataError(message, hint=f"resume with the same train.{option}")
         return 0
 
     def num_used(self, epoch: int, number: int) -> int:
         """Return the number of examples of an epoch before a batch; ``number`` counts from 0."""
         return number * self._batch_size + (self._offset if epoch == self._resumed_epoch else 0)
 
-    def smallest(self, limit: int = 0) -> int:
-        """Return the smallest number of examples that pass through a model at once.
-
-        Args:
-            limit: Number of examples in a part of a batch; 0: no parts.
-
-        >>> Batches(TensorDataset(torch.zeros(11)), 4, ReadOptions(torch.float32)).smallest(limit=3)
-        1
-        """
-        sizes = [self._batch_size, (self.num_examples or 0) % self._batch_size or self._batch_size]
-        return min(size % limit or limit if limit else size for size in sizes)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Return the batches of an epoch (from 1), without the first ``start``; a stream is read from its beginning."""
-        if type(self._dataset) is TensorDataset and self._reading.collate is None:
-            return self._gathered(self._dataset.tensors, epoch, start)
-        if not self._is_stream:
-            return self._loaded(epoch, start)
-        begun, self._begun = self._begun, None  # dropped where it is not used, which ends its workers
-        batches = begun if begun and epoch == 1 else self._loaded(epoch, 0)
-        return itertools.islice(batches, start, None)
+        """Return the batches of an epoch (from 1), without the first ``start``.
+
+        A stream is read from its beginning, unless it goes on at the place where it was resumed.
+        """
+        if not self._reader:
+            return self._gathered(cast(TensorDataset, self._dataset).tensors, epoch, start)
+        begun, self._begun = self._begun, None
+        if begun and epoch == 1 and not start:
+            return begun
+        batches = self._streamed(epoch, start) if self._is_stream else self._results(self._rows(epoch, start))
+        return self._taken(batches, epoch, start)
 
     def first(self) -> Iterator[Any]:
-        """Yield the first batch of the first epoch alone; a stream is read on from there by that epoch."""
+        """Yield the first batch of the first epoch alone; a stream that this process reads goes on from there."""
         batches = self.epoch(1)
         batch = next(batches)
-        if self._is_stream:
+        if self._is_stream and not self._workers.num_workers:
             self._begun = itertools.chain([batch], batches)
+        else:
+            batches.close()
+            self._workers.stop()
         yield batch
 
     def order(self, epoch: int) -> Tensor:
@@ -205,64 +200,69 @@ class Batches:
         order, used = self.order(epoch), self.num_used(epoch, start)
         for first in range(used % size + (used - used % size) // per_piece * per_piece, len(order), per_piece):
             rows = order[first : first + per_piece]
-            pieces = (placed(tensor[rows], self._reading.device, self._reading.dtype) for tensor in tensors)
+            pieces = (placed(tensor[rows], self._workers.device, self._workers.dtype) for tensor in tensors)
             batches = zip(*(torch.split(piece, size) for piece in pieces), strict=True)
             yield from itertools.islice(batches, max(used - first, 0) // size, None)
 
-    def _loaded(self, epoch: int, start: int) -> Iterator[Any]:
-        """Read one batch after another, in this process or in workers."""
-        batches: Any = iter(self._loader(epoch, start))
-        stream = ReaderState(derive_seed(self._reading.item_seed, "stream", epoch))
+    def _streamed(self, epoch: int, start: int) -> Generator[Any]:
+        """Yield batches of a stream, from the place where it was resumed if that is known."""
+        resumed, self._resumed = self._resumed if epoch == self._resumed_epoch else {}, {}
+        is_known = any("state" in share for share in resumed.get("shares", ()))
+        first, num_read = (resumed["turn"], start) if is_known else (0, 0)
+        shares = list(resumed["shares"]) if is_known else [{}] * max(self._workers.num_workers, 1)
+        results = self._results(_turns(epoch, first, list(shares)))
         try:
-            for number in itertools.count(start):
-                # Workers seed their own generators.
-                with nullcontext() if self._reading.num_workers else stream.active():
-                    batch = self._next(batches, epoch, start, number)
-                if batch is _END and not number:
-                    hint = "a stream must restart for each iteration"
-                    raise DataError(f"the {self._name} yields no batch in epoch {epoch}", hint=hint)
-                if batch is _END:
-                    return
-                if isinstance(batch, Failure):
-                    raise batch.as_error(self._name) from batch.cause
-                yield placed(batch, self._reading.device, self._reading.dtype)
-        except RuntimeError as error:
+            for turn, result in enumerate(results, first - first % len(shares)):
+                if result is not None:
+                    batch, shares[turn % len(shares)], mark = result
+                    num_read += 1
+                    self._place = num_read, {"turn": turn + 1, "shares": [*shares], "mark": mark}
+                    if num_read > start:
+                        yield batch
+                    elif num_read == start and resumed.get("mark", mark) != mark:
+                        num_read = -1
+                        break
+                elif turn >= first:
+                    shares[turn % len(shares)] = ENDED
+                    if shares.count(ENDED) == len(shares):
+                        break
+        finally:
+            self._reader.rewind()
+        if num_read < start:
+            message = f"the {self._name} yields other examples in epoch {epoch} than before the run was interrupted"
+            hint = "give it state_dict and load_state_dict, or resume from a checkpoint at the end of an epoch"
+            raise DataError(message, hint=hint)
+        if not num_read:
+            hint = "a stream must restart for each iteration"
+            raise DataError(f"the {self._name} yields no batch in epoch {epoch}", hint=hint)
+
+    def _results(self, requests: Iterable[Any]) -> Generator[Any]:
+        for result in self._read(requests):
+            if isinstance(result, Failure):
+                raise result.as_error(self._name) from result.cause
+            yield result
+
+    def _taken(self, batches: Generator[Any], epoch: int, start: int) -> Iterator[Any]:
+        """Take the batches of an epoch to the device; stop all workers if that fails."""
+        workers, number = self._workers, start - 1
+        place = functools.partial(placed, device=workers.device, dtype=workers.dtype)
+        copied = map(place, batches) if workers.device.type != "cuda" else copied_ahead(batches, place, workers.device)
+        try:
+            for number, batch in enumerate(copied, start):  # noqa: B007 - used below
+                yield batch
+        except Exception as error:
+            batches.close()
+            workers.stop()
             if lost := lost_worker(error):
                 raise lost from error
-            raise
-        finally:
-            if self._reading.num_workers:
-                stop_workers(batches)
-
-    def _loader(self, epoch: int, start: int) -> DataLoader[Any]:
-        settings: dict[str, Any] = {
-            # DataLoader draws a seed for its workers; with a generator it does not draw from the global one.
-            "generator": make_generator(self._reading.item_seed, "workers", epoch),
-            "batch_size": None,
-            "collate_fn": unchanged,
-            "num_workers": self._reading.num_workers,
-            "timeout": self._reading.worker_timeout_s if self._reading.num_workers else 0,
-            "pin_memory": self._reading.device.type == "cuda",
-        }
-        collate = self._reading.collate or default_collate
-        if self._is_stream:
-            min_size = self._batch_size if self._drops_last else 1
-            return DataLoader(StreamReader(self._dataset, self._batch_size, collate, min_size), **settings)
-        reader = ExampleReader(self._dataset, collate, (self._reading.item_seed, epoch))
-        return DataLoader(reader, sampler=cast(Any, self._rows(epoch, start)), **settings)
-
-    def _next(self, batches: Iterator[Any], epoch: int, start: int, number: int) -> Any:
-        try:
-            return next(batches, _END)
-        except RuntimeError as error:
             if not str(error).startswith("DataLoader timed out"):
                 raise
             awaited = f"the {self._name}"
             if not self._is_stream:
                 # The workers take turns.
-                worker = (number - start) % self._reading.num_workers
-                awaited = f"{name_examples(self.indices(epoch, number))} of {awaited} from worker {worker}"
-            message = f"waited {self._reading.worker_timeout_s:g} s (train.worker_timeout_s) for {awaited}"
+                worker = (number + 1 - start) % workers.num_workers
+                awaited = f"{name_examples(self.indices(epoch, number + 1))} of {awaited} from worker {worker}"
+            message = f"waited {workers.timeout_s:g} s (train.worker_timeout_s) for {awaited}"
             raise DataError(message, hint="check what the dataset waits for, or increase the limit") from error
 
     def _rows(self, epoch: int, start: int) -> Iterator[Rows]:
@@ -270,9 +270,9 @@ class Batches:
         order, size = self.order(epoch), self._batch_size
         # A permutation has no repeats.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
+        of_examples = order.numpy(), repeats.numpy()  # tensors would be sent to workers in shared memory
         for number, first in enumerate(range(self.num_used(epoch, start), len(order), size), start):
-            part = slice(first, first + size)
-            yield Rows(number, order[part].tolist(), repeats[part].tolist())
+            yield Rows(epoch, number, *(values[first : first + size] for values in of_examples))
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)
@@ -283,7 +283,13 @@ class Batches:
         return cast(Tensor, order)
 
 
-_END = object()
+def _turns(epoch: int, first: int, places: list[Any]) -> Iterator[Turn | None]:
+    """Yield the turns of the readers of a stream, each with its place; None for those before the ``first``."""
+    yield from [None] * (first % len(places))
+    for number in itertools.count(first):
+        share = number % len(places)
+        place, places[share] = places[share], None
+        yield Turn(epoch, number, place)
 
 
 def _repeats(order: Tensor) -> Tensor:

@@ -13,19 +13,18 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import Metric
 from hookline.engine.loop.batch import count_examples, placed_module
-from hookline.engine.loop.batches import Batches, ReadOptions
+from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.device import find_device
 from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, evaluate_splits, try_metrics, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_parameters, check_rates, check_splitting, namer, try_what_fits
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.reading import with_sizes
+from hookline.engine.loop.reading import Workers, with_sizes
 from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.view import LossFunction, RunView, StepFunction
+from hookline.engine.view import LossFunction, RunView, StepFunction, Trial
 
 
 class Components:
@@ -36,6 +35,7 @@ class Components:
         device: Device of the model and of every batch.
         data: The data source.
         read: Reader of the batches of a split.
+        workers: The processes that read examples.
         batches: The training batches.
         evaluation_batches: The batches of each split that is evaluated.
         model: The model, with all wrappers around it.
@@ -56,6 +56,7 @@ class Components:
 
     data: DataSource
     read: SplitReader
+    workers: Workers
     batches: Batches
     evaluation_batches: Mapping[str, Batches]
     model: nn.Module
@@ -110,14 +111,14 @@ def build_all(site: Site) -> None:
 
 
 def build_for_evaluation(site: Site, *more: Callable[[Site], None]) -> None:
-    """Build the components of an evaluation in order, and check the first batches; then build ``more``.
+    """Build the components of an evaluation in order, and let plugins try them; then build ``more``.
 
     Without optimizer and step, no plugin checks what only a training needs.
     """
     build_data(site)
     build_batches(site)
     with RandomState(site.position.seed, "model").active():
-        for build in (build_model, build_loss, check_first_batches, *more):
+        for build in (build_model, build_loss, try_components, *more):
             build(site)
 
 
@@ -130,16 +131,15 @@ def build_batches(site: Site) -> None:
     """Build the batches of the training split, and those of each split that is evaluated."""
     parts, options, owner = site.parts, site.run.config.train, str(site.host.owner("data"))
     order = site.host.first_result("build_order", run=site.run, data=parts.data)
-    reading = ReadOptions(
-        parts.dtype, parts.device, options.num_workers, options.worker_timeout_s, parts.data.collate, options.seed
-    )
+    reading = parts.dtype, parts.device, options.num_workers, options.worker_timeout_s
+    workers = parts.workers = Workers(*reading, parts.data.collate, options.seed)
     size = None if options.batch_size == "all" else options.batch_size
     seed = options.seed if options.shuffle else None
     splits = parts.data.splits()
     name, drop_last = f"train split of {owner}", options.drop_last
-    parts.batches = Batches(parts.data.train, size, reading, seed=seed, name=name, order=order, drop_last=drop_last)
+    parts.batches = Batches(parts.data.train, size, workers, seed=seed, name=name, order=order, drop_last=drop_last)
     parts.evaluation_batches = {
-        split: Batches(splits[split], options.eval_batch_size, reading, seed=None, name=f"{split} split of {owner}")
+        split: Batches(splits[split], options.eval_batch_size, workers, seed=None, name=f"{split} split of {owner}")
         for split in dict.fromkeys(options.evaluate)
         if split in splits and not (split == "train" and parts.batches.num_batches is None)
     }
@@ -168,32 +168,28 @@ def build_loss(site: Site) -> None:
     parts.metrics = build_metrics(site.host, run=site.run, data=parts.data)
 
 
-def check_first_batches(site: Site) -> None:
-    """Pass the first batch of each split through model and loss; raise the errors of ``try_batch``.
-
-    A training batch is cut to ``train.micro_batch_size``. If a smaller one will come, its size is tried in training
-    mode, too. If a plugin implements the step, the form of the training batches is up to it, and they are not checked.
-    """
+def try_components(site: Site) -> None:
+    """Let plugins try model, loss and metrics with the first batch of each split."""
     parts, host = site.parts, site.host
     splits = dict(parts.evaluation_batches)
-    if not host.is_implemented("build_step"):
-        splits["train"] = parts.batches
-    for split, batches in splits.items():
-        batch = parts.read.first(split, batches)
-        limit = site.run.config.train.micro_batch_size
-        sizes = [limit, batches.smallest(limit)] if batches is parts.batches else []
-        fitting = try_what_fits(batch, parts.model, parts.loss, namer(host, split), *sizes)
-        if split in parts.evaluation_batches:
-            try_metrics(fitting, parts.model, parts.loss, parts.metrics, host.makers)
+    trained = None if host.is_implemented("build_step") else "train"  # the batches of such a step may have any form
+    if trained:
+        splits[trained] = parts.batches
+    trial = Trial(
+        {split: batches.num_examples for split, batches in splits.items()},
+        trained,
+        lambda split: parts.read.first(split, splits[split]),
+        lambda batch: try_metrics(batch, parts.model, parts.loss, parts.metrics, host.makers),
+        host.makers.of,
+        host.makers.attributing,
+    )
+    host.notify("on_model_built", run=site.run, trial=trial)
 
 
 def build_optimizer(site: Site) -> None:
     """Build the optimizer, and the guard of its gradients."""
-    parts, host = site.parts, site.host
-    parts.optimizer = build_component(host, "optimizer", run=site.run, model=parts.model)
-    check_rates(parts.optimizer, str(host.owner("optimizer")))
-    if not host.is_implemented("build_step"):
-        check_parameters(parts.optimizer, parts.model, parts.loss, str(host.owner("optimizer")))
+    parts = site.parts
+    parts.optimizer = build_component(site.host, "optimizer", run=site.run, model=parts.model)
     parts.finite_guard = FiniteGuard(site.run, site.position)
 
 
@@ -203,7 +199,6 @@ def build_step(site: Site) -> None:
     parts.backward = host.first_result("build_backward", run=run)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
-    check_splitting(run)
     parts.reader = host.first_result("build_reader", run=run)
     parts.evaluated_weights = EvaluatedWeights(host.results("build_evaluated_weights", run=run))
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hookline.engine.errors import ContractError, DataError
+from hookline.engine.data import Predictor
+from hookline.engine.errors import ContractError, DataError, PluginError
 from hookline.engine.hookspecs import Metric
-from hookline.engine.loop.batch import brief, count_examples
+from hookline.engine.loop.batch import brief, count_examples, on_cpu, placed
 from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.memory import evaluating
 from hookline.engine.loop.reading import note_examples
@@ -260,6 +261,46 @@ def _number(name: str, value: Tensor | float) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ContractError(f"the metric {name!r} returned {brief(value)}, but must return one number") from error
+
+
+def build_predictor(host: Host, run: RunView) -> Predictor:
+    """Return the reader of new inputs for the model of a run.
+
+    Raises:
+        PluginError: When the data source has none.
+        ContractError: When its hook returns anything else.
+    """
+    owner = host.owner("data")
+    if not host.is_implemented("build_predictor"):
+        hint = "its plugin needs a hook build_predictor; from Python, use the model itself: load_trained"
+        raise PluginError(f"the data source {owner} reads no inputs to predict for", hint=hint)
+    built: Predictor = host.first_result("build_predictor", run=run, data=run.data)
+    if not (callable(getattr(built, "read", None)) and callable(getattr(built, "columns", None))):
+        raise ContractError(
+            f"build_predictor of {owner} returned {brief(built)}, but must return a Predictor",
+            hint="an object with the methods read(path, batch_size) and columns(prediction)",
+        )
+    return built
+
+
+def output_for(host: Host, run: RunView, inputs: Any) -> Any:
+    """Return the output of the model for a batch of inputs as in training: on the CPU, without gradients."""
+    inputs = placed(inputs, run.device, getattr(torch, run.config.train.dtype))
+    with torch.no_grad(), preserved_rng(), evaluation_mode(run.model), host.makers.attributing():
+        return on_cpu(run.model(inputs))
+
+
+def predict(host: Host, run: RunView, inputs: Any, **options: Any) -> Any:
+    """Return the predictions for arrays or frames, as the predictor of the data source makes them.
+
+    Raises:
+        PluginError: When the data source reads no arrays.
+    """
+    predictor: Any = build_predictor(host, run)
+    if not hasattr(predictor, "predict"):
+        hint = "pass a file to the predictions of load_trained, or prepared inputs to the model"
+        raise PluginError(f"the data source {host.owner('data')} predicts for files, not for arrays", hint=hint)
+    return predictor.predict(partial(output_for, host, run), inputs, run.config.train.eval_batch_size, **options)
 
 
 @contextmanager

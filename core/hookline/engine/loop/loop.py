@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from hookline.engine.errors import NonFiniteError, TrainingError, error_text
+from hookline.engine.logged import Logged
 from hookline.engine.loop.building import Components
-from hookline.engine.loop.first_batch import check_skipping, check_step_result
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker, note_examples
+from hookline.engine.loop.results import check_skipping, check_step_result
 from hookline.engine.loop.rng import RandomState, in_run
 from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
@@ -52,17 +53,19 @@ class Loop:
         self._max_steps = run.config.train.max_steps or math.inf
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
-        self.progress = Progress(RandomState(position.seed, "train", device=parts.device), Modes(parts))
+        random = RandomState(position.seed, "train", device=parts.device)
+        self.progress = Progress(random, Modes(parts), Logged(run))
         self.outcome: Outcome | None = None
         self.is_resting = True
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
-    def steps(self) -> Generator[Tensor]:  # noqa: C901 - the whole loop on one screen
+    def steps(self) -> Generator[Tensor]:  # noqa: C901, PLR0912 - the whole loop on one screen
         """Take all steps and yield their losses; every event is called from here."""
         self._begin()
         host, run, position, step = self.host, self._run, self._position, self.parts.step
         on_step_end, evaluate_every = host.caller("on_step_end"), self._options.evaluate_every_steps
+        logged, log_every = self.progress.logged, self._options.log_every_steps
         has_save_points = self._notify_save_point is not None
         outcome: Outcome = "failed"
         error: BaseException | None = None
@@ -85,6 +88,8 @@ class Loop:
                     self._count(loss, batch)
                     if on_step_end:
                         on_step_end(run=run, loss=loss)
+                    if logged.pending and position.step % log_every == 0:
+                        self._log()
                     if evaluate_every and position.step % evaluate_every == 0:
                         self._evaluate()
                     if has_save_points:
@@ -109,7 +114,7 @@ class Loop:
     def bare_steps(self) -> Generator[Tensor]:
         """Take steps without end and yield their losses; no events, no evaluations."""
         self._begin()
-        with self.host.makers.attributing(), explaining(self._run):
+        with self.parts.workers, self.host.makers.attributing(), explaining(self._run):
             while True:
                 self._position.epoch += 1
                 for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
@@ -149,8 +154,9 @@ class Loop:
         if self._position.is_begun:
             raise TrainingError("the run has already begun", hint="create a new Run")
         self._position.is_begun = True
-        self.progress.begin()
-        self._check_time()
+        if self._options.max_time_s:
+            self.progress.begin()
+            self._check_time()
         for observer in self._observers:
             observer.begin()
 
@@ -178,7 +184,7 @@ class Loop:
             self._check_time()
 
     def _check_time(self) -> None:
-        if 0 < self._options.max_time_s <= self.progress.used_s:
+        if self.progress.used_s >= self._options.max_time_s:
             self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
 
     def _is_over(self) -> bool:
@@ -196,6 +202,7 @@ class Loop:
         """Return the outcome; keep the weights that are evaluated, unless the run will be resumed."""
         if self._position.interrupt_reason and (self._position.batch or self._has_next_epoch()):
             return "interrupted"
+        self._log()
         self.parts.evaluated_weights.keep()
         return "completed" if self._position.stop_reason is None else "stopped"
 
@@ -206,6 +213,11 @@ class Loop:
                 self._notify_save_point(run=self._run, is_last=is_last)
             finally:
                 self.is_resting = False
+
+    def _log(self) -> None:
+        """End the interval of the logged values, if there are any."""
+        if self.progress.logged.pending:
+            self.host.notify("on_log", run=self._run, values=ReadOnly(self.progress.logged.end_interval()))
 
     def _evaluate(self) -> None:
         """Evaluate every split between its events; do nothing if there is none."""
@@ -224,11 +236,13 @@ class Loop:
         is_due = every and (position.epoch % every == 0 or is_last)
         if is_due and self.progress.evaluated_step != position.step:
             self._evaluate()
+        self._log()
         evaluated = self.progress.evaluated if is_due else {}
-        metrics = ReadOnly({"train/running_loss": self.progress.running.compute(), **evaluated})
+        measured = {"train/running_loss": self.progress.running.compute(), **evaluated}
+        metrics = ReadOnly(measured | self.progress.logged.end_epoch())
         self.progress.history.append(metrics)
         # If every update was skipped, the running loss is NaN.
-        checked = metrics if self.progress.running.weight else evaluated
+        checked = measured if self.progress.running.weight else evaluated
         self.progress.running.reset()
         for name, value in checked.items():
             if name.endswith("loss") and not math.isfinite(value):
@@ -256,6 +270,7 @@ class Loop:
     def _end(self, outcome: Outcome, error: BaseException | None) -> None:
         """Notify every plugin that the run is over; their errors never hide the one that ended it."""
         self.outcome = outcome
+        self.parts.workers.stop()
         failures = self.host.close_each("on_run_error", run=self._run, error=error) if error else []
         failures += self.host.close_each("on_run_end", run=self._run, outcome=outcome)
         for observer in self._observers:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from hookline.engine.loop.batches import Batches
 
 
@@ -47,10 +50,17 @@ class Position:
         """Number of examples used in the current epoch, rounded up to whole batches; 0 between two epochs."""
         return self.batches.num_used(self.epoch, self.batch) if self.batches and self.batch else 0
 
-    def resume(self, epoch: int, step: int, batch: int, num_examples: int) -> None:
+    @property
+    def place(self) -> Mapping[str, Any] | None:
+        """Place of the training data in the current epoch, where they are a stream; None if it is not known."""
+        return self.batches.place(self.batch) if self.batches else None
+
+    def resume(
+        self, epoch: int, step: int, batch: int, num_examples: int, place: Mapping[str, Any] | None = None
+    ) -> None:
         """Set the position to that of an earlier run, whose batches may have had another size."""
         self.epoch, self.step, self.batch, self.num_before = epoch, step, batch, step
-        rest = self.batches.resume(epoch, batch, num_examples) if self.batches and batch else 0
+        rest = self.batches.resume(epoch, batch, num_examples, place) if self.batches and batch else 0
         self._num_extra = step + rest - epoch * (self.steps_per_epoch or 0)
 
     def indices(self, step: int | None = None) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Components, Site, build_all
+from hookline.engine.loop.evaluation import predict
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.first_batch import check_result
 from hookline.engine.loop.loop import Loop
 from hookline.engine.loop.position import Position
+from hookline.engine.loop.results import check_result
 from hookline.engine.loop.rng import RandomState, in_run, make_generator
 from hookline.engine.loop.state import component_state, load_component_state
 from hookline.engine.loop.step import CoreHooks
@@ -28,7 +30,7 @@ from hookline.engine.plugin.member import Member, make_members
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.result import Outcome, RunResult, Step, plain_rows
-from hookline.engine.view import LossFunction, Row
+from hookline.engine.view import LossFunction, Reduction, Row
 from hookline.engine.words import as_text
 
 
@@ -180,11 +182,6 @@ class Run:
         self._position.num_ahead = num_steps
 
     @property
-    def num_epochs(self) -> int:
-        """Number of epochs of the run."""
-        return self._position.num_epochs
-
-    @property
     def steps_per_epoch(self) -> int | None:
         """Number of steps in an epoch; None for a stream of unknown length."""
         return self._position.steps_per_epoch
@@ -260,6 +257,11 @@ class Run:
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Add a table of plain values to the summary, which is shown when the run ends."""
         self.summary[as_text(title, "the title of a report")] = plain_rows(rows)
+
+    def log(self, name: str, value: float | Tensor, reduce: Reduction = "mean") -> None:
+        """Log a number under a name, reduced over ``train.log_every_steps`` steps; does not wait for a device."""
+        if self._position.is_begun:  # a model may log while the first batch is tried
+            self._loop.progress.logged.add(name, value, reduce)
 
     def warn(self, message: str) -> None:
         """Report a problem to every plugin, and continue."""
@@ -350,7 +352,7 @@ class Run:
     def evaluate(self) -> Mapping[str, float]:
         """Evaluate the current weights, without events; return the loss and the metrics of each split."""
         parts, makers = self._loop.parts, self._loop.host.makers
-        with self._loop.working(), makers.attributing(), parts.evaluated_weights.loaded():
+        with self._loop.working(), makers.attributing(), parts.workers, parts.evaluated_weights.loaded():
             return parts.evaluate(self)
 
     def result(self) -> RunResult:
@@ -361,4 +363,4 @@ class Run:
         """
         if self.outcome is None:
             raise TrainingError("the run is not over", hint="take all its steps, or call fit()")
-        return RunResult.of(self, self.outcome)
+        return RunResult.of(self, self.outcome, functools.partial(predict, self._loop.host, self))

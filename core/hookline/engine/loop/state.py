@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from hookline.engine.errors import ContractError
+from hookline.engine.logged import Logged
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.evaluation import WeightedMean
 from hookline.engine.loop.position import Position
@@ -67,14 +68,15 @@ class Progress:
     Attributes:
         random: State of torch's global generators in the run.
         modes: The modes that plugins changed.
+        logged: The numbers that plugins log.
         history: The metrics of each completed epoch.
         running: Mean loss over the steps of the current epoch.
         evaluated_step: The step after which the run was last evaluated; 0: none.
         evaluated: The metrics of that evaluation.
     """
 
-    def __init__(self, random: RandomState, modes: Modes) -> None:
-        self.random, self.modes = random, modes
+    def __init__(self, random: RandomState, modes: Modes, logged: Logged) -> None:
+        self.random, self.modes, self.logged = random, modes, logged
         self.history: list[Mapping[str, float]] = []
         self.running = WeightedMean()
         self.evaluated_step = 0
@@ -84,11 +86,11 @@ class Progress:
 
     @property
     def used_s(self) -> float:
-        """Seconds in the loop, including those before a resume."""
+        """Seconds in the loop, including those before a resume; 0 without ``train.max_time_s``."""
         return self._used_s if self._begun is None else self._used_s + time.perf_counter() - self._begun
 
     def begin(self) -> None:
-        """Start to count the time."""
+        """Count the time from now."""
         self._begun = time.perf_counter()
 
     def state_dict(self, position: Position) -> dict[str, Any]:
@@ -99,22 +101,25 @@ class Progress:
             "used_s": self.used_s,
             "position": position.batch,
             "examples": position.num_examples,
+            "place": position.place,
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "random": self.random.state_dict(),
             "modes": self.modes.state(),
             "running": self.running.state_dict(),
+            "logged": self.logged.state_dict(),
             "evaluated": [self.evaluated_step, dict(self.evaluated)],
         }
 
     def load_state_dict(self, state: Mapping[str, Any], position: Position) -> None:
         """Load a state returned by ``state_dict``, and set the position."""
-        position.resume(state["epoch"], state["step"], state["position"], state["examples"])
+        position.resume(state["epoch"], state["step"], state["position"], state["examples"], state["place"])
         position.stop_reason, self._used_s = state["stop_reason"], state["used_s"]
         self.history = [ReadOnly(metrics) for metrics in state["history"]]
         self.random.load_state_dict(state["random"])
         self.modes.changed = state["modes"]
         self.running.load_state_dict(state["running"])
+        self.logged.load_state_dict(state["logged"])
         self.evaluated_step, metrics = state["evaluated"]
         self.evaluated = ReadOnly(metrics)
 

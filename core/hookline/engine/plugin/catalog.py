@@ -225,8 +225,9 @@ class Catalog:
         """Return a default that Hookline's own distribution declares.
 
         The parts are ``run``, ``terminal``, ``json`` and ``keep`` (tables of a config), ``starter`` (a function that
-        suggests a config for a data file, with its reasons), ``proof``, ``fast`` and ``overfit`` (functions that return
-        the overrides of a proof or a trial), and ``moved`` (new names of renamed keys). Other distributions cannot
-        declare defaults, so installing one does not change a run.
+        suggests a config for a data file, with its reasons), ``given-arrays`` (a function that makes a data source of
+        arrays), ``proof``, ``fast`` and ``overfit`` (functions that return the overrides of a proof or a trial), and
+        ``moved`` (new names of renamed keys). Other distributions cannot declare defaults, so installing one does not
+        change a run.
         """
         return self._defaults[part].load()

@@ -113,8 +113,9 @@ def _attribute(error: BaseException, plugin: Plugin, hook: str) -> None:
 
 
 def is_attributed(error: BaseException) -> bool:
-    """Whether an error has a note that names a plugin."""
-    return any(note.startswith("raised in ") for note in getattr(error, "__notes__", ()))
+    """Whether an error names a plugin, itself or in a note."""
+    notes = getattr(error, "__notes__", ())
+    return bool(getattr(error, "plugin", None)) or any(note.startswith("raised in ") for note in notes)
 
 
 def ending_error(

@@ -88,7 +88,7 @@ class Makers(Observer):
         """Add a note with plugin and hook to an error of an object, by default of that in its traceback."""
         if maker := self._made.get(_key(made)) or self.of(error):
             plugin, hook = maker
-            if not (is_attributed(error) or getattr(error, "plugin", None)):
+            if not is_attributed(error):
                 error.add_note(f"raised in {f'an object made by hook {hook!r} of ' if hook else ''}{plugin}")
 
     @contextmanager

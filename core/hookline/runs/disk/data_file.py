@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import CheckpointError, DataError
-from hookline.engine.loop.rng import ReaderState
+from hookline.engine.loop.rng import Bystanders, seed_all
 from hookline.runs.disk.encoding import decode, encode, from_json, to_json
 from hookline.runs.disk.formats import check_format
 
@@ -108,8 +108,13 @@ def _form_of_first(dataset: Dataset[Any]) -> Any:
         return _form(dataset.example)
     if type(dataset) is TensorDataset:
         return _form(tuple(tensor[0] for tensor in dataset.tensors))
-    with ReaderState(0).active():  # random numbers drawn by the dataset must not affect the training
+    bystanders = Bystanders()  # random numbers drawn by the dataset must not affect the training
+    bystanders.keep()
+    try:
+        seed_all(0)
         return _form(dataset[0])
+    finally:
+        bystanders.restore()
 
 
 def _form(value: Any) -> Any:

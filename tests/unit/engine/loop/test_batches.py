@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 import traceback
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -23,7 +25,8 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, ge
 from hookline import DataError, DataSource, Fault, Run, hookimpl, load_config
 from hookline.engine.loop import batches
 from hookline.engine.loop.batch import count_examples, placed
-from hookline.engine.loop.batches import Batches, ReadOptions
+from hookline.engine.loop.batches import Batches
+from hookline.engine.loop.reading import Workers
 
 NUM = 23
 INPUTS = torch.arange(NUM * 3, dtype=torch.float32).reshape(NUM, 3).sin()
@@ -70,8 +73,8 @@ def dataset(request: pytest.FixtureRequest) -> Dataset[Any]:
 def make(dataset: Dataset[Any], batch_size: int | None = 4, **more: Any) -> Batches:
     order = {name: more.pop(name) for name in ("name", "order") if name in more}
     seed = more.pop("seed", 0)
-    reading = ReadOptions(**{"dtype": torch.float32, "item_seed": seed or 0, **more})
-    return Batches(dataset, batch_size, reading, seed=seed, **order)
+    workers = Workers(**{"dtype": torch.float32, "item_seed": seed or 0, **more})
+    return Batches(dataset, batch_size, workers, seed=seed, **order)
 
 
 def rows(stream: Iterable[Any]) -> list[list[float]]:
@@ -448,6 +451,8 @@ def test_numbers_drawn_for_a_whole_batch_depend_on_seed_epoch_and_its_number(kin
 def test_only_the_examples_of_requested_batches_are_gathered() -> None:
     whole = Whole()
     stream = make(whole)
+    next(stream.epoch(1))  # it draws, so the first batch is read again
+    whole.read.clear()
     list(stream.epoch(1, start=4))
     assert whole.read == stream.order(1)[16:].tolist()
 
@@ -545,6 +550,45 @@ def test_reading_leaves_the_global_generators_alone_and_does_not_depend_on_them(
         assert read() == expected
 
 
+DRAWS: dict[str, Callable[[], object]] = {
+    "torch": lambda: torch.rand(()),
+    "python": random.random,
+    "numpy": np.random.rand,
+    "numpy, a stored normal number": np.random.normal,
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("num_before", [0, 1])
+def test_a_dataset_that_seldom_draws_is_as_exact_as_one_that_always_does(draw: str, num_before: int) -> None:
+    def seldom(index: int) -> tuple[Tensor, Tensor]:
+        number = DRAWS[draw]() if index in (5, 11) else 0.0
+        return INPUTS[index] + torch.as_tensor(number).float(), TARGETS[index]
+
+    def always(index: int) -> tuple[Tensor, Tensor]:
+        drawn, (_, target) = seldom(index), noisy(index)
+        return drawn[0], target
+
+    with torch.random.fork_rng(devices=[]):
+        np.random.normal(size=num_before)  # one number leaves another behind, which is stored
+        before = global_states()
+        read = [list(make(Items(get)).epoch(1)) for get in (seldom, always)]
+        assert global_states() == before
+    for batch, other in zip(*read, strict=True):
+        assert torch.equal(batch[0], other[0])
+    assert noises(read[0])[5] != noises(read[0])[11]
+
+
+def test_the_batch_of_the_first_example_that_draws_is_read_again_and_no_other() -> None:
+    items = Items(lambda index: noisy(index) if index == 11 else TENSORS[index])
+    stream = make(items, 4, seed=None)
+    list(stream.epoch(1))
+    assert items.read == [*range(12), *range(8, NUM)]
+    items.read.clear()
+    list(stream.epoch(2))
+    assert items.read == list(range(NUM))
+
+
 def test_numbers_drawn_by_the_program_between_two_batches_change_no_later_batch() -> None:
     undisturbed = [batch[0].tolist() for batch in make(NoisyStream(), 2).epoch(1)]
     disturbed = []
@@ -598,7 +642,7 @@ def test_a_stream_that_several_workers_would_read_whole_is_refused_before_its_fi
     assert str(caught.value) == (
         "the examples of the train split cannot be read (worker 0): 2 workers would yield each of them several times, "
         "because the stream does not share them out\n"
-        "  = share them out in __iter__ by torch.utils.data.get_worker_info(), or set train.num_workers = 1"
+        "  = give it a method shard(worker, num_workers), share them out in __iter__, or set train.num_workers = 1"
     )
     assert rows(make(Stream(), 2, num_workers=1).epoch(1)) == [[0, 1], [2, 3], [4]]
 
@@ -691,7 +735,7 @@ def test_a_worker_that_dies_while_a_batch_is_taken_to_the_device_is_a_fault_of_t
     assert not children()
 
 
-def taken_slowly(batch: Any, *_device: Any) -> Any:
+def taken_slowly(batch: Any, **_device: Any) -> Any:
     time.sleep(2)
     return batch
 
@@ -703,7 +747,7 @@ def hangs(index: int) -> Any:
 
 
 def test_a_worker_that_hangs_is_an_error_that_names_its_examples_and_leaves_no_process() -> None:
-    stream = make(Items(hangs), seed=None, num_workers=2, worker_timeout_s=2, name="train split")
+    stream = make(Items(hangs), seed=None, num_workers=2, timeout_s=2, name="train split")
     with pytest.raises(DataError) as caught:
         list(stream.epoch(1))
     words = "waited 2 s (train.worker_timeout_s) for examples 4, 5, 6, 7 of the train split from worker 1"
@@ -714,12 +758,62 @@ def test_a_worker_that_hangs_is_an_error_that_names_its_examples_and_leaves_no_p
     assert not children()
 
 
-def test_an_epoch_that_is_left_leaves_no_process() -> None:
-    stream = make(Items(), num_workers=2).epoch(1)
-    next(stream)
-    assert len(children()) == 2
-    cast(Any, stream).close()
+def test_workers_live_across_epochs_until_they_are_stopped() -> None:
+    workers = Workers(torch.float32, num_workers=2)
+    train, other = (Batches(Items(noisy), 4, workers, seed=seed) for seed in (0, None))
+    expected = {epoch: list(make(Items(noisy)).epoch(epoch)) for epoch in (1, 2, 3)}
+    seen = set()
+    for epoch in (1, 2, 3):
+        for batch, same in zip(train.epoch(epoch), expected[epoch], strict=True):
+            assert torch.equal(batch[0], same[0])
+        seen |= children()
+        assert rows(other.epoch(1)) == rows(make(TENSORS, seed=None).epoch(1))
+    assert seen == children()
+    assert len(seen) == 2
+    workers.stop()
     assert not children()
+    assert len(list(train.epoch(4))) == 6  # others start
+    del train, other, workers
+    assert not children()
+
+
+def test_an_epoch_that_is_read_within_another_has_workers_of_its_own() -> None:
+    workers = Workers(torch.float32, num_workers=1)
+    outer, inner = (Batches(Items(), 4, workers, seed=None) for _ in range(2))
+    for _, batch in zip(range(2), outer.epoch(1), strict=False):
+        assert rows([*inner.epoch(1)]) == rows(make(TENSORS, seed=None).epoch(1))
+        assert len(batch[0]) == 4
+    assert len(children()) == 2
+    assert rows(outer.epoch(1)) == rows(inner.epoch(1))
+    workers.stop()
+    assert not children()
+
+
+def test_an_epoch_that_is_left_does_not_disturb_the_next() -> None:
+    batches = make(Items(), num_workers=2)
+    left = batches.epoch(1)
+    next(left)
+    before = children()
+    cast(Any, left).close()
+    assert rows(batches.epoch(2)) == rows(make(TENSORS).epoch(2))
+    assert children() == before
+
+
+OPEN = Path("/proc/self/fd")
+
+
+def open_files() -> int:
+    return sum(1 for _ in OPEN.iterdir())
+
+
+@pytest.mark.skipif(not OPEN.is_dir(), reason="counts the open files of the process as Linux shows them")
+def test_many_epochs_leave_nothing_behind_in_this_process() -> None:
+    batches = make(Items(), num_workers=1)
+    list(batches.epoch(1))
+    before = open_files(), threading.active_count()
+    for epoch in range(2, 22):
+        list(batches.epoch(epoch))
+    assert (open_files(), threading.active_count()) == before
 
 
 # ---- real runs -------------------------------------------------------------------------------------------------------

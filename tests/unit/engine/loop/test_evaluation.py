@@ -13,8 +13,9 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from hookline.engine.errors import ContractError, DataError
-from hookline.engine.loop.batches import Batches, ReadOptions
+from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.evaluation import WeightedMean, evaluate
+from hookline.engine.loop.reading import Workers
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(23, 3, generator=GENERATOR)
@@ -22,7 +23,7 @@ TARGETS = torch.randn(23, 1, generator=GENERATOR)
 
 
 def batches_of(size: int | None) -> Iterator[Any]:
-    return Batches(TensorDataset(INPUTS, TARGETS), size, ReadOptions(torch.float64)).epoch(1)
+    return Batches(TensorDataset(INPUTS, TARGETS), size, Workers(torch.float64)).epoch(1)
 
 
 def model() -> nn.Module:

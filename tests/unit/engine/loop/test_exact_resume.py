@@ -55,7 +55,10 @@ class Counter:
         self.generator = random.Random(3)
 
     @hookimpl
-    def on_step_end(self, run):
+    def on_step_end(self, run, loss):
+        run.log("losses", loss)
+        run.log("largest", loss.double() ** 0.5, reduce="max")
+        run.log("steps", run.step, reduce="last")
         self.seen[1] += self.generator.random()
         self.seen["array"] += 1
         with torch.no_grad():
@@ -70,7 +73,7 @@ class Counter:
 '''
 
 BASE: dict[str, Any] = {
-    "train": {"epochs": 3, "batch_size": 7, "device": "cpu"},
+    "train": {"epochs": 3, "batch_size": 7, "device": "cpu", "log_every_steps": 3},
     "data": {"use": "augmented"},
     "model": {"use": "mlp", "hidden": [8], "dropout": 0.3},
     "optimizer": {"use": "adamw"},

@@ -1,4 +1,4 @@
-"""The default training step, and the checks of the first batch."""
+"""The default training step, and the evaluation mode."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from hookline import Catalog, ContractError, DataError, DataSource, NonFiniteError, Run, load_config
+from hookline import Catalog, DataSource, Run, load_config
 from hookline.engine.loop.evaluation import evaluation_mode
-from hookline.engine.loop.first_batch import try_batch
 
 MakeCatalog = Callable[..., Catalog]
-
-
-def name(kind: str, _error: BaseException | None) -> str:
-    """Return a name for messages, such as "model 'm'"."""
-    return f"{kind} {kind[0]!r}"
 
 
 def some_data() -> tuple[Tensor, Tensor]:
@@ -48,13 +42,6 @@ def default_step(catalog: Catalog, model: nn.Module, optimizer: Any) -> Callable
         "optimizer": optimizer,
     }
     return Run(load_config(plugins=plugins, catalog=catalog))._loop.parts.step
-
-
-def refusal(error: type[Exception], batch: Any, model: Any = None, loss: Any = None) -> str:
-    """Return the text of the error for a first batch."""
-    with pytest.raises(error) as caught:
-        try_batch(batch, model or linear(), loss or nn.MSELoss(), name)
-    return str(caught.value)
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -128,161 +115,6 @@ def test_gradients_of_one_step_do_not_add_to_those_of_the_next(catalog_with: Mak
     assert torch.equal(first, second)
 
 
-# ---- a first batch that gets through ---------------------------------------------------------------------------------
-
-
-def test_trying_a_batch_changes_no_weight_no_statistic_no_gradient_and_no_mode() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
-    model[1].eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    try_batch((INPUTS, TARGETS), model, nn.MSELoss(), name)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert [module.training for module in model.modules()] == [True, True, False, True, True]
-
-
-@pytest.mark.parametrize(
-    ("target", "num_outputs", "loss"),
-    [
-        (torch.zeros(8, dtype=torch.int64), 2, nn.CrossEntropyLoss()),
-        (torch.zeros(8, 1), 1, nn.BCEWithLogitsLoss()),
-        (torch.zeros(8), 1, lambda prediction, target: (prediction[:, 0] - target).pow(2).mean()),
-    ],
-    ids=["class indices", "probabilities", "a function"],
-)
-def test_a_loss_that_fits_its_target_gets_through(target: Tensor, num_outputs: int, loss: Any) -> None:
-    try_batch([INPUTS, target], nn.Linear(3, num_outputs), loss, name)
-
-
-def test_a_model_that_fits_its_targets_perfectly_gets_through() -> None:
-    model = linear()
-    try_batch([INPUTS, model(INPUTS).detach()], model, nn.MSELoss(), name)
-
-
-# ---- refusals of the data --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("batch", "what"),
-    [
-        ({"x": INPUTS}, "a dict"),
-        (INPUTS, "[8, 3] float32"),
-        ((INPUTS,), "a tuple of 1: [8, 3] float32"),
-        ([INPUTS, TARGETS, TARGETS], "a list of 3: [8, 3] float32, [8, 1] float32, [8, 1] float32"),
-        ([INPUTS, {"y": TARGETS}], "a list of 2: [8, 3] float32, a dict"),
-        ((INPUTS, None), "a tuple of 2: [8, 3] float32, nothing"),
-    ],
-)
-def test_a_batch_that_is_not_a_pair_of_tensors_is_refused(batch: Any, what: str) -> None:
-    assert refusal(DataError, batch) == (
-        f"data 'd' yields {what}, but must yield pairs (input, target) of tensors\n"
-        "  = other batches require a plugin that implements build_step, and train.evaluate = []"
-    )
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("part", ["input", "target"])
-def test_a_batch_that_is_not_finite_is_refused_by_the_name_of_its_part(part: str, number: float) -> None:
-    inputs, target = some_data()
-    (inputs if part == "input" else target)[5, 0] = number
-    assert refusal(DataError, (inputs, target)) == (
-        f"the first batch of data 'd' has a non-finite {part}\n"
-        "  = remove or replace the values that are NaN or infinite"
-    )
-
-
-# ---- refusals of the model -------------------------------------------------------------------------------------------
-
-
-def test_a_model_that_fails_is_refused_with_its_message_and_the_shape_of_the_batch() -> None:
-    text = refusal(ContractError, (INPUTS, TARGETS), nn.Linear(5, 1))
-    # torch 2.15 puts the name of the operation before its message.
-    assert text.replace("addmm: ", "") == (
-        "model 'm' fails on the first batch of data 'd', [8, 3] float32: "
-        "RuntimeError: mat1 and mat2 shapes cannot be multiplied (8x3 and 5x1)\n"
-        "  = match its sizes and dtypes to the data"
-    )
-
-
-def test_a_model_that_fails_keeps_its_error_as_the_cause() -> None:
-    class Fails(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            raise KeyError("weights")
-
-    with pytest.raises(ContractError, match="KeyError: 'weights'") as caught:
-        try_batch((INPUTS, TARGETS), Fails(), nn.MSELoss(), name)
-    assert isinstance(caught.value.__cause__, KeyError)
-
-
-def test_a_model_that_returns_no_tensor_is_refused() -> None:
-    class Pairs(nn.Linear):
-        def forward(self, input: Tensor) -> Any:  # noqa: A002 - torch's name
-            return super().forward(input), None
-
-    assert refusal(ContractError, (INPUTS, TARGETS), Pairs(3, 1)) == (
-        "model 'm' returned a tuple of 2: [8, 1] float32, nothing, but must return a tensor [B, O]"
-    )
-
-
-def test_a_model_is_put_back_into_its_mode_after_a_refusal() -> None:
-    model = nn.Sequential(nn.Linear(5, 1), nn.Dropout())
-    refusal(ContractError, (INPUTS, TARGETS), model)
-    assert all(module.training for module in model.modules())
-
-
-# ---- refusals of the loss --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [nn.MSELoss(), nn.L1Loss(), nn.HuberLoss(), nn.SmoothL1Loss(), nn.BCEWithLogitsLoss()],
-    ids=lambda loss: type(loss).__name__,
-)
-def test_a_prediction_that_would_be_broadcast_against_the_target_is_refused(loss: nn.Module) -> None:
-    assert refusal(ContractError, (INPUTS, TARGETS.squeeze(1)), loss=loss) == (
-        "loss 'l' compares element by element, but the prediction is [8, 1] float32 and the target is [8] float32: "
-        "they would be broadcast, and the model would fit the wrong values\n"
-        "  = give both the same shape, usually [B, 1] or [B, O]; for class indices use cross-entropy"
-    )
-
-
-def test_a_loss_that_fails_is_refused_with_its_message_and_both_shapes() -> None:
-    text = refusal(ContractError, (INPUTS, TARGETS.long().squeeze(1) - 100), loss=nn.NLLLoss())
-    message, hint = text.splitlines()
-    given = "prediction [8, 1] float32 and target [8] int64 of the first batch of data 'd'"
-    assert message.startswith(f"loss 'l' fails on {given}: IndexError: Target -")
-    assert hint == ("  = use a loss for this type of target, or a data source with targets that this loss accepts")
-
-
-@pytest.mark.parametrize(
-    ("loss", "what"),
-    [
-        (lambda prediction, target: None, "nothing"),
-        (lambda prediction, target: 0.5, "a float"),
-        (lambda prediction, target: (prediction - target).pow(2), "[8, 1] float32"),
-        (lambda prediction, target: prediction.sum().long(), "[] int64"),
-        (lambda prediction, target: (prediction.detach() - target).mean(), "[] float32"),
-        (lambda prediction, target: (prediction.mean(), {"mse": 1}), "a tuple of 2: [] float32, a dict"),
-    ],
-    ids=["none", "number", "not reduced", "integer", "detached", "pair"],
-)
-def test_a_loss_that_is_not_a_differentiable_scalar_is_refused(loss: Any, what: str) -> None:
-    assert refusal(ContractError, (INPUTS, TARGETS), loss=loss) == (
-        f"loss 'l' returned {what}, but must return a scalar tensor of a floating dtype that depends on the prediction"
-    )
-
-
-@pytest.mark.parametrize(("factor", "value"), [(float("nan"), "nan"), (float("inf"), "inf")])
-def test_a_first_loss_that_is_not_finite_is_refused_before_any_step(factor: float, value: str) -> None:
-    def loss(prediction: Tensor, target: Tensor) -> Tensor:
-        return factor * (prediction - target).pow(2).mean()
-
-    assert refusal(NonFiniteError, (INPUTS, TARGETS), loss=loss) == (
-        f"the loss of the first batch of data 'd' is {value}, before any step\n"
-        "  = check the scale of the inputs and the initial weights of the model"
-    )
-
-
 # ---- evaluation mode -------------------------------------------------------------------------------------------------
 
 
@@ -307,29 +139,3 @@ def test_every_part_of_a_model_is_in_eval_mode_and_restored_afterwards(fails: bo
     else:
         work()
     assert [module.training for module in model.modules()] == before
-
-
-# ---- what a loss must do ---------------------------------------------------------------------------------------------
-
-
-def penalty(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return a loss that uses a parameter of its own, but not the prediction."""
-    return SCALE**2 + 0 * target.mean()
-
-
-SCALE = nn.Parameter(torch.ones(()))
-
-
-@pytest.mark.parametrize(
-    ("loss", "target"),
-    [
-        (penalty, TARGETS),
-        (nn.CrossEntropyLoss(), torch.zeros(8, dtype=torch.int64)),
-        (nn.CrossEntropyLoss(), TARGETS),
-    ],
-    ids=["a penalty", "one class", "numbers for one class"],
-)
-def test_a_loss_that_does_not_depend_on_the_prediction_is_refused(loss: Any, target: Tensor) -> None:
-    text = refusal(ContractError, (INPUTS, target), loss=loss)
-    assert text.startswith("loss 'l' does not depend on the prediction [8, 1] float32: it is ")
-    assert "cross-entropy needs an output for each class" in text

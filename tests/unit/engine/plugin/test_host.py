@@ -404,9 +404,10 @@ def test_open_makes_the_plugins_of_the_config_in_its_order_with_their_options(
         "model",
         "loss",
         "optimizer",
+        "callbacks.try-first-batch",
         "callbacks.early-stopping",
     ]
-    assert [vars(host.members[3].instance)["lr"], vars(host.members[4].instance)["patience"]] == [0.5, 7]
+    assert [vars(host.members[3].instance)["lr"], vars(host.members[5].instance)["patience"]] == [0.5, 7]
 
 
 def test_every_refusal_of_options_by_the_plugins_is_reported_at_once(catalog_with: Callable[..., Catalog]) -> None:

@@ -1,35 +1,33 @@
-"""Checks of the components and of the first batch, before any step is taken."""
+"""The trial of a first batch: it passes through model and loss before there is an optimizer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from hookline.engine.data import DataSource
-from hookline.engine.errors import ConfigError, ContractError, DataError, NonFiniteError, TrainingError, error_text
-from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
-from hookline.engine.loop.evaluation import WeightedMean, evaluation_mode, weight_of
-from hookline.engine.loop.memory import MEMORY_ERRORS, ONE_TOO_MANY, first_line, half, is_out_of_memory
-from hookline.engine.loop.rng import preserved_rng
-from hookline.engine.plugin.host import Host
-from hookline.engine.plugin.plugin import Plugin
-from hookline.engine.view import LossFunction, RunView
-from hookline.engine.words import with_article
+from hookline import ContractError, DataError, NonFiniteError, TrainingError
+from hookline.engine import (
+    brief,
+    count_examples,
+    error_text,
+    evaluation_mode,
+    first_line,
+    is_out_of_memory,
+    part_of,
+    tensors_in,
+    weight_of,
+)
 
-_RESULTS: Mapping[str, tuple[Any, str | None]] = {
-    "build_data": (DataSource, "wrap a dataset: hookline.DataSource(train=dataset, in_features=..., out_features=...)"),
-    "build_model": (nn.Module, None),
-    "build_metrics": (Mapping, None),
-    "build_optimizer": (Optimizer, None),
-    "build_predictor": (None, None),
-}
-"""The type that a build hook must return, with a hint; any other hook must return a callable."""
+if TYPE_CHECKING:
+    from hookline import RunView
+    from hookline.engine import Trial
+
+    LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 Namer = Callable[[str, BaseException | None], str]
 """Returns the plugin of a kind, ``data`` or ``model or loss``, or else that at fault for an error."""
@@ -38,14 +36,56 @@ _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss
 """Losses of torch that compare element by element, and broadcast silently if the shapes differ."""
 _MEANT = 32
 """Number of examples whose losses are compared with their mean."""
+_ONE_TOO_MANY = "a single example is too large: use a smaller model, smaller examples, or another train.device"
 
 
-def namer(host: Host, split: str) -> Namer:
+def try_first_batches(run: RunView, trial: Trial) -> None:
+    """Pass the first batch of each split through model, loss and metrics.
+
+    A training batch is cut to ``train.micro_batch_size``. If a smaller one will come, its size is tried in training
+    mode, too.
+
+    Raises:
+        HooklineError: As ``try_what_fits`` does.
+        Exception: Any error of a metric.
+    """
+    options = run.config.train
+    with trial.attributing():
+        for split, num_examples in trial.num_examples.items():
+            sizes: tuple[int, ...] = ()
+            if split == trial.trained:
+                limit = options.micro_batch_size
+                sizes = limit, smallest_batch(num_examples, options.batch_size, limit)
+            batch = trial.first(split)
+            fitting = try_what_fits(batch, run.model, run.loss, namer(run, trial, split), *sizes)
+            if f"{split}/loss" in run.metric_names:
+                trial.measure(fitting)
+
+
+def smallest_batch(num_examples: int | None, batch_size: int | Literal["all"], limit: int = 0) -> int:
+    """Return the smallest number of examples that pass through a model at once.
+
+    Args:
+        num_examples: Number of examples in an epoch; None for a stream, whose last batch is unknown.
+        batch_size: Number of examples in a batch.
+        limit: Number of examples in a part of a batch; 0: no parts.
+
+    >>> smallest_batch(11, 4, limit=3)
+    1
+    """
+    most = num_examples or 2**53
+    size = most if batch_size == "all" else min(batch_size, most)
+    sizes = [size, (num_examples or 0) % size or size]
+    return min(size % limit or limit if limit else size for size in sizes)
+
+
+def namer(run: RunView, trial: Trial, split: str) -> Namer:
     """Return the names for messages about the first batch of a split."""
 
     def name(kind: str, error: BaseException | None) -> str:
-        maker = host.makers.of(error) if error else None
-        named = str(maker[0]) if maker else " or ".join(str(host.owner(each)) for each in kind.split(" or "))
+        maker = trial.maker_of(error) if error else None
+        owners = {member.table: member.plugin for member in run.members}
+        named = str(maker[0]) if maker else " or ".join(str(owners[each]) for each in kind.split(" or "))
         return f"the {split} split of {named}" if kind == "data" else named
 
     return name
@@ -75,13 +115,13 @@ def try_what_fits(
             if smallest < size:
                 try_training(batch, model, loss, name, smallest)
             return part_of(batch, 0, size)
-        except MEMORY_ERRORS as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if size == 1:
                 message = f"out of memory while one example of {name('data', None)} is tried: {first_line(error)}"
-                raise TrainingError(message, hint=ONE_TOO_MANY) from error
-        size = half(size)
+                raise TrainingError(message, hint=_ONE_TOO_MANY) from error
+        size = -(-size // 2)
 
 
 def try_batch(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, num_examples: int | None = None) -> None:
@@ -148,99 +188,11 @@ def try_training(batch: Any, model: nn.Module, loss: LossFunction, name: Namer, 
     inputs, target = part_of(batch, 0, num_examples)
     smallest = f"{num_examples} example{'s' * (num_examples > 1)}, the smallest batch of {name('data', None)}"
     hint = "set train.drop_last = true to leave out a smaller last batch, or change train.batch_size"
-    with preserved_rng(), _described(name, "model or loss", f"fails in training mode on {smallest}", hint):
+    with (
+        torch.random.fork_rng(devices=[]),
+        _described(name, "model or loss", f"fails in training mode on {smallest}", hint),
+    ):
         _on_copies(loss, _on_copies(model, inputs), target)
-
-
-def check_step_result(loss: Any) -> None:
-    """Check the result of a step.
-
-    Raises:
-        ContractError: When it is not a detached scalar.
-    """
-    if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
-        message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
-        raise ContractError(message, hint="end the step with: return loss.detach()")
-
-
-def check_result(plugin: Plugin, hook: str, result: Any) -> None:
-    """Check the type of what a build hook of a plugin returned; None stands for no result.
-
-    Raises:
-        ContractError: When it is not of the type that the hook must return.
-    """
-    expected, hint = _RESULTS.get(hook, (Callable, None))
-    if expected and result is not None and not isinstance(result, expected):
-        message = f"{hook} of {plugin} returned {with_article(type(result).__name__)}"
-        raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=hint)
-
-
-def check_rates(optimizer: Optimizer, optimizer_name: str) -> None:
-    """Check that the learning rates of an optimizer are finite, and that none of its other settings is NaN.
-
-    Raises:
-        ContractError: When one is not.
-    """
-    for name, value in (setting for group in optimizer.param_groups for setting in group.items()):
-        if isinstance(value, float) and (math.isnan(value) or (name == "lr" and math.isinf(value))):
-            message = f"{optimizer_name} has {name} = {value}, but it must be a finite number"
-            raise ContractError(message, hint=f"check the option optimizer.{name}")
-
-
-def check_splitting(run: RunView) -> None:
-    """Check that the step splits batches if ``train.micro_batch_size`` is set.
-
-    Raises:
-        ConfigError: When it does not.
-    """
-    if not run.config.train.micro_batch_size or run.micro_batch_size is not None:
-        return
-    owner = (*_owners_of_step(run), f"the optimizer {type(run.optimizer).__name__}")[0]
-    message = f"the step of {owner} does not split batches, but train.micro_batch_size is set"
-    hint = "leave it at 0; a step that splits batches sets run.micro_batch_size"
-    raise ConfigError(message, hint=hint)
-
-
-def check_skipping(run: RunView, *, is_guarded: bool) -> None:
-    """Check that the step of a plugin uses the run's check of numbers if ``train.non_finite`` is ``skip``.
-
-    Args:
-        run: The run, after its first step.
-        is_guarded: Whether a plugin has asked for the check.
-
-    Raises:
-        ConfigError: When it does not.
-    """
-    owners = _owners_of_step(run)
-    if owners and run.config.train.non_finite == "skip" and not is_guarded:
-        message = f"the step of {owners[0]} skips no update, but train.non_finite = 'skip' is set"
-        hint = "set it to 'fail' or 'ignore'; a step that skips calls run.update, or asks run.finite_guard"
-        raise ConfigError(message, hint=hint)
-
-
-def _owners_of_step(run: RunView) -> list[str]:
-    return [str(member.plugin) for member, is_wrapper in run.hook_order("build_step") if not is_wrapper]
-
-
-def check_parameters(optimizer: Optimizer, model: nn.Module, loss: LossFunction, optimizer_name: str) -> None:
-    """Check that an optimizer has all parameters of the model that require gradients, once, and no unknown ones.
-
-    Raises:
-        ContractError: When it has a parameter twice, or one of neither model nor loss, or lacks some of the model.
-    """
-    listed = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    held = set(listed)
-    if repeated := len(listed) - len(held):
-        hint = "pass it each parameter once, as model.parameters() yields them, or its updates would be repeated"
-        raise ContractError(f"{optimizer_name} has {repeated} parameters more than once", hint=hint)
-    named = dict(model.named_parameters())
-    of_loss = loss.parameters() if isinstance(loss, nn.Module) else ()
-    if unknown := held - {id(parameter) for parameter in (*named.values(), *of_loss)}:
-        hint = "create it with model.parameters() of the model that the hook receives"
-        raise ContractError(f"{optimizer_name} has {len(unknown)} parameters of another model", hint=hint)
-    if missing := [name for name, parameter in named.items() if parameter.requires_grad and id(parameter) not in held]:
-        hint = "pass it all of model.parameters(), or freeze the others with requires_grad_(False)"
-        raise ContractError(f"{optimizer_name} lacks parameters of the model: {', '.join(missing)}", hint=hint)
 
 
 def _pair(batch: Any, data_name: str) -> tuple[Any, Tensor]:
@@ -309,20 +261,22 @@ def _check_mean(
     Raises:
         ContractError: When it is not, or when it fails for a single example.
     """
-    mean, largest = WeightedMean(), 0.0
+    total = weights = largest = 0.0
     hint = "return the mean over the batch, or give the loss a batch_weight: docs/how-to/write-a-loss.md"
     with torch.no_grad(), _described(name, "loss", "fails on a single example of a batch", hint):
         whole, again = (loss(prediction, target).item() for _ in range(2))
         for number in range(len(target)):
             one = slice(number, number + 1)
             single = loss(prediction[one], target[one]).reshape(())
-            mean.add(single, weigh(target[one]))
+            if weight := float(weigh(target[one])):
+                total, weights = total + single.item() * weight, weights + weight
             largest = max(largest, abs(single.item()))
-    if math.isclose(whole, mean.compute(), abs_tol=1e-5 * largest):
+    mean = total / weights if weights else math.nan
+    if math.isclose(whole, mean, abs_tol=1e-5 * largest):
         return
     if _broadcasts(prediction, target):
         raise _shape_error(prediction, target, name("loss", None))
     if whole != again:
         return
-    numbers = f"of {len(target)} examples is {whole:.6g}, but the mean of their losses is {mean.compute():.6g}"
+    numbers = f"of {len(target)} examples is {whole:.6g}, but the mean of their losses is {mean:.6g}"
     raise ContractError(f"{name('loss', None)} {numbers}", hint=hint)

@@ -1,0 +1,104 @@
+"""``Logged``: the numbers that plugins log, reduced over an interval of steps and over the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hookline.engine.errors import ContractError
+from hookline.engine.words import as_text, with_article
+
+if TYPE_CHECKING:
+    from hookline.engine.view import RunView
+
+PREFIX = "logged/"
+"""Prefix of a logged name among the metrics of an epoch."""
+
+
+class Logged:
+    """The numbers that plugins log. Tensors stay on their device until an interval ends.
+
+    Args:
+        run: The run, for the names of its metrics.
+
+    Attributes:
+        pending: The numbers of the interval so far, by name; empty if nothing was logged.
+    """
+
+    def __init__(self, run: RunView) -> None:
+        self._run = run
+        self.pending: dict[str, _Reduced] = {}
+        self._epoch: dict[str, _Reduced] = {}
+
+    def add(self, name: Any, value: Any, reduce: str) -> None:
+        """Add a value.
+
+        Raises:
+            TypeError: When the name is not text.
+            ContractError: When the name is taken, the value is not a single number, or the reduction is another one.
+        """
+        found = self.pending.get(name) if isinstance(name, str) else None
+        if found is None or found.reduce != reduce:
+            found = self._begin(as_text(name, "the name of a logged value"), reduce)
+        if isinstance(value, Real):
+            value = torch.tensor(float(value), dtype=torch.float64, device="cpu")
+        if not isinstance(value, Tensor) or value.shape or value.is_complex():
+            got = f"{value.dtype} {[*value.shape]}" if isinstance(value, Tensor) else with_article(type(value).__name__)
+            message = f"the logged value {name!r} must be a number or a tensor without dimensions, not {got}"
+            raise ContractError(message, hint="log a number made from it, such as value.mean()")
+        found.add(value.detach().to(torch.float64, copy=True))  # a copy, as the original may change
+
+    def end_interval(self) -> dict[str, float]:
+        """Return the reduced values of the interval, and begin the next; wait once for each device."""
+        ended, self.pending = self.pending, {}
+        for device in {one.value.device for one in ended.values()}:
+            there = [one for one in ended.values() if one.value.device == device]
+            for one, value in zip(there, torch.stack([one.value for one in there]).cpu(), strict=True):
+                one.value = value
+        for name, one in ended.items():
+            self._epoch.setdefault(name, _Reduced(one.reduce)).add(one.value, one.count)
+        return {name: one.result() for name, one in ended.items()}
+
+    def end_epoch(self) -> dict[str, float]:
+        """Return the reduced values of all intervals of the epoch, as metrics of it, and begin the next."""
+        ended, self._epoch = self._epoch, {}
+        return {f"{PREFIX}{name}": one.result() for name, one in ended.items()}
+
+    def state_dict(self) -> list[list[list[Any]]]:
+        """Return the values so far, such that the results after a resume are the same to the last bit."""
+        parts = self.pending, self._epoch
+        return [[[name, one.reduce, one.value, one.count] for name, one in part.items()] for part in parts]
+
+    def load_state_dict(self, state: Iterable[Iterable[Sequence[Any]]]) -> None:
+        """Load a state returned by ``state_dict``."""
+        self.pending, self._epoch = ({name: _Reduced(*rest) for name, *rest in part} for part in state)
+
+    def _begin(self, name: str, reduce: str) -> _Reduced:
+        if name in ("epoch", "step", *self._run.metric_names) or name.startswith(PREFIX):
+            raise ContractError(f"{name!r} cannot be logged: a metric has this name", hint="use another name")
+        used = [part[name].reduce for part in (self.pending, self._epoch) if name in part]
+        if reduce not in (used or _JOIN):
+            message = f"{name!r} is logged with reduce={reduce!r}, but must be with {' or '.join(used[:1] or _JOIN)}"
+            raise ContractError(message, hint="a name has one reduction" if used else None)
+        return self.pending.setdefault(name, _Reduced(reduce))
+
+
+class _Reduced:
+    """Values of one name, reduced to one on their device."""
+
+    def __init__(self, reduce: str, value: Any = None, count: int = 0) -> None:
+        self.reduce, self.value, self.count = reduce, value, count
+
+    def add(self, value: Tensor, count: int = 1) -> None:
+        self.value = _JOIN[self.reduce](self.value, value) if self.count else value
+        self.count += count
+
+    def result(self) -> float:
+        return float(self.value / self.count if self.reduce == "mean" else self.value)
+
+
+_JOIN: dict[str, Any] = {"mean": torch.add, "last": lambda _, new: new, "sum": torch.add, "max": torch.maximum}

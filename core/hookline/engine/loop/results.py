@@ -1,0 +1,65 @@
+"""Checks of what plugins returned: the type of each component, and the form of a step's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hookline.engine.data import DataSource
+from hookline.engine.errors import ConfigError, ContractError
+from hookline.engine.loop.batch import brief
+from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.view import RunView
+from hookline.engine.words import with_article
+
+_RESULTS: Mapping[str, tuple[Any, str | None]] = {
+    "build_data": (DataSource, "wrap a dataset: hookline.DataSource(train=dataset, in_features=..., out_features=...)"),
+    "build_model": (nn.Module, None),
+    "build_metrics": (Mapping, None),
+    "build_optimizer": (Optimizer, None),
+    "build_predictor": (None, None),
+}
+"""The type that a build hook must return, with a hint; any other hook must return a callable."""
+
+
+def check_step_result(loss: Any) -> None:
+    """Check the result of a step.
+
+    Raises:
+        ContractError: When it is not a detached scalar.
+    """
+    if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
+        message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
+        raise ContractError(message, hint="end the step with: return loss.detach()")
+
+
+def check_skipping(run: RunView, *, is_guarded: bool) -> None:
+    """Check that the step of a plugin uses the run's check of numbers if ``train.non_finite`` is ``skip``.
+
+    Args:
+        run: The run, after its first step.
+        is_guarded: Whether a plugin has asked for the check.
+
+    Raises:
+        ConfigError: When it does not.
+    """
+    owners = [member.plugin for member, is_wrapper in run.hook_order("build_step") if not is_wrapper]
+    if owners and run.config.train.non_finite == "skip" and not is_guarded:
+        message = f"the step of {owners[0]} skips no update, but train.non_finite = 'skip' is set"
+        hint = "set it to 'fail' or 'ignore'; a step that skips calls run.update, or asks run.finite_guard"
+        raise ConfigError(message, hint=hint)
+
+
+def check_result(plugin: Plugin, hook: str, result: Any) -> None:
+    """Check the type of what a build hook of a plugin returned; None stands for no result.
+
+    Raises:
+        ContractError: When it is not of the type that the hook must return.
+    """
+    expected, hint = _RESULTS.get(hook, (Callable, None))
+    if expected and result is not None and not isinstance(result, expected):
+        message = f"{hook} of {plugin} returned {with_article(type(result).__name__)}"
+        raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=hint)

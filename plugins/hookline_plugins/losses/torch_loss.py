@@ -1,0 +1,52 @@
+"""``TorchLoss``: the base of the losses of torch, whose options are the arguments of torch's class."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from hookline import ConfigError, DataError, DataSource
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TorchLoss:
+    """A dataclass ``NAME`` for the class ``NAMELoss`` of ``torch.nn``, with options under torch's names."""
+
+    def of_torch(self, **changed: Any) -> nn.Module:
+        """Return torch's loss with the options, except those that are ``changed``."""
+        from torch import nn
+
+        make = getattr(nn, f"{type(self).__name__}Loss")
+        options: Any = self
+        built: nn.Module = make(**{**asdict(options), **changed})
+        return built
+
+
+def check_signs(data: DataSource, loss_name: str) -> None:
+    """Check that all targets in memory are 1 or -1; with a target of 0, an example would not count.
+
+    Raises:
+        DataError: When one is another number.
+    """
+    from torch.utils.data import TensorDataset
+
+    for split, dataset in data.splits().items():
+        if data.collate is None and type(dataset) is TensorDataset and (targets := dataset.tensors[-1]).numel():
+            wrong = targets[targets.abs() != 1]
+            if wrong.numel():
+                message = f"{loss_name} needs targets 1 and -1, but the {split} split has {float(wrong[0]):g}"
+                hint = "for targets 0 and 1 use loss=bce-with-logits, or make them 2 * target - 1"
+                raise DataError(message, hint=hint)
+
+
+def check_length(name: str, given: int, expected: int | None, what: str) -> None:
+    """Check that an option has a number for each class or output, if their number is known.
+
+    Raises:
+        ConfigError: When it has not.
+    """
+    if expected is not None and given != expected:
+        message = f"loss.{name} has {given} numbers, but the data have {expected} {what}"
+        raise ConfigError(message, hint=f"give one number for each, or omit {name}")

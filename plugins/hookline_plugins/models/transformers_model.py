@@ -1,0 +1,221 @@
+"""Model ``transformers``: a model of the package ``transformers``, from a config or from a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta
+
+from hookline import ConfigError, DataSource, Fault, PluginError, hookimpl
+from hookline.engine import did_you_mean
+from hookline_plugins.models.model_folder import read_config, read_weights
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import nn
+
+    from hookline import RunView
+
+
+_Task = Literal["sequence-classification", "token-classification", "causal-lm", "image-classification"]
+_AUTO: Mapping[_Task, tuple[str, str]] = {
+    "sequence-classification": (
+        "AutoModelForSequenceClassification",
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    ),
+    "token-classification": ("AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES"),
+    "causal-lm": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"),
+    "image-classification": ("AutoModelForImageClassification", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"),
+}
+"""The class of transformers for each task, and the name of its table from architectures to classes."""
+_SHOWN = 5
+"""Number of names to show in a message."""
+
+
+@dataclass
+class Transformers:
+    """A model of the package ``transformers``: new, of an architecture, or with the weights of a local folder.
+
+    Inputs are a mapping of the arguments of the model, such as ``input_ids`` and ``attention_mask``, each ``[B, T]``,
+    or ``pixel_values`` ``[B, C, H, W]``; outputs are its logits.
+
+    Nothing is downloaded, unpickled or imported from the folder: Hookline reads ``config.json`` and the safetensors
+    files, and transformers gets values and tensors. A head with another number of classes than the data is made anew.
+    """
+
+    task: Annotated[_Task, Meta(description="what the model is for")]
+    folder: Annotated[
+        Path | None, Meta(description="folder with config.json and model.safetensors; none: new weights")
+    ] = None
+    architecture: Annotated[
+        str, Meta(description="architecture of a model without a folder, such as 'bert', 'gpt2', 'vit'")
+    ] = ""
+    config: Annotated[
+        dict[str, Any], Meta(description="values of the architecture's config, such as hidden_size; win over the file")
+    ] = field(default_factory=dict)
+    attention: Annotated[
+        Literal["sdpa", "eager"], Meta(description="torch's fused attention, or one operation after the other")
+    ] = "sdpa"
+
+    def __post_init__(self) -> None:
+        if (self.folder is None) == (not self.architecture):
+            raise ValueError("set either `folder` or `architecture`")
+        self._note = ""
+
+    @hookimpl
+    def build_model(self, run: RunView, data: DataSource) -> nn.Module:
+        """Make the model, with the weights of the folder if there is one."""
+        import torch
+
+        values = read_config(self.folder) if self.folder else {"model_type": self.architecture}
+        transformers = _transformers()
+        name = _class_name(transformers, self.task, values)
+        config = self._made_config(transformers, values, data)
+        dtype = getattr(torch, run.config.train.dtype)
+        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": self.attention}
+        with _silent(transformers):
+            if self.folder is None:
+                model: nn.Module = getattr(transformers, _AUTO[self.task][0]).from_config(config, **options)
+            else:
+                model, found = getattr(transformers, name).from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=read_weights(self.folder),
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                    local_files_only=True,
+                    **options,
+                )
+                self._note = self._loaded(found, len(model.state_dict()))
+        model.register_forward_pre_hook(_as_keywords, with_kwargs=True)
+        model.register_forward_hook(_logits)
+        return model.train()
+
+    @hookimpl
+    def on_run_start(self, run: RunView) -> None:
+        """Warn of weights that are not those of the folder; a run that resumes has its own."""
+        if self._note and run.step == 0:
+            run.warn(self._note)
+
+    def _made_config(self, transformers: ModuleType, values: Mapping[str, Any], data: DataSource) -> Any:
+        """Return the config of the model: the values of the folder, the sizes of the data, the values of the option.
+
+        Raises:
+            ConfigError: If an option is unknown, or transformers refuses a value.
+        """
+        kind = transformers.CONFIG_MAPPING[values["model_type"]]
+        with _silent(transformers):
+            known = {*kind().to_dict(), *kind.attribute_map, "num_labels"} - {"model_type"}
+            unknown = [
+                Fault(f"config has no {key!r}", hint=did_you_mean(key, known)) for key in self.config.keys() - known
+            ]
+            if unknown:
+                raise ConfigError(
+                    f"model.config does not fit the architecture {values['model_type']!r}", faults=unknown
+                )
+            made = {**values, **_sizes(self.task, values, data), **self.config}
+            try:
+                return kind.from_dict(made)
+            except Exception as error:
+                first = str(error).strip().splitlines()[-1].strip()
+                message = f"transformers refuses the config of {values['model_type']!r}: {first}"
+                raise ConfigError(message, hint="check the values of model.config") from error
+
+    def _loaded(self, found: Mapping[str, Any], num_weights: int) -> str:
+        """Return a note on the weights that were not found in the folder, or not used.
+
+        Raises:
+            ConfigError: If none was found.
+        """
+        new = sorted({*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])})
+        if len(new) >= num_weights:
+            hint = f"the file has, for instance, {_shown(sorted(found['unexpected_keys']))}"
+            raise ConfigError(f"{self.folder} has no weight of this model", hint=hint)
+        unused = sorted(found["unexpected_keys"])
+        notes = [f"{text}: {_shown(names)}" for text, names in (("new", new), ("not used", unused)) if names]
+        return f"weights of {self.folder} that differ from those of the model: {'; '.join(notes)}" if notes else ""
+
+
+def _as_keywords(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+    """Turn the mapping that a batch has as its inputs into the arguments of the model."""
+    if len(arguments) == 1 and isinstance(arguments[0], Mapping):
+        return (), {**arguments[0], **keywords}
+    return arguments, keywords
+
+
+def _logits(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    """Return the logits of an output, which is what a loss and metrics compare with the targets."""
+    return output if getattr(output, "loss", None) is not None else output.logits
+
+
+def _transformers() -> ModuleType:
+    """Return the package ``transformers``.
+
+    Raises:
+        PluginError: If it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        message = f"the model transformers needs transformers: {error}"
+        raise PluginError(message, hint="pip install 'hookline[transformers]'") from error
+    module: ModuleType = transformers
+    return module
+
+
+def _class_name(transformers: ModuleType, task: _Task, values: Mapping[str, Any]) -> str:
+    """Return the name of the class for a task and a config.
+
+    Raises:
+        ConfigError: If transformers has no such architecture, or not for this task.
+    """
+    auto = transformers.models.auto.modeling_auto
+    classes: Mapping[str, Any] = getattr(auto, _AUTO[task][1])
+    architecture = values["model_type"]
+    if architecture not in classes:
+        hint = did_you_mean(architecture, classes)
+        if "auto_map" in values:
+            hint = "its code is in the folder, which is never run; use a release of transformers that has it"
+        raise ConfigError(f"transformers has no architecture {architecture!r} for {task}", hint=hint)
+    names = classes[architecture]
+    if isinstance(names, str):
+        return names
+    return next((name for name in names if name in values.get("architectures", ())), str(names[0]))
+
+
+def _sizes(task: _Task, values: Mapping[str, Any], data: DataSource) -> dict[str, Any]:
+    """Return what the data say about the config of a model: its classes."""
+    if task == "causal-lm":
+        return {"use_cache": False}  # of keys and values of earlier tokens, for generating alone
+    if data.class_names:
+        return {
+            "id2label": dict(enumerate(data.class_names)),
+            "label2id": {n: i for i, n in enumerate(data.class_names)},
+        }
+    num_classes, known = data.out_features, values.get("id2label", {})
+    return {"num_labels": num_classes} if num_classes and num_classes != len(known) else {}
+
+
+@contextmanager
+def _silent(transformers: ModuleType) -> Iterator[None]:
+    """Keep transformers from printing: progress bars, and reports that Hookline gives itself."""
+    logging = transformers.utils.logging
+    level, is_shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if is_shown:
+            logging.enable_progress_bar()
+
+
+def _shown(names: list[str]) -> str:
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
