@@ -137,11 +137,13 @@ class Run:
     @property
     def update(self) -> Callable[[], None]:
         """Function that updates the weights by their gradients; for custom steps."""
+        self.finite_guard  # noqa: B018 - the update asks it
         return self._loop.parts.update
 
     @property
     def finite_guard(self) -> FiniteGuard:
         """The check of losses and gradients; for custom steps."""
+        self._loop.parts.finite_guard.is_used = True
         return self._loop.parts.finite_guard
 
     @property
