@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from hookline import Catalog, Run, load_config, plugin
+from hookline import Catalog, Run, load_config
 from hookline.cli.commands.main import hookline
 from hookline.cli.output import Output
 from hookline.engine.plugin.plugin_file import entries_of_file
@@ -60,14 +58,12 @@ def job(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return request.param
 
 
-def call(job: Job, *words: str) -> str:
+def call(job: Job, *words: str) -> None:
     files = [word for file in job.files for word in ("--plugin", file)]
     hookline.main([words[0], *files, *words[1:]], standalone_mode=False, obj=Output())
 
 
-def test_a_job_is_trained_stopped_evaluated_and_exported(
-    job: Job, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_job_is_trained_stopped_evaluated_and_exported(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     monitored = [f"callbacks.{name}.monitor={job.monitor}" for name in ("best", "early-stopping")]
     # No evaluation is better than the first by 1e9, so the run stops after the second one.
     words = ["train.epochs=9", "callbacks.early-stopping.patience=1", "callbacks.early-stopping.min_delta=1e9"]
