@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hookline.engine.plugin.run_config import PluginRules
     from hookline.engine.train_options import TrainOptions
     from hookline.engine.view import Trial
-    from hookline.engine.words import did_you_mean, nearest, printable
+    from hookline.engine.words import did_you_mean, encodable, nearest, printable
 
 _HOME = {
     "errors": ("error_text", "text_of"),

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hookline import hookimpl
-from hookline.engine import text_of
+from hookline.engine import encodable, text_of
 from hookline.runs import folder_of
 from hookline_plugins.callback_parts.display import Display
-from hookline_plugins.callback_parts.event_text import encodable
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
