@@ -154,8 +154,9 @@ class Loop:
         if self._position.is_begun:
             raise TrainingError("the run has already begun", hint="create a new Run")
         self._position.is_begun = True
-        self.progress.begin()
-        self._check_time()
+        if self._options.max_time_s:
+            self.progress.begin()
+            self._check_time()
         for observer in self._observers:
             observer.begin()
 
@@ -182,7 +183,7 @@ class Loop:
             self._check_time()
 
     def _check_time(self) -> None:
-        if 0 < self._options.max_time_s <= self.progress.used_s:
+        if self.progress.used_s >= self._options.max_time_s:
             self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
 
     def _is_over(self) -> bool:

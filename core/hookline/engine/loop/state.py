@@ -86,11 +86,11 @@ class Progress:
 
     @property
     def used_s(self) -> float:
-        """Seconds in the loop, including those before a resume."""
+        """Seconds in the loop, including those before a resume; 0 without ``train.max_time_s``."""
         return self._used_s if self._begun is None else self._used_s + time.perf_counter() - self._begun
 
     def begin(self) -> None:
-        """Start to count the time."""
+        """Count the time from now."""
         self._begun = time.perf_counter()
 
     def state_dict(self, position: Position) -> dict[str, Any]:

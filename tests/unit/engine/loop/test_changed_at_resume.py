@@ -235,7 +235,7 @@ def test_a_run_between_two_epochs_takes_no_step_beyond_a_lower_limit(changes: di
 
 
 def test_a_time_limit_below_the_time_that_was_used_allows_no_further_step() -> None:
-    state = interrupted(in_memory(), Seen(), 15)
+    state = interrupted(in_memory(), Seen(), 15, max_time_s=1e9)
     run = run_of(in_memory(), Seen(), max_time_s=state["used_s"])
     run.load_state_dict(state)
     assert (run.fit().outcome, run.step, len(run.history)) == ("stopped", 15, 2)
