@@ -55,7 +55,10 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Metric(Protocol):
-    """A measurement over the batches of an evaluation; every ``torchmetrics.Metric`` is one."""
+    """A measurement over the batches of an evaluation; every ``torchmetrics.Metric`` is one.
+
+    With an attribute ``splits``, names of splits, it is measured in those alone.
+    """
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add one batch: predictions ``[B, O]`` and targets ``[B, O]`` or ``[B]``, without gradients."""

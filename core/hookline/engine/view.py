@@ -34,7 +34,7 @@ class Trial:
         num_examples: The splits to try, each with the number of its examples in an epoch; None for a stream.
         trained: The split of those that the default step trains with; None if a plugin implements the step.
         first: Returns the first batch of a split; a stream yields it again.
-        measure: Passes a batch to every metric, and checks that each returns a number.
+        measure: Passes a batch of a split to each of its metrics, and checks that it returns numbers.
         maker_of: Returns the plugin whose object raised an error, and the hook that returned the object; None if no
             plugin did.
         attributing: Context that adds the plugin to errors of its objects.
@@ -43,7 +43,7 @@ class Trial:
     num_examples: Mapping[str, int | None]
     trained: str | None
     first: Callable[[str], Any]
-    measure: Callable[[Any], None]
+    measure: Callable[[str, Any], None]
     maker_of: Callable[[BaseException], tuple[Any, str | None] | None]
     attributing: Callable[[], AbstractContextManager[None]]
 

@@ -59,7 +59,7 @@ def try_first_batches(run: RunView, trial: Trial) -> None:
             batch = trial.first(split)
             fitting = try_what_fits(batch, run.model, run.loss, namer(run, trial, split), *sizes)
             if f"{split}/loss" in run.metric_names:
-                trial.measure(fitting)
+                trial.measure(split, fitting)
 
 
 def smallest_batch(num_examples: int | None, batch_size: int | Literal["all"], limit: int = 0) -> int:

@@ -241,21 +241,27 @@ def evaluate_splits(
     for split, batches in splits.items():
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
-            where = f"the evaluation of the {split} split"
-            numbers = evaluate(stream, run.model, run.loss, metrics, where, run.data.class_names)
+            where, chosen = f"the evaluation of the {split} split", metrics_of(split, metrics)
+            numbers = evaluate(stream, run.model, run.loss, chosen, where, run.data.class_names)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return ReadOnly(measured)
 
 
+def metrics_of(split: str, metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
+    """Return the metrics of a split: those without ``splits``, or with that one among them."""
+    return {name: metric for name, metric in metrics.items() if split in (getattr(metric, "splits", None) or (split,))}
+
+
 def try_metrics(
-    batch: Any, model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric], makers: Makers
+    split: str, batch: Any, model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric], makers: Makers
 ) -> None:
-    """Measure one batch, so that a metric that cannot be used is refused before the first step.
+    """Measure one batch of a split, so that a metric that cannot be used is refused before the first step.
 
     Raises:
         ContractError: When a metric does not return numbers.
         Exception: Any error of a metric.
     """
+    metrics = metrics_of(split, metrics)
     _measure([batch] if metrics else (), model, loss, metrics, "the trial of the first batch")
     for name, metric in metrics.items():
         # It may require more than one batch.

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Components, Site, build_all
-from hookline.engine.loop.evaluation import predict
+from hookline.engine.loop.evaluation import metrics_of, predict
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.loop import Loop
 from hookline.engine.loop.position import Position
@@ -193,8 +193,8 @@ class Run:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics of each epoch, without logged values."""
-        splits = self._loop.parts.evaluation_batches
-        evaluated = [f"{split}/{name}" for split in splits for name in ("loss", *self._loop.parts.metrics)]
+        splits, metrics = self._loop.parts.evaluation_batches, self._loop.parts.metrics
+        evaluated = [f"{split}/{name}" for split in splits for name in ("loss", *metrics_of(split, metrics))]
         return ("train/running_loss", *evaluated)
 
     @property
