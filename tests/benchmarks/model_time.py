@@ -154,7 +154,7 @@ class Job:
 
 
 JOBS = {
-    "GPT, 10.8 million parameters": Job(GPT, next_tokens, nn.CrossEntropyLoss, "cross-entropy", 4, 4),
+    "GPT, 10.8 million parameters": Job(GPT, next_tokens, nn.CrossEntropyLoss, "cross-entropy", 12, 2),
     "small CNN": Job(CNN, images, nn.CrossEntropyLoss, "cross-entropy", 64, 30),
     "MLP with embeddings, two inputs": Job(Embeddings, table, nn.MSELoss, "mse", 128, 150),
 }

@@ -38,6 +38,11 @@ class EventText:
         """Start timing an epoch."""
         self._epoch_start = time.perf_counter()
 
+    def step(self, run: RunView, *parts: str) -> str:
+        """Return the line of a step in a long epoch, with the given parts."""
+        number = f"step {run.step}" + (f"/{run.num_steps}" if run.num_steps else "")
+        return "  ".join([f"{run.epoch}/{run.config.train.epochs}".rjust(_EPOCH_WIDTH), number, *filter(None, parts)])
+
     def evaluation(self, run: RunView, metrics: Mapping[str, float]) -> list[str]:
         """Return the row of an evaluation within an epoch; one at the end of an epoch is part of the epoch's row."""
         every = run.config.train.evaluate_every_steps

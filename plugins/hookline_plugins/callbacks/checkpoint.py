@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from hookline.runs import Manifest, RunFolder, StateCheck
 
 
+_READ_AGAIN = (
+    "the training data are a stream without a state: a run that is interrupted within an epoch reads it again from the "
+    "beginning of the epoch, and ends if the examples are not the same; state_dict and load_state_dict avoid this"
+)
+
+
 @dataclass
 class SaveCheckpoints:
     """Checkpoints by time, every so many steps or epochs, for the best values of a metric, and at the end of the run.
@@ -191,6 +197,10 @@ def _check_state(run: RunView, state_check: StateCheck) -> None:
     except CheckpointError:
         return  # a disk that is full now may have room when the state is saved
     state_check.check(state)
+    if run.steps_per_epoch is None and not any(
+        "state" in share for share in (state["place"] or {"shares": ()})["shares"]
+    ):
+        run.warn(_READ_AGAIN)
 
 
 class _Saving(threading.Thread):

@@ -38,9 +38,11 @@ def leave_out(model: nn.Module) -> Callable[[], None]:
         prefixes[0] = prefix
         saved = state.pop(prefix + SUM, None)
         if saved is not None and saved.tolist() != sums.of(_parameters(module)).tolist():
-            message = "the weights that are not trained are not those that the saved ones were trained with"
-            hint = "restore the file that the model reads, or its seed; weights that are loaded when a run begins "
-            raise CheckpointError(message, hint=f"{hint}need callbacks.lora.save = 'all'")
+            message = "the model is built with other frozen weights than its saved weights were trained with"
+            hint = (
+                "restore the file that it reads, or its seed; if weights are loaded only when a run begins, train with "
+            )
+            raise CheckpointError(message, hint=f"{hint}callbacks.lora.save = 'all'")
 
     def after_load(_: nn.Module, keys: Any) -> None:
         known = {prefixes[0] + name for name in frozen}

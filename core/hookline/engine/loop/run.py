@@ -137,11 +137,13 @@ class Run:
     @property
     def update(self) -> Callable[[], None]:
         """Function that updates the weights by their gradients; for custom steps."""
+        self.finite_guard  # noqa: B018 - the update asks it
         return self._loop.parts.update
 
     @property
     def finite_guard(self) -> FiniteGuard:
         """The check of losses and gradients; for custom steps."""
+        self._loop.parts.finite_guard.is_used = True
         return self._loop.parts.finite_guard
 
     @property
@@ -193,8 +195,12 @@ class Run:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics of each epoch, without logged values."""
-        splits, metrics = self._loop.parts.evaluation_batches, self._loop.parts.metrics
-        evaluated = [f"{split}/{name}" for split in splits for name in ("loss", *metrics_of(split, metrics))]
+        parts = self._loop.parts
+        evaluated = [
+            f"{split}/{name}"
+            for split in parts.evaluation_batches
+            for name in ("loss", *parts.numbers, *metrics_of(split, parts.metrics))
+        ]
         return ("train/running_loss", *evaluated)
 
     @property
