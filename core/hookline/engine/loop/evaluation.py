@@ -261,15 +261,20 @@ def evaluate_splits(
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
             where, parts = f"the evaluation of the {split} split", (run.model, run.loss)
-            numbers = evaluate(stream, evaluation, parts, metrics, where, run.data.class_names)
+            numbers = evaluate(stream, evaluation, parts, metrics_of(split, metrics), where, run.data.class_names)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return ReadOnly(measured)
 
 
+def metrics_of(split: str, metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
+    """Return the metrics of a split: those without ``splits``, or with that one among them."""
+    return {name: metric for name, metric in metrics.items() if split in (getattr(metric, "splits", None) or (split,))}
+
+
 def try_evaluation(
-    batch: Any, evaluation: Evaluation, parts: Iterable[Any], metrics: Mapping[str, Metric], makers: Makers
+    split: str, batch: Any, evaluation: Evaluation, parts: Iterable[Any], metrics: Mapping[str, Metric], makers: Makers
 ) -> list[str]:
-    """Measure one batch, so that a metric that cannot be used is refused before the first step.
+    """Measure one batch of a split, so that a metric that cannot be used is refused before the first step.
 
     Return the names of its numbers without those of the metrics.
 
@@ -277,6 +282,7 @@ def try_evaluation(
         ContractError: When a metric does not return numbers.
         Exception: Any error of the evaluation or a metric.
     """
+    metrics = metrics_of(split, metrics)
     names = list(_measure([batch], evaluation, parts, metrics, "the trial of the first batch"))
     for name, metric in metrics.items():
         # It may require more than one batch.

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Components, Site, build_all
-from hookline.engine.loop.evaluation import predict
+from hookline.engine.loop.evaluation import metrics_of, predict
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.loop import Loop
 from hookline.engine.loop.position import Position
@@ -197,7 +197,9 @@ class Run:
         """Names of the metrics of each epoch, without logged values."""
         parts = self._loop.parts
         evaluated = [
-            f"{split}/{name}" for split in parts.evaluation_batches for name in ("loss", *parts.numbers, *parts.metrics)
+            f"{split}/{name}"
+            for split in parts.evaluation_batches
+            for name in ("loss", *parts.numbers, *metrics_of(split, parts.metrics))
         ]
         return ("train/running_loss", *evaluated)
 
