@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from hookline import Catalog, DataSource, RunView, hookimpl
+from hookline import Catalog, DataSource, RunView, from_arrays, hookimpl
 from hookline.engine import Entry
 from hookline.runs import RunFolder, folder_of, give_folder
 from hookline.testing import check_plugin
@@ -152,7 +153,7 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 }
 
 
-ELSEWHERE = [("callback", "checkpoint"), ("callback", "init-from"), ("loss", "transformers")]
+ELSEWHERE = [("callback", "checkpoint"), ("data", "from-arrays"), ("callback", "init-from"), ("loss", "transformers")]
 """Plugins that are checked below, or that have no meaning without another plugin."""
 
 
@@ -180,6 +181,13 @@ def test_the_callback_init_from_meets_the_contract_of_callbacks(tmp_path: Path) 
     options = {"path": str(tmp_path / "net.safetensors"), "take": ["line.bias"]}
     changes = {"changes_no_result": "other initial weights give another result, on purpose"}
     check_plugin("callback", "init-from", options=options, expected_failures=changes)
+
+
+def test_the_data_source_of_given_arrays_meets_the_contract_of_data() -> None:
+    inputs = np.random.default_rng(0).standard_normal((30, 3))
+    data = from_arrays(inputs, inputs.sum(axis=1), validation=0.2, test=0.2)
+    report = check_plugin("data", data, standardize=True)
+    assert len(report.ran) > len(report.skipped)
 
 
 @dataclass
