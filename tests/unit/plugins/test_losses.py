@@ -340,6 +340,24 @@ def test_the_weights_are_those_of_the_training_in_an_evaluation_and_a_resumed_ru
     assert found.metrics["train/loss"] == pytest.approx(float(expected))
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]),
+        ("balanced", [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]),
+        ("balanced", [], None),
+        ([1.0, 2.0, 3.0], "balanced", pytest.approx(BALANCED)),
+        ([], "balanced", pytest.approx(BALANCED)),
+    ],
+    ids=str,
+)
+def test_weights_that_are_changed_when_a_run_resumes_are_the_new_ones(before: Any, after: Any, expected: Any) -> None:
+    first = classes_run({"use": "cross-entropy", "weight": before})
+    second: Any = classes_run({"use": "cross-entropy", "weight": after})
+    second.load_state_dict(first.state_dict())
+    assert (None if second.loss.weight is None else second.loss.weight.tolist()) == expected
+
+
 # ---- predictions of several tensors in a run -------------------------------------------------------------------------
 
 
