@@ -54,7 +54,7 @@ def keep_weight(loss: nn.Module, name: str, count: Callable[[], Tensor] | None) 
         elif prefix + name not in state:
             state[prefix + name] = count()
 
-    loss.register_load_state_dict_pre_hook(before_load)
+    loss.register_load_state_dict_pre_hook(before_load)  # type: ignore[no-untyped-call] # torch leaves it so
 
 
 def check_signs(data: DataSource, loss_name: str) -> None:
