@@ -19,7 +19,11 @@ from hookline.engine.loop.evaluation import weight_of
 from hookline.engine.plugin.plugin import load_plugin
 from hookline.trained import evaluate_run
 
-ENTRIES = {entry.name: entry for entry in Catalog.installed().of_kind("loss") if entry.distribution == "hookline"}
+ENTRIES = {
+    entry.name: entry
+    for entry in Catalog.installed().of_kind("loss")
+    if entry.distribution == "hookline" and entry.name != "transformers"  # it is that of a model
+}
 NOT_BY_NAME = {
     "AdaptiveLogSoftmaxWithLoss": "it contains the last layer of the model",
     "LinearCrossEntropyLoss": "it contains the last layer of the model",
