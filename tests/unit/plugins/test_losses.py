@@ -19,10 +19,12 @@ from hookline.engine.loop.evaluation import weight_of
 from hookline.engine.plugin.plugin import load_plugin
 from hookline.trained import evaluate_run
 
+MODULES = [f"hookline_plugins.losses.{name}" for name in ("binary", "classification", "embeddings")]
+MODULES += [f"hookline_plugins.losses.{name}" for name in ("regression", "sequences")]
 ENTRIES = {
     entry.name: entry
     for entry in Catalog.installed().of_kind("loss")
-    if entry.distribution == "hookline" and entry.name != "transformers"  # it is that of a model
+    if entry.value.partition(":")[0] in MODULES  # other losses are those of a model
 }
 NOT_BY_NAME = {
     "AdaptiveLogSoftmaxWithLoss": "it contains the last layer of the model",
