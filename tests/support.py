@@ -29,17 +29,19 @@ class Environment:
     """A virtual environment of its own.
 
     Torch and the other dependencies come from the environment that runs the tests, through a path file; hookline and
-    the plugins are installed in it by pip.
+    the plugins are installed in it by pip. One that is warm is complete when its first command runs.
     """
 
     python: Path
+    is_warm: bool = False
 
     def install(self, *sources: Path | str) -> None:
         words = ["install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", *map(str, sources)]
         subprocess.run([sys.executable, "-m", "pip", "--python", str(self.python), *words], check=True)
 
     def hookline(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return run([str(self.python.parent / "hookline"), *words], cwd=cwd)
+        program = warm_program(self.python) if self.is_warm else self.python.parent / "hookline"
+        return run([str(program), *words], cwd=cwd)
 
 
 def run(command: Sequence[str], cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -75,19 +77,19 @@ def saved_folder(run: RunView) -> RunFolder:
 
 
 @functools.cache
-def warm_program() -> Path:
-    """Return a program that does what ``hookline`` does, in a fork of a process that has imported torch.
+def warm_program(python: Path = Path(sys.executable)) -> Path:
+    """Return a program that does what ``hookline`` of an environment does, in a fork of a process with torch.
 
-    See ``warm.py``. The process is that of the interpreter that runs the tests, and ends with it.
+    See ``warm.py``. That process ends with this one.
     """
     folder = Path(tempfile.mkdtemp(prefix="hookline-warm-"))
     script, address = ROOT / "tests" / "warm.py", folder / "socket"
     program = folder / "hookline"
-    real = Path(sys.executable).parent / "hookline"
+    real = python.parent / "hookline"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} ask {address} {real} "$@"\n')
     program.chmod(0o755)
     env = {**os.environ, "PYTHONWARNINGS": "error"}
-    server = subprocess.Popen([sys.executable, script, "serve", address], stdout=subprocess.PIPE, text=True, env=env)
+    server = subprocess.Popen([python, script, "serve", address], stdout=subprocess.PIPE, text=True, env=env)
     atexit.register(shutil.rmtree, folder)
     atexit.register(server.wait)
     atexit.register(server.kill)

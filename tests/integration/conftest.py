@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Hookline, a distribution with a plugin of each kind, a broken one, and one with a name that is taken."""
     environment = make_environment(tmp_path_factory.mktemp("extended"))
     environment.install(FIXTURES / "acme_plugins", FIXTURES / "acme_broken", FIXTURES / "acme_rival")
-    return environment
+    return replace(environment, is_warm=True)
 
 
 @pytest.fixture

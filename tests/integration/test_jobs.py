@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,18 +32,20 @@ class Job:
         config: The config of the job.
         files: Its plugin files.
         before: Words of the commands that come first.
-        overrides: Values that make the job short.
+        monitor: The metric by which weights are compared.
     """
 
     page: str
     config: str
-    files: tuple[str, ...]
-    before: tuple[tuple[str, ...], ...] = ()
-    overrides: tuple[str, ...] = ()
+    files: Sequence[str] = ()
+    before: Sequence[Sequence[str]] = ()
     monitor: str = "validation/loss"
 
 
-JOBS = [Job("train-on-pairs", "pairs.toml", ("pairs.py",))]
+JOBS = [
+    Job("train-on-pairs", "pairs.toml", ("pairs.py",)),
+    Job("fine-tune-a-model", "finetune.toml", before=[["train", "pretrain.toml", "train.epochs=1", "--quiet"]]),
+]
 
 
 @pytest.fixture(params=JOBS, ids=lambda job: job.page)
@@ -58,7 +61,7 @@ def job(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return request.param
 
 
-def call(job: Job, *words: str) -> str:
+def call(job: Job, *words: str) -> None:
     files = [word for file in job.files for word in ("--plugin", file)]
     hookline.main([words[0], *files, *words[1:]], standalone_mode=False, obj=Output())
 

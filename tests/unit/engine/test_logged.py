@@ -66,14 +66,16 @@ def test_values_are_reduced_over_intervals_and_over_epochs() -> None:
         assert values == pytest.approx(expected(start, end), rel=1e-15)
     for epoch, metrics in enumerate(result.history):
         whole = {f"logged/{name}": value for name, value in expected(10 * epoch, 10 * epoch + 10).items()}
-        assert {name: metrics[name] for name in whole} == pytest.approx(whole, rel=1e-15)
+        del whole["logged/last"]  # an epoch has none
+        logged = {name: value for name, value in metrics.items() if name.startswith("logged/")}
+        assert logged == pytest.approx(whole, rel=1e-15)
 
 
 def test_what_is_logged_at_the_end_of_an_epoch_belongs_to_the_next_interval_or_ends_the_run() -> None:
     class AtTheEnd(Logging):
         @hookimpl
         def on_epoch_end(self, run: RunView) -> None:
-            run.log("epoch", run.epoch, reduce="last") if run.epoch > 5 else run.log("at", run.epoch)
+            run.log("at", run.epoch)
 
     plugin = AtTheEnd(lambda *_: None)
     result = made(plugin).fit()

@@ -86,11 +86,11 @@ class Progress:
 
     @property
     def used_s(self) -> float:
-        """Seconds in the loop, including those before a resume."""
+        """Seconds in the loop, including those before a resume; 0 without ``train.max_time_s``."""
         return self._used_s if self._begun is None else self._used_s + time.perf_counter() - self._begun
 
     def begin(self) -> None:
-        """Start to count the time."""
+        """Count the time from now."""
         self._begun = time.perf_counter()
 
     def state_dict(self, position: Position) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Progress:
             "used_s": self.used_s,
             "position": position.batch,
             "examples": position.num_examples,
-            "place": position.place,
+            "place": position.batches and position.batches.place(position.batch),
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "random": self.random.state_dict(),

@@ -153,6 +153,17 @@ def test_the_examples_of_steps_before_the_change_are_not_made_up() -> None:
     assert run.batch_indices(3) == []
 
 
+@pytest.mark.parametrize("size", [10, 7, 20])
+def test_the_examples_of_each_step_after_a_resume_are_known_in_every_later_epoch(size: int) -> None:
+    seen = Seen()
+    state = interrupted(in_memory(), Seen(), 13, batch_size=10)
+    run = run_of(in_memory(), seen, batch_size=size)
+    run.load_state_dict(state)
+    run.fit()
+    taken = [batch for epoch in sorted(seen.epochs) for batch in seen.epochs[epoch]]
+    assert [run.batch_indices(step) for step in range(14, run.step + 1)] == taken
+
+
 def test_a_stream_resumes_in_the_middle_of_an_epoch() -> None:
     whole, first, second = Seen(), Seen(), Seen()
     through = run_of(Stream(), whole, shuffle=False)
@@ -235,7 +246,7 @@ def test_a_run_between_two_epochs_takes_no_step_beyond_a_lower_limit(changes: di
 
 
 def test_a_time_limit_below_the_time_that_was_used_allows_no_further_step() -> None:
-    state = interrupted(in_memory(), Seen(), 15)
+    state = interrupted(in_memory(), Seen(), 15, max_time_s=1e9)
     run = run_of(in_memory(), Seen(), max_time_s=state["used_s"])
     run.load_state_dict(state)
     assert (run.fit().outcome, run.step, len(run.history)) == ("stopped", 15, 2)
