@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from hookline import ConfigError, hookimpl
+from hookline import ConfigError, ContractError, hookimpl
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import Answers
 from hookline_plugins.models.transformers_model import Transformers
@@ -25,7 +25,7 @@ IGNORED = -100
 
 @dataclass
 class TransformersLoss:
-    """The loss of the model ``transformers`` for its task: the mean over the targets that count, those other than -100.
+    """The loss that the model ``transformers`` computes: a mean over the targets that count, those other than -100.
 
     - ``sequence-classification`` and ``image-classification``: cross-entropy of logits ``[B, C]`` and classes ``[B]``;
       with floating-point targets ``[B, C]`` binary cross-entropy, and with a single output the mean squared error.
@@ -33,8 +33,7 @@ class TransformersLoss:
     - ``causal-lm``: cross-entropy of logits ``[B, T, C]`` and the tokens ``[B, T]``, where each logit predicts the next
       token.
 
-    It adds the metric ``accuracy`` where the targets are classes or tokens. Losses that a model adds for itself, such
-    as that of the routers of a mixture of experts, are not part of it.
+    It adds the metric ``accuracy`` where the targets are classes or tokens.
     """
 
     @hookimpl
@@ -83,23 +82,21 @@ class _Form:
 
 
 class _Loss:
-    """The mean over the targets that count."""
+    """The loss in the output of the model."""
 
     task: Literal["classification"] = "classification"
 
     def __init__(self, form: _Form) -> None:
         self._form = form
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        import torch
-        from torch.nn import functional
-
-        if self._form.is_regression:
-            return functional.mse_loss(prediction, target.reshape(prediction.shape))
-        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        if target.is_floating_point():
-            return functional.binary_cross_entropy_with_logits(prediction, target)
-        return functional.cross_entropy(*self._form.aligned(prediction, target), ignore_index=IGNORED)
+    def __call__(self, prediction: Tensor, target: Tensor, output: Any) -> Tensor:  # noqa: ARG002 - losses get them
+        loss: Tensor | None = getattr(output, "loss", None)
+        if loss is None:
+            hint = "give inputs by the names of the model's arguments, such as input_ids or pixel_values"
+            raise ContractError(
+                "the model computed no loss: its inputs are no mapping, so it did not get labels", hint=hint
+            )
+        return loss
 
     def batch_weight(self, target: Tensor) -> Tensor:
         """Return the number of targets that count, or of examples."""

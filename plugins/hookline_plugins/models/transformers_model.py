@@ -42,8 +42,8 @@ _SHOWN = 5
 class Transformers:
     """A model of the package ``transformers``: new, of an architecture, or with the weights of a local folder.
 
-    Inputs are a mapping of the arguments of the model, such as ``input_ids`` and ``attention_mask``, each ``[B, T]``,
-    or ``pixel_values`` ``[B, C, H, W]``; outputs are its logits.
+    Batches are mappings of the arguments of the model, such as ``input_ids`` and ``attention_mask``, each ``[B, T]``,
+    or ``pixel_values`` ``[B, C, H, W]``, and ``labels``; or pairs of such a mapping without ``labels``, and the labels.
 
     Nothing is downloaded, unpickled or imported from the folder: Hookline reads ``config.json`` and the safetensors
     files, and transformers gets values and tensors. A head with another number of classes than the data is made anew.
@@ -93,8 +93,6 @@ class Transformers:
                     **options,
                 )
                 self._note = self._loaded(found, len(model.state_dict()))
-        model.register_forward_pre_hook(_as_keywords, with_kwargs=True)
-        model.register_forward_hook(_logits)
         return model.train()
 
     @hookimpl
@@ -132,18 +130,6 @@ class Transformers:
         unused = sorted(found["unexpected_keys"])
         notes = [f"{text}: {_shown(names)}" for text, names in (("new", new), ("not used", unused)) if names]
         return f"weights of {self.folder} that differ from those of the model: {'; '.join(notes)}" if notes else ""
-
-
-def _as_keywords(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
-    """Turn the mapping that a batch has as its inputs into the arguments of the model."""
-    if len(arguments) == 1 and isinstance(arguments[0], Mapping):
-        return (), {**arguments[0], **keywords}
-    return arguments, keywords
-
-
-def _logits(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-    """Return the logits of an output, which is what a loss and metrics compare with the targets."""
-    return output if getattr(output, "loss", None) is not None else output.logits
 
 
 def _transformers() -> ModuleType:
