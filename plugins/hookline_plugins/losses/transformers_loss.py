@@ -5,10 +5,12 @@ Shapes: ``B`` examples in a batch, ``T`` tokens, ``C`` classes, or words of a vo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from hookline import ConfigError, ContractError, hookimpl
+from hookline import ConfigError, hookimpl
+from hookline_plugins.losses.model_loss import ModelLoss
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import Answers
 from hookline_plugins.models.transformers_model import Transformers
@@ -37,9 +39,9 @@ class TransformersLoss:
     """
 
     @hookimpl
-    def build_loss(self, run: RunView) -> _Loss:
+    def build_loss(self, run: RunView) -> Callable[..., Tensor]:
         """Build the loss for the task of the model."""
-        return _Loss(_Form.of(run))
+        return ModelLoss(IGNORED, next_token=_Form.of(run).is_next).build_loss()
 
     @hookimpl
     def build_metrics(self, run: RunView) -> dict[str, Metric]:
@@ -79,30 +81,6 @@ class _Form:
         if self.is_next:
             prediction, target = prediction[..., :-1, :], target[..., 1:]
         return prediction.movedim(-1, 1), target
-
-
-class _Loss:
-    """The loss in the output of the model."""
-
-    task: Literal["classification"] = "classification"
-
-    def __init__(self, form: _Form) -> None:
-        self._form = form
-
-    def __call__(self, prediction: Tensor, target: Tensor, output: Any) -> Tensor:  # noqa: ARG002 - losses get them
-        loss: Tensor | None = getattr(output, "loss", None)
-        if loss is None:
-            hint = "give inputs by the names of the model's arguments, such as input_ids or pixel_values"
-            raise ContractError(
-                "the model computed no loss: its inputs are no mapping, so it did not get labels", hint=hint
-            )
-        return loss
-
-    def batch_weight(self, target: Tensor) -> Tensor:
-        """Return the number of targets that count, or of examples."""
-        if target.is_floating_point():
-            return target.new_full((), len(target))
-        return ((target[..., 1:] if self._form.is_next else target) != IGNORED).count_nonzero()
 
 
 class _Accuracy(Accuracy):
