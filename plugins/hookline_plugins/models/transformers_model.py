@@ -93,6 +93,8 @@ class Transformers:
                     **options,
                 )
                 self._note = self._loaded(found, len(model.state_dict()))
+            # Found now, not in the first step with a warning that says nothing to a user.
+            model.loss_function = model.loss_function
         return model.train()
 
     @hookimpl

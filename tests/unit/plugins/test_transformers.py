@@ -225,6 +225,14 @@ def test_numbers_are_predicted_with_one_output(tmp_path: Path, catalog: Catalog)
     assert metrics["train/loss"] == pytest.approx((predicted - target).square().mean().item())
 
 
+def test_a_run_prints_nothing(tmp_path: Path, catalog: Catalog, capfd: pytest.CaptureFixture[str]) -> None:
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": TOKENS, "vocab_size": WORDS}
+    tokens = {"bos_token_id": 1, "eos_token_id": 2}
+    run = Run(load_config(config("causal-lm", tmp_path, architecture="gpt2", config=sizes | tokens), catalog=catalog))
+    run.fit()
+    assert capfd.readouterr() == ("", "")
+
+
 # ---- folders --------------------------------------------------------------------------------------------------------
 
 
