@@ -48,10 +48,11 @@ def leave_out(model: nn.Module) -> Callable[[], None]:
         known = {prefixes[0] + name for name in frozen}
         keys.missing_keys[:] = [name for name in keys.missing_keys if name not in known]
 
+    hooked: Any = model  # torch leaves these without types
     handles = [
-        model.register_state_dict_post_hook(on_state),  # type: ignore[no-untyped-call] # torch leaves it so
-        model.register_load_state_dict_pre_hook(before_load),  # type: ignore[no-untyped-call] # torch leaves it so
-        model.register_load_state_dict_post_hook(after_load),  # type: ignore[no-untyped-call] # torch leaves it so
+        hooked.register_state_dict_post_hook(on_state),
+        hooked.register_load_state_dict_pre_hook(before_load),
+        hooked.register_load_state_dict_post_hook(after_load),
     ]
 
     def take_back() -> None:

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 import torch
@@ -329,8 +329,7 @@ def test_a_config_chooses_no_code(model_folder: Path, catalog: Catalog) -> None:
     """The name of an implementation may be that of code to fetch."""
     spoil_config(attn_implementation="someone/attention", _attn_implementation="someone/attention")(model_folder)
     run = built("sequence-classification", model_folder, catalog)
-    made: Any = run.unwrapped_model.config
-    assert made._attn_implementation == "sdpa"
+    assert cast(Any, run.unwrapped_model.config)._attn_implementation == "sdpa"
 
 
 def test_unknown_values_of_the_config_are_reported_at_once_with_the_nearest_names(
