@@ -438,3 +438,16 @@ def test_a_copy_of_a_result_leaves_its_run_behind() -> None:
 def test_a_data_source_that_reads_no_arrays_is_named() -> None:
     with pytest.raises(PluginError, match=r"the data source data 'synthetic-linear' .* reads no inputs to predict for"):
         hookline.train({"train": {"epochs": 0}}).predict(INPUTS)
+
+
+def test_a_run_that_was_left_predicts_with_the_weights_that_it_evaluates() -> None:
+    run = run_of(from_arrays(INPUTS, TARGETS), {"callbacks": {"averaging": {}}})
+    for step in run.steps():
+        if step.step == 12:
+            break
+    raw = [weight.clone() for weight in run.model.parameters()]
+    error = np.mean((run.result().predict(INPUTS) - TARGETS) ** 2)
+    assert error == pytest.approx(run.evaluate()["train/loss"], rel=1e-5)
+    trained = run.model(torch.tensor(INPUTS)).detach().numpy()[:, 0]
+    assert error != pytest.approx(np.mean((trained - TARGETS) ** 2), rel=1e-2)
+    assert all(map(torch.equal, run.model.parameters(), raw))
