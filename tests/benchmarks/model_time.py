@@ -154,7 +154,7 @@ class Job:
 
 
 JOBS = {
-    "GPT, 10.8 million parameters": Job(GPT, next_tokens, nn.CrossEntropyLoss, "cross-entropy", 4, 4),
+    "GPT, 10.8 million parameters": Job(GPT, next_tokens, nn.CrossEntropyLoss, "cross-entropy", 12, 2),
     "small CNN": Job(CNN, images, nn.CrossEntropyLoss, "cross-entropy", 64, 30),
     "MLP with embeddings, two inputs": Job(Embeddings, table, nn.MSELoss, "mse", 128, 150),
 }
@@ -179,7 +179,7 @@ class Turns:
         model, loss_function, dataset = self.model, self._job.loss(), run.data.train
         assert isinstance(dataset, Pairs)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        for epoch in range(1, run.num_epochs + 1):
+        for epoch in range(1, run.config.train.epochs + 1):
             for rows in torch.split(run.batch_order(epoch), self._job.batch_size):
                 inputs, target = dataset.gather(rows)
                 optimizer.zero_grad()

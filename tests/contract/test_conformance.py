@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
     "freeze": {"parameters": ["*bias"]},
+    "gradient-checkpointing": {"modules": ["line"]},
     "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
     "transformers": {
@@ -47,10 +48,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def signs() -> DataSource:
-    """Return targets 1 and -1, ``[1]``."""
+def signs(*shape: int) -> DataSource:
+    """Return targets 1 and -1, of a shape."""
     inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
-    return DataSource(TensorDataset(inputs, inputs.sum(1, keepdim=True).sign()), in_features=3, out_features=1)
+    return DataSource(TensorDataset(inputs, inputs.sum(1).sign().reshape(-1, *shape)), in_features=3, out_features=1)
+
+
+def answers() -> DataSource:
+    """Return targets 0 and 1, ``[1]``."""
+    inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(inputs, (inputs.sum(1, keepdim=True) > 0).float()), in_features=3, out_features=1)
 
 
 def labels() -> DataSource:
@@ -92,8 +99,11 @@ def times(outputs: Tensor) -> Tensor:
 
 
 DATA: dict[str, Callable[[], DataSource]] = {
-    "soft-margin": signs,
-    "hinge-embedding": signs,
+    "soft-margin": lambda: signs(1),
+    "hinge-embedding": lambda: signs(1),
+    "margin-ranking": lambda: signs(1),
+    **dict.fromkeys(("bce", "kl-div"), answers),
+    "cosine-embedding": signs,
     "multi-label-margin": labels,
     "ctc": words,
     "transformers": images,
@@ -101,10 +111,14 @@ DATA: dict[str, Callable[[], DataSource]] = {
 MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "bce": lambda data: Ended(1, torch.sigmoid),
     "ctc": lambda data: Ended(24, times),
+    "cosine-embedding": lambda data: Ended(6, lambda outputs: outputs.split(3, dim=1)),
+    "margin-ranking": lambda data: Ended(2, lambda outputs: outputs.split(1, dim=1)),
+    "triplet-margin": lambda data: Ended(9, lambda outputs: outputs.split(3, dim=1)),
+    "gaussian-nll": lambda data: Ended(2, lambda outputs: (outputs[:, :1], outputs[:, 1:].exp())),
 }
 """Models for losses that take other predictions than ``[B, O]``."""
-SEVERAL = ("gaussian-nll", "cosine-embedding", "margin-ranking", "triplet-margin")
 NEEDED = {"lora": "peft", "transformers": "transformers"}
+NEEDED |= dict.fromkeys(("schedule-free-sgd", "schedule-free-adamw", "schedule-free-radam"), "schedulefree")
 """Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "fuse-steps": dict.fromkeys(
@@ -140,7 +154,6 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 
 
 ELSEWHERE = [("callback", "checkpoint"), ("data", "from-arrays"), ("callback", "init-from"), ("loss", "transformers")]
-ELSEWHERE += [("loss", name) for name in SEVERAL]
 """Plugins that are checked below, or that have no meaning without another plugin."""
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -31,18 +33,20 @@ class Job:
         config: The config of the job.
         files: Its plugin files.
         before: Words of the commands that come first.
-        overrides: Values that make the job short.
+        monitor: The metric by which weights are compared.
     """
 
     page: str
     config: str
-    files: tuple[str, ...]
-    before: tuple[tuple[str, ...], ...] = ()
-    overrides: tuple[str, ...] = ()
+    files: Sequence[str] = ()
+    before: Sequence[Sequence[str]] = ()
     monitor: str = "validation/loss"
 
 
-JOBS = [Job("train-on-pairs", "pairs.toml", ("pairs.py",))]
+JOBS = [
+    Job("train-on-pairs", "pairs.toml", ("pairs.py",)),
+    Job("fine-tune-a-model", "finetune.toml", before=[["train", "pretrain.toml", "train.epochs=1", "--quiet"]]),
+]
 
 
 @pytest.fixture(params=JOBS, ids=lambda job: job.page)
@@ -55,10 +59,10 @@ def job(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             block.place(tmp_path)
     for words in request.param.before:
         call(request.param, *words)
-    return request.param
+    return cast(Job, request.param)
 
 
-def call(job: Job, *words: str) -> str:
+def call(job: Job, *words: str) -> None:
     files = [word for file in job.files for word in ("--plugin", file)]
     hookline.main([words[0], *files, *words[1:]], standalone_mode=False, obj=Output())
 

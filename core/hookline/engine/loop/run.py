@@ -136,11 +136,13 @@ class Run:
     @property
     def update(self) -> Callable[[], None]:
         """Function that updates the weights by their gradients; for custom steps."""
+        self.finite_guard  # noqa: B018 - the update asks it
         return self._loop.parts.update
 
     @property
     def finite_guard(self) -> FiniteGuard:
         """The check of losses and gradients; for custom steps."""
+        self._loop.parts.finite_guard.is_used = True
         return self._loop.parts.finite_guard
 
     @property
@@ -191,9 +193,11 @@ class Run:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics of each epoch."""
-        splits = self._loop.parts.evaluation_batches
-        evaluated = [f"{split}/{name}" for split in splits for name in ("loss", *self._loop.parts.metrics)]
+        """Names of the metrics of each epoch, without logged values."""
+        parts = self._loop.parts
+        evaluated = [
+            f"{split}/{name}" for split in parts.evaluation_batches for name in ("loss", *parts.numbers, *parts.metrics)
+        ]
         return ("train/running_loss", *evaluated)
 
     @property

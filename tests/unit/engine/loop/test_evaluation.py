@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,19 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from hookline.engine.errors import ContractError, DataError
+from hookline.engine.loop.batch import Forward
 from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.evaluation import WeightedMean, evaluate
+from hookline.engine.loop.evaluation import WeightedMean, evaluate, usual_evaluation
 from hookline.engine.loop.reading import Workers
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(23, 3, generator=GENERATOR)
 TARGETS = torch.randn(23, 1, generator=GENERATOR)
+
+
+def measured(batches: Any, model: nn.Module, loss: Any, metrics: Any, **more: Any) -> dict[str, float]:
+    """Return the numbers of the usual evaluation."""
+    return evaluate(batches, usual_evaluation(Forward(model, loss)), (model, loss), metrics, **more)
 
 
 def batches_of(size: int | None) -> Iterator[Any]:
@@ -58,14 +65,14 @@ class Largest:
 def test_the_loss_over_ragged_batches_is_the_mean_over_all_examples(size: int | None) -> None:
     net = model()
     whole = functional.mse_loss(net(INPUTS.double()), TARGETS.double()).item()
-    assert evaluate(batches_of(size), net, nn.MSELoss(), {}) == {"loss": pytest.approx(whole, rel=1e-12)}
+    assert measured(batches_of(size), net, nn.MSELoss(), {}) == {"loss": pytest.approx(whole, rel=1e-12)}
 
 
 def test_metrics_see_every_batch_after_a_reset_and_follow_the_loss() -> None:
     net, metric = model(), Largest()
     for _ in range(2):
         metric.calls.clear()
-        values = evaluate(batches_of(8), net, nn.MSELoss(), {"largest": metric, "again": Largest()})
+        values = measured(batches_of(8), net, nn.MSELoss(), {"largest": metric, "again": Largest()})
         assert list(values) == ["loss", "largest", "again"]
         assert metric.calls == ["reset", "update", "update", "update", "compute"]
         expected = (net(INPUTS.double()) - TARGETS.double()).abs().max().item()
@@ -75,23 +82,55 @@ def test_metrics_see_every_batch_after_a_reset_and_follow_the_loss() -> None:
 
 def test_no_batch_to_evaluate_is_a_fault_of_the_data() -> None:
     with pytest.raises(DataError, match="there was no batch to evaluate"):
-        evaluate([], model(), nn.MSELoss(), {})
+        measured([], model(), nn.MSELoss(), {})
 
 
-class Vector:
-    """A metric that returns more than one number."""
+class Gives:
+    """A metric with a given result."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
 
     def update(self, prediction: Tensor, target: Tensor) -> None: ...
 
-    def compute(self) -> Tensor:
-        return torch.zeros(2)
+    def compute(self) -> Any:
+        return self._result
 
     def reset(self) -> None: ...
 
 
-def test_a_metric_that_returns_no_number_is_named() -> None:
-    with pytest.raises(ContractError, match=r"the metric 'spread' returned \[2\] float32"):
-        evaluate([(INPUTS.double(), TARGETS.double())], model(), nn.MSELoss(), {"spread": Vector()})
+def numbers(result: Any, class_names: Sequence[str] = ()) -> dict[str, float]:
+    batches = [(INPUTS.double(), TARGETS.double())]
+    found = measured(batches, model(), nn.MSELoss(), {"m": Gives(result)}, class_names=class_names)
+    return {name: value for name, value in found.items() if name != "loss"}
+
+
+@pytest.mark.parametrize(
+    "result", ["many", None, torch.zeros(0), {}, [1.0, "many"], torch.zeros(2, dtype=torch.cfloat)]
+)
+def test_a_metric_that_returns_no_number_is_named(result: Any) -> None:
+    with pytest.raises(ContractError, match=r"the metric 'm(/1|/0)?' returned .*, but must return numbers"):
+        numbers(result)
+
+
+def test_a_metric_of_several_numbers_is_named_by_their_places() -> None:
+    matrix = torch.tensor([[3, 1], [0, 4]])
+    assert numbers(torch.tensor([0.5])) == {"m": 0.5}
+    assert numbers(torch.tensor([0.5, 0.25])) == numbers([0.5, 0.25]) == {"m/0": 0.5, "m/1": 0.25}
+    assert numbers(np.array([0.5, 0.25])) == {"m/0": 0.5, "m/1": 0.25}
+    assert numbers(matrix) == {"m/0/0": 3.0, "m/0/1": 1.0, "m/1/0": 0.0, "m/1/1": 4.0}
+    assert numbers({"low": torch.tensor(1), "high": [2, 3.0]}) == {"m/low": 1.0, "m/high/0": 2.0, "m/high/1": 3.0}
+
+
+def test_numbers_of_classes_have_the_names_of_the_classes() -> None:
+    names = ["cat", "dog"]
+    assert numbers(torch.tensor([[3, 1], [0, 4]]), names) == {
+        "m/cat/cat": 3.0,
+        "m/cat/dog": 1.0,
+        "m/dog/cat": 0.0,
+        "m/dog/dog": 4.0,
+    }
+    assert numbers(torch.tensor([1, 2, 3]), names) == {"m/0": 1.0, "m/1": 2.0, "m/2": 3.0}  # not one for each class
 
 
 class Noisy(nn.Module):
@@ -122,9 +161,9 @@ def test_modes_gradients_and_random_numbers_are_left_as_they_were_found(fails: b
     before = torch.get_rng_state()
     if fails:
         with pytest.raises(LookupError, match="no table"):
-            evaluate(batches_of(4), net, nn.MSELoss(), {})
+            measured(batches_of(4), net, nn.MSELoss(), {})
     else:
-        evaluate(batches_of(4), net, nn.MSELoss(), {})
+        measured(batches_of(4), net, nn.MSELoss(), {})
     assert not any(net.modes)
     assert [module.training for module in net.modules()] == modes
     assert torch.equal(torch.get_rng_state(), before)
@@ -134,7 +173,7 @@ def test_modes_gradients_and_random_numbers_are_left_as_they_were_found(fails: b
 
 def test_a_model_in_eval_mode_stays_there() -> None:
     net = model().eval()
-    evaluate(batches_of(4), net, nn.MSELoss(), {})
+    measured(batches_of(4), net, nn.MSELoss(), {})
     assert not net.training
 
 
