@@ -451,3 +451,32 @@ def test_a_run_that_was_left_predicts_with_the_weights_that_it_evaluates() -> No
     trained = run.model(torch.tensor(INPUTS)).detach().numpy()[:, 0]
     assert error != pytest.approx(np.mean((trained - TARGETS) ** 2), rel=1e-2)
     assert all(map(torch.equal, run.model.parameters(), raw))
+
+
+def test_a_run_on_a_table_predicts_for_frames_as_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    polars = pytest.importorskip("polars", reason="the extra tables is not installed")
+    colors = np.where(INPUTS[:, 1] > 0, "red", "green")
+    frame = polars.DataFrame({"size": INPUTS[:, 0], "color": colors, "amount": 10 * INPUTS[:, 0], "kind": LABELS})
+    frame.write_csv("table.csv")
+    table = {
+        "use": "csv",
+        "path": "table.csv",
+        "one_hot": ["color"],
+        "features": ["size", "color"],
+        "standardize": True,
+    }
+    config = {"train": {"epochs": 1}, "callbacks": {"run-folder": {}}}
+    result = hookline.train({**config, "data": {**table, "target": "amount", "standardize_target": True}})
+    turned = {"color": colors, "size": INPUTS[:, 0]}
+    (of_file,) = load_trained("last").predictions("table.csv")
+    for given in (frame, turned):
+        np.testing.assert_allclose(result.predict(given), of_file["predicted_amount"], rtol=1e-5, atol=1e-5)
+    with pytest.raises(DataError, match="row 2, column 'color': 'blue' was not in the training data"):
+        result.predict({"size": [1.0, 2.0], "color": ["red", "blue"]})
+    with pytest.raises(DataError, match="the inputs are ndarray, without names of columns"):
+        result.predict(INPUTS)
+    labels = hookline.train({**config, **CLASSES, "data": {**table, "target": "kind", "task": "classification"}})
+    (of_file,) = load_trained("last").predictions("table.csv")
+    assert labels.predict(turned).tolist() == of_file["predicted_kind"]
+    np.testing.assert_allclose(labels.predict(turned, probabilities=True)[:, 2], of_file["probability_top"], rtol=1e-5)
