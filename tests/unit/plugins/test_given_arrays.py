@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import hookline
-from hookline import DataError, DataSource, PluginError, Run, TrainingError, from_arrays, load_config
+from hookline import DataError, DataSource, PluginError, Run, TrainingError, from_arrays, hookimpl, load_config
 from hookline.runs import folder_of
 from hookline.trained import load_trained
 
@@ -427,6 +428,12 @@ def test_the_data_source_of_files_predicts_for_arrays_too(tmp_path: Path) -> Non
     assert np.array_equal(result.predict(INPUTS), result.model(torch.tensor(INPUTS)).detach().numpy()[:, 0])
 
 
+def test_one_data_source_of_arrays_serves_any_number_of_runs() -> None:
+    data = from_arrays(INPUTS, TARGETS, validation=0.2)
+    first, second = (hookline.train({"train": {"epochs": 2}}, plugins={"data": data}) for _ in range(2))
+    assert first.history == second.history
+
+
 def test_a_copy_of_a_result_leaves_its_run_behind() -> None:
     result = hookline.train({"train": {"epochs": 1}}, plugins={"data": from_arrays(INPUTS, TARGETS)})
     for copied in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
@@ -435,7 +442,22 @@ def test_a_copy_of_a_result_leaves_its_run_behind() -> None:
             copied.predict(INPUTS)
 
 
+class FilesOnly:
+    """A data source whose predictor reads files alone."""
+
+    @hookimpl
+    def build_data(self) -> DataSource:
+        inputs = torch.tensor(INPUTS)
+        return DataSource(TensorDataset(inputs, inputs.sum(1, keepdim=True)), in_features=3, out_features=1)
+
+    @hookimpl
+    def build_predictor(self) -> Any:
+        return SimpleNamespace(read=lambda path, batch_size: iter(()), columns=dict)
+
+
 def test_a_data_source_that_reads_no_arrays_is_named() -> None:
+    with pytest.raises(PluginError, match=r"'FilesOnly' .* predicts for files, not for arrays"):
+        hookline.train({"train": {"epochs": 0}}, plugins={"data": FilesOnly()}).predict(INPUTS)
     with pytest.raises(PluginError, match=r"the data source data 'synthetic-linear' .* reads no inputs to predict for"):
         hookline.train({"train": {"epochs": 0}}).predict(INPUTS)
 
