@@ -508,7 +508,7 @@ def test_misspelt_and_missing_columns_are_reported_with_the_nearest_name(folder:
 def test_a_file_without_rows_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     frame = pl.DataFrame({"area": [1.0], "rooms": [2], "color": ["red"]}).clear()
     frame.write_parquet(tmp_path / name) if name.endswith("t") else frame.write_csv(tmp_path / name)
-    with pytest.raises(DataError, match="the file has no rows"):
+    with pytest.raises(DataError, match="there are no rows"):
         predicted(folder, tmp_path / name)
 
 

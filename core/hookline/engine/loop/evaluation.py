@@ -341,17 +341,23 @@ def output_for(host: Host, run: RunView, inputs: Any) -> Any:
         return on_cpu(prediction_of(forward.output(inputs)))
 
 
-def predict(host: Host, run: RunView, inputs: Any, **options: Any) -> Any:
-    """Return the predictions for arrays or frames, as the predictor of the data source makes them.
+def predicting(host: Host, run: RunView, weights: EvaluatedWeights) -> Callable[..., Any]:
+    """Return the function from arrays or frames to their predictions, as the predictor of the data source makes them.
 
-    Raises:
-        PluginError: When the data source reads no arrays.
+    It raises ``PluginError`` when the data source reads no arrays.
     """
-    predictor: Any = build_predictor(host, run)
-    if not hasattr(predictor, "predict"):
-        hint = "pass a file to the predictions of load_trained, or prepared inputs to the model"
-        raise PluginError(f"the data source {host.owner('data')} predicts for files, not for arrays", hint=hint)
-    return predictor.predict(partial(output_for, host, run), inputs, run.config.train.eval_batch_size, **options)
+
+    def predict(inputs: Any, **options: Any) -> Any:
+        predictor: Any = build_predictor(host, run)
+        if not hasattr(predictor, "predict"):
+            hint = "pass a file to the predictions of load_trained, or prepared inputs to the model"
+            raise PluginError(f"the data source {host.owner('data')} predicts for files, not for arrays", hint=hint)
+        with weights.loaded():
+            return predictor.predict(
+                partial(output_for, host, run), inputs, run.config.train.eval_batch_size, **options
+            )
+
+    return predict
 
 
 @contextmanager
