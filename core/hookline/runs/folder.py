@@ -398,7 +398,7 @@ class RunFolder:
             hint = "end the child with os._exit(), or give it a run of its own"
             raise CheckpointError(f"this process is a fork of the one that works in {self.path}", hint=hint)
         if _identity_of(self.path) != self._identity:
-            message = f"{self.path} is no longer the folder of this run: it was removed or replaced"
+            message = f"{self.path} cannot be written: it was removed or replaced, and is not the folder of this run"
             raise CheckpointError(message, hint="restore the folder of the run, then resume it")
 
     def _placed(self, name: str) -> Path:

@@ -274,7 +274,7 @@ def test_nothing_is_written_where_a_link_took_the_name_of_the_folder_meanwhile(
         folder.save,
     ]
     for change in changes:
-        with pytest.raises(CheckpointError, match="is no longer the folder of this run: it was removed or replaced"):
+        with pytest.raises(CheckpointError, match="it was removed or replaced, and is not the folder of this run"):
             change()
     assert sorted(outside.rglob("*")) == before
     replaced.unlink()
