@@ -48,10 +48,11 @@ def leave_out(model: nn.Module) -> Callable[[], None]:
         known = {prefixes[0] + name for name in frozen}
         keys.missing_keys[:] = [name for name in keys.missing_keys if name not in known]
 
+    hooked: Any = model  # torch leaves these without types
     handles = [
-        model.register_state_dict_post_hook(on_state),
-        model.register_load_state_dict_pre_hook(before_load),
-        model.register_load_state_dict_post_hook(after_load),
+        hooked.register_state_dict_post_hook(on_state),
+        hooked.register_load_state_dict_pre_hook(before_load),
+        hooked.register_load_state_dict_post_hook(after_load),
     ]
 
     def take_back() -> None:
@@ -88,6 +89,6 @@ class _Sums:
             digest = hashlib.sha256()
             for name, tensor in named.items():
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
             self._sum, self._seen = torch.tensor(list(digest.digest()), dtype=torch.uint8), seen
         return self._sum

@@ -190,7 +190,7 @@ def test_weights_that_are_loaded_when_the_run_begins_are_saved_or_refused_before
 @pytest.mark.parametrize("save", ["trained", "all"])
 def test_the_weights_of_init_from_are_saved_or_refused_at_once(tmp_path: Path, catalog: Catalog, save: str) -> None:
     values = config(tmp_path, save=save)
-    start = {"path": str(tmp_path / "other.safetensors"), "take": ["0.*"]}
+    start: dict[str, Any] = {"path": str(tmp_path / "other.safetensors"), "take": ["0.*"]}
     save_file({"0.weight": torch.full((8, 2), 0.5), "0.bias": torch.zeros(8)}, start["path"])
     values["callbacks"] = {"init-from": start, **values["callbacks"]}
     if save == "trained":

@@ -294,7 +294,9 @@ class NoGradientModel(nn.Linear):
 
 def test_an_error_in_a_function_of_autograd_names_the_only_plugin_of_its_module() -> None:
     run = Run(load_config(SMALL, plugins={"data": DATA, "model": NoGradientModel}))
-    run.unwrapped_model.has_checked = True  # the trial of the first batch takes no step, but computes a gradient
+    run.unwrapped_model.__dict__["has_checked"] = (
+        True  # the trial of the first batch takes no step, but computes a gradient
+    )
     with pytest.raises(ValueError, match="boom") as info:
         run.fit()
     examples, maker, _ = info.value.__notes__
