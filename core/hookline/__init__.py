@@ -37,14 +37,14 @@ if TYPE_CHECKING:
         RunBusyError,
         TrainingError,
     )
-    from hookline.engine.hookspecs import Metric, hookimpl
+    from hookline.engine.hookspecs import hookimpl
     from hookline.engine.loop.run import Run
     from hookline.engine.plugin.catalog import Catalog
     from hookline.engine.plugin.options import Secret
     from hookline.engine.plugin.plugin_file import plugin
     from hookline.engine.plugin.run_config import RunConfig
     from hookline.engine.result import Outcome, RunResult, Step
-    from hookline.engine.view import RunView
+    from hookline.engine.view import Metric, RunView
     from hookline.runs.resuming import resume
 
     __version__: str
@@ -71,10 +71,7 @@ _HOME = {
         "RunBusyError",
         "TrainingError",
     ),
-    "engine.hookspecs": (
-        "Metric",
-        "hookimpl",
-    ),
+    "engine.hookspecs": ("hookimpl",),
     "engine.loop.run": ("Run",),
     "engine.plugin.catalog": ("Catalog",),
     "engine.plugin.options": ("Secret",),
@@ -84,7 +81,7 @@ _HOME = {
         "RunResult",
         "Step",
     ),
-    "engine.view": ("RunView",),
+    "engine.view": ("Metric", "RunView"),
     "runs.resuming": ("resume",),
     "version": ("__version__",),
 }

@@ -698,8 +698,8 @@ def test_unreadable_entry_points_are_reported_by_each_affected_command(
 
 RENAMING = """
 import sys
-from hookline.engine import hookspecs
-hookspecs.RENAMED["on_epoch_end"] = {{"scores": hookspecs.Renamed(new="metrics", since="0.1", removed_in="0.3")}}
+from hookline.engine.plugin import hook_checks
+hook_checks.RENAMED["on_epoch_end"] = {{"scores": hook_checks.Renamed(new="metrics", since="0.1", removed_in="0.3")}}
 sys.argv = ["hookline", *{words!r}]
 from hookline.cli import main
 main()

@@ -12,7 +12,15 @@ from hookline.engine.door import lazy
 if TYPE_CHECKING:
     from hookline.engine.errors import error_text, text_of
     from hookline.engine.files import memory_bytes
-    from hookline.engine.loop.batch import brief, count_examples, part_of, tensors_in
+    from hookline.engine.loop.batch import (
+        Forward,
+        brief,
+        count_examples,
+        part_of,
+        prediction_of,
+        tensors_in,
+        with_parts,
+    )
     from hookline.engine.loop.evaluation import evaluation_mode, weight_of
     from hookline.engine.loop.memory import first_line, is_out_of_memory
     from hookline.engine.loop.rng import RandomMark
@@ -22,13 +30,13 @@ if TYPE_CHECKING:
     from hookline.engine.plugin.plugin_file import entries_of_file
     from hookline.engine.plugin.run_config import PluginRules
     from hookline.engine.train_options import TrainOptions
-    from hookline.engine.view import Trial
+    from hookline.engine.view import Evaluated, Trial
     from hookline.engine.words import did_you_mean, encodable, nearest, printable
 
 _HOME = {
     "errors": ("error_text", "text_of"),
     "files": ("memory_bytes",),
-    "loop.batch": ("brief", "count_examples", "part_of", "tensors_in"),
+    "loop.batch": ("Forward", "brief", "count_examples", "part_of", "prediction_of", "tensors_in", "with_parts"),
     "loop.evaluation": ("evaluation_mode", "weight_of"),
     "loop.memory": ("first_line", "is_out_of_memory"),
     "loop.rng": ("RandomMark",),
@@ -38,13 +46,15 @@ _HOME = {
     "plugin.plugin_file": ("entries_of_file",),
     "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
-    "view": ("Trial",),
+    "view": ("Evaluated", "Trial"),
     "words": ("did_you_mean", "encodable", "nearest", "printable"),
 }
 
 __all__ = [
     "KINDS",
     "Entry",
+    "Evaluated",
+    "Forward",
     "Member",
     "Observer",
     "PluginChoice",
@@ -64,10 +74,12 @@ __all__ = [
     "memory_bytes",
     "nearest",
     "part_of",
+    "prediction_of",
     "printable",
     "tensors_in",
     "text_of",
     "weight_of",
+    "with_parts",
 ]
 
 if not TYPE_CHECKING:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSource:
-    """Datasets whose items are ``(input, target)`` pairs of tensors.
+    """Datasets whose items are pairs ``(input, target)``, or mappings with an entry for the target.
 
-    Shapes: an input is ``[I]`` and a target ``[O]`` (regression) or ``[]`` (a class index, int64); a batch adds ``B``
-    in front. Floating-point tensors may have any floating dtype: the run casts them to its dtype.
+    Input and target are tensors, or nested mappings, tuples or dataclasses of tensors. Shapes: an input is ``[I]`` and
+    a target ``[O]`` (regression) or ``[]`` (a class index, int64); a batch adds ``B`` in front. Floating-point tensors
+    may have any floating dtype: the run casts them to its dtype.
 
     Attributes:
         train: The training split.
@@ -33,6 +34,7 @@ class DataSource:
         task: Meaning of the targets: numbers (``regression``), class indices (``classification``), or 0 and 1
             (``binary``); None: only the loss knows.
         collate: Makes a batch from a list of items; needed for items that ``default_collate`` does not accept.
+        target: Name of the entry of a batch that is its target, in batches that are mappings.
         kept: Plain values that ``build_predictor`` needs to read new inputs in the same way, such as a scale; saved
             with the run.
         unscale: Maps targets and predictions, tensors ``[B, O]``, to the units of the data, in which metrics are
@@ -60,6 +62,7 @@ class DataSource:
     class_names: tuple[str, ...] = ()
     task: Literal["regression", "classification", "binary"] | None = None
     collate: Callable[[list[Any]], Any] | None = None
+    target: str = "labels"
     kept: Mapping[str, Any] = field(default_factory=dict)
     unscale: Callable[[Tensor], Tensor] | None = None
 

@@ -19,7 +19,7 @@ plugin; only ``on_run_error`` and ``on_run_end`` are called on every plugin what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from hookline.engine.data import DataSource, Predictor
     from hookline.engine.result import Outcome
-    from hookline.engine.view import RunView, Trial
+    from hookline.engine.view import Evaluated, Metric, RunView, Trial
 
 
 PROJECT = "hookline"
@@ -39,32 +39,8 @@ API_VERSION = "0.1"
 """Version of the hooks: the latest version of Hookline in which a hook was added or changed."""
 
 
-class Renamed(NamedTuple):
-    """A renamed argument of a hook: its new name, and the versions that introduce it and refuse the old one."""
-
-    new: str
-    since: str
-    removed_in: str
-
-
-RENAMED: dict[str, dict[str, Renamed]] = {}
-"""Old names of arguments by hook, which plugins may still use for one minor release."""
-
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-
-
-class Metric(Protocol):
-    """A measurement over the batches of an evaluation; every ``torchmetrics.Metric`` is one."""
-
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add one batch: predictions ``[B, O]`` and targets ``[B, O]`` or ``[B]``, without gradients."""
-
-    def compute(self) -> Tensor | float:
-        """Return the metric over all batches since the last ``reset``: a single number."""
-
-    def reset(self) -> None:
-        """Forget all batches."""
 
 
 # ---- build hooks ----------------------------------------------------------------------------------------------------
@@ -163,6 +139,27 @@ def build_metrics(run: RunView, data: DataSource) -> Mapping[str, Metric]:
 
     Returns:
         Metrics by name. The run reports ``accuracy`` of the split ``validation`` as ``validation/accuracy``.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_evaluation(run: RunView) -> Callable[[Any], Evaluated]:
+    """Make the function that evaluates one batch.
+
+    Called after ``build_metrics``. Without an implementation, batches are evaluated as the default step takes them: the
+    loss of the model's prediction and the target, which the metrics get, too. A plugin that implements ``build_step``
+    implements this one as well, unless that suits it.
+
+    Args:
+        run: The run under construction; it has ``data``, ``model`` and ``loss``.
+
+    Returns:
+        A callable ``(batch) -> Evaluated``, called without gradients and in eval mode: the loss, its weight, prediction
+        and target for the metrics, and further numbers, whose means the run reports: ``kl`` of the split ``validation``
+        as ``validation/kl``. They must have the same names for each batch.
 
     Since 0.1.
     """

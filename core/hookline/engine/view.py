@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import os
@@ -26,26 +26,65 @@ StepFunction = Callable[[Any], "Tensor"]
 Reduction = Literal["mean", "last", "sum", "max"]
 
 
+class Metric(Protocol):
+    """A measurement over the batches of an evaluation; every ``torchmetrics.Metric`` is one."""
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add one batch: predictions ``[B, O]`` and targets ``[B, O]`` or ``[B]``, without gradients."""
+
+    def compute(self) -> Tensor | float:
+        """Return the metric over all batches since the last ``reset``: a single number."""
+
+    def reset(self) -> None:
+        """Forget all batches."""
+
+
+class Evaluated(NamedTuple):
+    """The result of an evaluation of one batch.
+
+    Attributes:
+        loss: The loss, a scalar.
+        weight: Weight of its numbers in the means over the batches; None: the number of examples in the batch.
+        prediction: The predictions, for metrics; None: there are none.
+        target: The targets, for metrics.
+        numbers: Further numbers by name, scalars; the run reports their means beside the loss.
+    """
+
+    loss: Tensor
+    weight: int | Tensor | None = None
+    prediction: Any = None
+    target: Any = None
+    numbers: Mapping[str, Tensor | float] = {}
+
+
+Evaluation = Callable[[Any], Evaluated]
+
+
 @dataclass(frozen=True)
 class Trial:
     """Access to the first batches of a run before its first step, to try its components with them.
 
     Attributes:
-        num_examples: The splits to try, each with the number of its examples in an epoch; None for a stream.
-        trained: The split of those that the default step trains with; None if a plugin implements the step.
+        num_examples: The splits to try, each with the number of its examples in an epoch; None for a stream. If a
+            plugin implements the step, the training split is one only if it is evaluated.
         first: Returns the first batch of a split; a stream yields it again.
-        measure: Passes a batch to every metric, and checks that each returns a number.
+        forward: Passes a batch through model and loss.
+        evaluation: Evaluates a batch.
+        metrics: The metrics, by name.
+        measure: Measures a batch by an evaluation, and checks that each metric returns a number.
         maker_of: Returns the plugin whose object raised an error, and the hook that returned the object; None if no
             plugin did.
-        attributing: Context that adds the plugin to errors of its objects.
+        attributing: Context that adds the plugin to errors of its objects, or to those of a given object.
     """
 
     num_examples: Mapping[str, int | None]
-    trained: str | None
     first: Callable[[str], Any]
-    measure: Callable[[Any], None]
+    forward: Any
+    evaluation: Evaluation
+    metrics: Mapping[str, Any]
+    measure: Callable[[Any, Evaluation], None]
     maker_of: Callable[[BaseException], tuple[Any, str | None] | None]
-    attributing: Callable[[], AbstractContextManager[None]]
+    attributing: Callable[..., AbstractContextManager[None]]
 
 
 class Guard(Protocol):

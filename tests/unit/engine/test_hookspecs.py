@@ -9,6 +9,7 @@ from typing import Any
 import pluggy
 import pytest
 
+from hookline import Metric
 from hookline.engine import KINDS, hookspecs
 from hookline.engine.plugin.hook_checks import HOOKS
 
@@ -18,6 +19,7 @@ BUILD_HOOKS = [
     "build_model",
     "build_loss",
     "build_metrics",
+    "build_evaluation",
     "build_optimizer",
     "build_backward",
     "build_update",
@@ -114,5 +116,5 @@ def test_pluggy_takes_the_specifications_and_refuses_a_misspelt_hook() -> None:
 
 
 def test_anything_with_update_compute_and_reset_is_a_metric() -> None:
-    members = {name for name in vars(hookspecs.Metric) if not name.startswith("_")}
+    members = {name for name in vars(Metric) if not name.startswith("_")}
     assert members == {"update", "compute", "reset"}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from hookline import Catalog, ContractError, DataError, DataSource, NonFiniteError, Run, load_config
+from hookline.engine import Forward
 from hookline_plugins.callback_parts.first_batch import smallest_batch, try_batch
 
 MakeCatalog = Callable[..., Catalog]
@@ -41,7 +42,7 @@ def linear() -> nn.Linear:
 def refusal(error: type[Exception], batch: Any, model: Any = None, loss: Any = None) -> str:
     """Return the text of the error for a first batch."""
     with pytest.raises(error) as caught:
-        try_batch(batch, model or linear(), loss or nn.MSELoss(), name)
+        try_batch(batch, Forward(model or linear(), loss or nn.MSELoss()), name)
     return str(caught.value)
 
 
@@ -56,7 +57,7 @@ def test_trying_a_batch_changes_no_weight_no_statistic_no_gradient_and_no_mode()
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    try_batch((INPUTS, TARGETS), model, nn.MSELoss(), name)
+    try_batch((INPUTS, TARGETS), Forward(model, nn.MSELoss()), name)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert [module.training for module in model.modules()] == [True, True, False, True, True]
@@ -72,12 +73,12 @@ def test_trying_a_batch_changes_no_weight_no_statistic_no_gradient_and_no_mode()
     ids=["class indices", "probabilities", "a function"],
 )
 def test_a_loss_that_fits_its_target_gets_through(target: Tensor, num_outputs: int, loss: Any) -> None:
-    try_batch([INPUTS, target], nn.Linear(3, num_outputs), loss, name)
+    try_batch([INPUTS, target], Forward(nn.Linear(3, num_outputs), loss), name)
 
 
 def test_a_model_that_fits_its_targets_perfectly_gets_through() -> None:
     model = linear()
-    try_batch([INPUTS, model(INPUTS).detach()], model, nn.MSELoss(), name)
+    try_batch([INPUTS, model(INPUTS).detach()], Forward(model, nn.MSELoss()), name)
 
 
 # ---- refusals of the data --------------------------------------------------------------------------------------------
@@ -86,11 +87,11 @@ def test_a_model_that_fits_its_targets_perfectly_gets_through() -> None:
 @pytest.mark.parametrize(
     ("batch", "what"),
     [
-        ({"x": INPUTS}, "a dict"),
         (INPUTS, "[8, 3] float32"),
         ((INPUTS,), "a tuple of 1: [8, 3] float32"),
         ([INPUTS, TARGETS, TARGETS], "a list of 3: [8, 3] float32, [8, 1] float32, [8, 1] float32"),
-        ([INPUTS, {"y": TARGETS}], "a list of 2: [8, 3] float32, a dict"),
+        ([INPUTS, {"y": "text"}], "a list of 2: [8, 3] float32, a dict"),
+        ({"labels": TARGETS}, "a dict of 1: 'labels': [8, 1] float32"),
         ((INPUTS, None), "a tuple of 2: [8, 3] float32, nothing"),
     ],
 )
@@ -131,18 +132,36 @@ def test_a_model_that_fails_keeps_its_error_as_the_cause() -> None:
             raise KeyError("weights")
 
     with pytest.raises(ContractError, match="KeyError: 'weights'") as caught:
-        try_batch((INPUTS, TARGETS), Fails(), nn.MSELoss(), name)
+        try_batch((INPUTS, TARGETS), Forward(Fails(), nn.MSELoss()), name)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_a_model_that_returns_no_tensor_is_refused() -> None:
     class Pairs(nn.Linear):
         def forward(self, input: Tensor) -> Any:  # noqa: A002 - torch's name
-            return super().forward(input), None
+            return super().forward(input).tolist()[:1], None
 
     assert refusal(ContractError, (INPUTS, TARGETS), Pairs(3, 1)) == (
-        "model 'm' returned a tuple of 2: [8, 1] float32, nothing, but must return a tensor [B, O]"
+        "model 'm' returned a tuple of 2: a list of 1: a list of 1: a float, nothing, but must return a tensor [B, O]"
     )
+
+
+def test_a_mapping_without_the_target_is_refused_by_its_name() -> None:
+    assert refusal(DataError, {"x": INPUTS, "y": TARGETS}) == (
+        "data 'd' yields a dict of 2: 'x': [8, 3] float32, 'y': [8, 1] float32, but no target 'labels'\n"
+        "  = name the entry that is the target: DataSource(..., target=...); other batches require a plugin that "
+        "implements build_step, and train.evaluate = []"
+    )
+
+
+def test_a_loss_that_cannot_read_a_nested_prediction_is_refused_with_its_form() -> None:
+    class Pairs(nn.Linear):
+        def forward(self, input: Tensor) -> Any:  # noqa: A002 - torch's name
+            return super().forward(input), None
+
+    text = refusal(ContractError, (INPUTS, TARGETS), Pairs(3, 1))
+    given = "prediction a tuple of 2: [8, 1] float32, nothing and target [8, 1] float32 of the first batch of data 'd'"
+    assert text.startswith(f"loss 'l' fails on {given}: ")
 
 
 def test_a_model_is_put_back_into_its_mode_after_a_refusal() -> None:

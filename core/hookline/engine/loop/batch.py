@@ -1,14 +1,19 @@
-"""Operations on one batch: count, slice, move and cast its tensors."""
+"""Operations on one batch of any form: count, slice, move and cast its tensors, and pass it through a model."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hookline.engine.errors import DataError
 
 
 def count_examples(batch: Any) -> int:
@@ -44,14 +49,17 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
     elif isinstance(batch, Mapping | tuple | list):
         for part in batch.values() if isinstance(batch, Mapping) else batch:
             yield from tensors_in(part)
+    elif is_dataclass(batch):
+        yield from tensors_in([getattr(batch, field.name) for field in fields(batch)])
 
 
 def placed(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Return a batch of any nesting with its tensors on a device, and floating-point tensors cast to a dtype.
 
     Complex tensors get the complex dtype of the same precision; integers and booleans keep theirs.
-    Mappings, lists, tuples and named tuples keep their type. Any other object with a method ``to``, such as a
-    ``PackedSequence``, moves itself; the rest is unchanged. A copy from pinned memory does not wait for the device.
+    Mappings, lists, tuples, named tuples and dataclasses keep their type. Any other object with a method ``to``, such
+    as a ``PackedSequence``, moves itself; the rest is unchanged. A copy from pinned memory does not wait for the
+    device.
     """
     if isinstance(batch, Tensor):
         is_complex = batch.is_complex()
@@ -79,7 +87,9 @@ def placed_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -
 
 
 def with_parts(batch: Any, changed: Callable[[Any], Any]) -> Any:
-    """Return a mapping, list, tuple or named tuple of the same type with each part ``changed``; the rest unchanged.
+    """Return a mapping, list, tuple, named tuple or dataclass of the same type with each part ``changed``.
+
+    Any other object is returned as it is.
 
     A mapping that cannot be written to becomes a dict.
     """
@@ -94,6 +104,9 @@ def with_parts(batch: Any, changed: Callable[[Any], Any]) -> Any:
     if isinstance(batch, tuple | list):
         parts = [changed(part) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        parts_by_name = {field.name: changed(getattr(batch, field.name)) for field in fields(batch) if field.init}
+        return replace(batch, **parts_by_name)
     return batch
 
 
@@ -103,4 +116,107 @@ def brief(value: Any) -> str:
         return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}: " + ", ".join(map(brief, value[:3]))
+    if isinstance(value, Mapping) and any(True for _ in tensors_in(value)):
+        shown = [f"{key!r}: {brief(part)}" for key, part in list(value.items())[:3]]
+        return f"a {type(value).__name__} of {len(value)}: " + ", ".join(shown)
     return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+class Forward:
+    """Passes batches of any form through a model, and says what its loss asks for.
+
+    A batch is a pair ``(input, target)``, or a mapping with an entry for the target. Inputs that are a mapping are
+    passed by name to a model whose ``forward`` has parameters of those names, and as they are to any other model. The
+    prediction is the output of the model, or its ``logits`` if it has such an attribute or entry.
+
+    Args:
+        model: The model, with all wrappers around it.
+        loss: The loss, ``(prediction, target)``; further parameters named ``inputs``, ``output`` or ``run`` get the
+            inputs, the whole output of the model, and the run. For a loss that asks for ``output``, the model gets the
+            target as well, if it has a parameter of that name, as models that compute their own loss do.
+        target: Name of the target in batches and in parameters of models.
+        unwrapped: The model without wrappers, in case they hide its parameters.
+        run: The run.
+
+    Attributes:
+        asked: Names of the further arguments of the loss.
+        is_plain: Whether the last batch was a pair for which ``loss(model(input), target)`` is the same.
+
+    Example:
+        >>> from torch import nn
+        >>> Forward(nn.Identity(), nn.MSELoss())((torch.ones(1), torch.zeros(1)))
+        (tensor([1.]), tensor([0.]), {})
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        target: str = "labels",
+        unwrapped: nn.Module | None = None,
+        run: Any = None,
+    ) -> None:
+        self.model, self.loss, self.target, self.run = model, loss, target, run
+        inner = model if unwrapped is None else unwrapped
+        self._taken = _names_of(model.forward) or _names_of(inner.forward)
+        function = loss.forward if isinstance(loss, nn.Module) else loss
+        self.asked = [name for name in _names_of(function)[2:] if name in ("inputs", "output", "run")]
+        self.is_plain = False
+
+    def __call__(self, batch: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Return prediction, target, and what the loss asks for besides."""
+        inputs, target = self.pair(batch)
+        output = self.output(inputs, target)
+        prediction = prediction_of(output)
+        self.is_plain = prediction is output and not (self.asked or isinstance(batch, Mapping) or self._by_name(inputs))
+        given = {"inputs": inputs, "output": output, "run": self.run}
+        return prediction, target, {name: given[name] for name in self.asked}
+
+    def loss_of(self, batch: Any) -> Tensor:
+        """Return the loss of a batch."""
+        prediction, target, asked = self(batch)
+        value: Tensor = self.loss(prediction, target, **asked)
+        return value
+
+    def pair(self, batch: Any) -> tuple[Any, Any]:
+        """Return the inputs and the target of a batch.
+
+        Raises:
+            DataError: When it has no target.
+        """
+        if isinstance(batch, Mapping):
+            if self.target not in batch:
+                hint = "name the entry that is the target: DataSource(..., target=...)"
+                raise DataError(f"a batch is {brief(batch)}, and has no target {self.target!r}", hint=hint)
+            return {name: part for name, part in batch.items() if name != self.target}, batch[self.target]
+        inputs, target = batch
+        return inputs, target
+
+    def output(self, inputs: Any, target: Any = None) -> Any:
+        """Return the output of the model."""
+        if not self._by_name(inputs):
+            return self.model(inputs)
+        is_given = "output" in self.asked and self.target in self._taken and target is not None
+        return self.model(**inputs, **({self.target: target} if is_given else {}))
+
+    def _by_name(self, inputs: Any) -> bool:
+        return isinstance(inputs, Mapping) and any(name in self._taken for name in inputs)
+
+
+def prediction_of(output: Any) -> Any:
+    """Return the ``logits`` of a model's output, an attribute or an entry; without them, the output itself.
+
+    >>> prediction_of({"logits": 1.0, "hidden": 2.0})
+    1.0
+    """
+    if isinstance(output, Tensor):
+        return output
+    return output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
+
+
+def _names_of(function: Any) -> list[str]:
+    """Return the names of the parameters of a function; none for one in C, or one that passes on what it gets."""
+    with suppress(TypeError, ValueError):
+        parameters = inspect.signature(function).parameters.values()
+        return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    return []

@@ -11,11 +11,10 @@ from torch.optim import Optimizer
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError
-from hookline.engine.hookspecs import Metric
-from hookline.engine.loop.batch import count_examples, placed_module
+from hookline.engine.loop.batch import Forward, count_examples, placed_module
 from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.device import find_device
-from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, evaluate_splits, try_metrics, weight_of
+from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, evaluate_splits, try_evaluation, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import Workers, with_sizes
@@ -24,7 +23,7 @@ from hookline.engine.loop.splits import SplitReader
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.view import LossFunction, RunView, StepFunction, Trial
+from hookline.engine.view import Evaluation, LossFunction, Metric, RunView, StepFunction, Trial
 
 
 class Components:
@@ -42,7 +41,10 @@ class Components:
         unwrapped_model: The model as its plugin built it.
         loss: The loss.
         weigh: Returns the weight of a training batch in the mean loss.
+        forward: Passes a batch through model and loss.
         metrics: The metrics, by name.
+        evaluation: Evaluates a batch.
+        numbers: Names of the further numbers that it gives, as far as they are known.
         optimizer: The optimizer.
         finite_guard: The check that losses and gradients are finite.
         backward: Adds the gradients of a loss to the parameters' ``grad``.
@@ -63,7 +65,9 @@ class Components:
     unwrapped_model: nn.Module
     loss: LossFunction
     weigh: Callable[[Any], int | Tensor]
+    forward: Forward
     metrics: Mapping[str, Metric]
+    evaluation: Evaluation
     optimizer: Optimizer
     finite_guard: FiniteGuard
     backward: Callable[[Tensor], None]
@@ -76,6 +80,7 @@ class Components:
         self.device = find_device(options.device)
         self.micro_batch_size: int | None = None
         self.evaluated_weights = EvaluatedWeights()
+        self.numbers: list[str] = []
 
     def ensure_training_mode(self) -> None:
         """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
@@ -84,7 +89,7 @@ class Components:
 
     def evaluate(self, run: RunView) -> Mapping[str, float]:
         """Return the loss and the metrics of every split that is evaluated; no events."""
-        return evaluate_splits(run, self.read, self.evaluation_batches, self.metrics)
+        return evaluate_splits(run, self.read, self.evaluation_batches, self.evaluation, self.metrics)
 
 
 class Site(NamedTuple):
@@ -157,32 +162,35 @@ def build_model(site: Site) -> None:
 
 
 def build_loss(site: Site) -> None:
-    """Build the loss and the metrics."""
+    """Build the loss, the metrics and the evaluation of a batch."""
     parts = site.parts
     parts.loss = build_component(site.host, "loss", run=site.run, data=parts.data)
     if isinstance(parts.loss, nn.Module):
         placed_module(parts.loss, parts.device, parts.dtype)
     # The batches of a step that a plugin implements may have any form.
     weigh = None if site.host.is_implemented("build_step") else weight_of(parts.loss)
-    parts.weigh = (lambda batch: weigh(batch[1]).to(parts.dtype)) if weigh else count_examples
+    parts.forward = forward = Forward(parts.model, parts.loss, parts.data.target, parts.unwrapped_model, site.run)
+    parts.weigh = (lambda batch: weigh(forward.pair(batch)[1]).to(parts.dtype)) if weigh else count_examples
     parts.metrics = build_metrics(site.host, run=site.run, data=parts.data)
+    parts.evaluation = site.host.first_result("build_evaluation", run=site.run)
 
 
 def try_components(site: Site) -> None:
     """Let plugins try model, loss and metrics with the first batch of each split."""
     parts, host = site.parts, site.host
     splits = dict(parts.evaluation_batches)
-    trained = None if host.is_implemented("build_step") else "train"  # the batches of such a step may have any form
-    if trained:
-        splits[trained] = parts.batches
-    trial = Trial(
-        {split: batches.num_examples for split, batches in splits.items()},
-        trained,
-        lambda split: parts.read.first(split, splits[split]),
-        lambda batch: try_metrics(batch, parts.model, parts.loss, parts.metrics, host.makers),
-        host.makers.of,
-        host.makers.attributing,
-    )
+    if not host.is_implemented("build_step"):  # the batches of such a step may have any form
+        splits["train"] = parts.batches
+
+    def first(split: str) -> Any:
+        return parts.read.first(split, splits[split])
+
+    def measure(batch: Any, evaluation: Evaluation) -> None:
+        names = try_evaluation(batch, evaluation, (parts.model, parts.loss), parts.metrics, host.makers)
+        parts.numbers = list(dict.fromkeys([*parts.numbers, *names[1:]]))
+
+    sizes, makers = {split: batches.num_examples for split, batches in splits.items()}, host.makers
+    trial = Trial(sizes, first, parts.forward, parts.evaluation, parts.metrics, measure, makers.of, makers.attributing)
     host.notify("on_model_built", run=site.run, trial=trial)
 
 
@@ -190,7 +198,7 @@ def build_optimizer(site: Site) -> None:
     """Build the optimizer, and the guard of its gradients."""
     parts = site.parts
     parts.optimizer = build_component(site.host, "optimizer", run=site.run, model=parts.model)
-    parts.finite_guard = FiniteGuard(site.run, site.position)
+    parts.finite_guard = FiniteGuard(site.run, site.position, parts.forward)
 
 
 def build_step(site: Site) -> None:

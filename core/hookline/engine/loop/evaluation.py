@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -13,8 +14,7 @@ from torch import Tensor, nn
 
 from hookline.engine.data import Predictor
 from hookline.engine.errors import ContractError, DataError, PluginError
-from hookline.engine.hookspecs import Metric
-from hookline.engine.loop.batch import brief, count_examples, on_cpu, placed
+from hookline.engine.loop.batch import Forward, brief, count_examples, on_cpu, placed, prediction_of, tensors_in
 from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.memory import evaluating
 from hookline.engine.loop.reading import note_examples
@@ -24,7 +24,7 @@ from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.makers import Makers
 from hookline.engine.plugin.plugin import Plugin
 from hookline.engine.read_only import ReadOnly
-from hookline.engine.view import LossFunction, RunView
+from hookline.engine.view import Evaluated, Evaluation, LossFunction, Metric, RunView
 
 _METHODS = ("reset", "update", "compute")
 _FOLD = 1024
@@ -52,12 +52,14 @@ def counted(loss: LossFunction) -> LossFunction:
     """Return a loss that is 0, with a gradient of 0, for a batch in which no target counts."""
     weigh = weight_of(loss)
 
-    def counted_loss(prediction: Tensor, target: Tensor) -> Tensor:
-        value = loss(prediction, target)
+    def counted_loss(prediction: Any, target: Any, **asked: Any) -> Tensor:
+        value = loss(prediction, target, **asked)
         if value.is_cpu and math.isfinite(value.item()):
             return value  # on an accelerator, reading it would wait
         is_counted = weigh(target) > 0  # type: ignore[misc] # it is not None where this is returned
-        prediction.register_hook(lambda gradient: gradient.where(is_counted, 0.0))  # type: ignore[no-untyped-call] # torch leaves it so
+        for tensor in tensors_in(prediction):
+            if tensor.requires_grad:
+                tensor.register_hook(lambda gradient: gradient.where(is_counted, 0.0))  # type: ignore[no-untyped-call] # torch leaves it so
         return value.where(is_counted, 0.0)
 
     return counted_loss if weigh else loss
@@ -142,48 +144,62 @@ def _joined(weights: list[Any]) -> Any:
     return torch.stack(weights) if weights and isinstance(weights[0], Tensor) else list(weights)
 
 
+def usual_evaluation(forward: Forward) -> Evaluation:
+    """Return the evaluation of a model that predicts targets: the loss, its weight, and both for the metrics."""
+    loss, weigh = forward.loss, weight_of(forward.loss)
+
+    def evaluation(batch: Any) -> Evaluated:
+        prediction, target, asked = forward(batch)
+        weight = weigh(target) if weigh else len(target) if isinstance(target, Tensor) and target.dim() else None
+        return Evaluated(loss(prediction, target, **asked), weight, prediction, target)
+
+    return evaluation
+
+
 def evaluate(
     batches: Iterable[Any],
-    model: nn.Module,
-    loss: LossFunction,
+    evaluation: Evaluation,
+    parts: Iterable[Any],
     metrics: Mapping[str, Metric],
     where: str = "an evaluation",
 ) -> dict[str, float]:
-    """Return ``loss``, the mean over all examples with the weights of ``weight_of``, and each metric.
+    """Return ``loss`` and the other numbers, means over the batches by their weights, and each metric.
 
-    The model, and the loss if it is a module, are put into eval mode. Their modes and torch's global random generator
-    are restored afterwards.
+    Those ``parts`` that are modules are put into eval mode. Their modes and torch's global random generator are
+    restored afterwards.
 
     Raises:
         DataError: When there is no batch, or no target that counts in the loss.
-        ContractError: When a metric does not return a number.
+        ContractError: When the evaluation returns anything else, or a metric does not return a number.
     """
-    mean = _measure(batches, model, loss, metrics, where)
-    if not mean.weight:
+    means = _measure(batches, evaluation, parts, metrics, where)
+    if not means["loss"].weight:
         message = "there was no batch to evaluate, or none with a target that counts in the loss"
         raise DataError(message, hint="a stream must restart for each iteration")
-    return {"loss": mean.compute()} | {name: _number(name, metric.compute()) for name, metric in metrics.items()}
+    numbers = {name: mean.compute() for name, mean in means.items()}
+    return numbers | {name: _number(name, metric.compute()) for name, metric in metrics.items()}
 
 
 def _measure(
-    batches: Iterable[Any], model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric], where: str
-) -> WeightedMean:
-    mean, weigh, num_read = WeightedMean(), weight_of(loss) or count_examples, 0
+    batches: Iterable[Any], evaluation: Evaluation, parts: Iterable[Any], metrics: Mapping[str, Metric], where: str
+) -> dict[str, WeightedMean]:
+    means, num_read = defaultdict(WeightedMean, loss=WeightedMean()), 0
     for metric in metrics.values():
         metric.reset()
-    with torch.no_grad(), preserved_rng(), evaluation_mode(model, loss):
-        for inputs, target in batches:
-            num_examples = count_examples(target)
+    with torch.no_grad(), preserved_rng(), evaluation_mode(*parts):
+        for batch in batches:
+            num_examples = count_examples(batch)
             try:
-                prediction = model(inputs)
-                mean.add(loss(prediction, target), weigh(target))
+                loss, weight, prediction, target, numbers = evaluation(batch)
+                for name, number in (("loss", loss), *numbers.items()):
+                    means[name].add(torch.as_tensor(number), num_examples if weight is None else weight)
                 for metric in metrics.values():
                     metric.update(prediction, target)
             except Exception as error:
                 note_examples(error, range(num_read, num_read + num_examples), where)
                 raise
             num_read += num_examples
-    return mean
+    return means
 
 
 class EvaluatedWeights:
@@ -228,32 +244,40 @@ class EvaluatedWeights:
 
 
 def evaluate_splits(
-    run: RunView, read: SplitReader, splits: Mapping[str, Batches], metrics: Mapping[str, Metric]
+    run: RunView,
+    read: SplitReader,
+    splits: Mapping[str, Batches],
+    evaluation: Evaluation,
+    metrics: Mapping[str, Metric],
 ) -> Mapping[str, float]:
     """Return the loss and the metrics of every split that is evaluated, by names such as ``validation/loss``."""
     measured: dict[str, float] = {}
     for split, batches in splits.items():
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
-            numbers = evaluate(stream, run.model, run.loss, metrics, f"the evaluation of the {split} split")
+            where, parts = f"the evaluation of the {split} split", (run.model, run.loss)
+            numbers = evaluate(stream, evaluation, parts, metrics, where)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return ReadOnly(measured)
 
 
-def try_metrics(
-    batch: Any, model: nn.Module, loss: LossFunction, metrics: Mapping[str, Metric], makers: Makers
-) -> None:
+def try_evaluation(
+    batch: Any, evaluation: Evaluation, parts: Iterable[Any], metrics: Mapping[str, Metric], makers: Makers
+) -> list[str]:
     """Measure one batch, so that a metric that cannot be used is refused before the first step.
+
+    Return the names of its numbers without those of the metrics.
 
     Raises:
         ContractError: When a metric does not return a number.
-        Exception: Any error of a metric.
+        Exception: Any error of the evaluation or a metric.
     """
-    _measure([batch] if metrics else (), model, loss, metrics, "the trial of the first batch")
+    names = list(_measure([batch], evaluation, parts, metrics, "the trial of the first batch"))
     for name, metric in metrics.items():
         # It may require more than one batch.
         with makers.attributing(metric), suppress(ArithmeticError, RuntimeError, ValueError):
             _number(name, metric.compute())
+    return names
 
 
 def _number(name: str, value: Tensor | float) -> float:
@@ -284,10 +308,11 @@ def build_predictor(host: Host, run: RunView) -> Predictor:
 
 
 def output_for(host: Host, run: RunView, inputs: Any) -> Any:
-    """Return the output of the model for a batch of inputs as in training: on the CPU, without gradients."""
+    """Return the predictions of the model for a batch of inputs as in training: on the CPU, without gradients."""
     inputs = placed(inputs, run.device, getattr(torch, run.config.train.dtype))
+    forward = Forward(run.model, None, unwrapped=run.unwrapped_model)
     with torch.no_grad(), preserved_rng(), evaluation_mode(run.model), host.makers.attributing():
-        return on_cpu(run.model(inputs))
+        return on_cpu(prediction_of(forward.output(inputs)))
 
 
 def predict(host: Host, run: RunView, inputs: Any, **options: Any) -> Any:

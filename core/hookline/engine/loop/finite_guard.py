@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.engine.errors import NonFiniteError
+from hookline.engine.loop.batch import Forward, tensors_in
 from hookline.engine.loop.position import Position
 from hookline.engine.view import RunView
 
@@ -39,13 +40,15 @@ class FiniteGuard:
     Args:
         run: The run, with its model and optimizer built.
         position: Position of the run.
+        forward: Passes a batch through the model, to find where numbers stop being finite.
 
     Attributes:
         has_skipped: Whether the update of the last step was skipped.
     """
 
-    def __init__(self, run: RunView, position: Position) -> None:
+    def __init__(self, run: RunView, position: Position, forward: Forward) -> None:
         self._run = run
+        self._forward = forward
         self._optimizer = run.optimizer
         self._position = position
         self._policy = run.config.train.non_finite
@@ -161,7 +164,7 @@ class FiniteGuard:
             if self._num_skips <= 3:
                 self._run.warn(f"{problem} {where}: the step was skipped")
             return False
-        first = _first_bad_output(self._run.model, batch[0]) if batch is not None else ""
+        first = _first_bad_output(self._forward, batch) if batch is not None else ""
         raise self._error(f"{problem} {where}, before the weights were touched{first}", step)
 
     def _error(self, problem: str, step: int) -> NonFiniteError:
@@ -195,9 +198,10 @@ def _can_skip(optimizer: Optimizer) -> bool:
     )
 
 
-def _first_bad_output(model: nn.Module, inputs: Any) -> str:
+def _first_bad_output(forward: Forward, batch: Any) -> str:
     """Return the part of a model with the first output that is not finite, for a message."""
-    if isinstance(inputs, Tensor) and not torch.isfinite(inputs).all():
+    inputs, target = forward.pair(batch)
+    if any(tensor.is_floating_point() and not torch.isfinite(tensor).all() for tensor in tensors_in(inputs)):
         return "; first in the input"
     found: list[str] = []
 
@@ -206,8 +210,8 @@ def _first_bad_output(model: nn.Module, inputs: Any) -> str:
             found.append(name)
 
     with ExitStack() as hooks, torch.no_grad():
-        for name, module in model.named_modules():
+        for name, module in forward.model.named_modules():
             if name:
                 hooks.enter_context(module.register_forward_hook(partial(look, name)))
-        model(inputs)
+        forward.output(inputs, target)
     return f"; first in the output of {found[0]!r}" if found else ""

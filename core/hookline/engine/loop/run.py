@@ -193,8 +193,10 @@ class Run:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics of each epoch."""
-        splits = self._loop.parts.evaluation_batches
-        evaluated = [f"{split}/{name}" for split in splits for name in ("loss", *self._loop.parts.metrics)]
+        parts = self._loop.parts
+        evaluated = [
+            f"{split}/{name}" for split in parts.evaluation_batches for name in ("loss", *parts.numbers, *parts.metrics)
+        ]
         return ("train/running_loss", *evaluated)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -13,11 +14,11 @@ from torch.optim import Optimizer
 
 from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import hookimpl
-from hookline.engine.loop.batch import count_examples, part_of
+from hookline.engine.loop.batch import Forward, count_examples, part_of
 from hookline.engine.loop.building import Components
-from hookline.engine.loop.evaluation import counted
+from hookline.engine.loop.evaluation import counted, usual_evaluation
 from hookline.engine.loop.memory import MEMORY_ERRORS, check_update
-from hookline.engine.view import RunView, StepFunction
+from hookline.engine.view import Evaluation, RunView, StepFunction
 from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
 
 
@@ -33,6 +34,11 @@ class CoreHooks:
         self._parts = parts
         self._shortcuts = shortcuts
         self._update: Callable[[], None] | None = None  # stays None where a plugin builds the update
+
+    @hookimpl(trylast=True)
+    def build_evaluation(self) -> Evaluation:
+        """Return the evaluation of a model that predicts targets."""
+        return usual_evaluation(self._parts.forward)
 
     @hookimpl(trylast=True)
     def build_backward(self, run: RunView) -> Callable[[Tensor], None]:
@@ -63,7 +69,7 @@ class CoreHooks:
             name = type(run.optimizer).__name__
             message = f"{name} updates the weights several times per step, so build_update cannot be wrapped"
             raise ContractError(message, hint="use another optimizer, or disable the plugin that wraps it")
-        return _closure_step(run)
+        return _closure_step(run, self._parts)
 
     @hookimpl(trylast=True)
     def build_reader(self) -> Callable[[int, int], Iterator[Any]]:
@@ -80,15 +86,20 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
 
     With a ``micro_batch_size``, at most that many examples pass through the model at once.
     """
-    model, loss, guard, backward, update = run.model, counted(run.loss), run.finite_guard, run.backward, run.update
+    model, guard, backward, update = run.model, run.finite_guard, run.backward, run.update
+    forward = _training_forward(parts)
+    loss = forward.loss
 
     def step(batch: Any) -> Tensor:
         zero_grad()
         if parts.micro_batch_size:
             value, is_accepted = in_parts(batch, parts.micro_batch_size)
         else:
-            inputs, target = batch
-            value = loss(model(inputs), target)
+            if forward.is_plain:  # the same without its calls
+                inputs, target = batch
+                value = loss(model(inputs), target)
+            else:
+                value = forward.loss_of(batch)
             if is_accepted := guard.accepts_loss(value, batch):
                 backward(value)
         if is_accepted:
@@ -107,8 +118,8 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
         values, total = [], parts.weigh(batch)
         total = total + (total == 0)  # 0 / 1 is 0, and nothing waits for the device
         for start in range(0, count_examples(batch), size):
-            inputs, target = part = part_of(batch, start, start + size)
-            value = loss(model(inputs), target) * (parts.weigh(part) / total)
+            part = part_of(batch, start, start + size)
+            value = forward.loss_of(part) * (parts.weigh(part) / total)
             if not guard.accepts_loss(value, part):
                 return value, False
             backward(value)
@@ -118,17 +129,21 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
     return step
 
 
-def _closure_step(run: RunView) -> StepFunction:
+def _training_forward(parts: Components) -> Forward:
+    forward = copy.copy(parts.forward)  # the batches of evaluations may have another form
+    forward.loss = counted(parts.loss)
+    return forward
+
+
+def _closure_step(run: RunView, parts: Components) -> StepFunction:
     """Return a step for an optimizer whose ``step`` calls a closure (``torch.optim.LBFGS``)."""
-    model, loss, optimizer = run.model, counted(run.loss), run.optimizer
-    guard, backward = run.finite_guard, run.backward
+    optimizer, guard, backward = run.optimizer, run.finite_guard, run.backward
+    forward = _training_forward(parts)
 
     def step(batch: Any) -> Tensor:
-        inputs, target = batch
-
         def closure() -> Tensor:
             optimizer.zero_grad()
-            value = loss(model(inputs), target)
+            value = forward.loss_of(batch)
             if guard.accepts_loss(value, batch):
                 backward(value)
             return value

@@ -5,11 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from hookline.engine import hookspecs
 from hookline.engine.errors import Fault, Location
 from hookline.engine.words import did_you_mean
+
+
+class Renamed(NamedTuple):
+    """A renamed argument of a hook: its new name, and the versions that introduce it and refuse the old one."""
+
+    new: str
+    since: str
+    removed_in: str
+
+
+RENAMED: dict[str, dict[str, Renamed]] = {}
+"""Old names of arguments by hook, which plugins may still use for one minor release."""
 
 HOOKS: Mapping[str, tuple[str, ...]] = {
     name: tuple(inspect.signature(spec).parameters)
@@ -73,7 +85,7 @@ def _argument_fault(name: str, member: Any) -> Fault | None:
     parameters = given[1:]
     if not given or given[0].name in HOOKS[name]:
         return Fault(f"its hook {name!r} lacks the argument 'self'", hint=f"write it as {signature_of(name)}")
-    known = (*HOOKS[name], *hookspecs.RENAMED.get(name, ()))
+    known = (*HOOKS[name], *RENAMED.get(name, ()))
     if forms := [f"{p.name!r} ({p.kind.description})" for p in given if p.kind is not p.POSITIONAL_OR_KEYWORD]:
         hint = f"write it as {signature_of(name)}; if these are a decorator's, it needs functools.wraps"
         return Fault(f"its hook {name!r} takes {', '.join(forms)}, but only plain arguments can be given", hint=hint)

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hookline.engine import hookspecs
-from hookline.engine.hookspecs import RENAMED
-from hookline.engine.plugin.hook_checks import HOOKS, MARK
+from hookline.engine.plugin.hook_checks import HOOKS, MARK, RENAMED
 from hookline.engine.plugin.plugin import Plugin
 
 

@@ -13,13 +13,19 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from hookline.engine.errors import ContractError, DataError
+from hookline.engine.loop.batch import Forward
 from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.evaluation import WeightedMean, evaluate
+from hookline.engine.loop.evaluation import WeightedMean, evaluate, usual_evaluation
 from hookline.engine.loop.reading import Workers
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(23, 3, generator=GENERATOR)
 TARGETS = torch.randn(23, 1, generator=GENERATOR)
+
+
+def measured(batches: Any, model: nn.Module, loss: Any, metrics: Any) -> dict[str, float]:
+    """Return the numbers of the usual evaluation."""
+    return evaluate(batches, usual_evaluation(Forward(model, loss)), (model, loss), metrics)
 
 
 def batches_of(size: int | None) -> Iterator[Any]:
@@ -58,14 +64,14 @@ class Largest:
 def test_the_loss_over_ragged_batches_is_the_mean_over_all_examples(size: int | None) -> None:
     net = model()
     whole = functional.mse_loss(net(INPUTS.double()), TARGETS.double()).item()
-    assert evaluate(batches_of(size), net, nn.MSELoss(), {}) == {"loss": pytest.approx(whole, rel=1e-12)}
+    assert measured(batches_of(size), net, nn.MSELoss(), {}) == {"loss": pytest.approx(whole, rel=1e-12)}
 
 
 def test_metrics_see_every_batch_after_a_reset_and_follow_the_loss() -> None:
     net, metric = model(), Largest()
     for _ in range(2):
         metric.calls.clear()
-        values = evaluate(batches_of(8), net, nn.MSELoss(), {"largest": metric, "again": Largest()})
+        values = measured(batches_of(8), net, nn.MSELoss(), {"largest": metric, "again": Largest()})
         assert list(values) == ["loss", "largest", "again"]
         assert metric.calls == ["reset", "update", "update", "update", "compute"]
         expected = (net(INPUTS.double()) - TARGETS.double()).abs().max().item()
@@ -75,7 +81,7 @@ def test_metrics_see_every_batch_after_a_reset_and_follow_the_loss() -> None:
 
 def test_no_batch_to_evaluate_is_a_fault_of_the_data() -> None:
     with pytest.raises(DataError, match="there was no batch to evaluate"):
-        evaluate([], model(), nn.MSELoss(), {})
+        measured([], model(), nn.MSELoss(), {})
 
 
 class Vector:
@@ -91,7 +97,7 @@ class Vector:
 
 def test_a_metric_that_returns_no_number_is_named() -> None:
     with pytest.raises(ContractError, match=r"the metric 'spread' returned \[2\] float32"):
-        evaluate([(INPUTS.double(), TARGETS.double())], model(), nn.MSELoss(), {"spread": Vector()})
+        measured([(INPUTS.double(), TARGETS.double())], model(), nn.MSELoss(), {"spread": Vector()})
 
 
 class Noisy(nn.Module):
@@ -122,9 +128,9 @@ def test_modes_gradients_and_random_numbers_are_left_as_they_were_found(fails: b
     before = torch.get_rng_state()
     if fails:
         with pytest.raises(LookupError, match="no table"):
-            evaluate(batches_of(4), net, nn.MSELoss(), {})
+            measured(batches_of(4), net, nn.MSELoss(), {})
     else:
-        evaluate(batches_of(4), net, nn.MSELoss(), {})
+        measured(batches_of(4), net, nn.MSELoss(), {})
     assert not any(net.modes)
     assert [module.training for module in net.modules()] == modes
     assert torch.equal(torch.get_rng_state(), before)
@@ -134,7 +140,7 @@ def test_modes_gradients_and_random_numbers_are_left_as_they_were_found(fails: b
 
 def test_a_model_in_eval_mode_stays_there() -> None:
     net = model().eval()
-    evaluate(batches_of(4), net, nn.MSELoss(), {})
+    measured(batches_of(4), net, nn.MSELoss(), {})
     assert not net.training
 
 

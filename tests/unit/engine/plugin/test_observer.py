@@ -177,7 +177,7 @@ def test_a_trace_has_every_call_with_plugin_arguments_result_and_time() -> None:
     ]
     assert calls[1].plugin.startswith("model 'linear' (hookline ")
     assert (calls[1].arguments, calls[1].result, calls[1].error) == ({"data": "DataSource"}, "Linear", "")
-    assert calls[8].seconds >= 0.002
+    assert calls[9].seconds >= 0.002
 
 
 def test_a_call_is_one_short_line() -> None:
