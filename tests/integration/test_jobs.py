@@ -44,6 +44,7 @@ class Job:
 
 TEACHER = ["train", "distill.toml", "--quiet", "model=mlp", "loss=cross-entropy", "callbacks.run-folder.name=teacher"]
 JOBS = [
+    Job("train-with-several-inputs", "flowers.toml", ["flowers.py"]),
     Job("train-an-autoencoder", "vae.toml", ["vae.py"]),
     Job("train-a-gan", "gan.toml", ["gan.py"]),
     Job("distill-a-model", "distill.toml", ["distill.py"], before=[[*TEACHER, "train.epochs=1"]]),
