@@ -6,6 +6,7 @@ A block that begins with ``# file: NAME`` is a file. Comments in the source of a
   ``$FIXTURES`` is the folder of the data sets;
 - ``<!-- replay in a new folder -->`` leaves the files of the commands above behind;
 - ``<!-- replay with: DISTRIBUTION... -->`` installs distributions of ``tests/fixtures``, for the whole page;
+- ``<!-- replay if installed: PACKAGE... -->`` skips the page where an optional package is missing;
 - ``<!-- replay without figures -->`` before a block compares its words and no figures, because they are times;
 - ``<!-- not replayed: REASON -->`` before a block leaves it out.
 
@@ -21,6 +22,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,12 @@ def _blocks(page: Path) -> Iterator[Block]:
 def distributions(page: Path) -> list[str]:
     """Return the distributions that the commands of a page need."""
     return [name for block in blocks(page) for name in _arguments(block, "replay with: ").split()]
+
+
+def missing(page: Path) -> list[str]:
+    """Return the optional packages that the commands of a page need, and that are not installed."""
+    needed = [name for block in blocks(page) for name in _arguments(block, "replay if installed: ").split()]
+    return [name for name in needed if find_spec(name) is None]
 
 
 def _arguments(block: Block, beginning: str) -> str:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from hookline import Catalog, DataSource, RunView, hookimpl
+from hookline import Catalog, DataSource, RunView, from_arrays, hookimpl
 from hookline.engine import Entry
 from hookline.runs import RunFolder, folder_of, give_folder
 from hookline.testing import check_plugin
@@ -28,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
     "freeze": {"parameters": ["*bias"]},
+    "gradient-checkpointing": {"modules": ["line"]},
     "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
     "transformers": {
@@ -46,10 +48,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def signs() -> DataSource:
-    """Return targets 1 and -1, ``[1]``."""
+def signs(*shape: int) -> DataSource:
+    """Return targets 1 and -1, of a shape."""
     inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
-    return DataSource(TensorDataset(inputs, inputs.sum(1, keepdim=True).sign()), in_features=3, out_features=1)
+    return DataSource(TensorDataset(inputs, inputs.sum(1).sign().reshape(-1, *shape)), in_features=3, out_features=1)
+
+
+def answers() -> DataSource:
+    """Return targets 0 and 1, ``[1]``."""
+    inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(inputs, (inputs.sum(1, keepdim=True) > 0).float()), in_features=3, out_features=1)
 
 
 def labels() -> DataSource:
@@ -91,8 +99,11 @@ def times(outputs: Tensor) -> Tensor:
 
 
 DATA: dict[str, Callable[[], DataSource]] = {
-    "soft-margin": signs,
-    "hinge-embedding": signs,
+    "soft-margin": lambda: signs(1),
+    "hinge-embedding": lambda: signs(1),
+    "margin-ranking": lambda: signs(1),
+    **dict.fromkeys(("bce", "kl-div"), answers),
+    "cosine-embedding": signs,
     "multi-label-margin": labels,
     "ctc": words,
     "transformers": images,
@@ -100,10 +111,14 @@ DATA: dict[str, Callable[[], DataSource]] = {
 MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "bce": lambda data: Ended(1, torch.sigmoid),
     "ctc": lambda data: Ended(24, times),
+    "cosine-embedding": lambda data: Ended(6, lambda outputs: outputs.split(3, dim=1)),
+    "margin-ranking": lambda data: Ended(2, lambda outputs: outputs.split(1, dim=1)),
+    "triplet-margin": lambda data: Ended(9, lambda outputs: outputs.split(3, dim=1)),
+    "gaussian-nll": lambda data: Ended(2, lambda outputs: (outputs[:, :1], outputs[:, 1:].exp())),
 }
 """Models for losses that take other predictions than ``[B, O]``."""
-SEVERAL = ("gaussian-nll", "cosine-embedding", "margin-ranking", "triplet-margin")
 NEEDED = {"lora": "peft", "transformers": "transformers"}
+NEEDED |= dict.fromkeys(("schedule-free-sgd", "schedule-free-adamw", "schedule-free-radam"), "schedulefree")
 """Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "fuse-steps": dict.fromkeys(
@@ -138,8 +153,7 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 }
 
 
-ELSEWHERE = [("callback", "checkpoint"), ("callback", "init-from"), ("loss", "transformers")]
-ELSEWHERE += [("loss", name) for name in SEVERAL]
+ELSEWHERE = [("callback", "checkpoint"), ("data", "from-arrays"), ("callback", "init-from"), ("loss", "transformers")]
 """Plugins that are checked below, or that have no meaning without another plugin."""
 
 
@@ -167,6 +181,13 @@ def test_the_callback_init_from_meets_the_contract_of_callbacks(tmp_path: Path) 
     options = {"path": str(tmp_path / "net.safetensors"), "take": ["line.bias"]}
     changes = {"changes_no_result": "other initial weights give another result, on purpose"}
     check_plugin("callback", "init-from", options=options, expected_failures=changes)
+
+
+def test_the_data_source_of_given_arrays_meets_the_contract_of_data() -> None:
+    inputs = np.random.default_rng(0).standard_normal((30, 3))
+    data = from_arrays(inputs, inputs.sum(axis=1), validation=0.2, test=0.2)
+    report = check_plugin("data", data, standardize=True)
+    assert len(report.ran) > len(report.skipped)
 
 
 @dataclass

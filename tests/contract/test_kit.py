@@ -220,6 +220,53 @@ def shared_stream() -> DataSource:
     return DataSource(Shared(), in_features=2, out_features=1)
 
 
+class Placed(IterableDataset[tuple[Tensor, Tensor]]):
+    """Examples that are shared out, with a state."""
+
+    def __init__(self, first: int = 0, step: int = 1) -> None:
+        self.share, self.place = (first, step), 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        first, step = self.share
+        begin, self.place = self.place, 0
+        for self.place in range(begin + 1, len(range(first, 10, step)) + 1):
+            yield torch.full((2,), float(first + (self.place - 1) * step)), torch.zeros(1)
+        self.place = 0
+
+    def shard(self, worker: int, num_workers: int) -> Placed:
+        return type(self)(worker, num_workers)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place = state["place"]
+
+
+class Late(Placed):
+    """Counts an example only when the next is read."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": max(self.place - 1, 0)}
+
+
+def placed_stream() -> DataSource:
+    """A stream with a state."""
+    return DataSource(Placed(), in_features=2, out_features=1)
+
+
+def late_stream() -> DataSource:
+    """A stream whose state is one example late."""
+    return DataSource(Late(), in_features=2, out_features=1)
+
+
+def test_the_state_and_the_shares_of_a_stream_are_checked() -> None:
+    report = check_plugin("data", placed_stream)
+    assert {"starts_anywhere", "shards_are_disjoint"} <= set(report.ran)
+    with pytest.raises(AssertionError, match="different batches when the epoch starts at batch 1"):
+        check_plugin("data", late_stream)
+
+
 def test_a_stream_is_checked_as_far_as_it_can_be() -> None:
     report = check_plugin("data", shared_stream)
     assert "shards_are_disjoint" in report.ran

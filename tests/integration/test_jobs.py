@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def job(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             block.place(tmp_path)
     for words in request.param.before:
         call(request.param, *words)
-    return request.param
+    return cast(Job, request.param)
 
 
 def call(job: Job, *words: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pages import PAGES, assert_shows, blocks, distributions, replay
+from pages import PAGES, assert_shows, blocks, distributions, missing, replay
 from support import FIXTURES, ROOT, Environment, make_environment
 
 REPLAYED = [page for page in PAGES if any(block.commands() for block in blocks(page))]
@@ -17,6 +17,8 @@ REPLAYED = [page for page in PAGES if any(block.commands() for block in blocks(p
 
 @pytest.mark.parametrize("page", REPLAYED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    if names := missing(page):
+        pytest.skip(f"not installed: {', '.join(names)}")
     folders = (tmp_path_factory.mktemp("page") for _ in itertools.count())
     environment, needed = Environment(Path(sys.executable)), distributions(page)
     if needed or "$ pip install " in page.read_text():
@@ -32,7 +34,7 @@ def test_a_command_with_its_prompt_stands_in_a_block_that_is_replayed() -> None:
 
 def test_a_block_that_is_not_replayed_says_why() -> None:
     comments = [comment for page in PAGES for block in blocks(page) for comment in block.comments]
-    known = ("replay: ", "replay with: ", "not replayed: ")
+    known = ("replay: ", "replay with: ", "replay if installed: ", "not replayed: ")
     exact = ("replay in a new folder", "replay without figures")
     assert [comment for comment in comments if not comment.startswith(known) and comment not in exact] == []
 

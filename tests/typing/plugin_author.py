@@ -137,6 +137,12 @@ class Diary:
     def on_step_end(self, run: Run, loss: Tensor) -> None:
         if run.step == 1:
             self.lines.append(f"first loss {loss.item():.1f}")
+        run.log("loss", loss)
+        run.log("steps", 1, reduce="sum")
+
+    @hookimpl
+    def on_log(self, run: Run, values: Mapping[str, float]) -> None:
+        self.lines.append(", ".join(values))
 
     @hookimpl
     def on_save_point(self, run: Run, is_last: bool) -> None:

@@ -138,7 +138,8 @@ def build_metrics(run: RunView, data: DataSource) -> Mapping[str, Metric]:
         data: The data source.
 
     Returns:
-        Metrics by name. The run reports ``accuracy`` of the split ``validation`` as ``validation/accuracy``.
+        Metrics by name. The run reports ``accuracy`` of the split ``validation`` as ``validation/accuracy``, and those
+        of several numbers as ``validation/recall/0``, or by the names of the classes, ``validation/recall/cat``.
 
     Since 0.1.
     """

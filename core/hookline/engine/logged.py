@@ -60,7 +60,8 @@ class Logged:
             for one, value in zip(there, torch.stack([one.value for one in there]).cpu(), strict=True):
                 one.value = value
         for name, one in ended.items():
-            self._epoch.setdefault(name, _Reduced(one.reduce)).add(one.value, one.count)
+            if one.reduce != "last":  # of a moment, such as a speed: no part of what a resumed run repeats
+                self._epoch.setdefault(name, _Reduced(one.reduce)).add(one.value, one.count)
         return {name: one.result() for name, one in ended.items()}
 
     def end_epoch(self) -> dict[str, float]:

@@ -64,6 +64,7 @@ class RunResult:
         summary: Tables of plain values that plugins reported, by title.
         warnings: Problems that did not end the run.
         model: The trained model.
+        predictions: Function that ``predict`` calls; None in a copy.
     """
 
     outcome: Outcome
@@ -75,7 +76,7 @@ class RunResult:
     summary: Mapping[str, Sequence[Row]]
     warnings: Sequence[str]
     model: nn.Module = field(repr=False)
-    _predict: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+    predictions: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     def predict(self, inputs: Any, *, probabilities: bool = False) -> Any:
         """Return the predictions for new inputs in the units of the data: an array of labels ``[N]`` or numbers.
@@ -91,13 +92,13 @@ class RunResult:
             DataError: When the inputs are not like those of the training; carries every fault.
             PluginError: When the data source reads no arrays; ``from-arrays`` and ``arrays`` do.
         """
-        if self._predict is None:
+        if self.predictions is None:
             raise TrainingError("a copy of a result has no run to predict with", hint="call its model")
-        return self._predict(inputs, probabilities=probabilities)
+        return self.predictions(inputs, probabilities=probabilities)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what can be copied and pickled."""
-        return {**vars(self), "_predict": None}
+        return {**vars(self), "predictions": None}
 
     @classmethod
     def of(cls, run: RunView, outcome: Outcome, predict: Callable[..., Any]) -> RunResult:
@@ -112,5 +113,5 @@ class RunResult:
             summary=run.summary,
             warnings=tuple(run.warnings),
             model=run.model,
-            _predict=predict,
+            predictions=predict,
         )

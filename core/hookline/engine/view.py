@@ -32,8 +32,8 @@ class Metric(Protocol):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add one batch: predictions ``[B, O]`` and targets ``[B, O]`` or ``[B]``, without gradients."""
 
-    def compute(self) -> Tensor | float:
-        """Return the metric over all batches since the last ``reset``: a single number."""
+    def compute(self) -> Any:
+        """Return the metric over all batches since the last ``reset``: a number, or a mapping, vector or matrix."""
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -227,7 +227,7 @@ class RunView(Protocol):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics of each epoch."""
+        """Names of the metrics of each epoch, without logged values."""
 
     @property
     def stop_reason(self) -> str | None:
@@ -279,7 +279,7 @@ class RunView(Protocol):
         """Log a number, or a tensor without dimensions, from any hook or from the step; do not wait for its device.
 
         The values of a name are reduced over ``train.log_every_steps`` steps, and reported in ``on_log``; and over the
-        epoch, whose metrics have them as ``logged/NAME``. Both the value and its history are part of the state.
+        epoch, whose metrics have the result as ``logged/NAME``, unless ``reduce`` is ``last``.
 
         Args:
             name: Name, unlike that of a metric.

@@ -20,7 +20,8 @@ def copied_ahead(batches: Iterable[Any], copy: Callable[[Any], Any], device: tor
         copy: Copies a batch to the device, without waiting for it.
         device: The device.
     """
-    copies, last = torch.cuda.Stream(device), None
+    copies: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch leaves it so
+    last: Any = None
     for batch in batches:
         steps = torch.cuda.current_stream(device)
         launched = steps.record_event()

@@ -296,7 +296,7 @@ def leaves_events_alone(subject: Subject) -> None:
     if together.run.stop_reason and not without.run.stop_reason:
         skip(f"it stopped the run: {together.run.stop_reason}")
     # Callbacks may cause these events.
-    caused = ("on_warning", "on_checkpoint_saved")
+    caused = ("on_warning", "on_checkpoint_saved", "on_log")
     expected, got = ([line for line in run.transcript if not line.startswith(caused)] for run in (without, together))
     if expected != got:
         raise Broken(_first_difference(expected, got), "change nothing on the run except its summary")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hookline.engine.data import DataSource
 from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.reading import Workers
+from hookline.engine.loop.reading import Workers, shard_of
 from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import BuildWatch, tensors_in
 
@@ -62,6 +62,13 @@ def _batches(data: DataSource, seed: int = 0) -> Batches:
 def _epoch(batches: Batches, epoch: int, start: int = 0) -> list[Content]:
     most = MOST_EXAMPLES // _BATCH_SIZE
     return [_content(batch) for batch in itertools.islice(batches.epoch(epoch, start), most)]
+
+
+def _epoch_with_places(batches: Batches) -> tuple[list[Content], list[Any]]:
+    most = MOST_EXAMPLES // _BATCH_SIZE
+    read = enumerate(itertools.islice(batches.epoch(1), most), 1)
+    contents, places = zip(*((_content(batch), batches.place(number)) for number, batch in read), strict=True)
+    return list(contents), list(places)
 
 
 @check
@@ -131,14 +138,18 @@ def order_follows_the_epoch(subject: Subject) -> None:
 
 @check
 def starts_anywhere(subject: Subject) -> None:
-    """An epoch that starts in the middle gives its remaining batches: an example depends only on its index."""
+    """An epoch that starts in the middle gives its remaining batches: by the index of an example, or by a state."""
     batches = _batches(_data(subject))
-    if batches.num_batches is None:
-        skip("a stream is read from its start")
-    whole = _epoch(batches, 1)
-    for start in sorted({1, len(whole) // 2, len(whole) - 1}):
+    is_stream = batches.num_batches is None
+    whole, places = _epoch_with_places(batches)
+    if is_stream and not any(places[0]["shares"]):
+        skip("a stream without state_dict and load_state_dict is read from its start")
+    for start in sorted({1, len(whole) // 2, len(whole) - 1} - {0, len(whole)}):
+        if is_stream:
+            batches = _batches(_data(subject))
+            batches.resume(1, start, start * _BATCH_SIZE, places[start - 1])
         if _epoch(batches, 1, start)[: len(whole) - start] != whole[start:]:
-            advice = "let an example depend on its index alone, not on earlier reads"
+            advice = "let an example depend on its index alone, or save all that a stream needs in its state_dict"
             raise Broken(f"different batches when the epoch starts at batch {start}", advice)
 
 
@@ -168,12 +179,15 @@ def shards_are_disjoint(subject: Subject) -> None:
         read = Counter(_content(dataset[index]) for index, dataset in sources)
     missing, extra = (expected - read).total(), (read - expected).total()
     if missing or extra:
-        advice = "let an example depend on its index alone; split a stream between workers (get_worker_info)"
+        advice = "let an example depend on its index alone; split a stream between workers: shard, or get_worker_info"
         raise Broken(f"{missing} examples are missing and {extra} are duplicates", advice)
 
 
 def _read_by_workers(dataset: Dataset[Any]) -> Iterator[Content]:
     # Limited, because a stream may be endless.
+    if shard := shard_of(dataset):
+        shares = (_examples(shard(worker=worker, num_workers=2)) for worker in range(2))
+        return map(_content, itertools.chain(*shares))
     loader = DataLoader(dataset, batch_size=None, num_workers=2)
     return (_content(example) for example in itertools.islice(loader, 2 * MOST_EXAMPLES))
 

@@ -184,6 +184,11 @@ class Recorder:
         self.transcript.append(f"on_step_end {run.step}")
 
     @hookimpl(tryfirst=True)
+    def on_log(self, run: Run) -> None:
+        """Record the event."""
+        self.transcript.append(f"on_log {run.step}")
+
+    @hookimpl(tryfirst=True)
     def on_save_point(self, run: Run, is_last: bool) -> None:
         """Record the event."""
         self.transcript.append(f"on_save_point {run.step}{' last' if is_last else ''}")

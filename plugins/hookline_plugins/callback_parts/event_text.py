@@ -38,6 +38,11 @@ class EventText:
         """Start timing an epoch."""
         self._epoch_start = time.perf_counter()
 
+    def step(self, run: RunView, *parts: str) -> str:
+        """Return the line of a step in a long epoch, with the given parts."""
+        number = f"step {run.step}" + (f"/{run.num_steps}" if run.num_steps else "")
+        return "  ".join([f"{run.epoch}/{run.config.train.epochs}".rjust(_EPOCH_WIDTH), number, *filter(None, parts)])
+
     def evaluation(self, run: RunView, metrics: Mapping[str, float]) -> list[str]:
         """Return the row of an evaluation within an epoch; one at the end of an epoch is part of the epoch's row."""
         every = run.config.train.evaluate_every_steps
@@ -67,7 +72,7 @@ class EventText:
         return [*tables, "", f"{outcome} after {run.step} steps in {seconds:.2f} s{because}"]
 
     def _row(self, label: str, metrics: Mapping[str, float]) -> str:
-        cells = {name: f"{metrics[name]:.6g}" if name in metrics else "" for name in self._widths}
+        cells = {name: _metric_cell(name, metrics) for name in self._widths}
         values = [cell.rjust(self._widths[name]) for name, cell in cells.items()]
         return "  ".join([label.rjust(_EPOCH_WIDTH), *values, f"{time.perf_counter() - self._epoch_start:7.2f}"])
 
@@ -85,6 +90,14 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ).rstrip()
         for line in cells
     ]
+
+
+def _metric_cell(name: str, metrics: Mapping[str, float]) -> str:
+    """Return a metric, the number of its numbers if it has several, or nothing if it was not measured."""
+    if name in metrics:
+        return f"{metrics[name]:.6g}"
+    num_parts = sum(each.startswith(f"{name}/") for each in metrics)
+    return f"{num_parts} numbers" if num_parts else ""
 
 
 def _cell(value: Any) -> str:

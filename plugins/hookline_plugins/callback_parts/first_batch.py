@@ -261,7 +261,7 @@ def _pair(batch: Any, forward: Forward, data_name: str) -> tuple[Any, Any]:
         hint = f"name the entry that is the target: DataSource(..., target=...); {_OTHER_FORMS}"
         raise DataError(f"{data_name} yields {brief(batch)}, but no target {forward.target!r}", hint=hint)
     is_pair = isinstance(batch, Mapping) or (isinstance(batch, tuple | list) and len(batch) == 2)
-    parts = forward.pair(batch) if is_pair else ()
+    parts = forward.pair(batch) if is_pair else (None, None)
     if not is_pair or not all(any(True for _ in tensors_in(part)) for part in parts):
         message = f"{data_name} yields {brief(batch)}, but must yield pairs (input, target) of tensors"
         raise DataError(message, hint=_OTHER_FORMS)

@@ -23,12 +23,12 @@ _LOGGED = "logged/"
 
 
 def check_monitored(run: RunView, name: str, who: str) -> None:
-    """Check that a run measures a metric; for a logged value, ``check_logged`` does at the end of an epoch.
+    """Check that a run measures a metric; what only the end of an epoch shows is left to ``check_measured``.
 
     Raises:
         ConfigError: When it does not, or never evaluates; suggests the nearest name.
     """
-    if name.startswith(_LOGGED):
+    if name.startswith(_LOGGED) or _whole(run, name):
         return
     if name not in run.metric_names:
         hint = did_you_mean(name, run.metric_names)
@@ -38,17 +38,28 @@ def check_monitored(run: RunView, name: str, who: str) -> None:
         raise ConfigError(f"{who} monitors {name!r}, but this run never evaluates", hint=hint)
 
 
-def check_logged(run: RunView, name: str, who: str) -> None:
-    """Check, at the end of an epoch, that a monitored value was ever logged.
+def check_measured(run: RunView, name: str, who: str) -> None:
+    """Check, at the end of an epoch, that a monitored value was ever logged, or is one of the numbers of its metric.
 
     Raises:
         ConfigError: When it was not; suggests the nearest name.
     """
-    if name.startswith(_LOGGED) and not any(name in metrics for metrics in run.history):
+    if any(name in metrics for metrics in run.history):
+        return
+    if name.startswith(_LOGGED):
         logged = [known for known in run.history[-1] if known.startswith(_LOGGED)]
         short = name.removeprefix(_LOGGED)
         message = f"{who} monitors {name!r}, but no plugin has logged {short!r} up to the end of epoch {run.epoch}"
         raise ConfigError(message, hint=did_you_mean(name, logged) or "a plugin logs it by run.log(name, value)")
+    whole = _whole(run, name) or name
+    if numbers := [known for metrics in run.history for known in metrics if f"{known}/".startswith(f"{whole}/")]:
+        hint = did_you_mean(name, numbers) or f"this metric is {', '.join(dict.fromkeys(numbers))}"
+        raise ConfigError(f"{who} monitors {name!r}, which this run does not measure", hint=hint)
+
+
+def _whole(run: RunView, name: str) -> str | None:
+    """Return the metric that may have a number of that name, such as ``validation/recall`` for its part ``/cat``."""
+    return next((whole for whole in run.metric_names if name.startswith(f"{whole}/")), None)
 
 
 def measured_names(run: RunView) -> Sequence[str]:
@@ -159,5 +170,5 @@ class MonitoringCallback(ABC):
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Do the same for ``train/running_loss`` and logged values, which are not part of an evaluation."""
-        check_logged(run, self.monitor, self.plugin_name)
+        check_measured(run, self.monitor, self.plugin_name)
         self.update(run, metrics)

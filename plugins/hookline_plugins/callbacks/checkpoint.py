@@ -13,12 +13,18 @@ from msgspec import Meta
 
 from hookline import CheckpointError, ConfigError, hookimpl
 from hookline.runs import folder_of, identity_of
-from hookline_plugins.callback_parts.monitoring import check_logged, check_monitored
+from hookline_plugins.callback_parts.monitoring import check_measured, check_monitored
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
     from hookline import RunView
     from hookline.runs import Manifest, RunFolder, StateCheck
+
+
+_READ_AGAIN = (
+    "the training data are a stream without a state: a run that is interrupted within an epoch reads it again from the "
+    "beginning of the epoch, and ends if the examples are not the same; state_dict and load_state_dict avoid this"
+)
 
 
 @dataclass
@@ -81,7 +87,7 @@ class SaveCheckpoints:
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Remember the metrics of this step."""
         if self.keep_best:
-            check_logged(run, self.monitor, "checkpoint")
+            check_measured(run, self.monitor, "checkpoint")
         self.measured = run.step, dict(metrics)
 
     @hookimpl
@@ -191,6 +197,10 @@ def _check_state(run: RunView, state_check: StateCheck) -> None:
     except CheckpointError:
         return  # a disk that is full now may have room when the state is saved
     state_check.check(state)
+    if run.steps_per_epoch is None and not any(
+        "state" in share for share in (state["place"] or {"shares": ()})["shares"]
+    ):
+        run.warn(_READ_AGAIN)
 
 
 class _Saving(threading.Thread):

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from hookline import ConfigError, hookimpl
 from hookline.engine import did_you_mean
-from hookline_plugins.callback_parts.monitoring import check_logged, check_monitored
+from hookline_plugins.callback_parts.monitoring import check_measured, check_monitored
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -187,7 +187,7 @@ class LRSchedule:
         """Set the learning rate of the next epoch."""
         self._of_epochs.append(self._used)
         if self.monitor:
-            check_logged(run, self.monitor, "lr-schedule")
+            check_measured(run, self.monitor, "lr-schedule")
             self._measure(run, metrics)
         elif self.interval == "epoch":
             self._advance()

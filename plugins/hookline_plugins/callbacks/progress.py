@@ -33,9 +33,9 @@ class Progress:
     """The progress of a run: a row per epoch, then the tables that plugins report, and the outcome.
 
     A terminal also has a live line with rate, time left and the latest logged values, redrawn at most ten times per
-    second. Elsewhere (a pipe, a
-    log, CI) only plain lines are written, without control characters. If standard output fails, the run continues
-    without it, after a warning.
+    second. Elsewhere (a pipe, a log, CI) only plain lines are written, without control characters; an epoch that takes
+    longer than ``every_s`` has a line for each interval. If standard output fails, the run continues without it, after
+    a warning.
     """
 
     allows_fused_steps: ClassVar[bool] = True  # it only observes
@@ -43,6 +43,9 @@ class Progress:
     live: Annotated[
         Literal["auto", "on", "off"], Meta(description="live line; 'auto': in a terminal that can redraw")
     ] = "auto"
+    every_s: Annotated[
+        float, Meta(ge=0, description="without a live line: seconds between lines within a long epoch; 0: none")
+    ] = 60.0
 
     def __post_init__(self) -> None:
         self._is_live = self.live == "on" or (self.live == "auto" and _is_terminal())
@@ -50,15 +53,15 @@ class Progress:
         self._live_line: LiveProgress | None = None
         self._waiting: list[str] = []
         self._logged: dict[str, float] = {}
-        self._next_redraw = 0.0
-        if not self._is_live:
+        self._interval_s = _REDRAW_S if self._is_live else self.every_s
+        if not self._interval_s:
             # Steps then cost nothing: an instance switches a hook off by setting it to None.
             self.on_step_end = self.on_log = None  # type: ignore[assignment, method-assign] # see above
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
         """Write the head of the table, and start the live line."""
-        self._start = time.perf_counter()
+        self._start, self._num_before = time.perf_counter(), run.step
         self._text = EventText(run)
         self._write(run, *self._text.head(run))
         if self._is_live:
@@ -69,18 +72,20 @@ class Progress:
     def on_epoch_start(self) -> None:
         """Start timing the epoch."""
         self._text.epoch_start()
+        self._due_at = time.perf_counter() + self._interval_s
 
     @hookimpl
     def on_step_end(self, run: RunView, loss: Tensor) -> None:
-        """Redraw the live line if it is due."""
+        """Redraw the live line, or else write a line, if it is due."""
         now = time.perf_counter()
-        if now >= self._next_redraw:
-            self._next_redraw = now + _REDRAW_S
-            self._display.attempt(run, lambda: self._redraw(run, now, f"{loss.item():.4g}"))
+        if now >= self._due_at:
+            self._due_at = now + self._interval_s
+            rate = f"{(run.step - self._num_before) / (now - self._start):.0f} steps/s"
+            self._display.attempt(run, lambda: self._show(run, f"{loss.item():.4g}", rate))
 
     @hookimpl
     def on_log(self, values: Mapping[str, float]) -> None:
-        """Show the logged values in the live line from its next redraw on."""
+        """Show the logged values in the live line from its next redraw on, or in the next line of a long epoch."""
         self._logged |= values
 
     @hookimpl
@@ -117,10 +122,11 @@ class Progress:
         else:
             self._display.lines(run, *lines)
 
-    def _redraw(self, run: RunView, now: float, loss: str) -> None:
-        assert self._live_line is not None, "without a live line the hook is off"
-        rate = f"{run.step / (now - self._start):.0f} steps/s"
+    def _show(self, run: RunView, loss: str, rate: str) -> None:
         logged = "  ".join(f"{printable(name)} {value:.4g}" for name, value in self._logged.items())
+        if self._live_line is None:
+            self._display.lines(run, self._text.step(run, f"loss {loss}", rate, logged))
+            return
         task = self._live_line.task_ids[0]
         self._live_line.update(task, completed=run.step, epoch=run.epoch, loss=loss, rate=rate, logged=logged)
         if self._waiting:

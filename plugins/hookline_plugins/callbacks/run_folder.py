@@ -34,7 +34,7 @@ from hookline.runs import (
 )
 from hookline_plugins.callback_parts.event_text import EventText
 from hookline_plugins.callback_parts.metrics_file import MetricsFile
-from hookline_plugins.callback_parts.monitoring import Monitor, check_logged, check_monitored, measured_names
+from hookline_plugins.callback_parts.monitoring import Monitor, check_measured, check_monitored, measured_names
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class KeepRunFolder:
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the epoch."""
-        check_logged(run, self.monitor, "run-folder")
+        check_measured(run, self.monitor, "run-folder")
         self._best.update(run, metrics)
         self._write_metrics(run, metrics, is_epoch=True)
         self._write_log(run, self._text.epoch(run, metrics))

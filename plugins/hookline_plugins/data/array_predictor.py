@@ -18,7 +18,7 @@ from torch import Tensor
 from hookline import ContractError, DataError, Location
 from hookline_plugins.data.array_files import StoredArray, find_arrays
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.in_memory import as_tensor
+from hookline_plugins.data.forms import as_tensor
 from hookline_plugins.data.predictions import (
     WRITERS,
     class_columns,
@@ -107,7 +107,8 @@ class ArrayPredictor:
         assert read is not None, "inputs that cannot be read are a fault"
         rows = self._form(as_tensor(read.values))
         self._check("the inputs", f"the inputs hold {read.values.dtype}", rows, faults)
-        parts = [model(part) for part in self._scaled(rows).split(batch_size)]
+        rows = self._scaled(rows)
+        parts = [model(rows[first : first + batch_size]) for first in range(0, max(len(rows), 1), batch_size)]
         if not all(isinstance(part, Tensor) for part in parts):
             raise ContractError(f"the model returned a {type(parts[0]).__name__}, but predictions need one tensor")
         return self._in_units(torch.cat(parts), probabilities=probabilities)

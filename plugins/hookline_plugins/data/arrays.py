@@ -15,6 +15,7 @@ from msgspec import Meta
 from hookline import DataSource, Location, hookimpl
 from hookline_plugins.data.array_files import StoredArray, find_arrays
 from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.forms import as_inputs
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
 
 if TYPE_CHECKING:
@@ -193,15 +194,6 @@ def _count_classes(array: StoredArray, values: Tensor | None, faults: Faults) ->
             faults.add(message, location=Location(str(array.path)), hint=hint)
             break
     return largest + 1
-
-
-def as_inputs(rows: Tensor, *, is_float: bool) -> Tensor:
-    """Return rows as inputs: ``[N]`` as ``[N, 1]``, and converted to floating point if ``is_float``."""
-    rows = rows.unsqueeze(1) if rows.dim() == 1 else rows
-    if not is_float or rows.is_floating_point():
-        return rows
-    # float32 holds 16-bit integers exactly; the run casts to its own dtype.
-    return rows.float() if rows.element_size() <= 2 else rows.double()
 
 
 def _as_targets(rows: Tensor, *, is_classes: bool) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,18 +16,31 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource
-from hookline_plugins.data.arrays import as_inputs
 from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.forms import as_inputs, as_tensor
 from hookline_plugins.data.rows import Rows, read_numbers
 from hookline_plugins.data.splits import held_out_rows
 from hookline_plugins.data.tables.scaling import Scale, prepare
-from hookline_plugins.data.targets import Targets, read_targets
-
-if TYPE_CHECKING:
-    from hookline_plugins.data.given_arrays import FromArrays
+from hookline_plugins.data.targets import Targets, Task, read_targets
 
 
-def build_source(options: FromArrays, generator: torch.Generator | None) -> DataSource:
+class Options(Protocol):
+    """The options of ``FromArrays``, and its arrays."""
+
+    validation: float
+    test: float
+    stratify: bool
+    task: Task | Literal["auto"]
+    float_inputs: bool
+    standardize: bool
+    standardize_target: bool
+
+    @property
+    def given(self) -> Mapping[str, tuple[Any, Any]]:
+        """Inputs and targets by split."""
+
+
+def build_source(options: Options, generator: torch.Generator | None) -> DataSource:
     """Return the data source of the arrays that ``options.given`` holds.
 
     Args:
@@ -54,14 +67,6 @@ def build_source(options: FromArrays, generator: torch.Generator | None) -> Data
     scales = _scales(options, targets, (inputs, outputs), names, faults)
     faults.check()
     return _source(targets, inputs, outputs, names, scales)
-
-
-def as_tensor(values: Any) -> Tensor:
-    """Return an array as a tensor that shares its memory, or as a copy where torch cannot share it."""
-    # torch has no strides below 0, no other byte order, and no memory that cannot be written to.
-    needs_copy = not values.flags.writeable or any(step < 0 for step in values.strides)
-    native = values.astype(values.dtype.newbyteorder("="), copy=needs_copy)
-    return torch.from_numpy(native)
 
 
 def _read_inputs(given: Mapping[str, tuple[str, Any]], faults: Faults) -> dict[str, Rows] | None:
@@ -93,7 +98,7 @@ _Splits = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def _split(
-    options: FromArrays, targets: Targets, parts: _Splits, generator: torch.Generator | None, faults: Faults
+    options: Options, targets: Targets, parts: _Splits, generator: torch.Generator | None, faults: Faults
 ) -> None:
     """Move rows of the training split to splits of their own."""
     named = {"validation": options.validation, "test": options.test}
@@ -108,7 +113,7 @@ def _split(
 
 
 def _scales(
-    options: FromArrays, targets: Targets, parts: _Splits, names: tuple[tuple[str, ...], ...], faults: Faults
+    options: Options, targets: Targets, parts: _Splits, names: tuple[tuple[str, ...], ...], faults: Faults
 ) -> list[Scale | None]:
     """Scale inputs and targets as the options say; return the scales."""
     wanted = [options.standardize, options.standardize_target]

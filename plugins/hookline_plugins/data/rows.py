@@ -157,6 +157,8 @@ def _as_numbers(values: Array, place: str, faults: Faults) -> Array | None:
         hint = "encode it as numbers, for example one column for each value" if kind in "USO" else None
         faults.add(f"{place} holds {values.dtype}, not numbers", hint=hint)
         return None
+    if kind == "f" and values.dtype.itemsize > 8:  # torch has no such type
+        values = values.astype(np.float64)
     if kind == "f" and not (is_good := np.isfinite(values)).all():
         rows = np.flatnonzero(~is_good.reshape(len(values), -1).all(axis=1))
         value = values[rows[0]][~is_good[rows[0]]].flat[0] if values.ndim > 1 else values[rows[0]]

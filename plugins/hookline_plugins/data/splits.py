@@ -81,8 +81,12 @@ def held_out_rows(
             share = 1 - sum(shares.values()) if name == "train" else shares[name]
             message = f"the {name} split is empty: {share:g} of {num_rows:,} row{'s' * (num_rows != 1)}"
             faults.add(message, hint="change the shares of the splits, or add rows")
-    parts = order.split([max(count, 0) for count in counts.values()]) if min(counts.values()) >= 0 else ()
-    return {name: rows.sort().values for name, rows in zip(counts, parts, strict=False)}
+    if min(counts.values()) <= 0:
+        return {}
+    ends = list(accumulate(counts.values()))
+    return {
+        name: order[end - count : end].sort().values for (name, count), end in zip(counts.items(), ends, strict=True)
+    }
 
 
 def _evenly(classes: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any, cast
 
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, get_worker_info
@@ -51,15 +51,43 @@ class FirstExamples(Dataset[Any]):
 
 
 class FirstOfStream(IterableDataset[Any]):
-    """The first examples of a stream; where several processes read it, each gives its share of them."""
+    """The first examples of a stream; where several processes read it, each gives its share of them.
 
-    def __init__(self, dataset: IterableDataset[Any], max_examples: int) -> None:
-        self._dataset = dataset
+    It has a state and a method ``shard`` if the stream does.
+    """
+
+    def __init__(self, dataset: IterableDataset[Any], max_examples: int, *, is_share: bool = False) -> None:
+        self._dataset: Any = dataset
         self._max_examples = max_examples
+        self._is_share = is_share
+        self._num_before = self._num_given = 0
+        own = {"state_dict": self._state_dict, "load_state_dict": self._load_state_dict, "shard": self._shard}
+        for name in ("state_dict", "load_state_dict", "shard", "set_epoch"):
+            if hasattr(dataset, name):
+                setattr(self, name, own.get(name) or getattr(dataset, name))
 
     def __iter__(self) -> Iterator[Any]:
+        first, self._num_before = self._num_before, 0
+        for example in itertools.islice(self._dataset, self._share() - first):
+            first += 1
+            self._num_given = first
+            yield example
+
+    def _share(self) -> int:
         worker = get_worker_info()
-        share = self._max_examples
-        if worker is not None:
-            share = len(range(worker.id, self._max_examples, worker.num_workers))
-        return itertools.islice(iter(self._dataset), share)
+        if worker is None or self._is_share:
+            return self._max_examples
+        # A run refuses a stream that does not ask for its worker; it does not notice that this one does.
+        number, num_workers = (object.__getattribute__(worker, name) for name in ("id", "num_workers"))
+        return len(range(number, self._max_examples, num_workers))
+
+    def _shard(self, worker: int, num_workers: int) -> FirstOfStream:
+        share = self._dataset.shard(worker=worker, num_workers=num_workers)
+        return FirstOfStream(share, len(range(worker, self._max_examples, num_workers)), is_share=True)
+
+    def _state_dict(self) -> dict[str, Any]:
+        return {"num_given": self._num_given, "stream": self._dataset.state_dict()}
+
+    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._num_before = self._num_given = state["num_given"]
+        self._dataset.load_state_dict(state["stream"])

@@ -92,7 +92,7 @@ class SoftMargin(TorchLoss):
     def build_loss(self, data: DataSource) -> nn.Module:
         """Build the loss; refuse other targets."""
         check_signs(data, "soft-margin")
-        return self.of_torch()
+        return self.elementwise()
 
     @hookimpl
     def build_metrics(self) -> dict[str, Metric]:
@@ -118,7 +118,7 @@ class MultiLabelSoftMargin(TorchLoss):
         import torch
 
         check_length("weight", len(self.weight) or data.out_features or 0, data.out_features, "outputs")
-        return self.of_torch(weight=torch.tensor(self.weight) if self.weight else None)
+        return self.elementwise(weight=torch.tensor(self.weight) if self.weight else None)
 
     @hookimpl
     def build_metrics(self) -> dict[str, Metric]:

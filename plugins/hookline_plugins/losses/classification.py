@@ -129,7 +129,7 @@ class KLDiv(TorchLoss):
     @hookimpl
     def build_loss(self) -> nn.Module:
         """Build the loss."""
-        return self.of_torch(reduction="batchmean")
+        return self.elementwise(reduction="batchmean")
 
 
 def _may_contain(data: DataSource, target: int) -> bool:

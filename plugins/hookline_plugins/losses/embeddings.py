@@ -32,7 +32,7 @@ class HingeEmbedding(TorchLoss):
     def build_loss(self, data: DataSource) -> nn.Module:
         """Build the loss; refuse other targets."""
         check_signs(data, "hinge-embedding")
-        return self.of_torch()
+        return self.elementwise()
 
 
 @dataclass

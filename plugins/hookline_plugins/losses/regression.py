@@ -96,7 +96,7 @@ class PoissonNLL(TorchLoss):
     @hookimpl
     def build_loss(self) -> nn.Module:
         """Build the loss."""
-        return self.of_torch()
+        return self.elementwise()
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hookline import ConfigError, DataError, DataSource
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class TorchLoss:
@@ -22,6 +22,18 @@ class TorchLoss:
         options: Any = self
         built: nn.Module = make(**{**asdict(options), **changed})
         return built
+
+    def elementwise(self, **changed: Any) -> nn.Module:
+        """Return torch's loss with the options, for one that would broadcast a prediction and a target in silence."""
+        built = self.of_torch(**changed)
+        built.register_forward_pre_hook(_check_shapes)
+        return built
+
+
+def _check_shapes(_: nn.Module, arguments: tuple[Tensor, Tensor]) -> None:
+    prediction, target = arguments
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in shape")
 
 
 def check_signs(data: DataSource, loss_name: str) -> None:

@@ -6,7 +6,7 @@ Shapes: ``B`` examples in a batch, ``T`` tokens, ``C`` classes, or words of a vo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hookline import ConfigError, hookimpl
 from hookline_plugins.metrics.accuracy import Accuracy
@@ -71,7 +71,7 @@ class _Form:
         tasks = [member.instance.task for member in run.members if isinstance(member.instance, Transformers)]
         if not tasks:
             raise ConfigError("the loss transformers needs the model transformers", hint="set model=transformers")
-        config = run.unwrapped_model.config
+        config: Any = run.unwrapped_model.config
         is_regression = config.problem_type == "regression" or config.num_labels == 1
         return cls(tasks[0] == "causal-lm", is_regression and tasks[0] == "sequence-classification")
 

@@ -35,6 +35,7 @@ _Name = Literal[
     "precision",
     "recall",
     "f1",
+    "confusion",
     "top_k_accuracy",
 ]
 _Arguments = dict[str, bool | int | float | str | list[int | float]]
@@ -53,6 +54,7 @@ _OF_CLASSES: Mapping[str, Callable[..., Metric]] = {
     "precision": classes.Precision,
     "recall": classes.Recall,
     "f1": classes.F1,
+    "confusion": classes.Confusion,
 }
 _IN_WORDS = {"regression": "numbers", "classification": "class indices", "binary": "0 and 1"}
 _FITTING: Mapping[str, tuple[str, ...]] = {
@@ -154,10 +156,9 @@ class _Torchmetric:
             prediction, target = prediction.flatten(), target.flatten()
         self._metric.update(prediction, target.long() if self._is_binary else target)
 
-    def compute(self) -> Tensor | float:
+    def compute(self) -> Any:
         """Return the metric over all batches."""
-        value: Tensor | float = self._metric.compute()
-        return value
+        return self._metric.compute()
 
     def reset(self) -> None:
         """Discard all batches."""

@@ -99,6 +99,29 @@ class F1(_OverClasses):
         return self._mean(2 * right / (predicted + actual), predicted + actual > 0)
 
 
+class Confusion:
+    """Number of examples of each true class for which each class was chosen, ``[C, C]``: true class, chosen class."""
+
+    def __init__(self, answers: Answers | None = None) -> None:
+        self._answers = answers or Answers()
+        self.reset()
+
+    def reset(self) -> None:
+        """Discard all batches."""
+        self._counts: Tensor | None = None
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add a batch."""
+        chosen, actual = self._answers.chosen_and_true(prediction, target)
+        size = self._answers.num_classes(prediction)
+        counts = (actual * size + chosen).bincount(minlength=size * size).view(size, size)
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def compute(self) -> Tensor | float:
+        """Return the numbers; NaN without a batch."""
+        return math.nan if self._counts is None else self._counts
+
+
 class TopKAccuracy:
     """Share of examples whose class is among the ``k`` with the largest logits."""
 

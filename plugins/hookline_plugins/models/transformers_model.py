@@ -119,6 +119,8 @@ class Transformers:
                     f"model.config does not fit the architecture {values['model_type']!r}", faults=unknown
                 )
             made = {**values, **_sizes(self.task, values, data), **self.config}
+            if "num_labels" in made:  # which the names of other classes would overrule
+                made = {key: value for key, value in made.items() if key not in ("id2label", "label2id")}
             try:
                 return kind.from_dict(made)
             except Exception as error:

@@ -38,18 +38,21 @@ def leave_out(model: nn.Module) -> Callable[[], None]:
         prefixes[0] = prefix
         saved = state.pop(prefix + SUM, None)
         if saved is not None and saved.tolist() != sums.of(_parameters(module)).tolist():
-            message = "the weights that are not trained are not those that the saved ones were trained with"
-            hint = "restore the file that the model reads, or its seed; weights that are loaded when a run begins "
-            raise CheckpointError(message, hint=f"{hint}need callbacks.lora.save = 'all'")
+            message = "the model is built with other frozen weights than its saved weights were trained with"
+            hint = (
+                "restore the file that it reads, or its seed; if weights are loaded only when a run begins, train with "
+            )
+            raise CheckpointError(message, hint=f"{hint}callbacks.lora.save = 'all'")
 
     def after_load(_: nn.Module, keys: Any) -> None:
         known = {prefixes[0] + name for name in frozen}
         keys.missing_keys[:] = [name for name in keys.missing_keys if name not in known]
 
+    hooked: Any = model  # torch leaves these without types
     handles = [
-        model.register_state_dict_post_hook(on_state),
-        model.register_load_state_dict_pre_hook(before_load),
-        model.register_load_state_dict_post_hook(after_load),
+        hooked.register_state_dict_post_hook(on_state),
+        hooked.register_load_state_dict_pre_hook(before_load),
+        hooked.register_load_state_dict_post_hook(after_load),
     ]
 
     def take_back() -> None:
@@ -86,6 +89,6 @@ class _Sums:
             digest = hashlib.sha256()
             for name, tensor in named.items():
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
             self._sum, self._seen = torch.tensor(list(digest.digest()), dtype=torch.uint8), seen
         return self._sum

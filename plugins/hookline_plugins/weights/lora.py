@@ -13,6 +13,7 @@ from msgspec import Meta
 from hookline import ConfigError, Fault, PluginError, hookimpl
 from hookline_plugins.callback_parts.single import check_single
 from hookline_plugins.optimizers.parameter_groups import is_match, name_hint
+from hookline_plugins.weights.init_from import InitFrom
 from hookline_plugins.weights.left_out import leave_out
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class LoRA:
     Large Language Models", https://arxiv.org/abs/2106.09685.
 
     Patterns are those of ``fnmatch``: ``*`` matches any characters, ``?`` one. They are matched against the names in
-    the model as its plugin built it.
+    the model. List it before other callbacks that wrap the model.
 
     With ``save = "trained"``, checkpoints and ``model.safetensors`` leave out the weights that are not trained. Each
     use of the run builds them again, from the file that the model reads or from the seed; their SHA-256 is compared.
@@ -55,11 +56,14 @@ class LoRA:
     def __post_init__(self) -> None:
         self._merge: Callable[[], object] = bool  # replaced once the model is built
 
-    # The innermost, so that no other wrapper changes the names.
-    @hookimpl(wrapper=True, trylast=True)
+    # Outside init-from and freeze, which use the names of the model without adapters.
+    @hookimpl(wrapper=True)
     def build_model(self, run: RunView) -> Generator[None, Any, nn.Module]:
         """Put adapters into the layers, and freeze all other parameters."""
         check_single(run, self, "would freeze each other's adapters")
+        if self.save == "trained" and any(isinstance(member.instance, InitFrom) for member in run.members):
+            message = "lora leaves weights out of what is saved, which init-from loads only when a run begins"
+            raise ConfigError(message, hint="save them: callbacks.lora.save = 'all'")
         model: nn.Module = yield
         peft = _peft()
         layers, parameters = _layers(model), dict(model.named_parameters())

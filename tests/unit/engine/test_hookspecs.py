@@ -33,6 +33,7 @@ EVENTS = {
     "on_run_start": ("run", "state"),
     "on_epoch_start": ("run",),
     "on_step_end": ("run", "loss"),
+    "on_log": ("run", "values"),
     "on_evaluation_start": ("run",),
     "on_evaluation_end": ("run", "metrics"),
     "on_save_point": ("run", "is_last"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -66,14 +66,16 @@ def test_values_are_reduced_over_intervals_and_over_epochs() -> None:
         assert values == pytest.approx(expected(start, end), rel=1e-15)
     for epoch, metrics in enumerate(result.history):
         whole = {f"logged/{name}": value for name, value in expected(10 * epoch, 10 * epoch + 10).items()}
-        assert {name: metrics[name] for name in whole} == pytest.approx(whole, rel=1e-15)
+        del whole["logged/last"]  # an epoch has none
+        logged = {name: value for name, value in metrics.items() if name.startswith("logged/")}
+        assert logged == pytest.approx(whole, rel=1e-15)
 
 
 def test_what_is_logged_at_the_end_of_an_epoch_belongs_to_the_next_interval_or_ends_the_run() -> None:
     class AtTheEnd(Logging):
         @hookimpl
         def on_epoch_end(self, run: RunView) -> None:
-            run.log("epoch", run.epoch, reduce="last") if run.epoch > 5 else run.log("at", run.epoch)
+            run.log("at", run.epoch)
 
     plugin = AtTheEnd(lambda *_: None)
     result = made(plugin).fit()
@@ -87,7 +89,7 @@ def test_a_logged_tensor_may_change_afterwards() -> None:
     def log(run: RunView, _: Tensor) -> None:
         for counter in counters:
             for reduce in ("mean", "last", "sum", "max"):
-                run.log(f"{reduce} {counter.dtype}", counter, reduce=reduce)  # type: ignore[arg-type] # one of the four
+                run.log(f"{reduce} {counter.dtype}", counter, reduce=reduce)
             counter.add_(1)
 
     plugin = Logging(log)
@@ -110,12 +112,13 @@ def test_numbers_and_tensors_may_share_a_name() -> None:
     def log(run: RunView, _: Tensor) -> None:
         place = run.step - 1
         for values, _expected, pair, reduce in combined:
-            run.log(f"{values} {pair} {reduce}", pair[place](values[place]), reduce=reduce)  # type: ignore[arg-type] # one of the four
+            run.log(f"{values} {pair} {reduce}", pair[place](values[place]), reduce=cast(Any, reduce))
 
     plugin = Logging(log)
     made(plugin, **{"train.max_steps": 2}).fit()
     expected = {f"{values} {pair} {reduce}": results[reduce] for values, results, pair, reduce in combined}
-    assert plugin.lines == [(1, 2, pytest.approx(expected, nan_ok=True))]
+    lines: list[Any] = plugin.lines
+    assert lines == [(1, 2, pytest.approx(expected, nan_ok=True))]
 
 
 def test_a_value_with_a_gradient_keeps_no_graph() -> None:
@@ -131,7 +134,7 @@ def test_a_value_with_a_gradient_keeps_no_graph() -> None:
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it so
     """Counts the operations that wait for a device."""
 
-    num = 0
+    num: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.num += func.overloadpacket.__name__ in ("_local_scalar_dense", "_to_copy_to_host")
@@ -144,10 +147,11 @@ def num_reads(log: Callable[[RunView, Tensor], None], max_steps: int) -> int:
         def on_step_end(self, run: RunView, loss: Tensor) -> None:
             self.log(run, loss)
 
-    run = made(Quiet(log), 5, **{"train.max_steps": max_steps, "train.evaluate": [], "train.non_finite": "ignore"})
-    with Reads() as reads:
+    values: dict[str, Any] = {"train.max_steps": max_steps, "train.evaluate": [], "train.non_finite": "ignore"}
+    run = made(Quiet(log), 5, **values)
+    with Reads() as reads:  # type: ignore[no-untyped-call] # torch leaves it so
         run.fit()
-    return reads.num
+    return int(reads.num)
 
 
 def test_no_step_waits_for_a_device_to_log() -> None:
@@ -164,7 +168,7 @@ def test_no_step_waits_for_a_device_to_log() -> None:
 def test_a_run_resumed_within_an_interval_reports_the_same_values(step: int) -> None:
     def log(run: RunView, loss: Tensor) -> None:
         for reduce in ("mean", "last", "sum", "max"):
-            run.log(f"{reduce} loss", loss.double().sin(), reduce=reduce)  # type: ignore[arg-type] # one of the four
+            run.log(f"{reduce} loss", loss.double().sin(), reduce=reduce)
 
     whole, first, second = Logging(log), Logging(log), Logging(log)
     expected = made(whole).fit()
@@ -256,7 +260,9 @@ def test_a_callback_follows_a_logged_value(following: dict[str, Any]) -> None:
         assert result.summary["best logged/number"] == [
             {"metric": "logged/number", "value": 4.5, "epoch": 2, "step": 20}
         ]
-    wrong = {key: "logged/nunber" if key.endswith("monitor") else value for key, value in following.items()}
+    wrong: dict[str, Any] = {
+        key: "logged/nunber" if key.endswith("monitor") else value for key, value in following.items()
+    }
     with pytest.raises(ConfigError) as caught:
         made(plugin, **wrong).fit()
     name = next(iter(following)).split(".")[1]

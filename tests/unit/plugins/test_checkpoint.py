@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import IterableDataset
 
-from hookline import CheckpointError, ConfigError, Run, hookimpl, load_config, resume
+from hookline import CheckpointError, ConfigError, DataSource, Run, hookimpl, load_config, resume
 from hookline.runs import RunFolder, folder_of, give_folder, read_checkpoint
 from support import saved_folder
 
@@ -68,6 +69,32 @@ class Losses:
 
     def compute(self) -> float:
         return self.values[self.epoch - 1]
+
+
+class Stream(IterableDataset[Any]):
+    """A stream, which is read again."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(torch.ones(2), torch.ones(1))] * 12)
+
+
+class Stateful(Stream):
+    """A stream with a state; all its examples are equal."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None: ...
+
+
+@pytest.mark.parametrize(("kind", "is_warned"), [(Stream, True), (Stateful, False)])
+def test_a_stream_that_would_be_read_again_is_a_warning_in_the_first_step(
+    kind: type[Stream], is_warned: bool, tmp_path: Path
+) -> None:
+    config = {"train": {"epochs": 2}, "callbacks": {"run-folder": {"parent": str(tmp_path)}, "checkpoint": {}}}
+    run = Run(load_config(config, plugins={"data": DataSource(kind(), in_features=2, out_features=1)}))
+    next(iter(run.steps()))
+    assert ["the training data are a stream without a state" in text for text in run.warnings] == [True] * is_warned
 
 
 # ---- when it saves --------------------------------------------------------------------------------------------------

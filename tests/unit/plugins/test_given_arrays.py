@@ -26,7 +26,7 @@ TARGETS = INPUTS @ np.array([1.0, 2.0, 3.0], np.float32) + 4
 NAMES = ("a", "b", "c")
 LABELS = np.array(["low"] * 60 + ["middle"] * 30 + ["top"] * 10)
 CLASSES = {"loss": "cross-entropy"}
-KEEP = {"callbacks": {"run-folder": {}, "checkpoint": {}}}
+KEEP: dict[str, Any] = {"callbacks": {"run-folder": {}, "checkpoint": {}}}
 
 
 def run_of(data: Any, config: Mapping[str, Any] | None = None, **overrides: Any) -> Run:
@@ -106,7 +106,7 @@ def test_an_array_is_shared_and_the_rows_of_splits_are_copies() -> None:
 def test_an_array_that_torch_cannot_share_is_copied() -> None:
     frozen = INPUTS.copy()
     frozen.flags.writeable = False
-    for array in (frozen, INPUTS[::-1], INPUTS.astype(">f4")):
+    for array in (frozen, INPUTS[::-1], INPUTS.astype(">f4"), INPUTS.astype(np.longdouble)):
         assert np.array_equal(tensors(source(array, TARGETS))[0].numpy(), array)
 
 

@@ -252,14 +252,11 @@ def test_frozen_weights_and_averages_are_those_that_were_loaded(folder: Path) ->
     averaged.fit()
     config["callbacks"] = {**callbacks, "averaging": {"decay": 0.5, "at_end": "raw"}}
     run = Run(load_config(config, plugins={"model": Net}))
-    heads = [
-        step for step in run.steps() for step in [run.unwrapped_model.get_parameter("head.weight").detach().clone()]
-    ]
+    head = run.unwrapped_model.get_parameter("head.weight")
+    heads = [head.detach().clone() for _ in run.steps()]
     assert_loaded(state(run), {name: WEIGHTS[name] for name in ("encoder.0.weight", "encoder.0.bias")})
-    mean = heads[0]
-    for head in heads[1:]:
-        mean = 0.5 * mean + 0.5 * head
-    torch.testing.assert_close(averaged.unwrapped_model.get_parameter("head.weight").detach(), mean)
+    expected = 0.5 * (0.5 * heads[0] + 0.5 * heads[1]) + 0.5 * heads[2]
+    torch.testing.assert_close(averaged.unwrapped_model.get_parameter("head.weight").detach(), expected)
 
 
 def test_the_run_must_exist(folder: Path) -> None:

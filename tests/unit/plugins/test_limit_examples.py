@@ -172,6 +172,56 @@ def test_workers_share_the_first_examples_of_a_stream() -> None:
     assert result.steps == 3
 
 
+def test_a_stream_that_does_not_share_out_its_examples_is_refused_as_without_a_limit() -> None:
+    class Whole(Stream):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(TENSORS[index] for index in range(12))
+
+    with pytest.raises(DataError, match="2 workers would yield each of them several times"):
+        run_of(Whole(), 5, num_workers=2, epochs=1, evaluate=[])
+
+
+class Place(IterableDataset[Any]):
+    """A stream with a state, and a method that shares it out."""
+
+    def __init__(self, first: int = 0, step: int = 1) -> None:
+        self.share, self.place, self.epochs = (first, step), 0, list[int]()
+
+    def __iter__(self) -> Iterator[Any]:
+        first, step = self.share
+        while (index := first + self.place * step) < 12:
+            self.place += 1
+            yield TENSORS[index]
+
+    def shard(self, worker: int, num_workers: int) -> Place:
+        share = Place(worker, num_workers)
+        share.epochs = self.epochs
+        return share
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place = state["place"]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+
+def test_a_stream_with_a_state_resumes_in_an_epoch_and_is_shared_out_by_its_method() -> None:
+    assert run_of(Place(), 5, num_workers=2, epochs=1, evaluate=[]).fit().steps == 3
+    stream, whole = Place(), run_of(Place(), 7).fit()
+    first, second = run_of(Place(), 7), run_of(stream, 7)
+    steps = first.steps()
+    for _ in range(6):
+        next(steps)
+    state = first.state_dict()
+    assert state["place"]["shares"] == [{"state": {"num_given": 4, "stream": {"place": 4}}}]
+    second.load_state_dict(state)
+    assert second.fit().history == whole.history
+    assert set(stream.epochs) == {1, 2}
+
+
 def test_a_dataset_without_a_length_is_reported_as_usual() -> None:
     class Endless(Dataset[Any]):
         def __getitem__(self, index: int) -> Any:

@@ -129,7 +129,7 @@ def test_with_all_weights_saved_the_base_is_not_needed(tmp_path: Path, catalog: 
     spoil(tmp_path)
     trained = load_trained(saved_folder(run).path, catalog=catalog)
     inputs = torch.randn(6, 2)
-    torch.testing.assert_close(trained.predict(inputs), run.model.eval()(inputs))
+    torch.testing.assert_close(trained.output(inputs), run.model.eval()(inputs))
 
 
 @pytest.mark.parametrize("save", ["trained", "all"])
@@ -159,7 +159,7 @@ def test_another_base_is_refused_by_all_that_use_the_run(tmp_path: Path, catalog
     before = sorted(path.rglob("*"))
     spoil(tmp_path)
     for use in (resume, evaluate_run, load_trained):
-        with pytest.raises(CheckpointError, match="not those that the saved ones were trained with"):
+        with pytest.raises(CheckpointError, match="built with other frozen weights"):
             use(path, catalog=catalog)
     assert sorted(path.rglob("*")) == before  # the checkpoints stay where they are
 
@@ -185,6 +185,24 @@ def test_weights_that_are_loaded_when_the_run_begins_are_saved_or_refused_before
             run.fit()
         assert "callbacks.lora.save = 'all'" in str(caught.value)
         assert run.step == 1
+
+
+@pytest.mark.parametrize("save", ["trained", "all"])
+def test_the_weights_of_init_from_are_saved_or_refused_at_once(tmp_path: Path, catalog: Catalog, save: str) -> None:
+    values = config(tmp_path, save=save)
+    start: dict[str, Any] = {"path": str(tmp_path / "other.safetensors"), "take": ["0.*"]}
+    save_file({"0.weight": torch.full((8, 2), 0.5), "0.bias": torch.zeros(8)}, start["path"])
+    values["callbacks"] = {"init-from": start, **values["callbacks"]}
+    if save == "trained":
+        with pytest.raises(ConfigError, match="init-from loads only when a run begins"):
+            Run(load_config(values, catalog=catalog))
+        return
+    run = Run(load_config(values, catalog=catalog))
+    run.fit()
+    trained = load_trained(saved_folder(run).path, catalog=catalog)
+    inputs = torch.randn(6, 2)
+    torch.testing.assert_close(trained.output(inputs), run.model.eval()(inputs))
+    assert torch.equal(run.model.state_dict()["0.base_layer.weight"], torch.full((8, 2), 0.5))
 
 
 class Thaw:
@@ -219,7 +237,7 @@ def test_a_model_to_be_used_has_the_adapters_merged_into_its_weights(tmp_path: P
         change = state[f"{layer}.lora_B.default.weight"] @ state[f"{layer}.lora_A.default.weight"]
         torch.testing.assert_close(merged[f"{layer}.weight"], base[f"{layer}.weight"] + 4.0 / 2 * change)
     inputs = torch.randn(6, 2)
-    torch.testing.assert_close(trained.predict(inputs), run.model.eval()(inputs))
+    torch.testing.assert_close(trained.output(inputs), run.model.eval()(inputs))
     exported = load_file(export_model(trained, "safetensors", tmp_path / "out.safetensors").path)
     assert all(torch.equal(exported[name], value) for name, value in merged.items())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import ConfigError, ContractError, DataSource, HooklineError, Metric, Run, load_config
+from hookline.runs.record import read_record
+from hookline.trained import evaluate_run
 from hookline_plugins.metrics import classes as class_metrics
 from hookline_plugins.metrics import regression as regression_metrics
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import Answers
 from hookline_plugins.metrics.callback import Metrics
+from support import saved_folder
 
 Array = NDArray[Any]
 SIZES = [[50], [1, 49], [7, 20, 23], [1] * 50]
@@ -534,3 +539,81 @@ def test_unknown_names_of_torchmetrics_are_refused_when_the_run_is_built(table: 
     with pytest.raises(ConfigError) as caught:
         run_of("binary", {"torchmetrics": table})
     assert words in str(caught.value)
+
+
+# ---- metrics of several numbers --------------------------------------------------------------------------------------
+
+
+def test_the_confusion_matrix_counts_the_choices_for_each_class() -> None:
+    logits, target = torch.randn(60, 3), torch.randint(-1, 3, (60,))
+    metric = class_metrics.Confusion(Answers(ignore_index=-1))
+    for p, t in zip(torch.split(logits, [7, 53]), torch.split(target, [7, 53]), strict=True):
+        metric.update(p, t)
+    expected = np.zeros((3, 3))
+    for chosen, actual in zip(logits.argmax(1).tolist(), target.tolist(), strict=True):
+        if actual >= 0:
+            expected[actual, chosen] += 1
+    assert np.array_equal(np.asarray(metric.compute()), expected)
+
+
+class Animals:
+    """Twelve cats, six dogs; the model of the test calls the first nine cats."""
+
+    @staticmethod
+    def source() -> DataSource:
+        rows = torch.arange(18.0).unsqueeze(1)
+        dataset = TensorDataset(rows, (rows.flatten() >= 12).long())
+        names = {"class_names": ("cat", "dog"), "task": "classification"}
+        return DataSource(dataset, dataset, in_features=1, out_features=2, **names)  # type: ignore[arg-type] # of many types
+
+
+class ByRow(nn.Module):
+    """Chooses the second class from the tenth row on, whatever it learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x), (x - 8.5) * self.scale.abs()], dim=1)
+
+
+def run_of_animals(tmp_path: Path, **overrides: Any) -> Run:
+    config = {
+        "train": {"epochs": 2, "batch_size": 18, "evaluate": ["validation"]},
+        "loss": {"use": "cross-entropy"},
+        "optimizer": {"lr": 1e-6},
+        "callbacks": {"metrics": {"metrics": ["f1", "confusion"]}, "run-folder": {"parent": str(tmp_path)}},
+    }
+    return Run(load_config(config, overrides, plugins={"data": Animals.source(), "model": ByRow()}))
+
+
+def test_a_matrix_is_in_the_history_the_files_and_the_evaluation_of_a_saved_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {"cat/cat": 9.0, "cat/dog": 3.0, "dog/cat": 0.0, "dog/dog": 6.0}
+    expected = {f"validation/confusion/{name}": value for name, value in counts.items()}
+    following = {"callbacks.best": {"monitor": "validation/confusion/cat/dog"}}
+    run = run_of_animals(tmp_path, **following, **{"callbacks.progress": {}})
+    result = run.fit()
+    assert {name: result.metrics[name] for name in expected} == expected
+    assert result.summary["best validation/confusion/cat/dog"][0]["value"] == 3.0
+    assert "4 numbers" in capsys.readouterr().out
+    folder = saved_folder(run).path
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(line).items() >= expected.items()
+    assert read_record(folder).metrics.items() >= expected.items()
+    again = evaluate_run(folder, plugins={"data": Animals.source(), "model": ByRow()})
+    assert again.metrics.items() >= expected.items()
+
+
+def test_a_number_that_a_metric_does_not_have_is_refused_after_the_first_evaluation(tmp_path: Path) -> None:
+    run = run_of_animals(tmp_path, **{"callbacks.best.monitor": "validation/confusion/cat/dgo"})
+    with pytest.raises(ConfigError) as caught:
+        run.fit()
+    assert str(caught.value) == (
+        "best monitors 'validation/confusion/cat/dgo', which this run does not measure\n"
+        "  = did you mean 'validation/confusion/cat/dog'?"
+    )
+    with pytest.raises(ConfigError, match="early-stopping monitors 'validation/accuracy/cat', which"):
+        run_of_animals(tmp_path, **{"callbacks.early-stopping.monitor": "validation/accuracy/cat"}).fit()

@@ -38,3 +38,27 @@ def test_an_evaluation_within_an_epoch_has_a_row_of_its_own(capsys: pytest.Captu
 def test_a_run_that_evaluates_nothing_has_no_column_for_it(capsys: pytest.CaptureFixture[str]) -> None:
     hookline.train(SMALL, {"train.evaluate": [], "train.epochs": 1})
     assert capsys.readouterr().out.splitlines()[0].split() == ["epoch", "train/running_loss", "seconds"]
+
+
+def test_a_long_epoch_has_a_line_for_each_interval_where_the_live_line_is_off(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Logs:
+        @hookline.hookimpl
+        def on_step_end(self, run: hookline.RunView) -> None:
+            run.log("half", run.step / 2, "last")
+
+    options = {"train": {"epochs": 2, "log_every_steps": 1}, "callbacks.progress": {"live": "off", "every_s": 1e-9}}
+    run = hookline.Run(hookline.load_config(SMALL, options, plugins={"callbacks.logs": Logs()}))
+    losses = [f"{step.loss.item():.4g}" for step in run.steps()]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    found = [line for line in lines if "steps/s" in line]
+    assert [line[:5] for line in found] == [
+        [f"{1 + number // 2}/2", "step", f"{number + 1}/4", "loss", loss] for number, loss in enumerate(losses)
+    ]
+    assert found[2][-2:] == ["half", "1"]  # logged in the step before
+
+
+def test_an_epoch_that_is_not_long_has_no_other_line(capsys: pytest.CaptureFixture[str]) -> None:
+    hookline.train(SMALL, {"train.evaluate": [], "callbacks.progress.live": "off", "callbacks.progress.every_s": 1e9})
+    assert "steps/s" not in capsys.readouterr().out

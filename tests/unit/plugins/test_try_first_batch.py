@@ -270,6 +270,6 @@ def test_the_smallest_batch_is_that_of_all_parts_of_all_batches(
     if num_examples is None:
         assert smallest_batch(None, 4, limit) == min([4, *([1] if limit == 3 else [limit] if limit == 1 else [])])
         return
-    batches = torch.arange(num_examples).split(num_examples if batch_size == "all" else batch_size)
-    parts = [part for batch in batches for part in batch.split(limit or len(batch))]
+    batches = torch.split(torch.arange(num_examples), num_examples if batch_size == "all" else batch_size)
+    parts = [part for batch in batches for part in torch.split(batch, limit or len(batch))]
     assert smallest_batch(num_examples, batch_size, limit) == min(map(len, parts))

@@ -184,7 +184,7 @@ class Extra(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = super().forward(x) * self.factor
-        return (output * self.turn).real
+        return (output * self.get_buffer("turn")).real
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"factor": self.factor}

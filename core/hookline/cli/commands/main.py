@@ -118,8 +118,8 @@ def train(  # noqa: PLR0913 - a parameter for each option
     with light_optimizer() if shortcuts else nullcontext():
         run = Run(config, observers=observers.active, shortcuts=shortcuts)
         fit(output, run, observers)
-    steps = next_steps([*choosing_words(), *words], config, is_trial=is_trial, is_saved=folder_of(run) is not None)
-    for line in steps:
+    is_saved = folder_of(run) is not None
+    for line in next_steps([*choosing_words(), *words], config, run.history, is_trial=is_trial, is_saved=is_saved):
         output.prose(line)
 
 

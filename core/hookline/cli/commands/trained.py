@@ -95,12 +95,19 @@ def eval_(
         output.document({**_values_of(found), **values, "warnings": found.warnings})
         return
     output.prose(f"{_origin_of(found)}\n")
-    names = list(dict.fromkeys(name.partition("/")[2] for name in found.metrics))
+    every = dict.fromkeys(name.partition("/")[2] for name in found.metrics)
+    names, parts = [name for name in every if "/" not in name], [name for name in every if "/" in name]
     rows = [
         [split, "" if count is None else str(count), *(_number(found.metrics.get(f"{split}/{name}")) for name in names)]
         for split, count in found.num_examples.items()
     ]
     output.table(["split", "examples", *names], rows)
+    if parts:  # metrics of several numbers, whose columns would be too many
+        output.prose("")
+        rows = [
+            [part, *(_number(found.metrics.get(f"{split}/{part}")) for split in found.num_examples)] for part in parts
+        ]
+        output.table(["metric", *found.num_examples], rows)
 
 
 @click.command(cls=Command)

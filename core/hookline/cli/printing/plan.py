@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -64,12 +65,16 @@ def explanation_lines(setting: Setting, config: RunConfig, *, is_quiet: bool) ->
         yield f"  {option.description}: {option.expected}"
 
 
-def next_steps(words: Sequence[str], config: RunConfig, *, is_trial: bool, is_saved: bool) -> Iterator[str]:
+def next_steps(
+    words: Sequence[str], config: RunConfig, history: Sequence[Mapping[str, float]], *, is_trial: bool, is_saved: bool
+) -> Iterator[str]:
     """Yield the commands to try after a run, saved or not, or after a trial of it."""
     others = [word for word in words if not word.startswith("train.epochs=")]
     command = shlex.join(["hookline", "train", *others])
     yield "\ntry next"
     steps = {f"{command} train.epochs={2 * max(config.train.epochs, 1)}": "train longer"}
+    if history and _is_at_rest(history[-1]):
+        steps = {}
     if is_trial:
         steps = {shlex.join(["hookline", "train", *words]): "train in full"}
     if is_saved:
@@ -78,6 +83,12 @@ def next_steps(words: Sequence[str], config: RunConfig, *, is_trial: bool, is_sa
     if not words:
         steps["hookline init DATA.csv"] = "write a config for your own table"
     yield from step_lines(steps)
+
+
+def _is_at_rest(metrics: Mapping[str, float]) -> bool:
+    """Whether the last epoch changed nothing, as after a start at the least-squares solution."""
+    during, after = (metrics.get(f"train/{name}", math.nan) for name in ("running_loss", "loss"))
+    return math.isclose(during, after, rel_tol=1e-6)
 
 
 def step_lines(steps: Mapping[str, str]) -> Iterator[str]:

@@ -128,14 +128,9 @@ class Batches:
         if self.num_examples is not None:
             return max(-(-(len(self.order(epoch)) - num_used) // self._batch_size), 0)
         self._resumed, self._place = place or {}, (number, place)
-        has_others = place is not None and len(place["shares"]) != max(self._workers.num_workers, 1)
-        for is_other, how, option in (
-            (self._offset, "in batches of another size", "batch_size"),
-            (has_others, "by another number of workers", "num_workers"),
-        ):
-            if is_other:
-                message = f"the {self._name} is a stream, read {how} so far"
-                raise DataError(message, hint=f"resume with the same train.{option}")
+        if self._offset or (place and len(place["shares"]) != max(self._workers.num_workers, 1)):
+            message = f"the {self._name} is a stream, read in batches of another size or by other workers so far"
+            raise DataError(message, hint="resume with the same train.batch_size and train.num_workers")
         return 0
 
     def num_used(self, epoch: int, number: int) -> int:
@@ -157,7 +152,7 @@ class Batches:
 
     def first(self) -> Iterator[Any]:
         """Yield the first batch of the first epoch alone; a stream that this process reads goes on from there."""
-        batches = self.epoch(1)
+        batches: Any = self.epoch(1)
         batch = next(batches)
         if self._is_stream and not self._workers.num_workers:
             self._begun = itertools.chain([batch], batches)

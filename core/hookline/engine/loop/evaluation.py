@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -162,6 +162,7 @@ def evaluate(
     parts: Iterable[Any],
     metrics: Mapping[str, Metric],
     where: str = "an evaluation",
+    class_names: Sequence[str] = (),
 ) -> dict[str, float]:
     """Return ``loss`` and the other numbers, means over the batches by their weights, and each metric.
 
@@ -170,14 +171,18 @@ def evaluate(
 
     Raises:
         DataError: When there is no batch, or no target that counts in the loss.
-        ContractError: When the evaluation returns anything else, or a metric does not return a number.
+        ContractError: When the evaluation returns anything else, or a metric does not return numbers.
     """
     means = _measure(batches, evaluation, parts, metrics, where)
     if not means["loss"].weight:
         message = "there was no batch to evaluate, or none with a target that counts in the loss"
         raise DataError(message, hint="a stream must restart for each iteration")
-    numbers = {name: mean.compute() for name, mean in means.items()}
-    return numbers | {name: _number(name, metric.compute()) for name, metric in metrics.items()}
+    measured = {name: mean.compute() for name, mean in means.items()}
+    for name, metric in metrics.items():
+        measured |= numbers_of(name, metric.compute(), class_names)
+    if len(measured) > _MAX_METRICS:
+        raise ContractError(f"the metrics are {len(measured):,} numbers, but at most {_MAX_METRICS:,} are possible")
+    return measured
 
 
 def _measure(
@@ -256,7 +261,7 @@ def evaluate_splits(
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
             where, parts = f"the evaluation of the {split} split", (run.model, run.loss)
-            numbers = evaluate(stream, evaluation, parts, metrics, where)
+            numbers = evaluate(stream, evaluation, parts, metrics, where, run.data.class_names)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return ReadOnly(measured)
 
@@ -269,22 +274,37 @@ def try_evaluation(
     Return the names of its numbers without those of the metrics.
 
     Raises:
-        ContractError: When a metric does not return a number.
+        ContractError: When a metric does not return numbers.
         Exception: Any error of the evaluation or a metric.
     """
     names = list(_measure([batch], evaluation, parts, metrics, "the trial of the first batch"))
     for name, metric in metrics.items():
         # It may require more than one batch.
         with makers.attributing(metric), suppress(ArithmeticError, RuntimeError, ValueError):
-            _number(name, metric.compute())
+            numbers_of(name, metric.compute())
     return names
 
 
-def _number(name: str, value: Tensor | float) -> float:
+def numbers_of(name: str, value: Any, class_names: Sequence[str] = ()) -> dict[str, float]:
+    """Return the numbers of a metric: one of its name, or those of a mapping, a vector or a matrix by their places.
+
+    A place has the name of its class if there is one for each.
+
+    >>> numbers_of("recall", torch.tensor([1.0, 0.5]), ["cat", "dog"])
+    {'recall/cat': 1.0, 'recall/dog': 0.5}
+    """
     try:
-        return float(value)
+        return {name: float(value)}
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ContractError(f"the metric {name!r} returned {brief(value)}, but must return one number") from error
+        parts = value.tolist() if hasattr(value, "tolist") else value  # one transfer
+        if isinstance(parts, list | tuple):
+            places = class_names if len(class_names) == len(parts) else range(len(parts))
+            parts = dict(zip(places, parts, strict=True))
+        if not (isinstance(parts, Mapping) and parts):
+            message = f"the metric {name!r} returned {brief(value)}, but must return numbers"
+            raise ContractError(message, hint="one, or a mapping, a vector or a matrix of them") from error
+    named = (numbers_of(f"{name}/{place}", part, class_names) for place, part in parts.items())
+    return {full: number for numbers in named for full, number in numbers.items()}
 
 
 def build_predictor(host: Host, run: RunView) -> Predictor:

@@ -44,6 +44,7 @@ class FiniteGuard:
 
     Attributes:
         has_skipped: Whether the update of the last step was skipped.
+        is_used: Whether a plugin has asked for it.
     """
 
     def __init__(self, run: RunView, position: Position, forward: Forward) -> None:
@@ -59,7 +60,7 @@ class FiniteGuard:
         self._found, self._one = (torch.tensor(value, dtype=torch.float32, device="cpu") for value in (0.0, 1.0))
         self._has_held = False
         self._num_skips = 0
-        self.has_skipped = False
+        self.has_skipped = self.is_used = False
 
     def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:
         """Return whether to continue with a loss, a scalar tensor; False to skip the step.

@@ -15,7 +15,7 @@ from hookline.engine.loop.building import Components
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker, note_examples
-from hookline.engine.loop.results import check_step_result
+from hookline.engine.loop.results import check_skipping, check_step_result
 from hookline.engine.loop.rng import RandomState, in_run
 from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
@@ -114,7 +114,7 @@ class Loop:
     def bare_steps(self) -> Generator[Tensor]:
         """Take steps without end and yield their losses; no events, no evaluations."""
         self._begin()
-        with self.parts.workers, self.host.makers.attributing(), explaining(self._run):
+        with self.host.makers.attributing(), explaining(self._run):
             while True:
                 self._position.epoch += 1
                 for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
@@ -137,6 +137,7 @@ class Loop:
             self._is_left = True
             with self.working():
                 steps.close()
+            self.parts.workers.stop()
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -172,9 +173,10 @@ class Loop:
         position = self._position
         position.step += 1
         position.batch += 1
-        if position.step == 1:
+        if position.step == position.num_before + 1:
             with self.host.makers.attributing(self.parts.step):
                 check_step_result(loss)
+            check_skipping(self._run, is_guarded=self.parts.finite_guard.is_used)
         if self.parts.finite_guard.has_skipped:
             self.parts.finite_guard.forget_skip()
         else:

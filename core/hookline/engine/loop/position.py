@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from hookline.engine.loop.batches import Batches
@@ -30,6 +29,7 @@ class Position:
         self.num_epochs = num_epochs
         self.batches: Batches | None = None
         self.epoch = self.step = self.batch = self.num_ahead = self.num_before = 0
+        self._resumed = 0, 0  # the epoch that was resumed, and the number of steps before it
         self._num_extra = 0  # steps beyond those of epochs with this batch size, because it was another before
         self.is_begun = False
         self.stop_reason: str | None = None
@@ -50,17 +50,11 @@ class Position:
         """Number of examples used in the current epoch, rounded up to whole batches; 0 between two epochs."""
         return self.batches.num_used(self.epoch, self.batch) if self.batches and self.batch else 0
 
-    @property
-    def place(self) -> Mapping[str, Any] | None:
-        """Place of the training data in the current epoch, where they are a stream; None if it is not known."""
-        return self.batches.place(self.batch) if self.batches else None
-
-    def resume(
-        self, epoch: int, step: int, batch: int, num_examples: int, place: Mapping[str, Any] | None = None
-    ) -> None:
+    def resume(self, epoch: int, step: int, batch: int, num_examples: int, place: Any = None) -> None:
         """Set the position to that of an earlier run, whose batches may have had another size."""
         self.epoch, self.step, self.batch, self.num_before = epoch, step, batch, step
         rest = self.batches.resume(epoch, batch, num_examples, place) if self.batches and batch else 0
+        self._resumed = epoch, step - batch
         self._num_extra = step + rest - epoch * (self.steps_per_epoch or 0)
 
     def indices(self, step: int | None = None) -> list[int]:
@@ -79,9 +73,9 @@ class Position:
 
     def _place_of(self, step: int, steps_per_epoch: int) -> tuple[int, int]:
         """Return the epoch of a step, and the number of its batch in it, from 0."""
-        number = self.batch + step - self.step - 1
-        if number >= 0 and step <= self.step + 1:
-            return self.epoch, number
+        resumed, num_before = self._resumed
+        if num_before < step <= self._num_extra + resumed * steps_per_epoch:
+            return resumed, step - 1 - num_before
         epoch, number = divmod(step - 1 - self._num_extra, steps_per_epoch)
         return epoch + 1, number
 

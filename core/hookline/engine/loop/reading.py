@@ -84,7 +84,7 @@ class Workers:
         if not self.num_workers and self.device.type != "cuda":
             return _Here(self._readers, _Requests())
         return DataLoader(
-            self._readers,
+            cast(Any, self._readers),
             batch_size=None,
             sampler=_Requests(),
             collate_fn=_unchanged,
@@ -97,7 +97,7 @@ class Workers:
         )
 
 
-class _Readers(list[Any], Dataset[Any]):
+class _Readers(list[Any]):
     """Readers, each with a number; an item is the answer of one of them to a request.
 
     A reader seeds the global generators if its attribute ``draws`` is true. In the process of the run, one of examples
@@ -316,13 +316,19 @@ class StreamReader:
     def _share(self) -> Any:
         """Return the share of this process in the stream."""
         worker: Any = get_worker_info()
-        shard = getattr(self._stream, "shard", None)
-        # Other libraries have a method of this name with other parameters.
-        if callable(shard) and {"worker", "num_workers"} <= inspect.signature(shard).parameters.keys():
+        if shard := shard_of(self._stream):
             return shard(worker=worker.id if worker else 0, num_workers=worker.num_workers if worker else 1)
         if worker and worker.num_workers > 1:
             self._asked = _recorded_reads(worker)
         return self._stream
+
+
+def shard_of(dataset: Dataset[Any]) -> Callable[..., Dataset[Any]] | None:
+    """Return the method ``shard(worker, num_workers)`` of a stream, if it has one."""
+    shard = getattr(dataset, "shard", None)
+    # Other libraries have a method of this name with other parameters.
+    is_it = callable(shard) and {"worker", "num_workers"} <= inspect.signature(shard).parameters.keys()
+    return shard if is_it else None
 
 
 def _mark_of(batch: Any) -> int:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.engine.data import DataSource
-from hookline.engine.errors import ContractError
+from hookline.engine.errors import ConfigError, ContractError
 from hookline.engine.loop.batch import brief
 from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.view import RunView
 from hookline.engine.words import with_article
 
 _RESULTS: Mapping[str, tuple[Any, str | None]] = {
@@ -33,6 +34,23 @@ def check_step_result(loss: Any) -> None:
     if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
         message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
         raise ContractError(message, hint="end the step with: return loss.detach()")
+
+
+def check_skipping(run: RunView, *, is_guarded: bool) -> None:
+    """Check that the step of a plugin uses the run's check of numbers if ``train.non_finite`` is ``skip``.
+
+    Args:
+        run: The run, after its first step.
+        is_guarded: Whether a plugin has asked for the check.
+
+    Raises:
+        ConfigError: When it does not.
+    """
+    owners = [member.plugin for member, is_wrapper in run.hook_order("build_step") if not is_wrapper]
+    if owners and run.config.train.non_finite == "skip" and not is_guarded:
+        message = f"the step of {owners[0]} skips no update, but train.non_finite = 'skip' is set"
+        hint = "set it to 'fail' or 'ignore'; a step that skips calls run.update, or asks run.finite_guard"
+        raise ConfigError(message, hint=hint)
 
 
 def check_result(plugin: Plugin, hook: str, result: Any) -> None:

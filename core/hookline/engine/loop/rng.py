@@ -180,7 +180,8 @@ def _torch_generators(*devices: torch.device) -> list[_Generator]:
     for device in devices:
         if device.type != "cpu":
             module = torch.get_device_module(device)
-            place = {} if device.index is None else {"device": device}  # not the current one, and MPS has a single one
+            index: int | None = device.index
+            place = {} if index is None else {"device": device}  # not the current one, and MPS has a single one
             found.append((partial(module.get_rng_state, **place), partial(module.set_rng_state, **place)))
     return found
 

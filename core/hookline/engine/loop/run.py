@@ -137,11 +137,13 @@ class Run:
     @property
     def update(self) -> Callable[[], None]:
         """Function that updates the weights by their gradients; for custom steps."""
+        self.finite_guard  # noqa: B018 - the update asks it
         return self._loop.parts.update
 
     @property
     def finite_guard(self) -> FiniteGuard:
         """The check of losses and gradients; for custom steps."""
+        self._loop.parts.finite_guard.is_used = True
         return self._loop.parts.finite_guard
 
     @property
@@ -192,7 +194,7 @@ class Run:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics of each epoch."""
+        """Names of the metrics of each epoch, without logged values."""
         parts = self._loop.parts
         evaluated = [
             f"{split}/{name}" for split in parts.evaluation_batches for name in ("loss", *parts.numbers, *parts.metrics)

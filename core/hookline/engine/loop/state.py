@@ -101,7 +101,7 @@ class Progress:
             "used_s": self.used_s,
             "position": position.batch,
             "examples": position.num_examples,
-            "place": position.place,
+            "place": position.batches and position.batches.place(position.batch),
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "random": self.random.state_dict(),

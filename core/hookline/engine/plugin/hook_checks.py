@@ -60,7 +60,11 @@ def _fault(name: str, member: Any) -> Fault | None:
                 hint="mark it with @hookimpl, above any other decorator",
             )
         return None
+    if mark["specname"] not in (None, name):
+        return Fault(f"its method {name!r} has specname = {mark['specname']!r}", hint="name the method like its hook")
     if name not in HOOKS:
+        if mark["optionalhook"]:  # of another version of Hookline
+            return None
         hint = did_you_mean(name, HOOKS)
         return Fault(f"its method {name!r} is marked @hookimpl, but there is no such hook", hint=hint)
     return _kind_fault(name, member, is_wrapper=mark["wrapper"]) or _argument_fault(name, member)

@@ -6,10 +6,13 @@ it, so that a step costs nothing: the frames of an error's traceback are compare
 
 from __future__ import annotations
 
+import ast
 import functools
+import linecache
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import accumulate, islice
 from types import FrameType
 from typing import Any
 
@@ -22,6 +25,8 @@ from hookline.engine.plugin.plugin import Plugin
 
 Maker = tuple[Plugin, str | None]
 """The plugin that made an object, and its hook; None for the plugin's own object."""
+_LIBRARIES = ("torch.", "hookline.engine.")
+"""Modules whose code any plugin uses."""
 
 
 class Makers(Observer):
@@ -38,6 +43,7 @@ class Makers(Observer):
         self._check = check
         self.first: dict[str, Any] = {}
         self._made: dict[Any, Maker | None] = {}
+        self._modules: dict[str, Plugin | None] = {}  # None: several plugins have objects of the module
         self._kept: list[Any] = []  # an identity is unique only as long as its object exists
 
     def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:  # noqa: ARG002 - a wrapper is a maker, too
@@ -55,15 +61,27 @@ class Makers(Observer):
         for part in (made, *(parts.values() if isinstance(parts, Mapping) else ())):
             if part is not None:  # a wrapper may return what it got
                 self._made.setdefault(_key(part), None if member.is_core else (member.plugin, hook))
+                module = str(getattr(part, "__module__", None))
+                if self._modules.setdefault(module, member.plugin) is not member.plugin:
+                    self._modules[module] = None
 
     def of(self, error: BaseException) -> Maker | None:
-        """Return the maker of the innermost object in the traceback of an error, or else of its cause."""
+        """Return the maker of the innermost object in the traceback of an error, or else of its cause.
+
+        Code of C leaves no frame: it is found by the call in the innermost one. Classes that nobody made, such as a
+        function of autograd, are found by their module, if it is that of one plugin.
+        """
         found: Maker | None = None
+        beside: Plugin | None = None
         for frame, _ in traceback.walk_tb(error.__traceback__):
+            module = str(frame.f_globals.get("__name__"))
+            beside = beside if module.startswith(_LIBRARIES) else self._modules.get(module, beside)
             if key := next((key for key in _keys(frame) if key in self._made), None):
                 found = self._made[key]
                 in_hook = next((name for name in frame.f_code.co_qualname.split(".") if name in HOOKS), None)
                 found = found and (found[0], found[1] or in_hook)
+        called = next((made for part in _called(error) if (made := self._made.get(_key(part)))), None)
+        found = found or called or ((beside, None) if beside else None)
         return found or (self.of(error.__cause__) if error.__cause__ else None)
 
     def attribute(self, error: BaseException, made: Any = None) -> None:
@@ -94,6 +112,23 @@ def _key(part: Any) -> Any:
     function = part.func if isinstance(part, functools.partial) else part
     module, name = (getattr(function, attribute, None) for attribute in ("__module__", "__qualname__"))
     return (module, name) if isinstance(module, str) and isinstance(name, str) else id(part)
+
+
+def _called(error: BaseException) -> list[Any]:
+    """Return the object whose call in the innermost frame raised, and those of which it is an attribute, if known."""
+    trace: Any = error.__traceback__
+    with suppress(Exception):  # the source may be missing, or the call of another form
+        while trace.tb_next:
+            trace = trace.tb_next
+        frame, code = trace.tb_frame, trace.tb_frame.f_code
+        first, last, start, end = next(islice(code.co_positions(), trace.tb_lasti // 2, None))
+        lines = [line.encode() for line in linecache.getlines(code.co_filename)[first - 1 : last]]
+        lines[-1] = lines[-1][:end]
+        call: Any = ast.parse(b"".join(lines)[start:], mode="eval").body
+        name, *attributes = ast.unparse(call.func).split(".")
+        known = {**frame.f_globals, **frame.f_locals}[name]
+        return list(accumulate(attributes, getattr, initial=known))[::-1]
+    return []
 
 
 def _keys(frame: FrameType) -> Iterator[Any]:

@@ -153,6 +153,17 @@ def test_the_examples_of_steps_before_the_change_are_not_made_up() -> None:
     assert run.batch_indices(3) == []
 
 
+@pytest.mark.parametrize("size", [10, 7, 20])
+def test_the_examples_of_each_step_after_a_resume_are_known_in_every_later_epoch(size: int) -> None:
+    seen = Seen()
+    state = interrupted(in_memory(), Seen(), 13, batch_size=10)
+    run = run_of(in_memory(), seen, batch_size=size)
+    run.load_state_dict(state)
+    run.fit()
+    taken = [batch for epoch in sorted(seen.epochs) for batch in seen.epochs[epoch]]
+    assert [run.batch_indices(step) for step in range(14, run.step + 1)] == taken
+
+
 def test_a_stream_resumes_in_the_middle_of_an_epoch() -> None:
     whole, first, second = Seen(), Seen(), Seen()
     through = run_of(Stream(), whole, shuffle=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ INPUTS = torch.randn(23, 3, generator=GENERATOR)
 TARGETS = torch.randn(23, 1, generator=GENERATOR)
 
 
-def measured(batches: Any, model: nn.Module, loss: Any, metrics: Any) -> dict[str, float]:
+def measured(batches: Any, model: nn.Module, loss: Any, metrics: Any, **more: Any) -> dict[str, float]:
     """Return the numbers of the usual evaluation."""
-    return evaluate(batches, usual_evaluation(Forward(model, loss)), (model, loss), metrics)
+    return evaluate(batches, usual_evaluation(Forward(model, loss)), (model, loss), metrics, **more)
 
 
 def batches_of(size: int | None) -> Iterator[Any]:
@@ -84,20 +85,52 @@ def test_no_batch_to_evaluate_is_a_fault_of_the_data() -> None:
         measured([], model(), nn.MSELoss(), {})
 
 
-class Vector:
-    """A metric that returns more than one number."""
+class Gives:
+    """A metric with a given result."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
 
     def update(self, prediction: Tensor, target: Tensor) -> None: ...
 
-    def compute(self) -> Tensor:
-        return torch.zeros(2)
+    def compute(self) -> Any:
+        return self._result
 
     def reset(self) -> None: ...
 
 
-def test_a_metric_that_returns_no_number_is_named() -> None:
-    with pytest.raises(ContractError, match=r"the metric 'spread' returned \[2\] float32"):
-        measured([(INPUTS.double(), TARGETS.double())], model(), nn.MSELoss(), {"spread": Vector()})
+def numbers(result: Any, class_names: Sequence[str] = ()) -> dict[str, float]:
+    batches = [(INPUTS.double(), TARGETS.double())]
+    found = measured(batches, model(), nn.MSELoss(), {"m": Gives(result)}, class_names=class_names)
+    return {name: value for name, value in found.items() if name != "loss"}
+
+
+@pytest.mark.parametrize(
+    "result", ["many", None, torch.zeros(0), {}, [1.0, "many"], torch.zeros(2, dtype=torch.cfloat)]
+)
+def test_a_metric_that_returns_no_number_is_named(result: Any) -> None:
+    with pytest.raises(ContractError, match=r"the metric 'm(/1|/0)?' returned .*, but must return numbers"):
+        numbers(result)
+
+
+def test_a_metric_of_several_numbers_is_named_by_their_places() -> None:
+    matrix = torch.tensor([[3, 1], [0, 4]])
+    assert numbers(torch.tensor([0.5])) == {"m": 0.5}
+    assert numbers(torch.tensor([0.5, 0.25])) == numbers([0.5, 0.25]) == {"m/0": 0.5, "m/1": 0.25}
+    assert numbers(np.array([0.5, 0.25])) == {"m/0": 0.5, "m/1": 0.25}
+    assert numbers(matrix) == {"m/0/0": 3.0, "m/0/1": 1.0, "m/1/0": 0.0, "m/1/1": 4.0}
+    assert numbers({"low": torch.tensor(1), "high": [2, 3.0]}) == {"m/low": 1.0, "m/high/0": 2.0, "m/high/1": 3.0}
+
+
+def test_numbers_of_classes_have_the_names_of_the_classes() -> None:
+    names = ["cat", "dog"]
+    assert numbers(torch.tensor([[3, 1], [0, 4]]), names) == {
+        "m/cat/cat": 3.0,
+        "m/cat/dog": 1.0,
+        "m/dog/cat": 0.0,
+        "m/dog/dog": 4.0,
+    }
+    assert numbers(torch.tensor([1, 2, 3]), names) == {"m/0": 1.0, "m/1": 2.0, "m/2": 3.0}  # not one for each class
 
 
 class Noisy(nn.Module):

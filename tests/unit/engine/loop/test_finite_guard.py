@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from hookline import DataSource, NonFiniteError, Run, hookimpl, load_config, train
+from hookline import ConfigError, DataSource, NonFiniteError, Run, RunView, hookimpl, load_config, train
 
 
 def data_with(bad: float, at: int, num_examples: int = 12) -> DataSource:
@@ -117,6 +117,48 @@ def test_a_run_that_only_skips_fails_in_the_end() -> None:
     with pytest.raises(NonFiniteError, match="in step 100 ") as caught:
         train(config, plugins=plugins)
     assert caught.value.step == 100
+
+
+class OwnStep:
+    """A step that updates the weights by ``update``: the run's, or the optimizer's own."""
+
+    def __init__(self, *, is_guarded: bool) -> None:
+        self.is_guarded = is_guarded
+
+    @hookimpl
+    def build_step(self, run: RunView) -> Any:
+        def step(batch: Any) -> Tensor:
+            run.optimizer.zero_grad()
+            loss = run.loss(run.model(batch[0]), batch[1])
+            run.backward(loss)
+            update = run.update if self.is_guarded else run.optimizer.step
+            update()
+            return loss.detach()
+
+        return step
+
+
+def test_a_step_of_a_plugin_that_skips_nothing_is_refused_by_name() -> None:
+    own = {"data": data_with(float("nan"), at=6), "callbacks.own": OwnStep(is_guarded=False)}
+    with pytest.raises(
+        ConfigError, match=r"step of callback 'OwnStep' .* skips no update, but train\.non_finite"
+    ) as caught:
+        train(IN_ORDER, {"train.non_finite": "skip"}, plugins=own)
+    assert "asks run.finite_guard" in str(caught.value.hint)
+    assert train(IN_ORDER, {"train.non_finite": "ignore", "train.max_steps": 1}, plugins=own).outcome == "completed"
+    first = Run(load_config(IN_ORDER, plugins=own))
+    state = next(first.state_dict() for _ in first.steps())
+    resumed = Run(load_config(IN_ORDER, {"train.non_finite": "skip"}, plugins=own))
+    resumed.load_state_dict(state)
+    with pytest.raises(ConfigError, match="skips no update"):
+        resumed.fit()
+
+
+def test_a_step_of_a_plugin_skips_by_the_update_of_the_run() -> None:
+    own = {"data": data_with(float("nan"), at=6), "callbacks.own": OwnStep(is_guarded=True)}
+    run = Run(load_config(IN_ORDER, {"train.non_finite": "skip"}, plugins=own))
+    assert run.fit().outcome == "completed"
+    assert torch.tensor(weights_after(run)).isfinite().all()
 
 
 def test_nothing_is_checked_with_ignore() -> None:

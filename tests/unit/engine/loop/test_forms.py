@@ -167,7 +167,7 @@ def by_hand(order: Callable[[int], Tensor]) -> nn.Module:
     model = Two()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for epoch in (1, 2):
-        for rows in order(epoch).split(6):
+        for rows in torch.split(order(epoch), 6):
             optimizer.zero_grad()
             functional.mse_loss(model(LEFT[rows], RIGHT[rows]), TARGET[rows]).backward()  # type: ignore[no-untyped-call] # torch leaves it so
             optimizer.step()

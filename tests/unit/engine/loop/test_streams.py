@@ -49,10 +49,10 @@ class Stateful(Stream):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = {"place": 0, "mean": torch.zeros(1)}
+        self.state: dict[str, Any] = {"place": 0, "mean": torch.zeros(1)}
 
     def part(self, first: int, step: int) -> Iterator[Any]:
-        while (index := first + cast(int, self.state["place"]) * step) < NUM:
+        while (index := first + self.state["place"] * step) < NUM:
             self.state["place"] += 1
             self.state["mean"] += index
             yield self.read(index)
@@ -224,7 +224,8 @@ def test_another_number_of_workers_within_an_epoch_is_refused() -> None:
     with pytest.raises(DataError) as caught:
         run_of(Stateful(), 2).load_state_dict(state)
     assert str(caught.value).endswith(
-        "is a stream, read by another number of workers so far\n  = resume with the same train.num_workers"
+        "is a stream, read in batches of another size or by other workers so far\n"
+        "  = resume with the same train.batch_size and train.num_workers"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import operator
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -225,6 +227,82 @@ def test_an_error_in_a_step_names_plugin_hook_and_examples(
     assert place in where
 
 
+class BackwardOfC:
+    """Its backward is a function of C, which leaves no frame in a traceback."""
+
+    @hookimpl(wrapper=True)
+    def build_backward(self) -> Generator[None, Any, Any]:
+        yield
+        return operator.index
+
+
+class StepOfC:
+    @hookimpl
+    def build_step(self) -> Any:
+        return math.sqrt
+
+
+class MetricOfC:
+    """Its metric has a function of C for a method."""
+
+    @hookimpl
+    def build_metrics(self) -> Any:
+        class Largest:
+            update = max
+            reset = compute = staticmethod(float)
+
+        return {"largest": Largest()}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "hook", "kind", "place"),
+    [
+        (BackwardOfC(), "build_backward", TypeError, "in the step with examples 0, 1"),
+        (StepOfC(), "build_step", TypeError, "in the step with examples 0, 1"),
+        (MetricOfC(), "build_metrics", RuntimeError, "in the trial of the first batch with examples 0, 1"),
+    ],
+)
+def test_an_error_in_a_function_of_c_names_plugin_hook_and_examples(
+    plugin: Any, hook: str, kind: type[Exception], place: str
+) -> None:
+    error = caught(kind, callback=plugin)
+    assert error.__notes__[:2] == [place, made_by(hook, f"callback {type(plugin).__name__!r}")]
+
+
+class NoGradient(torch.autograd.Function):
+    """Raises when its gradient is computed, which the engine of autograd does."""
+
+    @staticmethod
+    def forward(_context: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(_context: Any, *_: Any) -> Any:
+        raise ValueError("boom")
+
+
+class NoGradientModel(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = NoGradient.apply(super().forward(inputs)) if self.has_checked else super().forward(inputs)  # type: ignore[no-untyped-call] # torch's
+        return found
+
+    has_checked = False
+
+
+def test_an_error_in_a_function_of_autograd_names_the_only_plugin_of_its_module() -> None:
+    run = Run(load_config(SMALL, plugins={"data": DATA, "model": NoGradientModel}))
+    run.unwrapped_model.__dict__["has_checked"] = (
+        True  # the trial of the first batch takes no step, but computes a gradient
+    )
+    with pytest.raises(ValueError, match="boom") as info:
+        run.fit()
+    examples, maker, _ = info.value.__notes__
+    assert (examples, maker) == ("in the step with examples 0, 1", f"raised in model 'NoGradientModel' {GIVEN}")
+
+
 def test_an_error_of_the_core_s_own_step_is_not_blamed_on_the_wrappers_around_it() -> None:
     is_trained = False
 
@@ -348,13 +426,16 @@ class Vector:
         self.calls.append(f"update {len(prediction)} {len(target)}")
 
     def compute(self) -> Any:
-        return torch.zeros(3)
+        return torch.zeros(0)
 
 
 def test_a_metric_is_tried_with_the_first_batch() -> None:
     metric = Vector()
     error = caught(ContractError, callback=Measures(metric))
-    assert str(error) == "the metric 'given' returned [3] float32, but must return one number"
+    assert str(error) == (
+        "the metric 'given' returned [0] float32, but must return numbers\n"
+        "  = one, or a mapping, a vector or a matrix of them"
+    )
     assert error.__notes__ == [made_by("build_metrics", "callback 'Measures'")]
     assert metric.calls == ["reset", "update 2 2"]
 

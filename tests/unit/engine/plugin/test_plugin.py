@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from hookline import DataSource, PluginError, hookimpl
+from hookline import DataSource, PluginError, hookimpl, train
 from hookline.engine import Entry
 from hookline.engine.plugin.hook_checks import HOOKS
 from hookline.engine.plugin.options import Option
@@ -219,6 +219,25 @@ def test_every_mistake_with_a_hook_is_reported_at_once_with_a_hint() -> None:
             "on_run_end", "hook 'on_run_end' has a default for 'run', so pluggy would not pass it", "remove the default"
         ),
     ]
+
+
+def test_a_hook_of_another_version_is_ignored_if_it_is_optional_and_a_name_for_a_hook_is_refused() -> None:
+    class Several:
+        @hookimpl(optionalhook=True)
+        def on_hook_of_a_later_version(self, anything: object) -> None: ...
+
+        @hookimpl(optionalhook=True)
+        def on_run_end(self) -> None: ...
+
+        @hookimpl(specname="on_epoch_end")
+        def close(self) -> None: ...
+
+    (text,) = fault_texts(Plugin("callback", "several", Several))
+    assert text.startswith("its method 'close' has specname = 'on_epoch_end'\n")
+    assert text.endswith("name the method like its hook")
+    del Several.close
+    assert train({"train": {"epochs": 1}}, plugins={"callbacks.several": Several()}).outcome == "completed"
+    assert Plugin("callback", "several", Several).hooks == ("on_run_end",)
 
 
 def test_a_mistake_is_found_on_an_instance_and_in_a_base_class_too() -> None:
