@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from hookline.engine.loop.batch import count_examples, part_of, tensors_in, with_parts
+from hookline.engine.loop.batch import Forward, count_examples, part_of, tensors_in, with_parts
 from hookline.engine.loop.evaluation import WeightedMean, weight_of
 from hookline.engine.loop.run import Run
 from hookline.testing.kit import Broken, Subject, check, skip
-from hookline.testing.parts import first_batch
+from hookline.testing.parts import first_batch, fitting_loss
 
 _BATCH_SIZE = 8
 
@@ -46,13 +46,23 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else with_parts(value, _detached)
 
 
+def _loss_of(subject: Subject, run: Run, prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the loss of the first examples, with what it asks for besides prediction and target."""
+    inputs = first_batch(subject.data, _BATCH_SIZE, prediction.dtype)[0][: len(prediction)]
+    asked = Forward(run.model, run.loss).asked
+    own = fitting_loss(prediction, target) if "output" in asked else None
+    given = {"inputs": inputs, "run": run, "output": {"logits": prediction, "loss": own}}
+    value: Tensor = run.loss(prediction, target, **{name: given[name] for name in asked})
+    return value
+
+
 @check
 def is_scalar(subject: Subject) -> None:
     """The loss is a scalar tensor of a floating-point dtype."""
     run = subject.run()
     for size in (_BATCH_SIZE, 1):
         prediction, target = (part_of(part, 0, size) for part in _example(subject, run))
-        loss: object = run.loss(prediction, target)
+        loss: object = _loss_of(subject, run, prediction, target)
         if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point()):
             got = f"{list(loss.shape)} {loss.dtype}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise Broken(f"{got} for {size} examples", "end with .mean()")
@@ -63,7 +73,7 @@ def is_differentiable(subject: Subject) -> None:
     """The loss depends on the prediction, and its gradient is finite."""
     run = subject.run()
     prediction, target = _example(subject, run)
-    loss = run.loss(prediction, target)
+    loss = _loss_of(subject, run, prediction, target)
     found: Any = ()  # None for each part that the loss does not use
     if loss.requires_grad:
         found = torch.autograd.grad(loss, _differentiable(prediction), allow_unused=True)
@@ -85,14 +95,16 @@ def refuses_broadcast(subject: Subject) -> None:
         skip(f"its targets are {list(target.shape)}, which are not broadcast")
     inputs, flat = first_batch(subject.data, _BATCH_SIZE)[0], target.squeeze(1)
     model = subject.run().model
+    if "output" in Forward(model, subject.run().loss).asked:
+        skip("the model computes it")
     try:
         mixed_data = dataclasses.replace(subject.data, train=TensorDataset(inputs, flat))
         run = subject.run(mixed_data, plugins={"model": lambda: model}, evaluate=())
         prediction = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
-        mixed = run.loss(prediction, flat)
+        mixed = _loss_of(subject, run, prediction, flat)
     except Exception:  # noqa: BLE001 - any error rejects them
         return
-    if not torch.isclose(mixed, run.loss(prediction, target), rtol=1e-4):
+    if not torch.isclose(mixed, _loss_of(subject, run, prediction, target), rtol=1e-4):
         advice = "raise ValueError when prediction.shape != target.shape"
         raise Broken("every prediction was compared with every target", advice)
 
@@ -104,7 +116,7 @@ def batch_mean(subject: Subject) -> None:
     if getattr(run.loss, "batch_weight", run.loss) is None:
         skip("it declares with batch_weight = None that it is no mean")
     prediction, target = _example(subject, run)
-    whole, weigh = run.loss(prediction, target).item(), weight_of(run.loss) or count_examples
+    whole, weigh = _loss_of(subject, run, prediction, target).item(), weight_of(run.loss) or count_examples
     mean, parts = WeightedMean(), []
     for part in ((0, 3), (3, None)):
         some, theirs = part_of(prediction, *part), part_of(target, *part)
@@ -134,7 +146,7 @@ def is_repeatable(subject: Subject) -> None:
     """The same prediction and target always give the same loss."""
     run = subject.run()
     prediction, target = _example(subject, run)
-    first, second = (run.loss(prediction, target).item() for _ in range(2))
+    first, second = (_loss_of(subject, run, prediction, target).item() for _ in range(2))
     if first != second:
         raise Broken(f"{first:.9g}, then {second:.9g}", "draw no random numbers, and keep no state between calls")
 
@@ -143,8 +155,8 @@ def is_repeatable(subject: Subject) -> None:
 def works_in_float64(subject: Subject) -> None:
     """The loss computes in float64, and agrees there with its value in float32."""
     single, double = subject.run(), subject.run(dtype="float64")
-    expected = single.loss(*_example(subject, single)).item()
-    loss = double.loss(*_example(subject, double, torch.float64))
+    expected = _loss_of(subject, single, *_example(subject, single)).item()
+    loss = _loss_of(subject, double, *_example(subject, double, torch.float64))
     if loss.dtype != torch.float64:
         raise Broken(f"the loss is {loss.dtype}", "create tensors with the dtype of the prediction, not a fixed one")
     if not math.isclose(loss.item(), expected, rel_tol=1e-3, abs_tol=1e-6):
