@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -566,7 +566,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     apart = tmp_path_factory.mktemp("apart")
     info = metadata_of("unparsable", environment)
     info.rename(apart / info.name)
-    return Workplace(environment, folder, apart)
+    return Workplace(replace(environment, is_warm=True), folder, apart)
 
 
 def metadata_of(name: str, environment: Environment) -> Path:
