@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from hookline.engine.loop.batch import Forward, count_examples, part_of, tensors_in, with_parts
+from hookline.engine.loop.batch import (
+    Forward,
+    count_examples,
+    part_of,
+    prediction_of,
+    tensors_in,
+    with_parts,
+)
 from hookline.engine.loop.evaluation import WeightedMean, weight_of
 from hookline.engine.loop.run import Run
 from hookline.testing.kit import Broken, Subject, check, skip
@@ -30,7 +37,7 @@ def _example(subject: Subject, run: Run, dtype: torch.dtype = torch.float32) -> 
     """
     inputs, target = first_batch(subject.data, _BATCH_SIZE, dtype)
     with torch.no_grad():
-        prediction = run.model(inputs)
+        prediction = prediction_of(Forward(run.model, run.loss).output(inputs))
     if subject.given_model is None:
         prediction = torch.randn(prediction.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     for tensor in _differentiable(prediction):
@@ -46,13 +53,16 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else with_parts(value, _detached)
 
 
-def _loss_of(subject: Subject, run: Run, prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the loss of the first examples, with what it asks for besides prediction and target."""
-    inputs = first_batch(subject.data, _BATCH_SIZE, prediction.dtype)[0][: len(prediction)]
-    asked = Forward(run.model, run.loss).asked
-    own = fitting_loss(prediction, target) if "output" in asked else None
-    given = {"inputs": inputs, "run": run, "output": {"logits": prediction, "loss": own}}
-    value: Tensor = run.loss(prediction, target, **{name: given[name] for name in asked})
+def _loss_of(subject: Subject, run: Run, prediction: Any, target: Any, start: int = 0) -> Tensor:
+    """Return the loss of the examples from ``start`` on, with what it asks for besides prediction and target."""
+    asked = {}
+    for name in Forward(run.model, run.loss).asked:
+        if name == "inputs":
+            inputs, _ = first_batch(subject.data, _BATCH_SIZE)
+            asked[name] = part_of(inputs, start, start + count_examples(target))
+        else:
+            asked[name] = {"loss": fitting_loss(prediction, target)} if name == "output" else run
+    value: Tensor = run.loss(prediction, target, **asked)
     return value
 
 
@@ -95,8 +105,6 @@ def refuses_broadcast(subject: Subject) -> None:
         skip(f"its targets are {list(target.shape)}, which are not broadcast")
     inputs, flat = first_batch(subject.data, _BATCH_SIZE)[0], target.squeeze(1)
     model = subject.run().model
-    if "output" in Forward(model, subject.run().loss).asked:
-        skip("the model computes it")
     try:
         mixed_data = dataclasses.replace(subject.data, train=TensorDataset(inputs, flat))
         run = subject.run(mixed_data, plugins={"model": lambda: model}, evaluate=())
@@ -120,7 +128,7 @@ def batch_mean(subject: Subject) -> None:
     mean, parts = WeightedMean(), []
     for part in ((0, 3), (3, None)):
         some, theirs = part_of(prediction, *part), part_of(target, *part)
-        parts.append(run.loss(some, theirs).detach())
+        parts.append(_loss_of(subject, run, some, theirs, part[0]).detach())
         mean.add(parts[-1], weigh(theirs))
     if not math.isclose(whole, mean.compute(), rel_tol=1e-4, abs_tol=1e-7):
         advice = "take the mean over the batch, or give the loss a batch_weight that returns its denominator"
@@ -135,7 +143,7 @@ def keeps_its_arguments(subject: Subject) -> None:
     # torch does not allow in-place changes of a leaf that requires a gradient.
     pair = [_detached(prediction), _detached(target)]
     before = copy.deepcopy(pair)
-    run.loss(*pair)
+    _loss_of(subject, run, *pair)
     pairs = zip(("prediction", "target"), before, pair, strict=True)
     if changed := [name for name, was, now in pairs if not all(map(torch.equal, tensors_in(was), tensors_in(now)))]:
         raise Broken(f"changed: {', '.join(changed)}", "work on copies: x = x * 2, not x *= 2")

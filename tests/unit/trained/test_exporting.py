@@ -258,7 +258,7 @@ def test_a_model_that_takes_its_inputs_by_name_is_exported_with_these_names(tmp_
     with torch.no_grad():
         expected = trained.model(**inputs)
     assert torch.equal(trained.output(inputs), expected["logits"])
-    made = export_model(trained, to, tmp_path / "m")
+    made = export_model(trained, to, tmp_path / f"m{exporting.ENDINGS[to]}")
     assert made.largest_difference < 1e-5
     if to == "torch-export":
         got = torch.export.load(made.path).module()(**inputs)
