@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -34,13 +34,13 @@ class Reader(nn.Module):
         logits = self.words(input_ids)
         if labels is None:
             return {"logits": logits}
-        given = (logits[:, :-1], labels[:, 1:]) if self.is_shifted else (logits, labels)
-        loss = functional.cross_entropy(*(part.flatten(0, 1) for part in given), ignore_index=-100)
+        outputs, targets = (logits[:, :-1], labels[:, 1:]) if self.is_shifted else (logits, labels)
+        loss = functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(0, 1), ignore_index=-100)
         return {"loss": loss, "logits": logits}
 
 
 def run_of(*, is_shifted: bool, **train: Any) -> hookline.Run:
-    plugins = {"data": DataSource(ROWS), "model": Reader(is_shifted=is_shifted)}
+    plugins = {"data": DataSource(cast(Any, ROWS)), "model": Reader(is_shifted=is_shifted)}
     loss = {"use": "model-loss", "next_token": is_shifted}
     source = {"loss": loss, "optimizer": {"lr": 1.0}, "train": {"epochs": 2, "batch_size": 6, **train}}
     return hookline.Run(hookline.load_config(source, plugins=plugins))
@@ -72,7 +72,7 @@ def test_micro_batches_of_different_lengths_give_the_step_of_the_whole_batch(is_
 
 def test_a_model_without_a_loss_is_refused() -> None:
     plugins = {
-        "data": DataSource([(row["input_ids"].float(), torch.ones(1)) for row in ROWS]),
+        "data": DataSource(cast(Any, [(row["input_ids"].float(), torch.ones(1)) for row in ROWS])),
         "model": nn.Linear(5, 1),
     }
     with pytest.raises(ContractError, match="without a loss"):

@@ -1,20 +1,17 @@
-"""``Components``: the components of a run, built by its plugins in order, each checked."""
+"""The building of the components of a run: by its plugins, in order, each checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
-from hookline.engine.data import DataSource
 from hookline.engine.errors import ContractError
 from hookline.engine.loop.batch import Forward, count_examples, placed_module
 from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.device import find_device
-from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, evaluate_splits, try_evaluation, weight_of
+from hookline.engine.loop.components import Components
+from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, try_evaluation, weight_of
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import Workers, with_sizes
@@ -22,75 +19,7 @@ from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader, evaluated_splits
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.train_options import TrainOptions
-from hookline.engine.view import Evaluation, LossFunction, Metric, RunView, StepFunction, Trial
-
-
-class Components:
-    """The components of a run; each is set as soon as it is built.
-
-    Attributes:
-        dtype: Floating-point type of weights and data.
-        device: Device of the model and of every batch.
-        data: The data source.
-        read: Reader of the batches of a split.
-        workers: The processes that read examples.
-        batches: The training batches.
-        evaluation_batches: The batches of each split that is evaluated.
-        model: The model, with all wrappers around it.
-        unwrapped_model: The model as its plugin built it.
-        loss: The loss.
-        weigh: Returns the weight of a training batch in the mean loss.
-        forward: Passes a batch through model and loss.
-        metrics: The metrics, by name.
-        evaluation: Evaluates a batch.
-        numbers: Names of the further numbers that it gives, as far as they are known.
-        optimizer: The optimizer.
-        finite_guard: The check that losses and gradients are finite.
-        backward: Adds the gradients of a loss to the parameters' ``grad``.
-        update: Updates the weights by their gradients.
-        micro_batch_size: Number of examples that pass through the model at once; 0: all; None: the step does not split
-            batches.
-        step: The training step.
-        reader: Reader of the training batches, ``(epoch, start) -> batches``.
-        evaluated_weights: The weights that are evaluated.
-    """
-
-    data: DataSource
-    read: SplitReader
-    workers: Workers
-    batches: Batches
-    evaluation_batches: Mapping[str, Batches]
-    model: nn.Module
-    unwrapped_model: nn.Module
-    loss: LossFunction
-    weigh: Callable[[Any], int | Tensor]
-    forward: Forward
-    metrics: Mapping[str, Metric]
-    evaluation: Evaluation
-    optimizer: Optimizer
-    finite_guard: FiniteGuard
-    backward: Callable[[Tensor], None]
-    update: Callable[[], None]
-    step: StepFunction
-    reader: Callable[[int, int], Iterator[Any]]
-
-    def __init__(self, options: TrainOptions) -> None:
-        self.dtype: torch.dtype = getattr(torch, options.dtype)
-        self.device = find_device(options.device)
-        self.micro_batch_size: int | None = None
-        self.evaluated_weights = EvaluatedWeights()
-        self.numbers: list[str] = []
-
-    def ensure_training_mode(self) -> None:
-        """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
-        if not self.unwrapped_model.training:
-            self.model.train()
-
-    def evaluate(self, run: RunView, splits: Iterable[str] | None = None) -> Mapping[str, float]:
-        """Return the loss and the metrics of the given splits, by default of all that are evaluated; no events."""
-        chosen = {split: self.evaluation_batches[split] for split in splits or self.evaluation_batches}
-        return evaluate_splits(run, self.read, chosen, self.evaluation, self.metrics)
+from hookline.engine.view import Evaluation, RunView, Trial
 
 
 class Site(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hookline.engine.errors import NonFiniteError, TrainingError, error_text
 from hookline.engine.logged import Logged
-from hookline.engine.loop.building import Components
+from hookline.engine.loop.components import Components
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker, note_examples

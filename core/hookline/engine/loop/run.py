@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
-from hookline.engine.loop.building import Components, Site, build_all
+from hookline.engine.loop.building import Site, build_all
+from hookline.engine.loop.components import Components
 from hookline.engine.loop.evaluation import metrics_of, predicting
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.loop import Loop

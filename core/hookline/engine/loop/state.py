@@ -11,7 +11,7 @@ from torch import nn
 
 from hookline.engine.errors import ContractError
 from hookline.engine.logged import Logged
-from hookline.engine.loop.building import Components
+from hookline.engine.loop.components import Components
 from hookline.engine.loop.evaluation import WeightedMean
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.rng import RandomState

@@ -9,7 +9,7 @@ import torch
 
 from hookline import ConfigError, Run, load_config
 from hookline.engine.loop.batch import placed
-from hookline.engine.loop.device import find_device
+from hookline.engine.loop.components import find_device
 
 CPU = torch.device("cpu")
 
