@@ -172,6 +172,8 @@ def test_a_plugin_that_needs_particular_data_gets_them() -> None:
     assert not check_plugin("model", four_features, data=data).failed
     with pytest.raises(AssertionError, match="with a regression: ValueError: it needs four features"):
         check_plugin("model", four_features)
+    with pytest.raises(ValueError, match="model= is not for a model plugin"):
+        check_plugin("model", "linear", model=lambda data: nn.Linear(3, 1))
     with pytest.raises(ValueError, match="a data plugin, which brings its own data"):
         check_plugin("data", four_features, data=data)
 

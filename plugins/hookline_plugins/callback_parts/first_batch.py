@@ -74,7 +74,7 @@ def try_first_batches(run: RunView, trial: Trial) -> None:
                 batch = try_what_fits(batch, trial.forward, namer(run, trial, split), *sizes)
             # Without metrics and plugins, the usual evaluation has been tried by now.
             if f"{split}/loss" in run.metric_names and (trial.metrics or run.hook_order("build_evaluation")):
-                trial.measure(batch, _checked(trial))
+                trial.measure(split, batch, _checked(trial))
 
 
 def _checked(trial: Trial) -> Callable[[Any], Evaluated]:

@@ -5,19 +5,21 @@ Defaults are those of ``torch.nn``. Shapes: ``B`` examples in a batch, ``O`` ans
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
-from hookline_plugins.losses.class_weights import balanced_answers
-from hookline_plugins.losses.torch_loss import TorchLoss, check_length, check_signs
+from hookline.runs import has_saved_weights
+from hookline_plugins.losses.class_weights import balanced_answers, uncounted_answers
+from hookline_plugins.losses.torch_loss import TorchLoss, check_length, check_signs, keep_weight
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import Answers, Task
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from hookline import Metric, RunView
 
@@ -46,11 +48,18 @@ class BCEWithLogits(TorchLoss):
         """Build the loss."""
         import torch
 
+        weight: Tensor | None
+        count = None
         if self.pos_weight == "balanced":
-            return self.of_torch(pos_weight=balanced_answers(run, data))
-        given = len(self.pos_weight)
-        check_length("pos_weight", given if given > 1 else data.out_features or 0, data.out_features, "outputs")
-        return self.of_torch(pos_weight=torch.tensor(self.pos_weight) if given else None)
+            count = functools.partial(balanced_answers, data)
+            weight = uncounted_answers(data) if has_saved_weights(run) else count()
+        else:
+            given = len(self.pos_weight)
+            check_length("pos_weight", given if given > 1 else data.out_features or 0, data.out_features, "outputs")
+            weight = torch.tensor(self.pos_weight) if given else None
+        loss = self.of_torch(pos_weight=weight)
+        keep_weight(loss, "pos_weight", count)
+        return loss
 
     @hookimpl
     def build_metrics(self) -> dict[str, Metric]:
@@ -118,7 +127,9 @@ class MultiLabelSoftMargin(TorchLoss):
         import torch
 
         check_length("weight", len(self.weight) or data.out_features or 0, data.out_features, "outputs")
-        return self.elementwise(weight=torch.tensor(self.weight) if self.weight else None)
+        loss = self.elementwise(weight=torch.tensor(self.weight) if self.weight else None)
+        keep_weight(loss, "weight", None)
+        return loss
 
     @hookimpl
     def build_metrics(self) -> dict[str, Metric]:

@@ -1,7 +1,7 @@
 """Weights of classes by their rarity in the training data: ``weight = "balanced"``, ``pos_weight = "balanced"``.
 
-They are buffers of the loss, and so part of the saved weights of a run: a run that resumes or is evaluated does not
-count again, whatever its data are.
+They are part of the saved weights of a run: a run that resumes or is evaluated does not count again, whatever its data
+are. ``uncounted_classes`` and ``uncounted_answers`` give tensors to load them into.
 
 Shapes: ``N`` targets, ``C`` classes, ``O`` answers for an example.
 """
@@ -12,18 +12,30 @@ import operator
 from typing import TYPE_CHECKING
 
 from hookline import DataError
-from hookline.runs import has_saved_weights
 from hookline_plugins.data.columns import column
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hookline import DataSource, RunView
+    from hookline import DataSource
 
 _WEIGHT, _POS_WEIGHT = 'loss.weight = "balanced"', 'loss.pos_weight = "balanced"'
 
 
-def balanced_classes(run: RunView, data: DataSource, ignored: int | None) -> Tensor:
+def uncounted_classes(data: DataSource) -> Tensor:
+    """Return a weight of 1 for each class, float32 ``[C]``.
+
+    Raises:
+        DataError: When the number of classes is unknown.
+    """
+    import torch
+
+    if data.out_features is None:
+        raise DataError(f"{_WEIGHT} needs the number of classes", hint="give the DataSource its out_features")
+    return torch.ones(data.out_features)
+
+
+def balanced_classes(data: DataSource, ignored: int | None) -> Tensor:
     """Return the weight of each class ``c``, ``N / (C N_c)``, float32 ``[C]``, from the targets that count.
 
     Source: ``class_weight="balanced"`` of scikit-learn,
@@ -33,13 +45,7 @@ def balanced_classes(run: RunView, data: DataSource, ignored: int | None) -> Ten
     Raises:
         DataError: When the data are a stream, or the targets are not classes, or a class does not occur.
     """
-    import torch
-
-    num_classes = data.out_features
-    if num_classes is None:
-        raise DataError(f"{_WEIGHT} needs the number of classes", hint="give the DataSource its out_features")
-    if has_saved_weights(run):
-        return torch.ones(num_classes)
+    num_classes = len(uncounted_classes(data))
     _check_no_stream(data, _WEIGHT)
     targets = column(data, operator.itemgetter(1)).flatten()
     counted = targets if ignored is None else targets[targets != ignored]
@@ -56,7 +62,14 @@ def balanced_classes(run: RunView, data: DataSource, ignored: int | None) -> Ten
     return (counts.sum() / (num_classes * counts)).float()
 
 
-def balanced_answers(run: RunView, data: DataSource) -> Tensor:
+def uncounted_answers(data: DataSource) -> Tensor:
+    """Return a factor of 1 for each output, of the form of ``balanced_answers``."""
+    import torch
+
+    return torch.ones(_shape(_answers(data, 1)))
+
+
+def balanced_answers(data: DataSource) -> Tensor:
     """Return the factor on targets of 1, ``N_0 / N_1``, for each output, float32 ``[O]`` with a 1 for further sizes.
 
     With it, the examples of 0 and of 1 weigh the same in all, as in ``balanced_classes``. In targets ``[B]``, all are
@@ -65,15 +78,7 @@ def balanced_answers(run: RunView, data: DataSource) -> Tensor:
     Raises:
         DataError: When the data are a stream, or the targets are not 0 and 1, or one of them does not occur.
     """
-    import torch
-
-    _check_no_stream(data, _POS_WEIGHT)
-    is_known = has_saved_weights(run)
-    targets = column(data, operator.itemgetter(1), 1 if is_known else None)
-    targets = targets.unsqueeze(1) if targets.dim() == 1 else targets
-    shape = (targets.shape[1], *[1] * (targets.dim() - 2))
-    if is_known:
-        return torch.ones(shape)
+    targets = _answers(data, None)
     wrong = targets[(targets != 0) & (targets != 1)]
     hint = "give one number for each output instead: loss.pos_weight = [...]"
     if wrong.numel():
@@ -86,7 +91,18 @@ def balanced_answers(run: RunView, data: DataSource) -> Tensor:
             where = f" in output {missing[0]}" if len(counts) > 1 else ""
             message = f"{_POS_WEIGHT} needs targets of 0 and 1, but the training data have no {value}{where}"
             raise DataError(message, hint=hint)
-    return (zeros / ones).float().reshape(shape)
+    return (zeros / ones).float().reshape(_shape(targets))
+
+
+def _answers(data: DataSource, stop: int | None) -> Tensor:
+    """Return the training targets, or the first ones, ``[N, O, ...]``."""
+    _check_no_stream(data, _POS_WEIGHT)
+    targets = column(data, operator.itemgetter(1), stop)
+    return targets.unsqueeze(1) if targets.dim() == 1 else targets
+
+
+def _shape(targets: Tensor) -> tuple[int, ...]:
+    return (targets.shape[1], *[1] * (targets.dim() - 2))
 
 
 def _check_no_stream(data: DataSource, option: str) -> None:

@@ -7,14 +7,16 @@ Shapes: ``B`` examples in a batch, ``C`` classes.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
 from hookline import ContractError, DataSource, hookimpl
-from hookline_plugins.losses.class_weights import balanced_classes
-from hookline_plugins.losses.torch_loss import TorchLoss, check_length
+from hookline.runs import has_saved_weights
+from hookline_plugins.losses.class_weights import balanced_classes, uncounted_classes
+from hookline_plugins.losses.torch_loss import TorchLoss, check_length, keep_weight
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import IGNORED, Answers, Task
 
@@ -51,12 +53,15 @@ class _OfClasses(TorchLoss):
             raise ContractError(message, hint=hint)
         ignored: int | None = getattr(self, "ignore_index", None)
         weight: Tensor | None
+        count = None
         if self.weight == "balanced":
-            weight = balanced_classes(run, data, ignored)
+            count = functools.partial(balanced_classes, data, ignored)
+            weight = uncounted_classes(data) if has_saved_weights(run) else count()
         else:
             weight = torch.tensor(self.weight) if self.weight else None
             check_length("weight", len(self.weight) or data.out_features or 0, data.out_features, "classes")
         loss = self.of_torch(weight=weight)
+        keep_weight(loss, "weight", count)
         if weight is None and ignored is not None and not _may_contain(data, ignored):
             loss.batch_weight = None  # type: ignore[assignment] # every target counts, so the number of examples does
         return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,26 @@ def _check_shapes(_: nn.Module, arguments: tuple[Tensor, Tensor]) -> None:
     prediction, target = arguments
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in shape")
+
+
+def keep_weight(loss: nn.Module, name: str, count: Callable[[], Tensor] | None) -> None:
+    """Keep a weight of a loss in its state if it was counted in data, and only then: numbers follow from the config.
+
+    Args:
+        loss: The loss.
+        name: The weight, one of its buffers.
+        count: Counts the weight, for a state that lacks it, because the run began with numbers; None for numbers.
+    """
+    if count is None:
+        loss.register_buffer(name, getattr(loss, name), persistent=False)
+
+    def before_load(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+        if count is None:
+            state.pop(prefix + name, None)
+        elif prefix + name not in state:
+            state[prefix + name] = count()
+
+    loss.register_load_state_dict_pre_hook(before_load)  # type: ignore[no-untyped-call] # torch leaves it so
 
 
 def check_signs(data: DataSource, loss_name: str) -> None:

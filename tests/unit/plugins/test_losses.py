@@ -19,7 +19,13 @@ from hookline.engine.loop.evaluation import weight_of
 from hookline.engine.plugin.plugin import load_plugin
 from hookline.trained import evaluate_run
 
-ENTRIES = {entry.name: entry for entry in Catalog.installed().of_kind("loss") if entry.distribution == "hookline"}
+MODULES = [f"hookline_plugins.losses.{name}" for name in ("binary", "classification", "embeddings")]
+MODULES += [f"hookline_plugins.losses.{name}" for name in ("regression", "sequences")]
+ENTRIES = {
+    entry.name: entry
+    for entry in Catalog.installed().of_kind("loss")
+    if entry.value.partition(":")[0] in MODULES  # other losses are those of a model
+}
 NOT_BY_NAME = {
     "AdaptiveLogSoftmaxWithLoss": "it contains the last layer of the model",
     "LinearCrossEntropyLoss": "it contains the last layer of the model",
@@ -338,3 +344,63 @@ def test_the_weights_are_those_of_the_training_in_an_evaluation_and_a_resumed_ru
     expected = nn.functional.cross_entropy(logits, torch.from_numpy(few), torch.tensor(BALANCED))
     found = evaluate_run("1", {"data.path": "few.npz"}, splits=["train"])
     assert found.metrics["train/loss"] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]),
+        ("balanced", [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]),
+        ("balanced", [], None),
+        ([1.0, 2.0, 3.0], "balanced", pytest.approx(BALANCED)),
+        ([], "balanced", pytest.approx(BALANCED)),
+    ],
+    ids=str,
+)
+def test_weights_that_are_changed_when_a_run_resumes_are_the_new_ones(before: Any, after: Any, expected: Any) -> None:
+    first = classes_run({"use": "cross-entropy", "weight": before})
+    second: Any = classes_run({"use": "cross-entropy", "weight": after})
+    second.load_state_dict(first.state_dict())
+    assert (None if second.loss.weight is None else second.loss.weight.tolist()) == expected
+
+
+# ---- predictions of several tensors in a run -------------------------------------------------------------------------
+
+
+class Several(nn.Module):
+    """A model that returns a tuple of ``num`` tensors ``[B, width]``."""
+
+    def __init__(self, num: int, width: int) -> None:
+        super().__init__()
+        self.lines = nn.ModuleList(nn.Linear(2, width) for _ in range(num))
+
+    def forward(self, inputs: Tensor) -> Any:
+        return tuple(line(inputs) for line in self.lines)
+
+
+TUPLES: dict[str, tuple[int, int, Tensor]] = {
+    "cosine-embedding": (2, 3, SIGNS),
+    "margin-ranking": (2, 1, SIGNS[:, None]),
+    "triplet-margin": (3, 3, CLASSES),
+}
+
+
+@pytest.mark.parametrize("name", TUPLES)
+def test_a_run_trains_and_evaluates_a_model_that_returns_a_tuple(name: str) -> None:
+    num, width, targets = TUPLES[name]
+    data = DataSource(TensorDataset(rand(8, 2), targets), in_features=2)
+    runs = []
+    for size in (0, 3):
+        train = {"batch_size": "all", "micro_batch_size": size, "epochs": 2, "eval_batch_size": 3, "shuffle": False}
+        config = {"loss": name, "train": {**train, "dtype": "float64"}}
+        runs.append(Run(load_config(config, plugins={"data": data, "model": lambda: Several(num, width)})))
+    whole, parts = runs
+    inputs = rand(8, 2).double()
+    before = whole.model(inputs)
+    target = targets.double() if targets.is_floating_point() else targets
+    expected = of_torch(name, {}, tuple(each.detach() for each in before), target)
+    assert whole.evaluate()["train/loss"] == pytest.approx(float(expected))
+    whole.fit()
+    parts.fit()
+    torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict())
+    assert whole.history[-1]["train/loss"] < float(expected)
