@@ -200,7 +200,8 @@ class HooklineClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc] # s
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803 - as above
         """Return the most probable label of each row, ``[N]``."""
-        labels: NDArray[Any] = self.classes_[self._output(X).argmax(dim=1).numpy()]
+        indices = self._output(X).argmax(dim=1).numpy()
+        labels: NDArray[Any] = self.classes_[indices]
         return labels
 
     def _checked(self, inputs: ArrayLike, targets: ArrayLike) -> tuple[Any, Any]:

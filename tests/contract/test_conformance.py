@@ -94,6 +94,29 @@ class Ended(nn.Module):
         return self.end(self.line(inputs))
 
 
+class Named(torch.utils.data.Dataset[Any]):
+    """Inputs by name, which a model gets together with the target."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> Any:
+        inputs = torch.randn(3, generator=torch.Generator().manual_seed(index))
+        return {"inputs": inputs}, inputs.sum(0, keepdim=True)
+
+
+class OwnLoss(nn.Module):
+    """A linear layer that computes its own loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(3, 1)
+
+    def forward(self, inputs: Any, labels: Tensor | None = None) -> Any:
+        logits = self.line(inputs)
+        return {"logits": logits, "loss": None if labels is None else nn.functional.mse_loss(logits, labels)}
+
+
 def times(outputs: Tensor) -> Tensor:
     return outputs.reshape(-1, 8, 3).log_softmax(2)
 
@@ -106,11 +129,13 @@ DATA: dict[str, Callable[[], DataSource]] = {
     "cosine-embedding": signs,
     "multi-label-margin": labels,
     "ctc": words,
+    "model-loss": lambda: DataSource(Named(), Named(), in_features=3, out_features=1),
     "transformers": images,
 }
 MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "bce": lambda data: Ended(1, torch.sigmoid),
     "ctc": lambda data: Ended(24, times),
+    "model-loss": lambda data: OwnLoss(),
     "cosine-embedding": lambda data: Ended(6, lambda outputs: outputs.split(3, dim=1)),
     "margin-ranking": lambda data: Ended(2, lambda outputs: outputs.split(1, dim=1)),
     "triplet-margin": lambda data: Ended(9, lambda outputs: outputs.split(3, dim=1)),

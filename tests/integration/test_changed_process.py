@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import hookline as door
 from support import saved_folder
@@ -100,6 +103,48 @@ def test_a_plugin_that_goes_to_another_folder_loses_no_run(place: str, hookline:
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert (record_of(tmp_path)["status"], record_of(tmp_path)["epochs"]) == ("completed", 5)
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+class Meddling:
+    """Changes the process in a build hook, and another part of it in an event."""
+
+    @door.hookimpl
+    def build_model(self) -> nn.Module:
+        os.chdir("elsewhere")
+        os.umask(0o077)
+        return nn.Linear(2, 1)
+
+    @door.hookimpl
+    def on_epoch_start(self) -> None:
+        torch.set_num_threads(5)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_what_hooks_change_for_the_whole_process_is_named_in_an_embedded_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    threads, handler, mask = torch.get_num_threads(), signal.getsignal(signal.SIGHUP), os.umask(0o022)
+    try:
+        result = door.train({"train": {"epochs": 2}, "callbacks": {"run-folder": {}}}, plugins={"model": Meddling()})
+    finally:
+        torch.set_num_threads(threads)
+        signal.signal(signal.SIGHUP, handler)
+        os.umask(mask)
+    named = [
+        (text.partition(" was changed ")[0], text.partition("process ")[2].split(":")[0]) for text in result.warnings
+    ]
+    build, epoch = "while data, model and loss were built", "before the end of the first epoch"
+    assert named == [
+        ("the current folder", build),
+        ("the umask", build),
+        ("torch's number of threads", epoch),
+        ("the handler of SIGHUP", epoch),
+    ]
+    assert record_of(tmp_path)["status"] == "completed"
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert door.train({"train": {"epochs": 1}}).warnings == ()
 
 
 def test_a_program_that_goes_to_another_folder_between_two_steps_loses_no_run(

@@ -43,8 +43,13 @@ class Job:
     monitor: str = "validation/loss"
 
 
+TEACHER = ["train", "distill.toml", "--quiet", "model=mlp", "loss=cross-entropy", "callbacks.run-folder.name=teacher"]
 JOBS = [
-    Job("train-on-pairs", "pairs.toml", ("pairs.py",)),
+    Job("train-with-several-inputs", "flowers.toml", ["flowers.py"]),
+    Job("train-an-autoencoder", "vae.toml", ["vae.py"]),
+    Job("train-a-gan", "gan.toml", ["gan.py"]),
+    Job("distill-a-model", "distill.toml", ["distill.py"], before=[[*TEACHER, "train.epochs=1"]]),
+    Job("train-on-pairs", "pairs.toml", ["pairs.py"]),
     Job("fine-tune-a-model", "finetune.toml", before=[["train", "pretrain.toml", "train.epochs=1", "--quiet"]]),
 ]
 

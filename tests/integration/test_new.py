@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hookline.cli.scaffold.folder import folder_faults
 from hookline.engine.plugin.catalog import KINDS
 from support import ROOT, Environment, make_environment, run
 
@@ -183,6 +184,15 @@ def test_a_folder_with_something_in_it_is_refused_and_left_as_it_is(hookline: Ho
     assert done.stderr.startswith("error: no plugin was created\n\nthe folder hookline-net is not empty\n")
     assert "choose another folder with --dir" in done.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["hookline-net", "notes"]
+
+
+@pytest.mark.parametrize("target", ["outside", "nowhere"])
+def test_a_folder_that_is_a_link_is_refused_and_nothing_is_written_behind_it(target: str, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    folder = tmp_path / "hookline-net"
+    folder.symlink_to(target, target_is_directory=True)
+    (fault,) = folder_faults(folder)
+    assert fault.message == f"{folder} is a link"
 
 
 def test_all_faults_are_reported_at_once(hookline: Hookline, tmp_path: Path) -> None:

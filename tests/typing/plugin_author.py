@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource, Metric, Outcome, Predictor, Run, hookimpl
-from hookline.engine import Trial, count_examples
+from hookline.engine import Evaluated, Trial, count_examples
 
 
 @dataclass
@@ -120,6 +120,10 @@ class Diary:
 
     def __post_init__(self) -> None:
         self.lines: list[str] = []
+
+    @hookimpl
+    def build_evaluation(self, run: Run) -> Callable[[Any], Evaluated]:
+        return lambda batch: Evaluated(run.model(batch[0]).mean(), numbers={"size": batch[0].norm()})
 
     @hookimpl
     def on_model_built(self, run: Run, trial: Trial) -> None:

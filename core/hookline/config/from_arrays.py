@@ -38,7 +38,7 @@ def from_arrays(
         >>> import numpy as np
         >>> x = np.linspace(-1, 1, 100)
         >>> from hookline import train
-        >>> result = train(plugins={"data": from_arrays(x, 2 * x + 1, validation=0.2)})
+        >>> result = train({"train": {"epochs": 20}}, plugins={"data": from_arrays(x, 2 * x + 1, validation=0.2)})
         >>> result.metrics["validation/loss"] < 0.1
         True
     """

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 
+STANDARD_SPLITS = ("train", "validation", "test")
+
+
 @dataclass(frozen=True)
 class DataSource:
     """Datasets whose items are pairs ``(input, target)``, or mappings with an entry for the target.
@@ -25,6 +28,7 @@ class DataSource:
         train: The training split.
         validation: The split to evaluate during training.
         test: The split to evaluate at the end.
+        more_splits: Further splits to evaluate, by name; a name is text without a slash.
         in_features: ``I``, the number of input features, at least 1; None if there is no such number.
         out_features: ``O``, the number of values predicted for an example; for a classification the number of classes.
             A run fills in a size that is None if an example has it: a vector of floating-point numbers.
@@ -65,10 +69,16 @@ class DataSource:
     target: str = "labels"
     kept: Mapping[str, Any] = field(default_factory=dict)
     unscale: Callable[[Tensor], Tensor] | None = None
+    more_splits: Mapping[str, Dataset[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.more_splits:
+            if not name or "/" in name or name in (*STANDARD_SPLITS, "logged"):
+                raise ValueError(f"the name {name!r} of a split must be text without '/', and no other split's")
 
     def splits(self) -> dict[str, Dataset[Any]]:
-        """Return the existing splits by name, in the order train, validation, test."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        """Return the existing splits by name, in the order train, validation, test, and then the others."""
+        named = {name: getattr(self, name) for name in STANDARD_SPLITS} | dict(self.more_splits)
         return {name: dataset for name, dataset in named.items() if dataset is not None}
 
 

@@ -99,7 +99,9 @@ def build_model(run: RunView, data: DataSource) -> nn.Module:
         data: The data source, for its sizes and names.
 
     Returns:
-        A module that maps inputs ``[B, I]`` to predictions ``[B, O]``. Its initial weights are part of the result.
+        A module that maps inputs ``[B, I]`` to predictions ``[B, O]``, or either of another form: inputs that are a
+        mapping are passed by name if its ``forward`` has such parameters, and the prediction is its output or the
+        ``logits`` of that. Its initial weights are part of the result.
 
     Since 0.1.
     """
@@ -119,7 +121,8 @@ def build_loss(run: RunView, data: DataSource) -> Callable[[Tensor, Tensor], Ten
     Returns:
         A callable ``(prediction, target) -> loss``: the mean over the batch, a scalar of a floating dtype that depends
         on the prediction. A weighted mean has an attribute ``batch_weight``, a callable ``(target) -> weight``: the
-        weight of the batch, a scalar tensor. None there declares that the loss is no mean over the examples.
+        weight of the batch, a scalar tensor. None there declares that the loss is no mean over the examples. Further
+        parameters named ``inputs``, ``output`` and ``run`` get the inputs, the whole output of the model, and the run.
 
     Since 0.1.
     """

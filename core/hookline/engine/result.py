@@ -90,7 +90,8 @@ class RunResult:
 
         Raises:
             DataError: When the inputs are not like those of the training; carries every fault.
-            PluginError: When the data source reads no arrays; ``from-arrays`` and ``arrays`` do.
+            PluginError: When the data source reads no arrays; ``from-arrays``, ``arrays`` and, of
+                frames, ``csv`` do.
         """
         if self.predictions is None:
             raise TrainingError("a copy of a result has no run to predict with", hint="call its model")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from msgspec import Meta
-
-Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,14 @@ class TrainOptions:
     dtype: Annotated[
         Literal["float32", "float64"], Meta(description="type of the weights and of all floating-point data")
     ] = "float32"
-    evaluate: Annotated[
-        tuple[Split, ...],
-        Meta(description="splits to evaluate after each epoch; splits missing from the data are skipped"),
-    ] = ("train", "validation")
+    evaluate: (
+        Annotated[tuple[str, ...], Meta(description="splits to evaluate after each epoch; 'all': those of the data")]
+        | Literal["all"]
+    ) = ("train", "validation")
+    evaluate_every: Annotated[
+        dict[str, Annotated[int, Meta(ge=1)]],
+        Meta(description="evaluations from one of a split to its next, by split; 1 for those not named"),
+    ] = field(default_factory=dict)
     evaluate_every_epochs: Annotated[
         int, Meta(ge=0, description="epochs between evaluations; the last epoch is always evaluated; 0: never")
     ] = 1

@@ -27,7 +27,10 @@ Reduction = Literal["mean", "last", "sum", "max"]
 
 
 class Metric(Protocol):
-    """A measurement over the batches of an evaluation; every ``torchmetrics.Metric`` is one."""
+    """A measurement over the batches of an evaluation; every ``torchmetrics.Metric`` is one.
+
+    With an attribute ``splits``, names of splits, it is measured in those alone.
+    """
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add one batch: predictions ``[B, O]`` and targets ``[B, O]`` or ``[B]``, without gradients."""
@@ -71,7 +74,7 @@ class Trial:
         forward: Passes a batch through model and loss.
         evaluation: Evaluates a batch.
         metrics: The metrics, by name.
-        measure: Measures a batch by an evaluation, and checks that each metric returns a number.
+        measure: Measures a batch of a split by an evaluation, and checks that its metrics return numbers.
         maker_of: Returns the plugin whose object raised an error, and the hook that returned the object; None if no
             plugin did.
         attributing: Context that adds the plugin to errors of its objects, or to those of a given object.
@@ -82,7 +85,7 @@ class Trial:
     forward: Any
     evaluation: Evaluation
     metrics: Mapping[str, Any]
-    measure: Callable[[Any, Evaluation], None]
+    measure: Callable[[str, Any, Evaluation], None]
     maker_of: Callable[[BaseException], tuple[Any, str | None] | None]
     attributing: Callable[..., AbstractContextManager[None]]
 

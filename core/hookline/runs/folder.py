@@ -129,6 +129,7 @@ class RunFolder:
         self.findings: list[str] = []
         self._lock = lock
         self._process = os.getpid()
+        self._identity = _identity_of(self.path)
 
     @classmethod
     def claim(cls, parent: str | os.PathLike[str], label: str) -> RunFolder:
@@ -299,7 +300,6 @@ class RunFolder:
         Raises:
             CheckpointError: When it cannot be written, or the state contains something that cannot be saved.
         """
-        self._check_process()
         try:
             saved = self._without_secrets(state)
             path = write_checkpoint(self.checkpoints, saved, run=self.record.run, metrics=metrics, identity=identity)
@@ -387,20 +387,29 @@ class RunFolder:
             raise CheckpointError(f"the state contains a secret, at {', '.join(places)}", hint=hint)
         return rest | shown
 
-    def _check_process(self) -> None:
+    def _check(self) -> None:
+        """Check before each change that this program still works in the folder, whatever has taken its name.
+
+        Raises:
+            CheckpointError: When this process is a fork, or the name is now that of something else.
+        """
         # A fork inherits the lock, but two processes must not write to one run.
         if os.getpid() != self._process:
             hint = "end the child with os._exit(), or give it a run of its own"
             raise CheckpointError(f"this process is a fork of the one that works in {self.path}", hint=hint)
+        if _identity_of(self.path) != self._identity:
+            message = f"{self.path} cannot be written: it was removed or replaced, and is not the folder of this run"
+            raise CheckpointError(message, hint="restore the folder of the run, then resume it")
 
     def _placed(self, name: str) -> Path:
         """Return the path of a file in the folder, and make the folders in its name."""
-        self._check_process()
+        self._check()
         for folder in reversed(list(Path(name).parents)[:-1]):
             self._made(str(folder))
         return self.path / name
 
     def _made(self, name: str) -> Path:
+        self._check()
         folder = self.path / name
         if folder.is_symlink():
             raise CheckpointError(f"{folder} is a link: a run saves everything in its own folder")
@@ -411,6 +420,14 @@ class RunFolder:
         except OSError as error:
             raise _unwritten(folder, error) from error
         return folder
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """Return the identity of a folder, the same under any name; None if it is missing."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_dev, status.st_ino
+    return None
 
 
 def saved_config(path: Path) -> Path:

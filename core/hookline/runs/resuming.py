@@ -274,13 +274,14 @@ def _load(
 ) -> None:
     state = {**checkpoint.state, "plugins": plugins}
     as_built = [dict(group) for group in run.optimizer.param_groups]
-    if faults := list(_optimizer_faults(state["optimizer"].get("param_groups", ()), as_built)):
+    groups, built = state["optimizer"].get("param_groups", ()), checkpoint.manifest.identity.get("optimizer", ())
+    if faults := [*_optimizer_faults(groups, as_built), *_setting_faults(groups, built)]:
         hint = "resume with the optimizer of the run, or train a new model: hookline train"
         raise CheckpointError(f"{checkpoint.path} belongs to a different optimizer", hint=hint, faults=faults)
     if is_changed:
         state["stop_reason"] = None
     run.load_state_dict(state)
-    _set_changed_options(run, as_built, checkpoint.manifest.identity.get("optimizer", ()), options)
+    _set_changed_options(run, as_built, built, options)
 
 
 def model_faults(saved: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[Fault]:
@@ -304,6 +305,23 @@ def _optimizer_faults(saved: Sequence[Mapping[str, Any]], there: Sequence[Mappin
     for number, (then, now) in enumerate(zip(saved, there, strict=False)):
         if missing := sorted(now.keys() - then.keys()):
             yield Fault(f"its parameter group {number} has no {', '.join(missing)}")
+
+
+def _setting_faults(saved: Sequence[Mapping[str, Any]], built: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    """Yield the settings of an optimizer that are of another kind than as built, such as a rate that is text."""
+    for number, (then, first) in enumerate(zip(saved, built, strict=False)):
+        for key, value in first.items():
+            if key in then and _kind(then[key]) != _kind(value):
+                yield Fault(f"its parameter group {number} has {key} = {then[key]!r:.60}, and was built with {value!r}")
+
+
+def _kind(value: Any) -> Any:
+    """Return the kind of a setting of an optimizer: numbers and tensors of one are alike, and NaN is none of them."""
+    if isinstance(value, list | tuple):
+        return [*map(_kind, value)]
+    if isinstance(value, int | float | Tensor) and not isinstance(value, bool):
+        return bool(value == value) if getattr(value, "ndim", 0) == 0 else Tensor  # noqa: PLR0124 - NaN alone differs
+    return type(value)
 
 
 def _set_changed_options(

@@ -14,11 +14,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from hookline.engine.loop.batch import count_examples, part_of, tensors_in, with_parts
+from hookline.engine.loop.batch import (
+    Forward,
+    count_examples,
+    part_of,
+    prediction_of,
+    tensors_in,
+    with_parts,
+)
 from hookline.engine.loop.evaluation import WeightedMean, weight_of
 from hookline.engine.loop.run import Run
 from hookline.testing.kit import Broken, Subject, check, skip
-from hookline.testing.parts import first_batch
+from hookline.testing.parts import first_batch, fitting_loss
 
 _BATCH_SIZE = 8
 
@@ -30,7 +37,7 @@ def _example(subject: Subject, run: Run, dtype: torch.dtype = torch.float32) -> 
     """
     inputs, target = first_batch(subject.data, _BATCH_SIZE, dtype)
     with torch.no_grad():
-        prediction = run.model(inputs)
+        prediction = prediction_of(Forward(run.model, run.loss).output(inputs))
     if subject.given_model is None:
         prediction = torch.randn(prediction.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     for tensor in _differentiable(prediction):
@@ -46,13 +53,26 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else with_parts(value, _detached)
 
 
+def _loss_of(subject: Subject, run: Run, prediction: Any, target: Any, start: int = 0) -> Tensor:
+    """Return the loss of the examples from ``start`` on, with what it asks for besides prediction and target."""
+    asked = {}
+    for name in Forward(run.model, run.loss).asked:
+        if name == "inputs":
+            inputs, _ = first_batch(subject.data, _BATCH_SIZE)
+            asked[name] = part_of(inputs, start, start + count_examples(target))
+        else:
+            asked[name] = {"loss": fitting_loss(prediction, target)} if name == "output" else run
+    value: Tensor = run.loss(prediction, target, **asked)
+    return value
+
+
 @check
 def is_scalar(subject: Subject) -> None:
     """The loss is a scalar tensor of a floating-point dtype."""
     run = subject.run()
     for size in (_BATCH_SIZE, 1):
         prediction, target = (part_of(part, 0, size) for part in _example(subject, run))
-        loss: object = run.loss(prediction, target)
+        loss: object = _loss_of(subject, run, prediction, target)
         if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point()):
             got = f"{list(loss.shape)} {loss.dtype}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise Broken(f"{got} for {size} examples", "end with .mean()")
@@ -63,7 +83,7 @@ def is_differentiable(subject: Subject) -> None:
     """The loss depends on the prediction, and its gradient is finite."""
     run = subject.run()
     prediction, target = _example(subject, run)
-    loss = run.loss(prediction, target)
+    loss = _loss_of(subject, run, prediction, target)
     found: Any = ()  # None for each part that the loss does not use
     if loss.requires_grad:
         found = torch.autograd.grad(loss, _differentiable(prediction), allow_unused=True)
@@ -89,10 +109,10 @@ def refuses_broadcast(subject: Subject) -> None:
         mixed_data = dataclasses.replace(subject.data, train=TensorDataset(inputs, flat))
         run = subject.run(mixed_data, plugins={"model": lambda: model}, evaluate=())
         prediction = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
-        mixed = run.loss(prediction, flat)
+        mixed = _loss_of(subject, run, prediction, flat)
     except Exception:  # noqa: BLE001 - any error rejects them
         return
-    if not torch.isclose(mixed, run.loss(prediction, target), rtol=1e-4):
+    if not torch.isclose(mixed, _loss_of(subject, run, prediction, target), rtol=1e-4):
         advice = "raise ValueError when prediction.shape != target.shape"
         raise Broken("every prediction was compared with every target", advice)
 
@@ -104,11 +124,11 @@ def batch_mean(subject: Subject) -> None:
     if getattr(run.loss, "batch_weight", run.loss) is None:
         skip("it declares with batch_weight = None that it is no mean")
     prediction, target = _example(subject, run)
-    whole, weigh = run.loss(prediction, target).item(), weight_of(run.loss) or count_examples
+    whole, weigh = _loss_of(subject, run, prediction, target).item(), weight_of(run.loss) or count_examples
     mean, parts = WeightedMean(), []
     for part in ((0, 3), (3, None)):
         some, theirs = part_of(prediction, *part), part_of(target, *part)
-        parts.append(run.loss(some, theirs).detach())
+        parts.append(_loss_of(subject, run, some, theirs, part[0]).detach())
         mean.add(parts[-1], weigh(theirs))
     if not math.isclose(whole, mean.compute(), rel_tol=1e-4, abs_tol=1e-7):
         advice = "take the mean over the batch, or give the loss a batch_weight that returns its denominator"
@@ -123,7 +143,7 @@ def keeps_its_arguments(subject: Subject) -> None:
     # torch does not allow in-place changes of a leaf that requires a gradient.
     pair = [_detached(prediction), _detached(target)]
     before = copy.deepcopy(pair)
-    run.loss(*pair)
+    _loss_of(subject, run, *pair)
     pairs = zip(("prediction", "target"), before, pair, strict=True)
     if changed := [name for name, was, now in pairs if not all(map(torch.equal, tensors_in(was), tensors_in(now)))]:
         raise Broken(f"changed: {', '.join(changed)}", "work on copies: x = x * 2, not x *= 2")
@@ -134,7 +154,7 @@ def is_repeatable(subject: Subject) -> None:
     """The same prediction and target always give the same loss."""
     run = subject.run()
     prediction, target = _example(subject, run)
-    first, second = (run.loss(prediction, target).item() for _ in range(2))
+    first, second = (_loss_of(subject, run, prediction, target).item() for _ in range(2))
     if first != second:
         raise Broken(f"{first:.9g}, then {second:.9g}", "draw no random numbers, and keep no state between calls")
 
@@ -143,8 +163,8 @@ def is_repeatable(subject: Subject) -> None:
 def works_in_float64(subject: Subject) -> None:
     """The loss computes in float64, and agrees there with its value in float32."""
     single, double = subject.run(), subject.run(dtype="float64")
-    expected = single.loss(*_example(subject, single)).item()
-    loss = double.loss(*_example(subject, double, torch.float64))
+    expected = _loss_of(subject, single, *_example(subject, single)).item()
+    loss = _loss_of(subject, double, *_example(subject, double, torch.float64))
     if loss.dtype != torch.float64:
         raise Broken(f"the loss is {loss.dtype}", "create tensors with the dtype of the prediction, not a fixed one")
     if not math.isclose(loss.item(), expected, rel_tol=1e-3, abs_tol=1e-6):

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hookline.engine.loop.batch import prediction_of
 from hookline.testing.kit import Broken, Subject, check
 from hookline.testing.parts import changed_generators, first_batch, generator_states
 
@@ -21,10 +22,15 @@ def _inputs(subject: Subject, size: int = 8) -> Tensor:
     return cast(Tensor, first_batch(subject.data, size)[0])
 
 
+def _output(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the predictions of a model, without gradients."""
+    with torch.no_grad():
+        return cast(Tensor, prediction_of(model(inputs)))
+
+
 def _predicted(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return the predictions of a model in eval mode."""
-    with torch.no_grad():
-        return cast(Tensor, model.eval()(inputs))
+    return _output(model.eval(), inputs)
 
 
 @check
@@ -45,7 +51,8 @@ def finite_gradients(subject: Subject) -> None:
     """Every parameter that requires a gradient gets a finite gradient."""
     run = subject.run()
     inputs, target = first_batch(subject.data, 8)
-    run.loss(run.model.train()(inputs), target).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+    prediction = prediction_of(run.model.train()(inputs))
+    run.loss(prediction, target).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
     trainable = {name: p.grad for name, p in run.model.named_parameters() if p.requires_grad}
     missing = [name for name, gradient in trainable.items() if gradient is None]
     infinite = [name for name, g in trainable.items() if g is not None and not torch.isfinite(g).all()]
@@ -114,8 +121,7 @@ def keeps_its_mode(subject: Subject) -> None:
     for mode in (False, True):
         model.train(mode)
         before = [module.training for module in model.modules()]
-        with torch.no_grad():
-            model(_inputs(subject))
+        _output(model, _inputs(subject))
         if [module.training for module in model.modules()] != before:
             raise Broken(f"train({mode}) is undone by a call", "do not change the mode in forward")
 

@@ -7,7 +7,15 @@ from typing import Any
 
 from hookline.config.loading import load_config
 from hookline.engine.loop.run import Run
-from hookline.testing.parts import Recorder, closed_catalog, fitting_loss, gradient_descent, net, regression
+from hookline.testing.parts import (
+    Recorder,
+    closed_catalog,
+    fitting_loss,
+    gradient_descent,
+    net,
+    regression,
+    usual_callbacks,
+)
 
 
 class HostedRun(Run):
@@ -48,5 +56,5 @@ class HostedRun(Run):
         values = dict(overrides or {}) | ({} if epochs is None else {"train.epochs": epochs})
         # The recorder comes first, to record an event even if a plugin fails in it.
         objects = {**parts, "callbacks.transcript": recorder, **(plugins or {})}
-        defaults = {"train": {"epochs": 1, "batch_size": 12}}
+        defaults = {"train": {"epochs": 1, "batch_size": 12}, "callbacks": usual_callbacks()}
         super().__init__(load_config(config, values, plugins=objects, defaults=defaults, catalog=closed_catalog()))

@@ -144,7 +144,7 @@ class Subject:
             objects |= dict.fromkeys(tables, self.plugin.target)
         values |= {f"{table}.{name}": value for table in tables for name, value in self.options.items()}
         catalog = parts.closed_catalog(*([self.plugin.entry] if self.plugin.entry else []))
-        defaults = {"train": {"epochs": 2, "batch_size": 8}}
+        defaults = {"train": {"epochs": 2, "batch_size": 8}, "callbacks": parts.usual_callbacks()}
         return load_config(None, values, plugins={**objects, **(plugins or {})}, defaults=defaults, catalog=catalog)
 
     def run(

@@ -5,6 +5,8 @@ Shapes: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted 
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -35,8 +37,28 @@ _NUM_CLASSES = 3
 
 
 def closed_catalog(*entries: Entry) -> Catalog:
-    """Return a catalog of only these plugins, without defaults, so that a config cannot name other installed ones."""
-    return Catalog(entries, defaults=[EntryPoint("run", f"{__name__}:NO_DEFAULTS", "hookline.defaults")])
+    """Return a catalog of these plugins and the callbacks of every run, without defaults.
+
+    A config cannot name other installed plugins.
+    """
+    found = dict.fromkeys((*entries, *_usual()[1]))
+    return Catalog(found, defaults=[EntryPoint("run", f"{__name__}:NO_DEFAULTS", "hookline.defaults")])
+
+
+def usual_callbacks() -> dict[str, Any]:
+    """Return the callbacks that every run has by default, as the table ``callbacks`` of a config.
+
+    They try the components of a run, so a run of the kit refuses what any other run refuses.
+    """
+    return copy.deepcopy(_usual()[0])
+
+
+@functools.cache
+def _usual() -> tuple[dict[str, Any], tuple[Entry, ...]]:
+    catalog = Catalog.installed()
+    tables: dict[str, Any] = catalog.default("run").get("callbacks", {})
+    names = {options.get("use", name) for name, options in tables.items()}
+    return tables, tuple(entry for entry in catalog.entries if entry.kind == "callback" and entry.name in names)
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------

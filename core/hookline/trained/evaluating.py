@@ -13,15 +13,11 @@ from hookline.engine.errors import ConfigError
 from hookline.engine.loop.building import Site, build_for_evaluation
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
-from hookline.engine.train_options import Split
-from hookline.engine.words import did_you_mean
 from hookline.runs.changes import identity_changes
 from hookline.runs.folder import expect_saved_weights, saved_config
 from hookline.runs.identity import identity_of
 from hookline.runs.search import find_run
 from hookline.trained.weights import Weights, load_weights_into, read_weights
-
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -72,10 +68,7 @@ def evaluate_run(
         HooklineError: As ``Run`` raises it.
     """
     path = find_run(run, parent)
-    if unknown := [name for name in splits if name not in _SPLITS]:
-        raise ConfigError(f"there is no split {unknown[0]!r}", hint=did_you_mean(unknown[0], _SPLITS))
-    wanted = list(splits or _SPLITS)
-    switches = {"--split": {"train.evaluate": wanted}}
+    switches = {"--split": {"train.evaluate": list(splits) or "all"}}
     config = load_config(saved_config(path), overrides, plugins=plugins, switches=switches, catalog=catalog)
     weights = read_weights(path, checkpoint)
     built = Run(config, build=_build)

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hookline.engine.errors import ConfigError, ContractError, HooklineError, PluginError
-from hookline.engine.loop.batch import count_examples, part_of, tensors_in, with_parts
+from hookline.engine.loop.batch import Forward, count_examples, part_of, tensors_in, with_parts
 from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.building import build_data
 from hookline.engine.loop.reading import Workers
@@ -109,7 +110,7 @@ def export_model(
             outputs, (rtol, atol) = _to_onnx(trained, inputs, new, libraries), _OTHER_KERNELS
         # One example alone as well: the number of examples must be dynamic.
         parts = [inputs, part_of(inputs, 0, 1)]
-        difference = max(_difference(outputs(part), trained.model(part), rtol, atol) for part in parts)
+        difference = max(_difference(outputs(part), _call(trained.model, part), rtol, atol) for part in parts)
     return Exported(target, to, count_examples(inputs), described, difference, rtol, atol)
 
 
@@ -117,7 +118,7 @@ def _to_safetensors(trained: Trained, path: Path) -> _Outputs:
     path.write_bytes(state_to_safetensors(trained.model.state_dict(), _metadata(trained)))
     again = copy.deepcopy(trained.model)
     again.load_state_dict(state_from_safetensors(path.read_bytes()))
-    return again
+    return partial(_call, again)
 
 
 def _to_program(trained: Trained, inputs: Any, path: Path) -> _Outputs:
@@ -125,7 +126,7 @@ def _to_program(trained: Trained, inputs: Any, path: Path) -> _Outputs:
     torch.export.save(program, path, extra_files={"hookline.json": json.dumps(_metadata(trained))})
     # The program is compared, not the file: torch reads such files with pickle.
     module: nn.Module = program.module()
-    return module
+    return lambda part: module(**part) if _is_named(trained.model, part) else module(part)
 
 
 def _to_onnx(trained: Trained, inputs: Any, path: Path, libraries: Mapping[str, Any]) -> _Outputs:
@@ -144,17 +145,29 @@ def _to_onnx(trained: Trained, inputs: Any, path: Path, libraries: Mapping[str, 
 
     def outputs(values: Any) -> list[Tensor]:
         arrays = [tensor.cpu().numpy() for tensor in tensors_in(values)]
-        return [torch.from_numpy(array) for array in session.run(None, dict(zip(taken, arrays, strict=True)))]
+        named = values if isinstance(values, Mapping) and set(values) == set(taken) else taken
+        return [torch.from_numpy(array) for array in session.run(None, dict(zip(named, arrays, strict=True)))]
 
     return outputs
 
 
 def _program(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
+    dims = _dynamic_dims(inputs, batch)
     try:
-        return torch.export.export(model, (inputs,), dynamic_shapes=(_dynamic_dims(inputs, batch),))
+        if _is_named(model, inputs):
+            return torch.export.export(model, (), dict(inputs), dynamic_shapes=dims)
+        return torch.export.export(model, (inputs,), dynamic_shapes=(dims,))
     except Exception as error:
         raise _unexportable(error) from error
+
+
+def _is_named(model: nn.Module, inputs: Any) -> bool:
+    return Forward(model, None).takes_by_name(inputs)
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    return Forward(model, None).output(inputs)
 
 
 def _dynamic_dims(value: Any, batch: Any) -> Any:
@@ -218,13 +231,14 @@ def _onnx_libraries() -> dict[str, Any]:
 
 def _example_inputs(trained: Trained) -> tuple[Any, str]:
     """Return at least two inputs for the model and their description: training data if they can be read."""
+    forward = Forward(trained.model, None, trained.data.target)
     try:
         data = Run(trained.config, build=build_data).data
         batches = Batches(data.train, _NUM_EXAMPLES, Workers(trained.dtype, collate=data.collate))
-        inputs, _ = next(iter(batches.epoch(1)))
+        inputs, _ = forward.pair(next(iter(batches.epoch(1))))
         described = f"the first {count_examples(inputs)} training examples"
     except (HooklineError, OSError, ValueError, TypeError):
-        inputs, _ = trained.data.train[0]
+        inputs, _ = forward.pair(trained.data.train[0])
         inputs = _random_like(inputs)
         described = f"{_NUM_EXAMPLES} random examples, because the training data cannot be read"
     if count_examples(inputs) == 1:

@@ -15,7 +15,7 @@ from hookline.engine.data import Predictor
 from hookline.engine.errors import ContractError, DataError
 from hookline.engine.loop.batch import brief, count_examples, placed
 from hookline.engine.loop.building import Site
-from hookline.engine.loop.evaluation import build_predictor, output_for, predict
+from hookline.engine.loop.evaluation import EvaluatedWeights, build_predictor, output_for, predicting
 from hookline.engine.plugin.run_config import RunConfig
 from hookline.trained.weights import Weights
 
@@ -75,7 +75,7 @@ class Trained:
             DataError: When the inputs are not like those of the training; carries every fault.
             PluginError: When the data source reads no arrays.
         """
-        return predict(self._site.host, self._site.run, inputs, probabilities=probabilities)
+        return predicting(self._site.host, self._site.run, EvaluatedWeights())(inputs, probabilities=probabilities)
 
     @functools.cached_property
     def predictor(self) -> Predictor:

@@ -72,9 +72,9 @@ def try_first_batches(run: RunView, trial: Trial) -> None:
             batch = trial.first(split)
             if is_trained or is_usual:
                 batch = try_what_fits(batch, trial.forward, namer(run, trial, split), *sizes)
-            # Without metrics, the usual evaluation has been tried by now.
-            if f"{split}/loss" in run.metric_names and (trial.metrics or not is_usual):
-                trial.measure(batch, _checked(trial))
+            # Without metrics and plugins, the usual evaluation has been tried by now.
+            if f"{split}/loss" in run.metric_names and (trial.metrics or run.hook_order("build_evaluation")):
+                trial.measure(split, batch, _checked(trial))
 
 
 def _checked(trial: Trial) -> Callable[[Any], Evaluated]:

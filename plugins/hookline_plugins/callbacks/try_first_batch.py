@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hookline import ConfigError, ContractError, RunView, hookimpl
+from hookline_plugins.callback_parts.process_watch import ProcessWatch
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -20,16 +21,26 @@ class TryFirstBatch:
     """Check that data, model, loss, metrics, optimizer and step fit together, before the first step.
 
     The first batch of each split passes through model and loss, and nothing is updated. Each fault is one error that
-    names the plugin, the shapes and the remedy.
+    names the plugin, the shapes and the remedy. It also warns of what plugins change for the whole process until the
+    end of the first epoch, such as the current folder.
     """
 
     allows_fused_steps = True
+
+    def __post_init__(self) -> None:
+        self._watch: ProcessWatch | None = None
+
+    @hookimpl(tryfirst=True)
+    def build_data(self) -> None:
+        """Look at the process before the first component is built; build nothing."""
+        self._watch = ProcessWatch()
 
     @hookimpl
     def on_model_built(self, run: RunView, trial: Trial) -> None:
         """Try the first batches."""
         from hookline_plugins.callback_parts.first_batch import try_first_batches
 
+        self._warn(run, "while data, model and loss were built")
         try_first_batches(run, trial)
 
     @hookimpl(wrapper=True, tryfirst=True)
@@ -47,7 +58,24 @@ class TryFirstBatch:
         """Check that the step splits batches if it has to."""
         step = yield
         check_splitting(run)
+        self._warn(run, "while optimizer and step were built")
         return step
+
+    @hookimpl(tryfirst=True)
+    def on_run_start(self) -> None:
+        """Look at the process again: the program may have changed it."""
+        if self._watch:
+            self._watch.look()
+
+    @hookimpl
+    def on_epoch_end(self, run: RunView) -> None:
+        """Warn of changes in the first epoch."""
+        self._warn(run, "before the end of the first epoch")
+        self._watch = None
+
+    def _warn(self, run: RunView, phase: str) -> None:
+        if self._watch:
+            self._watch.warn(run, phase)
 
 
 def _owners_of_step(run: RunView) -> list[str]:

@@ -22,7 +22,8 @@ def first_examples(data: DataSource, max_examples: int) -> DataSource:
         3
     """
     shortened = {name: _shortened(dataset, max_examples) for name, dataset in data.splits().items()}
-    return dataclasses.replace(data, **cast(Any, shortened))
+    more = {name: shortened.pop(name) for name in data.more_splits}
+    return dataclasses.replace(data, more_splits=more, **cast(Any, shortened))
 
 
 def _shortened(dataset: Dataset[Any], max_examples: int) -> Dataset[Any]:

@@ -5,10 +5,12 @@ Shapes: ``B`` examples in a batch, ``T`` tokens, ``C`` classes, or words of a vo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hookline import ConfigError, hookimpl
+from hookline_plugins.losses.model_loss import ModelLoss
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import Answers
 from hookline_plugins.models.transformers_model import Transformers
@@ -25,7 +27,7 @@ IGNORED = -100
 
 @dataclass
 class TransformersLoss:
-    """The loss of the model ``transformers`` for its task: the mean over the targets that count, those other than -100.
+    """The loss that the model ``transformers`` computes: a mean over the targets that count, those other than -100.
 
     - ``sequence-classification`` and ``image-classification``: cross-entropy of logits ``[B, C]`` and classes ``[B]``;
       with floating-point targets ``[B, C]`` binary cross-entropy, and with a single output the mean squared error.
@@ -33,14 +35,13 @@ class TransformersLoss:
     - ``causal-lm``: cross-entropy of logits ``[B, T, C]`` and the tokens ``[B, T]``, where each logit predicts the next
       token.
 
-    It adds the metric ``accuracy`` where the targets are classes or tokens. Losses that a model adds for itself, such
-    as that of the routers of a mixture of experts, are not part of it.
+    It adds the metric ``accuracy`` where the targets are classes or tokens.
     """
 
     @hookimpl
-    def build_loss(self, run: RunView) -> _Loss:
+    def build_loss(self, run: RunView) -> Callable[..., Tensor]:
         """Build the loss for the task of the model."""
-        return _Loss(_Form.of(run))
+        return ModelLoss(IGNORED, next_token=_Form.of(run).is_next).build_loss()
 
     @hookimpl
     def build_metrics(self, run: RunView) -> dict[str, Metric]:
@@ -80,32 +81,6 @@ class _Form:
         if self.is_next:
             prediction, target = prediction[..., :-1, :], target[..., 1:]
         return prediction.movedim(-1, 1), target
-
-
-class _Loss:
-    """The mean over the targets that count."""
-
-    task: Literal["classification"] = "classification"
-
-    def __init__(self, form: _Form) -> None:
-        self._form = form
-
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        import torch
-        from torch.nn import functional
-
-        if self._form.is_regression:
-            return functional.mse_loss(prediction, target.reshape(prediction.shape))
-        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        if target.is_floating_point():
-            return functional.binary_cross_entropy_with_logits(prediction, target)
-        return functional.cross_entropy(*self._form.aligned(prediction, target), ignore_index=IGNORED)
-
-    def batch_weight(self, target: Tensor) -> Tensor:
-        """Return the number of targets that count, or of examples."""
-        if target.is_floating_point():
-            return target.new_full((), len(target))
-        return ((target[..., 1:] if self._form.is_next else target) != IGNORED).count_nonzero()
 
 
 class _Accuracy(Accuracy):

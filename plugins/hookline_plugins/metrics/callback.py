@@ -83,6 +83,9 @@ class Metrics:
     torchmetrics: Annotated[
         dict[str, _Arguments], Meta(description="metrics of torchmetrics: class names, each with a table of arguments")
     ] = field(default_factory=dict)
+    splits: Annotated[
+        tuple[str, ...], Meta(description="splits to measure them in; empty: all that are evaluated")
+    ] = ()
     task: Annotated[
         Task | Literal["auto"],
         Meta(description="meaning of the targets; 'auto': as the loss, or else the data source, declares"),
@@ -94,8 +97,14 @@ class Metrics:
         task = self._task(run, data)
         names = _FITTING[task] if self.metrics == "auto" else self.metrics
         known = self._known(task, answers_of(run.loss, task), data)
-        own = {name: self._own(name, task, known, data) for name in names}
-        return own | {name: self._of_torchmetrics(name, task, run, data) for name in self.torchmetrics}
+        built: dict[str, Any] = {name: self._own(name, task, known, data) for name in names}
+        built |= {name: self._of_torchmetrics(name, task, run, data) for name in self.torchmetrics}
+        if unknown := {*self.splits} - {*data.splits(), "train", "validation", "test"}:
+            hint = did_you_mean(min(unknown), data.splits())
+            raise ConfigError(f"callback 'metrics' names the split {min(unknown)!r}, which the data lack", hint=hint)
+        for metric in built.values():
+            metric.splits = self.splits
+        return built
 
     def _task(self, run: RunView, data: DataSource) -> Task:
         task = task_of(run.loss, data) if self.task == "auto" else self.task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hookline import ConfigError, DataSource, Fault, PluginError, hookimpl
-from hookline.engine import did_you_mean
+from hookline import ConfigError, DataSource, Fault, HooklineError, PluginError, hookimpl
+from hookline.engine import did_you_mean, is_out_of_memory
 from hookline_plugins.models.model_folder import read_config, read_weights
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ _SHOWN = 5
 class Transformers:
     """A model of the package ``transformers``: new, of an architecture, or with the weights of a local folder.
 
-    Inputs are a mapping of the arguments of the model, such as ``input_ids`` and ``attention_mask``, each ``[B, T]``,
-    or ``pixel_values`` ``[B, C, H, W]``; outputs are its logits.
+    Batches are mappings of the arguments of the model, such as ``input_ids`` and ``attention_mask``, each ``[B, T]``,
+    or ``pixel_values`` ``[B, C, H, W]``, and ``labels``; or pairs of such a mapping without ``labels``, and the labels.
 
     Nothing is downloaded, unpickled or imported from the folder: Hookline reads ``config.json`` and the safetensors
     files, and transformers gets values and tensors. A head with another number of classes than the data is made anew.
@@ -75,10 +76,10 @@ class Transformers:
         values = read_config(self.folder) if self.folder else {"model_type": self.architecture}
         transformers = _transformers()
         name = _class_name(transformers, self.task, values)
-        config = self._made_config(transformers, values, data)
         dtype = getattr(torch, run.config.train.dtype)
         options: dict[str, Any] = {"dtype": dtype, "attn_implementation": self.attention}
-        with _silent(transformers):
+        with _silent(transformers), _refusing(values["model_type"]):
+            config = self._made_config(transformers, values, data)
             if self.folder is None:
                 model: nn.Module = getattr(transformers, _AUTO[self.task][0]).from_config(config, **options)
             else:
@@ -92,8 +93,8 @@ class Transformers:
                     **options,
                 )
                 self._note = self._loaded(found, len(model.state_dict()))
-        model.register_forward_pre_hook(_as_keywords, with_kwargs=True)
-        model.register_forward_hook(_logits)
+            # Found now, not in the first step with a warning that says nothing to a user.
+            model.loss_function = model.loss_function
         return model.train()
 
     @hookimpl
@@ -106,27 +107,17 @@ class Transformers:
         """Return the config of the model: the values of the folder, the sizes of the data, the values of the option.
 
         Raises:
-            ConfigError: If an option is unknown, or transformers refuses a value.
+            ConfigError: If an option is unknown.
         """
         kind = transformers.CONFIG_MAPPING[values["model_type"]]
-        with _silent(transformers):
-            known = {*kind().to_dict(), *kind.attribute_map, "num_labels"} - {"model_type"}
-            unknown = [
-                Fault(f"config has no {key!r}", hint=did_you_mean(key, known)) for key in self.config.keys() - known
-            ]
-            if unknown:
-                raise ConfigError(
-                    f"model.config does not fit the architecture {values['model_type']!r}", faults=unknown
-                )
-            made = {**values, **_sizes(self.task, values, data), **self.config}
-            if "num_labels" in made:  # which the names of other classes would overrule
-                made = {key: value for key, value in made.items() if key not in ("id2label", "label2id")}
-            try:
-                return kind.from_dict(made)
-            except Exception as error:
-                first = str(error).strip().splitlines()[-1].strip()
-                message = f"transformers refuses the config of {values['model_type']!r}: {first}"
-                raise ConfigError(message, hint="check the values of model.config") from error
+        known = {*kind().to_dict(), *kind.attribute_map, "num_labels"} - {"model_type"}
+        if unknown := sorted(self.config.keys() - known):
+            faults = [Fault(f"config has no {key!r}", hint=did_you_mean(key, known)) for key in unknown]
+            raise ConfigError(f"model.config does not fit the architecture {values['model_type']!r}", faults=faults)
+        made = {**values, **_sizes(self.task, values, data), **self.config}
+        if "num_labels" in made:  # which the names of other classes would overrule
+            made = {key: value for key, value in made.items() if key not in ("id2label", "label2id")}
+        return kind.from_dict(made)
 
     def _loaded(self, found: Mapping[str, Any], num_weights: int) -> str:
         """Return a note on the weights that were not found in the folder, or not used.
@@ -143,18 +134,6 @@ class Transformers:
         return f"weights of {self.folder} that differ from those of the model: {'; '.join(notes)}" if notes else ""
 
 
-def _as_keywords(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
-    """Turn the mapping that a batch has as its inputs into the arguments of the model."""
-    if len(arguments) == 1 and isinstance(arguments[0], Mapping):
-        return (), {**arguments[0], **keywords}
-    return arguments, keywords
-
-
-def _logits(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-    """Return the logits of an output, which is what a loss and metrics compare with the targets."""
-    return output if getattr(output, "loss", None) is not None else output.logits
-
-
 def _transformers() -> ModuleType:
     """Return the package ``transformers``.
 
@@ -162,12 +141,10 @@ def _transformers() -> ModuleType:
         PluginError: If it is not installed.
     """
     try:
-        import transformers
+        return importlib.import_module("transformers")
     except ImportError as error:
         message = f"the model transformers needs transformers: {error}"
         raise PluginError(message, hint="pip install 'hookline[transformers]'") from error
-    module: ModuleType = transformers
-    return module
 
 
 def _class_name(transformers: ModuleType, task: _Task, values: Mapping[str, Any]) -> str:
@@ -201,6 +178,21 @@ def _sizes(task: _Task, values: Mapping[str, Any], data: DataSource) -> dict[str
         }
     num_classes, known = data.out_features, values.get("id2label", {})
     return {"num_labels": num_classes} if num_classes and num_classes != len(known) else {}
+
+
+@contextmanager
+def _refusing(architecture: str) -> Iterator[None]:
+    """Replace an error of transformers, unless memory ran out, by a ConfigError with its last line."""
+    try:
+        yield
+    except HooklineError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        message = f"transformers cannot make the model {architecture!r} from its config: {last}"
+        raise ConfigError(message, hint="check the values of model.config") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -107,11 +108,9 @@ def _peft() -> ModuleType:
         PluginError: If it is not installed.
     """
     try:
-        import peft
+        return importlib.import_module("peft")
     except ImportError as error:
         raise PluginError(f"lora needs peft: {error}", hint="pip install 'hookline[peft]'") from error
-    module: ModuleType = peft
-    return module
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

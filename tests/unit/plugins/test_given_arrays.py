@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import hookline
-from hookline import DataError, DataSource, PluginError, Run, TrainingError, from_arrays, load_config
+from hookline import DataError, DataSource, PluginError, Run, TrainingError, from_arrays, hookimpl, load_config
 from hookline.runs import folder_of
 from hookline.trained import load_trained
 
@@ -294,14 +295,14 @@ def test_a_run_resumes_with_the_same_arrays_and_with_no_others(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
 
     def data(inputs: Any = INPUTS) -> dict[str, Any]:
-        return {"data": from_arrays(inputs, TARGETS, validation=0.2)}
+        return {"data": from_arrays(inputs, TARGETS, validation=0.2, shuffle=False)}
 
     run = Run(load_config(KEEP, plugins=data()))
     for step in run.steps():
         if step.step == 13:
             run.interrupt("in mid-epoch")
     changed = INPUTS.copy()
-    changed[57, 1] += 1
+    changed[4, 1] += 1  # a row that a sample of the rows, as for data of other sources, would not have
     with pytest.raises(DataError, match="the data of the run have changed"):
         hookline.resume("last", plugins=data(changed))
     with pytest.raises(DataError, match="in no file"):
@@ -427,6 +428,12 @@ def test_the_data_source_of_files_predicts_for_arrays_too(tmp_path: Path) -> Non
     assert np.array_equal(result.predict(INPUTS), result.model(torch.tensor(INPUTS)).detach().numpy()[:, 0])
 
 
+def test_one_data_source_of_arrays_serves_any_number_of_runs() -> None:
+    data = from_arrays(INPUTS, TARGETS, validation=0.2)
+    first, second = (hookline.train({"train": {"epochs": 2}}, plugins={"data": data}) for _ in range(2))
+    assert first.history == second.history
+
+
 def test_a_copy_of_a_result_leaves_its_run_behind() -> None:
     result = hookline.train({"train": {"epochs": 1}}, plugins={"data": from_arrays(INPUTS, TARGETS)})
     for copied in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
@@ -435,6 +442,63 @@ def test_a_copy_of_a_result_leaves_its_run_behind() -> None:
             copied.predict(INPUTS)
 
 
+class FilesOnly:
+    """A data source whose predictor reads files alone."""
+
+    @hookimpl
+    def build_data(self) -> DataSource:
+        inputs = torch.tensor(INPUTS)
+        return DataSource(TensorDataset(inputs, inputs.sum(1, keepdim=True)), in_features=3, out_features=1)
+
+    @hookimpl
+    def build_predictor(self) -> Any:
+        return SimpleNamespace(read=lambda path, batch_size: iter(()), columns=dict)
+
+
 def test_a_data_source_that_reads_no_arrays_is_named() -> None:
+    with pytest.raises(PluginError, match=r"'FilesOnly' .* predicts for files, not for arrays"):
+        hookline.train({"train": {"epochs": 0}}, plugins={"data": FilesOnly()}).predict(INPUTS)
     with pytest.raises(PluginError, match=r"the data source data 'synthetic-linear' .* reads no inputs to predict for"):
         hookline.train({"train": {"epochs": 0}}).predict(INPUTS)
+
+
+def test_a_run_that_was_left_predicts_with_the_weights_that_it_evaluates() -> None:
+    run = run_of(from_arrays(INPUTS, TARGETS), {"callbacks": {"averaging": {}}})
+    for step in run.steps():
+        if step.step == 12:
+            break
+    raw = [weight.clone() for weight in run.model.parameters()]
+    error = np.mean((run.result().predict(INPUTS) - TARGETS) ** 2)
+    assert error == pytest.approx(run.evaluate()["train/loss"], rel=1e-5)
+    trained = run.model(torch.tensor(INPUTS)).detach().numpy()[:, 0]
+    assert error != pytest.approx(np.mean((trained - TARGETS) ** 2), rel=1e-2)
+    assert all(map(torch.equal, run.model.parameters(), raw))
+
+
+def test_a_run_on_a_table_predicts_for_frames_as_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    polars = pytest.importorskip("polars", reason="the extra tables is not installed")
+    colors = np.where(INPUTS[:, 1] > 0, "red", "green")
+    frame = polars.DataFrame({"size": INPUTS[:, 0], "color": colors, "amount": 10 * INPUTS[:, 0], "kind": LABELS})
+    frame.write_csv("table.csv")
+    table = {
+        "use": "csv",
+        "path": "table.csv",
+        "one_hot": ["color"],
+        "features": ["size", "color"],
+        "standardize": True,
+    }
+    config = {"train": {"epochs": 1}, "callbacks": {"run-folder": {}}}
+    result = hookline.train({**config, "data": {**table, "target": "amount", "standardize_target": True}})
+    turned = {"color": colors, "size": INPUTS[:, 0]}
+    (of_file,) = load_trained("last").predictions("table.csv")
+    for given in (frame, turned):
+        np.testing.assert_allclose(result.predict(given), of_file["predicted_amount"], rtol=1e-5, atol=1e-5)
+    with pytest.raises(DataError, match="row 2, column 'color': 'blue' was not in the training data"):
+        result.predict({"size": [1.0, 2.0], "color": ["red", "blue"]})
+    with pytest.raises(DataError, match="the inputs are ndarray, without names of columns"):
+        result.predict(INPUTS)
+    labels = hookline.train({**config, **CLASSES, "data": {**table, "target": "kind", "task": "classification"}})
+    (of_file,) = load_trained("last").predictions("table.csv")
+    assert labels.predict(turned).tolist() == of_file["predicted_kind"]
+    np.testing.assert_allclose(labels.predict(turned, probabilities=True)[:, 2], of_file["probability_top"], rtol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,6 +251,36 @@ def test_files_of_plugins_go_into_folders_that_are_made(make: Make, tmp_path: Pa
         folder.write("artifacts/linked/x", b"")
     folder.close()
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.parametrize("above", [0, 1], ids=["the run folder", "the folder of runs"])
+def test_nothing_is_written_where_a_link_took_the_name_of_the_folder_meanwhile(
+    above: int, make: Make, tmp_path: Path
+) -> None:
+    folder = RunFolder.open(make())
+    folder.write("artifacts/x", b"1")
+    replaced = (folder.path, folder.path.parent)[above]
+    outside = tmp_path / "outside"
+    shutil.copytree(replaced, outside, symlinks=True)
+    replaced.rename(tmp_path / "moved")
+    replaced.symlink_to(outside, target_is_directory=True)
+    before = sorted(outside.rglob("*"))
+    state = {"step": 1, "epoch": 1, "position": 0}
+    changes: list[Callable[[], object]] = [
+        lambda: folder.write("artifacts/y", b"2"),
+        lambda: folder.lines("log.txt"),
+        lambda: folder.write_checkpoint(state, metrics={}, identity={}),
+        lambda: folder.prune_checkpoints(1, lambda _: None, 0),
+        folder.save,
+    ]
+    for change in changes:
+        with pytest.raises(CheckpointError, match="it was removed or replaced, and is not the folder of this run"):
+            change()
+    assert sorted(outside.rglob("*")) == before
+    replaced.unlink()
+    (tmp_path / "moved").rename(replaced)
+    folder.write("artifacts/y", b"2")
+    folder.close()
 
 
 def test_a_lock_and_lines_that_are_links_are_not_followed(make: Make, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
 import shutil
@@ -305,6 +306,13 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (("optimizer",), "adamw"),
         (("optimizer",), {}),
         (("optimizer", "param_groups"), [1]),
+        (("optimizer", "param_groups", 0, "lr"), "high"),
+        (("optimizer", "param_groups", 0, "lr"), math.nan),
+        (("optimizer", "param_groups", 0, "betas"), [0.9, None]),
+        (("optimizer", "param_groups", 0, "params"), "all"),
+        (("optimizer", "state"), 3),
+        (("optimizer", "state"), {0: 3}),
+        (("optimizer", "state", 0, "step"), "late"),
         (("random",), 3),
         (("random", "cpu"), torch.zeros(3, dtype=torch.uint8)),
         (("random", "cpu"), "seed"),

@@ -45,6 +45,18 @@ def branches() -> nn.Module:
     return Branches()
 
 
+@hookline.plugin("model", "named-branches")
+class NamedBranches(Branches):
+    """Takes the same by name, and gives its prediction among others."""
+
+    def forward(self, b: Tensor, a: Tensor) -> Any:  # type: ignore[override] # two arguments
+        return {"hidden": a, "logits": super().forward({"a": a, "b": b})}
+
+    @hookline.hookimpl
+    def build_model(self) -> nn.Module:
+        return self
+
+
 class Pairs(torch.utils.data.Dataset[Any]):
     def __init__(self, num: int) -> None:
         self.num = num
@@ -237,6 +249,20 @@ def test_a_model_of_several_inputs_is_exported_even_without_the_training_data(tm
     inputs = {"a": torch.randn(5, 3), "b": torch.arange(5)}
     with torch.no_grad():
         assert torch.equal(torch.export.load(made.path).module()(inputs), trained.model(inputs))
+
+
+@pytest.mark.parametrize("to", ["safetensors", "torch-export", pytest.param("onnx", marks=with_onnx)])
+def test_a_model_that_takes_its_inputs_by_name_is_exported_with_these_names(tmp_path: Path, to: str) -> None:
+    trained = trained_with(tmp_path / "runs", data={"use": "pairs"}, model={"use": "named-branches"})
+    inputs = {"a": torch.randn(5, 3), "b": torch.arange(5)}
+    with torch.no_grad():
+        expected = trained.model(**inputs)
+    assert torch.equal(trained.output(inputs), expected["logits"])
+    made = export_model(trained, to, tmp_path / f"m{exporting.ENDINGS[to]}")
+    assert made.largest_difference < 1e-5
+    if to == "torch-export":
+        got = torch.export.load(made.path).module()(**inputs)
+        assert all(torch.allclose(got[name], value) for name, value in expected.items())
 
 
 def test_one_example_is_enough_for_a_program_that_takes_any_number(tmp_path: Path) -> None:

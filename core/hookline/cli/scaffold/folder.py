@@ -12,6 +12,8 @@ from hookline.engine.errors import Fault
 def folder_faults(folder: Path) -> list[Fault]:
     """Return the reasons why new files cannot be written to a folder; it must be missing or empty."""
     hint = "choose another folder with --dir"
+    if folder.is_symlink():  # someone else may have put it there
+        return [Fault(f"{folder} is a link", hint=hint)]
     if folder.is_dir():
         return [Fault(f"the folder {folder} is not empty", hint=hint)] if any(folder.iterdir()) else []
     return [Fault(f"{folder} already exists and is not a folder", hint=hint)] if folder.exists() else []

@@ -168,9 +168,16 @@ class Forward:
         inputs, target = self.pair(batch)
         output = self.output(inputs, target)
         prediction = prediction_of(output)
-        self.is_plain = prediction is output and not (self.asked or isinstance(batch, Mapping) or self._by_name(inputs))
+        is_plain = not (self.asked or isinstance(batch, Mapping) or self.takes_by_name(inputs))
+        self.is_plain = is_plain and prediction is output
         given = {"inputs": inputs, "output": output, "run": self.run}
         return prediction, target, {name: given[name] for name in self.asked}
+
+    def with_loss(self, loss: Any) -> Forward:
+        """Return a copy that computes its loss by another function with the same parameters."""
+        other = copy.copy(self)
+        other.loss = loss
+        return other
 
     def loss_of(self, batch: Any) -> Tensor:
         """Return the loss of a batch."""
@@ -194,12 +201,13 @@ class Forward:
 
     def output(self, inputs: Any, target: Any = None) -> Any:
         """Return the output of the model."""
-        if not self._by_name(inputs):
+        if not self.takes_by_name(inputs):
             return self.model(inputs)
         is_given = "output" in self.asked and self.target in self._taken and target is not None
         return self.model(**inputs, **({self.target: target} if is_given else {}))
 
-    def _by_name(self, inputs: Any) -> bool:
+    def takes_by_name(self, inputs: Any) -> bool:
+        """Return whether inputs are passed to the model by name."""
         return isinstance(inputs, Mapping) and any(name in self._taken for name in inputs)
 
 

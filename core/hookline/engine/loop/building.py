@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import Workers, with_sizes
 from hookline.engine.loop.rng import RandomState
-from hookline.engine.loop.splits import SplitReader
+from hookline.engine.loop.splits import SplitReader, evaluated_splits
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.train_options import TrainOptions
@@ -87,9 +87,10 @@ class Components:
         if not self.unwrapped_model.training:
             self.model.train()
 
-    def evaluate(self, run: RunView) -> Mapping[str, float]:
-        """Return the loss and the metrics of every split that is evaluated; no events."""
-        return evaluate_splits(run, self.read, self.evaluation_batches, self.evaluation, self.metrics)
+    def evaluate(self, run: RunView, splits: Iterable[str] | None = None) -> Mapping[str, float]:
+        """Return the loss and the metrics of the given splits, by default of all that are evaluated; no events."""
+        chosen = {split: self.evaluation_batches[split] for split in splits or self.evaluation_batches}
+        return evaluate_splits(run, self.read, chosen, self.evaluation, self.metrics)
 
 
 class Site(NamedTuple):
@@ -145,8 +146,8 @@ def build_batches(site: Site) -> None:
     parts.batches = Batches(parts.data.train, size, workers, seed=seed, name=name, order=order, drop_last=drop_last)
     parts.evaluation_batches = {
         split: Batches(splits[split], options.eval_batch_size, workers, seed=None, name=f"{split} split of {owner}")
-        for split in dict.fromkeys(options.evaluate)
-        if split in splits and not (split == "train" and parts.batches.num_batches is None)
+        for split in evaluated_splits(options, splits)
+        if not (split == "train" and parts.batches.num_batches is None)
     }
     parts.read = SplitReader(site.host, site.position, site.observers)
     site.position.batches = parts.batches
@@ -185,8 +186,8 @@ def try_components(site: Site) -> None:
     def first(split: str) -> Any:
         return parts.read.first(split, splits[split])
 
-    def measure(batch: Any, evaluation: Evaluation) -> None:
-        names = try_evaluation(batch, evaluation, (parts.model, parts.loss), parts.metrics, host.makers)
+    def measure(split: str, batch: Any, evaluation: Evaluation) -> None:
+        names = try_evaluation(split, batch, evaluation, (parts.model, parts.loss), parts.metrics, host.makers)
         parts.numbers = list(dict.fromkeys([*parts.numbers, *names[1:]]))
 
     sizes, makers = {split: batches.num_examples for split, batches in splits.items()}, host.makers

@@ -261,15 +261,20 @@ def evaluate_splits(
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
         with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
             where, parts = f"the evaluation of the {split} split", (run.model, run.loss)
-            numbers = evaluate(stream, evaluation, parts, metrics, where, run.data.class_names)
+            numbers = evaluate(stream, evaluation, parts, metrics_of(split, metrics), where, run.data.class_names)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return ReadOnly(measured)
 
 
+def metrics_of(split: str, metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
+    """Return the metrics of a split: those without ``splits``, or with that one among them."""
+    return {name: metric for name, metric in metrics.items() if split in (getattr(metric, "splits", None) or (split,))}
+
+
 def try_evaluation(
-    batch: Any, evaluation: Evaluation, parts: Iterable[Any], metrics: Mapping[str, Metric], makers: Makers
+    split: str, batch: Any, evaluation: Evaluation, parts: Iterable[Any], metrics: Mapping[str, Metric], makers: Makers
 ) -> list[str]:
-    """Measure one batch, so that a metric that cannot be used is refused before the first step.
+    """Measure one batch of a split, so that a metric that cannot be used is refused before the first step.
 
     Return the names of its numbers without those of the metrics.
 
@@ -277,6 +282,7 @@ def try_evaluation(
         ContractError: When a metric does not return numbers.
         Exception: Any error of the evaluation or a metric.
     """
+    metrics = metrics_of(split, metrics)
     names = list(_measure([batch], evaluation, parts, metrics, "the trial of the first batch"))
     for name, metric in metrics.items():
         # It may require more than one batch.
@@ -335,17 +341,23 @@ def output_for(host: Host, run: RunView, inputs: Any) -> Any:
         return on_cpu(prediction_of(forward.output(inputs)))
 
 
-def predict(host: Host, run: RunView, inputs: Any, **options: Any) -> Any:
-    """Return the predictions for arrays or frames, as the predictor of the data source makes them.
+def predicting(host: Host, run: RunView, weights: EvaluatedWeights) -> Callable[..., Any]:
+    """Return the function from arrays or frames to their predictions, as the predictor of the data source makes them.
 
-    Raises:
-        PluginError: When the data source reads no arrays.
+    It raises ``PluginError`` when the data source reads no arrays.
     """
-    predictor: Any = build_predictor(host, run)
-    if not hasattr(predictor, "predict"):
-        hint = "pass a file to the predictions of load_trained, or prepared inputs to the model"
-        raise PluginError(f"the data source {host.owner('data')} predicts for files, not for arrays", hint=hint)
-    return predictor.predict(partial(output_for, host, run), inputs, run.config.train.eval_batch_size, **options)
+
+    def predict(inputs: Any, **options: Any) -> Any:
+        predictor: Any = build_predictor(host, run)
+        if not hasattr(predictor, "predict"):
+            hint = "pass a file to the predictions of load_trained, or prepared inputs to the model"
+            raise PluginError(f"the data source {host.owner('data')} predicts for files, not for arrays", hint=hint)
+        with weights.loaded():
+            return predictor.predict(
+                partial(output_for, host, run), inputs, run.config.train.eval_batch_size, **options
+            )
+
+    return predict
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class Loop:
                     if logged.pending and position.step % log_every == 0:
                         self._log()
                     if evaluate_every and position.step % evaluate_every == 0:
-                        self._evaluate()
+                        self._evaluate(position.step // evaluate_every)
                     if has_save_points:
                         self._save_point(is_last=False)
                     yield loss
@@ -220,13 +220,16 @@ class Loop:
         if self.progress.logged.pending:
             self.host.notify("on_log", run=self._run, values=ReadOnly(self.progress.logged.end_interval()))
 
-    def _evaluate(self) -> None:
-        """Evaluate every split between its events; do nothing if there is none."""
-        if not self.parts.evaluation_batches:
+    def _evaluate(self, number: int) -> None:
+        """Evaluate the splits that are due between the events, unless all of them were measured after this step."""
+        every = self._options.evaluate_every
+        due = [split for split in self.parts.evaluation_batches if number % every.get(split, 1) == 0]
+        measured = self.progress.measured_after(self._position.step)
+        if all(f"{split}/loss" in measured for split in due):
             return
         with self.parts.evaluated_weights.loaded():
             self.host.notify("on_evaluation_start", run=self._run)
-            metrics = self.parts.evaluate(self._run)
+            metrics = self.parts.evaluate(self._run, due)
             self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
             self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
 
@@ -235,10 +238,10 @@ class Loop:
         position, every = self._position, self._options.evaluate_every_epochs
         is_last = position.epoch >= position.num_epochs or self._is_over()
         is_due = every and (position.epoch % every == 0 or is_last)
-        if is_due and self.progress.evaluated_step != position.step:
-            self._evaluate()
+        if is_due:
+            self._evaluate(0 if is_last else position.epoch // every)
         self._log()
-        evaluated = self.progress.evaluated if is_due else {}
+        evaluated = self.progress.measured_after(position.step) if is_due else {}
         measured = {"train/running_loss": self.progress.running.compute(), **evaluated}
         metrics = ReadOnly(measured | self.progress.logged.end_epoch())
         self.progress.history.append(metrics)

@@ -63,8 +63,8 @@ class Workers:
 
     def add(self, reader: Any) -> Callable[[Iterable[Any]], Generator[Any]]:
         """Return a function from requests to the results of a reader, in their order."""
-        self._readers.append(reader)
-        number = len(self._readers) - 1
+        self._readers.all.append(reader)
+        number = len(self._readers.all) - 1
         return lambda requests: self._results((number, request) for request in requests)
 
     def stop(self) -> None:
@@ -84,7 +84,7 @@ class Workers:
         if not self.num_workers and self.device.type != "cuda":
             return _Here(self._readers, _Requests())
         return DataLoader(
-            cast(Any, self._readers),
+            self._readers,
             batch_size=None,
             sampler=_Requests(),
             collate_fn=_unchanged,
@@ -97,7 +97,7 @@ class Workers:
         )
 
 
-class _Readers(list[Any]):
+class _Readers(Dataset[Any]):
     """Readers, each with a number; an item is the answer of one of them to a request.
 
     A reader seeds the global generators if its attribute ``draws`` is true. In the process of the run, one of examples
@@ -105,12 +105,12 @@ class _Readers(list[Any]):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        self.all: list[Any] = []
         self._bystanders = Bystanders()
 
     def __getitem__(self, request: Any) -> Any:
         number, wanted = request
-        reader = super().__getitem__(number)
+        reader = self.all[number]
         if get_worker_info() is not None:
             reader.draws = True
             return reader.read(wanted)
@@ -127,7 +127,8 @@ class _Readers(list[Any]):
                 self._bystanders.restore()
 
 
-class _Here(NamedTuple):
+@dataclass
+class _Here:
     """Reads in this process what a ``DataLoader`` would only take longer for."""
 
     readers: _Readers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Components, Site, build_all
-from hookline.engine.loop.evaluation import predict
+from hookline.engine.loop.evaluation import metrics_of, predicting
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.loop import Loop
 from hookline.engine.loop.position import Position
@@ -197,7 +196,9 @@ class Run:
         """Names of the metrics of each epoch, without logged values."""
         parts = self._loop.parts
         evaluated = [
-            f"{split}/{name}" for split in parts.evaluation_batches for name in ("loss", *parts.numbers, *parts.metrics)
+            f"{split}/{name}"
+            for split in parts.evaluation_batches
+            for name in ("loss", *parts.numbers, *metrics_of(split, parts.metrics))
         ]
         return ("train/running_loss", *evaluated)
 
@@ -365,4 +366,4 @@ class Run:
         """
         if self.outcome is None:
             raise TrainingError("the run is not over", hint="take all its steps, or call fit()")
-        return RunResult.of(self, self.outcome, functools.partial(predict, self._loop.host, self))
+        return RunResult.of(self, self.outcome, predicting(self._loop.host, self, self._loop.parts.evaluated_weights))

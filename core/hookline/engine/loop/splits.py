@@ -1,16 +1,19 @@
-"""``SplitReader``: the batches of a split, with every error while reading reported as an error of the data."""
+"""The splits to evaluate; ``SplitReader``: the batches of a split, with errors of reading as errors of the data."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from hookline.engine.errors import DataError, HooklineError, error_text
+from hookline.engine.data import STANDARD_SPLITS
+from hookline.engine.errors import ConfigError, DataError, HooklineError, error_text
 from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.reading import lost_worker
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.train_options import TrainOptions
+from hookline.engine.words import did_you_mean
 
 
 class SplitReader:
@@ -55,3 +58,17 @@ class SplitReader:
         except Exception as error:
             culprit, _ = self._host.makers.of(error) or (self._host.owner("data"), None)
             raise DataError(f"{culprit} fails while the {split} split is read: {error_text(error)}") from error
+
+
+def evaluated_splits(options: TrainOptions, splits: Mapping[str, Any]) -> list[str]:
+    """Return the splits of the data to evaluate; those of the usual names may be missing.
+
+    Raises:
+        ConfigError: When another one is missing.
+    """
+    wanted = list(splits) if options.evaluate == "all" else list(dict.fromkeys(options.evaluate))
+    for name in (*wanted, *options.evaluate_every):
+        if name not in (*splits, *STANDARD_SPLITS):
+            hint = did_you_mean(name, splits)
+            raise ConfigError(f"the data have no split {name!r} that can be evaluated", hint=hint)
+    return [name for name in wanted if name in splits]

@@ -93,6 +93,10 @@ class Progress:
         """Count the time from now."""
         self._begun = time.perf_counter()
 
+    def measured_after(self, step: int) -> Mapping[str, float]:
+        """Return the metrics of an evaluation after a step; none without one."""
+        return self.evaluated if self.evaluated_step == step else {}
+
     def state_dict(self, position: Position) -> dict[str, Any]:
         """Return the state of the loop, which includes the position."""
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from torch.optim import Optimizer
 
 from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import hookimpl
-from hookline.engine.loop.batch import Forward, count_examples, part_of
+from hookline.engine.loop.batch import count_examples, part_of
 from hookline.engine.loop.building import Components
 from hookline.engine.loop.evaluation import counted, usual_evaluation
 from hookline.engine.loop.memory import MEMORY_ERRORS, check_update
@@ -87,8 +86,7 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
     With a ``micro_batch_size``, at most that many examples pass through the model at once.
     """
     model, guard, backward, update = run.model, run.finite_guard, run.backward, run.update
-    forward = _training_forward(parts)
-    loss = forward.loss
+    forward = parts.forward.with_loss(loss := counted(run.loss))
 
     def step(batch: Any) -> Tensor:
         zero_grad()
@@ -129,16 +127,10 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
     return step
 
 
-def _training_forward(parts: Components) -> Forward:
-    forward = copy.copy(parts.forward)  # the batches of evaluations may have another form
-    forward.loss = counted(parts.loss)
-    return forward
-
-
 def _closure_step(run: RunView, parts: Components) -> StepFunction:
     """Return a step for an optimizer whose ``step`` calls a closure (``torch.optim.LBFGS``)."""
     optimizer, guard, backward = run.optimizer, run.finite_guard, run.backward
-    forward = _training_forward(parts)
+    forward = parts.forward.with_loss(counted(run.loss))
 
     def step(batch: Any) -> Tensor:
         def closure() -> Tensor:

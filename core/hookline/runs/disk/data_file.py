@@ -24,7 +24,7 @@ from hookline.runs.disk.formats import check_format
 FORMAT = 1
 """Version of the format."""
 
-_FACTS = ("in_features", "out_features", "feature_names", "target_names", "class_names", "task")
+_FACTS = ("in_features", "out_features", "feature_names", "target_names", "class_names", "task", "target")
 _MAX_NUMEL = 2**31 - 1
 """Largest size and largest example that are believed: beyond any input, and small enough for every computation."""
 
@@ -40,6 +40,7 @@ class _Facts(msgspec.Struct, forbid_unknown_fields=True):
     target_names: tuple[str, ...] | None
     class_names: tuple[str, ...] | None
     task: Literal["regression", "classification", "binary"] | None
+    target: str
     kept: dict[str, Any]
 
 
@@ -72,7 +73,7 @@ def from_kept(text: bytes) -> DataSource:
     check_format(tree.get("format") if isinstance(tree, dict) else None, FORMAT, "it", CheckpointError)
     try:
         example = tree.pop("example")
-        tree.setdefault("task", None)  # earlier versions did not save it
+        tree = {"task": None, "target": "labels", **tree}  # earlier versions did not save them
         facts = msgspec.convert(decode({name: tree[name] for name in (*_FACTS, "kept")}, {}), _Facts)
         values = {name: value for name in (*_FACTS, "kept") if (value := getattr(facts, name)) is not None}
         return DataSource(KeptExample(None if example is None else _zeros(example)), **values)

@@ -5,17 +5,26 @@ Imported only for predictions, because it needs torch. Shapes: ``B`` rows, ``I``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
 from hookline import DataError
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.predictions import WRITERS, class_columns, in_batches, number_columns
+from hookline_plugins.data.predictions import (
+    WRITERS,
+    class_columns,
+    class_probabilities,
+    in_batches,
+    number_columns,
+)
+from hookline_plugins.data.rows import names_of
 from hookline_plugins.data.tables.choosing import check_known_columns
 from hookline_plugins.data.tables.columns import DATE_PARTS, Missing, Reader, stacked
 from hookline_plugins.data.tables.format import TableFormat
@@ -24,6 +33,7 @@ from hookline_plugins.data.tables.sheet import Sheet, polars
 
 if TYPE_CHECKING:
     import polars as pl
+    from numpy.typing import NDArray
 
     from hookline import DataSource
 
@@ -110,9 +120,30 @@ class TablePredictor:
             DataError: If its columns or cells do not match the training data; carries every fault.
         """
         self._held = []
-        for inputs in in_batches(self._parts(path), batch_size):
+        for inputs in in_batches(self._parts(partial(read_pieces, path), Faults(path)), batch_size):
             self._beside = self._next_rows(len(inputs))
             yield inputs
+
+    def predict(
+        self, model: Callable[[Tensor], Any], inputs: Any, batch_size: int, *, probabilities: bool = False
+    ) -> NDArray[Any]:
+        """Return labels ``[N]`` or numbers ``[N]`` or ``[N, O]`` for the rows of a frame; or probabilities ``[N, C]``.
+
+        Raises:
+            DataError: If its columns or cells do not match the training data; carries every fault.
+        """
+        if probabilities and self._task == "regression":
+            raise ValueError("the targets are numbers, so no class has a probability")
+        rules = self._rules._replace(leaves_empty=False)
+        strict = TablePredictor(self._data, self._form, rules, self._task)
+        parts = strict._parts(partial(_pieces_of_frame, inputs), Faults(None))
+        prediction = torch.cat([model(batch) for batch in in_batches(parts, batch_size)])
+        if self._task != "regression":
+            names = np.array(self._data.class_names)
+            found = class_probabilities(prediction, len(names), is_binary=self._task == "binary")
+            return found.numpy() if probabilities else names[found.argmax(dim=1).numpy()]
+        values = prediction.double() * self._target_scale + self._target_mean
+        return (values.squeeze(1) if values.shape[1] == 1 else values).numpy()
 
     def beside(self) -> Mapping[str, Sequence[Any]]:
         """Return the columns of the last batch that are not features, and the problems of its rows."""
@@ -135,13 +166,12 @@ class TablePredictor:
             for name, values in found.items()
         }
 
-    def _parts(self, path: Path) -> Iterator[Tensor]:
-        faults = Faults(path)
+    def _parts(self, pieces: Callable[[Reading, Faults], Iterator[Sheet]], faults: Faults) -> Iterator[Tensor]:
         sheet: Sheet | None = None
         num_rows = 0
         numbers = {name for name, categories in self._categories.items() if categories is None} - set(self._dates)
         reading = Reading(self._form, lambda name: name not in numbers, keeps_malformed=self._rules.leaves_empty)
-        for sheet in read_pieces(path, reading, faults):
+        for sheet in pieces(reading, faults):
             if not num_rows:
                 self._readable = check_known_columns(sheet, list(self._categories), faults)
                 self._check_others(sheet, faults)
@@ -152,7 +182,7 @@ class TablePredictor:
                 yield inputs
         faults.check(sheet)
         if not num_rows:
-            faults.stop("the file has no rows")
+            faults.stop("there are no rows")
 
     def _check_others(self, sheet: Sheet, faults: Faults) -> None:
         """Refuse columns that would be hidden by those of the predictions."""
@@ -195,3 +225,16 @@ class TablePredictor:
         self._held = [held[count:]]
         taken: pl.DataFrame = held[:count]
         return taken
+
+
+def _pieces_of_frame(given: Any, reading: Reading, faults: Faults) -> Iterator[Sheet]:
+    """Yield the rows of a frame of any library, as ``read_pieces`` yields those of a file."""
+    names = names_of(given)
+    if names is None:
+        hint = "pass a frame of pandas, polars or Arrow, or a mapping of columns"
+        faults.stop(f"the inputs are {type(given).__name__}, without names of columns", hint=hint)
+    pl = polars()
+    frame = pl.DataFrame([pl.Series(str(name), np.asarray(given[name])) for name in names])
+    yield Sheet(
+        Path("the given frame"), tuple(frame.columns), frame, pl.int_range(frame.height, eager=True), reading.form, None
+    )

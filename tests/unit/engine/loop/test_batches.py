@@ -27,6 +27,7 @@ from hookline.engine.loop import batches
 from hookline.engine.loop.batch import count_examples, placed
 from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.reading import Workers
+from hookline.trials.proof.inside import inside
 
 NUM = 23
 INPUTS = torch.arange(NUM * 3, dtype=torch.float32).reshape(NUM, 3).sin()
@@ -797,6 +798,16 @@ def test_an_epoch_that_is_left_does_not_disturb_the_next() -> None:
     cast(Any, left).close()
     assert rows(batches.epoch(2)) == rows(make(TENSORS).epoch(2))
     assert children() == before
+
+
+def test_a_proof_looks_into_the_readers_without_reading() -> None:
+    items = Items()
+    batches = make(items)
+    left = batches.epoch(1)
+    next(left)
+    cast(Any, left).close()
+    assert inside(batches)
+    assert len(items.read) == 4
 
 
 OPEN = Path("/proc/self/fd")

@@ -168,6 +168,20 @@ def test_an_evaluation_that_cannot_be_used_is_refused_before_the_first_step(resu
     assert any("build_evaluation" in note and "'Wrong'" in note for note in caught.value.__notes__)
 
 
+def test_a_wrapper_adds_a_number_that_callbacks_can_follow() -> None:
+    class Adds:
+        @hookimpl(wrapper=True)
+        def build_evaluation(self) -> Any:
+            evaluation = yield
+            return lambda batch: evaluation(batch)._replace(numbers={"count": len(batch[0])})
+
+    pairs = TensorDataset(VALUES, VALUES.sum(1, keepdim=True))
+    plugins = {"data": DataSource(pairs), "callbacks.adds": Adds()}
+    source = {"train": {"epochs": 1, "eval_batch_size": 4}, "callbacks": {"best": {"monitor": "train/count"}}}
+    result = hookline.train(source, plugins=plugins)
+    assert result.metrics["train/count"] == pytest.approx((4 * 4 + 4 * 4 + 3 * 3) / 11)
+
+
 def test_without_an_evaluation_a_plugin_with_a_step_is_evaluated_as_usual() -> None:
     class Steps:
         @hookimpl
