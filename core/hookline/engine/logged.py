@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,16 @@ class Logged:
         self._run = run
         self.pending: dict[str, _Reduced] = {}
         self._epoch: dict[str, _Reduced] = {}
+        self._is_paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Ignore values for a while: those of an evaluation are no part of the steps."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
 
     def add(self, name: Any, value: Any, reduce: str) -> None:
         """Add a value.
@@ -41,6 +52,8 @@ class Logged:
             TypeError: When the name is not text.
             ContractError: When the name is taken, the value is not a single number, or the reduction is another one.
         """
+        if self._is_paused:
+            return
         found = self.pending.get(name) if isinstance(name, str) else None
         if found is None or found.reduce != reduce:
             found = self._begin(as_text(name, "the name of a logged value"), reduce)

@@ -283,6 +283,7 @@ class RunView(Protocol):
 
         The values of a name are reduced over ``train.log_every_steps`` steps, and reported in ``on_log``; and over the
         epoch, whose metrics have the result as ``logged/NAME``, unless ``reduce`` is ``last``.
+        Values of an evaluation, in which a loss may log as well, do not count: see ``build_evaluation``.
 
         Args:
             name: Name, unlike that of a metric.

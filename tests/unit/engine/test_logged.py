@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, cast
 
 import pytest
@@ -270,3 +270,25 @@ def test_a_callback_follows_a_logged_value(following: dict[str, Any]) -> None:
         f"{name} monitors 'logged/nunber', but no plugin has logged 'nunber' up to the end of epoch 1",
         "  = did you mean 'logged/number'?",
     ]
+
+
+class LoggingLoss:
+    """Mean squared error that logs the number of its examples."""
+
+    @hookimpl(wrapper=True)
+    def build_loss(self, run: RunView) -> Generator[None, Any, Any]:
+        loss = yield
+
+        def logging_loss(prediction: Tensor, target: Tensor) -> Any:
+            run.log("examples", len(target), reduce="sum")
+            return loss(prediction, target)
+
+        return logging_loss
+
+
+def test_what_a_loss_logs_in_an_evaluation_does_not_count() -> None:
+    plugin = LoggingLoss()
+    run = made(plugin, **{"train.evaluate_every_steps": 3})
+    for _ in run.steps():
+        run.evaluate()
+    assert [metrics["logged/examples"] for metrics in run.history] == [100.0, 100.0]

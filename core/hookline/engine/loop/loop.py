@@ -229,7 +229,8 @@ class Loop:
             return
         with self.parts.evaluated_weights.loaded():
             self.host.notify("on_evaluation_start", run=self._run)
-            metrics = self.parts.evaluate(self._run, due)
+            with self.progress.logged.paused():
+                metrics = self.parts.evaluate(self._run, due)
             self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
             self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
 

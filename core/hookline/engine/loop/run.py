@@ -356,7 +356,13 @@ class Run:
     def evaluate(self) -> Mapping[str, float]:
         """Evaluate the current weights, without events; return the loss and the metrics of each split."""
         parts, makers = self._loop.parts, self._loop.host.makers
-        with self._loop.working(), makers.attributing(), parts.workers, parts.evaluated_weights.loaded():
+        with (
+            self._loop.working(),
+            makers.attributing(),
+            parts.workers,
+            parts.evaluated_weights.loaded(),
+            self._loop.progress.logged.paused(),
+        ):
             return parts.evaluate(self)
 
     def result(self) -> RunResult:
