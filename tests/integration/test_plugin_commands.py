@@ -79,6 +79,7 @@ def test_plugins_shows_which_are_active_in_a_run_and_imports_none(hookline: Hook
         ("loss", "huber"),
         ("optimizer", "sgd"),
         ("callback", "early-stopping"),
+        ("callback", "try-first-batch"),
         ("callback", "progress"),
         ("callback", "run-folder"),
         ("callback", "checkpoint"),
@@ -110,17 +111,19 @@ def test_the_order_of_a_run_lists_the_plugins_called_for_each_hook(hookline: Hoo
     assert done.returncode == 0, done.stderr
     assert (
         "build_step\n"
-        "  callbacks.early-stopping  callback 'early-stopping' (hookline 0.1.0), wrapper\n"
-        "  callbacks.half            callback 'half-step' (net.py), wrapper\n"
-        "  the loop                  its own step\n"
+        "  callbacks.try-first-batch  callback 'try-first-batch' (hookline 0.1.0), wrapper\n"
+        "  callbacks.early-stopping   callback 'early-stopping' (hookline 0.1.0), wrapper\n"
+        "  callbacks.half             callback 'half-step' (net.py), wrapper\n"
+        "  the loop                   its own step\n"
     ) in done.stdout
-    assert "on_step_end\n  -\n" in done.stdout
+    assert "build_order\n  -\n" in done.stdout
     order = json.loads(hookline("plugins", "--order", *words, "--json").stdout)
     assert order["build_model"] == [
         {"table": "model", "plugin": "model 'linear' (hookline 0.1.0)", "is_wrapper": False}
     ]
     assert [call["table"] for call in order["on_run_start"]] == [
-        "callbacks.run-folder",  # it requests to be first
+        "callbacks.try-first-batch",  # it requests to be first, and so does the next
+        "callbacks.run-folder",
         "callbacks.progress",
         "callbacks.checkpoint",
         "callbacks.early-stopping",
@@ -133,7 +136,7 @@ def test_the_order_of_a_run_lists_the_plugins_called_for_each_hook(hookline: Hoo
 def test_a_plugin_of_a_file_trains_and_is_shown_with_its_file(hookline: Hookline, net: Path) -> None:
     done = hookline("train", "--plugin", "./net.py", "model=net", "model.width=4", "train.epochs=1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "model                 net (./net.py), command line\n" in done.stdout
+    assert "model                      net (./net.py), command line\n" in done.stdout
     assert "hookline train --plugin ./net.py model=net model.width=4 train.epochs=2" in done.stdout
 
 
@@ -215,7 +218,7 @@ def test_a_trace_prints_each_call_on_standard_error(hookline: Hookline) -> None:
     done = hookline("train", "--trace-hooks", "train.epochs=1")
     assert done.returncode == 0
     told = [line.split(" ms  ")[1] for line in done.stderr.splitlines()]
-    assert told[1] == "model  build_model(data=DataSource) -> Linear"
+    assert told[1:3] == ["data  build_data(run=Run) -> DataSource", "model  build_model(data=DataSource) -> Linear"]
     assert told[-1] == "callbacks.progress  on_run_end(run=Run, outcome='completed')"
 
 

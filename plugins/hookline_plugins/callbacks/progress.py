@@ -62,6 +62,7 @@ class Progress:
     def on_run_start(self, run: RunView) -> None:
         """Write the head of the table, and start the live line."""
         self._start, self._num_before = time.perf_counter(), run.step
+        self._due_at = self._start
         self._text = EventText(run)
         self._write(run, *self._text.head(run))
         if self._is_live:
@@ -72,7 +73,8 @@ class Progress:
     def on_epoch_start(self) -> None:
         """Start timing the epoch."""
         self._text.epoch_start()
-        self._due_at = time.perf_counter() + self._interval_s
+        if not self._is_live:
+            self._due_at = time.perf_counter() + self._interval_s
 
     @hookimpl
     def on_step_end(self, run: RunView, loss: Tensor) -> None:
