@@ -135,7 +135,8 @@ def test_a_second_version_of_the_distribution_is_reported(tmp_path: Path) -> Non
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = run([PROGRAM, "version"], cwd=tmp_path, PYTHONPATH=paths)
     assert done.returncode == 0
-    assert f"several versions of the distribution hookline are installed: 9.9 in {tmp_path}" in done.stderr
+    assert "several versions of the distribution hookline are installed: " in done.stderr
+    assert f"9.9 in {tmp_path}" in done.stderr
 
 
 # ---- texts of plugins ------------------------------------------------------------------------------------------------

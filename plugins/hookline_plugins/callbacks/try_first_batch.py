@@ -62,9 +62,11 @@ class TryFirstBatch:
         return step
 
     @hookimpl(tryfirst=True)
-    def on_run_start(self) -> None:
-        """Look at the process again: the program may have changed it."""
-        if self._watch:
+    def on_run_start(self, run: RunView) -> None:
+        """Look at the process again: the program may have changed it. The first epoch may be over on resume."""
+        if run.history:
+            self._watch = None
+        elif self._watch:
             self._watch.look()
 
     @hookimpl

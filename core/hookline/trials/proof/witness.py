@@ -108,6 +108,7 @@ class Witness(Observer):
         self._is_at_work = self._is_loaded = self._is_armed = False
         self._members: Sequence[Member] = ()
         self._built: dict[str, list[Any]] = defaultdict(list)
+        self._step: Callable[[Any], Any] | None = None
         self._draws: dict[str, None] = {}
         self.moments: dict[str, Counter[int]] = defaultdict(Counter)
 
@@ -161,6 +162,8 @@ class Witness(Observer):
 
     def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
         """Put moments around the innermost step."""
+        if is_wrapper and result is self._step:
+            return result  # passed on: its contents belong to the loop
         self._built[member.table].append(result)
         if hook != "build_step" or is_wrapper:
             return result
@@ -171,6 +174,7 @@ class Witness(Observer):
             self._moment("step", "at the end of a step")
             return loss
 
+        self._step = step
         return step
 
     def reading(self, split: str, batches: Iterator[Any]) -> Iterator[Any]:
