@@ -341,7 +341,7 @@ def on_run_start(run: RunView, state: Mapping[str, Any] | None) -> None:
 def on_epoch_start(run: RunView) -> None:
     """An epoch begins.
 
-    Called before the first step of each epoch.
+    Called before the first step of each epoch; not in a run that resumes within the epoch.
 
     Args:
         run: The run. ``run.epoch`` is the number of the epoch, from 1.

@@ -62,7 +62,7 @@ class Progress:
     def on_run_start(self, run: RunView) -> None:
         """Write the head of the table, and start the live line."""
         self._start, self._num_before = time.perf_counter(), run.step
-        self._due_at = self._start + self._interval_s  # a run that resumes within an epoch does not start one
+        self._due_at = self._start + self._interval_s  # on_epoch_start is not called for an epoch that is resumed
         self._text = EventText(run)
         self._write(run, *self._text.head(run))
         if self._is_live:

@@ -126,7 +126,7 @@ def test_a_module_within_a_module_that_matches_is_computed_with_it() -> None:
 
 
 def test_a_copy_of_the_model_computes_with_its_own_weights() -> None:
-    model = make_run("blocks.*").model
+    model = make_run("blocks.*", block=Block).model  # a copy of a weak reference to a storage would free it twice
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in copied.parameters():

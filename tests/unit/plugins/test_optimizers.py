@@ -28,7 +28,9 @@ OTHER_DEFAULTS = {
 }
 """Defaults that differ from torch's; the docstrings of the plugins or the reference give the reason."""
 OWN_OPTIONS = ("groups", "adamw_parameters", "adamw_lr", "adamw_betas", "adamw_weight_decay")
-PLUGINS = {entry.name: entry.load() for entry in Catalog.installed().of_kind("optimizer")}
+# Those of the package schedulefree are tested in test_schedule_free.py.
+OF_TORCH = [entry for entry in Catalog.installed().of_kind("optimizer") if not entry.name.startswith("schedule-free")]
+PLUGINS = {entry.name: entry.load() for entry in OF_TORCH}
 DENSE = sorted(PLUGINS.keys() - {"sparse-adam"})
 
 

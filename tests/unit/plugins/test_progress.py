@@ -62,3 +62,20 @@ def test_a_long_epoch_has_a_line_for_each_interval_where_the_live_line_is_off(
 def test_an_epoch_that_is_not_long_has_no_other_line(capsys: pytest.CaptureFixture[str]) -> None:
     hookline.train(SMALL, {"train.evaluate": [], "callbacks.progress.live": "off", "callbacks.progress.every_s": 1e9})
     assert "steps/s" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("live", ["on", "off"])
+def test_a_run_that_resumes_within_an_epoch_has_lines_for_the_rest_of_it(
+    live: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = hookline.load_config(SMALL, {"train.epochs": 2, "callbacks.progress": {"live": live, "every_s": 1e-9}})
+    first, resumed = hookline.Run(config), hookline.Run(config)
+    for _ in first.steps():
+        first.interrupt("the test")
+    capsys.readouterr()
+    resumed.load_state_dict(first.state_dict())
+    resumed.fit()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines if line and len(line) == 4 and "/" in line[0]] == ["1/2", "2/2"]
+    found = [line[:3] for line in lines if "steps/s" in line]
+    assert found == ([["1/2", "step", "2/4"], ["2/2", "step", "3/4"], ["2/2", "step", "4/4"]] if live == "off" else [])
