@@ -84,10 +84,11 @@ def test_a_config_is_read_and_judged_without_torch(words: tuple[str, ...], code:
 def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
     _, modules = modules_after("explain", "model", "model=mlp", cwd=tmp_path)
     # The run that train would train, with the callbacks that show and save it.
-    expected = {"data.synthetic", "models.mlp", "models.sizes", "losses.regression"}
+    expected = {"data.synthetic", "models.mlp", "models.sizes", "losses.regression", "losses.torch_loss"}
     expected |= {"optimizers.torch_optimizers", "optimizers.parameter_groups"}
-    expected |= {f"callbacks.{name}" for name in ("progress", "run_folder", "checkpoint")}
-    expected |= {f"callback_parts.{name}" for name in ("display", "event_text", "metrics_file", "monitoring", "single")}
+    expected |= {f"callbacks.{name}" for name in ("progress", "run_folder", "checkpoint", "try_first_batch")}
+    parts = ("display", "event_text", "metrics_file", "monitoring", "process_watch", "single")
+    expected |= {f"callback_parts.{name}" for name in parts}
     assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
 
 

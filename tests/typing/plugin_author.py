@@ -123,7 +123,12 @@ class Diary:
 
     @hookimpl
     def build_evaluation(self, run: Run) -> Callable[[Any], Evaluated]:
-        return lambda batch: Evaluated(run.model(batch[0]).mean(), numbers={"size": batch[0].norm()})
+        def evaluation(batch: Any) -> Evaluated:
+            inputs, target = batch
+            prediction = run.model(inputs)
+            return Evaluated(prediction.mean(), None, prediction, target, {"size": inputs.norm()})
+
+        return evaluation
 
     @hookimpl
     def on_model_built(self, run: Run, trial: Trial) -> None:

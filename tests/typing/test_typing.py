@@ -76,8 +76,8 @@ def test_the_plugins_of_the_type_check_make_a_run_that_trains(monkeypatch: pytes
     assert result.outcome == "completed"
     assert result.history[-1]["train/loss"] < result.history[0]["train/loss"]
     assert result.metrics["train/largest"] > 0
-    assert diary.lines[:2] == ["5 epochs of 1 steps", "epoch 1"]
-    assert diary.lines[2].startswith("first loss ")
+    assert diary.lines[:3] == ["64 examples of 64", "5 epochs of 1 steps", "epoch 1"]
+    assert diary.lines[3].startswith("first loss ")
     assert result.summary["diary"][-1] == {"line": len(diary.lines), "text": "completed"}
     difference = next(averaged.average.parameters()) - next(result.model.parameters())
     assert difference.abs().max() > 0

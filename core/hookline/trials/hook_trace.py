@@ -56,7 +56,8 @@ class HookTrace(Observer):
     Example:
         >>> from hookline import Run, load_config
         >>> calls = []
-        >>> _ = Run(load_config({"train": {"epochs": 0}}), observers=[HookTrace(calls.append)]).fit()
+        >>> config = load_config({"train": {"epochs": 0}, "callbacks": {"try-first-batch": "off"}})
+        >>> _ = Run(config, observers=[HookTrace(calls.append)]).fit()
         >>> [call.hook for call in calls]
         ['build_data', 'build_model', 'build_loss', 'build_optimizer', 'on_run_end']
     """

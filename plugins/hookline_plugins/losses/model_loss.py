@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import ContractError, hookimpl
-from hookline.engine import brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +52,8 @@ class _Loss:
         """
         value = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if value is None:
+            from hookline.engine import brief
+
             hint = "does its forward have a parameter with the name of the target? See DataSource(..., target=...)"
             raise ContractError(f"the model returned {brief(output)}, without a loss", hint=hint)
         loss: Tensor = value

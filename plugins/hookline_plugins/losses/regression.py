@@ -13,10 +13,11 @@ from msgspec import Meta
 
 from hookline import hookimpl
 from hookline_plugins.losses.torch_loss import TorchLoss
-from hookline_plugins.metrics.answers import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from hookline_plugins.metrics.answers import Task
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import ConfigError, DataSource, Fault, HooklineError, PluginError, hookimpl
-from hookline.engine import did_you_mean, is_out_of_memory
+from hookline.engine import did_you_mean
 from hookline_plugins.models.model_folder import read_config, read_weights
 
 if TYPE_CHECKING:
@@ -183,6 +183,8 @@ def _sizes(task: _Task, values: Mapping[str, Any], data: DataSource) -> dict[str
 @contextmanager
 def _refusing(architecture: str) -> Iterator[None]:
     """Replace an error of transformers, unless memory ran out, by a ConfigError with its last line."""
+    from hookline.engine import is_out_of_memory
+
     try:
         yield
     except HooklineError:

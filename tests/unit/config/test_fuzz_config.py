@@ -207,7 +207,7 @@ def test_thousands_of_callbacks_are_a_config(tmp_path: Path) -> None:
     text = "".join(f'[callbacks.c{number}]\nuse = "json-lines"\n' for number in range(4_900))
     (tmp_path / "run.toml").write_text(text)
     begin = time.perf_counter()
-    assert len(load_config(tmp_path / "run.toml").plugins) == 4_904
+    assert len(load_config(tmp_path / "run.toml").plugins) == 4_905
     assert time.perf_counter() - begin < HANG_S
 
 

@@ -116,6 +116,7 @@ def test_no_config_at_all_is_a_complete_run(catalog_with: MakeCatalog) -> None:
         ("model", "linear"),
         ("loss", "mse"),
         ("optimizer", "sgd"),
+        ("callbacks.try-first-batch", "try-first-batch"),
     ]
     assert options_of(config, "optimizer")["lr"] == 0.03
 
@@ -283,12 +284,12 @@ def test_a_callbacks_table_names_the_plugin_of_its_own_name_unless_it_has_use(
 ) -> None:
     path = write("[callbacks.chatty]\n[callbacks.best]\nuse = 'chatty'\nlevel = 2\n[callbacks]\nthird = 'chatty'\n")
     config = load_config(path, catalog=catalog_with(CHATTY))
-    assert [(choice.table, choice.plugin.name) for choice in config.plugins[4:]] == [
+    assert [(choice.table, choice.plugin.name) for choice in config.plugins[5:]] == [
         ("callbacks.chatty", "chatty"),
         ("callbacks.best", "chatty"),
         ("callbacks.third", "chatty"),
     ]
-    assert [choice.options["level"] for choice in config.plugins[4:]] == [1, 2, 1]
+    assert [choice.options["level"] for choice in config.plugins[5:]] == [1, 2, 1]
     assert origins(config.settings["callbacks.chatty.use"]) == [("chatty", f"{path}:1")]
 
 
@@ -303,7 +304,7 @@ def test_callbacks_are_in_the_order_in_which_they_are_first_named(
         catalog=catalog_with(CHATTY),
     )
     names = ["early-stopping", "chatty", "json-lines", "b", "a"]
-    assert labels(config)[4:] == [f"callbacks.{name}" for name in names]
+    assert labels(config)[5:] == [f"callbacks.{name}" for name in names]
 
 
 def test_a_callback_keeps_the_options_of_earlier_layers_when_a_later_one_adds_some(
@@ -320,7 +321,7 @@ def test_a_callback_is_switched_off_by_its_name_and_its_options_do_not_matter(
 ) -> None:
     path = write("[callbacks.chatty]\nlevel = 'wrong'\n[callbacks.early-stopping]\n")
     config = load_config(path, ["callbacks.chatty=off"], catalog=catalog_with(CHATTY))
-    assert labels(config)[4:] == ["callbacks.early-stopping"]
+    assert labels(config)[5:] == ["callbacks.early-stopping"]
     assert [key for key in config.settings if key.startswith("callbacks.chatty")] == ["callbacks.chatty.use"]
     assert config.settings["callbacks.chatty.use"].value == "off"
 
@@ -330,9 +331,9 @@ def test_a_default_callback_can_be_switched_off_in_a_file_and_on_again(
 ) -> None:
     defaults = {"callbacks": {"chatty": {"level": 5}}}
     path = write("[callbacks]\nchatty = 'off'\n")
-    assert labels(load_config(path, defaults=defaults, catalog=catalog_with(CHATTY)))[4:] == []
+    assert labels(load_config(path, defaults=defaults, catalog=catalog_with(CHATTY)))[5:] == []
     config = load_config(path, ["callbacks.chatty=chatty"], defaults=defaults, catalog=catalog_with(CHATTY))
-    assert labels(config)[4:] == ["callbacks.chatty"]
+    assert labels(config)[5:] == ["callbacks.chatty"]
 
 
 def test_naming_another_plugin_for_a_callbacks_table_discards_the_options_of_the_previous_one(
@@ -340,7 +341,7 @@ def test_naming_another_plugin_for_a_callbacks_table_discards_the_options_of_the
 ) -> None:
     source = {"callbacks": {"chatty": {"level": 5}}}
     config = load_config(source, ["callbacks.chatty.use=early-stopping"], catalog=catalog_with(CHATTY))
-    assert config.plugins[4].plugin.name == "early-stopping"
+    assert config.plugins[5].plugin.name == "early-stopping"
     assert "callbacks.chatty.level" not in config.settings
 
 
@@ -421,9 +422,9 @@ def test_objects_replace_named_plugins(catalog_with: MakeCatalog) -> None:
         plugins={"model": net, "callbacks.mine": chatty},
         catalog=catalog_with(),
     )
-    assert labels(config) == ["data", "model", "loss", "optimizer", "callbacks.mine"]
+    assert labels(config) == ["data", "model", "loss", "optimizer", "callbacks.try-first-batch", "callbacks.mine"]
     assert config.plugins[1].plugin.target is net
-    assert config.plugins[4].plugin.target is chatty
+    assert config.plugins[5].plugin.target is chatty
     assert str(config.plugins[1].plugin) == "model 'Net' (given from Python)"
     assert options_of(config, "model") == {}
 
@@ -807,6 +808,7 @@ def test_the_plugins_that_a_config_names_are_found_without_an_import(catalog_wit
         "model": "broken",
         "loss": "mse",
         "optimizer": "sgd",
+        "callbacks.try-first-batch": "try-first-batch",
     }
     assert [entry for entry in named.catalog.entries if entry.blocked_by] == [replace(GONE, blocked_by="plugins.deny")]
     with pytest.raises(ConfigError, match="unknown table 'lodel'"):
@@ -818,7 +820,7 @@ def test_the_plugins_that_a_config_names_are_found_without_an_import(catalog_wit
 
 def test_on_error_is_a_setting_with_an_origin(catalog_with: MakeCatalog) -> None:
     config = load_config({"callbacks": {"chatty": {"on_error": "warn"}}}, catalog=catalog_with(CHATTY))
-    assert [choice.on_error for choice in config.plugins] == ["fail", "fail", "fail", "fail", "warn"]
+    assert [choice.on_error for choice in config.plugins] == ["fail"] * 5 + ["warn"]
     assert str(config.settings["callbacks.chatty.on_error"].origin) == "python"
     default = load_config({"callbacks": {"chatty": {}}}, catalog=catalog_with(CHATTY))
     assert default.settings["callbacks.chatty.on_error"].value == "fail"

@@ -135,7 +135,7 @@ def test_the_lock_of_the_default_run_holds_the_core_and_the_default_plugins() ->
     assert {"hookline/engine/loop/run.py", "hookline_plugins/models/linear.py"} <= lock.distributions[
         "hookline"
     ].files.keys()
-    assert lock.plugins.keys() == {"data", "model", "loss", "optimizer"}
+    assert lock.plugins.keys() == {"data", "model", "loss", "optimizer", "callbacks.try-first-batch"}
 
 
 def test_a_distribution_without_a_record_cannot_be_locked(installed: Path) -> None:

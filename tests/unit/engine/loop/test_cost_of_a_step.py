@@ -51,6 +51,7 @@ def calls_of(work: Callable[[], object]) -> Counter[str]:
         if event == "call" and name.startswith(OWN):
             counter[name] += 1
 
+    gc.collect()  # or else generators that other tests left behind would be closed, and counted, meanwhile
     sys.setprofile(note)
     try:
         work()

@@ -161,6 +161,7 @@ def test_a_trace_has_every_call_with_plugin_arguments_result_and_time() -> None:
     train(SMALL, {"train.epochs": 1}, plugins={"callbacks.slow": Slow()}, observers=[HookTrace(calls.append)])
     found = [(call.table, call.hook) for call in calls]
     assert found == [
+        ("callbacks.try-first-batch", "build_data"),
         ("data", "build_data"),
         ("model", "build_model"),
         ("loss", "build_loss"),
@@ -170,14 +171,16 @@ def test_a_trace_has_every_call_with_plugin_arguments_result_and_time() -> None:
         ("callbacks.try-first-batch", "build_optimizer (after)"),
         ("callbacks.try-first-batch", "build_step (before)"),
         ("callbacks.try-first-batch", "build_step (after)"),
+        ("callbacks.try-first-batch", "on_run_start"),
         ("callbacks.slow", "on_step_end"),
         ("callbacks.slow", "on_step_end"),
+        ("callbacks.try-first-batch", "on_epoch_end"),
         ("callbacks.slow", "on_epoch_end"),
         ("data", "on_run_end"),
     ]
-    assert calls[1].plugin.startswith("model 'linear' (hookline ")
-    assert (calls[1].arguments, calls[1].result, calls[1].error) == ({"data": "DataSource"}, "Linear", "")
-    assert calls[9].seconds >= 0.002
+    assert calls[2].plugin.startswith("model 'linear' (hookline ")
+    assert (calls[2].arguments, calls[2].result, calls[2].error) == ({"data": "DataSource"}, "Linear", "")
+    assert calls[11].seconds >= 0.002
 
 
 def test_a_call_is_one_short_line() -> None:
