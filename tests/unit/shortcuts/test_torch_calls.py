@@ -169,7 +169,9 @@ def test_hooks_on_tensors_and_on_modules_are_called(
 # ---- without the Python around ---------------------------------------------------------------------------------------
 
 
-def test_a_step_of_a_run_skips_torchs_functions_around_it() -> None:
+def test_a_step_of_a_run_skips_torchs_functions_around_it(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--without-shortcuts"):
+        pytest.skip("nothing is skipped without shortcuts")
     steps = Run(load_config({"train": {"evaluate": []}})).steps()
     next(steps)
     called = functions_of_torch(lambda: next(steps))
