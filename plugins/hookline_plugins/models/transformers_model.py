@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hookline import ConfigError, DataSource, Fault, HooklineError, PluginError, hookimpl
+from hookline import ConfigError, DataSource, Fault, HooklineError, hookimpl
 from hookline.engine import did_you_mean
 from hookline_plugins.models.model_folder import read_config, read_weights
+from hookline_plugins.optional import optional_package
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -74,7 +74,7 @@ class Transformers:
         import torch
 
         values = read_config(self.folder) if self.folder else {"model_type": self.architecture}
-        transformers = _transformers()
+        transformers = optional_package("transformers", "the model transformers needs")
         name = _class_name(transformers, self.task, values)
         dtype = getattr(torch, run.config.train.dtype)
         options: dict[str, Any] = {"dtype": dtype, "attn_implementation": self.attention}
@@ -132,19 +132,6 @@ class Transformers:
         unused = sorted(found["unexpected_keys"])
         notes = [f"{text}: {_shown(names)}" for text, names in (("new", new), ("not used", unused)) if names]
         return f"weights of {self.folder} that differ from those of the model: {'; '.join(notes)}" if notes else ""
-
-
-def _transformers() -> ModuleType:
-    """Return the package ``transformers``.
-
-    Raises:
-        PluginError: If it is not installed.
-    """
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        message = f"the model transformers needs transformers: {error}"
-        raise PluginError(message, hint="pip install 'hookline[transformers]'") from error
 
 
 def _class_name(transformers: ModuleType, task: _Task, values: Mapping[str, Any]) -> str:

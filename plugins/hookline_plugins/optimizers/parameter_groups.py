@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from hookline import RunView
 
 
+Groups = Annotated[
+    tuple[dict[str, Any], ...],
+    msgspec.Meta(description="options for some parameters: tables with a list of name patterns, and options"),
+]
+"""The type of the option ``groups``."""
 _PATTERNS = "parameters"
 _SHOWN_NAMES = 10
 

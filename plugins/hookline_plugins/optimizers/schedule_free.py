@@ -7,15 +7,15 @@ Scheduled", https://arxiv.org/abs/2405.15682.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from hookline import PluginError, hookimpl
-from hookline_plugins.optimizers.parameter_groups import check_groups, own_options, parameter_groups
+from hookline import hookimpl
+from hookline_plugins.optimizers.parameter_groups import Groups, check_groups, own_options, parameter_groups
+from hookline_plugins.optional import optional_package
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,10 +35,6 @@ _WeightDecay = Annotated[float, Meta(ge=0, description="share of the weights, ti
 _WarmupSteps = Annotated[int, Meta(ge=0, description="number of steps in which the learning rate grows linearly")]
 _R = Annotated[float, Meta(ge=0, description="the average weights step k by k^r")]
 _WeightLRPower = Annotated[float, Meta(ge=0, description="the average weights a step by its lr to this power")]
-_Groups = Annotated[
-    tuple[dict[str, Any], ...],
-    Meta(description="options for some parameters: tables with a list of name patterns, and options"),
-]
 
 
 class _ScheduleFree:
@@ -54,11 +50,7 @@ class _ScheduleFree:
         Raises:
             PluginError: When the package is not installed.
         """
-        try:
-            package = importlib.import_module("schedulefree")
-        except ImportError as error:
-            hint = "pip install 'hookline[schedulefree]'"
-            raise PluginError("the schedule-free optimizers need the package schedulefree", hint=hint) from error
+        package = optional_package("schedulefree", "the schedule-free optimizers need the package")
         build: Any = getattr(package, type(self).__name__)
         optimizer: Any = build(parameter_groups(self, run, model), **own_options(self))
         optimizer.train()
@@ -81,7 +73,7 @@ class SGDScheduleFree(_ScheduleFree):
     warmup_steps: _WarmupSteps = 0
     r: _R = 0.0
     weight_lr_power: _WeightLRPower = 2.0
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -95,7 +87,7 @@ class AdamWScheduleFree(_ScheduleFree):
     warmup_steps: _WarmupSteps = 0
     r: _R = 0.0
     weight_lr_power: _WeightLRPower = 2.0
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -111,7 +103,7 @@ class RAdamScheduleFree(_ScheduleFree):
     silent_sgd_phase: Annotated[
         bool, Meta(description="update no weights in the first steps, in which RAdam would be SGD")
     ] = True
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 def _averages(optimizer: Optimizer) -> Iterator[tuple[Tensor, Tensor]]:

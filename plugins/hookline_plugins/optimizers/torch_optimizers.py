@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.optimizers.parameter_groups import check_groups, own_options, parameter_groups
+from hookline_plugins.optimizers.parameter_groups import Groups, check_groups, own_options, parameter_groups
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,10 +33,6 @@ _Fused = Annotated[
 ]
 _FOREACH = 16
 """Number of weight tensors above which one call for all of them is faster on the CPU than one for each."""
-_Groups = Annotated[
-    tuple[dict[str, Any], ...],
-    Meta(description="options for some parameters: tables with a list of name patterns, and options"),
-]
 
 
 class _TorchOptimizer:
@@ -77,7 +73,7 @@ class SGD:
     weight_decay: _WeightDecay = 0.0
     nesterov: Annotated[bool, Meta(description="use Nesterov momentum; needs momentum > 0, dampening 0")] = False
     fused: _Fused = False
-    groups: _Groups = ()
+    groups: Groups = ()
 
     def __post_init__(self) -> None:
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
@@ -106,7 +102,7 @@ class Adam(_TorchOptimizer):
     weight_decay: _WeightDecay = 0.0
     amsgrad: Annotated[bool, Meta(description="use the AMSGrad variant")] = False
     fused: _Fused = False
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -122,7 +118,7 @@ class AdamW(_TorchOptimizer):
     weight_decay: _DecoupledDecay = 0.01
     amsgrad: Annotated[bool, Meta(description="use the AMSGrad variant")] = False
     fused: _Fused = False
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -138,7 +134,7 @@ class RMSprop(_TorchOptimizer):
     weight_decay: _WeightDecay = 0.0
     momentum: _Momentum = 0.0
     centered: Annotated[bool, Meta(description="normalize the gradient by an estimate of its variance")] = False
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -155,7 +151,7 @@ class NAdam(_TorchOptimizer):
     weight_decay: _WeightDecay = 0.0
     momentum_decay: Annotated[float, Meta(ge=0, description="decay of the momentum over the steps")] = 0.004
     decoupled_weight_decay: _Decoupled = False
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -170,7 +166,7 @@ class RAdam(_TorchOptimizer):
     eps: _Eps = 1e-8
     weight_decay: _WeightDecay = 0.0
     decoupled_weight_decay: _Decoupled = False
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -187,7 +183,7 @@ class Adamax(_TorchOptimizer):
     )
     eps: _Eps = 1e-8
     weight_decay: _WeightDecay = 0.0
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -200,7 +196,7 @@ class SparseAdam(_TorchOptimizer):
     lr: Annotated[float, Meta(gt=0, description="learning rate")] = 0.001
     betas: _Betas = (0.9, 0.999)
     eps: Annotated[float, Meta(gt=0, description="added to the denominator to avoid division by zero")] = 1e-8
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -218,7 +214,7 @@ class Adafactor(_TorchOptimizer):
     ] = ("auto", 0.001)
     d: Annotated[float, Meta(ge=1, description="largest root mean square of an update; larger ones are scaled")] = 1.0
     weight_decay: _DecoupledDecay = 0.0
-    groups: _Groups = ()
+    groups: Groups = ()
 
     def _as_torch(self, options: dict[str, Any]) -> dict[str, Any]:
         if "eps" not in options:
@@ -241,7 +237,7 @@ class Adagrad(_TorchOptimizer):
     initial_accumulator_value: Annotated[float, Meta(ge=0, description="initial sum of squared gradients")] = 0.0
     eps: _Eps = 1e-10
     fused: _Fused = False
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -255,7 +251,7 @@ class Adadelta(_TorchOptimizer):
     rho: Annotated[float, Meta(ge=0, le=1, description="decay of the running mean of the squared gradient")] = 0.9
     eps: _Eps = 1e-6
     weight_decay: _WeightDecay = 0.0
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -273,7 +269,7 @@ class ASGD(_TorchOptimizer):
     alpha: Annotated[float, Meta(description="exponent of the decay of the learning rate")] = 0.75
     t0: Annotated[float, Meta(ge=0, description="step at which averaging begins")] = 1e6
     weight_decay: _WeightDecay = 0.0
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass
@@ -293,7 +289,7 @@ class Rprop(_TorchOptimizer):
         tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]],
         Meta(description="smallest and largest size of an update"),
     ] = (1e-6, 50.0)
-    groups: _Groups = ()
+    groups: Groups = ()
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hookline import ConfigError, Fault, PluginError, hookimpl
+from hookline import ConfigError, Fault, hookimpl
 from hookline_plugins.callback_parts.single import check_single
 from hookline_plugins.optimizers.parameter_groups import is_match, name_hint
+from hookline_plugins.optional import optional_package
 from hookline_plugins.weights.init_from import InitFrom
 from hookline_plugins.weights.left_out import leave_out
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from torch import nn
 
     from hookline import RunView
@@ -66,7 +64,7 @@ class LoRA:
             message = "lora leaves weights out of what is saved, which init-from loads only when a run begins"
             raise ConfigError(message, hint="save them: callbacks.lora.save = 'all'")
         model: nn.Module = yield
-        peft = _peft()
+        peft = optional_package("peft", "lora needs")
         layers, parameters = _layers(model), dict(model.named_parameters())
         faults = [
             *_unmatched(self.targets, list(layers), "layer"),
@@ -99,18 +97,6 @@ class LoRA:
     def finish_model(self) -> None:
         """Merge the adapters into the weights, for a model that is no longer trained."""
         self._merge()
-
-
-def _peft() -> ModuleType:
-    """Return the package ``peft``.
-
-    Raises:
-        PluginError: If it is not installed.
-    """
-    try:
-        return importlib.import_module("peft")
-    except ImportError as error:
-        raise PluginError(f"lora needs peft: {error}", hint="pip install 'hookline[peft]'") from error
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from hookline import Catalog, ContractError, DataError, DataSource, NonFiniteError, Run, load_config
 from hookline.engine import Forward
 from hookline_plugins.callback_parts.first_batch import smallest_batch, try_batch
+from line import INPUTS, TARGETS, linear, some_data
 
 MakeCatalog = Callable[..., Catalog]
 
@@ -20,23 +21,6 @@ MakeCatalog = Callable[..., Catalog]
 def name(kind: str, _error: BaseException | None) -> str:
     """Return a name for messages, such as "model 'm'"."""
     return f"{kind} {kind[0]!r}"
-
-
-def some_data() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(8, 3, generator=generator)
-    return inputs, inputs @ torch.tensor([[1.0], [-2.0], [3.0]]) + 0.5
-
-
-INPUTS, TARGETS = some_data()
-
-
-def linear() -> nn.Linear:
-    layer = nn.Linear(3, 1)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[0.1, 0.2, 0.3]]))
-        layer.bias.zero_()
-    return layer
 
 
 def refusal(error: type[Exception], batch: Any, model: Any = None, loss: Any = None) -> str:

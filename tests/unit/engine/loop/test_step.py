@@ -13,25 +13,9 @@ from torch.utils.data import TensorDataset
 
 from hookline import Catalog, DataSource, Run, load_config
 from hookline.engine.loop.evaluation import evaluation_mode
+from line import INPUTS, TARGETS, linear
 
 MakeCatalog = Callable[..., Catalog]
-
-
-def some_data() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(8, 3, generator=generator)
-    return inputs, inputs @ torch.tensor([[1.0], [-2.0], [3.0]]) + 0.5
-
-
-INPUTS, TARGETS = some_data()
-
-
-def linear() -> nn.Linear:
-    layer = nn.Linear(3, 1)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[0.1, 0.2, 0.3]]))
-        layer.bias.zero_()
-    return layer
 
 
 def default_step(catalog: Catalog, model: nn.Module, optimizer: Any) -> Callable[[Any], Tensor]:
