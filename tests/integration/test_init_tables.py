@@ -19,7 +19,7 @@ import polars as pl
 import pytest
 
 from hookline import DataError, Run, load_config
-from hookline_plugins.data.tables.starter import Starter, from_table
+from hookline_plugins.data.tables.starting.starter import Starter, from_table
 from support import FIXTURES
 from support import run as run_command
 

@@ -157,8 +157,8 @@ def test_a_path_with_wildcard_characters_is_one_file(folder: Folder) -> None:
 
 
 def test_importing_the_plugin_imports_neither_torch_nor_polars() -> None:
-    modules = "import sys; from hookline_plugins.data.tables import table, starter"
-    code = f"{modules}; print({{'torch', 'polars'}} & set(sys.modules))"
+    modules = ("hookline_plugins.data.tables.table", "hookline_plugins.data.tables.starting.starter")
+    code = f"import sys, {', '.join(modules)}; print({{'torch', 'polars'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

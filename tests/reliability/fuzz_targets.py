@@ -23,8 +23,8 @@ import msgspec
 import torch
 
 import hookline_plugins.data.tables.columns
-import hookline_plugins.data.tables.csv_records
-import hookline_plugins.data.tables.reading  # noqa: F401
+import hookline_plugins.data.tables.files.csv_records
+import hookline_plugins.data.tables.files.reading  # noqa: F401
 from hookline import Catalog, RunConfig, load_config
 from hookline.cli.arguments import CarriedError
 from hookline.cli.commands.main import hookline as hookline_command

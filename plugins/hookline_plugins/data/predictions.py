@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hookline import ContractError
-from hookline_plugins.data.tables.sheet import polars
+from hookline_plugins.data.tables.files.sheet import polars
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from hookline import ConfigError, DataError, DataSource, Run, load_config
-from hookline_plugins.data import arrays as plugin
-from hookline_plugins.data.arrays import Arrays
-from hookline_plugins.data.mapped_rows import MappedRows
+from hookline_plugins.data.arrays import source as plugin
+from hookline_plugins.data.arrays.mapped_rows import MappedRows
+from hookline_plugins.data.arrays.source import Arrays
 
 NUM = 20
 INPUTS = np.arange(NUM * 3, dtype=np.float32).reshape(NUM, 3)
@@ -220,7 +220,7 @@ def test_all_faults_are_reported_at_once(write: Writer, tmp_path: Path) -> None:
 def test_a_target_that_is_not_finite_is_found_before_the_first_step(
     is_mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hookline_plugins.data.array_files._CHUNK_BYTES", 24)
+    monkeypatch.setattr("hookline_plugins.data.arrays.files._CHUNK_BYTES", 24)
     targets = TARGETS.copy()
     targets[[17, 19]] = np.nan
     path = write_folder(tmp_path, {"inputs": INPUTS, "targets": targets})

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from hookline import ConfigError, ContractError, DataSource, NonFiniteError, Run, TrainingError, hookimpl, load_config
 from hookline.shortcuts import block
 from hookline.trials import Ledger, lr_find, profile
-from hookline_plugins.callbacks.fuse_steps import FuseSteps
+from hookline_plugins.steps.fuse_steps import FuseSteps
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a compiler for C++")
 ignores_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")

@@ -20,7 +20,7 @@ from hookline.engine import memory_bytes
 from hookline.engine.files import read_file
 from hookline.runs.curves import metric_names, read_curves
 from hookline.runs.disk.durable_files import AppendedFile
-from hookline_plugins.data.arrays import Arrays
+from hookline_plugins.data.arrays.source import Arrays
 from hookline_plugins.data.faults import Faults
 from reliability.fuzz_targets import GOOD_RECORD, printed, run_command, run_folder
 

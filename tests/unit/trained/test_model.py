@@ -34,7 +34,7 @@ from hookline.runs.disk.data_file import KeptExample, from_kept, to_kept
 from hookline.runs.folder import read_model
 from hookline.runs.record import read_record
 from hookline.trained import evaluate_run, export_model, load_trained, write_predictions
-from hookline_plugins.data.tables import csv_records, reading
+from hookline_plugins.data.tables.files import csv_records, reading
 from support import saved_folder
 
 HEAD = "area,rooms,color,note,price"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hookline_plugins.data.faults import LISTED, Cell, Faults
+from hookline_plugins.data.tables.files.sheet import Sheet, as_numbers, polars
 from hookline_plugins.data.tables.kinds import are_whole, distinct, first_fraction, kind_of, show, whole_texts
-from hookline_plugins.data.tables.sheet import Sheet, as_numbers, polars
 
 if TYPE_CHECKING:
     import polars as pl

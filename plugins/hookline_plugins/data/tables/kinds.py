@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
-from hookline_plugins.data.tables.sheet import as_numbers, polars
+from hookline_plugins.data.tables.files.sheet import as_numbers, polars
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import polars as pl
 
-    from hookline_plugins.data.tables.format import TableFormat
+    from hookline_plugins.data.tables.files.format import TableFormat
 
 
 def kind_of(column: pl.Series, form: TableFormat) -> Literal["numbers", "text", "other"]:

@@ -25,11 +25,11 @@ from hookline_plugins.data.predictions import (
     number_columns,
 )
 from hookline_plugins.data.rows import names_of
-from hookline_plugins.data.tables.choosing import check_known_columns
 from hookline_plugins.data.tables.columns import DATE_PARTS, Missing, Reader, stacked
-from hookline_plugins.data.tables.format import TableFormat
-from hookline_plugins.data.tables.reading import Reading, read_pieces
-from hookline_plugins.data.tables.sheet import Sheet, polars
+from hookline_plugins.data.tables.files.format import TableFormat
+from hookline_plugins.data.tables.files.reading import Reading, read_pieces
+from hookline_plugins.data.tables.files.sheet import Sheet, polars
+from hookline_plugins.data.tables.starting.choosing import check_known_columns
 
 if TYPE_CHECKING:
     import polars as pl

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from hookline import Location
 from hookline_plugins.data.faults import NO_FILE_HINT, Faults
-from hookline_plugins.data.tables.csv_records import excerpt
-from hookline_plugins.data.tables.format import BLANKS, TableFormat
-from hookline_plugins.data.tables.sheet import polars
+from hookline_plugins.data.tables.files.csv_records import excerpt
+from hookline_plugins.data.tables.files.format import BLANKS, TableFormat
+from hookline_plugins.data.tables.files.sheet import polars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -17,10 +17,10 @@ from msgspec import Meta
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
-from hookline_plugins.data.tables.choosing import choose_columns
 from hookline_plugins.data.tables.columns import Missing, Reader, stacked
-from hookline_plugins.data.tables.format import MISSING_WORDS, TableFormat
-from hookline_plugins.data.tables.reading import Reading, read_table
+from hookline_plugins.data.tables.files.format import MISSING_WORDS, TableFormat
+from hookline_plugins.data.tables.files.reading import Reading, read_table
+from hookline_plugins.data.tables.starting.choosing import choose_columns
 
 if TYPE_CHECKING:
     import polars as pl

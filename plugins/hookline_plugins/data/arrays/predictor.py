@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hookline import ContractError, DataError, Location
-from hookline_plugins.data.array_files import StoredArray, find_arrays
+from hookline_plugins.data.arrays.files import StoredArray, find_arrays
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_tensor
 from hookline_plugins.data.predictions import (

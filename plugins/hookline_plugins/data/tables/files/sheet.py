@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hookline import Fault, Location, PluginError
-from hookline_plugins.data.tables.csv_records import Record, read_rows
-from hookline_plugins.data.tables.format import BLANKS, TableFormat
+from hookline_plugins.data.tables.files.csv_records import Record, read_rows
+from hookline_plugins.data.tables.files.format import BLANKS, TableFormat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

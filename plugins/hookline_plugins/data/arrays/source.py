@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from hookline import DataSource, Location, hookimpl
-from hookline_plugins.data.array_files import StoredArray, find_arrays
+from hookline_plugins.data.arrays.files import StoredArray, find_arrays
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_inputs
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
@@ -109,7 +109,7 @@ class Arrays:
     @hookimpl
     def build_predictor(self, data: DataSource) -> Predictor:
         """Read new inputs of the same shape; targets are not needed."""
-        from hookline_plugins.data.array_predictor import ArrayPredictor
+        from hookline_plugins.data.arrays.predictor import ArrayPredictor
 
         return ArrayPredictor(data, self.inputs, functools.partial(as_inputs, is_float=self.float_inputs))
 
@@ -220,6 +220,6 @@ def _in_memory(
 def _mapped(
     inputs: StoredArray, targets: StoredArray, forms: _Forms, splits: list[Tensor | None]
 ) -> list[Dataset[tuple[Tensor, ...]]]:
-    from hookline_plugins.data.mapped_rows import MappedRows
+    from hookline_plugins.data.arrays.mapped_rows import MappedRows
 
     return [MappedRows(inputs, targets, forms, rows) for rows in splits]

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from hookline import DataError
 
 if TYPE_CHECKING:
-    from hookline_plugins.data.array_files import StoredArray
+    from hookline_plugins.data.arrays.files import StoredArray
 
 
 _SAMPLED_ROWS = 64

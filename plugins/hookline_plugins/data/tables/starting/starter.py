@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from hookline.engine import did_you_mean
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.tables.format import TableFormat
-from hookline_plugins.data.tables.guessing import guess_format, with_numbers
-from hookline_plugins.data.tables.reading import Reading, read_table
-from hookline_plugins.data.tables.sheet import Sheet
-from hookline_plugins.data.tables.suitability import Usable, doubts, judge
+from hookline_plugins.data.tables.files.format import TableFormat
+from hookline_plugins.data.tables.files.reading import Reading, read_table
+from hookline_plugins.data.tables.files.sheet import Sheet
+from hookline_plugins.data.tables.starting.guessing import guess_format, with_numbers
+from hookline_plugins.data.tables.starting.suitability import Usable, doubts, judge
 from hookline_plugins.data.tables.table import Table
 
 if TYPE_CHECKING:

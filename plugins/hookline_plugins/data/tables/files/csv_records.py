@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
-    from hookline_plugins.data.tables.format import TableFormat
+    from hookline_plugins.data.tables.files.format import TableFormat
 
 
 _PIECE_BYTES = 2**22

@@ -71,7 +71,7 @@ class FromArrays:
     @hookimpl
     def build_predictor(self, data: DataSource) -> Predictor:
         """Read new inputs like those of the training."""
-        from hookline_plugins.data.array_predictor import ArrayPredictor
+        from hookline_plugins.data.arrays.predictor import ArrayPredictor
         from hookline_plugins.data.forms import as_inputs
 
         return ArrayPredictor(data, "inputs", functools.partial(as_inputs, is_float=self.float_inputs))

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.tables.format import BLANKS, TableFormat
-from hookline_plugins.data.tables.sheet import Sheet, as_numbers
+from hookline_plugins.data.tables.files.format import BLANKS, TableFormat
+from hookline_plugins.data.tables.files.sheet import Sheet, as_numbers
 from hookline_plugins.data.tables.source import check_file, is_parquet, read_source
-from hookline_plugins.data.tables.suitability import unit_of
+from hookline_plugins.data.tables.starting.suitability import unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from hookline_plugins.data.tables.files.sheet import Sheet, as_numbers, polars
 from hookline_plugins.data.tables.kinds import distinct, kind_of, show, whole_texts
-from hookline_plugins.data.tables.sheet import Sheet, as_numbers, polars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

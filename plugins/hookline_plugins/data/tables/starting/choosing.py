@@ -13,7 +13,7 @@ from hookline_plugins.data.tables.kinds import show
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hookline_plugins.data.tables.sheet import Sheet
+    from hookline_plugins.data.tables.files.sheet import Sheet
 
 
 def choose_columns(

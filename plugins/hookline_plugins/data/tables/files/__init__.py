@@ -1,0 +1,1 @@
+"""Files of tables: their format, and the text of their columns."""

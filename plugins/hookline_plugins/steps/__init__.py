@@ -1,0 +1,1 @@
+"""Callbacks that change how a step is computed."""
