@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from hookline import Run, load_config
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.tables.preparation import Preparation, Raw, fit, prepared
+from hookline_plugins.data.tables.features import Column
+from hookline_plugins.data.tables.preparation import Fitting, Preparation, Raw, fit, prepared
 from hookline_plugins.data.tables.table import Table
+from hookline_plugins.data.tables.ways import Ways
 
-COLUMNS = [("color", ["blue", "red"]), ("x", None), ("size", ["l", "m", "s"]), ("z", None)]
+COLUMNS = [Column("color", ["blue", "red"]), Column("x"), Column("size", ["l", "m", "s"]), Column("z")]
 NUMBERS = np.array([[1.0, np.nan, 3.0, 8.0, 5.0], [0.5, 0.25, np.nan, -4.0, 9.0]])
 CODES = np.array([[1, 2, 0, 2, 1], [3, 0, 1, 2, 1]])
 TRAIN = [0, 1, 2, 4]
@@ -28,9 +30,10 @@ def raw() -> Raw:
 
 def preparation(*, standardize: bool = True, keeps_codes: bool = False) -> Preparation:
     faults = Faults(None)
-    scale = fit(COLUMNS, raw(), torch.tensor(TRAIN), faults, standardize=standardize, keeps_codes=keeps_codes)
+    fitting = Fitting(COLUMNS, Ways(missing="mean"), ["mean", "mean"], standardize, keeps_codes)
+    found, _ = fit(fitting, raw(), torch.tensor(TRAIN), faults)
     faults.check()
-    return Preparation(COLUMNS, scale, keeps_codes=keeps_codes)
+    return found
 
 
 def filled_by_hand() -> np.ndarray[Any, Any]:

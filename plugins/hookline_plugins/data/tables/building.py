@@ -5,6 +5,7 @@ Imported only when a table was read, because it needs torch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from torch.utils.data import TensorDataset
@@ -13,9 +14,18 @@ from hookline import DataSource
 from hookline_plugins.data.splits import split_rows
 from hookline_plugins.data.tables.columns import stacked, stacked_codes
 from hookline_plugins.data.tables.examples import Examples
-from hookline_plugins.data.tables.features import feature_names, with_date_parts
-from hookline_plugins.data.tables.preparation import Preparation, Raw, fit, prepared
+from hookline_plugins.data.tables.features import columns_of, feature_names
+from hookline_plugins.data.tables.preparation import (
+    Fitting,
+    Preparation,
+    Raw,
+    fit,
+    fit_transforms,
+    prepared,
+    transformed,
+)
 from hookline_plugins.data.tables.scaling import Scale, Unscale, measure
+from hookline_plugins.data.tables.transforms import Quantiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
 
     from hookline_plugins.data.faults import Faults
     from hookline_plugins.data.tables.cells import Cells
+    from hookline_plugins.data.tables.ways import Ways
 
 
 class Options(Protocol):
@@ -39,9 +50,13 @@ class Options(Protocol):
     categories: Literal["one-hot", "codes"]
     dates: dict[str, str]
 
+    @property
+    def ways(self) -> Ways:
+        """How to treat the columns."""
 
-def build_source(options: Options, cells: Cells, faults: Faults) -> tuple[DataSource, tuple[Scale, Scale]]:
-    """Return the data source of the cells, and the scales of its features and its targets.
+
+def build_source(options: Options, cells: Cells, faults: Faults) -> tuple[DataSource, tuple[Scale, Scale] | None]:
+    """Return the data source of the cells, and the scales of features and targets, unless a target is transformed.
 
     Raises:
         DataError: If they cannot be split or scaled; carries every fault.
@@ -51,45 +66,85 @@ def build_source(options: Options, cells: Cells, faults: Faults) -> tuple[DataSo
     targets = stacked(cells.targets, num_rows)
     splits = split_rows(num_rows, options.split, options.split_seed, faults)
     faults.check()
-    columns, keeps_codes = with_date_parts(cells.columns, options.dates), options.categories == "codes"
-    scale = fit(columns, raw, splits[0], faults, standardize=options.standardize, keeps_codes=keeps_codes)
+    fitting, uses = _fitting(options, cells), options.ways.transforms
+    preparation, scale = fit(fitting, raw, splits[0], faults)
     target_names = tuple(column.name for column in cells.targets)
-    target_scale = measure(targets[:, splits[0]], target_names, faults, is_scaled=options.standardize_target)
+    unscale, target_scale = _fit_targets(options, targets, splits[0], target_names, faults)
     faults.check()
-    preparation = Preparation(columns, scale, keeps_codes=keeps_codes)
+    targets = transformed(targets.T, unscale.transforms).T.contiguous()
     targets.sub_(target_scale.mean.unsqueeze(1)).div_(target_scale.scale.unsqueeze(1))
     y = targets.squeeze(0).long() if options.task == "classification" else targets.T
     parts = [_dataset(prepared(preparation, raw, rows), y[rows]) for rows in splits]
     train, validation, test, *_ = [*parts, None, None]
     assert train is not None, "there is always a training split"
+    labels = tuple(f"{uses[name]}({name})" if name in uses else name for name in scale.names)
     data = DataSource(
         train,
         validation,
         test,
-        in_features=None if keeps_codes else len(scale.names),
+        in_features=None if fitting.keeps_codes else len(scale.names),
         out_features=len(cells.class_names) if options.task == "classification" else len(target_names),
-        feature_names=feature_names(columns, keeps_codes=keeps_codes),
+        feature_names=feature_names(fitting.columns, keeps_codes=fitting.keeps_codes),
         target_names=target_names,
         class_names=cells.class_names,
         task=options.task,
-        unscale=Unscale(target_scale.mean, target_scale.scale) if options.standardize_target else None,
-        kept=_kept(options, cells, scale, target_scale),
+        unscale=unscale if options.standardize_target or unscale.transforms else None,
+        kept=_kept(options, cells, (preparation, scale), (unscale, target_scale)),
     )
-    return data, (scale, target_scale)
+    return data, None if unscale.transforms else (replace(scale, names=labels), target_scale)
 
 
-def _kept(options: Options, cells: Cells, scale: Scale, target_scale: Scale) -> Mapping[str, Any]:
+def _fitting(options: Options, cells: Cells) -> Fitting:
+    """Return how to fit the preparation of the columns."""
+    columns = columns_of(cells.columns, options.dates, cells.others, cells.flags)
+    fills = [
+        options.ways.fill_of(name)
+        for name, levels in cells.columns
+        if levels is None
+        for _ in columns_of([(name, levels)], options.dates, (), ())
+    ]
+    return Fitting(columns, options.ways, fills, options.standardize, options.categories == "codes")
+
+
+def _fit_targets(
+    options: Options, targets: Tensor, train: Tensor, names: tuple[str, ...], faults: Faults
+) -> tuple[Unscale, Scale]:
+    """Return the way back to the units of the file, and the scaling of targets ``[O, N]``."""
+    rows = targets[:, train]
+    found = fit_transforms(names, rows, options.ways.transforms)
+    transforms = {number: found[name] for number, name in enumerate(names) if name in found}
+    for number, transform in transforms.items():
+        rows[number] = transform(rows[number])
+    scale = measure(rows, names, faults, is_scaled=options.standardize_target)
+    return Unscale(scale.mean, scale.scale, transforms), scale
+
+
+def _kept(
+    options: Options, cells: Cells, inputs: tuple[Preparation, Scale], targets: tuple[Unscale, Scale]
+) -> Mapping[str, Any]:
     """Return the values that new rows need, and the number of codes of each column, for models with embeddings."""
+    names = [column.name for column in columns_of(cells.columns, options.dates, (), ()) if column.levels is None]
+    quantiles = {
+        known[int(number)]: transform.quantiles.tolist()
+        for known, transforms in ((names, inputs[0].transforms), (targets[1].names, targets[0].transforms))
+        for number, transform in transforms.items()
+        if isinstance(transform, Quantiles)
+    }
     return {
         "features": [[name, levels] for name, levels in cells.columns],
         "categories": options.categories,
         "num_codes": [len(levels) + 1 for _, levels in cells.columns if levels is not None],
+        "others": list(cells.others),
+        "flags": list(cells.flags),
+        "booleans": list(cells.booleans),
+        "transforms": dict(options.ways.transforms),
+        "quantiles": quantiles,
         "dates": dict(options.dates),
-        "fill": scale.fill.tolist(),
-        "mean": scale.mean.tolist(),
-        "scale": scale.scale.tolist(),
-        "target_mean": target_scale.mean.tolist(),
-        "target_scale": target_scale.scale.tolist(),
+        "fill": inputs[1].fill.tolist(),
+        "mean": inputs[1].mean.tolist(),
+        "scale": inputs[1].scale.tolist(),
+        "target_mean": targets[1].mean.tolist(),
+        "target_scale": targets[1].scale.tolist(),
     }
 
 

@@ -21,6 +21,10 @@ class Cells:
     Attributes:
         columns: The names of the columns to predict from; each with the levels of its categories, None for numbers and
             dates.
+        others: The columns of categories with a feature for other values.
+        flags: The columns of numbers and dates with a feature for missing cells.
+        booleans: The columns of words for true and false.
+        needed: The columns whose rows are dropped where a cell is missing.
         numbers: The columns of numbers, with each part of a date.
         codes: The columns of categories, as codes.
         targets: The targets.
@@ -29,20 +33,24 @@ class Cells:
     """
 
     columns: list[tuple[str, Levels]] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    booleans: list[str] = field(default_factory=list)
+    needed: list[pl.Series] = field(default_factory=list)
     numbers: list[pl.Series] = field(default_factory=list)
     codes: list[pl.Series] = field(default_factory=list)
     targets: list[pl.Series] = field(default_factory=list)
     class_names: tuple[str, ...] = ()
     num_without_target: int = 0
 
-    def leave_out(self, faults: Faults, *, with_any_gap: bool) -> None:
-        """Leave out the rows that lack a target, or any cell.
+    def leave_out(self, faults: Faults) -> None:
+        """Leave out the rows that lack a target, or a cell that is needed.
 
         Raises:
             DataError: If no row is left.
         """
         has_target = ~_any_null(self.targets)
-        keep = has_target & ~_any_null([*self.numbers, *self.codes]) if with_any_gap else has_target
+        keep = has_target & ~_any_null(self.needed) if self.needed else has_target
         if not keep.any():
             faults.stop("every row has a missing cell, so dropping them leaves no rows", hint="list fewer `features`")
         if not keep.all():

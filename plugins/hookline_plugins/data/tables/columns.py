@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hookline_plugins.data.faults import LISTED, Cell, Faults
-from hookline_plugins.data.tables.features import DATE_PARTS
+from hookline_plugins.data.tables.features import DATE_PARTS, TIME_PARTS, parts_of
 from hookline_plugins.data.tables.files.sheet import Sheet, as_numbers, polars
 from hookline_plugins.data.tables.kinds import are_whole, distinct, first_fraction, kind_of, show, whole_texts
+from hookline_plugins.data.tables.ways import Ways
 
 if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
 
-Missing = Literal["error", "drop", "mean"]
 MAX_CATEGORIES = 1000
 """Largest number of categories of a one-hot column: with more it is an identifier, and would fill the memory."""
 
 _FILL_HINT = "fill it in, or set `missing` to 'drop' or 'mean'"
+_BOOLEANS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"))
+"""Words for 0 and 1, in any case."""
+_LIMITS = {"log": (0, "has no logarithm"), "log1p": (-1, "plus 1 has no logarithm")}
+"""Largest number that a transform does not accept, and the reason."""
 _LARGEST = "the largest number is about 1.8e308"
 _DECIMAL_COMMA = re.compile(r"[+-]?[\d.]*,\d+")
 
@@ -34,19 +38,24 @@ class Reader:
     Attributes:
         sheet: The table.
         faults: The faults found so far.
-        missing: How to treat missing cells; with ``error`` they are faults.
+        ways: How to treat the columns; missing cells are faults where the way is ``error``.
         problems: The reasons why rows are faulty, by their number in the file; if given, faulty cells go there.
+        booleans: The features that hold words for true and false.
     """
 
     sheet: Sheet
     faults: Faults
-    missing: Missing
+    ways: Ways
     problems: dict[int, str] | None = None
+    booleans: list[str] = field(default_factory=list)
 
     def feature(self, name: str) -> pl.Series:
-        """Return a column of numbers, float64."""
+        """Return a column of numbers, float64; words for true and false are 1 and 0."""
         column = self.sheet.column(name)
-        if self._is_present(column, _FILL_HINT, refuse=self.missing == "error"):
+        if self._is_present(column, _FILL_HINT, refuse=self._is_refused(name)):
+            if column.dtype == polars().Boolean or _are_booleans(column):
+                self.booleans.append(name)
+                return _from_booleans(column)
             return self._numbers(column, "list it in `one_hot`, or list only the other columns in `features`")
         return _nothing(column)
 
@@ -57,50 +66,66 @@ class Reader:
             return self._numbers(column, "to predict text, set task = 'classification' or 'binary'")
         return _nothing(column)
 
-    @property
-    def fill_hint(self) -> str | None:
-        """The hint for a missing feature; None if it is no fault."""
-        return _FILL_HINT if self.missing == "error" else None
+    def fill_hint(self, name: str) -> str | None:
+        """Return the hint for a missing cell of a feature; None if it is no fault."""
+        return _FILL_HINT if self._is_refused(name) else None
+
+    def _is_refused(self, name: str) -> bool:
+        return self.ways.missing_of(name) == "error"
 
     def dates(self, name: str, form: str, missing_hint: str | None) -> list[pl.Series]:
-        """Return a column for each of ``DATE_PARTS``, float64, of the dates that ``form`` describes."""
+        """Return a column for each feature that replaces a date or time of the form, float64."""
         pl = polars()
         column = self.sheet.column(name)
         if missing_hint:
             self._add_cells(column, column.is_null(), missing_hint)
+        is_time = parts_of(form) == TIME_PARTS
+        what = "a time" if is_time else "a date"
         if column.dtype == pl.String:
-            dates = column.str.to_datetime(form, strict=False, time_unit="us", ambiguous="null")
-            hint = f"a date of the form {form!r} is expected"
+            dates = _parsed(column, form, is_time=is_time)
+            hint = f"{what} of the form {form!r} is expected"
             self._add_cells(
                 column,
                 column.is_not_null() & dates.is_null(),
-                describe=lambda value: (f"{show(value)} is not a date", hint),
+                describe=lambda value: (f"{show(value)} is not {what}", hint),
             )
-        elif column.dtype.is_temporal() and column.dtype not in (pl.Time, pl.Duration):
-            dates = column.cast(pl.Datetime("us"))
+        elif column.dtype.is_temporal() and column.dtype != pl.Duration and (column.dtype == pl.Time) == is_time:
+            dates = column if is_time else column.cast(pl.Datetime("us"))
         else:
-            self.faults.add(f"column {name!r} holds values of type {column.dtype}, not dates")
+            self.faults.add(f"column {name!r} holds values of type {column.dtype}, not {what[2:]}s")
             return []
-        days = dates.dt.epoch("us").cast(pl.Float64) / 86_400e6
-        parts = [days, *(getattr(dates.dt, part)().cast(pl.Float64) for part in DATE_PARTS[1:])]
-        return [values.alias(f"{name}.{part}") for part, values in zip(DATE_PARTS, parts, strict=True)]
+        return [values.alias(f"{name}.{part}") for part, values in _date_parts(dates, is_time=is_time).items()]
 
-    def codes(self, name: str) -> tuple[pl.Series, list[str]]:
-        """Return the code of each row, int64 and null for a missing cell, and the levels: 1 is the first of them.
+    def codes(self, name: str) -> tuple[pl.Series, list[str], bool]:
+        """Return the code of each row, int64, the levels, and whether others are rare: 1 is the first level.
 
-        The levels are those of the whole file. Otherwise the number of features would depend on the split, and a
-        model trained with one seed would not fit the data of another.
+        A missing cell and a rare category have no code. The levels are those of the whole file. Otherwise the number of
+        features would depend on the split, and a model trained with one seed would not fit the data of another.
         """
         column = self.sheet.column(name)
-        if not self._is_present(column, _FILL_HINT, refuse=self.missing == "error"):
-            return _nothing(column), []
+        if not self._is_present(column, _FILL_HINT, refuse=self._is_refused(name)):
+            return _nothing(column), [], False
         labels = self._labels(column, "remove it from `one_hot`: numbers can be features directly")
-        levels = distinct(labels)
+        every = distinct(labels)
+        levels = self._frequent(labels, every)
         if len(levels) > MAX_CATEGORIES:
             message = f"column {name!r} has {len(levels):,} different values; `one_hot` allows {MAX_CATEGORIES:,}"
-            self.faults.add(message, hint="leave it out of `features`")
-            return _nothing(column), []
-        return _codes(labels, levels), levels
+            self.faults.add(message, hint="leave it out of `features`, or set `max_categories`")
+            return _nothing(column), [], False
+        return _codes(labels, levels), levels, len(levels) < len(every)
+
+    def _frequent(self, labels: pl.Series, levels: list[str]) -> list[str]:
+        """Return the levels that are not rare; of equally frequent ones, the last ones are kept."""
+        present = labels.drop_nulls()
+        counts = dict(present.value_counts().iter_rows())
+        least = self.ways.min_frequency
+        least = least * len(present) if least < 1 else least
+        kept = [level for level in levels if counts[level] >= least]
+        most = self.ways.max_categories
+        if most is None or len(kept) + 1 <= most:
+            return kept
+        frequent = set(sorted(levels, key=lambda level: counts[level])[len(levels) - most + 1 :])
+        return [level for level in kept if level in frequent]
 
     def classes(self, name: str, *, is_binary: bool) -> tuple[pl.Series, tuple[str, ...]]:
         """Return the class index of each row, int64, and the names of the classes: the sorted values of the file."""
@@ -126,6 +151,19 @@ class Reader:
             self._add_cells(column, column.is_null(), missing_hint)
         return self._finite(column)
 
+    def known_booleans(self, name: str, missing_hint: str | None) -> pl.Series:
+        """Return a column that held words for true and false in training, float64; 0 and 1 are accepted."""
+        column = self.sheet.column(name)
+        if missing_hint:
+            self._add_cells(column, column.is_null(), missing_hint)
+        values = _from_booleans(column)
+        self._add_cells(
+            column,
+            column.is_not_null() & values.is_null(),
+            describe=lambda value: (f"{show(value)} is neither true nor false", None),
+        )
+        return values
+
     def known_codes(
         self, name: str, levels: Sequence[str], missing_hint: str | None, *, fills_unseen: bool
     ) -> pl.Series:
@@ -140,7 +178,7 @@ class Reader:
         labels = whole_texts(column) if are_whole(levels) else column.cast(pl.String)
         codes = _codes(labels, levels)
         if not fills_unseen:
-            hint = f"known: {', '.join(map(show, levels[:LISTED]))}; or set `unseen` to 'mean'"
+            hint = f"known: {', '.join(map(show, levels[:LISTED]))}; or set `unseen` to 'mean' or 'other'"
             self._add_cells(
                 column,
                 column.is_not_null() & codes.is_null(),
@@ -150,7 +188,7 @@ class Reader:
 
     def _is_target_present(self, column: pl.Series) -> bool:
         hint = "to leave out such rows, set `missing` to 'drop' or 'mean'"
-        return self._is_present(column, hint, refuse=self.missing == "error")
+        return self._is_present(column, hint, refuse=self.ways.missing == "error")
 
     def _is_present(self, column: pl.Series, hint: str, *, refuse: bool) -> bool:
         """Return whether a column has any values; ``refuse`` makes each missing cell a fault."""
@@ -177,6 +215,13 @@ class Reader:
         if numbers.null_count() > column.null_count() or not math.isfinite(numbers.sum()):
             is_word = numbers.is_null() & column.is_not_null()
             self._add_cells(column, is_word | ~numbers.is_finite().fill_null(value=True))
+        if limit := _LIMITS.get(self.ways.transforms.get(column.name, "")):
+            hint = "take another of `transforms`, such as 'log1p' or 'normal'"
+            self._add_cells(
+                column,
+                (numbers <= limit[0]).fill_null(value=False),
+                describe=lambda value: (f"{value} {limit[1]}", hint),
+            )
         if unit := self.sheet.form.units.get(column.name):
             self._check_unit(column, numbers, unit)
         return numbers
@@ -229,6 +274,41 @@ class Reader:
             return
         for cell in cells:
             self.problems.setdefault(cell.row, f"column {cell.column!r}: {cell.message}")
+
+
+def _are_booleans(column: pl.Series) -> bool:
+    """Return whether a column holds nothing but two words for true and false."""
+    if column.dtype != polars().String:
+        return False
+    found = set(column.drop_nulls().head(1000).str.to_lowercase().unique())
+    return any(
+        found <= set(pair) and bool(column.drop_nulls().str.to_lowercase().is_in(pair).all()) for pair in _BOOLEANS
+    )
+
+
+def _from_booleans(column: pl.Series) -> pl.Series:
+    """Return 0 and 1, float64; null for anything else."""
+    pl = polars()
+    if column.dtype == pl.String:
+        words = {"0": 0.0, "1": 1.0} | {word: float(value) for pair in _BOOLEANS for value, word in enumerate(pair)}
+        return column.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Float64)
+    numbers = column.cast(pl.Float64, strict=False)
+    return numbers.set(~numbers.is_in([0.0, 1.0]), None)
+
+
+def _parsed(column: pl.Series, form: str, *, is_time: bool) -> pl.Series:
+    if is_time:
+        return column.str.to_time(form, strict=False)
+    return column.str.to_datetime(form, strict=False, time_unit="us", ambiguous="null")
+
+
+def _date_parts(dates: pl.Series, *, is_time: bool) -> dict[str, pl.Series]:
+    """Return the columns that replace dates, or times of the day, by the names of the parts."""
+    pl = polars()
+    if is_time:
+        return {"hours": dates.cast(pl.Int64).cast(pl.Float64) / 3600e9}
+    days = dates.dt.epoch("us").cast(pl.Float64) / 86_400e6
+    return {"days": days} | {part: getattr(dates.dt, part)().cast(pl.Float64) for part in DATE_PARTS[1:]}
 
 
 def stacked(columns: Sequence[pl.Series], num_rows: int) -> Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def kind_of(column: pl.Series, form: TableFormat) -> Literal["numbers", "text", "other"]:
     """Return the kind of a column's values; a text column is numbers if most of its cells are."""
     pl = polars()
-    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
+    if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Time, pl.Duration):
         return "numbers"
     if column.dtype in (pl.Categorical, pl.Enum):
         return "text"

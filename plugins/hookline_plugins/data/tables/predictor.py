@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hookline import DataError
 from hookline.engine import count_examples
@@ -26,14 +26,16 @@ from hookline_plugins.data.predictions import (
     number_columns,
 )
 from hookline_plugins.data.rows import names_of
-from hookline_plugins.data.tables.columns import Missing, Reader, stacked, stacked_codes
-from hookline_plugins.data.tables.features import with_date_parts
+from hookline_plugins.data.tables.columns import Reader, stacked, stacked_codes
+from hookline_plugins.data.tables.features import columns_of
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.reading import Reading, read_pieces
 from hookline_plugins.data.tables.files.sheet import Sheet, polars
 from hookline_plugins.data.tables.preparation import Inputs, Preparation, Raw, prepared
 from hookline_plugins.data.tables.scaling import Scale, Unscale
 from hookline_plugins.data.tables.starting.choosing import check_known_columns
+from hookline_plugins.data.tables.transforms import restored
+from hookline_plugins.data.tables.ways import Missing, Transform, Ways
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,12 +44,11 @@ if TYPE_CHECKING:
     from hookline import DataSource
 
 
-_HINTS: Mapping[Missing, str | None] = {
+_HINTS: Mapping[Missing, str] = {
     "error": "fill it in, or set `missing` to 'mean'",
     "drop": "fill it in, or set `missing` to 'mean': a prediction needs every feature",
-    "mean": None,
 }
-"""Hint for a missing cell; None where it is filled in with the mean of the training split."""
+"""Hint for a missing cell, if it is not filled in."""
 
 _PROBLEM = "problem"
 """Name of the column with the reasons why rows have no prediction."""
@@ -57,12 +58,12 @@ class Rules(NamedTuple):
     """The rules of a run for new rows.
 
     Attributes:
-        missing: How to treat missing cells.
+        ways: How to treat the columns.
         fills_unseen: Whether a category that the training data lack is filled in; otherwise it is a fault.
         leaves_empty: Whether the predictions of faulty rows are left empty; otherwise they are faults.
     """
 
-    missing: Missing
+    ways: Ways
     fills_unseen: bool = False
     leaves_empty: bool = False
 
@@ -78,6 +79,11 @@ class _Kept(msgspec.Struct):
     target_scale: list[float]
     dates: dict[str, str] = {}
     categories: Literal["one-hot", "codes"] = "one-hot"
+    others: list[str] = []
+    flags: list[str] = []
+    booleans: list[str] = []
+    transforms: dict[str, Transform] = {}
+    quantiles: dict[str, Annotated[list[float], msgspec.Meta(min_length=2)]] = {}
 
     def __post_init__(self) -> None:
         if len(self.target_mean) != len(self.target_scale):
@@ -85,9 +91,23 @@ class _Kept(msgspec.Struct):
 
     def preparation(self) -> Preparation:
         """Return the preparation of the training data."""
-        columns = with_date_parts(self.features, self.dates)
+        columns = columns_of(self.features, self.dates, self.others, self.flags)
         scale = Scale((), *map(_doubles, (self.fill, self.mean, self.scale)))
-        return Preparation(columns, scale, keeps_codes=self.categories == "codes")
+        names = [column.name for column in columns]
+        return Preparation(columns, scale, self._restored(names), keeps_codes=self.categories == "codes")
+
+    def unscale(self, target_names: Sequence[str]) -> Unscale:
+        """Return the way back to the units of the file."""
+        found = self._restored(target_names)
+        transforms = {number: found[name] for number, name in enumerate(target_names) if name in found}
+        return Unscale(_doubles(self.target_mean), _doubles(self.target_scale), transforms)
+
+    def _restored(self, names: Sequence[str]) -> dict[str, nn.Module]:
+        return {
+            name: restored(self.transforms[name], self.quantiles.get(name, ()))
+            for name in names
+            if name in self.transforms
+        }
 
 
 class TablePredictor:
@@ -106,6 +126,7 @@ class TablePredictor:
         try:
             kept = msgspec.convert(dict(data.kept), _Kept)
             self._preparation = kept.preparation()
+            self._unscale = kept.unscale(data.target_names if task == "regression" else ())
         except ValueError as error:
             raise DataError(f"the description of the columns, saved with the run, cannot be used: {error}") from error
         if task == "regression" and len(kept.target_mean) != len(data.target_names):
@@ -113,7 +134,7 @@ class TablePredictor:
         self._data, self._task, self._form, self._rules = data, task, form, rules
         self._levels: dict[str, list[str] | None] = dict(kept.features)
         self._dates = kept.dates
-        self._unscale = Unscale(_doubles(kept.target_mean), _doubles(kept.target_scale))
+        self._booleans, self._others = kept.booleans, kept.others
         self._held: list[pl.DataFrame] = []
         self._beside: pl.DataFrame | None = None
 
@@ -173,7 +194,7 @@ class TablePredictor:
     def _parts(self, pieces: Callable[[Reading, Faults], Iterator[Sheet]], faults: Faults) -> Iterator[Inputs]:
         sheet: Sheet | None = None
         num_rows = 0
-        numbers = {name for name, levels in self._levels.items() if levels is None} - set(self._dates)
+        numbers = {name for name, levels in self._levels.items() if levels is None} - {*self._dates, *self._booleans}
         reading = Reading(self._form, lambda name: name not in numbers, keeps_malformed=self._rules.leaves_empty)
         for sheet in pieces(reading, faults):
             if not num_rows:
@@ -200,7 +221,7 @@ class TablePredictor:
 
     def _inputs(self, sheet: Sheet, faults: Faults) -> Inputs | None:
         problems = dict(sheet.problems) if self._rules.leaves_empty else None
-        reader = Reader(sheet, faults, self._rules.missing, problems)
+        reader = Reader(sheet, faults, self._rules.ways, problems)
         numbers = [column for name in self._readable for column in self._numbers(reader, name)]
         codes = [
             self._codes(reader, name, levels) for name in self._readable if (levels := self._levels[name]) is not None
@@ -217,14 +238,17 @@ class TablePredictor:
         return prepared(self._preparation, raw, torch.arange(num_rows))
 
     def _numbers(self, reader: Reader, name: str) -> list[pl.Series]:
-        hint = _HINTS[self._rules.missing]
+        hint = _HINTS.get(self._rules.ways.missing_of(name))
         if name in self._dates:
             return reader.dates(name, self._dates[name], hint)
+        if name in self._booleans:
+            return [reader.known_booleans(name, hint)]
         return [reader.numbers(name, hint)] if self._levels[name] is None else []
 
     def _codes(self, reader: Reader, name: str, levels: list[str]) -> pl.Series:
-        hint = _HINTS[self._rules.missing]
-        return reader.known_codes(name, levels, hint, fills_unseen=self._rules.fills_unseen)
+        hint = _HINTS.get(self._rules.ways.missing_of(name))
+        fills_unseen = self._rules.fills_unseen or name in self._others
+        return reader.known_codes(name, levels, hint, fills_unseen=fills_unseen)
 
     def _next_rows(self, count: int) -> pl.DataFrame:
         """Take the next rows of the columns that are not features from those that were read."""

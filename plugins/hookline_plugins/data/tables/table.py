@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
+from hookline.engine import did_you_mean
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions
 from hookline_plugins.data.tables.cells import Cells
-from hookline_plugins.data.tables.columns import Missing, Reader
-from hookline_plugins.data.tables.features import check_different, feature_names, with_date_parts
+from hookline_plugins.data.tables.columns import Reader
+from hookline_plugins.data.tables.features import check_different, columns_of, feature_names
 from hookline_plugins.data.tables.files.format import MISSING_WORDS, TableFormat
 from hookline_plugins.data.tables.files.reading import Reading, read_table
 from hookline_plugins.data.tables.starting.choosing import choose_columns
+from hookline_plugins.data.tables.ways import Missing, Transform, Ways
 
 if TYPE_CHECKING:
     from hookline import Outcome, Predictor, RunView
+    from hookline_plugins.data.tables.files.sheet import Sheet
     from hookline_plugins.data.tables.scaling import Scale
 
 
@@ -45,8 +48,9 @@ class Table:
     training split, with ``N`` in the denominator; a column that is constant there is only centered. One-hot columns are
     standardized like all others. New rows are read with the categories, means and scales of the training data.
 
-    After a regression with a linear model, its coefficients are reported in the units of the file. So are metrics; the
-    loss is that of the scaled targets.
+    Missing cells of features are filled in, then numbers are transformed, then standardized. After a regression with a
+    linear model, its coefficients are reported in the units of the file, unless a target is transformed. Metrics are in
+    these units in any case; the loss is that of the transformed and scaled targets.
     """
 
     path: Annotated[Path, Meta(description="the CSV or Parquet file")]
@@ -62,13 +66,38 @@ class Table:
     standardize: Annotated[bool, Meta(description="scale features to mean 0 and standard deviation 1")] = False
     standardize_target: Annotated[bool, Meta(description="scale the targets of a regression in the same way")] = False
     missing: Annotated[
-        Missing,
-        Meta(description="missing cells: report an error, drop the row, or fill in the mean of the training split"),
+        Literal["error", "drop", "mean", "median"] | float,
+        Meta(
+            description="missing cells: report an error, drop the row, or fill in the mean or median of the training"
+            " split, or a number"
+        ),
     ] = "error"
+    missing_by_column: Annotated[
+        dict[str, Missing],
+        Meta(description="the same for single columns; a missing category may also be 'other'"),
+    ] = field(default_factory=dict)
+    missing_flags: Annotated[
+        bool, Meta(description="add a 0/1 feature for each column of numbers with missing cells that are filled in")
+    ] = False
     unseen: Annotated[
-        Literal["error", "mean"],
-        Meta(description="categories of new rows that the training data lack: report an error, or fill in the mean"),
+        Literal["error", "mean", "other"],
+        Meta(
+            description="categories of new rows that the training data lack: report an error, fill in the mean, or"
+            " use a feature for other values"
+        ),
     ] = "error"
+    min_frequency: Annotated[
+        float,
+        Meta(gt=0, description="fewest rows of a category, or their share if below 1; rarer ones are one category"),
+    ] = 1
+    max_categories: Annotated[
+        Annotated[int, Meta(ge=2)] | None,
+        Meta(description="most categories of a column, with the one for all rare ones"),
+    ] = None
+    transforms: Annotated[
+        dict[str, Transform],
+        Meta(description="columns to transform, the target too: 'log', 'log1p', or quantiles, 'uniform' or 'normal'"),
+    ] = field(default_factory=dict)
     faulty: Annotated[
         Literal["error", "empty"],
         Meta(description="new rows that cannot be read: report an error, or leave their predictions empty"),
@@ -119,6 +148,11 @@ class Table:
         return TableFormat(**{option.name: getattr(self, option.name) for option in fields(TableFormat)})
 
     @property
+    def ways(self) -> Ways:
+        """How to treat the columns."""
+        return Ways(self.missing, self.missing_by_column, self.transforms, self.min_frequency, self.max_categories)
+
+    @property
     def _targets(self) -> tuple[str, ...]:
         return (self.target,) if isinstance(self.target, str) else self.target
 
@@ -139,7 +173,7 @@ class Table:
         """Read new rows with the categories, means and scales of the training data."""
         from hookline_plugins.data.tables.predictor import Rules, TablePredictor
 
-        rules = Rules(self.missing, fills_unseen=self.unseen == "mean", leaves_empty=self.faulty == "empty")
+        rules = Rules(self.ways, fills_unseen=self.unseen != "error", leaves_empty=self.faulty == "empty")
         return TablePredictor(data, self._form, rules, self.task)
 
     @hookimpl
@@ -172,7 +206,9 @@ class Table:
         sheet = read_table(self.path, Reading(self._form, texts.__contains__), faults)
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
         feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, faults)
-        reader, cells = Reader(sheet, faults, self.missing), Cells()
+        self._check_ways([*feature_columns, *target_columns], sheet, faults)
+        reader = Reader(sheet, faults, self.ways)
+        cells = Cells(booleans=reader.booleans)
         for name in feature_columns:
             self._read_feature(reader, name, cells)
         if self.task == "regression":
@@ -180,20 +216,45 @@ class Table:
         else:
             target, cells.class_names = reader.classes(target_columns[0], is_binary=self.task == "binary")
             cells.targets = [target]
-        names = feature_names(with_date_parts(cells.columns, self.dates), keeps_codes=self.categories == "codes")
-        check_different(names, faults)
+        columns = columns_of(cells.columns, self.dates, cells.others, cells.flags)
+        check_different(feature_names(columns, keeps_codes=self.categories == "codes"), faults)
         faults.check(sheet)
-        if self.missing != "error":
-            cells.leave_out(faults, with_any_gap=self.missing == "drop")
+        if cells.needed or self.missing != "error":
+            cells.leave_out(faults)
         return cells
 
+    def _check_ways(self, names: list[str], sheet: Sheet, faults: Faults) -> None:
+        """Refuse options for columns that they are not for."""
+        texts = {*self.one_hot, *self.dates, *(self._targets if self.task != "regression" else ())}
+        for option, listed in (("missing_by_column", self.missing_by_column), ("transforms", self.transforms)):
+            for name in listed:
+                if name not in names:
+                    hint = "list it in `features` too" if name in sheet.names else did_you_mean(name, sheet.names)
+                    faults.add(f"`{option}` names {name!r}, which is no column in use", hint=hint)
+        for name in self.transforms:
+            if name in texts:
+                faults.add(f"`transforms` names {name!r}, which does not hold numbers", hint="take it out")
+        for name, way in self.missing_by_column.items():
+            if name in self._targets:
+                faults.add(f"`missing_by_column` names the target {name!r}", hint="a target is never filled in")
+            elif way == "other" and name not in self.one_hot:
+                hint = "for numbers, take 'mean', 'median' or a number"
+                faults.add(f"`missing_by_column` is 'other' for {name!r}, which `one_hot` does not list", hint=hint)
+
     def _read_feature(self, reader: Reader, name: str, cells: Cells) -> None:
-        levels = None
+        levels, way = None, self.ways.missing_of(name)
         if name in self.one_hot:
-            codes, levels = reader.codes(name)
+            codes, levels, has_rare = reader.codes(name)
+            read = [codes]
             cells.codes.append(codes)
-        elif name in self.dates:
-            cells.numbers += reader.dates(name, self.dates[name], reader.fill_hint)
+            if has_rare or self.unseen == "other" or way == "other":
+                cells.others.append(name)
         else:
-            cells.numbers.append(reader.feature(name))
+            is_date = name in self.dates
+            read = reader.dates(name, self.dates[name], reader.fill_hint(name)) if is_date else [reader.feature(name)]
+            cells.numbers += read
+            if self.missing_flags and way not in ("error", "drop") and any(column.null_count() for column in read):
+                cells.flags.append(name)
+        if way == "drop":
+            cells.needed += read
         cells.columns.append((name, levels))

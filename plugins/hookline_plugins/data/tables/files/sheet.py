@@ -106,8 +106,15 @@ def _without_unit(text: pl.Expr, unit: str) -> pl.Expr:
 
 
 def as_numbers(column: pl.Series, form: TableFormat) -> pl.Series:
-    """Return a column as float64; text that is no number in this format becomes null."""
+    """Return a column as float64; text that is no number in this format becomes null.
+
+    A duration is its number of seconds, a time of the day the number of hours since midnight.
+    """
     pl = polars()
+    if column.dtype == pl.Duration:
+        return column.dt.total_microseconds().cast(pl.Float64) / 1e6
+    if column.dtype == pl.Time:
+        return column.cast(pl.Int64).cast(pl.Float64) / 3600e9
     if column.dtype != pl.String:
         return column.cast(pl.Float64, strict=False)
     if form.thousands:
