@@ -8,6 +8,7 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.trained.evaluating import Evaluation, evaluate_run
+    from hookline.trained.exportable import Exportable, RawInput, RawOutput, TableForm
     from hookline.trained.exporting import Exported, export_model
     from hookline.trained.loading import load_trained
     from hookline.trained.model import Trained
@@ -18,6 +19,12 @@ _HOME = {
     "evaluating": (
         "Evaluation",
         "evaluate_run",
+    ),
+    "exportable": (
+        "Exportable",
+        "RawInput",
+        "RawOutput",
+        "TableForm",
     ),
     "exporting": (
         "Exported",
@@ -34,7 +41,11 @@ _HOME = {
 
 __all__ = [
     "Evaluation",
+    "Exportable",
     "Exported",
+    "RawInput",
+    "RawOutput",
+    "TableForm",
     "Trained",
     "Weights",
     "evaluate_run",

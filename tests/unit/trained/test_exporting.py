@@ -21,7 +21,7 @@ from hookline import Catalog, ConfigError, ContractError, DataSource, PluginErro
 from hookline.engine import entries_of_file
 from hookline.runs import folder_of
 from hookline.runs.disk.encoding import state_from_safetensors
-from hookline.trained import Trained, export_model, exporting, load_trained
+from hookline.trained import Trained, comparing, export_model, exporting, load_trained
 from support import saved_folder
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -300,10 +300,10 @@ def test_outputs_that_differ_too_much_are_an_error_and_leave_no_file(tmp_path: P
 def test_a_difference_is_measured_against_the_output(got: float, expected: float, is_close: bool) -> None:
     pair = torch.tensor([got], dtype=torch.float64), torch.tensor([expected], dtype=torch.float64)
     if is_close:
-        assert exporting._difference(*pair, 1.3e-6, 1e-5) >= 0
+        assert comparing.difference(*pair, 1.3e-6, 1e-5) >= 0
         return
     with pytest.raises(ContractError, match="differ"):
-        exporting._difference(*pair, 1.3e-6, 1e-5)
+        comparing.difference(*pair, 1.3e-6, 1e-5)
 
 
 def test_an_unknown_format_and_an_existing_file_are_refused(tmp_path: Path) -> None:
