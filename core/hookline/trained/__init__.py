@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hookline.trained.loading import load_trained
     from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
+    from hookline.trained.raw.onnx_model import OnnxModel, load_onnx
     from hookline.trained.weights import Weights, read_weights
 
 _HOME = {
@@ -33,6 +34,10 @@ _HOME = {
     "loading": ("load_trained",),
     "model": ("Trained",),
     "predicting": ("write_predictions",),
+    "raw.onnx_model": (
+        "OnnxModel",
+        "load_onnx",
+    ),
     "weights": (
         "Weights",
         "read_weights",
@@ -43,6 +48,7 @@ __all__ = [
     "Evaluation",
     "Exportable",
     "Exported",
+    "OnnxModel",
     "RawInput",
     "RawOutput",
     "TableForm",
@@ -50,6 +56,7 @@ __all__ = [
     "Weights",
     "evaluate_run",
     "export_model",
+    "load_onnx",
     "load_trained",
     "read_weights",
     "write_predictions",

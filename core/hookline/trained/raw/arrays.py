@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,33 +44,30 @@ def read_arrays(path: Path, description: Description, batch_size: int) -> Iterat
 def _opened(faults: Faults) -> tuple[Callable[[str], Any], list[str]]:
     """Return the function from a name to an array, and the names."""
     import numpy as np
+    import safetensors
 
     path = faults.path
     if path.is_dir():
         return lambda name: np.load(path / f"{name}.npy", allow_pickle=False), [one.stem for one in path.glob("*.npy")]
     if not path.is_file():
         faults.stop("this is not a regular file" if path.exists() else "there is no such file")
-    readers: dict[str, Callable[[], tuple[Callable[[str], Any], list[str]]]] = {
-        ".npz": lambda: _members(np.load(path, allow_pickle=False)),
-        ".safetensors": lambda: _members(_safetensors(path)),
+    opened: dict[str, Callable[[], Any]] = {
+        ".npz": lambda: np.load(path, allow_pickle=False),
+        ".safetensors": lambda: safetensors.safe_open(path, framework="numpy"),
     }
-    if path.suffix not in readers:
+    if path.suffix not in opened:
         hint = "use an .npz or .safetensors file, or a folder of .npy files"
         faults.stop(f"files with the extension {path.suffix!r} are not supported", hint=hint)
+
+    def load(name: str) -> Any:
+        with opened[path.suffix]() as file:
+            return file[name] if path.suffix == ".npz" else file.get_tensor(name)
+
     try:
-        return readers[path.suffix]()
-    except Exception as error:  # noqa: BLE001 - the library of safetensors has errors of its own
+        with opened[path.suffix]() as file:
+            return load, list(file.keys())
+    except (*_BROKEN, safetensors.SafetensorError) as error:
         faults.stop(f"the file cannot be opened: {error}", hint="copy or save it again")
-
-
-def _members(arrays: Mapping[str, Any]) -> tuple[Callable[[str], Any], list[str]]:
-    return arrays.__getitem__, list(arrays)
-
-
-def _safetensors(path: Path) -> Mapping[str, Any]:
-    from safetensors.numpy import load_file
-
-    return load_file(path)
 
 
 def _as_input(array: Any, raw: RawInput, faults: Faults) -> Any:
