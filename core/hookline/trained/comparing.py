@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hookline.engine.errors import ContractError
-from hookline.engine.loop.batch import tensors_in
+from hookline.engine.reading.batch import tensors_in
 
 Columns = Mapping[str, Sequence[Any]]
 

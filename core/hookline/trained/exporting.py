@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hookline.engine.errors import ConfigError, ContractError
-from hookline.engine.loop.batch import with_parts
-from hookline.engine.loop.rng import preserved_rng
+from hookline.engine.reading.batch import with_parts
+from hookline.engine.rng import preserved_rng
 from hookline.engine.words import did_you_mean
 from hookline.runs.disk.data_file import to_kept
 from hookline.runs.disk.encoding import state_from_safetensors, state_to_safetensors, to_json

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hookline.engine.errors import PluginError
-from hookline.engine.loop.batch import tensors_in
+from hookline.engine.reading.batch import tensors_in
 from hookline.trained.exportable import Description, RawInput
 
 _PREFIX = "hookline/"

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hookline.engine.errors import ContractError, HooklineError
-from hookline.engine.loop.batch import (
+from hookline.engine.loop.building import build_data
+from hookline.engine.loop.run import Run
+from hookline.engine.reading.batch import (
     Forward,
     brief,
     count_examples,
@@ -23,11 +25,9 @@ from hookline.engine.loop.batch import (
     prediction_of,
     with_parts,
 )
-from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.building import build_data
-from hookline.engine.loop.reading import Workers
-from hookline.engine.loop.rng import make_generator
-from hookline.engine.loop.run import Run
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import Workers
+from hookline.engine.rng import make_generator
 from hookline.trained.comparing import difference, difference_of_columns
 from hookline.trained.exportable import Description, Exportable, description_of
 from hookline.trained.model import Trained
