@@ -39,22 +39,20 @@ class RawModel(nn.Module):
 
 
 class Numbers(nn.Module):
-    """``prediction * scale + mean``, float64 ``[B, O]``.
+    """The predictions in the units of the targets, float64 ``[B, O]``.
 
     Args:
-        mean: The mean of each target; None if the targets were not scaled.
-        scale: The scale of each.
+        unscale: Maps predictions to these units; None: they are in these units.
     """
 
-    def __init__(self, mean: Tensor | None = None, scale: Tensor | None = None) -> None:
+    def __init__(self, unscale: nn.Module | None) -> None:
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
+        self.unscale = unscale
 
     def forward(self, prediction: Any) -> dict[str, Tensor]:
-        """Return the predictions in the units of the targets."""
+        """Return the predictions."""
         values = prediction.double()
-        return {"predictions": values if self.scale is None else values * self.scale + self.mean}
+        return {"predictions": self.unscale(values) if self.unscale else values}
 
 
 class Classes(nn.Module):
@@ -68,6 +66,11 @@ class Classes(nn.Module):
         """Return class and probabilities."""
         probabilities = class_probabilities(prediction, self.num_classes, is_binary=self.is_binary)
         return {"label": probabilities.argmax(dim=1), "probabilities": probabilities}
+
+
+def units_of(class_names: Sequence[str], unscale: nn.Module | None, *, is_binary: bool) -> nn.Module:
+    """Return the module that maps predictions to outputs: ``Numbers`` if there are no classes."""
+    return Classes(len(class_names), is_binary=is_binary) if class_names else Numbers(unscale)
 
 
 def outputs_of(data: DataSource, class_names: Sequence[str]) -> tuple[RawOutput, ...]:

@@ -29,6 +29,7 @@ from hookline_plugins.data.predictions import (
     number_columns,
 )
 from hookline_plugins.data.rows import names_of, read_numbers
+from hookline_plugins.data.tables.scaling import Unscale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,6 +73,7 @@ class ArrayPredictor:
         except msgspec.ValidationError as error:
             raise DataError(f"the description of the data, saved with the run, cannot be used: {error}") from error
         self._data, self._name, self._form, self._first_rows = data, name, form, first_rows
+        self._unscale = Unscale(*pair) if (pair := _pair(self._kept.target_mean, self._kept.target_scale)) else None
         self._example, self._target = data.train[0]
         self._is_binary = data.task == "binary"
         self._is_class = self._is_binary or not self._target.is_floating_point()
@@ -96,18 +98,16 @@ class ArrayPredictor:
         if self._is_class:
             target = data.target_names[0] if data.target_names else ""
             return class_columns(prediction, target, data.class_names or numbers, is_binary=self._is_binary)
-        return number_columns(prediction, data.target_names or numbers, *self._target_scale())
+        return number_columns(prediction, data.target_names or numbers, self._unscale)
 
     def exportable(self, model: nn.Module) -> Exportable:
         """Return the model with the scaling of the training, for rows of the dtype of the training array."""
-        from hookline_plugins.data.exported import Classes, Numbers, RawModel, outputs_of
+        from hookline_plugins.data.exported import RawModel, outputs_of, units_of
 
         data, dtype = self._data, self._raw_dtype()
-        names: Sequence[str] = ()
-        units: nn.Module = Numbers(*self._target_scale())
-        if self._is_class:
-            names = data.class_names or [str(number) for number in range(data.out_features or 0)]
-            units = Classes(len(names), is_binary=self._is_binary)
+        numbers = tuple(map(str, range(data.out_features or 0)))
+        names = (data.class_names or numbers) if self._is_class else ()
+        units = units_of(names, self._unscale, is_binary=self._is_binary)
         raw: Any = RawInput(self._name, dtype, tuple(self._example.shape))
         module = RawModel(_Prepared(self._name, self._form, *self._scale()), model, units)
         return Exportable(module, (raw,), outputs_of(data, names), partial(self._examples, getattr(torch, dtype)))
@@ -165,9 +165,8 @@ class ArrayPredictor:
             labels = np.array(self._kept.labels or range(self._data.out_features or 0))
             found = class_probabilities(prediction, len(labels), is_binary=self._is_binary)
             return found.numpy() if probabilities else labels[found.argmax(dim=1).numpy()]
-        if self._kept.target_scale:
-            mean, scale = self._target_scale()
-            prediction = prediction.double() * scale + mean
+        if self._unscale:
+            prediction = self._unscale(prediction.double())
         is_column = self._kept.is_flat and prediction.dim() == 2 and prediction.shape[1] == 1
         return (prediction.squeeze(1) if is_column else prediction).numpy()
 
@@ -177,10 +176,6 @@ class ArrayPredictor:
     def _scale(self) -> tuple[Tensor, ...]:
         """Return mean and scale of the inputs; nothing if they are not scaled."""
         return _pair(self._kept.mean, self._kept.scale)
-
-    def _target_scale(self) -> tuple[Tensor, ...]:
-        """Return mean and scale of the targets; nothing if they are not scaled."""
-        return _pair(self._kept.target_mean, self._kept.target_scale)
 
     def _parts(self, array: StoredArray, faults: Faults) -> Iterator[Tensor]:
         for first, rows in _chunks(array, faults):

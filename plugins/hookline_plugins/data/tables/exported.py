@@ -6,7 +6,7 @@ categories.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from hookline.trained import RawInput, TableForm
+from hookline_plugins.data.exported import invented
 from hookline_plugins.data.tables.features import DATE_PARTS
+from hookline_plugins.data.tables.preparation import Raw
 
 if TYPE_CHECKING:
     from hookline_plugins.data.tables.features import Columns
     from hookline_plugins.data.tables.files.format import TableFormat
-    from hookline_plugins.data.tables.preparation import Inputs, Preparation, Raw
+    from hookline_plugins.data.tables.preparation import Inputs, Preparation
 
 _DAY_US, _HOUR_US = 86_400_000_000, 3_600_000_000
 
@@ -104,15 +106,26 @@ def raw_inputs(
     )
 
 
-def columns_of(columns: Columns, dates: Mapping[str, str], raw: Raw, rows: Sequence[int]) -> dict[str, Tensor]:
-    """Return some rows as ``RawColumns`` takes them."""
-    numbers, codes = iter(raw.numbers[:, rows]), iter(raw.categories[:, rows])
+def columns_of(columns: Columns, dates: Mapping[str, str], raw: Raw) -> dict[str, Tensor]:
+    """Return rows as ``RawColumns`` takes them."""
+    numbers, codes = iter(raw.numbers), iter(raw.categories)
     found = {}
     for name, levels in columns:
         found[name] = next(numbers if levels is None else codes)
         for _ in DATE_PARTS[1:] if name in dates else ():
             next(numbers)
     return found
+
+
+def invented_columns(
+    columns: Columns, dates: Mapping[str, str], preparation: Preparation, count: int
+) -> dict[str, Tensor]:
+    """Return rows that might be in a file: numbers near the values for missing cells, and each level in turn."""
+    typical = preparation.fill.unsqueeze(1)
+    numbers = typical + typical.abs().clamp(min=1.0) * invented((len(typical), count), torch.float64) / 10
+    sizes = [len(levels) + 1 for _, levels in columns if levels is not None]
+    codes = torch.arange(count).expand(len(sizes), count) % torch.tensor(sizes).reshape(-1, 1)
+    return columns_of(columns, dates, Raw(numbers, codes))
 
 
 def table_form(form: TableFormat, *, leaves_empty: bool) -> TableForm:
