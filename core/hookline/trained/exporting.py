@@ -140,10 +140,10 @@ def _to_onnx(trained: Trained, subject: Subject, path: Path) -> _Outputs:
     program = _program(subject)
     names = ["inputs"] if isinstance(subject.inputs, Tensor) else list(subject.inputs) if subject.description else None
     try:
-        found = write_onnx(program, names, subject.description, partial(_metadata, trained), path)
+        write_onnx(program, names, subject.description, partial(_metadata, trained), path)
     except Exception as error:
         raise _unexportable(error) from error
-    return runner(path, found)
+    return runner(path, subject.description)
 
 
 def _program(subject: Subject) -> torch.export.ExportedProgram:

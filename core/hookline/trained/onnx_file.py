@@ -47,8 +47,8 @@ def write_onnx(
     description: Description | None,
     metadata: Callable[[Description | None], dict[str, str]],
     path: Path,
-) -> Description | None:
-    """Write a program to a file; return the description with the names of its outputs.
+) -> None:
+    """Write a program to a file.
 
     Args:
         program: The program.
@@ -68,7 +68,6 @@ def write_onnx(
         _add_texts(converted.model, description)
     converted.model.metadata_props.update(metadata(description))
     converted.save(path, external_data=False)
-    return description
 
 
 @contextmanager
@@ -90,9 +89,10 @@ def runner(path: Path, description: Description | None) -> Callable[[Any], Any]:
     if description is not None:
         # The graph has no place for an input without effect.
         known = [one for one in description.inputs if one.name in taken]
+        # By their order: the file may have other names for them.
         names = [output.name for output in description.outputs]
         return lambda part: dict(
-            zip(names, session.run(names, {one.name: _fed(one, part[one.name]) for one in known}), strict=True)
+            zip(names, session.run(None, {one.name: _fed(one, part[one.name]) for one in known}), strict=True)
         )
 
     def outputs(values: Any) -> list[Tensor]:

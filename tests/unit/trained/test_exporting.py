@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import importlib.util
+import io
 import json
 import shutil
+import sys
 from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import hookline
+import hookline.cli.commands.trained as commands
 from hookline import Catalog, CheckpointError, ConfigError, ContractError, DataSource, PluginError, load_config
 from hookline.config import entries_of_file
 from hookline.runs import folder_of
@@ -34,7 +39,7 @@ from hookline.trained import (
     load_onnx,
     load_trained,
 )
-from support import saved_folder
+from support import run, saved_folder
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 with_onnx = pytest.mark.skipif(not HAS_ONNX, reason="the extra onnx is not installed")
@@ -516,3 +521,136 @@ def test_a_file_that_is_no_model_of_hookline_is_an_error(tmp_path: Path) -> None
         load_onnx(tmp_path / "m.onnx")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_onnx(tmp_path / "there is none.onnx")
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+ROWS = [
+    # Names of columns that are names inside a graph, and of an output.
+    ("linear", "predictions", "größe m²", "sold", "y"),
+    *(
+        (
+            "" if n % 5 == 0 else f"{n * 1.5}",
+            ["red", "green", "", "1.0"][n % 4],
+            f"{100 - n},5",
+            "" if n == 7 else f"{n % 28 + 1}.02.{1960 + n} {n % 24:02}:30",
+            f"{3000 + 100 * n}",
+        )
+        for n in range(1, 31)
+    ),
+]
+TABLE: dict[str, Any] = {
+    "use": "csv",
+    "target": "y",
+    "one_hot": ["predictions"],
+    "dates": {"sold": "%d.%m.%Y %H:%M"},
+    "missing": "mean",
+    "unseen": "mean",
+    "delimiter": ";",
+    "decimal": ",",
+    "standardize": True,
+}
+
+
+def table_file(folder: Path, *, label: bool = False) -> Path:
+    """Write the rows with dots as decimal commas, and the target as a class if asked."""
+    lines = [[cell.replace(".", ",") if place == 0 else cell for place, cell in enumerate(row)] for row in ROWS]
+    for number, line in enumerate(lines[1:]):
+        line[-1] = ("high" if number % 3 else "low") if label else line[-1]
+    path = folder / "table.csv"
+    path.write_text("".join(";".join(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def close(got: Any, expected: Any) -> None:
+    """Check that two predictions are the same columns, with numbers that differ by at most 1e-5."""
+    assert list(got) == list(expected)
+    for name, values in expected.items():
+        if isinstance(values[0], float):
+            np.testing.assert_allclose(got[name], values, rtol=1e-5, atol=1e-7)
+        else:
+            assert list(got[name]) == list(values)
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # by torch 2.10 itself
+@pytest.mark.parametrize("to", RAW_FORMATS)
+def test_an_export_of_a_table_predicts_from_its_columns_as_the_run_does(tmp_path: Path, to: str) -> None:
+    path = table_file(tmp_path)
+    trained = trained_with(
+        tmp_path / "runs",
+        data={**TABLE, "path": str(path), "standardize_target": True},
+        model={"use": "mlp", "hidden": [3]},
+    )
+    made = export_model(trained, to, tmp_path / f"m{exporting.ENDINGS[to]}")
+    assert (made.takes_raw, made.inputs) == (True, "16 rows of the training data")
+    (expected,) = trained.predictions(path)
+    if to == "onnx":
+        (got,) = load_onnx(made.path).predictions(path)
+        close(got, expected)
+        assert [one.name for one in load_onnx(made.path).description.outputs] == ["predictions_"]
+        return
+    days = [
+        (datetime(1960 + n, 2, n % 28 + 1, n % 24, 30, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC))
+        / timedelta(days=1)
+        for n in range(1, 31)
+    ]
+    inputs = {
+        "linear": [float("nan") if n % 5 == 0 else n * 1.5 for n in range(1, 31)],
+        "größe m²": [100.5 - n for n in range(1, 31)],
+        "sold": [float("nan") if n == 7 else day for n, day in enumerate(days, start=1)],
+    }
+    given = {name: torch.tensor(values, dtype=torch.float64) for name, values in inputs.items()}
+    given["predictions"] = torch.tensor([[3, 2, 0, 1][n % 4] for n in range(1, 31)])
+    order = ["linear", "predictions", "größe m²", "sold"]
+    with torch.no_grad():
+        outputs = torch.export.load(made.path).module()({name: given[name] for name in order})
+    np.testing.assert_allclose(outputs["predictions"][:, 0], expected["predicted_y"], rtol=1e-5)
+
+
+@with_onnx
+def test_an_exported_classifier_of_a_table_gives_texts_and_leaves_out_what_it_cannot_read(tmp_path: Path) -> None:
+    path = table_file(tmp_path, label=True)
+    trained = trained_with(
+        tmp_path / "runs",
+        data={**TABLE, "path": str(path), "task": "binary", "faulty": "empty"},
+        loss="bce-with-logits",
+        callbacks={"run-folder": {"parent": str(tmp_path / "runs")}, "averaging": {}, "scaled": {}},
+    )
+    path.unlink()
+    made = export_model(trained, "onnx", tmp_path / "m.onnx")
+    assert made.inputs == "16 invented rows, because the training data cannot be read"
+    new = tmp_path / "new.csv"
+    rows = [
+        "1,5;red;3;1.1.2000 01:00;7",
+        "x;green;1;1.1.2000 01:00;8",
+        "2;blue;;;9",
+        '"-1";1;1e2;"29.2.2000 23:59";"a;b"',
+    ]
+    new.write_text("\n".join(["linear;predictions;größe m²;sold;id", *rows, ""]), encoding="utf-8")
+    (expected,) = trained.predictions(new)
+    (got,) = load_onnx(made.path).predictions(new)
+    assert expected["predicted_y"][1] is None
+    assert got["problem"] == expected["problem"]
+    close(*[{name: [value for value in each[name] if value is not None] for name in each} for each in (got, expected)])
+
+
+@with_onnx
+def test_a_file_predicts_without_torch_and_with_the_words_of_the_command(tmp_path: Path) -> None:
+    trained = trained_with(tmp_path / "runs", data={**TABLE, "path": str(table_file(tmp_path))})
+    export_model(trained, "onnx", tmp_path / "m.onnx")
+    words = ["predict", "m.onnx", "table.csv", "-o", "out.csv"]
+    done = run([sys.executable, "-X", "importtime", "-m", "hookline", *words], cwd=tmp_path)
+    assert done.stdout.splitlines()[-1:] == ["wrote out.csv: 30 rows"], done.stderr
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"numpy"} == {"torch", "polars", "hookline_plugins", "numpy"} & modules
+    target = io.StringIO((tmp_path / "out.csv").read_text())
+    (expected,) = trained.predictions(tmp_path / "table.csv")
+    np.testing.assert_allclose(
+        [float(row["predicted_y"]) for row in csv.DictReader(target)], expected["predicted_y"], 1e-5
+    )
+
+
+@pytest.mark.parametrize(("overrides", "checkpoint"), [(["data.missing=mean"], None), ([], "latest")])
+def test_options_of_a_run_are_refused_for_a_file(overrides: list[str], checkpoint: str | None) -> None:
+    with pytest.raises(ConfigError, match=r"(data.missing=mean|--checkpoint) is for a run, and m.onnx is a file"):
+        commands._onnx_model(Path("m.onnx"), overrides, checkpoint)
