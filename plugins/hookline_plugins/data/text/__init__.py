@@ -1,0 +1,1 @@
+"""The data source ``text``: files of text as tokens, for language models."""
