@@ -126,7 +126,7 @@ def split_documents(documents: Sequence[Document], fractions: Sequence[float]) -
             splits.append([])
         if rest.stop > rest.start:
             splits[-1].append(rest)
-    return splits
+    return splits + [[] for _ in ends]
 
 
 def _files(path: Path, faults: Faults) -> list[Path]:
@@ -140,10 +140,12 @@ def _files(path: Path, faults: Faults) -> list[Path]:
         return found
     # The pattern begins with the first part that has one of its characters.
     parts = path.parts
-    first = next((number for number, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    first = next((number for number, part in enumerate(parts) if set(part) & set("*?[")), None)
+    if first is None:
+        faults.stop("there is no such file", hint=NO_FILE_HINT)
     found = sorted(each for each in Path(*parts[:first]).glob(str(Path(*parts[first:]))) if each.is_file())
-    if first == len(parts) or not found:
-        faults.stop("there is no such file" if first == len(parts) else "no file fits the pattern", hint=NO_FILE_HINT)
+    if not found:
+        faults.stop("no file fits the pattern", hint=NO_FILE_HINT)
     return found
 
 
@@ -173,9 +175,9 @@ def _end_of_piece(piece: bytes) -> int:
     """
     if end := piece.rfind(b"\n") + 1:
         return end
-    cut = next((back for back in range(1, min(4, len(piece))) if piece[-back] & 0xC0 != 0x80), 1)
-    is_whole = piece[-cut] < 0x80 or len(piece) == cut
-    return len(piece) if is_whole else len(piece) - cut
+    begin = next((back for back in range(1, min(5, len(piece))) if piece[-back] & 0xC0 != 0x80), 1)
+    # Not within a character, nor between \r and \n.
+    return len(piece) - begin if piece[-begin] >= 0x80 or piece[-1:] == b"\r" else len(piece)
 
 
 def _add_faults(path: Path, piece: bytes, offset: int, line: int, faults: Faults) -> None:
@@ -184,9 +186,9 @@ def _add_faults(path: Path, piece: bytes, offset: int, line: int, faults: Faults
         try:
             row.decode()
         except UnicodeDecodeError as error:
-            where = offset + error.start
+            where, column = offset + error.start, len(row[: error.start].decode()) + 1
             message = f"byte {where:,} of the file, {row[error.start]:#04x}, is not UTF-8"
-            faults.add(message, location=Location(str(path), line, error.start + 1), hint=_UTF8_HINT)
+            faults.add(message, location=Location(str(path), line, column), hint=_UTF8_HINT)
         line, offset = line + 1, offset + len(row) + 1
 
 
