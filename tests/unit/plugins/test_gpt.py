@@ -151,7 +151,7 @@ def test_cross_entropy_of_tokens_is_their_mean() -> None:
     (gradient,), (expected_gradient,) = (torch.autograd.grad(each, logits) for each in (value, by_torch))
     torch.testing.assert_close(gradient, expected_gradient)
     probabilities = torch.rand(2, 5, 3, generator=generator, dtype=torch.float64)
-    assert float(loss(logits, probabilities)) == float(nn.functional.cross_entropy(logits, probabilities))
+    assert torch.equal(loss(logits, probabilities), nn.functional.cross_entropy(logits, probabilities))
 
 
 def test_predictions_with_the_classes_last_are_refused_with_the_remedy() -> None:

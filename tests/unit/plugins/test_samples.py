@@ -12,6 +12,7 @@ import torch
 from hookline import ContractError, DataError, Run, load_config, resume, train
 from hookline.trained import evaluate_run, export_model, load_trained, write_predictions
 from hookline_plugins.data.text.sampling import Sampling, continuations, drawn
+from support import saved_folder
 
 TEXT = "the cat sat on the mat. the dog sat on the log. " * 4
 
@@ -39,7 +40,7 @@ def config(folder: Path, **callbacks: Any) -> dict[str, Any]:
 
 def saved(folder: Path, **callbacks: Any) -> tuple[Path, Any]:
     folders = {"run-folder": {"parent": str(folder / "runs"), "name": "job"}, "checkpoint": {"every_steps": 1}}
-    return folder / "runs" / "job", train(config(folder, **folders, **callbacks))
+    return folder / "runs" / "0001-job", train(config(folder, **folders, **callbacks))
 
 
 def test_a_run_has_the_same_bits_with_and_without_samples(tmp_path: Path) -> None:
@@ -58,11 +59,19 @@ def test_a_run_has_the_same_bits_with_and_without_samples(tmp_path: Path) -> Non
 
 
 def test_the_samples_of_a_resumed_run_are_those_of_one_that_was_not_interrupted(tmp_path: Path) -> None:
-    options = {"prompts": ["the "], "new_tokens": 9}
-    path, whole = saved(tmp_path, samples=options)
-    resumed = resume(path, from_checkpoint="step-000000000007")
+    callbacks = {
+        "samples": {"prompts": ["the "], "new_tokens": 9},
+        "run-folder": {"parent": str(tmp_path / "runs")},
+        "checkpoint": {"every_steps": 1, "every_s": 0.0},
+    }
+    whole = train(config(tmp_path, **callbacks))
+    interrupted = Run(load_config(config(tmp_path, **callbacks)))
+    for taken in interrupted.steps():
+        if taken.step == 7:  # in the middle of the second epoch, after a sample
+            interrupted.interrupt("the test")
+    resumed = resume(saved_folder(interrupted).path).fit()
     assert resumed.summary["samples"] == whole.summary["samples"]
-    assert len(whole.summary["samples"]) == 2
+    assert [row["step"] for row in whole.summary["samples"]] == [5, 10]
     weights = whole.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in resumed.model.state_dict().items())
 

@@ -124,8 +124,8 @@ def test_the_splits_may_be_other_files(tmp_path: Path) -> None:
 
 def test_a_column_of_a_table_has_a_text_in_each_cell(tmp_path: Path) -> None:
     pytest.importorskip("polars")
-    path = written(tmp_path, 'id,words\n1,one\n2,\n3,"two\nlines"\n4,007\n', "table.csv")
-    assert tokens(read(path, column="words")) == [*b"one", END, *b"two\nlines", END, *b"007"]
+    path = written(tmp_path, 'id,words\n1, one\n2,\n3,"two\nlines"\n4,007\n', "table.csv")
+    assert tokens(read(path, column="words")) == [*b" one", END, *b"two\nlines", END, *b"007"]
 
 
 @pytest.mark.parametrize("size", [8, 9, 10, 11, 13, 100])

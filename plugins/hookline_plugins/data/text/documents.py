@@ -164,7 +164,8 @@ def read_cells(path: Path, column: str | None, faults: Faults) -> list[str]:
     if column not in sheet.names:
         faults.stop(f"there is no column {column!r}", hint=did_you_mean(column, sheet.names))
     faults.check(sheet)
-    return ["" if cell is None else str(cell) for cell in sheet.column(column).to_list()]
+    # Not sheet.column, which strips cells, and takes some words for missing values.
+    return ["" if cell is None else str(cell) for cell in sheet.frame[column].to_list()]
 
 
 def _end_of_piece(piece: bytes) -> int:
