@@ -15,15 +15,11 @@ if TYPE_CHECKING:
     from hookline import RunView
 
 
-_TITLE = "samples"
-
-
 @dataclass
 class Samples:
     """Continuations of prompts by the model of the run, after each evaluation, for the data source ``text``.
 
-    They are reported as the table ``samples`` when the run ends, and shown at once by ``progress`` and ``json-lines``.
-    Each evaluation draws with the same random numbers, which are not those of the training: a run has the same bits
+    Each evaluation reports a table, which ``progress`` and ``json-lines`` show at once. Each evaluation draws with the same random numbers, which are not those of the training: a run has the same bits
     with and without this callback. The weights are those that are evaluated.
 
     The defaults are those of ``sample.py`` in https://github.com/karpathy/nanoGPT, with fewer tokens.
@@ -54,16 +50,11 @@ class Samples:
         self._context: int = kept["context"]
 
     @hookimpl
-    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Continue the prompts, and report all samples so far."""
+    def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:  # noqa: ARG002 - see the hook
+        """Continue the prompts, and report the texts."""
         from hookline_plugins.data.text.sampling import Sampling, continued
 
         sampling = Sampling(self.new_tokens, self.temperature, self.top_k)
         written = continued(run, self._tokenizer, self._context, self.prompts, sampling, self.seed)
-        rows = [
-            {"step": run.step, "prompt": prompt, "text": text}
-            for prompt, text in zip(self.prompts, written, strict=True)
-        ]
-        # Those of before are part of the state of the run, as all reports are.
-        earlier = [row for row in run.summary.get(_TITLE, ()) if row["step"] != run.step]
-        run.report(_TITLE, [*earlier, *rows])
+        rows = [{"prompt": prompt, "text": text} for prompt, text in zip(self.prompts, written, strict=True)]
+        run.report(f"samples at step {run.step}", rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,9 @@ def test_a_run_has_the_same_bits_with_and_without_samples(tmp_path: Path) -> Non
     assert plain.history == sampled.history
     weights = plain.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in sampled.model.state_dict().items())
-    rows = sampled.summary["samples"]
-    assert [(row["step"], row["prompt"]) for row in rows] == [
-        (step, prompt) for step in (5, 10) for prompt in samples["prompts"]
-    ]
+    assert list(sampled.summary) == ["samples at step 5", "samples at step 10"]
+    rows = [row for table in sampled.summary.values() for row in table]
+    assert [row["prompt"] for row in rows] == [*samples["prompts"], *samples["prompts"]]
     assert all(len(str(row["text"])) <= 9 and set(str(row["text"])) <= set(TEXT + "\ufffd") for row in rows)
 
 
@@ -70,8 +70,8 @@ def test_the_samples_of_a_resumed_run_are_those_of_one_that_was_not_interrupted(
         if taken.step == 7:  # in the middle of the second epoch, after a sample
             interrupted.interrupt("the test")
     resumed = resume(saved_folder(interrupted).path).fit()
-    assert resumed.summary["samples"] == whole.summary["samples"]
-    assert [row["step"] for row in whole.summary["samples"]] == [5, 10]
+    assert list(whole.summary) == ["samples at step 5", "samples at step 10"]
+    assert resumed.summary == whole.summary
     weights = whole.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in resumed.model.state_dict().items())
 
@@ -150,6 +150,29 @@ def test_a_continuation_ends_before_the_token_between_texts() -> None:
     generators = [torch.Generator() for _ in range(3)]
     found = continuations(next_number, [[0], [3, 1, 2, 4], [5]], Sampling(4, 0.0, 0), generators, 3, 5)
     assert found == [[1, 2, 3, 4], [], [0, 1, 2, 3]]
+
+
+def test_samples_are_shown_after_each_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = {"prompts": ["the "], "new_tokens": 2}
+    values = {**config(tmp_path, samples=samples), "train": {"epochs": 2, "batch_size": 4, "evaluate_every_steps": 3}}
+    values["callbacks"] = {"progress": {}, **values["callbacks"]}
+    result = train(values)
+    lines = capsys.readouterr().out.splitlines()
+    kinds = [line.split()[0] for line in lines if line.strip()]
+    assert [line for line in lines if line.startswith("samples")] == [f"samples at step {n}" for n in (3, 5, 6, 9, 10)]
+    assert kinds == ["epoch", *["step", "samples", "prompt", "the"], *["1/2", "samples", "prompt", "the"]] + [
+        *["step", "samples", "prompt", "the"] * 2,
+        *["2/2", "samples", "prompt", "the"],
+        "completed",
+    ]
+    values["callbacks"] = {"json-lines": {}, "samples": samples}
+    train(values)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    reports = [event for event in events if event["event"] == "report"]
+    assert {event["title"]: event["rows"] for event in reports} == result.summary
+    before = [events[number - 1] for number, event in enumerate(events) if event["event"] == "report"]
+    assert {event["event"] for event in before} == {"evaluation_end"}
+    assert [event["step"] for event in reports] == [3, 5, 6, 9, 10]
 
 
 def test_samples_need_a_tokenizer() -> None:

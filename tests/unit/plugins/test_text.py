@@ -230,7 +230,9 @@ def test_tokens_beyond_uint16_are_int32(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_every_byte_that_is_not_utf_8_is_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "_PIECE_BYTES", 16)
-    path = written(tmp_path, b"good line\ngr\xfc\xdfe \xff\nmore\n\n\x80 at the start and \xe2\x82\xac\n\xc3\xa9nd \xe2\x82\n")
+    path = written(
+        tmp_path, b"good line\ngr\xfc\xdfe \xff\nmore\n\n\x80 at the start and \xe2\x82\xac\n\xc3\xa9nd \xe2\x82\n"
+    )
     with pytest.raises(DataError) as caught:
         read(path)
     assert faults_of(caught.value) == [

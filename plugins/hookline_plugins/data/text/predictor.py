@@ -66,7 +66,7 @@ class TextPredictor:
         """Return the prompts of the last batch."""
         return {"prompt": self._prompts}
 
-    def columns(self, prediction: Any) -> Mapping[str, Sequence[str]]:
+    def columns(self, prediction: Any) -> Mapping[str, Sequence[str]]:  # noqa: ARG002 - of a single token
         """Return the continuation of each prompt; its tokens are predicted one by one."""
         written = continued(
             self._run, self._tokenizer, self._context, self._prompts, self._sampling, self._seed + self._num_before
