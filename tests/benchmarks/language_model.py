@@ -14,11 +14,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
 import torch
-from pydoc_data.topics import topics
 from torch.nn import functional
 
 import hookline
@@ -26,7 +26,7 @@ from hookline_plugins.data.first_config import from_file
 from hookline_plugins.models.gpt_layers import Transformer
 
 CONTEXT, BATCH_SIZE, SIZES = 64, 12, (4, 4, 128)
-STEPS_PER_TURN, TURNS = 10, 20
+STEPS_PER_TURN, TURNS = 3, 60
 
 
 def hand_written(path: Path) -> Iterator[float]:

@@ -19,7 +19,7 @@ _BATCH_SIZES = (1, 2, 7)
 
 
 def _expected_shape(subject: Subject, size: int, shape: list[int]) -> list[int]:
-    """Return the shape of the predictions for ``size`` examples, where the data source gives it, otherwise ``shape``."""
+    """Return the shape of the predictions for ``size`` examples; ``shape`` if the data source does not give it."""
     if not subject.data.out_features:
         return [size, *shape[1:]]
     target = first_batch(subject.data, size)[1]

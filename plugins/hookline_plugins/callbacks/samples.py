@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Samples:
     """Continuations of prompts by the model of the run, after each evaluation, for the data source ``text``.
 
-    Each evaluation reports a table, which ``progress`` and ``json-lines`` show at once. Each evaluation draws with the same random numbers, which are not those of the training: a run has the same bits
-    with and without this callback. The weights are those that are evaluated.
+    Each evaluation reports a table, which ``progress`` and ``json-lines`` show at once. Each evaluation draws with the
+    same random numbers, which are not those of the training: a run has the same bits with and without this callback.
+    The weights are those that are evaluated.
 
     The defaults are those of ``sample.py`` in https://github.com/karpathy/nanoGPT, with fewer tokens.
     """

@@ -26,6 +26,11 @@ def data(num: int = 12, context: int = CONTEXT) -> DataSource:
     return DataSource(dataset, dataset, out_features=VOCABULARY, task="classification")
 
 
+def tokens() -> DataSource:
+    """Return the data, as a plugin without options."""
+    return data()
+
+
 def built(source: DataSource | None = None, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     model = GPT(**{**SIZES, **options}).build_model(source or data())
@@ -131,7 +136,7 @@ def test_mixed_precision_trains_it() -> None:
         "optimizer": {"use": "adamw", "lr": 0.01},
     }
     losses = [
-        train({**config, "callbacks": callbacks}, plugins={"data": lambda: data()}).history[-1]["train/running_loss"]
+        train({**config, "callbacks": callbacks}, plugins={"data": tokens}).history[-1]["train/running_loss"]
         for callbacks in ({}, {"mixed-precision": {}})
     ]
     assert losses[0] != losses[1]
@@ -164,7 +169,7 @@ def test_predictions_with_the_classes_last_are_refused_with_the_remedy() -> None
             result: Tensor = self.embedding(tokens)
             return result
 
-    config = load_config({"loss": "cross-entropy"}, plugins={"data": lambda: data(), "model": lambda: Last()})
+    config = load_config({"loss": "cross-entropy"}, plugins={"data": tokens, "model": Last})
     with pytest.raises(ContractError, match=r"second dimension, \[B, C, ...\] for targets \[B, ...\]; see transpose"):
         Run(config)
 
@@ -200,7 +205,7 @@ def test_checkpointed_blocks_train_to_the_same_bits() -> None:
             "optimizer": {"use": "adamw", "lr": 0.01},
             "callbacks": callbacks,
         }
-        results.append(train(config, plugins={"data": lambda: data()}).model.state_dict())
+        results.append(train(config, plugins={"data": tokens}).model.state_dict())
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
 
 
@@ -212,6 +217,6 @@ def test_adapters_fit_the_names_of_its_layers() -> None:
         "loss": {"use": "cross-entropy"},
         "callbacks": {"lora": {"targets": ["*.attention.qkv", "*.mlp.*"], "rank": 2}},
     }
-    run = Run(load_config(config, plugins={"data": lambda: data()}))
+    run = Run(load_config(config, plugins={"data": tokens}))
     trained = sorted(name for name, parameter in run.model.named_parameters() if parameter.requires_grad)
     assert len(trained) == 2 * 2 * 3  # two matrices for each of three layers in each of two blocks

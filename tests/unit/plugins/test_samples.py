@@ -107,7 +107,7 @@ def test_predictions_are_those_of_a_loop_by_hand_and_the_same_each_time(tmp_path
     assert found[1] == found[2] != found[3]
     # The texts need not exist any more.
     (tmp_path / "text.txt").unlink()
-    assert list(load_trained(path).predictions(tmp_path / "prompts.txt"))[0]["prompt"] == prompts
+    assert next(load_trained(path).predictions(tmp_path / "prompts.txt"))["prompt"] == prompts
 
 
 def test_prompts_may_be_the_column_of_a_table_and_are_checked(tmp_path: Path) -> None:
@@ -160,11 +160,9 @@ def test_samples_are_shown_after_each_evaluation(tmp_path: Path, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     kinds = [line.split()[0] for line in lines if line.strip()]
     assert [line for line in lines if line.startswith("samples")] == [f"samples at step {n}" for n in (3, 5, 6, 9, 10)]
-    assert kinds == ["epoch", *["step", "samples", "prompt", "the"], *["1/2", "samples", "prompt", "the"]] + [
-        *["step", "samples", "prompt", "the"] * 2,
-        *["2/2", "samples", "prompt", "the"],
-        "completed",
-    ]
+    sample = ["samples", "prompt", "the"]
+    epochs = [["step", *sample, "1/2", *sample], ["step", *sample, "step", *sample, "2/2", *sample]]
+    assert kinds == ["epoch", *epochs[0], *epochs[1], "completed"]
     values["callbacks"] = {"json-lines": {}, "samples": samples}
     train(values)
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
