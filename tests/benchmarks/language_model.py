@@ -52,7 +52,7 @@ def with_hookline(path: Path) -> Iterator[float]:
     """Train with Hookline; yield the loss of each step."""
     config: dict[str, Any] = {
         "train": {"epochs": 100, "batch_size": BATCH_SIZE, "evaluate": [], "non_finite": "fail"},
-        "data": {"use": "text", "path": str(path), "split": [0.9, 0.1], "cache": str(path.parent / "cache")},
+        "data": {"use": "corpus", "path": str(path), "split": [0.9, 0.1], "cache": str(path.parent / "cache")},
         "model": {"use": "gpt"},
         "loss": {"use": "cross-entropy"},
         "optimizer": {"use": "adamw", "lr": 1e-3, "betas": [0.9, 0.99], "weight_decay": 0.1},

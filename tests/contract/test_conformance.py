@@ -24,7 +24,7 @@ from support import FIXTURES
 OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "hookline"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
-    "text": {"path": str(FIXTURES / "iris" / "README.md"), "context": 8, "split": [0.8, 0.2]},
+    "corpus": {"path": str(FIXTURES / "iris" / "README.md"), "context": 8, "split": [0.8, 0.2]},
     "gpt": {"layers": 1, "heads": 2, "width": 8},
     "samples": {"new_tokens": 3, "prompts": ["abc"]},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Samples:
-    """Continuations of prompts by the model of the run, after each evaluation, for the data source ``text``.
+    """Continuations of prompts by the model of the run, after each evaluation, for the data source ``corpus``.
 
     Each evaluation reports a table, which ``progress`` and ``json-lines`` show at once. Each evaluation draws with the
     same random numbers, which are not those of the training: a run has the same bits with and without this callback.
@@ -45,8 +45,8 @@ class Samples:
 
         kept = run.data.kept
         if "tokenizer" not in kept:
-            hint = "use data = 'text', or leave the callback out"
-            raise ContractError("the callback samples needs the tokenizer of the data source text", hint=hint)
+            hint = "use data = 'corpus', or leave the callback out"
+            raise ContractError("the callback samples needs the tokenizer of the data source corpus", hint=hint)
         self._tokenizer = tokenizer_from(kept["tokenizer"])
         self._context: int = kept["context"]
 

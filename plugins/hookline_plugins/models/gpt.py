@@ -67,7 +67,7 @@ class GPT:
 
 def _vocabulary(data: DataSource) -> int:
     if data.out_features is None:
-        hint = "set out_features in the DataSource that build_data returns; the data source text does"
+        hint = "set out_features in the DataSource that build_data returns; the data source corpus does"
         raise ContractError("the model gpt needs the number of tokens, which the data source does not give", hint=hint)
     return data.out_features
 
@@ -84,5 +84,5 @@ def _context(data: DataSource) -> int:
     inputs = example[0] if isinstance(example, tuple) else example
     if inputs is None or getattr(inputs, "ndim", 0) != 1 or inputs.is_floating_point():
         message = f"the model gpt needs sequences of tokens, int64 [T], but an example is {brief(example)}"
-        raise ContractError(message, hint="use the data source text")
+        raise ContractError(message, hint="use the data source corpus")
     return len(inputs)

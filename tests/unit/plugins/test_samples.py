@@ -1,4 +1,4 @@
-"""Text that a language model writes: the callback ``samples``, and predictions for the data source ``text``."""
+"""Text that a language model writes: the callback ``samples``, and predictions for the data source ``corpus``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def config(folder: Path, **callbacks: Any) -> dict[str, Any]:
     return {
         "train": {"epochs": 2, "batch_size": 4, "evaluate": ["validation"]},
         "data": {
-            "use": "text",
+            "use": "corpus",
             "path": str(path),
             "context": 8,
             "split": [0.8, 0.2],
@@ -174,5 +174,5 @@ def test_samples_are_shown_after_each_evaluation(tmp_path: Path, capsys: pytest.
 
 
 def test_samples_need_a_tokenizer() -> None:
-    with pytest.raises(ContractError, match="needs the tokenizer of the data source text"):
+    with pytest.raises(ContractError, match="needs the tokenizer of the data source corpus"):
         Run(load_config({"callbacks": {"samples": {}}})).fit()

@@ -1,1 +1,1 @@
-"""The data source ``text``: files of text as tokens, for language models."""
+"""The data source ``corpus``: files of text as tokens, for language models."""

@@ -1,4 +1,4 @@
-"""Predictor of the data source ``text``: prompts of a file, and their continuations by the model.
+"""Predictor of the data source ``corpus``: prompts of a file, and their continuations by the model.
 
 Imported only for predictions, because it needs torch. Shapes: ``B`` prompts, ``T`` tokens, ``V`` tokens of the
 tokenizer.

@@ -1,4 +1,4 @@
-"""Data source ``text``: files of text as windows of tokens, each with the tokens that follow.
+"""Data source ``corpus``: files of text as windows of tokens, each with the tokens that follow.
 
 Shapes: ``T`` tokens in a window.
 """
@@ -36,7 +36,7 @@ TopK = Annotated[int, Meta(ge=0, description="number of most probable tokens to 
 
 
 @dataclass
-class Text:
+class Corpus:
     r"""Texts, for a language model: windows of ``context`` tokens, each with the tokens that follow.
 
     The texts are a file, the ``.txt`` files of a folder, or the files of a pattern such as ``texts/*.md``, in UTF-8; or

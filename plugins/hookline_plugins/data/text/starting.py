@@ -41,7 +41,7 @@ def from_text(path: Path, folder: Path) -> Starter:
 
 
 def _tables(documents: list[Document], path: str) -> dict[str, dict[str, Any]]:
-    data: dict[str, Any] = {"use": "text", "path": path, "context": _CONTEXT}
+    data: dict[str, Any] = {"use": "corpus", "path": path, "context": _CONTEXT}
     num_bytes = _num_bytes(documents)
     if num_bytes >= _MIN_BYTES:
         data["split"] = [0.9, 0.1]

@@ -1,4 +1,4 @@
-"""The data source ``text``: texts, tokens, windows, token files, and the errors for bad texts."""
+"""The data source ``corpus``: texts, tokens, windows, token files, and the errors for bad texts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from hookline import DataError, DataSource, PluginError
 from hookline_plugins.data.text import documents, packing
-from hookline_plugins.data.text.source import Text
+from hookline_plugins.data.text.source import Corpus
 
 END = 256
 
 
 def read(path: Path, **options: Any) -> DataSource:
-    return Text(path, cache=options.pop("cache", path.parent / "cache"), **options).build_data()
+    return Corpus(path, cache=options.pop("cache", path.parent / "cache"), **options).build_data()
 
 
 def written(folder: Path, text: str | bytes, name: str = "text.txt") -> Path:
@@ -198,7 +198,7 @@ def test_tokens_are_written_once_and_a_changed_text_is_noticed(tmp_path: Path) -
 def test_the_token_files_are_in_the_cache_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     path = written(tmp_path, "text", "folder/text.txt")
-    Text(path).build_data()
+    Corpus(path).build_data()
     assert files_in(path.parent).keys() == {"text.txt"}
     assert len(files_in(tmp_path / "caches" / "hookline" / "tokens")) == 2
 
@@ -283,7 +283,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Text(Path("text.txt"), **options)
+        Corpus(Path("text.txt"), **options)
 
 
 # ---- perplexity -----------------------------------------------------------------------------------------------------
