@@ -101,7 +101,8 @@ class _Readers(Dataset[Any]):
     """Readers, each with a number; an item is the answer of one of them to a request.
 
     A reader seeds the global generators if its attribute ``draws`` is true. In the process of the run, one of examples
-    does it only from the batch on in which an example draws, which is read again; and the generators are restored.
+    does it only from the batch on in which an example draws, which is read again; and the generators are restored. One
+    whose dataset declares that it draws nothing (``draws = False``) is neither seeded nor watched.
     """
 
     def __init__(self) -> None:
@@ -111,8 +112,8 @@ class _Readers(Dataset[Any]):
     def __getitem__(self, request: Any) -> Any:
         number, wanted = request
         reader = self.all[number]
-        if get_worker_info() is not None:
-            reader.draws = True
+        if get_worker_info() is not None or reader.draws_nothing:
+            reader.draws = not reader.draws_nothing
             return reader.read(wanted)
         is_same = False
         self._bystanders.keep()
@@ -127,8 +128,7 @@ class _Readers(Dataset[Any]):
                 self._bystanders.restore()
 
 
-@dataclass
-class _Here:
+class _Here(NamedTuple):
     """Reads in this process what a ``DataLoader`` would only take longer for."""
 
     readers: _Readers
@@ -188,6 +188,7 @@ class ExampleReader:
 
     Attributes:
         draws: Whether to seed the generators for what the examples draw.
+        draws_nothing: Whether the dataset declares that its examples never draw.
     """
 
     draws = False
@@ -252,7 +253,8 @@ class StreamReader:
 
     The random numbers drawn for a batch depend on the seed, the epoch and the number of the turn. Before each epoch, a
     stream with a ``state_dict`` gets the state of its beginning; a stream with ``shard`` is shared out between workers
-    by it, and another one that gives all its examples to each of several workers is refused.
+    by it, and another one that gives all its examples to each of several workers is refused. A stream with a method
+    ``batches(batch_size)`` makes its batches itself.
     """
 
     draws = True
@@ -265,7 +267,7 @@ class StreamReader:
         self._min_size = min_size
         self._source: Any = None
         self._first: Mapping[str, Any] = {}
-        self._examples: Iterator[Any] | None = None
+        self._batches: Iterator[Any] = iter(())
         self._num_read = 0
         self._asked: set[str] | None = None
 
@@ -274,25 +276,19 @@ class StreamReader:
         try:
             if turn is None:
                 return None
-            seed_all(derive_seed(self._item_seed, "stream", turn.number, turn.epoch))
+            if self.draws:
+                seed_all(derive_seed(self._item_seed, "stream", turn.number, turn.epoch))
             if turn.place is not None:
                 self._begin(turn.epoch, turn.place)
-            if self._examples is None:
-                return None
-            items: list[Any] = []
-            for example in itertools.islice(self._examples, self._batch_size):
-                items.append(example)
-                self._num_read += 1
-            if len(items) < self._min_size:
-                self._examples = None
+            batch = next(self._batches, None)
+            if batch is None or (self._min_size > 1 and count_examples(batch) < self._min_size):
                 return None
             # It must have asked by now: its first example depends on the answer.
             if self._asked is not None and not self._asked & {"id", "num_workers"}:
                 error = DataError(f"{cast(Any, get_worker_info()).num_workers} {_UNSHARED}", hint=_SHARE)
                 return Failure("the examples", error)
-            batch = self._collate(items)
             place = {"state": copy.deepcopy(self._source.state_dict())} if self._first else {}
-            return batch, place, _mark_of(batch)
+            return batch, place, None if place else _mark_of(batch)
         except Exception as error:  # noqa: BLE001 - as above
             return Failure(f"the rest after {self._num_read} examples", error)
 
@@ -302,7 +298,7 @@ class StreamReader:
             self._source.load_state_dict(copy.deepcopy(self._first["state"]))
 
     def _begin(self, epoch: int, place: Mapping[str, Any]) -> None:
-        self._num_read, self._examples = 0, None
+        self._num_read, self._batches = 0, iter(())
         if self._source is None:
             self._source = self._share()
             if all(callable(getattr(self._source, name, None)) for name in ("state_dict", "load_state_dict")):
@@ -312,7 +308,21 @@ class StreamReader:
                 self._source.set_epoch(epoch)
             if place or self._first:
                 self._source.load_state_dict(copy.deepcopy((place or self._first)["state"]))
-            self._examples = iter(self._source)
+            self._batches = self._read_batches()
+
+    def _read_batches(self) -> Iterator[Any]:
+        if hasattr(self._source, "batches"):
+            yield from self._source.batches(self._batch_size)
+            return
+        examples = enumerate(self._source, 1)
+        while True:
+            items: list[Any] = []
+            for number, example in itertools.islice(examples, self._batch_size):
+                items.append(example)
+                self._num_read = number
+            if len(items) < self._min_size:
+                return
+            yield self._collate(items)
 
     def _share(self) -> Any:
         """Return the share of this process in the stream."""
@@ -413,11 +423,10 @@ def _unchanged(batch: Any) -> Any:
 
 def _reads_many(dataset: Dataset[Any]) -> bool:
     """Return whether a dataset reads a whole batch at once; a ``Subset``, which always could, if its dataset does."""
-    if hasattr(dataset, "gather"):
-        return True
+    gathers = hasattr(dataset, "gather")
     while type(dataset) is Subset:
         dataset = dataset.dataset
-    return callable(getattr(dataset, "__getitems__", None))
+    return gathers or callable(getattr(dataset, "__getitems__", None))
 
 
 def note_examples(error: Exception, indices: Sequence[int], where: str) -> None:
