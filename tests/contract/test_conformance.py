@@ -25,6 +25,7 @@ OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "
 OPTIONS: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
     "clip-gradients": {"max_norm": 1.0},
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose

@@ -161,9 +161,10 @@ class Parquet:
         found = survey(blocks, features, targets, tuple(self._labels), self.task, self.missing, faults)
         faults.check()
         names = [[name for column in group for name in column.names] for group in (found.features, found.targets)]
+        num_rows = sum(block.size for block in blocks["train"])
         scales = (
-            found.feature_moments.scale(names[0], faults, is_scaled=self.standardize),
-            found.target_moments.scale(names[1], faults, is_scaled=self.standardize_target)
+            found.feature_moments.scale(names[0], num_rows, faults, is_scaled=self.standardize),
+            found.target_moments.scale(names[1], num_rows, faults, is_scaled=self.standardize_target)
             if self.task == "regression"
             else identity(self._targets),
         )

@@ -129,6 +129,7 @@ class BlockStream(IterableDataset[tuple[Tensor, Tensor]]):
         if held:
             self._row += len(held[0])
             yield held[0], held[1]
+        self._row = 0
 
     def _windows(self) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
         """Yield the examples of each window with the order of those that are left, from the present row on."""

@@ -49,6 +49,7 @@ class Moments:
         self.count, self.mean, self.squares = (np.zeros(num_columns) for _ in range(3))
         self.low, self.high = np.full(num_columns, np.inf), np.full(num_columns, -np.inf)
 
+    @np.errstate(all="ignore")  # numbers that are too large are found at the end
     def add(self, block: NDArray[np.float64]) -> None:
         """Add the counts, means, squared deviations, minima and maxima of a block, ``[5, I]``."""
         count, mean, squares, low, high = block
@@ -61,14 +62,15 @@ class Moments:
         self.count = total
         self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
 
-    def scale(self, names: Sequence[str], faults: Faults, *, is_scaled: bool) -> Scale:
-        """Return the scale of the columns, as ``scaling.prepare`` does for a table in memory."""
+    @np.errstate(all="ignore")  # as above
+    def scale(self, names: Sequence[str], num_rows: int, faults: Faults, *, is_scaled: bool) -> Scale:
+        """Return the scale of the columns, as ``scaling.prepare`` does: missing cells are filled in before it counts."""
         for name, count in zip(names, self.count, strict=True):
             if not count:
                 faults.add(f"column {name!r} has no values in the training split, and so no mean")
         is_constant = self.low >= self.high
         mean = np.where(is_constant & (self.count > 0), self.low, self.mean)
-        scale = np.where(is_constant, 1, np.sqrt(self.squares / np.maximum(self.count, 1)))
+        scale = np.where(is_constant, 1, np.sqrt(self.squares / num_rows))
         if not is_scaled:
             return Scale(tuple(names), *map(torch.tensor, (self.mean, np.zeros_like(mean), np.ones_like(mean))))
         for number in np.flatnonzero(~(np.isfinite(mean) & np.isfinite(scale) & (scale > 0))):
