@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hookline_plugins.data.tables.columns import DATE_PARTS
+from hookline_plugins.data.tables.features import DATE_PARTS
 from hookline_plugins.data.tables.files.sheet import polars
 
 if TYPE_CHECKING:

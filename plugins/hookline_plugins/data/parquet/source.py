@@ -157,6 +157,7 @@ class Parquet:
     ) -> DataSource:
         from hookline_plugins.data.parquet.stream import BlockStream, Form
         from hookline_plugins.data.parquet.survey import identity, survey
+        from hookline_plugins.data.tables.scaling import Unscale
 
         found = survey(blocks, features, targets, tuple(self._labels), self.task, self.missing, faults)
         faults.check()
@@ -184,7 +185,7 @@ class Parquet:
             target_names=self._targets,
             class_names=found.class_names,
             task=self.task,
-            unscale=scales[1].unscaled if self.standardize_target else None,
+            unscale=Unscale(scales[1].mean, scales[1].scale) if self.standardize_target else None,
             kept=_kept(found, scales, dict(self.dates)),
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class Moments:
 
     @np.errstate(all="ignore")  # as above
     def scale(self, names: Sequence[str], num_rows: int, faults: Faults, *, is_scaled: bool) -> Scale:
-        """Return the scale of the columns, as ``scaling.prepare`` does: missing cells are filled in before it counts."""
+        """Return the scale of the columns, as ``scaling.measure`` does: with the missing cells filled in."""
         for name, count in zip(names, self.count, strict=True):
             if not count:
                 faults.add(f"column {name!r} has no values in the training split, and so no mean")
@@ -242,18 +243,15 @@ def _with_categories(column: Column, values: Mapping[Any, int], task: str, targe
     if len(values) > _MOST_VALUES:
         faults.add(f"column {column.name!r} has more than {_MOST_VALUES:,} different values", hint="leave it out")
         return replace(column, codes={})
-    different = pl.Series(column.name, list(values), strict=False)
-    from pathlib import Path
-
-    frame = different.to_frame()
+    frame = pl.Series(column.name, list(values), strict=False).to_frame()
     sheet = Sheet(Path(), (column.name,), frame, pl.int_range(frame.height, eager=True), TableFormat(), None)
     reader = Reader(sheet, faults, "mean")
     if column.name in targets:
         indices, names = reader.classes(column.name, is_binary=task == "binary")
         return replace(column, codes=dict(zip(values, indices, strict=True)), categories=names)
-    made = reader.one_hot(column.name)
-    codes = {value: number for number, each in enumerate(made) for value, one in zip(values, each, strict=True) if one}
-    return replace(column, codes=codes, categories=[each.name.removeprefix(f"{column.name}=") for each in made])
+    codes, levels = reader.codes(column.name)
+    numbers = {value: code - 1 for value, code in zip(values, codes, strict=True) if code is not None}
+    return replace(column, codes=numbers, categories=levels)
 
 
 def _moments_of(columns: Sequence[Column], tally: _Tally) -> Moments:
