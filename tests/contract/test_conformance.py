@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gpt": {"layers": 1, "heads": 2, "width": 8},
     "samples": {"new_tokens": 3, "prompts": ["abc"]},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
     "clip-gradients": {"max_norm": 1.0},
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
