@@ -16,10 +16,23 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
+from hookline_plugins.data.splits import (
+    Files,
+    Fractions,
+    GroupBy,
+    OrderBy,
+    SplitColumn,
+    SplitSeed,
+    Stratify,
+    check_options,
+    key_of,
+    named,
+)
 from hookline_plugins.data.tables.columns import Missing, Reader, stacked
+from hookline_plugins.data.tables.dividing import Division, read_division, split_table
 from hookline_plugins.data.tables.files.format import MISSING_WORDS, TableFormat
-from hookline_plugins.data.tables.files.reading import Reading, read_table
+from hookline_plugins.data.tables.files.reading import Reading
+from hookline_plugins.data.tables.files.several import read_tables
 from hookline_plugins.data.tables.starting.choosing import choose_columns
 
 if TYPE_CHECKING:
@@ -41,6 +54,7 @@ class _Columns(NamedTuple):
         class_names: The names of the classes, for a classification.
         categories: The categories of each feature column; None for a column of numbers or dates.
         num_without_target: The number of rows that were left out because they have no target.
+        division: What decides on the split of each row.
     """
 
     features: list[pl.Series]
@@ -48,6 +62,7 @@ class _Columns(NamedTuple):
     class_names: tuple[str, ...]
     categories: dict[str, list[str] | None]
     num_without_target: int
+    division: Division
 
 
 @dataclass
@@ -79,6 +94,11 @@ class Table:
     )
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
+    stratify: Stratify = ""
+    group_by: GroupBy = ""
+    order_by: OrderBy = ""
+    split_column: SplitColumn = ""
+    files: Files = field(default_factory=dict)
     standardize: Annotated[bool, Meta(description="scale features to mean 0 and standard deviation 1")] = False
     standardize_target: Annotated[bool, Meta(description="scale the targets of a regression in the same way")] = False
     missing: Annotated[
@@ -123,7 +143,7 @@ class Table:
     def __post_init__(self) -> None:
         self._scales: tuple[Scale, Scale] | None = None
         self._num_without_target = 0
-        check_fractions(self.split)
+        check_options(self)
         self._form  # noqa: B018 - a format that cannot be is refused
         if self.standardize_target and self.task != "regression":
             raise ValueError(f"`standardize_target` is for task = 'regression', not {self.task!r}")
@@ -151,9 +171,9 @@ class Table:
         from hookline_plugins.data.tables.scaling import prepare
 
         x, y = stacked(features), stacked(targets)
-        splits = split_rows(x.shape[1], self.split, self.split_seed, faults)
+        splits = split_table(columns.division, self, faults)
         faults.check()
-        train = splits[0] if len(splits) > 1 else None
+        train = splits["train"] if len(splits) > 1 else None
         names = tuple(column.name for column in features), tuple(column.name for column in targets)
         self._scales = scales = (
             prepare(x, train, names[0], faults, is_scaled=self.standardize),
@@ -161,13 +181,8 @@ class Table:
         )
         faults.check()
         y = y.squeeze(0).long() if self.task == "classification" else y.T
-        parts = [TensorDataset(x.T[rows], y[rows]) for rows in splits]
-        train_part, validation, test, *_ = [*parts, None, None]
-        assert train_part is not None, "there is always a training split"
         return DataSource(
-            train_part,
-            validation,
-            test,
+            **named({name: TensorDataset(x.T[rows], y[rows]) for name, rows in splits.items()}),
             in_features=len(names[0]),
             out_features=len(class_names) if self.task == "classification" else len(names[1]),
             feature_names=names[0],
@@ -221,9 +236,14 @@ class Table:
         """
         labels = self._targets if self.task != "regression" else ()
         texts = {*self.one_hot, *self.dates, *labels}
-        sheet = read_table(self.path, Reading(self._form, texts.__contains__), faults)
+        by = key_of(self)
+        beside = dict([by]) if by else {}
+        reading = Reading(self._form, texts.__contains__)
+        sheet = read_tables(self.path, self.files, reading, faults, () if self.stratify else beside.values())
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
-        feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, faults)
+        feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, beside, faults)
+        drops_rows = self.missing == "drop"
+        division = read_division(sheet, self, self.dates, faults, drops_rows=drops_rows)
         reader = Reader(sheet, faults, self.missing)
         features: list[pl.Series] = []
         categories: dict[str, list[str] | None] = {}
@@ -241,9 +261,10 @@ class Table:
         _check_different(features, faults)
         faults.check(sheet)
         if self.missing == "error":
-            return _Columns(features, targets, class_names, categories, 0)
-        features, targets, count = _without_missing(features, targets, faults, drops_rows=self.missing == "drop")
-        return _Columns(features, targets, class_names, categories, count)
+            return _Columns(features, targets, class_names, categories, 0, division)
+        keep, count = _kept(features, targets, division, faults, drops_rows=drops_rows)
+        features, targets = ([column.filter(keep) for column in columns] for columns in (features, targets))
+        return _Columns(features, targets, class_names, categories, count, division.of_rows(keep))
 
     def _feature(self, reader: Reader, name: str) -> list[pl.Series]:
         if name in self.one_hot:
@@ -260,18 +281,15 @@ def _check_different(features: list[pl.Series], faults: Faults) -> None:
             faults.add(f"{count} features would be named {name!r}", hint="rename one of the columns, or leave it out")
 
 
-def _without_missing(
-    features: list[pl.Series], targets: list[pl.Series], faults: Faults, *, drops_rows: bool
-) -> tuple[list[pl.Series], list[pl.Series], int]:
-    """Return the columns without rows that lack a target, or any cell, and the number of those that lack a target."""
+def _kept(
+    features: list[pl.Series], targets: list[pl.Series], division: Division, faults: Faults, *, drops_rows: bool
+) -> tuple[pl.Series, int]:
+    """Return a mask without rows that lack a target, or any cell, and the number of those that lack a target."""
     has_target = ~_any_null(targets)
-    keep = has_target & ~_any_null(features) if drops_rows else has_target
+    keep = has_target & ~_any_null(features) & ~division.lacks_key() if drops_rows else has_target
     if not keep.any():
         faults.stop("every row has a missing cell, so dropping them leaves no rows", hint="list fewer `features`")
-    count = int((~has_target).sum())
-    if keep.all():
-        return features, targets, count
-    return [column.filter(keep) for column in features], [column.filter(keep) for column in targets], count
+    return keep, int((~has_target).sum())
 
 
 def _any_null(columns: list[pl.Series]) -> pl.Series:
