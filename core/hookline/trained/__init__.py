@@ -1,4 +1,4 @@
-"""Evaluations, predictions and exports of saved runs. All load on first use."""
+"""Evaluations, predictions, importances of features and exports of saved runs. All load on first use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hookline.engine.door import lazy
 if TYPE_CHECKING:
     from hookline.trained.evaluating import Evaluation, evaluate_run
     from hookline.trained.exporting import Exported, export_model
+    from hookline.trained.importance import FeatureImportance, Importance, measure_importance
     from hookline.trained.loading import load_trained
     from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
@@ -23,6 +24,11 @@ _HOME = {
         "Exported",
         "export_model",
     ),
+    "importance": (
+        "FeatureImportance",
+        "Importance",
+        "measure_importance",
+    ),
     "loading": ("load_trained",),
     "model": ("Trained",),
     "predicting": ("write_predictions",),
@@ -35,11 +41,14 @@ _HOME = {
 __all__ = [
     "Evaluation",
     "Exported",
+    "FeatureImportance",
+    "Importance",
     "Trained",
     "Weights",
     "evaluate_run",
     "export_model",
     "load_trained",
+    "measure_importance",
     "read_weights",
     "write_predictions",
 ]

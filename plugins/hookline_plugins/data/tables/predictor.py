@@ -113,6 +113,13 @@ class TablePredictor:
         self._held: list[pl.DataFrame] = []
         self._beside: pl.DataFrame | None = None
 
+    @property
+    def feature_columns(self) -> Sequence[str]:
+        """The column of the file that each input feature stems from."""
+        widths = {name: len(DATE_PARTS) if name in self._dates else 1 for name in self._categories}
+        widths |= {name: len(categories) for name, categories in self._categories.items() if categories is not None}
+        return [name for name, width in widths.items() for _ in range(width)]
+
     def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:
         """Yield the inputs of a file, float64 ``[B, I]``.
 
