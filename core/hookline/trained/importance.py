@@ -16,9 +16,9 @@ import torch
 
 from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError
-from hookline.engine.loop.batches import Batches
+from hookline.engine.reading.batches import Batches
 from hookline.engine.loop.building import Site
-from hookline.engine.loop.evaluation import build_predictor
+from hookline.engine.loop.predicting import build_predictor
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean
 from hookline.runs.folder import saved_config

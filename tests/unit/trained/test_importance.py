@@ -17,6 +17,7 @@ import hookline
 from hookline import ConfigError, DataSource
 from hookline.trained import Importance, load_trained, measure_importance
 from hookline.trained.permuted import features_of, permuted
+from hookline_plugins.data.tables.table import Table
 
 COLORS = ("red", "green", "blue")
 NUM = 60
@@ -225,3 +226,10 @@ def test_dates_and_categories_are_permuted_as_columns(tmp_path: Path) -> None:
     found: Importance = measure_importance(path, repeats=1)
     assert {one.feature for one in found.features} == {"day", "color"}
     assert list(load_trained(path).predictor.feature_columns) == ["day"] * 6 + ["color"] * 3  # type: ignore[attr-defined]
+    table = Table(tmp_path / "t.csv", "y", one_hot=("color",), dates={"day": "%Y-%m-%d"}, categories="codes")
+    built: Any = table.build_data()
+    columns = table.build_predictor(built).feature_columns  # type: ignore[attr-defined]
+    assert {one.name: dict(one.places) for one in features_of(built.train[0][0], columns)} == {
+        "day": {"numbers": [0, 1, 2, 3, 4, 5]},
+        "color": {"categories": [0]},
+    }
