@@ -215,7 +215,8 @@ class TablePredictor:
         others = sheet.frame.select(name for name in dict.fromkeys(sheet.names) if name and name not in self._levels)
         if problems is not None:
             texts = [problems.get(row) for row in sheet.rows]
-            others = others.with_columns(polars().Series(_PROBLEM, texts, dtype=polars().String))
+            # A frame without columns has no rows, so that a column of another length cannot be added to it.
+            others = polars().DataFrame([*others, polars().Series(_PROBLEM, texts, dtype=polars().String)])
         self._held.append(others)
         num_rows = sheet.frame.height
         raw = Raw(stacked(numbers, num_rows), stacked_codes(codes, num_rows))

@@ -75,9 +75,9 @@ def read_tables(
 
 def file_numbers(sheet: Sheet) -> pl.Series:
     """Return the number of the file of each row of a sheet, from 0."""
-    pl = polars()
     parts = sheet.parts if isinstance(sheet, Sheets) else [sheet]
-    numbers: pl.Series = pl.concat([pl.repeat(i, part.frame.height, eager=True) for i, part in enumerate(parts)])
+    columns = [polars().repeat(number, part.frame.height, eager=True) for number, part in enumerate(parts)]
+    numbers: pl.Series = polars().concat(columns)
     return numbers
 
 
