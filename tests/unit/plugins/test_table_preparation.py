@@ -63,8 +63,9 @@ def test_parts_of_a_large_table_are_prepared_like_the_whole(monkeypatch: pytest.
     rows = torch.tensor([4, 0, 3, 3, 1])
     monkeypatch.setattr("hookline_plugins.data.tables.preparation._ROWS_AT_ONCE", 2)
     monkeypatch.setattr("hookline_plugins.data.tables.preparation._FLAGS_AT_ONCE", 2)
-    whole = preparation()(raw().numbers.T, raw().categories.T)
-    assert torch.equal(prepared(preparation(), raw(), rows), whole[rows])
+    whole: Any = preparation()(raw().numbers.T, raw().categories.T)
+    found: Any = prepared(preparation(), raw(), rows)
+    assert torch.equal(found, whole[rows])
 
 
 # ---- codes in a run --------------------------------------------------------------------------------------------------
