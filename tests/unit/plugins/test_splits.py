@@ -192,6 +192,16 @@ def test_rows_that_are_dropped_take_no_part_in_the_splits(tmp_path: Path) -> Non
     assert sorted(x for part in xs(data).values() for x in part) == [1, 4, 6]
 
 
+@pytest.mark.parametrize("missing", ["drop", "mean"])
+def test_rows_without_a_target_take_no_part_in_a_split_by_it(tmp_path: Path, missing: str) -> None:
+    text = "x,y\n" + "".join(f"{n},{'' if n % 5 == 0 else n % 2}\n" for n in range(20))
+    data = table(tmp_path, text, split=(0.5, 0.5), stratify="y", task="classification", missing=missing)
+    assert [part.tensors[1].bincount().tolist() for part in data.splits().values()] == [[4, 4], [4, 4]]  # type: ignore[attr-defined]
+    with pytest.raises(DataError) as caught:
+        table(tmp_path, text, split=(0.5, 0.5), stratify="y", task="classification")
+    assert len(caught.value.faults) == 4  # each empty cell once
+
+
 def test_further_files_are_read_like_the_first(tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("y,x,k,extra\n1,10,b,?\n0,a lot,c,?\n")
     (tmp_path / "n.csv").write_text("x,k,y\n20,a,1\n")

@@ -43,16 +43,16 @@ class Division(NamedTuple):
 
 
 def read_division(
-    sheet: Sheet, options: Options, dates: Mapping[str, str], faults: Faults, *, drops_rows: bool
+    sheet: Sheet, options: Options, dates: Mapping[str, str], faults: Faults, *, refuses_gaps: bool
 ) -> Division:
-    """Return what decides on the splits of a sheet; an empty cell is a fault, unless such rows are dropped.
+    """Return what decides on the splits of a sheet.
 
     Args:
         sheet: The table.
         options: The options of its splits.
         dates: The forms of columns of dates.
         faults: Gets the faults.
-        drops_rows: Whether rows with empty cells are dropped.
+        refuses_gaps: Whether an empty cell is a fault; otherwise such rows are left out later.
     """
     files = file_numbers(sheet)
     by = key_of(options)
@@ -61,7 +61,7 @@ def read_division(
     option, name = by
     column = sheet.column(name)
     is_empty = column.is_null() & (files == 0)
-    if is_empty.any() and not drops_rows:
+    if refuses_gaps and is_empty.any():
         _add_cells(sheet, column, is_empty, f"the cell is empty, but `{option}` needs it", faults)
     return Division(files, _in_order(sheet, column, dates, faults) if option == "order_by" else _as_labels(column))
 

@@ -193,7 +193,8 @@ class Table:
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
         feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, beside, faults)
         reader = Reader(sheet, faults, self.missing)
-        cells = Cells(read_division(sheet, self, self.dates, faults, drops_rows=drops_rows))
+        refuses_gaps = not drops_rows and not set(beside.values()) & set(self._targets)
+        cells = Cells(read_division(sheet, self, self.dates, faults, refuses_gaps=refuses_gaps))
         for name in feature_columns:
             self._read_feature(reader, name, cells)
         if self.task == "regression":
