@@ -9,7 +9,7 @@ The tables are shipped by packages; nothing is fetched when this runs, and no ta
 Each table is written as a CSV file. A random fifth of its rows is kept apart; ``hookline init`` inspects the file of
 the others and writes a config, which is trained as it is, and the model predicts the rows that were kept apart. The
 peers are fitted to the very rows that the training split got, with the same columns: ``mean``, the mean or the most
-frequent class; ``linear``, ``Ridge`` or ``LogisticRegression`` on scaled numbers and one-hot categories; and ``boosted``,
+frequent class; ``linear``, ``Ridge`` or ``LogisticRegression`` on scaled numbers and one-hot categories; ``boosted``,
 ``HistGradientBoosting``; all with their default options. A score is the root mean squared error in the units of the
 file, or the share of wrong classes; it is the mean over ``--splits`` random splits. Smaller is better.
 
@@ -20,7 +20,6 @@ those whose role is ``kept apart`` were only measured.
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import importlib.util
 import io
