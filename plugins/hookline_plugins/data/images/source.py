@@ -120,13 +120,19 @@ class Images:
     @hookimpl
     def build_data(self, run: RunView) -> DataSource:
         """Find the images, look at all files, and read those that are kept in memory."""
+        from hookline_plugins.data.images.dataset import read_all
+
         pillow()
         faults = Faults(self.path)
         listing = self._listing(faults)
         if listing.left_out:
             count, first = len(listing.left_out), listing.left_out[0]
             run.warn(f"{count:,} file{'s' * (count != 1)} in {self.path} left out: no images by their names ({first})")
-        form = self._form(scan(listing.paths, faults), faults)
+        headers = scan(listing.paths, faults)
+        form = self._form(headers, faults)
+        if form and faults.has_any and self._keeps(listing, form):
+            sound = [name for name, header in zip(listing.names, headers, strict=True) if header]
+            read_all(listing.root, sound, form, faults)  # for their faults alone
         faults.check()
         assert form is not None, "images without a form are a fault"
         targets, rows = self._targets(listing, faults)
@@ -147,6 +153,10 @@ class Images:
             return list_folder(self.path, faults)
         targets = (self.target,) if isinstance(self.target, str) else self.target
         return list_table(self.path, (self.column, targets, self.split_column), faults)
+
+    def _keeps(self, listing: Listing, form: Form) -> bool:
+        """Return whether the pixels are kept in memory."""
+        return _num_bytes(listing, form) <= _LARGE_BYTES if self.in_memory == "auto" else self.in_memory
 
     def _form(self, headers: Sequence[Header | None], faults: Faults) -> Form | None:
         """Return the form of all images; None, with a fault, if they have different sizes."""
@@ -229,10 +239,9 @@ class Images:
     ) -> dict[str, Pictures]:
         from hookline_plugins.data.images.dataset import Pictures, read_all
 
-        num_bytes = len(listing.names) * math.prod(form.shape) * form.dtype().itemsize
-        is_kept = num_bytes <= _LARGE_BYTES if self.in_memory == "auto" else self.in_memory
+        is_kept = self._keeps(listing, form)
         if is_kept:
-            faults.check_memory(num_bytes, f"{len(listing.names):,} images in memory")
+            faults.check_memory(_num_bytes(listing, form), f"{len(listing.names):,} images in memory")
         pictures = {}
         for split, numbers in rows.items():
             names = [listing.names[number] for number in numbers]
@@ -286,3 +295,7 @@ class Images:
             kept=kept,
             unscale=scale,
         )
+
+
+def _num_bytes(listing: Listing, form: Form) -> int:
+    return len(listing.names) * math.prod(form.shape) * int(form.dtype().itemsize)
