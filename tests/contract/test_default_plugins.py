@@ -22,6 +22,7 @@ CATALOG = Catalog.installed()
 REQUIRED: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "images": {"path": str(FIXTURES)},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
     "gradient-checkpointing": {"modules": ["line"]},
