@@ -29,6 +29,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from hookline import Run, load_config, train
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import Workers
 
 CONFIG: dict[str, Any] = {
     "data": {"use": "images", "split": [0.8, 0.2]},
@@ -184,8 +186,6 @@ def measure_speed(root: Path, pairs: int) -> None:
 
 def epoch_of(run: Run) -> Iterator[Any]:
     """Return the batches of an epoch as a run reads them."""
-    from hookline.engine.loop.batches import Batches
-    from hookline.engine.loop.reading import Workers
 
     return Batches(run.data.train, 64, Workers(torch.float32), seed=0).epoch(1)
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.reading import Workers
 from torch import nn
 from torch.nn import functional
 
 from hookline import DataError, DataSource, HooklineError, Run, load_config, train
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import Workers
 from hookline.trained import load_trained, write_predictions
 from hookline_plugins.data.images import augmenting
 from hookline_plugins.data.images.augmenting import operations

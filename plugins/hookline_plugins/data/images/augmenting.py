@@ -66,16 +66,11 @@ class RandomCrop(Operation, frozen=True):
     def apply(self, pixels: Pixels, draw: Draw) -> Pixels:
         """Return the pixels, shifted by up to ``padding``."""
         height, width, channels = pixels.shape
-        shift = [math.floor(draw() * (2 * self.padding + 1)) - self.padding for _ in range(2)]
-        moved = np.zeros((height, width, channels), pixels.dtype)
-        into, out = zip(*(_overlap(by, size) for by, size in zip(shift, (height, width), strict=True)), strict=True)
-        moved[into] = pixels[out]
-        return moved
-
-
-def _overlap(shift: int, size: int) -> tuple[slice, slice]:
-    """Return the places of rows that are shifted by ``shift``: new ones, and old ones."""
-    return slice(max(-shift, 0), max(size - max(shift, 0), 0)), slice(max(shift, 0), max(size + min(shift, 0), 0))
+        padding = self.padding
+        padded = np.zeros((height + 2 * padding, width + 2 * padding, channels), pixels.dtype)
+        padded[padding : padding + height, padding : padding + width] = pixels
+        top, left = math.floor(draw() * (2 * padding + 1)), math.floor(draw() * (2 * padding + 1))
+        return padded[top : top + height, left : left + width]
 
 
 class RandomResizedCrop(Operation, frozen=True):

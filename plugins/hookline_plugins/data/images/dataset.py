@@ -139,6 +139,7 @@ class AugmentedDataset(Dataset[tuple[Tensor, Tensor]]):
         self.pictures, self.targets = dataset.pictures, dataset.targets
         self.fingerprint = dataset.fingerprint
         self._changes = [operation.apply for operation in operations]
+        self._target_of = list(dataset.targets.unbind())  # indexing a tensor takes longer
         self._prepared = preparation.of_rows
 
     def __len__(self) -> int:
@@ -148,4 +149,4 @@ class AugmentedDataset(Dataset[tuple[Tensor, Tensor]]):
         pixels = self.pictures.one(range(len(self))[index])
         for change in self._changes:
             pixels = change(pixels, random.random)
-        return self._prepared(pixels), self.targets[index]
+        return self._prepared(pixels), self._target_of[index]

@@ -39,6 +39,7 @@ class Preparation(nn.Module):
         shift = -torch.tensor(mean, dtype=torch.float64) / scale
         self.register_buffer("factor", (1 / (peak * scale)).float().reshape(-1, 1, 1))
         self.register_buffer("shift", shift.float().reshape(-1, 1, 1))
+        self._values = self.factor, self.shift  # torch takes microseconds to look up a buffer
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return inputs ``[B, C, H, W]`` for pixels ``[B, C, H, W]`` of any dtype."""
@@ -46,9 +47,11 @@ class Preparation(nn.Module):
 
     def of_rows(self, pixels: Pixels) -> Tensor:
         """Return inputs ``[B, C, H, W]`` for pixels as they are read, ``[B, H, W, C]``."""
-        inputs = np.empty((*pixels.shape[:-3], pixels.shape[-1], *pixels.shape[-3:-1]), np.float32)
-        inputs[:] = np.moveaxis(pixels, -1, -3)
-        return torch.from_numpy(inputs).mul_(self.factor).add_(self.shift)
+        rows = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+        inputs = np.empty(rows.shape, np.float32)
+        inputs[:] = rows
+        factor, shift = self._values
+        return torch.from_numpy(inputs).mul_(factor).add_(shift)
 
 
 def statistics_of(parts: Iterable[Pixels], peak: int) -> tuple[list[float], list[float]]:
