@@ -23,6 +23,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
     "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
+    "images": {"path": str(FIXTURES)},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
     "gradient-checkpointing": {"modules": ["line"]},
@@ -69,6 +70,11 @@ def classes(num_classes: int) -> DataSource:
     return DataSource(dataset, in_features=3, out_features=num_classes)
 
 
+def pictures() -> DataSource:
+    images = torch.randn(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(images, images.mean((2, 3))), out_features=1)
+
+
 # ---- all kinds ------------------------------------------------------------------------------------------------------
 
 
@@ -95,7 +101,8 @@ def test_a_config_written_as_text_is_the_same_config(entry: Entry, tmp_path: Pat
 
 
 def model_of(entry: Entry, seed: int) -> nn.Module:
-    return Run(load_config(config_naming(entry), {"train.seed": seed}, plugins={"data": regression()})).model
+    data = pictures() if entry.name == "cnn" else regression()
+    return Run(load_config(config_naming(entry), {"train.seed": seed}, plugins={"data": data})).model
 
 
 @of_kind("model")
