@@ -42,11 +42,11 @@ class Texts:
     path: Annotated[Path, Meta(description="CSV or Parquet file; or a folder with a folder of .txt files per class")]
     text: Annotated[str, Meta(min_length=1, description="column with the texts")] = "text"
     target: Annotated[str, Meta(min_length=1, description="column with the labels")] = "label"
-    tokens: Annotated[Literal["words", "bytes"], Meta(description="tokens without a tokenizer")] = "words"
+    pieces: Annotated[Literal["words", "bytes"], Meta(description="tokens without a tokenizer")] = "words"
     tokenizer: Annotated[
-        Path | None, Meta(description="tokenizer.json, or a folder with one; instead of `tokens`")
+        Path | None, Meta(description="tokenizer.json, or a folder with one; instead of `pieces`")
     ] = None
-    buckets: Annotated[int, Meta(ge=1, le=2**31 - 2, description="number of ids for words")] = 2**16
+    buckets: Annotated[int, Meta(ge=1, le=2**31 - 2, description="number of ids for words")] = 2**15
     max_length: Annotated[int, Meta(ge=1, description="largest number of tokens of a text")] = 512
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
@@ -83,7 +83,7 @@ class Texts:
             labels = ", ".join(map(repr, read.class_names)) or "none"
             faults.add(f"a classification needs at least two classes; the labels are: {labels}")
         read.check()
-        tokenizer = make_tokenizer(self.tokens, self.tokenizer, self.buckets)
+        tokenizer = make_tokenizer(self.pieces, self.tokenizer, self.buckets)
         ids = self._tokenized(read, used, tokenizer)
         read.check()
 
@@ -109,7 +109,11 @@ class Texts:
             target_names=(self.target,),
             class_names=tuple(read.class_names),
             task="classification",
-            kept={"vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.digest},
+            kept={
+                "vocab_size": tokenizer.vocab_size,
+                "max_length": self.max_length,
+                "tokenizer": tokenizer.digest,
+            },
         )
 
     @hookimpl
@@ -117,7 +121,7 @@ class Texts:
         """Read new texts with the same tokenizer."""
         from hookline_plugins.data.text.labelled.predictor import TextPredictor
 
-        tokenizer = make_tokenizer(self.tokens, self.tokenizer, self.buckets)
+        tokenizer = make_tokenizer(self.pieces, self.tokenizer, self.buckets)
         return TextPredictor(data, self._form, tokenizer, self.max_length, leaves_empty=self.faulty == "empty")
 
     @hookimpl

@@ -128,7 +128,7 @@ class FromFile:
         return Tokens(found.ids, bool(found.overflowing))
 
 
-def make_tokenizer(tokens: Literal["words", "bytes"], path: Path | None, buckets: int) -> Tokenizer:
+def make_tokenizer(pieces: Literal["words", "bytes"], path: Path | None, buckets: int) -> Tokenizer:
     """Return the tokenizer that the options of a data source describe.
 
     Raises:
@@ -137,4 +137,4 @@ def make_tokenizer(tokens: Literal["words", "bytes"], path: Path | None, buckets
     """
     if path is not None:
         return FromFile(path)
-    return Words(buckets) if tokens == "words" else Bytes()
+    return Words(buckets) if pieces == "words" else Bytes()
