@@ -50,7 +50,8 @@ class BagOfTokens:
                 self.linear = nn.Linear(size, out_features)
 
             def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-                weights = (attention_mask / attention_mask.sum(1, keepdim=True)).to(self.embedding.weight.dtype)
+                counted = attention_mask.to(self.embedding.weight.dtype)
+                weights = counted / counted.sum(1, keepdim=True)
                 return self.linear((weights.unsqueeze(1) @ self.embedding(input_ids)).squeeze(1))
 
         return Bag(self.embedding_size)

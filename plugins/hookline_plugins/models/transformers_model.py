@@ -68,7 +68,8 @@ class Transformers:
         Literal["sdpa", "eager"], Meta(description="torch's fused attention, or one operation after the other")
     ] = "sdpa"
     pooling: Annotated[
-        Literal["model", "mean"], Meta(description="head of sequence-classification: the model's, or the mean of tokens")
+        Literal["model", "mean"],
+        Meta(description="head of sequence-classification: the model's, or the mean of tokens"),
     ] = "model"
 
     def __post_init__(self) -> None:

@@ -112,7 +112,9 @@ class TextPredictor:
         faults.check()
         parts = [model(self._inputs(ids[first : first + batch_size])) for first in range(0, len(ids), batch_size)]
         names = np.array(self._data.class_names)
-        found = class_probabilities(torch.cat(parts) if parts else torch.empty(0, len(names)), len(names), is_binary=False)
+        found = class_probabilities(
+            torch.cat(parts) if parts else torch.empty(0, len(names)), len(names), is_binary=False
+        )
         return found.numpy() if probabilities else names[found.argmax(dim=1).numpy()]
 
     def _rows(self, piece: Piece, faults: Faults) -> list[tuple[Sequence[int], str | None, dict[str, Any]]]:

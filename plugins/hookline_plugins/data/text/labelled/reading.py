@@ -47,7 +47,7 @@ class Labelled(NamedTuple):
     """Texts with their labels.
 
     Attributes:
-        texts: The texts; None where there is none.
+        texts: The texts; empty where there is none; None where that is a fault already.
         labels: The index of the class of each; None where there is none.
         class_names: The names of the classes, sorted.
         refuse: Adds a fault of the texts with some indices, in a column.
@@ -93,8 +93,8 @@ def _read_table(path: Path, form: TextFormat, faults: Faults) -> Labelled:
 
 
 def texts_of(sheet: Sheet, name: str) -> list[str | None]:
-    """Return the cells of a column as texts, without blanks around them; None for an empty one."""
-    return sheet.column(name).cast(polars().String).to_list()
+    """Return the cells of a column as texts, without blanks around them."""
+    return sheet.column(name).cast(polars().String).fill_null("").to_list()
 
 
 def _labels(sheet: Sheet, name: str, faults: Faults) -> pl.Series:
@@ -136,9 +136,9 @@ def text_files(folder: Path) -> list[Path]:
 
 
 def read_text(path: Path, encoding: str, faults: Faults) -> str | None:
-    """Return the text of a file without blanks around it; None if it is empty, or with a fault if it is unreadable."""
+    """Return the text of a file without blanks around it; None, with a fault, if it cannot be read."""
     try:
-        return path.read_text(encoding).strip() or None
+        return path.read_text(encoding).strip()
     except UnicodeError as error:
         hint = "save it as UTF-8, or set `encoding`"
         faults.add(f"the file is not in the encoding {encoding!r}: {error}", location=Location(str(path)), hint=hint)
@@ -151,7 +151,7 @@ class Piece(NamedTuple):
     """Some new texts.
 
     Attributes:
-        texts: The texts; None where there is none.
+        texts: The texts; empty where there is none; None where that is a fault already.
         beside: The values that belong to each, by name: other columns of the table, or the name of the file.
         problems: The reasons why they cannot be read, by their index.
         sheet: Their table, if they are from one.
@@ -184,7 +184,9 @@ def read_new(path: Path, form: TextFormat, faults: Faults, *, keeps_malformed: b
             faults.stop(f"there is no column {form.text!r}", hint=did_you_mean(form.text, sheet.names))
         rows = sheet.rows.to_list()
         problems = {index: sheet.problems[row] for index, row in enumerate(rows) if row in sheet.problems}
-        beside = {name: sheet.frame[name].to_list() for name in dict.fromkeys(sheet.names) if name not in ("", form.text)}
+        beside = {
+            name: sheet.frame[name].to_list() for name in dict.fromkeys(sheet.names) if name not in ("", form.text)
+        }
         if rows or is_first:
             yield Piece(texts_of(sheet, form.text), beside, problems, sheet, rows)
         is_first = False

@@ -43,9 +43,9 @@ class Texts:
     text: Annotated[str, Meta(min_length=1, description="column with the texts")] = "text"
     target: Annotated[str, Meta(min_length=1, description="column with the labels")] = "label"
     pieces: Annotated[Literal["words", "bytes"], Meta(description="tokens without a tokenizer")] = "words"
-    tokenizer: Annotated[
-        Path | None, Meta(description="tokenizer.json, or a folder with one; instead of `pieces`")
-    ] = None
+    tokenizer: Annotated[Path | None, Meta(description="tokenizer.json, or a folder with one; instead of `pieces`")] = (
+        None
+    )
     buckets: Annotated[int, Meta(ge=1, le=2**31 - 2, description="number of ids for words")] = 2**15
     max_length: Annotated[int, Meta(ge=1, description="largest number of tokens of a text")] = 512
     split: Fractions = (1.0,)
@@ -133,7 +133,7 @@ class Texts:
     def _usable(self, read: Labelled) -> list[int]:
         """Return the indices of the texts that can be used; those of the others are faults, unless they are dropped."""
         without = {
-            self.text: [index for index, text in enumerate(read.texts) if text is None],
+            self.text: [index for index, text in enumerate(read.texts) if text == ""],
             self.target: [index for index, label in enumerate(read.labels) if label is None],
         }
         if self.missing == "error":
@@ -148,7 +148,7 @@ class Texts:
     def _tokenized(self, read: Labelled, used: Sequence[int], tokenizer: Tokenizer) -> list[Sequence[int]]:
         """Return the ids of the tokens of each text; one without any is a fault."""
         found = [tokenizer(read.texts[index] or "", self.max_length) for index in used]
-        without = [index for index, tokens in zip(used, found, strict=True) if not tokens.ids]
+        without = [index for index, tokens in zip(used, found, strict=True) if not tokens.ids and read.texts[index]]
         read.refuse(without, self.text, NO_TOKENS, "leave it out")
         if cut := [tokens for tokens in found if tokens.is_cut]:
             limit = f"more than {self.max_length:,} tokens (data.max_length), and the rest is left out"

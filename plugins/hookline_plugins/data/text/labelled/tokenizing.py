@@ -110,7 +110,9 @@ class FromFile:
             hint = f"nothing is downloaded: name a folder on this machine with a {FILE}"
             raise ConfigError(f"there is no tokenizer {path}", hint=hint) from error
         except Exception as error:  # the package raises Exception itself
-            raise ConfigError(f"{path} is not a tokenizer: {error}", hint="save it again with save_pretrained") from error
+            raise ConfigError(
+                f"{path} is not a tokenizer: {error}", hint="save it again with save_pretrained"
+            ) from error
         self._tokenizer.no_padding()
         self._max_length = 0
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
