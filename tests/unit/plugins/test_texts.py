@@ -238,6 +238,7 @@ def config(folder: Path, **values: Any) -> dict[str, Any]:
 def test_a_run_is_the_loop_written_out(tmp_path: Path) -> None:
     few = {"train.epochs": 2, "train.batch_size": 16, "callbacks.limit-examples.num_examples": 40}
     options = {**few, "train.shuffle": False, "callbacks.bucket-by-length": "off", "optimizer": "sgd"}
+    options["optimizer.lr"] = 0.05
     run = Run(load_config(config(tmp_path), options))
     data: Any = run.data.train
     table_of, linear = nn.Embedding(501, 4).double(), nn.Linear(4, 4).double()
@@ -252,7 +253,7 @@ def test_a_run_is_the_loop_written_out(tmp_path: Path) -> None:
             gradients = torch.autograd.grad(loss, parameters)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter -= 0.05 * gradient
+                    parameter.sub_(gradient, alpha=0.05)
     run.fit()
     torch.testing.assert_close(run.model.linear.weight, linear.weight, rtol=1e-8, atol=1e-10)  # type: ignore[union-attr]
     torch.testing.assert_close(run.model.embedding.weight, table_of.weight, rtol=1e-8, atol=1e-10)  # type: ignore[union-attr]
