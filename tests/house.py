@@ -17,7 +17,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"hookline": ROOT / "core" / "hookline", "hookline_plugins": ROOT / "plugins" / "hookline_plugins"}
 
-ENGINE_BOUND = 4057
+ENGINE_BOUND = 4035
 """Lines of code that the engine may have; lower it whenever it has fewer."""
 
 EIGHT = ("hookspecs", "host", "hook_call", "loop", "position", "building", "step", "run")
@@ -35,8 +35,8 @@ MAY_IMPORT = {
 }
 """The rooms of the core, and the rooms that each may import; annotations count."""
 
-MAY_IMPORT_IN_ENGINE = {"loop": ("plugin",), "plugin": ()}
-"""The rooms of the engine; its own modules are the ground floor of both."""
+MAY_IMPORT_IN_ENGINE = {"loop": ("plugin", "reading"), "plugin": (), "reading": ()}
+"""The rooms of the engine; its own modules are the ground floor of all."""
 
 
 class Figure(NamedTuple):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
+    from hookline import config as config
     from hookline import engine as engine
     from hookline import runs as runs
     from hookline import testing as testing
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hookline import trials as trials
     from hookline.config.from_arrays import from_arrays
     from hookline.config.loading import load_config
+    from hookline.config.plugin_file import plugin
     from hookline.config.training import train
     from hookline.engine.data import DataSource, Predictor
     from hookline.engine.errors import (
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from hookline.engine.loop.run import Run
     from hookline.engine.plugin.catalog import Catalog
     from hookline.engine.plugin.options import Secret
-    from hookline.engine.plugin.plugin_file import plugin
     from hookline.engine.plugin.run_config import RunConfig
     from hookline.engine.result import Outcome, RunResult, Step
     from hookline.engine.view import Metric, RunView
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 _HOME = {
     "config.from_arrays": ("from_arrays",),
     "config.loading": ("load_config",),
+    "config.plugin_file": ("plugin",),
     "config.training": ("train",),
     "engine.plugin.run_config": ("RunConfig",),
     "engine.data": (
@@ -75,7 +77,6 @@ _HOME = {
     "engine.loop.run": ("Run",),
     "engine.plugin.catalog": ("Catalog",),
     "engine.plugin.options": ("Secret",),
-    "engine.plugin.plugin_file": ("plugin",),
     "engine.result": (
         "Outcome",
         "RunResult",
@@ -86,7 +87,7 @@ _HOME = {
     "version": ("__version__",),
 }
 
-_ROOMS = ("engine", "runs", "testing", "trained", "trials")
+_ROOMS = ("config", "engine", "runs", "testing", "trained", "trials")
 """Rooms with doors of their own."""
 
 __all__ = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hookline import Catalog, RunResult, load_config, train
-from hookline.engine import entries_of_file
+from hookline.config import entries_of_file
 from support import Environment, run
 
 ACME = ["data=noisy-sine", "model=bumps", "loss=log-cosh", "optimizer=sign-sgd", "callbacks.best-epoch.use=best-epoch"]
@@ -115,7 +115,7 @@ OTHER_PROCESS = """
 import pickle, sys
 from pathlib import Path
 from hookline import train
-from hookline.engine import entries_of_file
+from hookline.config import entries_of_file
 
 if sys.argv[1:]:
     entries_of_file(sys.argv[1])

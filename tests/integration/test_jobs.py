@@ -19,7 +19,7 @@ import torch
 from hookline import Catalog, Run, load_config
 from hookline.cli.commands.main import hookline
 from hookline.cli.output import Output
-from hookline.engine.plugin.plugin_file import entries_of_file
+from hookline.config import entries_of_file
 from pages import blocks
 from support import FIXTURES, ROOT
 

@@ -121,7 +121,7 @@ def test_a_command_that_only_shows_a_config_prints_no_secret(folder: Path, hookl
 HOST = """\
 import sys
 import hookline
-from hookline.engine import entries_of_file
+from hookline.config import entries_of_file
 
 catalog = hookline.Catalog.installed().with_entries(entries_of_file("upload.py"))
 config = hookline.load_config(

@@ -12,7 +12,14 @@ from hookline.engine.door import lazy
 if TYPE_CHECKING:
     from hookline.engine.errors import error_text, text_of
     from hookline.engine.files import memory_bytes
-    from hookline.engine.loop.batch import (
+    from hookline.engine.loop.evaluation import evaluation_mode
+    from hookline.engine.loop.memory import first_line, is_out_of_memory
+    from hookline.engine.loop.weighted_mean import weight_of
+    from hookline.engine.plugin.catalog import KINDS, Entry
+    from hookline.engine.plugin.member import Member, PluginChoice
+    from hookline.engine.plugin.observer import Observer
+    from hookline.engine.plugin.run_config import PluginRules
+    from hookline.engine.reading.batch import (
         Forward,
         brief,
         count_examples,
@@ -21,14 +28,7 @@ if TYPE_CHECKING:
         tensors_in,
         with_parts,
     )
-    from hookline.engine.loop.evaluation import evaluation_mode, weight_of
-    from hookline.engine.loop.memory import first_line, is_out_of_memory
-    from hookline.engine.loop.rng import RandomMark
-    from hookline.engine.plugin.catalog import KINDS, Entry
-    from hookline.engine.plugin.member import Member, PluginChoice
-    from hookline.engine.plugin.observer import Observer
-    from hookline.engine.plugin.plugin_file import entries_of_file
-    from hookline.engine.plugin.run_config import PluginRules
+    from hookline.engine.rng import RandomMark
     from hookline.engine.train_options import TrainOptions
     from hookline.engine.view import Evaluated, Trial
     from hookline.engine.words import did_you_mean, encodable, nearest, printable
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 _HOME = {
     "errors": ("error_text", "text_of"),
     "files": ("memory_bytes",),
-    "loop.batch": ("Forward", "brief", "count_examples", "part_of", "prediction_of", "tensors_in", "with_parts"),
-    "loop.evaluation": ("evaluation_mode", "weight_of"),
+    "reading.batch": ("Forward", "brief", "count_examples", "part_of", "prediction_of", "tensors_in", "with_parts"),
+    "loop.evaluation": ("evaluation_mode",),
+    "loop.weighted_mean": ("weight_of",),
     "loop.memory": ("first_line", "is_out_of_memory"),
-    "loop.rng": ("RandomMark",),
+    "rng": ("RandomMark",),
     "plugin.run_config": ("PluginRules",),
     "plugin.catalog": ("KINDS", "Entry"),
     "plugin.member": ("Member", "PluginChoice"),
-    "plugin.plugin_file": ("entries_of_file",),
     "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
     "view": ("Evaluated", "Trial"),
@@ -66,7 +66,6 @@ __all__ = [
     "count_examples",
     "did_you_mean",
     "encodable",
-    "entries_of_file",
     "error_text",
     "evaluation_mode",
     "first_line",

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hookline.engine.data import DataSource
-from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.reading import Workers, shard_of
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.streams import shard_of
+from hookline.engine.reading.workers import Workers
 from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import BuildWatch, tensors_in
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from hookline.engine.loop.batch import (
+from hookline.engine.loop.run import Run
+from hookline.engine.loop.weighted_mean import WeightedMean, weight_of
+from hookline.engine.reading.batch import (
     Forward,
     count_examples,
     part_of,
@@ -22,8 +24,6 @@ from hookline.engine.loop.batch import (
     tensors_in,
     with_parts,
 )
-from hookline.engine.loop.evaluation import WeightedMean, weight_of
-from hookline.engine.loop.run import Run
 from hookline.testing.kit import Broken, Subject, check, skip
 from hookline.testing.parts import first_batch, fitting_loss
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hookline.engine.loop.batch import prediction_of
+from hookline.engine.reading.batch import prediction_of
 from hookline.testing.kit import Broken, Subject, check
 from hookline.testing.parts import changed_generators, first_batch, generator_states
 

@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 
 from hookline.config.loading import load_config
+from hookline.config.plugin_file import entries_of_file
 from hookline.engine.data import DataSource
 from hookline.engine.errors import HooklineError, describe_error
 from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.plugin.options import plain
 from hookline.engine.plugin.plugin import load_plugin
-from hookline.engine.plugin.plugin_file import entries_of_file
 
 _GRACE_S = 5.0
 """Time for a process that was too slow to write its traceback."""

@@ -18,12 +18,12 @@ from torch import nn
 from hookline.config.loading import load_config
 from hookline.engine.data import DataSource
 from hookline.engine.errors import HooklineError, error_text, text_of
-from hookline.engine.loop.rng import preserved_rng
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.hook_checks import MARK
 from hookline.engine.plugin.options import copied
 from hookline.engine.plugin.plugin import Plugin
 from hookline.engine.plugin.run_config import RunConfig
+from hookline.engine.rng import preserved_rng
 from hookline.testing import parts
 
 ModelFactory = Callable[[DataSource], nn.Module]

@@ -22,10 +22,10 @@ from torch.utils.data import TensorDataset
 
 from hookline.engine.data import DataSource
 from hookline.engine.hookspecs import hookimpl
-from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.reading import Workers
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog, Entry
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import Workers
 from hookline.engine.result import Outcome
 
 NO_DEFAULTS: Mapping[str, Any] = {}

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from hookline.engine.errors import ConfigError, ContractError, HooklineError, PluginError
-from hookline.engine.loop.batch import Forward, count_examples, part_of, tensors_in, with_parts
-from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.building import build_data
-from hookline.engine.loop.reading import Workers
-from hookline.engine.loop.rng import make_generator, preserved_rng
 from hookline.engine.loop.run import Run
+from hookline.engine.reading.batch import Forward, count_examples, part_of, tensors_in, with_parts
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import Workers
+from hookline.engine.rng import make_generator, preserved_rng
 from hookline.engine.words import did_you_mean
 from hookline.runs.disk.data_file import to_kept
 from hookline.runs.disk.encoding import state_from_safetensors, state_to_safetensors, to_json

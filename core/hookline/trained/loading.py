@@ -12,11 +12,11 @@ from torch import nn
 from hookline.config.loading import load_config
 from hookline.engine.data import DataSource
 from hookline.engine.loop.building import Site, build_model
-from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.member import Member
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.rng import RandomState
 from hookline.runs.folder import expect_saved_weights, read_data, saved_config
 from hookline.runs.search import find_run
 from hookline.trained.model import Trained

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from hookline.engine.loop.batch import tensors_in
+from hookline.engine.reading.batch import tensors_in
 from hookline.engine.view import Row
 
 _MAX_ROWS = 40

@@ -20,7 +20,7 @@ from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_inputs, as_tensor
 from hookline_plugins.data.rows import Rows, read_numbers
 from hookline_plugins.data.splits import held_out_rows
-from hookline_plugins.data.tables.scaling import Scale, prepare
+from hookline_plugins.data.tables.scaling import Scale, Unscale, measure
 from hookline_plugins.data.targets import Targets, Task, read_targets
 
 
@@ -129,7 +129,7 @@ def _scales(
             scales.append(None)
             continue
         table = part["train"].T.double().clone()
-        scale = prepare(table, None, known or tuple(map(str, range(len(table)))), faults, is_scaled=True)
+        scale = measure(table, known or tuple(map(str, range(len(table)))), faults, is_scaled=True)
         part.update({split: (rows.double() - scale.mean) / scale.scale for split, rows in part.items()})
         scales.append(scale)
     return scales
@@ -159,7 +159,7 @@ def _source(
         class_names=tuple(map(str, labels or ())),
         task=targets.task,
         kept=kept,
-        unscale=scales[1].unscaled if scales[1] else None,
+        unscale=Unscale(scales[1].mean, scales[1].scale) if scales[1] else None,
     )
 
 

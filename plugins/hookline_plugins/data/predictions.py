@@ -7,56 +7,65 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hookline import ContractError
+from hookline.engine import count_examples, part_of
 from hookline_plugins.data.tables.files.sheet import polars
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+Inputs = TypeVar("Inputs", bound="Tensor | dict[str, Tensor]")
+
 _WRITTEN_ROWS = 2**16
 """Rows of a Parquet file to write at once: a row group, which should not be too small."""
 
 
-def in_batches(parts: Iterable[Tensor], batch_size: int) -> Iterator[Tensor]:
-    """Yield the rows of tensors in batches of ``batch_size``; the last may be smaller.
+def in_batches(parts: Iterable[Inputs], batch_size: int) -> Iterator[Inputs]:
+    """Yield the rows of tensors, or of mappings of them, in batches of ``batch_size``; the last may be smaller.
 
     The batches do not depend on the parts in which a file is read, so that the same kernels compute them.
     """
-    import torch
-
-    rest: Tensor | None = None
+    rest: Inputs | None = None
     for part in parts:
-        rows = part if rest is None else torch.cat([rest, part])
-        end = len(rows) - len(rows) % batch_size
+        rows = part if rest is None else _joined(rest, part)
+        num_rows = count_examples(rows)
+        end = num_rows - num_rows % batch_size
         for first in range(0, end, batch_size):
-            yield rows[first : first + batch_size]
-        rest = rows[end:]
-    if rest is not None and len(rest):
+            yield part_of(rows, first, first + batch_size)
+        rest = part_of(rows, end, None)
+    if rest is not None and count_examples(rest):
         yield rest
 
 
+def _joined(one: Any, other: Any) -> Any:
+    """Return the rows of two tensors, or of two mappings of tensors, as one."""
+    import torch
+
+    if isinstance(one, Mapping):
+        return {name: _joined(values, other[name]) for name, values in one.items()}
+    return torch.cat([one, other])
+
+
 def number_columns(
-    prediction: Tensor, names: Sequence[str], mean: Tensor | None = None, scale: Tensor | None = None
+    prediction: Tensor, names: Sequence[str], unscale: Callable[[Tensor], Tensor] | None = None
 ) -> Mapping[str, Sequence[float]]:
-    """Return the columns of a regression: ``predicted_NAME`` for each target, ``value * scale + mean``.
+    """Return the columns of a regression: ``predicted_NAME`` for each target.
 
     Args:
         prediction: The output of the model, ``[B, O]``.
         names: The names of the targets.
-        mean: The mean subtracted from each target in training, float64 ``[O]``.
-        scale: The scale by which each was divided, float64 ``[O]``.
+        unscale: Maps values ``[B, O]`` to the units of the targets; None: they are in these units.
 
     Raises:
         ContractError: If the shape of the prediction does not fit the targets.
     """
     values = _checked(prediction, len(names)).double()
-    if mean is not None and scale is not None:
-        values = values * scale + mean
+    values = unscale(values) if unscale else values
     return {f"predicted_{name}": values[:, number].tolist() for number, name in enumerate(names)}
 
 

@@ -23,7 +23,7 @@ from hookline import (
     load_config,
     resume,
 )
-from hookline.engine import entries_of_file
+from hookline.config import entries_of_file
 from hookline.trained import evaluate_run, export_model, load_trained
 from support import saved_folder
 

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import Catalog, ConfigError, ContractError, DataError, DataSource, HooklineError, Run, load_config, resume
 from hookline.engine import Entry
-from hookline.engine.loop.batch import count_examples
-from hookline.engine.loop.evaluation import weight_of
+from hookline.engine.loop.weighted_mean import weight_of
 from hookline.engine.plugin.plugin import load_plugin
+from hookline.engine.reading.batch import count_examples
 from hookline.trained import evaluate_run
 
 MODULES = [f"hookline_plugins.losses.{name}" for name in ("binary", "classification", "embeddings")]

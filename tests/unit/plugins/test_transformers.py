@@ -16,8 +16,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hookline import Catalog, CheckpointError, ConfigError, DataSource, PluginError, Run, load_config, resume
-from hookline.engine import entries_of_file
+from hookline import (
+    Catalog,
+    CheckpointError,
+    ConfigError,
+    DataSource,
+    PluginError,
+    Run,
+    load_config,
+    resume,
+)
+from hookline.config import entries_of_file
 from hookline.trained import evaluate_run, export_model, load_trained
 from support import saved_folder
 

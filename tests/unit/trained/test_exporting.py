@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 import hookline
 from hookline import Catalog, ConfigError, ContractError, DataSource, PluginError, load_config
-from hookline.engine import entries_of_file
+from hookline.config import entries_of_file
 from hookline.runs import folder_of
 from hookline.runs.disk.encoding import state_from_safetensors
 from hookline.trained import Trained, export_model, exporting, load_trained

@@ -320,7 +320,7 @@ class AllOfThem:
 
 
 def test_a_trained_loss_is_kept_with_the_final_weights(tmp_path: Path) -> None:
-    catalog = Catalog.installed().with_entries(hookline.engine.entries_of_file(__file__))
+    catalog = Catalog.installed().with_entries(hookline.config.entries_of_file(__file__))
     tables = {"loss": {"use": "scaled"}, "optimizer": {"use": "all-of-them"}}
     config = {
         "train": {"epochs": 1},
@@ -385,7 +385,7 @@ class CountingModel:
 
 
 def test_the_extra_state_of_modules_is_kept_with_the_final_weights(tmp_path: Path) -> None:
-    catalog = Catalog.installed().with_entries(hookline.engine.entries_of_file(__file__))
+    catalog = Catalog.installed().with_entries(hookline.config.entries_of_file(__file__))
     tables = {"loss": {"use": "counting"}, "model": {"use": "counting-model"}}
     config = {"train": {"epochs": 2}, **tables, "callbacks": {"run-folder": {"parent": str(tmp_path)}}}
     run = Run(hookline.load_config(config, catalog=catalog))
@@ -788,7 +788,7 @@ class LineData:
     ],
 )
 def test_the_predictor_of_a_plugin_is_used_and_checked(tmp_path: Path, scale: int, message: str | None) -> None:
-    catalog = Catalog.installed().with_entries(hookline.engine.entries_of_file(__file__))
+    catalog = Catalog.installed().with_entries(hookline.config.entries_of_file(__file__))
     config = {
         "train": {"epochs": 1, "eval_batch_size": 7},
         "data": {"use": "lines", "scale": float(scale)},

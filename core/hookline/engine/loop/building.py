@@ -8,17 +8,21 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from hookline.engine.errors import ContractError
-from hookline.engine.loop.batch import Forward, count_examples, placed_module
-from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.components import Components
-from hookline.engine.loop.evaluation import EvaluatedWeights, build_metrics, try_evaluation, weight_of
+from hookline.engine.loop.evaluated_weights import EvaluatedWeights
+from hookline.engine.loop.evaluation import try_evaluation
 from hookline.engine.loop.finite_guard import FiniteGuard
+from hookline.engine.loop.metrics import build_metrics
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.reading import Workers, with_sizes
-from hookline.engine.loop.rng import RandomState
 from hookline.engine.loop.splits import SplitReader, evaluated_splits
+from hookline.engine.loop.weighted_mean import weight_of
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.reading.batch import Forward, count_examples, placed_module
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.examples import with_sizes
+from hookline.engine.reading.workers import Workers
+from hookline.engine.rng import RandomState
 from hookline.engine.view import Evaluation, RunView, Trial
 
 

@@ -11,12 +11,13 @@ from torch.optim import Optimizer
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError
-from hookline.engine.loop.batch import Forward
-from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.evaluation import EvaluatedWeights, evaluate_splits
+from hookline.engine.loop.evaluated_weights import EvaluatedWeights
+from hookline.engine.loop.evaluation import evaluate_splits
 from hookline.engine.loop.finite_guard import FiniteGuard
-from hookline.engine.loop.reading import Workers
 from hookline.engine.loop.splits import SplitReader
+from hookline.engine.reading.batch import Forward
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import Workers
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.view import Evaluation, LossFunction, Metric, RunView, StepFunction
 from hookline.engine.words import did_you_mean

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.engine.errors import NonFiniteError
-from hookline.engine.loop.batch import Forward, tensors_in
 from hookline.engine.loop.position import Position
+from hookline.engine.reading.batch import Forward, tensors_in
 from hookline.engine.view import RunView
 
 _MAX_SKIPS = 100

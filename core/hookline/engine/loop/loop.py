@@ -14,15 +14,16 @@ from hookline.engine.logged import Logged
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.reading import lost_worker, note_examples
 from hookline.engine.loop.results import check_skipping, check_step_result
-from hookline.engine.loop.rng import RandomState, in_run
 from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.read_only import ReadOnly
+from hookline.engine.reading.failure import note_examples
+from hookline.engine.reading.workers import lost_worker
 from hookline.engine.result import Outcome, Step
+from hookline.engine.rng import RandomState, in_run
 from hookline.engine.view import RunView
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hookline.engine.loop.batches import Batches
+from hookline.engine.reading.batches import Batches
 
 
 class Position:

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError, ContractError
-from hookline.engine.loop.batch import brief
 from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.reading.batch import brief
 from hookline.engine.view import RunView
 from hookline.engine.words import with_article
 

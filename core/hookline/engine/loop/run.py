@@ -17,12 +17,12 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Site, build_all
 from hookline.engine.loop.components import Components
-from hookline.engine.loop.evaluation import metrics_of, predicting
 from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.loop import Loop
+from hookline.engine.loop.metrics import metrics_of
 from hookline.engine.loop.position import Position
+from hookline.engine.loop.predicting import predicting
 from hookline.engine.loop.results import check_result
-from hookline.engine.loop.rng import RandomState, in_run, make_generator
 from hookline.engine.loop.state import component_state, load_component_state
 from hookline.engine.loop.step import CoreHooks
 from hookline.engine.plugin.host import Host
@@ -30,6 +30,7 @@ from hookline.engine.plugin.member import Member, make_members
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.result import Outcome, RunResult, Step, plain_rows
+from hookline.engine.rng import RandomState, in_run, make_generator
 from hookline.engine.view import LossFunction, Reduction, Row
 from hookline.engine.words import as_text
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from hookline.engine.data import STANDARD_SPLITS
 from hookline.engine.errors import ConfigError, DataError, HooklineError, error_text
-from hookline.engine.loop.batches import Batches
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.reading import lost_worker
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import lost_worker
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean
 

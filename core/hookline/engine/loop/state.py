@@ -12,10 +12,10 @@ from torch import nn
 from hookline.engine.errors import ContractError
 from hookline.engine.logged import Logged
 from hookline.engine.loop.components import Components
-from hookline.engine.loop.evaluation import WeightedMean
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.rng import RandomState
+from hookline.engine.loop.weighted_mean import WeightedMean
 from hookline.engine.read_only import ReadOnly
+from hookline.engine.rng import RandomState
 from hookline.engine.view import RunView
 
 

@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 
 from hookline.engine.errors import ContractError
 from hookline.engine.hookspecs import hookimpl
-from hookline.engine.loop.batch import count_examples, part_of
 from hookline.engine.loop.components import Components
-from hookline.engine.loop.evaluation import counted, usual_evaluation
+from hookline.engine.loop.evaluation import usual_evaluation
 from hookline.engine.loop.memory import MEMORY_ERRORS, check_update
+from hookline.engine.loop.weighted_mean import counted
+from hookline.engine.reading.batch import count_examples, part_of
 from hookline.engine.view import Evaluation, RunView, StepFunction
 from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
 

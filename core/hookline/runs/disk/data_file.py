@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import CheckpointError, DataError
-from hookline.engine.loop.rng import Bystanders, seed_all
+from hookline.engine.rng import Bystanders, seed_all
 from hookline.runs.disk.encoding import decode, encode, from_json, to_json
 from hookline.runs.disk.formats import check_format
 

@@ -27,6 +27,7 @@ from hookline_plugins.data.predictions import (
     number_columns,
 )
 from hookline_plugins.data.rows import names_of, read_numbers
+from hookline_plugins.data.tables.scaling import Unscale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,6 +63,10 @@ class ArrayPredictor:
         except msgspec.ValidationError as error:
             raise DataError(f"the description of the data, saved with the run, cannot be used: {error}") from error
         self._data, self._name, self._form = data, name, form
+        mean, scale = (
+            torch.tensor(values, dtype=torch.float64) for values in (self._kept.target_mean, self._kept.target_scale)
+        )
+        self._unscale = Unscale(mean, scale) if len(scale) else None
         self._example, self._target = data.train[0]
         self._is_binary = data.task == "binary"
         self._is_class = self._is_binary or not self._target.is_floating_point()
@@ -80,14 +85,13 @@ class ArrayPredictor:
 
     def columns(self, prediction: Tensor) -> Mapping[str, Sequence[Any]]:
         """Return the predicted class and each class's probability; or a column for each of ``O`` targets."""
-        data, kept = self._data, self._kept
+        data = self._data
         count = data.out_features or 0
         numbers = [str(number) for number in range(count)]
         if self._is_class:
             target = data.target_names[0] if data.target_names else ""
             return class_columns(prediction, target, data.class_names or numbers, is_binary=self._is_binary)
-        scale = (torch.tensor(kept.target_mean), torch.tensor(kept.target_scale)) if kept.target_scale else ()
-        return number_columns(prediction, data.target_names or numbers, *scale)
+        return number_columns(prediction, data.target_names or numbers, self._unscale)
 
     def predict(
         self, model: Callable[[Tensor], Any], inputs: Any, batch_size: int, *, probabilities: bool = False
@@ -120,11 +124,8 @@ class ArrayPredictor:
             labels = np.array(kept.labels or range(self._data.out_features or 0))
             found = class_probabilities(prediction, len(labels), is_binary=self._is_binary)
             return found.numpy() if probabilities else labels[found.argmax(dim=1).numpy()]
-        if kept.target_scale:
-            mean, scale = (
-                torch.tensor(values, dtype=torch.float64) for values in (kept.target_mean, kept.target_scale)
-            )
-            prediction = prediction.double() * scale + mean
+        if self._unscale:
+            prediction = self._unscale(prediction.double())
         is_column = kept.is_flat and prediction.dim() == 2 and prediction.shape[1] == 1
         return (prediction.squeeze(1) if is_column else prediction).numpy()
 

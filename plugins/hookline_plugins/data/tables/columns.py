@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hookline_plugins.data.faults import LISTED, Cell, Faults
+from hookline_plugins.data.tables.features import DATE_PARTS
 from hookline_plugins.data.tables.files.sheet import Sheet, as_numbers, polars
 from hookline_plugins.data.tables.kinds import are_whole, distinct, first_fraction, kind_of, show, whole_texts
 
@@ -18,14 +19,8 @@ if TYPE_CHECKING:
 
 
 Missing = Literal["error", "drop", "mean"]
-Categories = Mapping[str, Sequence[str] | None]
-"""The categories of each feature column that is one-hot; None for a column of numbers."""
-
 MAX_CATEGORIES = 1000
 """Largest number of categories of a one-hot column: with more it is an identifier, and would fill the memory."""
-
-DATE_PARTS = ("days", "year", "month", "day", "weekday", "hour")
-"""The features that replace a date: days since 1970-01-01 with their fraction, and the parts of the calendar."""
 
 _FILL_HINT = "fill it in, or set `missing` to 'drop' or 'mean'"
 _LARGEST = "the largest number is about 1.8e308"
@@ -90,27 +85,25 @@ class Reader:
         parts = [days, *(getattr(dates.dt, part)().cast(pl.Float64) for part in DATE_PARTS[1:])]
         return [values.alias(f"{name}.{part}") for part, values in zip(DATE_PARTS, parts, strict=True)]
 
-    def one_hot(self, name: str) -> list[pl.Series]:
-        """Return a column for each category: 1.0 in rows that have it, 0.0 in rows that have another.
+    def codes(self, name: str) -> tuple[pl.Series, list[str]]:
+        """Return the code of each row, int64 and null for a missing cell, and the levels: 1 is the first of them.
 
-        The categories are those of the whole file. Otherwise the number of features would depend on the split, and a
+        The levels are those of the whole file. Otherwise the number of features would depend on the split, and a
         model trained with one seed would not fit the data of another.
         """
-        pl = polars()
         column = self.sheet.column(name)
         if not self._is_present(column, _FILL_HINT, refuse=self.missing == "error"):
-            return []
+            return _nothing(column), []
         labels = self._labels(column, "remove it from `one_hot`: numbers can be features directly")
-        categories = distinct(labels)
-        if len(categories) > MAX_CATEGORIES:
-            message = f"column {name!r} has {len(categories):,} different values; `one_hot` allows {MAX_CATEGORIES:,}"
+        levels = distinct(labels)
+        if len(levels) > MAX_CATEGORIES:
+            message = f"column {name!r} has {len(levels):,} different values; `one_hot` allows {MAX_CATEGORIES:,}"
             self.faults.add(message, hint="leave it out of `features`")
-            return []
-        return [(labels == category).cast(pl.Float64).alias(f"{name}={category}") for category in categories]
+            return _nothing(column), []
+        return _codes(labels, levels), levels
 
     def classes(self, name: str, *, is_binary: bool) -> tuple[pl.Series, tuple[str, ...]]:
         """Return the class index of each row, int64, and the names of the classes: the sorted values of the file."""
-        pl = polars()
         column = self.sheet.column(name)
         if not self._is_target_present(column):
             return _nothing(column), ()
@@ -124,7 +117,7 @@ class Reader:
         elif len(names) < 2:
             hint = "a classification needs at least two classes"
             self.faults.add(f"the target {name!r} has only one value, {show(names[0])}", hint=hint)
-        return labels.cast(pl.Enum(names)).to_physical().cast(pl.Int64), tuple(names)
+        return _codes(labels, names) - 1, tuple(names)
 
     def numbers(self, name: str, missing_hint: str | None) -> pl.Series:
         """Return a column that was numeric in training, float64; with a hint, missing cells are faults."""
@@ -133,10 +126,10 @@ class Reader:
             self._add_cells(column, column.is_null(), missing_hint)
         return self._finite(column)
 
-    def indicators(
-        self, name: str, categories: Sequence[str], missing_hint: str | None, *, fills_unseen: bool
-    ) -> list[pl.Series]:
-        """Return a column for each known category, as ``one_hot`` does.
+    def known_codes(
+        self, name: str, levels: Sequence[str], missing_hint: str | None, *, fills_unseen: bool
+    ) -> pl.Series:
+        """Return the code of each row, as ``codes`` does, for the levels of the training data.
 
         An unknown category is a fault, or null with ``fills_unseen``.
         """
@@ -144,15 +137,16 @@ class Reader:
         column = self.sheet.column(name)
         if missing_hint:
             self._add_cells(column, column.is_null(), missing_hint)
-        labels = whole_texts(column) if are_whole(categories) else column.cast(pl.String)
-        unknown = column.is_not_null() & ~labels.is_in(list(categories)).fill_null(value=False)
+        labels = whole_texts(column) if are_whole(levels) else column.cast(pl.String)
+        codes = _codes(labels, levels)
         if not fills_unseen:
-            hint = f"known: {', '.join(map(show, categories[:LISTED]))}; or set `unseen` to 'mean'"
+            hint = f"known: {', '.join(map(show, levels[:LISTED]))}; or set `unseen` to 'mean'"
             self._add_cells(
-                column, unknown, describe=lambda value: (f"{show(value)} was not in the training data", hint)
+                column,
+                column.is_not_null() & codes.is_null(),
+                describe=lambda value: (f"{show(value)} was not in the training data", hint),
             )
-        labels = labels.set(unknown, None)
-        return [(labels == category).cast(pl.Float64) for category in categories]
+        return codes
 
     def _is_target_present(self, column: pl.Series) -> bool:
         hint = "to leave out such rows, set `missing` to 'drop' or 'mean'"
@@ -237,16 +231,33 @@ class Reader:
             self.problems.setdefault(cell.row, f"column {cell.column!r}: {cell.message}")
 
 
-def stacked(columns: list[pl.Series]) -> Tensor:
+def stacked(columns: Sequence[pl.Series], num_rows: int) -> Tensor:
     """Return the columns as one tensor, float64 ``[I, N]``; a missing cell is NaN."""
     import torch
 
-    result = torch.empty(len(columns), len(columns[0]), dtype=torch.float64)
+    result = torch.empty(len(columns), num_rows, dtype=torch.float64)
     for number, column in enumerate(columns):
         values = column.cast(polars().Float64)
         values = values.fill_null(math.nan) if values.null_count() else values
         result[number] = torch.from_numpy(values.to_numpy(writable=True))
     return result
+
+
+def stacked_codes(columns: Sequence[pl.Series], num_rows: int) -> Tensor:
+    """Return columns of codes as one tensor, int64 ``[C, N]``; a missing cell is 0."""
+    import torch
+
+    result = torch.empty(len(columns), num_rows, dtype=torch.int64)
+    for number, column in enumerate(columns):
+        result[number] = torch.from_numpy(column.fill_null(0).to_numpy(writable=True))
+    return result
+
+
+def _codes(labels: pl.Series, levels: Sequence[str]) -> pl.Series:
+    """Return the number of each label among the levels, from 1; null for any other."""
+    types = polars()
+    codes: pl.Series = labels.cast(types.Enum(levels), strict=False).to_physical().cast(types.Int64) + 1
+    return codes
 
 
 def _nothing(column: pl.Series) -> pl.Series:

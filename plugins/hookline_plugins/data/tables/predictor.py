@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hookline import DataError
+from hookline.engine import count_examples
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.predictions import (
     WRITERS,
@@ -25,10 +26,13 @@ from hookline_plugins.data.predictions import (
     number_columns,
 )
 from hookline_plugins.data.rows import names_of
-from hookline_plugins.data.tables.columns import DATE_PARTS, Missing, Reader, stacked
+from hookline_plugins.data.tables.columns import Missing, Reader, stacked, stacked_codes
+from hookline_plugins.data.tables.features import with_date_parts
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.reading import Reading, read_pieces
 from hookline_plugins.data.tables.files.sheet import Sheet, polars
+from hookline_plugins.data.tables.preparation import Inputs, Preparation, Raw, prepared
+from hookline_plugins.data.tables.scaling import Scale, Unscale
 from hookline_plugins.data.tables.starting.choosing import check_known_columns
 
 if TYPE_CHECKING:
@@ -73,15 +77,17 @@ class _Kept(msgspec.Struct):
     target_mean: list[float]
     target_scale: list[float]
     dates: dict[str, str] = {}
+    categories: Literal["one-hot", "codes"] = "one-hot"
 
     def __post_init__(self) -> None:
-        widths = [
-            len(DATE_PARTS) if name in self.dates else 1 if categories is None else len(categories)
-            for name, categories in self.features
-        ]
-        sizes = {len(self.fill), len(self.mean), len(self.scale)}
-        if sizes != {sum(widths)} or len(self.target_mean) != len(self.target_scale):
-            raise ValueError(f"{sum(widths)} features have {sizes} values for missing cells, means and scales")
+        if len(self.target_mean) != len(self.target_scale):
+            raise ValueError(f"{len(self.target_mean)} means and {len(self.target_scale)} scales of targets")
+
+    def preparation(self) -> Preparation:
+        """Return the preparation of the training data."""
+        columns = with_date_parts(self.features, self.dates)
+        scale = Scale((), *map(_doubles, (self.fill, self.mean, self.scale)))
+        return Preparation(columns, scale, keeps_codes=self.categories == "codes")
 
 
 class TablePredictor:
@@ -99,33 +105,31 @@ class TablePredictor:
     def __init__(self, data: DataSource, form: TableFormat, rules: Rules, task: str) -> None:
         try:
             kept = msgspec.convert(dict(data.kept), _Kept)
-        except msgspec.ValidationError as error:
+            self._preparation = kept.preparation()
+        except ValueError as error:
             raise DataError(f"the description of the columns, saved with the run, cannot be used: {error}") from error
         if task == "regression" and len(kept.target_mean) != len(data.target_names):
             raise DataError("the description of the columns, saved with the run, has other targets than scales")
         self._data, self._task, self._form, self._rules = data, task, form, rules
-        self._categories: dict[str, list[str] | None] = dict(kept.features)
+        self._levels: dict[str, list[str] | None] = dict(kept.features)
         self._dates = kept.dates
-        self._fill, self._mean, self._scale, self._target_mean, self._target_scale = (
-            torch.tensor(values, dtype=torch.float64)
-            for values in (kept.fill, kept.mean, kept.scale, kept.target_mean, kept.target_scale)
-        )
+        self._unscale = Unscale(_doubles(kept.target_mean), _doubles(kept.target_scale))
         self._held: list[pl.DataFrame] = []
         self._beside: pl.DataFrame | None = None
 
-    def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:
-        """Yield the inputs of a file, float64 ``[B, I]``.
+    def read(self, path: Path, batch_size: int) -> Iterator[Inputs]:
+        """Yield the inputs of a file: float64 ``[B, I]``, or numbers and codes of categories by name.
 
         Raises:
             DataError: If its columns or cells do not match the training data; carries every fault.
         """
         self._held = []
         for inputs in in_batches(self._parts(partial(read_pieces, path), Faults(path)), batch_size):
-            self._beside = self._next_rows(len(inputs))
+            self._beside = self._next_rows(count_examples(inputs))
             yield inputs
 
     def predict(
-        self, model: Callable[[Tensor], Any], inputs: Any, batch_size: int, *, probabilities: bool = False
+        self, model: Callable[[Any], Any], inputs: Any, batch_size: int, *, probabilities: bool = False
     ) -> NDArray[Any]:
         """Return labels ``[N]`` or numbers ``[N]`` or ``[N, O]`` for the rows of a frame; or probabilities ``[N, C]``.
 
@@ -142,7 +146,7 @@ class TablePredictor:
             names = np.array(self._data.class_names)
             found = class_probabilities(prediction, len(names), is_binary=self._task == "binary")
             return found.numpy() if probabilities else names[found.argmax(dim=1).numpy()]
-        values = prediction.double() * self._target_scale + self._target_mean
+        values: Tensor = self._unscale(prediction.double())
         return (values.squeeze(1) if values.shape[1] == 1 else values).numpy()
 
     def beside(self) -> Mapping[str, Sequence[Any]]:
@@ -154,7 +158,7 @@ class TablePredictor:
         """Return ``predicted_TARGET`` for each target, in the units of the file, and the probability of each class."""
         data, is_binary = self._data, self._task == "binary"
         found = (
-            number_columns(prediction, data.target_names, self._target_mean, self._target_scale)
+            number_columns(prediction, data.target_names, self._unscale)
             if self._task == "regression"
             else class_columns(prediction, data.target_names[0], data.class_names, is_binary=is_binary)
         )
@@ -166,14 +170,14 @@ class TablePredictor:
             for name, values in found.items()
         }
 
-    def _parts(self, pieces: Callable[[Reading, Faults], Iterator[Sheet]], faults: Faults) -> Iterator[Tensor]:
+    def _parts(self, pieces: Callable[[Reading, Faults], Iterator[Sheet]], faults: Faults) -> Iterator[Inputs]:
         sheet: Sheet | None = None
         num_rows = 0
-        numbers = {name for name, categories in self._categories.items() if categories is None} - set(self._dates)
+        numbers = {name for name, levels in self._levels.items() if levels is None} - set(self._dates)
         reading = Reading(self._form, lambda name: name not in numbers, keeps_malformed=self._rules.leaves_empty)
         for sheet in pieces(reading, faults):
             if not num_rows:
-                self._readable = check_known_columns(sheet, list(self._categories), faults)
+                self._readable = check_known_columns(sheet, list(self._levels), faults)
                 self._check_others(sheet, faults)
             num_rows += sheet.frame.height
             inputs = self._inputs(sheet, faults)
@@ -194,30 +198,33 @@ class TablePredictor:
             if name in made | ({_PROBLEM} if self._rules.leaves_empty else set()):
                 faults.add(f"the column {name!r} has the name of a result", hint="leave it out, or rename it")
 
-    def _inputs(self, sheet: Sheet, faults: Faults) -> Tensor | None:
+    def _inputs(self, sheet: Sheet, faults: Faults) -> Inputs | None:
         problems = dict(sheet.problems) if self._rules.leaves_empty else None
         reader = Reader(sheet, faults, self._rules.missing, problems)
-        columns = [column for name in self._readable for column in self._feature(reader, name)]
+        numbers = [column for name in self._readable for column in self._numbers(reader, name)]
+        codes = [
+            self._codes(reader, name, levels) for name in self._readable if (levels := self._levels[name]) is not None
+        ]
         if faults.has_any or sheet.frame.is_empty():
             return None
-        others = sheet.frame.select(
-            name for name in dict.fromkeys(sheet.names) if name and name not in self._categories
-        )
+        others = sheet.frame.select(name for name in dict.fromkeys(sheet.names) if name and name not in self._levels)
         if problems is not None:
             texts = [problems.get(row) for row in sheet.rows]
             others = others.with_columns(polars().Series(_PROBLEM, texts, dtype=polars().String))
         self._held.append(others)
-        values = stacked(columns).T.contiguous()
-        values = torch.where(values.isnan(), self._fill, values)
-        return values.sub_(self._mean).div_(self._scale)
+        num_rows = sheet.frame.height
+        raw = Raw(stacked(numbers, num_rows), stacked_codes(codes, num_rows))
+        return prepared(self._preparation, raw, torch.arange(num_rows))
 
-    def _feature(self, reader: Reader, name: str) -> list[pl.Series]:
-        hint, categories = _HINTS[self._rules.missing], self._categories[name]
+    def _numbers(self, reader: Reader, name: str) -> list[pl.Series]:
+        hint = _HINTS[self._rules.missing]
         if name in self._dates:
             return reader.dates(name, self._dates[name], hint)
-        if categories is None:
-            return [reader.numbers(name, hint)]
-        return reader.indicators(name, categories, hint, fills_unseen=self._rules.fills_unseen)
+        return [reader.numbers(name, hint)] if self._levels[name] is None else []
+
+    def _codes(self, reader: Reader, name: str, levels: list[str]) -> pl.Series:
+        hint = _HINTS[self._rules.missing]
+        return reader.known_codes(name, levels, hint, fills_unseen=self._rules.fills_unseen)
 
     def _next_rows(self, count: int) -> pl.DataFrame:
         """Take the next rows of the columns that are not features from those that were read."""
@@ -238,3 +245,7 @@ def _pieces_of_frame(given: Any, reading: Reading, faults: Faults) -> Iterator[S
     yield Sheet(
         Path("the given frame"), tuple(frame.columns), frame, pl.int_range(frame.height, eager=True), reading.form, None
     )
+
+
+def _doubles(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

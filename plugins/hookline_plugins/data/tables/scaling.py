@@ -31,29 +31,37 @@ class Scale:
     mean: Tensor
     scale: Tensor
 
-    def unscaled(self, values: Tensor) -> Tensor:
-        """Return values ``[B, I]`` in the units of the file."""
+
+class Unscale(nn.Module):
+    """Maps scaled targets and predictions ``[B, O]`` to the units of the data: ``value * scale + mean``."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the values in the units of the data."""
         return values * self.scale.to(values) + self.mean.to(values)
 
 
-def prepare(table: Tensor, train: Tensor | None, names: tuple[str, ...], faults: Faults, *, is_scaled: bool) -> Scale:
-    """Fill in missing cells of a table ``[I, N]`` and scale it, in place, by the rows of the training split.
-
-    ``train`` are the numbers of these rows; None for all.
-    """
-    rows = table if train is None else table.index_select(1, train)
+def measure(rows: Tensor, names: tuple[str, ...], faults: Faults, *, is_scaled: bool) -> Scale:
+    """Return the scaling of columns by their training rows ``[I, N]``, in which missing cells are filled in."""
     fill = rows.mean(dim=1)
     # The sum of a row with a missing cell is NaN; so may be a sum that overflows.
-    for number in table.sum(dim=1).isnan().nonzero().flatten().tolist():
-        if not table[number].isnan().any():
+    for number in fill.isnan().nonzero().flatten().tolist():
+        is_missing = rows[number].isnan()
+        if not is_missing.any():
             continue
         fill[number] = rows[number].nanmean()
         if fill[number].isnan():
             faults.add(f"column {names[number]!r} has no values in the training split, and so no mean")
             fill[number] = 0  # so that the scales are not found at fault as well
-        for column in (table[number], rows[number]):
-            column[column.isnan()] = fill[number]
-    if not is_scaled:
+        rows[number, is_missing] = fill[number]
+    if not is_scaled or not names:
         return Scale(names, fill, torch.zeros_like(fill), torch.ones_like(fill))
     low, high = torch.aminmax(rows, dim=1)
     is_constant = low == high
@@ -61,7 +69,6 @@ def prepare(table: Tensor, train: Tensor | None, names: tuple[str, ...], faults:
     scale = rows.std(dim=1, correction=0).where(~is_constant, 1)
     for number in (~(mean.isfinite() & scale.isfinite() & (scale > 0))).nonzero().flatten().tolist():
         faults.add(f"column {names[number]!r} cannot be standardized: its numbers are too large or too close together")
-    table.sub_(mean.unsqueeze(1)).div_(scale.unsqueeze(1))
     return Scale(names, fill, mean, scale)
 
 

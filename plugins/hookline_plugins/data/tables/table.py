@@ -5,49 +5,28 @@ Shapes: ``N`` rows, ``I`` input features, ``O`` targets.
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
-from hookline_plugins.data.tables.columns import Missing, Reader, stacked
+from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions
+from hookline_plugins.data.tables.cells import Cells
+from hookline_plugins.data.tables.columns import Missing, Reader
+from hookline_plugins.data.tables.features import check_different, feature_names, with_date_parts
 from hookline_plugins.data.tables.files.format import MISSING_WORDS, TableFormat
 from hookline_plugins.data.tables.files.reading import Reading, read_table
 from hookline_plugins.data.tables.starting.choosing import choose_columns
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from hookline import Outcome, Predictor, RunView
     from hookline_plugins.data.tables.scaling import Scale
 
 
 _Names = tuple[str, ...]
-
-
-class _Columns(NamedTuple):
-    """The columns of a file.
-
-    Attributes:
-        features: The features, with a column for each category and each part of a date.
-        targets: The targets.
-        class_names: The names of the classes, for a classification.
-        categories: The categories of each feature column; None for a column of numbers or dates.
-        num_without_target: The number of rows that were left out because they have no target.
-    """
-
-    features: list[pl.Series]
-    targets: list[pl.Series]
-    class_names: tuple[str, ...]
-    categories: dict[str, list[str] | None]
-    num_without_target: int
 
 
 @dataclass
@@ -56,7 +35,8 @@ class Table:
 
     A CSV file may be compressed with gzip, bzip2, xz or Zstandard, or be the only file of a zip archive.
 
-    Inputs are float64 ``[N, I]``. Targets are float64 ``[N, O]`` (regression), int64 ``[N]`` with class indices
+    Inputs are float64 ``[N, I]``; with ``categories = "codes"`` a mapping of ``numbers``, float64 ``[N, K]``, and
+    ``categories``, int64 ``[N, C]``. Targets are float64 ``[N, O]`` (regression), int64 ``[N]`` with class indices
     (classification), or float64 ``[N, 1]`` of 0 and 1 (binary). Numbers are read to the nearest float64. An empty cell
     is a missing value, and so is one of ``missing_words``; blanks around a cell are ignored. A row without a target is
     left out, with a warning, unless ``missing`` is ``error``.
@@ -94,6 +74,10 @@ class Table:
         Meta(description="new rows that cannot be read: report an error, or leave their predictions empty"),
     ] = "error"
     one_hot: Annotated[_Names, Meta(description="features to replace by a 0/1 feature for each of their values")] = ()
+    categories: Annotated[
+        Literal["one-hot", "codes"],
+        Meta(description="input of a column in `one_hot`: 0/1 features, or the code of its value for an embedding"),
+    ] = "one-hot"
     dates: Annotated[
         dict[str, str],
         Meta(description="features to replace by the parts of a date, with its form, such as '%Y-%m-%d'"),
@@ -142,49 +126,13 @@ class Table:
     def build_data(self) -> DataSource:
         """Read and split the file."""
         faults = Faults(self.path)
-        columns = self.read(faults)
-        features, targets, class_names = columns.features, columns.targets, columns.class_names
-        self._num_without_target = columns.num_without_target
+        cells = self.read(faults)
+        self._num_without_target = cells.num_without_target
 
-        from torch.utils.data import TensorDataset  # only now: a bad file is reported without waiting for torch
+        from hookline_plugins.data.tables.building import build_source  # only now: a bad file needs no torch
 
-        from hookline_plugins.data.tables.scaling import prepare
-
-        x, y = stacked(features), stacked(targets)
-        splits = split_rows(x.shape[1], self.split, self.split_seed, faults)
-        faults.check()
-        train = splits[0] if len(splits) > 1 else None
-        names = tuple(column.name for column in features), tuple(column.name for column in targets)
-        self._scales = scales = (
-            prepare(x, train, names[0], faults, is_scaled=self.standardize),
-            prepare(y, train, names[1], faults, is_scaled=self.standardize_target),
-        )
-        faults.check()
-        y = y.squeeze(0).long() if self.task == "classification" else y.T
-        parts = [TensorDataset(x.T[rows], y[rows]) for rows in splits]
-        train_part, validation, test, *_ = [*parts, None, None]
-        assert train_part is not None, "there is always a training split"
-        return DataSource(
-            train_part,
-            validation,
-            test,
-            in_features=len(names[0]),
-            out_features=len(class_names) if self.task == "classification" else len(names[1]),
-            feature_names=names[0],
-            target_names=names[1],
-            class_names=class_names,
-            task=self.task,
-            unscale=scales[1].unscaled if self.standardize_target else None,
-            kept={
-                "features": [[name, categories] for name, categories in columns.categories.items()],
-                "dates": dict(self.dates),
-                "fill": scales[0].fill.tolist(),
-                "mean": scales[0].mean.tolist(),
-                "scale": scales[0].scale.tolist(),
-                "target_mean": scales[1].mean.tolist(),
-                "target_scale": scales[1].scale.tolist(),
-            },
-        )
+        data, self._scales = build_source(self, cells, faults)
+        return data
 
     @hookimpl
     def build_predictor(self, data: DataSource) -> Predictor:
@@ -212,8 +160,8 @@ class Table:
 
             run.report("coefficients", coefficients(layer, *self._scales))
 
-    def read(self, faults: Faults) -> _Columns:
-        """Return the columns of the file, without the rows to drop.
+    def read(self, faults: Faults) -> Cells:
+        """Return the cells of the file, without the rows to drop.
 
         Raises:
             DataError: If the file cannot be used; carries every fault.
@@ -224,56 +172,28 @@ class Table:
         sheet = read_table(self.path, Reading(self._form, texts.__contains__), faults)
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
         feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, faults)
-        reader = Reader(sheet, faults, self.missing)
-        features: list[pl.Series] = []
-        categories: dict[str, list[str] | None] = {}
+        reader, cells = Reader(sheet, faults, self.missing), Cells()
         for name in feature_columns:
-            read = self._feature(reader, name)
-            is_one_hot = name in self.one_hot
-            categories[name] = [column.name.removeprefix(f"{name}=") for column in read] if is_one_hot else None
-            features += read
-        class_names: tuple[str, ...] = ()
+            self._read_feature(reader, name, cells)
         if self.task == "regression":
-            targets = [reader.target(name) for name in target_columns]
+            cells.targets = [reader.target(name) for name in target_columns]
         else:
-            target, class_names = reader.classes(target_columns[0], is_binary=self.task == "binary")
-            targets = [target]
-        _check_different(features, faults)
+            target, cells.class_names = reader.classes(target_columns[0], is_binary=self.task == "binary")
+            cells.targets = [target]
+        names = feature_names(with_date_parts(cells.columns, self.dates), keeps_codes=self.categories == "codes")
+        check_different(names, faults)
         faults.check(sheet)
-        if self.missing == "error":
-            return _Columns(features, targets, class_names, categories, 0)
-        features, targets, count = _without_missing(features, targets, faults, drops_rows=self.missing == "drop")
-        return _Columns(features, targets, class_names, categories, count)
+        if self.missing != "error":
+            cells.leave_out(faults, with_any_gap=self.missing == "drop")
+        return cells
 
-    def _feature(self, reader: Reader, name: str) -> list[pl.Series]:
+    def _read_feature(self, reader: Reader, name: str, cells: Cells) -> None:
+        levels = None
         if name in self.one_hot:
-            return reader.one_hot(name)
-        if name in self.dates:
-            return reader.dates(name, self.dates[name], reader.fill_hint)
-        return [reader.feature(name)]
-
-
-def _check_different(features: list[pl.Series], faults: Faults) -> None:
-    """Refuse features of the same name: a column ``c=red`` beside the category ``red`` of a column ``c``."""
-    for name, count in Counter(column.name for column in features).items():
-        if count > 1:
-            faults.add(f"{count} features would be named {name!r}", hint="rename one of the columns, or leave it out")
-
-
-def _without_missing(
-    features: list[pl.Series], targets: list[pl.Series], faults: Faults, *, drops_rows: bool
-) -> tuple[list[pl.Series], list[pl.Series], int]:
-    """Return the columns without rows that lack a target, or any cell, and the number of those that lack a target."""
-    has_target = ~_any_null(targets)
-    keep = has_target & ~_any_null(features) if drops_rows else has_target
-    if not keep.any():
-        faults.stop("every row has a missing cell, so dropping them leaves no rows", hint="list fewer `features`")
-    count = int((~has_target).sum())
-    if keep.all():
-        return features, targets, count
-    return [column.filter(keep) for column in features], [column.filter(keep) for column in targets], count
-
-
-def _any_null(columns: list[pl.Series]) -> pl.Series:
-    masks = [column.is_null() for column in columns if column.null_count()]
-    return functools.reduce(operator.or_, masks, columns[0].is_null() if not masks else masks[0])
+            codes, levels = reader.codes(name)
+            cells.codes.append(codes)
+        elif name in self.dates:
+            cells.numbers += reader.dates(name, self.dates[name], reader.fill_hint)
+        else:
+            cells.numbers.append(reader.feature(name))
+        cells.columns.append((name, levels))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hookline import ConfigError, Run, load_config
-from hookline.engine.loop.batch import placed
 from hookline.engine.loop.components import find_device
+from hookline.engine.reading.batch import placed
 
 CPU = torch.device("cpu")
 

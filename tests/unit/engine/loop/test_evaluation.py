@@ -14,10 +14,11 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from hookline.engine.errors import ContractError, DataError
-from hookline.engine.loop.batch import Forward
-from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.evaluation import WeightedMean, evaluate, usual_evaluation
-from hookline.engine.loop.reading import Workers
+from hookline.engine.loop.evaluation import evaluate, usual_evaluation
+from hookline.engine.loop.weighted_mean import WeightedMean
+from hookline.engine.reading.batch import Forward
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import Workers
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(23, 3, generator=GENERATOR)

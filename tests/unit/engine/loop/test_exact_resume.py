@@ -10,7 +10,7 @@ import pytest
 
 import hookline
 from hookline import Catalog, Run, load_config
-from hookline.engine import entries_of_file
+from hookline.config import entries_of_file
 from hookline.runs import folder_of
 from support import saved_folder
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from hookline import ContractError, DataError, DataSource, Run, load_config
-from hookline.engine.loop.evaluation import WeightedMean, weight_of
+from hookline.engine.loop.weighted_mean import WeightedMean, weight_of
 
 IGNORED = -100
 

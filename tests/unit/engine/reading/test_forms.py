@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 import hookline
 from hookline import DataSource, hookimpl
 from hookline.engine import Forward, part_of, tensors_in, with_parts
-from hookline.engine.loop.batch import placed
+from hookline.engine.reading.batch import placed
 
 _NUM = 20
 

@@ -17,19 +17,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline.engine.errors import DataError
-from hookline.engine.loop.batch import placed
-from hookline.engine.loop.reading import (
-    ENDED,
-    ExampleReader,
-    Failure,
-    Rows,
-    StreamReader,
-    Turn,
-    Workers,
-    lost_worker,
-    name_examples,
-)
-from hookline.engine.loop.rng import make_generator
+from hookline.engine.reading.batch import placed
+from hookline.engine.reading.examples import ExampleReader, Rows
+from hookline.engine.reading.failure import Failure, name_examples
+from hookline.engine.reading.streams import ENDED, StreamReader, Turn
+from hookline.engine.reading.workers import Workers, lost_worker
+from hookline.engine.rng import make_generator
 from hookline.shortcuts.copies import copied_ahead
 
 _GATHERED_BYTES = 2**26

@@ -10,7 +10,8 @@ import pytest
 
 import hookline
 from hookline import Catalog, ConfigError, PluginError, load_config
-from hookline.engine import Entry, entries_of_file
+from hookline.config import entries_of_file
+from hookline.engine import Entry
 
 WriteFile = Callable[..., Path]
 

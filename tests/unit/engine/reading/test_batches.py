@@ -23,10 +23,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, get_worker_info
 
 from hookline import DataError, DataSource, Fault, Run, hookimpl, load_config
-from hookline.engine.loop import batches
-from hookline.engine.loop.batch import count_examples, placed
-from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.reading import Workers
+from hookline.engine.reading import batches
+from hookline.engine.reading.batch import count_examples, placed
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import Workers
 from hookline.trials.proof.inside import inside
 
 NUM = 23
@@ -730,7 +730,7 @@ def test_a_worker_that_dies_is_a_fault_of_the_data_and_leaves_no_process(get: Ca
 def test_a_worker_that_dies_while_a_batch_is_taken_to_the_device_is_a_fault_of_the_data(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hookline.engine.loop.batches.placed", taken_slowly)
+    monkeypatch.setattr("hookline.engine.reading.batches.placed", taken_slowly)
     with pytest.raises(DataError, match=r"a process that reads examples died: DataLoader worker \(pid"):
         list(make(Items(dies_later), seed=None, num_workers=1).epoch(1))
     assert not children()

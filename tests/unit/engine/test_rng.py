@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hookline.engine.loop.rng import RandomState, derive_seed, make_generator, preserved_rng
+from hookline.engine.rng import RandomState, derive_seed, make_generator, preserved_rng
 
 
 class OopsError(Exception):

@@ -14,8 +14,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 import hookline
 from hookline import DataError, DataSource, Run, hookimpl
-from hookline.engine.loop.batches import Batches
-from hookline.engine.loop.reading import Workers
+from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.workers import Workers
 
 NUM = 25
 

@@ -1,0 +1,145 @@
+"""``StreamReader``: batches of a stream, which goes on from a place."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+from torch.utils.data import Dataset, default_collate, get_worker_info
+
+from hookline.engine.errors import DataError
+from hookline.engine.reading.batch import tensors_in
+from hookline.engine.reading.failure import Failure
+from hookline.engine.reading.workers import Workers
+from hookline.engine.rng import derive_seed, seed_all
+
+_UNSHARED = "workers would yield each of them several times, because the stream does not share them out"
+_SHARE = "give it a method shard(worker, num_workers), share them out in __iter__, or set train.num_workers = 1"
+
+
+class Turn(NamedTuple):
+    """A turn of a reader of a stream, to read its next batch.
+
+    Attributes:
+        epoch: Number of the epoch.
+        number: Number of the turn in it, from 0; the readers take turns, also those whose examples are over.
+        place: Where the reader begins: ``{}``, the beginning, or a place that it returned; None: it goes on.
+    """
+
+    epoch: int
+    number: int
+    place: dict[str, Any] | None
+
+
+ENDED = {"ended": True}
+"""The place of a reader whose examples are over."""
+
+
+class StreamReader:
+    """Reads batches of a stream, in any process.
+
+    The random numbers drawn for a batch depend on the seed, the epoch and the number of the turn. Before each epoch, a
+    stream with a ``state_dict`` gets the state of its beginning; a stream with ``shard`` is shared out between workers
+    by it, and another one that gives all its examples to each of several workers is refused.
+    """
+
+    draws = True
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, workers: Workers, min_size: int = 1) -> None:
+        self._stream: Any = dataset
+        self._batch_size = batch_size
+        self._collate = workers.collate or default_collate
+        self._item_seed = workers.item_seed
+        self._min_size = min_size
+        self._source: Any = None
+        self._first: Mapping[str, Any] = {}
+        self._examples: Iterator[Any] | None = None
+        self._num_read = 0
+        self._asked: set[str] | None = None
+
+    def read(self, turn: Turn | None) -> Any:
+        """Return a batch with the place after it and its mark, a ``Failure``, or None if no batch is left."""
+        try:
+            if turn is None:
+                return None
+            seed_all(derive_seed(self._item_seed, "stream", turn.number, turn.epoch))
+            if turn.place is not None:
+                self._begin(turn.epoch, turn.place)
+            if self._examples is None:
+                return None
+            items: list[Any] = []
+            for example in itertools.islice(self._examples, self._batch_size):
+                items.append(example)
+                self._num_read += 1
+            if len(items) < self._min_size:
+                self._examples = None
+                return None
+            # It must have asked by now: its first example depends on the answer.
+            if self._asked is not None and not self._asked & {"id", "num_workers"}:
+                error = DataError(f"{cast(Any, get_worker_info()).num_workers} {_UNSHARED}", hint=_SHARE)
+                return Failure("the examples", error)
+            batch = self._collate(items)
+            place = {"state": copy.deepcopy(self._source.state_dict())} if self._first else {}
+            return batch, place, _mark_of(batch)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Failure(f"the rest after {self._num_read} examples", error)
+
+    def rewind(self) -> None:
+        """Take the stream back to its beginning."""
+        if self._first:
+            self._source.load_state_dict(copy.deepcopy(self._first["state"]))
+
+    def _begin(self, epoch: int, place: Mapping[str, Any]) -> None:
+        self._num_read, self._examples = 0, None
+        if self._source is None:
+            self._source = self._share()
+            if all(callable(getattr(self._source, name, None)) for name in ("state_dict", "load_state_dict")):
+                self._first = {"state": copy.deepcopy(self._source.state_dict())}
+        if place != ENDED:
+            if hasattr(self._source, "set_epoch"):
+                self._source.set_epoch(epoch)
+            if place or self._first:
+                self._source.load_state_dict(copy.deepcopy((place or self._first)["state"]))
+            self._examples = iter(self._source)
+
+    def _share(self) -> Any:
+        """Return the share of this process in the stream."""
+        worker: Any = get_worker_info()
+        if shard := shard_of(self._stream):
+            return shard(worker=worker.id if worker else 0, num_workers=worker.num_workers if worker else 1)
+        if worker and worker.num_workers > 1:
+            self._asked = _recorded_reads(worker)
+        return self._stream
+
+
+def shard_of(dataset: Dataset[Any]) -> Callable[..., Dataset[Any]] | None:
+    """Return the method ``shard(worker, num_workers)`` of a stream, if it has one."""
+    shard = getattr(dataset, "shard", None)
+    # Other libraries have a method of this name with other parameters.
+    is_it = callable(shard) and {"worker", "num_workers"} <= inspect.signature(shard).parameters.keys()
+    return shard if is_it else None
+
+
+def _mark_of(batch: Any) -> int:
+    """Return a checksum of some values of a batch, by which it is recognized when it is read again."""
+    flat = [tensor.detach().flatten() for tensor in tensors_in(batch)]
+    return zlib.crc32(repr([(len(each), each[:: len(each) // 64 + 1].tolist()) for each in flat]).encode())
+
+
+def _recorded_reads(worker: Any) -> set[str]:
+    """Record in the returned set which attributes of a worker's info are read from now on."""
+    names: set[str] = set()
+
+    class Recording(type(worker)):  # type: ignore[misc] # the class of torch is private
+        __slots__ = ()  # else its layout would differ
+
+        def __getattribute__(self, name: str) -> Any:
+            names.add(name)
+            return super().__getattribute__(name)
+
+    object.__setattr__(worker, "__class__", Recording)  # torch lets nothing be set on it otherwise
+    return names
