@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def from_file(path: Path, folder: Path, target: str | None = None, task: str | None = None) -> Starter:
-    """Return a config in ``folder`` that trains on a text, ``.txt``, ``.md`` or a folder of such, on images, or on a table.
+    """Return a config in ``folder`` that trains on a text, a folder of texts or of images, or a table.
 
     Args:
         path: The file or folder.
