@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource
-from hookline_plugins.data.splits import split_rows
+from hookline_plugins.data.splits import Options as SplitOptions
+from hookline_plugins.data.splits import named
 from hookline_plugins.data.tables.columns import stacked, stacked_codes
+from hookline_plugins.data.tables.dividing import split_table
 from hookline_plugins.data.tables.examples import Examples
-from hookline_plugins.data.tables.features import columns_of, feature_names
+from hookline_plugins.data.tables.features import expanded, feature_names
 from hookline_plugins.data.tables.preparation import (
     Fitting,
     Preparation,
@@ -39,12 +41,10 @@ if TYPE_CHECKING:
     from hookline_plugins.data.tables.ways import Ways
 
 
-class Options(Protocol):
+class Options(SplitOptions, Protocol):
     """The options of ``Table`` that its datasets need."""
 
     task: Literal["regression", "classification", "binary"]
-    split: tuple[float, ...]
-    split_seed: int
     standardize: bool
     standardize_target: bool
     categories: Literal["one-hot", "codes"]
@@ -64,24 +64,20 @@ def build_source(options: Options, cells: Cells, faults: Faults) -> tuple[DataSo
     num_rows = len(cells.targets[0])
     raw = Raw(stacked(cells.numbers, num_rows), stacked_codes(cells.codes, num_rows))
     targets = stacked(cells.targets, num_rows)
-    splits = split_rows(num_rows, options.split, options.split_seed, faults)
+    splits = split_table(cells.division, options, faults)
     faults.check()
     fitting, uses = _fitting(options, cells), options.ways.transforms
-    preparation, scale = fit(fitting, raw, splits[0], faults)
+    preparation, scale = fit(fitting, raw, splits["train"], faults)
     target_names = tuple(column.name for column in cells.targets)
-    unscale, target_scale = _fit_targets(options, targets, splits[0], target_names, faults)
+    unscale, target_scale = _fit_targets(options, targets, splits["train"], target_names, faults)
     faults.check()
     targets = transformed(targets.T, unscale.transforms).T.contiguous()
     targets.sub_(target_scale.mean.unsqueeze(1)).div_(target_scale.scale.unsqueeze(1))
     y = targets.squeeze(0).long() if options.task == "classification" else targets.T
-    parts = [_dataset(prepared(preparation, raw, rows), y[rows]) for rows in splits]
-    train, validation, test, *_ = [*parts, None, None]
-    assert train is not None, "there is always a training split"
+    parts = {name: _dataset(prepared(preparation, raw, rows), y[rows]) for name, rows in splits.items()}
     labels = tuple(f"{uses[name]}({name})" if name in uses else name for name in scale.names)
     data = DataSource(
-        train,
-        validation,
-        test,
+        **named(parts),
         in_features=None if fitting.keeps_codes else len(scale.names),
         out_features=len(cells.class_names) if options.task == "classification" else len(target_names),
         feature_names=feature_names(fitting.columns, keeps_codes=fitting.keeps_codes),
@@ -96,12 +92,12 @@ def build_source(options: Options, cells: Cells, faults: Faults) -> tuple[DataSo
 
 def _fitting(options: Options, cells: Cells) -> Fitting:
     """Return how to fit the preparation of the columns."""
-    columns = columns_of(cells.columns, options.dates, cells.others, cells.flags)
+    columns = expanded(cells.columns, options.dates, cells.others, cells.flags)
     fills = [
         options.ways.fill_of(name)
         for name, levels in cells.columns
         if levels is None
-        for _ in columns_of([(name, levels)], options.dates, (), ())
+        for _ in expanded([(name, levels)], options.dates, (), ())
     ]
     return Fitting(columns, options.ways, fills, options.standardize, options.categories == "codes")
 
@@ -123,7 +119,7 @@ def _kept(
     options: Options, cells: Cells, inputs: tuple[Preparation, Scale], targets: tuple[Unscale, Scale]
 ) -> Mapping[str, Any]:
     """Return the values that new rows need, and the number of codes of each column, for models with embeddings."""
-    names = [column.name for column in columns_of(cells.columns, options.dates, (), ()) if column.levels is None]
+    names = [column.name for column in expanded(cells.columns, options.dates, (), ()) if column.levels is None]
     quantiles = {
         known[int(number)]: transform.quantiles.tolist()
         for known, transforms in ((names, inputs[0].transforms), (targets[1].names, targets[0].transforms))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from hookline_plugins.data.faults import Faults
+    from hookline_plugins.data.tables.dividing import Division
     from hookline_plugins.data.tables.features import Levels
 
 
@@ -19,6 +20,7 @@ class Cells:
     """The cells of a file, as they were read.
 
     Attributes:
+        division: What decides on the split of each row.
         columns: The names of the columns to predict from; each with the levels of its categories, None for numbers and
             dates.
         others: The columns of categories with a feature for other values.
@@ -32,6 +34,7 @@ class Cells:
         num_without_target: The number of rows that were left out because they have no target.
     """
 
+    division: Division
     columns: list[tuple[str, Levels]] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
@@ -43,17 +46,19 @@ class Cells:
     class_names: tuple[str, ...] = ()
     num_without_target: int = 0
 
-    def leave_out(self, faults: Faults) -> None:
-        """Leave out the rows that lack a target, or a cell that is needed.
+    def leave_out(self, faults: Faults, *, drops_rows: bool) -> None:
+        """Leave out the rows that lack a target, a cell that is needed or, with ``drops_rows``, what decides on the split.
 
         Raises:
             DataError: If no row is left.
         """
         has_target = ~_any_null(self.targets)
-        keep = has_target & ~_any_null(self.needed) if self.needed else has_target
+        keep = has_target & ~self.division.lacks_key() if drops_rows else has_target
+        keep = keep & ~_any_null(self.needed) if self.needed else keep
         if not keep.any():
             faults.stop("every row has a missing cell, so dropping them leaves no rows", hint="list fewer `features`")
         if not keep.all():
+            self.division = self.division.of_rows(keep)
             for columns in (self.numbers, self.codes, self.targets):
                 columns[:] = [column.filter(keep) for column in columns]
         self.num_without_target = int((~has_target).sum())

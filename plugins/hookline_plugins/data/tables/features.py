@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Levels = Sequence[str] | None
 """The values of a column of categories in the order of their codes; None for a column of numbers."""
+Columns = Sequence[tuple[str, Levels]]
+"""The names of the columns of a file with their levels."""
 
 DATE_PARTS = ("days", "year", "month", "day", "weekday", "hour")
 """The features that replace a date: days since 1970-01-01 with their fraction, and the parts of the calendar."""
@@ -65,9 +67,7 @@ def parts_of(form: str) -> tuple[str, ...]:
     return DATE_PARTS if not form or _CALENDAR.search(form) else TIME_PARTS
 
 
-def columns_of(
-    read: Sequence[tuple[str, Levels]], dates: Mapping[str, str], others: Collection[str], flags: Collection[str]
-) -> list[Column]:
+def expanded(read: Columns, dates: Mapping[str, str], others: Collection[str], flags: Collection[str]) -> list[Column]:
     """Return the columns as they were read, each part of a date as one of numbers.
 
     Args:
@@ -118,6 +118,18 @@ def feature_names(columns: Sequence[Column], *, keeps_codes: bool) -> tuple[str,
     """Return the names of all features; those of columns whose codes are kept are the last ones."""
     names = [feature.name for feature in features_of(columns, keeps_codes=keeps_codes)]
     return (*names, *(column.name for column in columns if keeps_codes and column.levels is not None))
+
+
+def source_columns(
+    columns: Columns, dates: Collection[str], *, keeps_codes: bool
+) -> Sequence[str] | Mapping[str, Sequence[str]]:
+    """Return the column of the file that each input feature stems from; by input, if codes are kept."""
+    numbers = [(name, len(DATE_PARTS) if name in dates else 1) for name, levels in columns if levels is None]
+    if keeps_codes:
+        categories = [name for name, levels in columns if levels is not None]
+        return {"numbers": [name for name, width in numbers for _ in range(width)], "categories": categories}
+    widths = {name: len(levels or ()) for name, levels in columns} | dict(numbers)
+    return [name for name, width in widths.items() for _ in range(width)]
 
 
 def check_different(names: tuple[str, ...], faults: Faults) -> None:
