@@ -23,7 +23,7 @@ from hookline_plugins.data.images import augmenting
 from hookline_plugins.data.images.augmenting import operations
 from hookline_plugins.data.images.preparation import Preparation, statistics_of
 from hookline_plugins.data.images.reading import Form, read_header, read_pixels
-from hookline_plugins.data.images.starter import first_config
+from hookline_plugins.data.images.starter import from_images
 
 Image = pytest.importorskip("PIL.Image", reason="the extra images is not installed")
 
@@ -546,10 +546,8 @@ def test_a_new_model_of_transformers_gets_size_and_channels_from_the_images(tmp_
 def test_a_first_config_for_a_folder_of_images_can_be_trained(tmp_path: Path) -> None:
     folder = folder_of_images(tmp_path / "data")
     save(folder / "a" / "large.png", RGB)
-    starter = first_config(folder, tmp_path)
+    starter = from_images(folder, tmp_path)
     assert starter.tables["data"] == {"use": "images", "path": str(folder), "split": [0.8, 0.2], "size": [64, 64]}
     assert starter.remarks[0] == "classification: 13 images in 2 classes, a (7), b (6)"
     tables = starter.tables | {"train": {"epochs": 1, "batch_size": 8}}
     assert "validation/worst_error" in train(tables, {"data.size": [8, 8]}).metrics
-    with pytest.raises(DataError):
-        first_config(folder, tmp_path, "label")

@@ -1,4 +1,4 @@
-"""Config of a first run on a folder of images, which ``hookline init`` writes; on a file, that of a table."""
+"""Config of a first run on a folder of images, which ``hookline init`` writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.images.listing import list_folder
 from hookline_plugins.data.images.reading import pillow, scan
-from hookline_plugins.data.tables.starting.starter import Starter, from_table
+from hookline_plugins.data.tables.starting.starter import Starter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,27 +19,15 @@ _SIDE = 64
 _EPOCHS = 10
 
 
-def first_config(path: Path, folder: Path, target: str | None = None, task: str | None = None) -> Starter:
-    """Return a config in ``folder`` that trains on a table, or on the images of a folder, at ``path``.
-
-    Args:
-        path: The file or folder.
-        folder: The folder of the config.
-        target: The column to predict, if it is not to be chosen.
-        task: ``regression`` or ``classification``, if it is not to be chosen.
+def from_images(path: Path, folder: Path) -> Starter:
+    """Return a config in ``folder`` that trains on the images in a folder for each class at ``path``.
 
     Raises:
-        DataError: If the data cannot be used; carries every fault.
-        PluginError: If a package that reads them is not installed.
+        DataError: If they cannot be used; carries every fault.
+        PluginError: If Pillow is not installed.
     """
-    if not path.is_dir():
-        return from_table(path, folder, target, task)
     pillow()
     faults = Faults(path)
-    if target or task == "regression":
-        faults.stop(
-            "the targets of images in folders are the names of the folders", hint="leave --target and --task out"
-        )
     listing = list_folder(path, faults)
     headers = scan(listing.paths, faults)
     faults.check()
