@@ -19,6 +19,7 @@ from hookline.engine import Entry
 from hookline.runs import RunFolder, folder_of, give_folder
 from hookline.testing import check_plugin
 from hookline_plugins.callbacks.checkpoint import SaveCheckpoints
+from hookline_plugins.data.text.labelled.source import Texts
 from support import FIXTURES
 
 OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "hookline"]
@@ -29,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "samples": {"new_tokens": 3, "prompts": ["abc"]},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
     "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
+    "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv"), "target": "source", "buckets": 100},
     "clip-gradients": {"max_norm": 1.0},
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
@@ -96,6 +98,11 @@ def images() -> DataSource:
     return DataSource(TensorDataset(images, torch.arange(24) % 3), out_features=3, task="classification")
 
 
+def sentences() -> DataSource:
+    """Return real sentences as tokens."""
+    return Texts(FIXTURES / "sentences" / "sentences.csv", target="source", buckets=100).build_data()
+
+
 class Ended(nn.Module):
     """A linear layer with an end that makes the predictions of another form."""
 
@@ -146,6 +153,7 @@ DATA: dict[str, Callable[[], DataSource]] = {
     "model-loss": lambda: DataSource(Named(), Named(), in_features=3, out_features=1),
     **dict.fromkeys(("transformers", "cnn", "worst-images"), images),
     **dict.fromkeys(("gpt", "samples"), tokens),
+    "bag-of-tokens": sentences,
 }
 MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "bce": lambda data: Ended(1, torch.sigmoid),

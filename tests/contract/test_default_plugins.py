@@ -22,8 +22,9 @@ CATALOG = Catalog.installed()
 REQUIRED: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
-    "images": {"path": str(FIXTURES)},
     "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
+    "images": {"path": str(FIXTURES)},
+    "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv")},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
     "gradient-checkpointing": {"modules": ["line"]},
@@ -35,9 +36,9 @@ REQUIRED: dict[str, dict[str, Any]] = {
 
 
 def of_kind(kind: str) -> pytest.MarkDecorator:
-    """Return the parameters of a test of a kind; those of an optional package have tests of their own."""
+    """Return the parameters of a test of a kind; those that need other data or a package have tests of their own."""
     own = [entry for entry in CATALOG.of_kind(kind) if entry.distribution == "hookline"]
-    entries = [entry for entry in own if entry.name != "transformers"]
+    entries = [entry for entry in own if entry.name not in ("transformers", "bag-of-tokens")]
     return pytest.mark.parametrize("entry", entries, ids=lambda entry: entry.name)
 
 

@@ -14,22 +14,23 @@ if TYPE_CHECKING:
 
 
 def from_file(path: Path, folder: Path, target: str | None = None, task: str | None = None) -> Starter:
-    """Return a config in ``folder`` that trains on a text, ``.txt``, ``.md`` or a folder of such, on images or a table.
+    """Return a config in ``folder`` that trains on a text, a folder of texts or of images, or a table.
 
     Args:
-        path: The file, or the folder of texts or of images.
+        path: The file or folder.
         folder: The folder of the config.
         target: The column of a table to predict, if it is not to be chosen.
         task: ``regression`` or ``classification``, if it is not to be chosen.
 
     Raises:
         DataError: If the file cannot be used; carries every fault.
-        ConfigError: If a text or a folder is given a target or a task.
+        ConfigError: If a text is given a target or a task.
+        PluginError: If a package that reads the data is not installed.
     """
-    if not is_text(path) and not path.is_dir():
-        return from_table(path, folder, target, task)
+    if not is_text(path):
+        make = from_images if path.is_dir() else from_table
+        return make(path, folder, target, task)
     if target or task:
         hint = "name a CSV or Parquet file, or leave them out"
-        what = "is a text" if is_text(path) else "is a folder"
-        raise ConfigError(f"--target and --task are for tables, but {path.name} {what}", hint=hint)
-    return from_text(path, folder) if is_text(path) else from_images(path, folder)
+        raise ConfigError(f"--target and --task are for tables, but {path.name} is a text", hint=hint)
+    return from_text(path, folder)

@@ -563,3 +563,5 @@ def test_a_first_config_for_a_folder_of_images_can_be_trained(tmp_path: Path) ->
     assert starter.remarks[0] == "classification: 13 images in 2 classes, a (7), b (6)"
     tables = starter.tables | {"train": {"epochs": 1, "batch_size": 8}}
     assert "validation/worst_error" in train(tables, {"data.size": [8, 8]}).metrics
+    with pytest.raises(DataError):
+        from_images(folder, tmp_path, "label")

@@ -19,15 +19,25 @@ _SIDE = 64
 _EPOCHS = 10
 
 
-def from_images(path: Path, folder: Path) -> Starter:
-    """Return a config in ``folder`` that trains on the images in a folder for each class at ``path``.
+def from_images(path: Path, folder: Path, target: str | None = None, task: str | None = None) -> Starter:
+    """Return a config in ``folder`` that trains on the images of a folder at ``path``.
+
+    Args:
+        path: The folder.
+        folder: The folder of the config.
+        target: A column to predict, which images in folders lack.
+        task: ``classification``, or None for the same.
 
     Raises:
-        DataError: If they cannot be used; carries every fault.
+        DataError: If the images cannot be used, or a target or another task is given; carries every fault.
         PluginError: If Pillow is not installed.
     """
     pillow()
     faults = Faults(path)
+    if target or task == "regression":
+        faults.stop(
+            "the targets of images in folders are the names of the folders", hint="leave --target and --task out"
+        )
     listing = list_folder(path, faults)
     headers = scan(listing.paths, faults)
     faults.check()
