@@ -119,7 +119,7 @@ def test_sizes_are_changed_as_pillow_does(tmp_path: Path) -> None:
 
     image = Image.fromarray(RNG.integers(0, 256, (10, 30, 3), dtype=np.uint8))
     path, bilinear = save(tmp_path / "x.png", image), Image.Resampling.BILINEAR
-    found = {resize: read_pixels(path, Form("rgb", (5, 6), resize)) for resize in ("crop", "pad", "stretch")}  # type: ignore[arg-type] # each is one
+    found = {resize: read_pixels(path, Form("rgb", (5, 6), resize)) for resize in ("crop", "pad", "stretch")}
     assert np.array_equal(found["stretch"], np.asarray(image.resize((6, 5), bilinear)))
     assert np.array_equal(found["crop"], np.asarray(ImageOps.fit(image, (6, 5), bilinear)))
     assert np.array_equal(found["pad"][1:3], np.asarray(image.resize((6, 2), bilinear)))
@@ -478,6 +478,7 @@ class Brightness(nn.Module):
 
 
 def test_the_worst_images_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hookline_plugins.callback_parts.contact_sheet import contact_sheet
     from hookline_plugins.callbacks import worst_images
 
     folder = folder_of_images(tmp_path / "data")
@@ -486,10 +487,12 @@ def test_the_worst_images_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     callbacks = {"run-folder": {"parent": str(tmp_path / "runs")}, "worst-images": {"split": "train", "count": 3}}
     config = config_of(folder) | {"optimizer": {"use": "sgd", "lr": 1e-9}, "callbacks": callbacks}
     seen: list[Any] = []
-    drawn = worst_images.contact_sheet
-    monkeypatch.setattr(
-        worst_images, "contact_sheet", lambda shown, title: seen.append((shown, title)) or drawn(shown, title)
-    )
+
+    def watched(shown: Any, title: str) -> bytes:
+        seen.append((shown, title))
+        return contact_sheet(shown, title)
+
+    monkeypatch.setattr(worst_images, "contact_sheet", watched)
     result = train(config, plugins={"model": Brightness()})
     shown, title = seen[-1]
     data = data_of(folder)

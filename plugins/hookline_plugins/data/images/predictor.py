@@ -96,7 +96,7 @@ class ImagePredictor:
         self.preparation = self._kept.preparation()
         kept, values = self._kept, partial(torch.tensor, dtype=torch.float64)
         self._unscale = TargetScale(values(kept.target_mean), values(kept.target_scale)) if kept.target_scale else None
-        self._beside: dict[str, list[str | None]] = {}
+        self._beside: dict[str, Sequence[str | None]] = {}
 
     def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:
         """Yield the inputs for an image file, for the images below a folder, or for those that a table names.
