@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from hookline import ConfigError, DataError, DataSource, PluginError, train
-from hookline_plugins.data.first_config import from_file
 from hookline_plugins.data.text import documents, packing
 from hookline_plugins.data.text.source import Corpus
+from hookline_plugins.first_config import from_file
 
 END = 256
 
