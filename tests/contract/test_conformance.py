@@ -24,7 +24,11 @@ from support import FIXTURES
 OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "hookline"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
+    "corpus": {"path": str(FIXTURES / "iris" / "README.md"), "context": 8, "split": [0.8, 0.2]},
+    "gpt": {"layers": 1, "heads": 2, "width": 8},
+    "samples": {"new_tokens": 3, "prompts": ["abc"]},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
     "clip-gradients": {"max_norm": 1.0},
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
@@ -74,6 +78,14 @@ def words() -> DataSource:
     targets = torch.tensor([[1, 2, 1], [2, 1, 0], [1, 0, 0]]).repeat(8, 1)
     inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
     return DataSource(TensorDataset(inputs, targets), in_features=3, out_features=3)
+
+
+def tokens() -> DataSource:
+    """Return sequences of three of six tokens, which follow each other, and the token after each."""
+    first = torch.arange(24)[:, None] + torch.arange(4)
+    dataset = TensorDataset(first[:, :-1] % 6, first[:, 1:] % 6)
+    kept = {"context": 3, "tokenizer": {"kind": "characters", "alphabet": "abcd"}}
+    return DataSource(dataset, dataset, out_features=6, task="classification", kept=kept)
 
 
 def images() -> DataSource:
@@ -131,6 +143,7 @@ DATA: dict[str, Callable[[], DataSource]] = {
     "ctc": words,
     "model-loss": lambda: DataSource(Named(), Named(), in_features=3, out_features=1),
     "transformers": images,
+    **dict.fromkeys(("gpt", "samples"), tokens),
 }
 MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "bce": lambda data: Ended(1, torch.sigmoid),

@@ -22,6 +22,7 @@ CATALOG = Catalog.installed()
 REQUIRED: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
     "gradient-checkpointing": {"modules": ["line"]},

@@ -6,7 +6,7 @@ import gzip
 import io
 import random
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,11 +54,11 @@ def as_parquet(content: str) -> bytes:
 
 
 class Case(NamedTuple):
-    """A table, new rows, options for reading them, and their predictions."""
+    """A table, new rows, options for reading them, and their predictions; None for any values but None."""
 
     table: str | bytes
     new: str | bytes
-    predicted: dict[str, list[Any]]
+    predicted: Mapping[str, list[Any] | None]
     overrides: tuple[str, ...] = ()
     name: str = "t.csv"
     new_name: str = "new.csv"
@@ -128,17 +128,17 @@ CASES = {
     "words for nothing": Case(
         text(changed(lambda n, row: [row[0], "NA" if n == 3 else row[1], "?" if n == 5 else row[2], row[3]])),
         "age,score,colour\n30,10,red\n",
-        {"predicted_price": None},  # type: ignore[dict-item] # approximate, so only read
+        {"predicted_price": None},
     ),
     "classes that differ by case": Case(
         text(changed(lambda n, row: [*row[:3], ("A", "a ", "B")[n % 3]]), (*HEADER[:3], "label")),
         NEW,
-        dict.fromkeys(("predicted_label", "probability_A", "probability_B", "probability_a")),  # type: ignore[misc] # as above
+        dict.fromkeys(("predicted_label", "probability_A", "probability_B", "probability_a")),
     ),
     "0.0 and 1.0": Case(
         text(changed(lambda _, row: [*row[:3], f"{float(row[0]) > 45:.1f}"]), (*HEADER[:3], "bought")),
         "age,score,colour\n20,50,red\n70,50,blue\n",
-        {"predicted_bought": ["0", "1"], "probability_0": None, "probability_1": None},  # type: ignore[dict-item] # as above
+        {"predicted_bought": ["0", "1"], "probability_0": None, "probability_1": None},
     ),
 }
 

@@ -8,17 +8,25 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.trained.evaluating import Evaluation, evaluate_run
+    from hookline.trained.exportable import Exportable, RawInput, RawOutput, TableForm
     from hookline.trained.exporting import Exported, export_model
     from hookline.trained.importance import FeatureImportance, Importance, measure_importance
     from hookline.trained.loading import load_trained
     from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
+    from hookline.trained.raw.onnx_model import OnnxModel, load_onnx
     from hookline.trained.weights import Weights, read_weights
 
 _HOME = {
     "evaluating": (
         "Evaluation",
         "evaluate_run",
+    ),
+    "exportable": (
+        "Exportable",
+        "RawInput",
+        "RawOutput",
+        "TableForm",
     ),
     "exporting": (
         "Exported",
@@ -32,6 +40,10 @@ _HOME = {
     "loading": ("load_trained",),
     "model": ("Trained",),
     "predicting": ("write_predictions",),
+    "raw.onnx_model": (
+        "OnnxModel",
+        "load_onnx",
+    ),
     "weights": (
         "Weights",
         "read_weights",
@@ -40,13 +52,19 @@ _HOME = {
 
 __all__ = [
     "Evaluation",
+    "Exportable",
     "Exported",
     "FeatureImportance",
     "Importance",
+    "OnnxModel",
+    "RawInput",
+    "RawOutput",
+    "TableForm",
     "Trained",
     "Weights",
     "evaluate_run",
     "export_model",
+    "load_onnx",
     "load_trained",
     "measure_importance",
     "read_weights",

@@ -94,6 +94,16 @@ def key_of(options: Options) -> tuple[str, str] | None:
     return next(((option, name) for option in _BY if (name := getattr(options, option))), None)
 
 
+def check_fractions(fractions: tuple[float, ...]) -> None:
+    """Check that fractions sum to 1.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if not math.isclose(math.fsum(fractions), 1, rel_tol=0, abs_tol=1e-9):
+        raise ValueError(f"the fractions in `split` must sum to 1, not {math.fsum(fractions):.12g}")
+
+
 def check_options(options: Options) -> None:
     """Check that the options of a split agree.
 
@@ -101,8 +111,7 @@ def check_options(options: Options) -> None:
         ValueError: If they do not.
     """
     fractions = options.split
-    if not math.isclose(math.fsum(fractions), 1, rel_tol=0, abs_tol=1e-9):
-        raise ValueError(f"the fractions in `split` must sum to 1, not {math.fsum(fractions):.12g}")
+    check_fractions(fractions)
     given = [option for option in _BY if getattr(options, option)]
     if len(given) > 1:
         raise ValueError(f"`{given[0]}` and `{given[1]}` both decide on the splits: set one of them to ''")

@@ -60,7 +60,7 @@ def test_the_changes_are_those_of_a_loop_written_out(house_run: tuple[Path, Any]
 
     generator = torch.Generator().manual_seed(7)
     orders = [torch.randperm(NUM, generator=generator).numpy() for _ in range(3)]
-    expected = {}
+    expected: dict[str, list[float]] = {}
     for name, columns in {"x": [0], "z": [1], "color": [2, 3, 4]}.items():
         expected[name] = []
         for order in orders:

@@ -214,7 +214,7 @@ def init(
 ) -> None:
     """Write a commented config.
 
-    With DATAFILE, a CSV or Parquet file, the config fits that file: its choices and their reasons are shown.
+    With DATAFILE, a CSV or Parquet file or a text, the config fits that file: its choices and reasons are shown.
     """
     from hookline.cli.text_file import write_text_file
     from hookline.runs.config_text import commented_toml

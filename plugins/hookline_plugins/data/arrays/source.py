@@ -107,7 +107,7 @@ class Arrays:
             in_features=[*own.inputs.shape[1:], 1][0] if len(own.inputs.shape) < 3 else None,
             out_features=num_classes or [*own.targets.shape[1:], 1][0],
             task="regression" if num_classes is None else "classification",
-            kept={"is_flat": len(own.targets.shape) == 1},
+            kept={"is_flat": len(own.targets.shape) == 1, "dtype": own.inputs.dtype_name},
         )
 
     def _part(self, path: Path, faults: Faults) -> _Part:
@@ -159,7 +159,20 @@ class Arrays:
         """Read new inputs of the same shape; targets are not needed."""
         from hookline_plugins.data.arrays.predictor import ArrayPredictor
 
-        return ArrayPredictor(data, self.inputs, functools.partial(as_inputs, is_float=self.float_inputs))
+        form = functools.partial(as_inputs, is_float=self.float_inputs)
+        return ArrayPredictor(data, self.inputs, form, self._first_rows)
+
+    def _first_rows(self, count: int) -> Tensor:
+        """Return rows of the input array.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        faults = Faults(self.path)
+        (array,) = find_arrays(self.path, (self.inputs,), faults)
+        faults.check()
+        assert array is not None, "a missing array is a fault"
+        return array.load()[:count] if array.offset is None else array.rows(slice(count))
 
     def _is_mapped(self, arrays: list[StoredArray], faults: Faults) -> bool:
         if self.memory_map is True:

@@ -157,7 +157,7 @@ class Table:
         from hookline_plugins.data.tables.predictor import Rules, TablePredictor
 
         rules = Rules(self.missing, fills_unseen=self.unseen == "mean", leaves_empty=self.faulty == "empty")
-        return TablePredictor(data, self._form, rules, self.task)
+        return TablePredictor(data, self._form, rules, self.task, self.path)
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:

@@ -1,0 +1,33 @@
+"""Config of a first run, which ``hookline init`` writes for a data file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hookline import ConfigError
+from hookline_plugins.data.tables.starting.starter import Starter, from_table
+from hookline_plugins.data.text.starting import from_text, is_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def from_file(path: Path, folder: Path, target: str | None = None, task: str | None = None) -> Starter:
+    """Return a config in ``folder`` that trains on a text, ``.txt``, ``.md`` or a folder of such, or on a table.
+
+    Args:
+        path: The file.
+        folder: The folder of the config.
+        target: The column of a table to predict, if it is not to be chosen.
+        task: ``regression`` or ``classification``, if it is not to be chosen.
+
+    Raises:
+        DataError: If the file cannot be used; carries every fault.
+        ConfigError: If a text is given a target or a task.
+    """
+    if not is_text(path):
+        return from_table(path, folder, target, task)
+    if target or task:
+        hint = "name a CSV or Parquet file, or leave them out"
+        raise ConfigError(f"--target and --task are for tables, but {path.name} is a text", hint=hint)
+    return from_text(path, folder)

@@ -1,0 +1,1 @@
+"""The data source ``corpus``: files of text as tokens, for language models."""
