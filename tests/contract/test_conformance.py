@@ -19,6 +19,7 @@ from hookline.engine import Entry
 from hookline.runs import RunFolder, folder_of, give_folder
 from hookline.testing import check_plugin
 from hookline_plugins.callbacks.checkpoint import SaveCheckpoints
+from hookline_plugins.data.text.labelled.source import Texts
 from support import FIXTURES
 
 OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "hookline"]
@@ -29,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "samples": {"new_tokens": 3, "prompts": ["abc"]},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
     "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
+    "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv"), "target": "source", "buckets": 100},
     "clip-gradients": {"max_norm": 1.0},
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
     "averaging": {"at_end": "raw"},  # loading the average at the end changes the result on purpose
@@ -36,6 +38,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gradient-checkpointing": {"modules": ["line"]},
     "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
+    "cnn": {"widths": [4, 4], "norm": "group"},
+    "worst-images": {"split": "train"},
     "transformers": {
         "task": "image-classification",
         "architecture": "vit",
@@ -94,6 +98,11 @@ def images() -> DataSource:
     return DataSource(TensorDataset(images, torch.arange(24) % 3), out_features=3, task="classification")
 
 
+def sentences() -> DataSource:
+    """Return real sentences as tokens."""
+    return Texts(FIXTURES / "sentences" / "sentences.csv", target="source", buckets=100).build_data()
+
+
 class Ended(nn.Module):
     """A linear layer with an end that makes the predictions of another form."""
 
@@ -142,8 +151,9 @@ DATA: dict[str, Callable[[], DataSource]] = {
     "multi-label-margin": labels,
     "ctc": words,
     "model-loss": lambda: DataSource(Named(), Named(), in_features=3, out_features=1),
-    "transformers": images,
+    **dict.fromkeys(("transformers", "cnn", "worst-images"), images),
     **dict.fromkeys(("gpt", "samples"), tokens),
+    "bag-of-tokens": sentences,
 }
 MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "bce": lambda data: Ended(1, torch.sigmoid),
@@ -191,7 +201,13 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 }
 
 
-ELSEWHERE = [("callback", "checkpoint"), ("data", "from-arrays"), ("callback", "init-from"), ("loss", "transformers")]
+ELSEWHERE = [
+    ("callback", "checkpoint"),
+    ("data", "from-arrays"),
+    ("data", "images"),
+    ("callback", "init-from"),
+    ("loss", "transformers"),
+]
 """Plugins that are checked below, or that have no meaning without another plugin."""
 
 
@@ -225,6 +241,18 @@ def test_the_data_source_of_given_arrays_meets_the_contract_of_data() -> None:
     inputs = np.random.default_rng(0).standard_normal((30, 3))
     data = from_arrays(inputs, inputs.sum(axis=1), validation=0.2, test=0.2)
     report = check_plugin("data", data, standardize=True)
+    assert len(report.ran) > len(report.skipped)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_data_source_images_meets_the_contract_of_data(tmp_path: Path, in_memory: bool) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the extra images is not installed")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8)
+    for number, each in enumerate(pixels):
+        (tmp_path / f"class {number % 2}").mkdir(exist_ok=True)
+        image.fromarray(each).save(tmp_path / f"class {number % 2}" / f"{number}.png")
+    options = {"path": str(tmp_path), "split": [0.6, 0.2, 0.2], "in_memory": in_memory}
+    report = check_plugin("data", "images", options=options)
     assert len(report.ran) > len(report.skipped)
 
 

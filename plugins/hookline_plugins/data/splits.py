@@ -94,8 +94,8 @@ def key_of(options: Options) -> tuple[str, str] | None:
     return next(((option, name) for option in _BY if (name := getattr(options, option))), None)
 
 
-def check_fractions(fractions: tuple[float, ...]) -> None:
-    """Check that fractions sum to 1.
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Check that the fractions of an option ``split`` sum to 1.
 
     Raises:
         ValueError: If they do not.

@@ -66,19 +66,6 @@ def _writing(command: _Command) -> _Command:
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
-def _on_streams(command: _Command) -> _Command:
-    """Let ``-`` stand for standard input as ``source``, and for standard output as ``target``."""
-
-    @functools.wraps(command)
-    def wrapped(*given: Any, source: Path, target: Target, **arguments: Any) -> None:
-        if str(target.path) == "-":
-            target = Target(None, target.force)
-        with standard_input_file() if str(source) == "-" else contextlib.nullcontext(source) as path:
-            command(*given, source=path, target=target, **arguments)
-
-    return wrapped  # type: ignore[return-value] # as above
-
-
 class Form(NamedTuple):
     """Form of an exported model.
 
@@ -101,6 +88,19 @@ def _choosing_form(command: _Command) -> _Command:
         command(*given, form=Form(to, bare), **arguments)
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
+
+
+def _on_streams(command: _Command) -> _Command:
+    """Let ``-`` stand for standard input as ``source``, and for standard output as ``target``."""
+
+    @functools.wraps(command)
+    def wrapped(*given: Any, source: Path, target: Target, **arguments: Any) -> None:
+        if str(target.path) == "-":
+            target = Target(None, target.force)
+        with standard_input_file() if str(source) == "-" else contextlib.nullcontext(source) as path:
+            command(*given, source=path, target=target, **arguments)
+
+    return wrapped  # type: ignore[return-value] # as above
 
 
 @click.command("eval", cls=Command)

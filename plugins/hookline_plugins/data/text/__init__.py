@@ -1,1 +1,1 @@
-"""The data source ``corpus``: files of text as tokens, for language models."""
+"""Data sources of texts: a corpus for language models, and labelled texts."""
