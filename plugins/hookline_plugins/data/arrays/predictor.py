@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from hookline import DataSource
 
 
+_DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+"""Dtypes of rows that an exported model takes."""
+
+
 class _Kept(msgspec.Struct):
     """The values that data sources of arrays keep for new inputs, as read from the description of the data of a run."""
 
@@ -130,7 +134,7 @@ class ArrayPredictor:
 
     def _raw_dtype(self) -> Any:
         """Return the dtype of the rows of the training array, or the nearest that NumPy and ONNX have as well."""
-        if self._kept.dtype in msgspec.inspect.type_info(RawInput).fields[1].type.values:
+        if self._kept.dtype in _DTYPES:
             return self._kept.dtype
         example = self._example.dtype
         return "int64" if not example.is_floating_point else "float64" if example == torch.float64 else "float32"
