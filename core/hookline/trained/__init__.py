@@ -1,4 +1,4 @@
-"""Evaluations, predictions and exports of saved runs. All load on first use."""
+"""Evaluations, predictions, importances of features and exports of saved runs. All load on first use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hookline.trained.evaluating import Evaluation, evaluate_run
     from hookline.trained.exportable import Exportable, RawInput, RawOutput, TableForm
     from hookline.trained.exporting import Exported, export_model
+    from hookline.trained.importance import FeatureImportance, Importance, measure_importance
     from hookline.trained.loading import load_trained
     from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
@@ -31,6 +32,11 @@ _HOME = {
         "Exported",
         "export_model",
     ),
+    "importance": (
+        "FeatureImportance",
+        "Importance",
+        "measure_importance",
+    ),
     "loading": ("load_trained",),
     "model": ("Trained",),
     "predicting": ("write_predictions",),
@@ -48,6 +54,8 @@ __all__ = [
     "Evaluation",
     "Exportable",
     "Exported",
+    "FeatureImportance",
+    "Importance",
     "OnnxModel",
     "RawInput",
     "RawOutput",
@@ -58,6 +66,7 @@ __all__ = [
     "export_model",
     "load_onnx",
     "load_trained",
+    "measure_importance",
     "read_weights",
     "write_predictions",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
 from hookline.cli.signals import ended_at_once
+from hookline.cli.streams import standard_input_file
 from hookline.engine.errors import ConfigError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.record import read_record
@@ -88,6 +90,19 @@ def _choosing_form(command: _Command) -> _Command:
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
+def _on_streams(command: _Command) -> _Command:
+    """Let ``-`` stand for standard input as ``source``, and for standard output as ``target``."""
+
+    @functools.wraps(command)
+    def wrapped(*given: Any, source: Path, target: Target, **arguments: Any) -> None:
+        if str(target.path) == "-":
+            target = Target(None, target.force)
+        with standard_input_file() if str(source) == "-" else contextlib.nullcontext(source) as path:
+            command(*given, source=path, target=target, **arguments)
+
+    return wrapped  # type: ignore[return-value] # as above
+
+
 @click.command("eval", cls=Command)
 @run_argument
 @_overrides
@@ -147,6 +162,7 @@ def eval_(
 @choosing
 @_writing
 @ended_at_once()
+@_on_streams
 def predict(
     output: Output,
     catalog: Catalog,
@@ -159,9 +175,9 @@ def predict(
 ) -> None:
     """Predict the rows of INPUT with the model of RUN.
 
-    Prints CSV, or writes the file given with -o. INPUT is read like the training data, which need not exist any more.
-    RUN is a number, a name, a path, `last` or `best`; or an ONNX file that `hookline export` has written, which needs
-    neither torch nor plugins. KEY=VALUE overrides the config of the run.
+    Prints CSV, or writes the file given with -o. INPUT is read like the training data, which need not exist any more;
+    `-` is standard input. RUN is a number, a name, a path, `last` or `best`; or an ONNX file that `hookline export` has
+    written, which needs neither torch nor plugins. KEY=VALUE overrides the config of the run.
     """
     trained: Trained | OnnxModel
     if run.endswith(_ONNX):

@@ -28,7 +28,7 @@ from hookline_plugins.data.predictions import (
 )
 from hookline_plugins.data.rows import names_of
 from hookline_plugins.data.tables.columns import Missing, Reader, stacked, stacked_codes
-from hookline_plugins.data.tables.features import with_date_parts
+from hookline_plugins.data.tables.features import source_columns, with_date_parts
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.reading import Reading, read_pieces
 from hookline_plugins.data.tables.files.sheet import Sheet, polars
@@ -117,10 +117,15 @@ class TablePredictor:
             raise DataError("the description of the columns, saved with the run, has other targets than scales")
         self._data, self._task, self._form, self._rules, self._source = data, task, form, rules, source
         self._levels: dict[str, list[str] | None] = dict(kept.features)
-        self._dates = kept.dates
+        self._dates, self._keeps_codes = kept.dates, kept.categories == "codes"
         self._unscale = Unscale(_doubles(kept.target_mean), _doubles(kept.target_scale))
         self._held: list[pl.DataFrame] = []
         self._beside: pl.DataFrame | None = None
+
+    @property
+    def feature_columns(self) -> Sequence[str] | Mapping[str, Sequence[str]]:
+        """The column of the file that each input feature stems from; for mappings of inputs, those of each."""
+        return source_columns(list(self._levels.items()), self._dates, keeps_codes=self._keeps_codes)
 
     def read(self, path: Path, batch_size: int) -> Iterator[Inputs]:
         """Yield the inputs of a file: float64 ``[B, I]``, or numbers and codes of categories by name.
@@ -260,7 +265,8 @@ class TablePredictor:
         others = sheet.frame.select(name for name in dict.fromkeys(sheet.names) if name and name not in self._levels)
         if problems is not None:
             texts = [problems.get(row) for row in sheet.rows]
-            others = others.with_columns(polars().Series(_PROBLEM, texts, dtype=polars().String))
+            # A frame without columns has no rows, so that a column of another length cannot be added to it.
+            others = polars().DataFrame([*others, polars().Series(_PROBLEM, texts, dtype=polars().String)])
         self._held.append(others)
         return prepared(self._preparation, raw, torch.arange(sheet.frame.height))
 
