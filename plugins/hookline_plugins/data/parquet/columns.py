@@ -59,7 +59,10 @@ class Column:
         pl = polars()
         assert self.codes is not None, "it has categories"
         column = pl.col(self.name)
-        return column.replace_strict(list(self.codes), list(self.codes.values()), default=None, return_dtype=pl.Int64)
+        code: pl.Expr = column.replace_strict(
+            list(self.codes), list(self.codes.values()), default=None, return_dtype=pl.Int64
+        )
+        return code
 
     def _date_parts(self) -> list[pl.Expr]:
         pl = polars()
