@@ -37,7 +37,7 @@ def frame(num_rows: int) -> pl.DataFrame:
 
 def train(folder: Path, categories: list[str]) -> Path:
     """Return the folder of a run."""
-    data = {"use": "csv", "path": str(folder / "train.csv"), "target": "y", "one_hot": categories}
+    data: dict[str, Any] = {"use": "csv", "path": str(folder / "train.csv"), "target": "y", "one_hot": categories}
     data |= {"features": [f"x{n}" for n in range(10)] + categories, "standardize": True, "standardize_target": True}
     config = {"train": {"epochs": 1, "batch_size": 100}, "data": data, "model": "mlp"}
     runs = folder / f"runs-{len(categories)}"
