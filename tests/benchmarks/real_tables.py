@@ -20,6 +20,7 @@ those whose role is ``kept apart`` were only measured.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import importlib.util
 import io
@@ -240,7 +241,8 @@ def scored(known: Known, seed: int, folder: Path, overrides: dict[str, Any]) -> 
         assert np.allclose(kept.flatten().numpy(), fitted[known.target], rtol=1e-4), "the splits differ"
     peers = [_peer(kind, known, fitted, new, columns, starter) for kind in ("mean", "linear", "boosted")]
     errors = [_error(known, new[known.target], predicted) for predicted in (own[f"predicted_{known.target}"], *peers)]
-    return Scores(*errors, seconds, len(frame), run.data.in_features or 0)
+    own_error, mean, linear, boosted = errors
+    return Scores(own_error, mean, linear, boosted, seconds, len(frame), run.data.in_features or 0)
 
 
 def _joined(folder: Path) -> io.StringIO:
@@ -299,9 +301,11 @@ def measured(known: Known, num_splits: int, overrides: dict[str, Any]) -> Scores
     for seed in range(num_splits):
         with tempfile.TemporaryDirectory() as folder:
             found.append(scored(known, seed, Path(folder), overrides))
-    columns = zip(*([getattr(scores, name) for name in Scores.__dataclass_fields__] for scores in found), strict=True)
-    means = [statistics.fmean(column) for column in columns]
-    return Scores(*means[:-2], round(means[-2]), round(means[-1]))
+    means = {
+        name: statistics.fmean(getattr(scores, name) for scores in found)
+        for name in ("hookline", "mean", "linear", "boosted", "seconds")
+    }
+    return dataclasses.replace(found[0], **means)  # type: ignore[arg-type] # these fields are numbers
 
 
 def is_within(scores: Scores, known: Known) -> bool:

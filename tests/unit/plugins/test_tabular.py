@@ -25,8 +25,8 @@ def some(num_examples: int = 40, num_numbers: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def regression(inputs: Tensor, targets: Tensor) -> DataSource:
-    sizes = {"in_features": inputs.shape[1], "out_features": targets.shape[1]}
-    return DataSource(TensorDataset(inputs, targets), task="regression", **sizes)
+    examples = TensorDataset(inputs, targets)
+    return DataSource(examples, in_features=inputs.shape[1], out_features=targets.shape[1], task="regression")
 
 
 class Coded(Dataset[Any]):
@@ -181,7 +181,8 @@ def test_the_network_is_that_of_the_formula() -> None:
     assert network.embeddings is not None
     assert network.effects is not None
     nn.init.normal_(network.effects.weight)
-    table, block = network.embeddings.weight, network.blocks[0].layers
+    table = network.embeddings.weight
+    block: Any = network.blocks[0].layers
     hidden = network.first(torch.cat([numbers, table[codes[:, 0]], table[4 + codes[:, 1]]], dim=1))
     hidden = hidden + block[4](torch.relu(block[1](block[0](hidden))))
     effects = network.effects.weight
