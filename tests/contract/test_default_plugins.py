@@ -22,6 +22,9 @@ CATALOG = Catalog.installed()
 REQUIRED: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
+    "images": {"path": str(FIXTURES)},
+    "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv")},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
     "gradient-checkpointing": {"modules": ["line"]},
@@ -33,9 +36,9 @@ REQUIRED: dict[str, dict[str, Any]] = {
 
 
 def of_kind(kind: str) -> pytest.MarkDecorator:
-    """Return the parameters of a test of a kind; those of an optional package have tests of their own."""
+    """Return the parameters of a test of a kind; those that need other data or a package have tests of their own."""
     own = [entry for entry in CATALOG.of_kind(kind) if entry.distribution == "hookline"]
-    entries = [entry for entry in own if entry.name != "transformers"]
+    entries = [entry for entry in own if entry.name not in ("transformers", "bag-of-tokens")]
     return pytest.mark.parametrize("entry", entries, ids=lambda entry: entry.name)
 
 
@@ -68,6 +71,11 @@ def classes(num_classes: int) -> DataSource:
     return DataSource(dataset, in_features=3, out_features=num_classes)
 
 
+def pictures() -> DataSource:
+    images = torch.randn(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(images, images.mean((2, 3))), out_features=1)
+
+
 # ---- all kinds ------------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +102,8 @@ def test_a_config_written_as_text_is_the_same_config(entry: Entry, tmp_path: Pat
 
 
 def model_of(entry: Entry, seed: int) -> nn.Module:
-    return Run(load_config(config_naming(entry), {"train.seed": seed}, plugins={"data": regression()})).model
+    data = pictures() if entry.name == "cnn" else regression()
+    return Run(load_config(config_naming(entry), {"train.seed": seed}, plugins={"data": data})).model
 
 
 @of_kind("model")

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,28 @@ def test_whole_numbers_in_a_column_of_codes_can_be_named_categories(tmp_path: Pa
     assert "zip: whole numbers; if they stand for categories, list it in `one_hot`" in starter.warnings
     run = Run(load_config(starter.tables, {"data.one_hot": ["zip", "colour"]}))
     assert run.data.feature_names[:3] == ("zip=10115", "zip=20095", "zip=80331")
+
+
+def test_a_classification_is_split_by_its_classes_and_nothing_is_split_by_time(tmp_path: Path) -> None:
+    labels = ["a"] * 30 + ["b"] * 8 + ["c"] * 2
+    path = write(tmp_path, with_column(4, "label", labels))
+    starter = from_table(path, tmp_path)
+    assert starter.tables["data"]["stratify"] == "label"
+    data = Run(load_config(starter.tables)).data
+    counts = {name: Counter(int(part[i][1]) for i in range(len(part))) for name, part in data.splits().items()}  # type: ignore[arg-type, index] # map-style
+    # Shares of 24, 6.4 and 1.6 of 32 rows.
+    assert counts == {"train": {0: 24, 1: 6, 2: 2}, "validation": {0: 6, 1: 2}}
+    assert "stratify" not in from_table(path, tmp_path, "age").tables["data"]
+    days = [f"2024-01-{1 + number % 28:02}" for number in range(40)]
+    dated = from_table(write(tmp_path, with_column(0, "day", days)), tmp_path).tables["data"]
+    assert not {"order_by", "group_by", "split_column", "stratify"} & set(dated)
+
+
+def test_a_class_with_one_row_leaves_the_split_random_which_is_said(tmp_path: Path) -> None:
+    starter = from_table(write(tmp_path, with_column(4, "label", ["a"] * 20 + ["b"] * 19 + ["c"])), tmp_path)
+    assert "stratify" not in starter.tables["data"]
+    assert starter.warnings == ["label: the split is random, not stratified, because classes have a single row: 'c'"]
+    assert Run(load_config(starter.tables)).data.validation is not None
 
 
 def test_a_plain_table_has_no_warnings(tmp_path: Path) -> None:

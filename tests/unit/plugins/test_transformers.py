@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import sys
@@ -240,6 +241,78 @@ def test_a_run_prints_nothing(tmp_path: Path, catalog: Catalog, capfd: pytest.Ca
     run = Run(load_config(config("causal-lm", tmp_path, architecture="gpt2", config=sizes | tokens), catalog=catalog))
     run.fit()
     assert capfd.readouterr() == ("", "")
+
+
+# ---- pooling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_mean_pooled_run_is_the_loop_written_out_and_resumes(
+    tmp_path: Path, catalog: Catalog, model_folder: Path, transformers: Any, step: int
+) -> None:
+    values = config("sequence-classification", tmp_path, folder=str(model_folder), pooling="mean", config=STILL)
+    run = Run(load_config(values | {"loss": {"use": "cross-entropy"}}, {"train.shuffle": False}, catalog=catalog))
+    saved = load_file(model_folder / "model.safetensors")
+    encoder = transformers.BertModel(transformers.BertConfig(**TEXT | STILL), add_pooling_layer=False).double()
+    encoder.load_state_dict(
+        {k.removeprefix("bert."): v for k, v in saved.items() if "pooler" not in k and "bert." in k}
+    )
+    head: Any = torch.nn.Linear(16, CLASSES).double()
+    head.load_state_dict(run.model.classifier.state_dict())  # type: ignore[union-attr,operator]
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=0.01)
+    for start in range(0, NUM, 4):
+        given = batch("sequence-classification", NUM, 0, start)
+        hidden = encoder(given["input_ids"], given["attention_mask"]).last_hidden_state
+        lengths = given["attention_mask"].sum(1).tolist()
+        means = torch.stack([one[:length].mean(0) for one, length in zip(hidden, lengths, strict=True)])
+        loss = torch.nn.functional.cross_entropy(head(means), given["labels"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for taken in run.steps():
+        if taken.step == step:
+            run.interrupt("test")
+    again = resume(saved_folder(run).path, catalog=catalog)
+    again.fit()
+    for one, other in zip(again.model.parameters(), [*encoder.parameters(), *head.parameters()], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mean_pooled_model_has_the_loss_of_transformers_and_is_exported(
+    tmp_path: Path, catalog: Catalog, model_folder: Path
+) -> None:
+    values = config("sequence-classification", tmp_path, folder=str(model_folder), pooling="mean")
+    run = Run(load_config(values, catalog=catalog))
+    metrics = run.fit().metrics
+    inputs, target = source("sequence-classification", as_mappings=False).validation[:]  # type: ignore[index]
+    logits = run.model.eval()(**inputs).logits
+    assert metrics["validation/loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item())
+    trained = load_trained(saved_folder(run).path, catalog=catalog)
+    assert torch.equal(trained.output(inputs), logits)
+    assert export_model(trained, "torch-export", tmp_path / "model.pt2").num_examples == NUM
+    assert [warning for warning in run.warnings if "classifier" not in warning] == []
+
+
+def test_a_model_that_lacks_tokens_or_positions_of_the_data_is_refused(tmp_path: Path, catalog: Catalog) -> None:
+    kept = {"vocab_size": WORDS + 1, "max_length": TOKENS + 1}
+    data = dataclasses.replace(source("sequence-classification", as_mappings=False), kept=kept)
+    with pytest.raises(ConfigError) as caught:
+        Run(load_config(config("sequence-classification", tmp_path), plugins={"data": data}, catalog=catalog))
+    assert [fault.message for fault in caught.value.faults] == [
+        "the data have 21 different tokens, and the model 20",
+        "texts may have 8 tokens, and the model has 7 positions",
+    ]
+    sizes = {key: value for key, value in MODELS["sequence-classification"]["config"].items() if key != "vocab_size"}
+    values = config("sequence-classification", tmp_path, architecture="bert", config=sizes)
+    data = dataclasses.replace(data, kept={"vocab_size": 30})
+    run = Run(load_config(values, plugins={"data": data}, catalog=catalog))
+    assert cast(Any, run.model).config.vocab_size == 30
+
+
+def test_only_sequences_are_pooled(tmp_path: Path, catalog: Catalog) -> None:
+    values = config("causal-lm", tmp_path, **MODELS["causal-lm"], pooling="mean")
+    with pytest.raises(ConfigError, match="'mean' is for task = 'sequence-classification', not 'causal-lm'"):
+        Run(load_config(values, catalog=catalog))
 
 
 # ---- folders --------------------------------------------------------------------------------------------------------

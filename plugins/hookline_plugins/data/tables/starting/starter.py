@@ -12,6 +12,7 @@ from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.reading import Reading, read_table
 from hookline_plugins.data.tables.files.sheet import Sheet
+from hookline_plugins.data.tables.kinds import show, whole_texts
 from hookline_plugins.data.tables.starting.guessing import guess_format, with_numbers
 from hookline_plugins.data.tables.starting.modelling import first_model
 from hookline_plugins.data.tables.starting.suitability import Usable, doubts, judge
@@ -25,6 +26,8 @@ _TARGET_NAMES = ("target", "label", "class", "y", "outcome")
 """Names that people give to the column to predict."""
 
 _MIN_ROWS_TO_SPLIT = 10
+_MIN_ROWS_OF_CLASS = 2
+"""One in training, one in validation."""
 _MIN_COLUMNS = 2
 """A target and a feature."""
 
@@ -76,7 +79,7 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
     remarks += [f"{name} is left out: {text}" for name, text in reasons.items()]
     data: dict[str, Any] = {"use": "csv", "path": _seen_from(folder, path), "target": chosen.name}
     data |= _data_options(sheet, features, chosen, kind)
-    warnings += list(_warnings(sheet, chosen, features))
+    warnings += list(_warnings(sheet, chosen, features, kind))
     _check(path, data)
     num_rows = len(chosen.column) - chosen.column.null_count()
     tables, reason = first_model(num_rows, data.get("split", [1.0])[0], len(features), kind)
@@ -149,7 +152,7 @@ def _reason_of_task(target: Usable, task: str) -> str:
     return f"classification: {target.name} holds {values} with {count} different values{other}"
 
 
-def _warnings(sheet: Sheet, target: Usable, features: list[Usable]) -> Iterator[str]:
+def _warnings(sheet: Sheet, target: Usable, features: list[Usable], task: str) -> Iterator[str]:
     num_rows = sheet.frame.height
     if missing := target.column.null_count():
         yield f"{target.name}: {missing:,} of {num_rows:,} rows have no target, and are left out"
@@ -159,8 +162,17 @@ def _warnings(sheet: Sheet, target: Usable, features: list[Usable]) -> Iterator[
         yield f"missing cells are filled in with the mean of the column: {names}{more}"
     if num_rows - missing < _MIN_ROWS_TO_SPLIT:
         yield f"{num_rows - missing} rows are too few for a validation split"
+    elif task == "classification" and (rare := _rare_classes(target)):
+        classes = ", ".join(map(show, rare[:5])) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+        yield f"{target.name}: the split is random, not stratified, because classes have a single row: {classes}"
     for column in (*features, target):
         yield from doubts(sheet, column)
+
+
+def _rare_classes(target: Usable) -> list[str]:
+    """Return the classes with too few rows for a place in each of two splits."""
+    counts = whole_texts(target.column.drop_nulls()).value_counts()
+    return sorted(value for value, count in counts.rows() if count < _MIN_ROWS_OF_CLASS)
 
 
 def _data_options(sheet: Sheet, features: list[Usable], target: Usable, task: str) -> dict[str, Any]:
@@ -175,6 +187,8 @@ def _data_options(sheet: Sheet, features: list[Usable], target: Usable, task: st
         options["missing"] = "mean"
     if len(target.column) - target.column.null_count() >= _MIN_ROWS_TO_SPLIT:
         options["split"] = [0.8, 0.2]
+        if task == "classification" and not _rare_classes(target):
+            options["stratify"] = target.name
     options["standardize"] = True
     if task == "regression":
         options["standardize_target"] = True
