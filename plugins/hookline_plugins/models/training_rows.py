@@ -70,7 +70,7 @@ def _gathered(data: DataSource, picks: Tensor) -> tuple[Any, Tensor]:
     if hasattr(dataset, "gather"):
         pair = dataset.gather(picks)
     elif type(dataset) is TensorDataset:  # a subclass may have items of its own
-        pair = dataset[picks]  # type: ignore[assignment] # a pair, by its contract
+        pair = dataset[picks]
     else:
         chosen = Subset(dataset, picks.tolist())
         pair = next(iter(DataLoader(chosen, batch_size=len(picks), collate_fn=data.collate)))
