@@ -78,8 +78,8 @@ def compare(path: Path) -> None:
             seconds = turn(contenders[name])
             if number:  # the first turn prepares
                 times[name].append(seconds)
-    for name, seconds in times.items():
-        print(f"{name:14} {statistics.median(seconds) * 1e3:8.2f} ms of processor time a step")
+    for name, taken in times.items():
+        print(f"{name:14} {statistics.median(taken) * 1e3:8.2f} ms of processor time a step")
     ratios = [a / b for a, b in zip(times["hookline"], times["loop by hand"], strict=True)]
     print(f"{'ratio':14} {statistics.median(ratios):8.3f}  (median of {len(ratios)} turns of {STEPS_PER_TURN} steps)")
 
