@@ -26,6 +26,11 @@ OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "
 OPTIONS: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "hugging-face": {
+        "path": str(FIXTURES / "iris" / "iris.csv"),
+        "inputs": ["sepal_length", "petal_length"],
+        "target": "species",
+    },
     "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv"), "target": "source", "buckets": 100},
     "clip-gradients": {"max_norm": 1.0},
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
@@ -150,7 +155,7 @@ MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "gaussian-nll": lambda data: Ended(2, lambda outputs: (outputs[:, :1], outputs[:, 1:].exp())),
 }
 """Models for losses that take other predictions than ``[B, O]``."""
-NEEDED = {"lora": "peft", "transformers": "transformers"}
+NEEDED = {"hugging-face": "datasets", "lora": "peft", "transformers": "transformers"}
 NEEDED |= dict.fromkeys(("schedule-free-sgd", "schedule-free-adamw", "schedule-free-radam"), "schedulefree")
 """Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {

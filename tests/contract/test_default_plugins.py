@@ -22,6 +22,11 @@ CATALOG = Catalog.installed()
 REQUIRED: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "hugging-face": {
+        "path": str(FIXTURES / "iris" / "iris.csv"),
+        "inputs": ["sepal_length", "petal_length"],
+        "target": "species",
+    },
     "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv")},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
