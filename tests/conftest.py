@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 # Before torch is imported, here and in the processes that tests start: on a busy machine threads that wait for each
 # other make small operations many times slower, and no test is about threads.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Tokens of texts are kept in the user's folder for caches, and a test leaves nothing there.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hookline-tests-cache-")
 # torch's cache of compiled kernels does not know for which processor they are, and a foreign one writes beyond its
 # memory.
 if kernels := os.environ.get("ATEN_CPU_CAPABILITY"):

@@ -1,4 +1,4 @@
-"""Import of the optional packages, each of which is an extra of the same name."""
+"""Import of the optional packages, each of which is an extra."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from types import ModuleType
 from hookline import PluginError
 
 
-def optional_package(name: str, needed_by: str) -> ModuleType:
+def optional_package(name: str, needed_by: str, extra: str = "") -> ModuleType:
     """Return an optional package.
 
     Args:
-        name: Name of the package and of the extra.
+        name: Name of the package.
         needed_by: Beginning of the error message: ``lora needs``.
+        extra: Name of the extra, if it is another than that of the package.
 
     Raises:
         PluginError: When it cannot be imported.
@@ -21,4 +22,4 @@ def optional_package(name: str, needed_by: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise PluginError(f"{needed_by} {name}: {error}", hint=f"pip install 'hookline[{name}]'") from error
+        raise PluginError(f"{needed_by} {name}: {error}", hint=f"pip install 'hookline[{extra or name}]'") from error

@@ -39,6 +39,8 @@ class Pairs(Dataset[Any]):
         targets: A tensor.
     """
 
+    draws = False
+
     def __init__(self, inputs: Any, targets: Tensor) -> None:
         self.inputs, self.targets = inputs, targets
 

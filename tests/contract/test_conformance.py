@@ -25,12 +25,16 @@ from support import FIXTURES
 OWN = [entry for entry in Catalog.installed().entries if entry.distribution == "hookline"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
+    "corpus": {"path": str(FIXTURES / "iris" / "README.md"), "context": 8, "split": [0.8, 0.2]},
+    "gpt": {"layers": 1, "heads": 2, "width": 8},
+    "samples": {"new_tokens": 3, "prompts": ["abc"]},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
     "hugging-face": {
         "path": str(FIXTURES / "iris" / "iris.csv"),
         "inputs": ["sepal_length", "petal_length"],
         "target": "species",
     },
+    "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
     "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv"), "target": "source", "buckets": 100},
     "clip-gradients": {"max_norm": 1.0},
     "compile": {"backend": "eager"},  # the default compiles C++, which takes most of a minute
@@ -39,6 +43,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gradient-checkpointing": {"modules": ["line"]},
     "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
+    "cnn": {"widths": [4, 4], "norm": "group"},
+    "worst-images": {"split": "train"},
     "transformers": {
         "task": "image-classification",
         "architecture": "vit",
@@ -81,6 +87,14 @@ def words() -> DataSource:
     targets = torch.tensor([[1, 2, 1], [2, 1, 0], [1, 0, 0]]).repeat(8, 1)
     inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
     return DataSource(TensorDataset(inputs, targets), in_features=3, out_features=3)
+
+
+def tokens() -> DataSource:
+    """Return sequences of three of six tokens, which follow each other, and the token after each."""
+    first = torch.arange(24)[:, None] + torch.arange(4)
+    dataset = TensorDataset(first[:, :-1] % 6, first[:, 1:] % 6)
+    kept = {"context": 3, "tokenizer": {"kind": "characters", "alphabet": "abcd"}}
+    return DataSource(dataset, dataset, out_features=6, task="classification", kept=kept)
 
 
 def images() -> DataSource:
@@ -142,7 +156,8 @@ DATA: dict[str, Callable[[], DataSource]] = {
     "multi-label-margin": labels,
     "ctc": words,
     "model-loss": lambda: DataSource(Named(), Named(), in_features=3, out_features=1),
-    "transformers": images,
+    **dict.fromkeys(("transformers", "cnn", "worst-images"), images),
+    **dict.fromkeys(("gpt", "samples"), tokens),
     "bag-of-tokens": sentences,
 }
 MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
@@ -191,7 +206,13 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
 }
 
 
-ELSEWHERE = [("callback", "checkpoint"), ("data", "from-arrays"), ("callback", "init-from"), ("loss", "transformers")]
+ELSEWHERE = [
+    ("callback", "checkpoint"),
+    ("data", "from-arrays"),
+    ("data", "images"),
+    ("callback", "init-from"),
+    ("loss", "transformers"),
+]
 """Plugins that are checked below, or that have no meaning without another plugin."""
 
 
@@ -225,6 +246,18 @@ def test_the_data_source_of_given_arrays_meets_the_contract_of_data() -> None:
     inputs = np.random.default_rng(0).standard_normal((30, 3))
     data = from_arrays(inputs, inputs.sum(axis=1), validation=0.2, test=0.2)
     report = check_plugin("data", data, standardize=True)
+    assert len(report.ran) > len(report.skipped)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_data_source_images_meets_the_contract_of_data(tmp_path: Path, in_memory: bool) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the extra images is not installed")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8)
+    for number, each in enumerate(pixels):
+        (tmp_path / f"class {number % 2}").mkdir(exist_ok=True)
+        image.fromarray(each).save(tmp_path / f"class {number % 2}" / f"{number}.png")
+    options = {"path": str(tmp_path), "split": [0.6, 0.2, 0.2], "in_memory": in_memory}
+    report = check_plugin("data", "images", options=options)
     assert len(report.ran) > len(report.skipped)
 
 

@@ -27,6 +27,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
         "inputs": ["sepal_length", "petal_length"],
         "target": "species",
     },
+    "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
+    "images": {"path": str(FIXTURES)},
     "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv")},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
@@ -74,6 +76,11 @@ def classes(num_classes: int) -> DataSource:
     return DataSource(dataset, in_features=3, out_features=num_classes)
 
 
+def pictures() -> DataSource:
+    images = torch.randn(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return DataSource(TensorDataset(images, images.mean((2, 3))), out_features=1)
+
+
 # ---- all kinds ------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +107,8 @@ def test_a_config_written_as_text_is_the_same_config(entry: Entry, tmp_path: Pat
 
 
 def model_of(entry: Entry, seed: int) -> nn.Module:
-    return Run(load_config(config_naming(entry), {"train.seed": seed}, plugins={"data": regression()})).model
+    data = pictures() if entry.name == "cnn" else regression()
+    return Run(load_config(config_naming(entry), {"train.seed": seed}, plugins={"data": data})).model
 
 
 @of_kind("model")

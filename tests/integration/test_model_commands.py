@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -69,6 +70,52 @@ def test_predict_prints_predictions_or_writes_them_to_a_file(place: tuple[Path, 
     assert pl.read_parquet(folder / "out.parquet")["predicted_y"].to_list() == [float(row) for row in rows]
     done = hookline("predict", "last", "new.csv", "--json")
     assert [json.loads(line)["predicted_y"] for line in done.stdout.splitlines()] == [float(row) for row in rows]
+
+
+def test_predict_reads_standard_input_and_writes_standard_output(place: tuple[Path, Hookline]) -> None:
+    folder, hookline = place
+    (folder / "in.csv").write_text("id,b,a\nu,1,2\nv,3,4\n")
+
+    def piped(content: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
+        command = [str(warm_program()), "predict", "last", "-", *words]
+        return subprocess.run(command, cwd=folder, input=content, capture_output=True, check=False)
+
+    expected = hookline("predict", "last", "in.csv").stdout
+    for content in ((folder / "in.csv").read_bytes(), _as_parquet(folder / "in.csv")):
+        done = piped(content, "-o", "-")
+        assert (done.returncode, done.stderr, done.stdout.decode()) == (0, b"", expected)
+    done = piped(b"a,b\n1,x\n")
+    assert (done.returncode, done.stdout) == (4, b"")
+    assert b"  --> stdin:2:3\n  2 | 1,x\n" in done.stderr
+    done = piped(b"a,b\n1,x\n2,3\n", "data.faulty=empty", "--json")
+    problem, _ = map(json.loads, done.stdout.splitlines())
+    assert problem == {"problem": "column 'b': 'x' is not a number", "predicted_y": None}
+    assert not list(folder.glob("-*"))
+
+
+def _as_parquet(path: Path) -> bytes:
+    file = io.BytesIO()
+    pl.read_csv(path).write_parquet(file)
+    return file.getvalue()
+
+
+def test_importance_prints_what_each_feature_changes(place: tuple[Path, Hookline]) -> None:
+    _, hookline = place
+    done = hookline(
+        "importance", "last", "--runs", "runs", "--split", "train", "--repeats", "3", "--checkpoint", "latest"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    head, value, _, names, *rows = done.stdout.splitlines()
+    assert head == "0001-csv-linear: step-000000000015-epochs-3, after 15 steps"
+    assert value.startswith("train/loss is ")
+    assert names.split("  ")[0] == "feature"
+    assert [row.split()[0] for row in rows] == ["a", "b"]
+    done = hookline("importance", "last", "--metric", "loss", "--seed", "1", "--json")
+    found = json.loads(done.stdout)
+    assert (found["metric"], found["examples"], found["seed"]) == ("validation/loss", 12, 1)
+    (first, _) = found["features"]
+    assert first["mean"] == pytest.approx(sum(first["changes"]) / 5)
+    assert len(first["changes"]) == 5
 
 
 def test_a_prediction_that_is_terminated_leaves_no_file(place: tuple[Path, Hookline]) -> None:

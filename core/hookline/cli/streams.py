@@ -6,16 +6,23 @@ import contextlib
 import io
 import os
 import select
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from hookline.engine.errors import ConfigError, HooklineError
 from hookline.engine.files import reason
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
+_SUFFIXES = {b"PAR1": ".parquet", b"PK\x03\x04": ".npz"}
+"""Suffixes of files by their first four bytes; all others are text."""
 
 
 def open_streams() -> None:
@@ -49,6 +56,40 @@ def outlasted_output() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def standard_input_file() -> Iterator[Path]:
+    """Yield a file with the content of standard input, which readers may read from any position; then remove it.
+
+    Errors that are raised meanwhile call the file ``stdin``.
+
+    Raises:
+        ConfigError: When standard input is a terminal, or cannot be read.
+    """
+    if sys.stdin.isatty():
+        hint = "pipe a file into the command, or name it"
+        raise ConfigError("the input is to be read from standard input, which is a terminal", hint=hint)
+    with tempfile.TemporaryDirectory(prefix="hookline-") as folder:
+        source = sys.stdin.buffer
+        try:
+            head = source.read(4)
+            path = Path(folder, f"stdin{_SUFFIXES.get(head, '.csv')}")
+            with path.open("wb") as file:
+                file.write(head)
+                shutil.copyfileobj(source, file)
+        except OSError as error:
+            raise ConfigError(f"standard input cannot be copied to a file: {reason(error)}") from error
+        try:
+            yield path
+        except HooklineError as error:
+            error.faults = tuple(
+                replace(fault, location=replace(fault.location, source="stdin"))
+                if fault.location and fault.location.source == str(path)
+                else fault
+                for fault in error.faults
+            )
+            raise
 
 
 def discard_unwritten() -> None:

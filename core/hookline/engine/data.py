@@ -91,7 +91,11 @@ class Predictor(Protocol):
     after each batch of ``read``, and returns the columns of that batch by name. With a method
     ``predict(model, inputs, batch_size, *, probabilities)`` it predicts for arrays or frames, too: it passes batches of
     prepared inputs to the function ``model``, and returns an array of predictions in the units of the data, or of the
-    probabilities of the classes.
+    probabilities of the classes. With a method ``exportable(model)`` exports hold the preparation of the inputs: it
+    gets the trained model, a module that takes prepared inputs and returns the prediction, and returns a
+    ``hookline.trained.Exportable``. With an attribute ``feature_columns`` it says which input features stem from one
+    column of the data: the name of the column of each; if the inputs are a mapping, a list of names for each of its
+    entries that is a vector.
     """
 
     def read(self, path: Path, batch_size: int) -> Iterator[Any]:

@@ -105,9 +105,8 @@ class Location:
         marked = printable(self.text[column - 1 : column - 1 + self.width])
         after = printable(self.text[column - 1 + self.width :])
         number = "" if self.line is None else str(self.line)
-        gutter = " " * len(number)
         caret = " " * len(before) + "^" * max(len(marked), 1)
-        return f"{number} | {before}{marked}{after}\n{gutter} | {caret}"
+        return f"{number} | {before}{marked}{after}\n{' ' * len(number)} | {caret}"
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
     >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 2)
     False
     """
-    digest = hashlib.blake2b(repr((seed, *names)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return int.from_bytes(hashlib.blake2b(repr((seed, *names)).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def make_generator(seed: int, *names: str | int) -> torch.Generator:

@@ -18,6 +18,16 @@ from hookline.testing.parts import changed_generators, first_batch, generator_st
 _BATCH_SIZES = (1, 2, 7)
 
 
+def _expected_shape(subject: Subject, size: int, shape: list[int]) -> list[int]:
+    """Return the shape of the predictions for ``size`` examples; ``shape`` if the data source does not give it."""
+    if not subject.data.out_features:
+        return [size, *shape[1:]]
+    target = first_batch(subject.data, size)[1]
+    # One of several class indices, as of the tokens of a text, has the classes before the further dimensions.
+    further = target.shape[1:] if isinstance(target, Tensor) and not target.is_floating_point() else ()
+    return [size, subject.data.out_features, *further]
+
+
 def _inputs(subject: Subject, size: int = 8) -> Tensor:
     return cast(Tensor, first_batch(subject.data, size)[0])
 
@@ -35,12 +45,12 @@ def _predicted(model: nn.Module, inputs: Tensor) -> Tensor:
 
 @check
 def output_shape(subject: Subject) -> None:
-    """The prediction has shape [B, O] for any batch size, including 1."""
+    """The prediction has shape [B, O], or [B, O, T] for T class indices, for any batch size, including 1."""
     model = subject.run().model
     for size in _BATCH_SIZES:
         inputs = _inputs(subject, size)
         shape = list(_predicted(model, inputs).shape)
-        expected = [len(inputs), *([subject.data.out_features] if subject.data.out_features else shape[1:])]
+        expected = _expected_shape(subject, len(inputs), shape)
         if shape != expected:
             advice = "keep the batch dimension, and do not squeeze"
             raise Broken(f"{shape} for {len(inputs)} examples, expected {expected}", advice)

@@ -127,7 +127,11 @@ class Net(nn.Module):
     def __init__(self, data: DataSource, dropout: float = 0.0) -> None:
         super().__init__()
         inputs, target = first_batch(data, 1)
-        self._shape = target.shape[1:] if target.is_floating_point() else (data.out_features or int(target.max()) + 2,)
+        self._shape: tuple[int, ...] = target.shape[1:]
+        if not target.is_floating_point():
+            # Of several classes for an example, such as tokens of a text, each has a place after that of the class.
+            further = self._shape if data.task == "classification" else ()
+            self._shape = (data.out_features or int(target.max()) + 2, *further)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.line = nn.Linear(inputs[0].numel(), math.prod(self._shape))
         self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)

@@ -1,4 +1,4 @@
-"""Evaluations, predictions and exports of saved runs. All load on first use."""
+"""Evaluations, predictions, importances of features and exports of saved runs. All load on first use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.trained.evaluating import Evaluation, evaluate_run
+    from hookline.trained.exportable import Exportable, RawInput, RawOutput, TableForm
     from hookline.trained.exporting import Exported, export_model
+    from hookline.trained.importance import FeatureImportance, Importance, measure_importance
     from hookline.trained.loading import load_trained
     from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
+    from hookline.trained.raw.onnx_model import OnnxModel, load_onnx
     from hookline.trained.weights import Weights, read_weights
 
 _HOME = {
@@ -19,13 +22,28 @@ _HOME = {
         "Evaluation",
         "evaluate_run",
     ),
+    "exportable": (
+        "Exportable",
+        "RawInput",
+        "RawOutput",
+        "TableForm",
+    ),
     "exporting": (
         "Exported",
         "export_model",
     ),
+    "importance": (
+        "FeatureImportance",
+        "Importance",
+        "measure_importance",
+    ),
     "loading": ("load_trained",),
     "model": ("Trained",),
     "predicting": ("write_predictions",),
+    "raw.onnx_model": (
+        "OnnxModel",
+        "load_onnx",
+    ),
     "weights": (
         "Weights",
         "read_weights",
@@ -34,12 +52,21 @@ _HOME = {
 
 __all__ = [
     "Evaluation",
+    "Exportable",
     "Exported",
+    "FeatureImportance",
+    "Importance",
+    "OnnxModel",
+    "RawInput",
+    "RawOutput",
+    "TableForm",
     "Trained",
     "Weights",
     "evaluate_run",
     "export_model",
+    "load_onnx",
     "load_trained",
+    "measure_importance",
     "read_weights",
     "write_predictions",
 ]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.building import Site, build_for_evaluation
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
+from hookline.engine.plugin.run_config import RunConfig
 from hookline.runs.changes import identity_changes
 from hookline.runs.folder import expect_saved_weights, saved_config
 from hookline.runs.identity import identity_of
@@ -70,23 +71,61 @@ def evaluate_run(
     path = find_run(run, parent)
     switches = {"--split": {"train.evaluate": list(splits) or "all"}}
     config = load_config(saved_config(path), overrides, plugins=plugins, switches=switches, catalog=catalog)
-    weights = read_weights(path, checkpoint)
-    built = Run(config, build=_build)
-    there = built.data.splits()
-    if missing := [name for name in splits if f"{name}/loss" not in built.metric_names]:
-        hint = f"they have {', '.join(there)}"
-        raise ConfigError(f"the data have no split {missing[0]!r} that can be evaluated", hint=hint)
-    load_weights_into(built, weights, path)
-    notes = _notes_on_data(built, weights)
-    metrics = dict(built.evaluate())
+    found = load_evaluated(path, config, checkpoint)
+    check_evaluated(found.run, splits)
+    metrics = dict(found.run.evaluate())
     evaluated = dict.fromkeys(name.partition("/")[0] for name in metrics)
+    there = found.run.data.splits()
     sizes = {name: _num_examples(there[name]) for name in evaluated}
-    return Evaluation(path, weights.origin, weights.step, sizes, metrics, (*weights.notes, *built.warnings, *notes))
+    return Evaluation(path, found.weights.origin, found.weights.step, sizes, metrics, found.warnings)
 
 
-def _build(site: Site) -> None:
-    expect_saved_weights(site.run)
-    build_for_evaluation(site)
+class Evaluated(NamedTuple):
+    """A run built for evaluations, with saved weights.
+
+    Attributes:
+        run: The run.
+        site: Its components.
+        weights: The weights.
+        warnings: Warnings about the weights and the data.
+    """
+
+    run: Run
+    site: Site
+    weights: Weights
+    warnings: tuple[str, ...]
+
+
+def load_evaluated(path: Path, config: RunConfig, checkpoint: str | os.PathLike[str] | None) -> Evaluated:
+    """Build the run of a config for evaluations, with the weights of a run folder.
+
+    Raises:
+        CheckpointError: When there are no such weights, or they are damaged or belong to a different model.
+        HooklineError: As ``Run`` raises it.
+    """
+    weights = read_weights(path, checkpoint)
+    sites: list[Site] = []
+
+    def build(site: Site) -> None:
+        expect_saved_weights(site.run)
+        build_for_evaluation(site)
+        sites.append(site)
+
+    run = Run(config, build=build)
+    load_weights_into(run, weights, path)
+    warnings = (*weights.notes, *run.warnings, *_notes_on_data(run, weights))
+    return Evaluated(run, sites[0], weights, warnings)
+
+
+def check_evaluated(run: Run, splits: Iterable[str]) -> None:
+    """Check that splits are evaluated.
+
+    Raises:
+        ConfigError: When one is not.
+    """
+    if missing := [name for name in splits if f"{name}/loss" not in run.metric_names]:
+        hint = f"they have {', '.join(run.data.splits())}"
+        raise ConfigError(f"the data have no split {missing[0]!r} that can be evaluated", hint=hint)
 
 
 # ---- notes and checks ------------------------------------------------------------------------------------------------

@@ -87,6 +87,11 @@ class Trained:
         """
         return build_predictor(self._site.host, self._site.run)
 
+    @property
+    def writers(self) -> Mapping[str, Any]:
+        """Functions of the predictor that write other files than CSV, by extension."""
+        return getattr(self.predictor, "writers", {})
+
     def predictions(self, source: str | os.PathLike[str]) -> Iterator[Mapping[str, Sequence[Any]]]:
         """Yield the predictions for the inputs of a file, in its order: columns by name, one batch at a time.
 

@@ -7,12 +7,10 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from hookline.engine.data import Predictor
 from hookline.engine.errors import ConfigError
 from hookline.engine.words import did_you_mean
-from hookline.trained.model import Trained
 from hookline.trained.target_file import check_target, written_whole
 
 Columns = Mapping[str, Sequence[Any]]
@@ -21,8 +19,19 @@ Writer = Callable[[Path, Iterator[Columns]], None]
 _CSV = ".csv"
 
 
+class Predicting(Protocol):
+    """A model that predicts for files: ``Trained`` or ``OnnxModel``."""
+
+    @property
+    def writers(self) -> Mapping[str, Writer]:
+        """Ways to write other files than CSV, by extension."""
+
+    def predictions(self, source: str | os.PathLike[str]) -> Iterator[Columns]:
+        """Yield the predictions for the inputs of a file, in its order: columns by name, one batch at a time."""
+
+
 def write_predictions(
-    trained: Trained, source: str | os.PathLike[str], target: str | os.PathLike[str], *, force: bool = False
+    trained: Predicting, source: str | os.PathLike[str], target: str | os.PathLike[str], *, force: bool = False
 ) -> int:
     """Write the predictions of a model for the inputs of a file, in its order; return the number of rows.
 
@@ -40,7 +49,7 @@ def write_predictions(
     """
     source, target = Path(source), Path(target)
     check_target(target, force=force, source=source)
-    write = _writer_for(trained.predictor, target)
+    write = _writer_for(trained.writers, target)
     counter = _Counter()
     with written_whole(target, force=force) as new:
         write(new, counter.counting(trained.predictions(source)))
@@ -86,8 +95,8 @@ class _Counter:
             yield part
 
 
-def _writer_for(predictor: Predictor, target: Path) -> Writer:
-    writers: dict[str, Writer] = {_CSV: _write_csv, **getattr(predictor, "writers", {})}
+def _writer_for(others: Mapping[str, Writer], target: Path) -> Writer:
+    writers: dict[str, Writer] = {_CSV: _write_csv, **others}
     ending = target.suffix.lower()
     if ending not in writers:
         hint = did_you_mean(ending, writers)

@@ -27,6 +27,7 @@ class EventText:
         self._start = self._epoch_start = time.perf_counter()
         self._last_row = 0
         self._redaction = Redaction.of(run.config)
+        self._reports = Reports()
         self._widths = {name: max(len(name), 12) for name in run.metric_names}
 
     def head(self, run: RunView) -> list[str]:
@@ -42,6 +43,14 @@ class EventText:
         """Return the line of a step in a long epoch, with the given parts."""
         number = f"step {run.step}" + (f"/{run.num_steps}" if run.num_steps else "")
         return "  ".join([f"{run.epoch}/{run.config.train.epochs}".rjust(_EPOCH_WIDTH), number, *filter(None, parts)])
+
+    def evaluation_start(self, run: RunView) -> None:
+        """Notice the tables that were reported before an evaluation."""
+        self._reports.mark(run)
+
+    def reports(self, run: RunView) -> list[str]:
+        """Return the tables that were reported in an evaluation; the end does not show them again."""
+        return [line for title, rows in self._reports.new(run).items() for line in _titled(title, rows)]
 
     def evaluation(self, run: RunView, metrics: Mapping[str, float]) -> list[str]:
         """Return the row of an evaluation within an epoch; one at the end of an epoch is part of the epoch's row."""
@@ -64,7 +73,8 @@ class EventText:
         tables = [
             line
             for title, rows in run.summary.items()
-            for line in ("", printable(title), *(f"  {row}" for row in _table(rows)))
+            if rows is not self._reports.shown.get(title)
+            for line in _titled(title, rows)
         ]
         reason = run.interrupt_reason if outcome == "interrupted" else run.stop_reason
         because = f": {printable(reason)}" if reason else ""
@@ -75,6 +85,32 @@ class EventText:
         cells = {name: _metric_cell(name, metrics) for name in self._widths}
         values = [cell.rjust(self._widths[name]) for name, cell in cells.items()]
         return "  ".join([label.rjust(_EPOCH_WIDTH), *values, f"{time.perf_counter() - self._epoch_start:7.2f}"])
+
+
+class Reports:
+    """The tables that plugins report in evaluations, to show them at once.
+
+    Attributes:
+        shown: Those that were returned, by title.
+    """
+
+    def __init__(self) -> None:
+        self.shown: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self._before: dict[str, Sequence[Mapping[str, Any]]] = {}
+
+    def mark(self, run: RunView) -> None:
+        """Notice the tables of a run before an evaluation."""
+        self._before = dict(run.summary)
+
+    def new(self, run: RunView) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """Return the tables that were reported since."""
+        new = {title: rows for title, rows in run.summary.items() if rows is not self._before.get(title)}
+        self.shown |= new
+        return new
+
+
+def _titled(title: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return ["", printable(title), *(f"  {row}" for row in _table(rows))]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -13,6 +13,7 @@ from hookline import hookimpl
 from hookline.engine import encodable, text_of
 from hookline.runs import folder_of
 from hookline_plugins.callback_parts.display import Display
+from hookline_plugins.callback_parts.event_text import Reports
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
@@ -27,6 +28,7 @@ class JSONLines:
 
     def __post_init__(self) -> None:
         self._display = Display("json-lines")
+        self._reports = Reports()
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
@@ -49,9 +51,17 @@ class JSONLines:
         self._write(run, "log", epoch=run.epoch, step=run.step, values=dict(values))
 
     @hookimpl
+    def on_evaluation_start(self, run: RunView) -> None:
+        """Notice what is reported in the evaluation."""
+        self._reports.mark(run)
+
+    # Last, to include the reports of the other plugins.
+    @hookimpl(trylast=True)
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of the evaluation."""
+        """Write the metrics of the evaluation, and the tables that were reported in it."""
         self._write(run, "evaluation_end", epoch=run.epoch, step=run.step, metrics=dict(metrics))
+        for title, rows in self._display.redaction(run).tables(self._reports.new(run)).items():
+            self._write(run, "report", epoch=run.epoch, step=run.step, title=title, rows=rows)
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:

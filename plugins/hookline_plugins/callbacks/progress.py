@@ -52,6 +52,7 @@ class Progress:
         self._display = Display("progress")
         self._live_line: LiveProgress | None = None
         self._waiting: list[str] = []
+        self._reports: list[str] = []
         self._logged: dict[str, float] = {}
         self._interval_s = _REDRAW_S if self._is_live else self.every_s
         if not self._interval_s:
@@ -92,14 +93,26 @@ class Progress:
         self._logged |= values
 
     @hookimpl
+    def on_evaluation_start(self, run: RunView) -> None:
+        """Notice what is reported in the evaluation."""
+        self._text.evaluation_start(run)
+
+    # Last, to include the reports of the other plugins.
+    @hookimpl(trylast=True)
     def on_evaluation_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
-        """Write the row of an evaluation within an epoch; one at the end of an epoch is part of the epoch's row."""
-        self._write(run, *self._text.evaluation(run, metrics))
+        """Write the row of an evaluation within an epoch; one at the end of an epoch is part of the epoch's row.
+
+        The tables that were reported in the evaluation follow the row.
+        """
+        row, reports = self._text.evaluation(run, metrics), self._text.reports(run)
+        self._reports = [] if row else reports
+        self._write(run, *row, *(reports if row else []))
 
     @hookimpl
     def on_epoch_end(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Write the epoch's row."""
-        self._write(run, self._text.epoch(run, metrics))
+        self._write(run, self._text.epoch(run, metrics), *self._reports)
+        self._reports = []
 
     @hookimpl
     def on_warning(self, run: RunView, message: str) -> None:

@@ -66,7 +66,7 @@ def build_source(options: Options, generator: torch.Generator | None) -> DataSou
     names = read["train"].names, targets.names
     scales = _scales(options, targets, (inputs, outputs), names, faults)
     faults.check()
-    return _source(targets, inputs, outputs, names, scales)
+    return _source(targets, inputs, outputs, names, scales, read["train"].values.dtype.name)
 
 
 def _read_inputs(given: Mapping[str, tuple[str, Any]], faults: Faults) -> dict[str, Rows] | None:
@@ -141,10 +141,11 @@ def _source(
     outputs: Mapping[str, Tensor],
     names: tuple[tuple[str, ...], ...],
     scales: list[Scale | None],
+    dtype: str,
 ) -> DataSource:
     datasets = {split: _dataset(x, outputs[split]) for split, x in inputs.items()}
     labels = None if targets.labels is None else targets.labels.tolist()
-    kept: dict[str, Any] = {"labels": labels or [], "is_flat": targets.is_flat}
+    kept: dict[str, Any] = {"labels": labels or [], "is_flat": targets.is_flat, "dtype": dtype}
     for prefix, scale in zip(("", "target_"), scales, strict=True):
         if scale:
             kept |= {f"{prefix}mean": scale.mean.tolist(), f"{prefix}scale": scale.scale.tolist()}

@@ -83,7 +83,12 @@ def class_columns(
     probabilities = class_probabilities(prediction, len(class_names), is_binary=is_binary)
     chosen = [class_names[index] for index in probabilities.argmax(dim=1).tolist()]
     columns = {f"probability_{name}": probabilities[:, number].tolist() for number, name in enumerate(class_names)}
-    return {f"predicted_{target}" if target else "predicted": chosen, **columns}
+    return {target_column(target): chosen, **columns}
+
+
+def target_column(target: str) -> str:
+    """Return the name of the column with the predicted class; ``predicted`` if the target has no name."""
+    return f"predicted_{target}" if target else "predicted"
 
 
 def class_probabilities(prediction: Any, num_classes: int, *, is_binary: bool) -> Tensor:

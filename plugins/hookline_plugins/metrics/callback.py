@@ -16,6 +16,7 @@ from hookline.engine import did_you_mean
 from hookline_plugins.metrics import classes, regression
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import Answers, Task, answers_of, task_of
+from hookline_plugins.metrics.perplexity import Perplexity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ _Name = Literal[
     "f1",
     "confusion",
     "top_k_accuracy",
+    "perplexity",
 ]
 _Arguments = dict[str, bool | int | float | str | list[int | float]]
 
@@ -131,7 +133,8 @@ class Metrics:
             name: functools.partial(make, answers) for name, make in _OF_CLASSES.items()
         }
         top_k = functools.partial(classes.TopKAccuracy, self.top_k, answers)
-        return of_classes if task == "binary" else {**of_classes, "top_k_accuracy": top_k}
+        perplexity = functools.partial(Perplexity, answers)
+        return of_classes if task == "binary" else {**of_classes, "top_k_accuracy": top_k, "perplexity": perplexity}
 
     def _of_torchmetrics(self, name: str, task: Task, run: RunView, data: DataSource) -> Metric:
         metric = _made(name, self.torchmetrics[name]).to(run.device)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hookline import ConfigError, DataSource, Fault, HooklineError, hookimpl
+from hookline import ConfigError, DataError, DataSource, Fault, HooklineError, hookimpl
 from hookline.engine import did_you_mean
+from hookline_plugins.data.columns import each
 from hookline_plugins.models.model_folder import read_config, read_weights
 from hookline_plugins.optional import optional_package
 
@@ -46,6 +47,7 @@ class Transformers:
 
     Batches are mappings of the arguments of the model, such as ``input_ids`` and ``attention_mask``, each ``[B, T]``,
     or ``pixel_values`` ``[B, C, H, W]``, and ``labels``; or pairs of such a mapping without ``labels``, and the labels.
+    Pairs of images and labels, as the data source ``images`` gives them, set the size and the channels of a new model.
 
     Nothing is downloaded, unpickled or imported from the folder: Hookline reads ``config.json`` and the safetensors
     files, and transformers gets values and tensors. A head with another number of classes than the data is made anew.
@@ -130,7 +132,9 @@ class Transformers:
         if unknown := sorted(self.config.keys() - known):
             faults = [Fault(f"config has no {key!r}", hint=did_you_mean(key, known)) for key in unknown]
             raise ConfigError(f"model.config does not fit the architecture {values['model_type']!r}", faults=faults)
-        made = {**values, **_sizes(self.task, values, data), **self.config}
+        sizes = {**(_image_sizes(data) if self.task == "image-classification" else {}), **values}
+        sizes = {key: value for key, value in sizes.items() if key in known or key in values}
+        made = {**sizes, **_sizes(self.task, values, data), **self.config}
         if self.folder is None and "vocab_size" in data.kept:
             made.setdefault("vocab_size", data.kept["vocab_size"])
         if "num_labels" in made:  # which the names of other classes would overrule
@@ -203,6 +207,15 @@ def _sizes(task: _Task, values: Mapping[str, Any], data: DataSource) -> dict[str
         }
     num_classes, known = data.out_features, values.get("id2label", {})
     return {"num_labels": num_classes} if num_classes and num_classes != len(known) else {}
+
+
+def _image_sizes(data: DataSource) -> dict[str, Any]:
+    """Return what an image ``[C, H, W]`` says about the config of a new model; nothing without one."""
+    try:
+        channels, height, width = each(data.train, lambda example: list(example[0].shape), 1)[0].tolist()
+    except (DataError, ValueError):  # a mapping, or no image
+        return {}
+    return {"num_channels": channels, "image_size": height if height == width else [height, width]}
 
 
 @contextmanager

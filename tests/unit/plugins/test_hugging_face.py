@@ -17,7 +17,7 @@ from support import saved_folder
 
 datasets = pytest.importorskip("datasets", reason="the extra datasets is not installed")
 
-from hookline_plugins.data.hugging_face.source import HuggingFace  # noqa: E402 - needs the package
+from hookline_plugins.data.arrays.hugging_face.source import HuggingFace  # noqa: E402 - needs the package
 
 NUM = 40
 

@@ -424,8 +424,10 @@ def hookline_rows(count: int) -> list[int]:
     """Return the row numbers of the training split of 0.7."""
     from hookline_plugins.data.faults import Faults
     from hookline_plugins.data.splits import split_rows
+    from hookline_plugins.data.tables.table import Table
 
-    found: list[int] = split_rows(count, (0.7, 0.2, 0.1), 0, Faults(Path("x")))[0].tolist()
+    options = Table(Path("x"), "price", split=(0.7, 0.2, 0.1))
+    found: list[int] = split_rows(count, options, None, Faults(Path("x")))["train"].tolist()
     return found
 
 

@@ -60,6 +60,9 @@ hookline.lazy = {
     "prove-resume": LazyCommand("commands.proof", "prove_resume", "Prove that a run resumes exactly."),
     "eval": LazyCommand("commands.trained", "eval_", "Evaluate the model of RUN."),
     "predict": LazyCommand("commands.trained", "predict", "Predict the rows of INPUT with the model of RUN."),
+    "importance": LazyCommand(
+        "commands.importance", "importance", "Measure how much each feature matters to the model of RUN."
+    ),
     "export": LazyCommand("commands.trained", "export", "Export the model of RUN for other programs."),
 }
 
@@ -211,7 +214,7 @@ def init(
 ) -> None:
     """Write a commented config.
 
-    With DATAFILE, a CSV or Parquet file, the config fits that file: its choices and their reasons are shown.
+    With DATAFILE, a CSV or Parquet file or a text, the config fits that file: its choices and reasons are shown.
     """
     from hookline.cli.text_file import write_text_file
     from hookline.runs.config_text import commented_toml

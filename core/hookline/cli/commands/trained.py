@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
 from hookline.cli.signals import ended_at_once
+from hookline.cli.streams import standard_input_file
+from hookline.engine.errors import ConfigError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.record import read_record
 from hookline.runs.search import find_run
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
     from hookline.trained.evaluating import Evaluation
     from hookline.trained.model import Trained
     from hookline.trained.predicting import Columns
+    from hookline.trained.raw.onnx_model import OnnxModel
 
 
+_ONNX = ".onnx"
 _CHUNK = 2**16
 """Number of characters of predictions to print at once."""
 
@@ -59,6 +64,43 @@ def _writing(command: _Command) -> _Command:
         command(*given, target=Target(path, force), **arguments)
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
+
+
+class Form(NamedTuple):
+    """Form of an exported model.
+
+    Attributes:
+        to: The format of its file.
+        bare: Whether it lacks the preparation of its inputs.
+    """
+
+    to: str
+    bare: bool
+
+
+def _choosing_form(command: _Command) -> _Command:
+    """Add the options of the form; the command receives a ``form``."""
+
+    @click.option("--to", required=True, metavar="FORMAT", help="File format: safetensors, torch-export or onnx.")
+    @click.option("--bare", is_flag=True, help="Export the model without the preparation of its inputs.")
+    @functools.wraps(command)
+    def wrapped(*given: Any, to: str, bare: bool, **arguments: Any) -> None:
+        command(*given, form=Form(to, bare), **arguments)
+
+    return wrapped  # type: ignore[return-value] # click calls it with the options added above
+
+
+def _on_streams(command: _Command) -> _Command:
+    """Let ``-`` stand for standard input as ``source``, and for standard output as ``target``."""
+
+    @functools.wraps(command)
+    def wrapped(*given: Any, source: Path, target: Target, **arguments: Any) -> None:
+        if str(target.path) == "-":
+            target = Target(None, target.force)
+        with standard_input_file() if str(source) == "-" else contextlib.nullcontext(source) as path:
+            command(*given, source=path, target=target, **arguments)
+
+    return wrapped  # type: ignore[return-value] # as above
 
 
 @click.command("eval", cls=Command)
@@ -120,6 +162,7 @@ def eval_(
 @choosing
 @_writing
 @ended_at_once()
+@_on_streams
 def predict(
     output: Output,
     catalog: Catalog,
@@ -132,17 +175,24 @@ def predict(
 ) -> None:
     """Predict the rows of INPUT with the model of RUN.
 
-    Prints CSV, or writes the file given with -o. INPUT is read like the training data, which need not exist any more.
-    RUN is a number, a name, a path, `last` or `best`. KEY=VALUE overrides its config.
+    Prints CSV, or writes the file given with -o. INPUT is read like the training data, which need not exist any more;
+    `-` is standard input. RUN is a number, a name, a path, `last` or `best`; or an ONNX file that `hookline export` has
+    written, which needs neither torch nor plugins. KEY=VALUE overrides the config of the run.
     """
-    path = find_run(run, parent)
+    trained: Trained | OnnxModel
+    if run.endswith(_ONNX):
+        trained = _onnx_model(Path(run), overrides, checkpoint)
+    else:
+        path = find_run(run, parent)
 
-    from hookline.trained.loading import load_trained
+        from hookline.trained.loading import load_trained
+
+        with noting_missing_files(read_record(path)):
+            trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
+    _print_warnings(output, trained)
+
     from hookline.trained.predicting import write_predictions
 
-    with noting_missing_files(read_record(path)):
-        trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
-    _print_warnings(output, trained)
     if target.path is None:
         _print_predictions(output, trained, source)
         return
@@ -158,7 +208,7 @@ def predict(
 @click.command(cls=Command)
 @run_argument
 @_overrides
-@click.option("--to", required=True, metavar="FORMAT", help="File format: safetensors, torch-export or onnx.")
+@_choosing_form
 @_checkpoint
 @runs_option
 @printing
@@ -170,13 +220,14 @@ def export(
     catalog: Catalog,
     run: str,
     overrides: Sequence[str],
-    to: str,
+    form: Form,
     target: Target,
     checkpoint: str | None,
     parent: Path,
 ) -> None:
     """Export the model of RUN for other programs.
 
+    The file takes the values of the data file and gives predictions in its units, if the data source offers that.
     Compares the outputs of the exported model with those of the original. Without -o, the file is named after the run
     and written to the current folder. RUN is a number, a name, a path, `last` or `best`. KEY=VALUE overrides its
     config.
@@ -189,11 +240,12 @@ def export(
     with noting_missing_files(read_record(path)):
         trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
     _print_warnings(output, trained)
-    made = export_model(trained, to, target.path, force=target.force)
+    made = export_model(trained, form.to, target.path, force=target.force, bare=form.bare)
     if output.json:
         values = {
             "path": str(made.path),
             "format": made.format,
+            "inputs": "raw" if made.takes_raw else "prepared",
             "examples": made.num_examples,
             "largest_difference": made.largest_difference,
             "rtol": made.rtol,
@@ -202,13 +254,28 @@ def export(
         output.document({**_values_of(trained), **values, "warnings": trained.warnings})
     output.prose(_origin_of(trained))
     output.prose(f"wrote {made.path}")
-    allowed = "0" if made.rtol == 0 else f"{made.atol:g} + {made.rtol:g} * output"
+    if made.format != "safetensors":
+        taken = "the values of the data file" if made.takes_raw else "inputs prepared as in training"
+        output.prose(f"it takes {taken}")
+    spread = " * spread" if made.takes_raw else ""
+    allowed = "0" if made.rtol == 0 else f"{made.atol:g}{spread} + {made.rtol:g} * output"
     output.prose(
         f"compared on {made.inputs}: largest output difference {made.largest_difference:.3g}, allowed {allowed}"
     )
 
 
-def _print_predictions(output: Output, trained: Trained, source: Path) -> None:
+def _onnx_model(path: Path, overrides: Sequence[str], checkpoint: str | None) -> OnnxModel:
+    """Load an exported model, to which no option of a run applies."""
+    if overrides or checkpoint:
+        given = overrides[0] if overrides else "--checkpoint"
+        raise ConfigError(f"{given} is for a run, and {path.name} is a file", hint="export the run again with it")
+
+    from hookline.trained.raw.onnx_model import load_onnx
+
+    return load_onnx(path)
+
+
+def _print_predictions(output: Output, trained: Trained | OnnxModel, source: Path) -> None:
     """Print predictions once all are computed, so that a fault in the last row leaves no partial table."""
     parts = trained.predictions(source)
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as held:
@@ -238,16 +305,16 @@ def _json_texts(parts: Iterator[Columns]) -> Iterator[str]:
             yield msgspec.json.encode(dict(zip(part, row, strict=True))).decode() + "\n"
 
 
-def _print_warnings(output: Output, source: Evaluation | Trained) -> None:
+def _print_warnings(output: Output, source: Evaluation | Trained | OnnxModel) -> None:
     for text in source.warnings:
         output.note(f"warning: {text}")
 
 
-def _origin_of(source: Evaluation | Trained) -> str:
+def _origin_of(source: Evaluation | Trained | OnnxModel) -> str:
     return f"{source.path.name}: {source.weights}, after {source.step} steps"
 
 
-def _values_of(source: Evaluation | Trained) -> dict[str, Any]:
+def _values_of(source: Evaluation | Trained | OnnxModel) -> dict[str, Any]:
     return {"run": source.path.name, "weights": source.weights, "step": source.step}
 
 

@@ -197,8 +197,7 @@ class Loop:
 
     def _has_next_epoch(self) -> bool:
         position = self._position
-        has_steps = position.step < self._max_steps and position.epoch < position.num_epochs
-        return has_steps and position.stop_reason is None
+        return position.step < self._max_steps and position.epoch < position.num_epochs and position.stop_reason is None
 
     def _outcome_of_all_steps(self) -> Outcome:
         """Return the outcome; keep the weights that are evaluated, unless the run will be resumed."""
@@ -285,8 +284,7 @@ class Loop:
             return
         first = error or failures.pop(0)
         for failure in failures:
-            notes = getattr(failure, "__notes__", ())
-            first.add_note("and then " + "; ".join([error_text(failure), *notes]))
+            first.add_note("and then " + "; ".join([error_text(failure), *getattr(failure, "__notes__", ())]))
         if error is None:
             self.outcome = "failed"
             raise first

@@ -301,8 +301,7 @@ class Run:
             raise TrainingError(message, hint="call state_dict when run.num_ahead is 0, or take single steps")
         self._loop.parts.finite_guard.look()  # a resumed run could not report it
         own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
-        progress = self._loop.progress.state_dict(self._position)
-        return copy.deepcopy(progress | own | component_state(self._loop.parts))
+        return copy.deepcopy(self._loop.progress.state_dict(self._position) | own | component_state(self._loop.parts))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict`` of a run of the same config, before the first step.

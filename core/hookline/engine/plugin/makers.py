@@ -126,8 +126,7 @@ def _called(error: BaseException) -> list[Any]:
         lines[-1] = lines[-1][:end]
         call: Any = ast.parse(b"".join(lines)[start:], mode="eval").body
         name, *attributes = ast.unparse(call.func).split(".")
-        known = {**frame.f_globals, **frame.f_locals}[name]
-        return list(accumulate(attributes, getattr, initial=known))[::-1]
+        return list(accumulate(attributes, getattr, initial={**frame.f_globals, **frame.f_locals}[name]))[::-1]
     return []
 
 

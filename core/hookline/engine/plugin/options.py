@@ -208,8 +208,7 @@ def _number(bound: Any) -> str:
 def _metas(annotation: Any) -> list[Meta]:
     """Return the ``Meta`` annotations of a type and of its parts."""
     if typing.get_origin(annotation) is typing.Annotated:
-        own = [mark for mark in annotation.__metadata__ if isinstance(mark, Meta)]
-        return own + _metas(annotation.__origin__)
+        return [mark for mark in annotation.__metadata__ if isinstance(mark, Meta)] + _metas(annotation.__origin__)
     return [meta for part in typing.get_args(annotation) for meta in _metas(part)]
 
 

@@ -33,8 +33,7 @@ def with_new_names(method: Callable[..., Any], hook: str) -> Callable[..., Any]:
     # pluggy reads the argument names from the wrapped function.
     @functools.wraps(getattr(hookspecs, hook))
     def call(*arguments: Any) -> Any:
-        given = dict(zip(HOOKS[hook], arguments, strict=True))
-        return method(**{name: given[new] for name, new in new_names.items()})
+        return method(**{name: arguments[HOOKS[hook].index(new)] for name, new in new_names.items()})
 
     setattr(call, MARK, getattr(method, MARK))
     return call

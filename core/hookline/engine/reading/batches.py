@@ -98,6 +98,7 @@ class Batches:
         elif type(dataset) is not TensorDataset or workers.collate is not None:
             self._reader = ExampleReader(dataset, workers)
         if self._reader:
+            self._reader.draws_nothing = getattr(dataset, "draws", True) is False
             self._read = self._workers.add(self._reader)
 
     @property

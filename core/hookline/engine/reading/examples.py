@@ -45,6 +45,7 @@ class ExampleReader:
 
     Attributes:
         draws: Whether to seed the generators for what the examples draw.
+        draws_nothing: Whether the dataset declares that its examples never draw.
     """
 
     draws = False
@@ -103,8 +104,7 @@ def with_sizes(data: DataSource) -> DataSource:
 
 def _reads_many(dataset: Dataset[Any]) -> bool:
     """Return whether a dataset reads a whole batch at once; a ``Subset``, which always could, if its dataset does."""
-    if hasattr(dataset, "gather"):
-        return True
+    gathers = hasattr(dataset, "gather")
     while type(dataset) is Subset:
         dataset = dataset.dataset
-    return callable(getattr(dataset, "__getitems__", None))
+    return gathers or callable(getattr(dataset, "__getitems__", None))

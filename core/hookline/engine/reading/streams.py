@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from hookline.engine.errors import DataError
-from hookline.engine.reading.batch import tensors_in
+from hookline.engine.reading.batch import count_examples, tensors_in
 from hookline.engine.reading.failure import Failure
 from hookline.engine.reading.workers import Workers
 from hookline.engine.rng import derive_seed, seed_all
@@ -44,7 +44,8 @@ class StreamReader:
 
     The random numbers drawn for a batch depend on the seed, the epoch and the number of the turn. Before each epoch, a
     stream with a ``state_dict`` gets the state of its beginning; a stream with ``shard`` is shared out between workers
-    by it, and another one that gives all its examples to each of several workers is refused.
+    by it, and another one that gives all its examples to each of several workers is refused. A stream with a method
+    ``batches(batch_size)`` makes its batches itself.
     """
 
     draws = True
@@ -57,7 +58,7 @@ class StreamReader:
         self._min_size = min_size
         self._source: Any = None
         self._first: Mapping[str, Any] = {}
-        self._examples: Iterator[Any] | None = None
+        self._batches: Iterator[Any] = iter(())
         self._num_read = 0
         self._asked: set[str] | None = None
 
@@ -66,25 +67,19 @@ class StreamReader:
         try:
             if turn is None:
                 return None
-            seed_all(derive_seed(self._item_seed, "stream", turn.number, turn.epoch))
+            if self.draws:
+                seed_all(derive_seed(self._item_seed, "stream", turn.number, turn.epoch))
             if turn.place is not None:
                 self._begin(turn.epoch, turn.place)
-            if self._examples is None:
-                return None
-            items: list[Any] = []
-            for example in itertools.islice(self._examples, self._batch_size):
-                items.append(example)
-                self._num_read += 1
-            if len(items) < self._min_size:
-                self._examples = None
+            batch = next(self._batches, None)
+            if batch is None:
                 return None
             # It must have asked by now: its first example depends on the answer.
             if self._asked is not None and not self._asked & {"id", "num_workers"}:
                 error = DataError(f"{cast(Any, get_worker_info()).num_workers} {_UNSHARED}", hint=_SHARE)
                 return Failure("the examples", error)
-            batch = self._collate(items)
             place = {"state": copy.deepcopy(self._source.state_dict())} if self._first else {}
-            return batch, place, _mark_of(batch)
+            return batch, place, None if place else _mark_of(batch)
         except Exception as error:  # noqa: BLE001 - as above
             return Failure(f"the rest after {self._num_read} examples", error)
 
@@ -94,7 +89,7 @@ class StreamReader:
             self._source.load_state_dict(copy.deepcopy(self._first["state"]))
 
     def _begin(self, epoch: int, place: Mapping[str, Any]) -> None:
-        self._num_read, self._examples = 0, None
+        self._num_read, self._batches = 0, iter(())
         if self._source is None:
             self._source = self._share()
             if all(callable(getattr(self._source, name, None)) for name in ("state_dict", "load_state_dict")):
@@ -104,7 +99,22 @@ class StreamReader:
                 self._source.set_epoch(epoch)
             if place or self._first:
                 self._source.load_state_dict(copy.deepcopy((place or self._first)["state"]))
-            self._examples = iter(self._source)
+            self._batches = self._read_batches()
+
+    def _read_batches(self) -> Iterator[Any]:
+        if hasattr(self._source, "batches"):
+            made = self._source.batches(self._batch_size)
+            yield from (batch for batch in made if count_examples(batch) >= self._min_size)
+            return
+        examples = enumerate(self._source, 1)
+        while True:
+            items: list[Any] = []
+            for number, example in itertools.islice(examples, self._batch_size):
+                items.append(example)
+                self._num_read = number
+            if len(items) < self._min_size:
+                return
+            yield self._collate(items)
 
     def _share(self) -> Any:
         """Return the share of this process in the stream."""

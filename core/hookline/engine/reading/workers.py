@@ -86,7 +86,8 @@ class _Readers(Dataset[Any]):
     """Readers, each with a number; an item is the answer of one of them to a request.
 
     A reader seeds the global generators if its attribute ``draws`` is true. In the process of the run, one of examples
-    does it only from the batch on in which an example draws, which is read again; and the generators are restored.
+    does it only from the batch on in which an example draws, which is read again; and the generators are restored. One
+    whose dataset declares that it draws nothing (``draws = False``) is neither seeded nor watched.
     """
 
     def __init__(self) -> None:
@@ -96,8 +97,8 @@ class _Readers(Dataset[Any]):
     def __getitem__(self, request: Any) -> Any:
         number, wanted = request
         reader = self.all[number]
-        if get_worker_info() is not None:
-            reader.draws = True
+        if get_worker_info() is not None or reader.draws_nothing:
+            reader.draws = not reader.draws_nothing
             return reader.read(wanted)
         is_same = False
         self._bystanders.keep()

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from hookline import Location
 from hookline.engine import did_you_mean
 from hookline_plugins.data.faults import NO_FILE_HINT, Faults
+from hookline_plugins.data.splits import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,12 +117,21 @@ class StoredArray:
         Raises:
             OSError, ValueError: If the file is damaged.
         """
+        return self._tensor(self.values())
+
+    def values(self) -> np.ndarray[Any, Any]:
+        """Return the whole array as NumPy reads it, which may hold text.
+
+        Raises:
+            OSError, ValueError: If the file is damaged.
+        """
         if self.offset is not None:
-            return self.rows(slice(None))
+            return self._rows(slice(None))
         import numpy as np
 
         with np.load(self.path, allow_pickle=False) as file:
-            return self._tensor(file[self.name])
+            found: np.ndarray[Any, Any] = file[self.name]
+            return found
 
     def rows(self, which: slice | np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
         """Return some rows, ``[B, ...]``, without reading the others.
@@ -129,12 +139,14 @@ class StoredArray:
         The file is mapped for this call only. Pages read through a mapping count as memory of the process until it is
         closed, so that by the end of an epoch the whole file would count.
         """
+        return self._tensor(self._rows(which))
+
+    def _rows(self, which: slice | np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, Any]:
         import numpy as np
 
         assert self.offset is not None
         order: Any = "F" if self.is_column_major else "C"
-        mapped = np.memmap(self.path, self._stored, "r", self.offset, self.shape, order)
-        return self._tensor(np.array(mapped[which]))
+        return np.array(np.memmap(self.path, self._stored, "r", self.offset, self.shape, order)[which])
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield all rows in chunks, each with the number of its first row."""
@@ -190,6 +202,37 @@ def find_arrays(path: Path, names: tuple[str, ...], faults: Faults) -> list[Stor
                 faults.add(f"the array {name!r} cannot be read: {error}", hint="save it again")
         found.append(array if array and array.check(faults) else None)
     return found
+
+
+def read_key(path: Path, name: str, num_rows: int, faults: Faults) -> Key | None:
+    """Return the array ``[N]`` that decides on the splits: numbers, text or dates; None, with a fault, if it cannot.
+
+    Raises:
+        DataError: If the file cannot be opened or is of an unknown format.
+    """
+    import numpy as np
+    import torch
+
+    store = _open(path, faults)
+    if name not in (known := store.names()):
+        faults.add(f"there is no array {name!r}", hint=did_you_mean(name, known))
+        return None
+    try:
+        values = store.find(name).values()
+    except _BROKEN as error:
+        faults.add(f"the array {name!r} cannot be read: {error}", hint="save it again")
+        return None
+    if values.dtype.kind not in "fiubUSM" or values.shape not in ((num_rows,), (num_rows, 1)):
+        what = f"holds {values.dtype} of shape {list(values.shape)}, but decides on the splits of {num_rows:,} rows"
+        faults.add(f"the array {name!r} {what}", hint="save a number, a text or a date for each row")
+        return None
+    values = values.reshape(-1)
+    if values.dtype.kind == "S":
+        values = values.astype("U")
+    if len(missing := np.flatnonzero(values != values)):  # noqa: PLR0124 - only NaN and NaT differ from themselves
+        faults.add(f"row {missing[0]} of the array {name!r} is missing", hint="rows count from 0; fill it in")
+    found, codes = np.unique(values, return_inverse=True)
+    return Key(name, torch.from_numpy(codes), list(map(str, found.tolist())))
 
 
 def _open(path: Path, faults: Faults) -> Store:

@@ -14,8 +14,11 @@ from msgspec import Meta
 
 from hookline import DataError, DataSource, hookimpl
 from hookline.engine import did_you_mean
+from hookline_plugins.data.faults import Faults
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hookline import Predictor, RunView
 
 
@@ -74,7 +77,23 @@ class FromArrays:
         from hookline_plugins.data.arrays.predictor import ArrayPredictor
         from hookline_plugins.data.forms import as_inputs
 
-        return ArrayPredictor(data, "inputs", functools.partial(as_inputs, is_float=self.float_inputs))
+        form = functools.partial(as_inputs, is_float=self.float_inputs)
+        return ArrayPredictor(data, "inputs", form, self._first_rows)
+
+    def _first_rows(self, count: int) -> Tensor:
+        """Return rows of the training inputs.
+
+        Raises:
+            DataError: If the program has not given them.
+        """
+        from hookline_plugins.data.forms import as_tensor
+        from hookline_plugins.data.rows import read_numbers
+
+        faults = Faults(None)
+        read = read_numbers(self.given["train"][0], "the inputs", faults, ()) if self.given else None
+        if read is None:
+            faults.stop("the training data are not given")
+        return as_tensor(read.values[:count])
 
 
 def from_arrays(inputs: Any, targets: Any, **options: Any) -> type[FromArrays]:

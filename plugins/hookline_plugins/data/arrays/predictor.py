@@ -7,15 +7,17 @@ classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hookline import ContractError, DataError, Location
+from hookline.trained import Exportable, RawInput
 from hookline_plugins.data.arrays.files import StoredArray, find_arrays
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_tensor
@@ -44,6 +46,7 @@ class _Kept(msgspec.Struct):
     scale: list[float] = []
     target_mean: list[float] = []
     target_scale: list[float] = []
+    dtype: str = ""
 
 
 class ArrayPredictor:
@@ -53,20 +56,24 @@ class ArrayPredictor:
         data: The training data, as stored with the run.
         name: The name of the input array.
         form: Function from rows to inputs.
+        first_rows: Function from a number to so many rows of the training data.
     """
 
     writers = WRITERS
 
-    def __init__(self, data: DataSource, name: str, form: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        data: DataSource,
+        name: str,
+        form: Callable[[Tensor], Tensor],
+        first_rows: Callable[[int], Tensor],
+    ) -> None:
         try:
             self._kept = msgspec.convert(dict(data.kept), _Kept)
         except msgspec.ValidationError as error:
             raise DataError(f"the description of the data, saved with the run, cannot be used: {error}") from error
-        self._data, self._name, self._form = data, name, form
-        mean, scale = (
-            torch.tensor(values, dtype=torch.float64) for values in (self._kept.target_mean, self._kept.target_scale)
-        )
-        self._unscale = Unscale(mean, scale) if len(scale) else None
+        self._data, self._name, self._form, self._first_rows = data, name, form, first_rows
+        self._unscale = Unscale(*pair) if (pair := _pair(self._kept.target_mean, self._kept.target_scale)) else None
         self._example, self._target = data.train[0]
         self._is_binary = data.task == "binary"
         self._is_class = self._is_binary or not self._target.is_floating_point()
@@ -92,6 +99,41 @@ class ArrayPredictor:
             target = data.target_names[0] if data.target_names else ""
             return class_columns(prediction, target, data.class_names or numbers, is_binary=self._is_binary)
         return number_columns(prediction, data.target_names or numbers, self._unscale)
+
+    def exportable(self, model: nn.Module) -> Exportable:
+        """Return the model with the scaling of the training, for rows of the dtype of the training array."""
+        from hookline_plugins.data.exported import RawModel, outputs_of, units_of
+
+        data, dtype = self._data, self._raw_dtype()
+        numbers = tuple(map(str, range(data.out_features or 0)))
+        names = (data.class_names or numbers) if self._is_class else ()
+        units = units_of(names, self._unscale, is_binary=self._is_binary)
+        raw: Any = RawInput(self._name, dtype, tuple(self._example.shape))
+        module = RawModel(_Prepared(self._name, self._form, *self._scale()), model, units)
+        return Exportable(module, (raw,), outputs_of(data, names), partial(self._examples, getattr(torch, dtype)))
+
+    def _examples(self, dtype: torch.dtype, count: int) -> tuple[dict[str, Tensor], Tensor, str]:
+        from hookline_plugins.data.exported import invented
+
+        try:
+            rows = self._first_rows(count).to(dtype)
+            rows = rows.unsqueeze(1) if rows.dim() == 1 else rows
+            described = f"the first {len(rows)} rows of the array {self._name!r}"
+            self._check(described, described, self._form(rows), Faults(None))
+        except (DataError, OSError, ValueError):
+            rows = invented((count, *self._example.shape), dtype)
+            if self._kept.scale:
+                mean, scale = self._scale()
+                rows = (rows * scale + mean).to(dtype)
+            described = f"{count} random examples, because the training data cannot be read"
+        return {self._name: rows}, self._scaled(self._form(rows)), described
+
+    def _raw_dtype(self) -> Any:
+        """Return the dtype of the rows of the training array, or the nearest that NumPy and ONNX have as well."""
+        if self._kept.dtype in msgspec.inspect.type_info(RawInput).fields[1].type.values:
+            return self._kept.dtype
+        example = self._example.dtype
+        return "int64" if not example.is_floating_point else "float64" if example == torch.float64 else "float32"
 
     def predict(
         self, model: Callable[[Tensor], Any], inputs: Any, batch_size: int, *, probabilities: bool = False
@@ -119,21 +161,21 @@ class ArrayPredictor:
 
     def _in_units(self, prediction: Tensor, *, probabilities: bool) -> NDArray[Any]:
         """Return predictions in the units of the targets."""
-        kept = self._kept
         if self._is_class:
-            labels = np.array(kept.labels or range(self._data.out_features or 0))
+            labels = np.array(self._kept.labels or range(self._data.out_features or 0))
             found = class_probabilities(prediction, len(labels), is_binary=self._is_binary)
             return found.numpy() if probabilities else labels[found.argmax(dim=1).numpy()]
         if self._unscale:
             prediction = self._unscale(prediction.double())
-        is_column = kept.is_flat and prediction.dim() == 2 and prediction.shape[1] == 1
+        is_column = self._kept.is_flat and prediction.dim() == 2 and prediction.shape[1] == 1
         return (prediction.squeeze(1) if is_column else prediction).numpy()
 
     def _scaled(self, inputs: Tensor) -> Tensor:
-        if not self._kept.scale:
-            return inputs
-        mean, scale = (torch.tensor(values, dtype=torch.float64) for values in (self._kept.mean, self._kept.scale))
-        return (inputs.double() - mean) / scale
+        return _scaled(inputs, *self._scale())
+
+    def _scale(self) -> tuple[Tensor, ...]:
+        """Return mean and scale of the inputs; nothing if they are not scaled."""
+        return _pair(self._kept.mean, self._kept.scale)
 
     def _parts(self, array: StoredArray, faults: Faults) -> Iterator[Tensor]:
         for first, rows in _chunks(array, faults):
@@ -158,6 +200,28 @@ class ArrayPredictor:
             expected = "floating-point numbers" if self._example.is_floating_point() else "integers"
             faults.add(f"{held}, but the model was trained on {expected}")
         faults.check()
+
+
+class _Prepared(nn.Module):
+    """The inputs of the model for the rows of an array ``name``."""
+
+    def __init__(self, name: str, form: Callable[[Tensor], Tensor], *scale: Tensor) -> None:
+        super().__init__()
+        self._name, self._form = name, form
+        for label, values in zip(("mean", "scale"), scale, strict=False):
+            self.register_buffer(label, values)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the inputs of the model."""
+        return _scaled(self._form(inputs[self._name]), *self.buffers())
+
+
+def _scaled(inputs: Tensor, mean: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+    return inputs if mean is None or scale is None else (inputs.double() - mean) / scale
+
+
+def _pair(mean: list[float], scale: list[float]) -> tuple[Tensor, ...]:
+    return tuple(torch.tensor(values, dtype=torch.float64) for values in (mean, scale)) if scale else ()
 
 
 def _chunks(array: StoredArray, faults: Faults) -> Iterator[tuple[int, Tensor]]:

@@ -6,20 +6,32 @@ Shapes: ``N`` rows, ``I`` input features, ``O`` targets, ``C`` classes.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
 from hookline import DataSource, Location, hookimpl
-from hookline_plugins.data.arrays.files import StoredArray, find_arrays
+from hookline_plugins.data.arrays.files import StoredArray, find_arrays, read_key
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_inputs
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, split_rows
+from hookline_plugins.data.splits import (
+    Files,
+    Fractions,
+    GroupBy,
+    OrderBy,
+    SplitColumn,
+    SplitSeed,
+    Stratify,
+    check_options,
+    key_of,
+    named,
+    split_rows,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from torch import Tensor
@@ -44,8 +56,9 @@ class Arrays:
     ``[N, O]`` (regression), where ``[N]`` is read as ``[N, 1]``, or class indices ``[N]`` from 0 (classification); the
     largest gives the number of classes.
 
-    Rows are split at random; each split keeps the order of the file. Arrays that stay in their file are read batch by
-    batch. Nothing is unpickled.
+    Rows are split at random, or by an array ``[N]`` of the file: ``stratify``, ``group_by``, ``order_by`` and
+    ``split_column`` name it as they name a column of a table. Each split keeps the order of the file. Arrays that stay
+    in their file are read batch by batch. Nothing is unpickled.
     """
 
     path: Annotated[Path, Meta(description="the file, or a folder of .npy files")]
@@ -58,21 +71,52 @@ class Arrays:
     float_inputs: Annotated[bool, Meta(description="convert integer inputs to floating point")] = False
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
+    stratify: Stratify = ""
+    group_by: GroupBy = ""
+    order_by: OrderBy = ""
+    split_column: SplitColumn = ""
+    files: Files = field(default_factory=dict)
     memory_map: Annotated[
         bool | Literal["auto"],
         Meta(description="leave the arrays in their file and read batch by batch; auto: if larger than 1 GiB"),
     ] = "auto"
 
     def __post_init__(self) -> None:
-        check_fractions(self.split)
+        check_options(self)
         if self.inputs == self.targets:
             raise ValueError(f"`inputs` and `targets` both name the array {self.inputs!r}")
 
     @hookimpl
     def build_data(self) -> DataSource:
-        """Read the arrays, or their headers if they stay in their file."""
+        """Read the arrays, or their headers if they stay in their files."""
         faults = Faults(self.path)
-        inputs, targets = find_arrays(self.path, (self.inputs, self.targets), faults)
+        own = self._part(self.path, faults)
+        num_rows, by = own.inputs.shape[0], key_of(self)
+        key = read_key(self.path, by[1], num_rows, faults) if by else None
+        faults.check()
+        is_split = bool(by) or len(self.split) > 1
+        rows: dict[str, Any] = split_rows(num_rows, self, key, faults) if is_split else {"train": None}
+        parts = {name: self._further(name, path, own, rows) for name, path in self.files.items()}
+        faults.check()
+        classes = [part.num_classes for part in (own, *parts.values())]
+        num_classes = None if own.num_classes is None else max(count or 0 for count in classes)
+        datasets = {name: own.dataset(chosen) for name, chosen in rows.items()}
+        datasets |= {name: part.dataset(None) for name, part in parts.items()}
+        return DataSource(
+            **named(datasets),
+            in_features=[*own.inputs.shape[1:], 1][0] if len(own.inputs.shape) < 3 else None,
+            out_features=num_classes or [*own.targets.shape[1:], 1][0],
+            task="regression" if num_classes is None else "classification",
+            kept={"is_flat": len(own.targets.shape) == 1, "dtype": own.inputs.dtype_name},
+        )
+
+    def _part(self, path: Path, faults: Faults) -> _Part:
+        """Read the arrays of one file.
+
+        Raises:
+            DataError: If they cannot be used; carries every fault.
+        """
+        inputs, targets = find_arrays(path, (self.inputs, self.targets), faults)
         is_mapped = self._is_mapped([array for array in (inputs, targets) if array], faults)
         x = self._read(inputs, faults, is_mapped=is_mapped)
         y = self._read(targets, faults, is_mapped=is_mapped)
@@ -89,29 +133,46 @@ class Arrays:
             functools.partial(as_inputs, is_float=self.float_inputs),
             functools.partial(_as_targets, is_classes=num_classes is not None),
         )
-        splits: list[Any] = [None]
-        if len(self.split) > 1:
-            splits = list(split_rows(inputs.shape[0], self.split, self.split_seed, faults))
-            faults.check()
-        datasets = _mapped(inputs, targets, forms, splits) if is_mapped else _in_memory(x, y, forms, splits)
-        train, validation, test = [*datasets, None, None][:3]
-        assert train is not None, "there is always a training split"
-        return DataSource(
-            train,
-            validation,
-            test,
-            in_features=[*inputs.shape[1:], 1][0] if len(inputs.shape) < 3 else None,
-            out_features=num_classes or [*targets.shape[1:], 1][0],
-            task="regression" if num_classes is None else "classification",
-            kept={"is_flat": len(targets.shape) == 1},
-        )
+        return _Part(inputs, targets, None if is_mapped else (x, y), forms, num_classes)
+
+    def _further(self, name: str, path: Path, own: _Part, rows: Mapping[str, Any]) -> _Part:
+        """Read the file of a further split, whose arrays must be like those of the first.
+
+        Raises:
+            DataError: If they are not; carries every fault.
+        """
+        faults = Faults(path)
+        if name in rows:
+            hint = f"a split has one source: rename that of `files`, or the rows of {self.split_column!r}"
+            faults.stop(f"both a file and the array {self.split_column!r} name the split {name!r}", hint=hint)
+        part = self._part(path, faults)
+        for array, first in ((part.inputs, own.inputs), (part.targets, own.targets)):
+            if array.shape[1:] != first.shape[1:] or (array.kind == "f") != (first.kind == "f"):
+                got, expected = ([one.dtype_name, list(one.shape[1:])] for one in (array, first))
+                hint = f"the files need arrays of equal form: {self.path}"
+                faults.add(f"each row of the array {array.name!r} is {got}, not {expected}", hint=hint)
+        faults.check()
+        return part
 
     @hookimpl
     def build_predictor(self, data: DataSource) -> Predictor:
         """Read new inputs of the same shape; targets are not needed."""
         from hookline_plugins.data.arrays.predictor import ArrayPredictor
 
-        return ArrayPredictor(data, self.inputs, functools.partial(as_inputs, is_float=self.float_inputs))
+        form = functools.partial(as_inputs, is_float=self.float_inputs)
+        return ArrayPredictor(data, self.inputs, form, self._first_rows)
+
+    def _first_rows(self, count: int) -> Tensor:
+        """Return rows of the input array.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        faults = Faults(self.path)
+        (array,) = find_arrays(self.path, (self.inputs,), faults)
+        faults.check()
+        assert array is not None, "a missing array is a fault"
+        return array.load()[:count] if array.offset is None else array.rows(slice(count))
 
     def _is_mapped(self, arrays: list[StoredArray], faults: Faults) -> bool:
         if self.memory_map is True:
@@ -206,20 +267,33 @@ def _as_targets(rows: Tensor, *, is_classes: bool) -> Tensor:
 _Forms = tuple["Callable[[Tensor], Tensor]", "Callable[[Tensor], Tensor]"]
 
 
-def _in_memory(
-    x: Tensor | None, y: Tensor | None, forms: _Forms, splits: list[Tensor | None]
-) -> list[Dataset[tuple[Tensor, ...]]]:
-    from torch.utils.data import TensorDataset
+class _Part(NamedTuple):
+    """The arrays of one file.
 
-    assert x is not None
-    assert y is not None
-    inputs, targets = forms[0](x), forms[1](y)
-    return [TensorDataset(*((inputs, targets) if s is None else (inputs[s], targets[s]))) for s in splits]
+    Attributes:
+        inputs: The input array.
+        targets: The target array.
+        values: Both in memory; None if they stay in their file.
+        forms: Functions from their rows to inputs and targets.
+        num_classes: The number of classes; None for a regression.
+    """
 
+    inputs: StoredArray
+    targets: StoredArray
+    values: tuple[Tensor | None, Tensor | None] | None
+    forms: _Forms
+    num_classes: int | None
 
-def _mapped(
-    inputs: StoredArray, targets: StoredArray, forms: _Forms, splits: list[Tensor | None]
-) -> list[Dataset[tuple[Tensor, ...]]]:
-    from hookline_plugins.data.arrays.mapped_rows import MappedRows
+    def dataset(self, rows: Tensor | None) -> Dataset[tuple[Tensor, ...]]:
+        """Return the dataset of some rows; None for all."""
+        if self.values is None:
+            from hookline_plugins.data.arrays.mapped_rows import MappedRows
 
-    return [MappedRows(inputs, targets, forms, rows) for rows in splits]
+            return MappedRows(self.inputs, self.targets, self.forms, rows)
+        from torch.utils.data import TensorDataset
+
+        x, y = self.values
+        assert x is not None
+        assert y is not None
+        inputs, targets = self.forms[0](x), self.forms[1](y)
+        return TensorDataset(*((inputs, targets) if rows is None else (inputs[rows], targets[rows])))

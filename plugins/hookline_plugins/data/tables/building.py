@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource
-from hookline_plugins.data.splits import split_rows
+from hookline_plugins.data.splits import Options as SplitOptions
+from hookline_plugins.data.splits import named
 from hookline_plugins.data.tables.columns import stacked, stacked_codes
+from hookline_plugins.data.tables.dividing import split_table
 from hookline_plugins.data.tables.examples import Examples
 from hookline_plugins.data.tables.features import feature_names, with_date_parts
 from hookline_plugins.data.tables.preparation import Preparation, Raw, fit, prepared
@@ -28,12 +30,10 @@ if TYPE_CHECKING:
     from hookline_plugins.data.tables.cells import Cells
 
 
-class Options(Protocol):
+class Options(SplitOptions, Protocol):
     """The options of ``Table`` that its datasets need."""
 
     task: Literal["regression", "classification", "binary"]
-    split: tuple[float, ...]
-    split_seed: int
     standardize: bool
     standardize_target: bool
     categories: Literal["one-hot", "codes"]
@@ -49,23 +49,19 @@ def build_source(options: Options, cells: Cells, faults: Faults) -> tuple[DataSo
     num_rows = len(cells.targets[0])
     raw = Raw(stacked(cells.numbers, num_rows), stacked_codes(cells.codes, num_rows))
     targets = stacked(cells.targets, num_rows)
-    splits = split_rows(num_rows, options.split, options.split_seed, faults)
+    splits = split_table(cells.division, options, faults)
     faults.check()
     columns, keeps_codes = with_date_parts(cells.columns, options.dates), options.categories == "codes"
-    scale = fit(columns, raw, splits[0], faults, standardize=options.standardize, keeps_codes=keeps_codes)
+    scale = fit(columns, raw, splits["train"], faults, standardize=options.standardize, keeps_codes=keeps_codes)
     target_names = tuple(column.name for column in cells.targets)
-    target_scale = measure(targets[:, splits[0]], target_names, faults, is_scaled=options.standardize_target)
+    target_scale = measure(targets[:, splits["train"]], target_names, faults, is_scaled=options.standardize_target)
     faults.check()
     preparation = Preparation(columns, scale, keeps_codes=keeps_codes)
     targets.sub_(target_scale.mean.unsqueeze(1)).div_(target_scale.scale.unsqueeze(1))
     y = targets.squeeze(0).long() if options.task == "classification" else targets.T
-    parts = [_dataset(prepared(preparation, raw, rows), y[rows]) for rows in splits]
-    train, validation, test, *_ = [*parts, None, None]
-    assert train is not None, "there is always a training split"
+    parts = {name: _dataset(prepared(preparation, raw, rows), y[rows]) for name, rows in splits.items()}
     data = DataSource(
-        train,
-        validation,
-        test,
+        **named(parts),
         in_features=None if keeps_codes else len(scale.names),
         out_features=len(cells.class_names) if options.task == "classification" else len(target_names),
         feature_names=feature_names(columns, keeps_codes=keeps_codes),

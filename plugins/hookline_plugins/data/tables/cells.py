@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from hookline_plugins.data.faults import Faults
+    from hookline_plugins.data.tables.dividing import Division
     from hookline_plugins.data.tables.features import Levels
 
 
@@ -19,6 +20,7 @@ class Cells:
     """The cells of a file, as they were read.
 
     Attributes:
+        division: What decides on the split of each row.
         columns: The names of the columns to predict from; each with the levels of its categories, None for numbers and
             dates.
         numbers: The columns of numbers, with each part of a date.
@@ -28,6 +30,7 @@ class Cells:
         num_without_target: The number of rows that were left out because they have no target.
     """
 
+    division: Division
     columns: list[tuple[str, Levels]] = field(default_factory=list)
     numbers: list[pl.Series] = field(default_factory=list)
     codes: list[pl.Series] = field(default_factory=list)
@@ -42,10 +45,12 @@ class Cells:
             DataError: If no row is left.
         """
         has_target = ~_any_null(self.targets)
-        keep = has_target & ~_any_null([*self.numbers, *self.codes]) if with_any_gap else has_target
+        cells = [*self.numbers, *self.codes]
+        keep = has_target & ~_any_null(cells) & ~self.division.lacks_key() if with_any_gap else has_target
         if not keep.any():
             faults.stop("every row has a missing cell, so dropping them leaves no rows", hint="list fewer `features`")
         if not keep.all():
+            self.division = self.division.of_rows(keep)
             for columns in (self.numbers, self.codes, self.targets):
                 columns[:] = [column.filter(keep) for column in columns]
         self.num_without_target = int((~has_target).sum())

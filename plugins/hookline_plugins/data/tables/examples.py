@@ -23,6 +23,8 @@ class Examples(Dataset[Batch]):
         targets: The targets, ``[N, ...]``.
     """
 
+    draws = False
+
     def __init__(self, inputs: Mapping[str, Tensor], targets: Tensor) -> None:
         self._inputs, self._targets = inputs, targets
 

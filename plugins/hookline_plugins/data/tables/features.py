@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -63,6 +63,18 @@ def feature_names(columns: Columns, *, keeps_codes: bool) -> tuple[str, ...]:
     """Return the names of all features; those of columns whose codes are kept are the last ones."""
     names = [feature.name for feature in features_of(columns, keeps_codes=keeps_codes)]
     return (*names, *(name for name, levels in columns if keeps_codes and levels is not None))
+
+
+def source_columns(
+    columns: Columns, dates: Collection[str], *, keeps_codes: bool
+) -> Sequence[str] | Mapping[str, Sequence[str]]:
+    """Return the column of the file that each input feature stems from; by input, if codes are kept."""
+    numbers = [(name, len(DATE_PARTS) if name in dates else 1) for name, levels in columns if levels is None]
+    if keeps_codes:
+        categories = [name for name, levels in columns if levels is not None]
+        return {"numbers": [name for name, width in numbers for _ in range(width)], "categories": categories}
+    widths = {name: len(levels or ()) for name, levels in columns} | dict(numbers)
+    return [name for name, width in widths.items() for _ in range(width)]
 
 
 def check_different(names: tuple[str, ...], faults: Faults) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hookline import DataError
+from hookline import DataError, HooklineError
 from hookline.engine import count_examples
+from hookline.trained import Exportable
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.predictions import (
     WRITERS,
@@ -27,7 +28,7 @@ from hookline_plugins.data.predictions import (
 )
 from hookline_plugins.data.rows import names_of
 from hookline_plugins.data.tables.columns import Missing, Reader, stacked, stacked_codes
-from hookline_plugins.data.tables.features import with_date_parts
+from hookline_plugins.data.tables.features import source_columns, with_date_parts
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.reading import Reading, read_pieces
 from hookline_plugins.data.tables.files.sheet import Sheet, polars
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hookline import DataSource
+    from hookline_plugins.data.tables.exported import RawColumns
 
 
 _HINTS: Mapping[Missing, str | None] = {
@@ -98,11 +100,14 @@ class TablePredictor:
         form: How the cells of the file are written.
         rules: The rules for its rows.
         task: The option ``task`` of the training.
+        source: A file of the training data, which may be missing.
     """
 
     writers = WRITERS
 
-    def __init__(self, data: DataSource, form: TableFormat, rules: Rules, task: str) -> None:
+    def __init__(
+        self, data: DataSource, form: TableFormat, rules: Rules, task: str, source: Path | None = None
+    ) -> None:
         try:
             kept = msgspec.convert(dict(data.kept), _Kept)
             self._preparation = kept.preparation()
@@ -110,12 +115,17 @@ class TablePredictor:
             raise DataError(f"the description of the columns, saved with the run, cannot be used: {error}") from error
         if task == "regression" and len(kept.target_mean) != len(data.target_names):
             raise DataError("the description of the columns, saved with the run, has other targets than scales")
-        self._data, self._task, self._form, self._rules = data, task, form, rules
+        self._data, self._task, self._form, self._rules, self._source = data, task, form, rules, source
         self._levels: dict[str, list[str] | None] = dict(kept.features)
-        self._dates = kept.dates
+        self._dates, self._keeps_codes = kept.dates, kept.categories == "codes"
         self._unscale = Unscale(_doubles(kept.target_mean), _doubles(kept.target_scale))
         self._held: list[pl.DataFrame] = []
         self._beside: pl.DataFrame | None = None
+
+    @property
+    def feature_columns(self) -> Sequence[str] | Mapping[str, Sequence[str]]:
+        """The column of the file that each input feature stems from; for mappings of inputs, those of each."""
+        return source_columns(list(self._levels.items()), self._dates, keeps_codes=self._keeps_codes)
 
     def read(self, path: Path, batch_size: int) -> Iterator[Inputs]:
         """Yield the inputs of a file: float64 ``[B, I]``, or numbers and codes of categories by name.
@@ -149,6 +159,53 @@ class TablePredictor:
         values: Tensor = self._unscale(prediction.double())
         return (values.squeeze(1) if values.shape[1] == 1 else values).numpy()
 
+    def exportable(self, model: nn.Module) -> Exportable:
+        """Return the model with the preparation of the training, for the columns of a file."""
+        from hookline_plugins.data.exported import RawModel, outputs_of, units_of
+        from hookline_plugins.data.tables.exported import RawColumns, raw_inputs, table_form
+
+        names = self._data.class_names if self._task != "regression" else ()
+        columns, rules = list(self._levels.items()), self._rules
+        prepare = RawColumns(columns, self._dates, self._preparation)
+        return Exportable(
+            RawModel(prepare, model, units_of(names, self._unscale, is_binary=self._task == "binary")),
+            raw_inputs(columns, self._dates, fills_missing=rules.missing == "mean", fills_unseen=rules.fills_unseen),
+            outputs_of(self._data, names),
+            partial(self._examples, prepare),
+            table_form(self._form, leaves_empty=rules.leaves_empty),
+        )
+
+    def _examples(self, prepare: RawColumns, count: int) -> tuple[dict[str, Tensor], Inputs, str]:
+        """Return the first good rows of the training data, raw and prepared; invented ones if there are none."""
+        from hookline_plugins.data.tables.exported import columns_of, invented_columns
+
+        columns = list(self._levels.items())
+        raw = self._first_rows(count)
+        if raw is None:
+            given = invented_columns(columns, self._dates, self._preparation, count)
+            return given, prepare(given), f"{count} invented rows, because the training data cannot be read"
+        given = columns_of(columns, self._dates, raw)
+        return (
+            given,
+            self._preparation(raw.numbers.T, raw.categories.T),
+            f"{raw.numbers.shape[1]} rows of the training data",
+        )
+
+    def _first_rows(self, count: int) -> Raw | None:
+        if self._source is None:
+            return None
+        faults, problems = Faults(self._source), dict[int, str]()
+        try:
+            sheet = next(read_pieces(self._source, self._reading(), faults))
+            self._readable = check_known_columns(sheet, list(self._levels), faults)
+            raw = self._raw(sheet, faults, problems)
+            faults.check()
+        except (HooklineError, OSError):
+            return None
+        bad = {*sheet.problems, *problems}
+        rows = [place for place, row in enumerate(sheet.rows) if row not in bad][:count]
+        return Raw(raw.numbers[:, rows], raw.categories[:, rows]) if rows else None
+
     def beside(self) -> Mapping[str, Sequence[Any]]:
         """Return the columns of the last batch that are not features, and the problems of its rows."""
         assert self._beside is not None, "a batch was read"
@@ -173,9 +230,7 @@ class TablePredictor:
     def _parts(self, pieces: Callable[[Reading, Faults], Iterator[Sheet]], faults: Faults) -> Iterator[Inputs]:
         sheet: Sheet | None = None
         num_rows = 0
-        numbers = {name for name, levels in self._levels.items() if levels is None} - set(self._dates)
-        reading = Reading(self._form, lambda name: name not in numbers, keeps_malformed=self._rules.leaves_empty)
-        for sheet in pieces(reading, faults):
+        for sheet in pieces(self._reading(), faults):
             if not num_rows:
                 self._readable = check_known_columns(sheet, list(self._levels), faults)
                 self._check_others(sheet, faults)
@@ -187,6 +242,10 @@ class TablePredictor:
         faults.check(sheet)
         if not num_rows:
             faults.stop("there are no rows")
+
+    def _reading(self) -> Reading:
+        numbers = {name for name, levels in self._levels.items() if levels is None} - set(self._dates)
+        return Reading(self._form, lambda name: name not in numbers, keeps_malformed=self._rules.leaves_empty)
 
     def _check_others(self, sheet: Sheet, faults: Faults) -> None:
         """Refuse columns that would be hidden by those of the predictions."""
@@ -200,21 +259,25 @@ class TablePredictor:
 
     def _inputs(self, sheet: Sheet, faults: Faults) -> Inputs | None:
         problems = dict(sheet.problems) if self._rules.leaves_empty else None
-        reader = Reader(sheet, faults, self._rules.missing, problems)
-        numbers = [column for name in self._readable for column in self._numbers(reader, name)]
-        codes = [
-            self._codes(reader, name, levels) for name in self._readable if (levels := self._levels[name]) is not None
-        ]
+        raw = self._raw(sheet, faults, problems)
         if faults.has_any or sheet.frame.is_empty():
             return None
         others = sheet.frame.select(name for name in dict.fromkeys(sheet.names) if name and name not in self._levels)
         if problems is not None:
             texts = [problems.get(row) for row in sheet.rows]
-            others = others.with_columns(polars().Series(_PROBLEM, texts, dtype=polars().String))
+            # A frame without columns has no rows, so that a column of another length cannot be added to it.
+            others = polars().DataFrame([*others, polars().Series(_PROBLEM, texts, dtype=polars().String)])
         self._held.append(others)
+        return prepared(self._preparation, raw, torch.arange(sheet.frame.height))
+
+    def _raw(self, sheet: Sheet, faults: Faults, problems: dict[int, str] | None) -> Raw:
+        reader = Reader(sheet, faults, self._rules.missing, problems)
+        numbers = [column for name in self._readable for column in self._numbers(reader, name)]
+        codes = [
+            self._codes(reader, name, levels) for name in self._readable if (levels := self._levels[name]) is not None
+        ]
         num_rows = sheet.frame.height
-        raw = Raw(stacked(numbers, num_rows), stacked_codes(codes, num_rows))
-        return prepared(self._preparation, raw, torch.arange(num_rows))
+        return Raw(stacked(numbers, num_rows), stacked_codes(codes, num_rows))
 
     def _numbers(self, reader: Reader, name: str) -> list[pl.Series]:
         hint = _HINTS[self._rules.missing]

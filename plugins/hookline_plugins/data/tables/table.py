@@ -13,12 +13,24 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions
+from hookline_plugins.data.splits import (
+    Files,
+    Fractions,
+    GroupBy,
+    OrderBy,
+    SplitColumn,
+    SplitSeed,
+    Stratify,
+    check_options,
+    key_of,
+)
 from hookline_plugins.data.tables.cells import Cells
 from hookline_plugins.data.tables.columns import Missing, Reader
+from hookline_plugins.data.tables.dividing import read_division
 from hookline_plugins.data.tables.features import check_different, feature_names, with_date_parts
 from hookline_plugins.data.tables.files.format import MISSING_WORDS, TableFormat
-from hookline_plugins.data.tables.files.reading import Reading, read_table
+from hookline_plugins.data.tables.files.reading import Reading
+from hookline_plugins.data.tables.files.several import read_tables
 from hookline_plugins.data.tables.starting.choosing import choose_columns
 
 if TYPE_CHECKING:
@@ -59,6 +71,11 @@ class Table:
     )
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
+    stratify: Stratify = ""
+    group_by: GroupBy = ""
+    order_by: OrderBy = ""
+    split_column: SplitColumn = ""
+    files: Files = field(default_factory=dict)
     standardize: Annotated[bool, Meta(description="scale features to mean 0 and standard deviation 1")] = False
     standardize_target: Annotated[bool, Meta(description="scale the targets of a regression in the same way")] = False
     missing: Annotated[
@@ -107,7 +124,7 @@ class Table:
     def __post_init__(self) -> None:
         self._scales: tuple[Scale, Scale] | None = None
         self._num_without_target = 0
-        check_fractions(self.split)
+        check_options(self)
         self._form  # noqa: B018 - a format that cannot be is refused
         if self.standardize_target and self.task != "regression":
             raise ValueError(f"`standardize_target` is for task = 'regression', not {self.task!r}")
@@ -140,7 +157,7 @@ class Table:
         from hookline_plugins.data.tables.predictor import Rules, TablePredictor
 
         rules = Rules(self.missing, fills_unseen=self.unseen == "mean", leaves_empty=self.faulty == "empty")
-        return TablePredictor(data, self._form, rules, self.task)
+        return TablePredictor(data, self._form, rules, self.task, self.path)
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
@@ -169,10 +186,15 @@ class Table:
         """
         labels = self._targets if self.task != "regression" else ()
         texts = {*self.one_hot, *self.dates, *labels}
-        sheet = read_table(self.path, Reading(self._form, texts.__contains__), faults)
+        by, drops_rows = key_of(self), self.missing == "drop"
+        beside = dict([by]) if by else {}
+        reading = Reading(self._form, texts.__contains__)
+        sheet = read_tables(self.path, self.files, reading, faults, () if self.stratify else beside.values())
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
-        feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, faults)
-        reader, cells = Reader(sheet, faults, self.missing), Cells()
+        feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, beside, faults)
+        reader = Reader(sheet, faults, self.missing)
+        refuses_gaps = not drops_rows and not set(beside.values()) & set(self._targets)
+        cells = Cells(read_division(sheet, self, self.dates, faults, refuses_gaps=refuses_gaps))
         for name in feature_columns:
             self._read_feature(reader, name, cells)
         if self.task == "regression":
@@ -184,7 +206,7 @@ class Table:
         check_different(names, faults)
         faults.check(sheet)
         if self.missing != "error":
-            cells.leave_out(faults, with_any_gap=self.missing == "drop")
+            cells.leave_out(faults, with_any_gap=drops_rows)
         return cells
 
     def _read_feature(self, reader: Reader, name: str, cells: Cells) -> None:

@@ -1,1 +1,1 @@
-"""Data sources of texts."""
+"""Data sources of texts: a corpus for language models, and labelled texts."""

@@ -300,3 +300,37 @@ def test_a_state_that_the_stream_refuses_is_an_error_of_the_data() -> None:
     run.load_state_dict(state_at(run_of(Stateful()), 9))
     with pytest.raises(DataError, match="cannot be read: ValueError: no such file any more"):
         run.fit()
+
+
+class Whole(IterableDataset[Any]):
+    """Makes batches itself, and draws although it declares that it does not."""
+
+    draws = False
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("it is asked for batches")
+
+    def batches(self, batch_size: int) -> Iterator[Any]:
+        for rows in torch.split(torch.arange(float(NUM)), batch_size):
+            torch.rand(1)
+            yield rows[:, None], rows[:, None]
+
+
+def test_a_stream_may_make_its_batches_itself() -> None:
+    read = Batches(Whole(), 10, Workers(torch.float32))
+    assert [inputs.flatten().tolist() for inputs, _ in read.epoch(1)] == [
+        list(map(float, range(first, min(first + 10, NUM)))) for first in (0, 10, 20)
+    ]
+    whole = Batches(Whole(), 10, Workers(torch.float32), drop_last=True)
+    assert [len(inputs) for inputs, _ in whole.epoch(1)] == [10, 10]
+
+
+def test_a_stream_that_declares_to_draw_nothing_is_neither_seeded_nor_watched() -> None:
+    read = Batches(Whole(), 10, Workers(torch.float32))
+    before = torch.random.get_rng_state()
+    next(iter(read.epoch(1)))
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(before)
+        torch.rand(1)
+        expected = torch.random.get_rng_state()
+    assert torch.equal(torch.random.get_rng_state(), expected)

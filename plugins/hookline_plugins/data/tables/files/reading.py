@@ -93,31 +93,36 @@ def read_pieces(path: Path, reading: Reading, faults: Faults) -> Iterator[Sheet]
 def _read_parquet(path: Path, reading: Reading, faults: Faults) -> Sheet:
     check_file(path, faults)
     pl = polars()
-    table = _collected(partial(pl.scan_parquet, path, glob=False), faults)
+    table = collected(partial(pl.scan_parquet, path, glob=False), faults)
     _check_size(table, faults)
-    frame = _collected(table.collect, faults)
+    frame = collected(table.collect, faults)
     return Sheet(path, tuple(frame.columns), frame, pl.int_range(frame.height, eager=True), reading.form, None)
 
 
 def _parquet_pieces(path: Path, reading: Reading, faults: Faults) -> Iterator[Sheet]:
     check_file(path, faults)
     pl = polars()
-    table = _collected(partial(pl.scan_parquet, path, glob=False), faults)
-    num_rows = _collected(table.select(pl.len()).collect, faults).item()
+    table = collected(partial(pl.scan_parquet, path, glob=False), faults)
+    num_rows = collected(table.select(pl.len()).collect, faults).item()
     for first in range(0, max(num_rows, 1), _PIECE_ROWS):
-        frame = _collected(table.slice(first, _PIECE_ROWS).collect, faults)
+        frame = collected(table.slice(first, _PIECE_ROWS).collect, faults)
         rows = pl.int_range(first, first + frame.height, eager=True)
         yield Sheet(path, tuple(frame.columns), frame, rows, reading.form, None)
 
 
 def _check_size(table: Any, faults: Faults) -> None:
     """Refuse a table that cannot fit into memory: rows that are all equal take no space in the file."""
-    num_rows = _collected(table.select(polars().len()).collect, faults).item()
-    num_columns = len(_collected(table.collect_schema, faults))
+    num_rows = collected(table.select(polars().len()).collect, faults).item()
+    num_columns = len(collected(table.collect_schema, faults))
     faults.check_memory(8 * num_rows * num_columns, f"{num_rows:,} rows of {num_columns:,} columns")
 
 
-def _collected(read: Callable[[], Any], faults: Faults) -> Any:
+def collected(read: Callable[[], Any], faults: Faults) -> Any:
+    """Return what reading a Parquet file gives; an error is a fault of the file.
+
+    Raises:
+        DataError: If it cannot be read; carries every fault.
+    """
     try:
         return read()
     except MemoryError:

@@ -21,18 +21,21 @@ def choose_columns(
     target: tuple[str, ...],
     features: tuple[str, ...],
     converted: Mapping[str, Sequence[str]],
+    beside: Mapping[str, str],
     faults: Faults,
 ) -> tuple[list[str], list[str]]:
     """Return the names of the feature columns and of the target columns that the file has.
 
     If ``features`` is empty, all columns but the targets are features. ``converted`` has the features that the options
-    ``one_hot`` and ``dates`` list.
+    ``one_hot`` and ``dates`` list. ``beside`` has the column that decides on the splits, by its option; unless it is
+    that of ``stratify``, it is a feature only if an option lists it.
 
     Raises:
         DataError: If a target is missing, because the features are then unknown.
     """
     units = tuple(sheet.form.units)
-    for option, names in (("target", target), ("features", features), *converted.items(), ("units", units)):
+    keys = tuple((option, (name,)) for option, name in beside.items())
+    for option, names in (("target", target), ("features", features), *converted.items(), ("units", units), *keys):
         _check_listed(sheet, option, names, faults)
     if not set(target) <= set(_present(sheet, target)):
         faults.check()
@@ -41,10 +44,12 @@ def choose_columns(
             faults.add(f"the target {name!r} is also a feature", hint="a model that sees the answer learns nothing")
     for option, names in converted.items():
         for name in dict.fromkeys(names):
-            if features and name not in (*features, *target):
+            if features and name not in (*features, *target) and beside != {"order_by": name}:
                 faults.add(f"`{option}` lists {name!r}, which is not a feature", hint="list it in `features` too")
     if not features:
-        features = tuple(name for name in sheet.names if name not in target)
+        listed = [name for names in converted.values() for name in names]
+        left_out = {name for option, name in beside.items() if option != "stratify" and name not in listed}
+        features = tuple(name for name in sheet.names if name not in target and name not in left_out)
         _check_default_features(sheet, features, faults)
     return _present(sheet, features), _present(sheet, target)
 

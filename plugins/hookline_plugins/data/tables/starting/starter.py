@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +12,9 @@ from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.reading import Reading, read_table
 from hookline_plugins.data.tables.files.sheet import Sheet
+from hookline_plugins.data.tables.kinds import show, whole_texts
 from hookline_plugins.data.tables.starting.guessing import guess_format, with_numbers
+from hookline_plugins.data.tables.starting.modelling import first_model
 from hookline_plugins.data.tables.starting.suitability import Usable, doubts, judge
 from hookline_plugins.data.tables.table import Table
 
@@ -24,11 +25,9 @@ if TYPE_CHECKING:
 _TARGET_NAMES = ("target", "label", "class", "y", "outcome")
 """Names that people give to the column to predict."""
 
-_NUM_STEPS = 2000
-"""Steps of a first run with Adam on standardized columns: enough, and done within seconds."""
-_MAX_CELLS = 5 * 10**7
-"""Cells of a table whose least-squares problem is solved within seconds; a larger one is fitted by Adam."""
 _MIN_ROWS_TO_SPLIT = 10
+_MIN_ROWS_OF_CLASS = 2
+"""One in training, one in validation."""
 _MIN_COLUMNS = 2
 """A target and a feature."""
 
@@ -52,9 +51,8 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
     """Return a config in ``folder`` that trains on the CSV or Parquet file at ``path``.
 
     The target is the last column that can be one, unless another has a name such as ``label``. Words, 0 and 1, or a
-    few whole numbers that each occur often make it a classification; other numbers make it a regression. The model is
-    linear for both: for a regression it starts at the least-squares solution, and for a classification its weights
-    have a penalty like that of scikit-learn's ``LogisticRegression``.
+    few whole numbers that each occur often make it a classification; other numbers make it a regression. The model is a
+    network beside a linear path, or a linear one if the rows are few.
 
     Args:
         path: The file.
@@ -81,9 +79,11 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
     remarks += [f"{name} is left out: {text}" for name, text in reasons.items()]
     data = {"use": "csv", "path": _seen_from(folder, path), "target": chosen.name}
     data |= _data_options(sheet, features, chosen, kind)
-    warnings += list(_warnings(sheet, chosen, features))
+    warnings += list(_warnings(sheet, chosen, features, kind))
     _check(path, data)
-    return Starter(_tables(sheet, data, features, kind), remarks, warnings)
+    num_rows = len(chosen.column) - chosen.column.null_count()
+    tables, reason = first_model(num_rows, data.get("split", [1.0])[0], len(features), kind)
+    return Starter({"data": data, **tables}, [*remarks, reason], warnings)
 
 
 def _check(path: Path, data: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def _reason_of_task(target: Usable, task: str) -> str:
     return f"classification: {target.name} holds {values} with {count} different values{other}"
 
 
-def _warnings(sheet: Sheet, target: Usable, features: list[Usable]) -> Iterator[str]:
+def _warnings(sheet: Sheet, target: Usable, features: list[Usable], task: str) -> Iterator[str]:
     num_rows = sheet.frame.height
     if missing := target.column.null_count():
         yield f"{target.name}: {missing:,} of {num_rows:,} rows have no target, and are left out"
@@ -162,8 +162,17 @@ def _warnings(sheet: Sheet, target: Usable, features: list[Usable]) -> Iterator[
         yield f"missing cells are filled in with the mean of the column: {names}{more}"
     if num_rows - missing < _MIN_ROWS_TO_SPLIT:
         yield f"{num_rows - missing} rows are too few for a validation split"
+    elif task == "classification" and (rare := _rare_classes(target)):
+        classes = ", ".join(map(show, rare[:5])) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+        yield f"{target.name}: the split is random, not stratified, because classes have a single row: {classes}"
     for column in (*features, target):
         yield from doubts(sheet, column)
+
+
+def _rare_classes(target: Usable) -> list[str]:
+    """Return the classes with too few rows for a place in each of two splits."""
+    counts = whole_texts(target.column.drop_nulls()).value_counts()
+    return sorted(value for value, count in counts.rows() if count < _MIN_ROWS_OF_CLASS)
 
 
 def _data_options(sheet: Sheet, features: list[Usable], target: Usable, task: str) -> dict[str, Any]:
@@ -178,6 +187,8 @@ def _data_options(sheet: Sheet, features: list[Usable], target: Usable, task: st
         options["missing"] = "mean"
     if len(target.column) - target.column.null_count() >= _MIN_ROWS_TO_SPLIT:
         options["split"] = [0.8, 0.2]
+        if task == "classification" and not _rare_classes(target):
+            options["stratify"] = target.name
     options["standardize"] = True
     if task == "regression":
         options["standardize_target"] = True
@@ -189,26 +200,6 @@ def _data_options(sheet: Sheet, features: list[Usable], target: Usable, task: st
             if (value := getattr(sheet.form, option.name)) != getattr(usual, option.name)
         }
     return options
-
-
-def _tables(sheet: Sheet, data: dict[str, Any], features: list[Usable], task: str) -> dict[str, dict[str, Any]]:
-    num_rows = max(round(sheet.frame.height * data.get("split", [1.0])[0]), 1)
-    is_regression = task == "regression"
-    tables = {
-        "data": data,
-        "model": {"use": "linear"},
-        "loss": {"use": "mse" if is_regression else "cross-entropy"},
-    }
-    if is_regression and num_rows * len(features) <= _MAX_CELLS:
-        train = {"epochs": 1, "batch_size": "all", "dtype": "float64"}
-        tables["model"]["start"] = "least-squares"
-        return {"train": train, **tables, "optimizer": {"use": "lbfgs"}}
-    batch_size = min(max(num_rows // 100, 4), 1024)
-    train = {"epochs": math.ceil(_NUM_STEPS / math.ceil(num_rows / batch_size)), "batch_size": batch_size}
-    optimizer: dict[str, Any] = {"use": "adam", "lr": 0.01}
-    if not is_regression:
-        optimizer["weight_decay"] = float(f"{1 / num_rows:.1g}")
-    return {"train": train, **tables, "optimizer": optimizer}
 
 
 def _seen_from(folder: Path, path: Path) -> str:

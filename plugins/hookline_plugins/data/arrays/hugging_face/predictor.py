@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hookline_plugins.data.arrays.hugging_face.reading import check_columns, is_stacked, open_datasets
+from hookline_plugins.data.arrays.hugging_face.rows import ArrowRows, Form
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.hugging_face.reading import check_columns, is_stacked, open_datasets
-from hookline_plugins.data.hugging_face.rows import ArrowRows, Form
 from hookline_plugins.data.predictions import WRITERS, class_columns, number_columns
 
 if TYPE_CHECKING:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from msgspec import Meta
 
 from hookline import DataSource, Location, hookimpl
+from hookline_plugins.data.arrays.hugging_face.reading import check_columns, is_stacked, open_datasets
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.hugging_face.reading import check_columns, is_stacked, open_datasets
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, held_out_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hookline import Predictor
-    from hookline_plugins.data.hugging_face.rows import ArrowRows, Form
+    from hookline_plugins.data.arrays.hugging_face.rows import ArrowRows, Form
 
 
 _Name = Annotated[str, Meta(min_length=1)]
@@ -70,7 +70,7 @@ class HuggingFace:
 
         import torch
 
-        from hookline_plugins.data.hugging_face.rows import ArrowRows, Form
+        from hookline_plugins.data.arrays.hugging_face.rows import ArrowRows, Form
 
         features = found["train"].features
         is_list = hasattr(features[self.target], "feature") or hasattr(features[self.target], "shape")
@@ -90,7 +90,7 @@ class HuggingFace:
     @hookimpl
     def build_predictor(self, data: DataSource) -> Predictor:
         """Read the inputs of another dataset."""
-        from hookline_plugins.data.hugging_face.predictor import DatasetPredictor
+        from hookline_plugins.data.arrays.hugging_face.predictor import DatasetPredictor
 
         return DatasetPredictor(data, self.inputs)
 
@@ -116,7 +116,7 @@ class HuggingFace:
         import numpy as np
         import torch
 
-        from hookline_plugins.data.hugging_face.rows import columns_of
+        from hookline_plugins.data.arrays.hugging_face.rows import columns_of
 
         values = {name: columns_of(dataset, [self.target]).column(0).to_numpy() for name, dataset in found.items()}
         first, feature = values["train"], found["train"].features[self.target]

@@ -1,0 +1,1 @@
+"""Predictions with an exported model: its file, files of inputs, no plugin and no torch."""

@@ -1,0 +1,1 @@
+"""Images: found in folders or named in a table, read with Pillow, changed at random for training."""

@@ -1,0 +1,1 @@
+"""The data source ``parquet``: tables that are larger than the memory."""
