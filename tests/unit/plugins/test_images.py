@@ -18,7 +18,7 @@ from torch.nn import functional
 from hookline import DataError, DataSource, HooklineError, Run, load_config, train
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.workers import Workers
-from hookline.trained import load_trained, write_predictions
+from hookline.trained import export_model, load_trained, write_predictions
 from hookline_plugins.data.images import augmenting
 from hookline_plugins.data.images.augmenting import operations
 from hookline_plugins.data.images.preparation import Preparation, statistics_of
@@ -448,6 +448,18 @@ def test_images_that_cannot_be_read_are_named_or_left_empty(trained_run: Path) -
     ]
     assert [bool(row["predicted_label"]) for row in rows] == [True, False, True, False]
     assert rows[1]["probability_a"] == ""
+
+
+def test_an_exported_model_takes_pixels(trained_run: Path) -> None:
+    folder = trained_run / "runs" / "0001-images-cnn"
+    export_model(load_trained(folder), "torch-export", trained_run / "model.pt2", force=True)
+    pixels = np.stack([np.asarray(Image.open(trained_run / "data" / name)) for name in ("b/01.png", "a/00.png")])[
+        :, None
+    ]
+    outputs = torch.export.load(trained_run / "model.pt2").module()({"pixels": torch.from_numpy(pixels)})
+    expected = load_trained(folder).predict(pixels, probabilities=True)
+    assert np.allclose(outputs["probabilities"].detach(), expected, atol=1e-6)
+    assert outputs["label"].tolist() == expected.argmax(1).tolist()
 
 
 # ---- the sheet, the model, first configs ----------------------------------------------------------------------------
