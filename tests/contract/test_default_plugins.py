@@ -22,6 +22,11 @@ CATALOG = Catalog.installed()
 REQUIRED: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "hugging-face": {
+        "path": str(FIXTURES / "iris" / "iris.csv"),
+        "inputs": ["sepal_length", "petal_length"],
+        "target": "species",
+    },
     "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
     "images": {"path": str(FIXTURES)},
     "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv")},

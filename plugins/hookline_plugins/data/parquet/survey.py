@@ -74,7 +74,7 @@ class Moments:
         scale = np.where(is_constant, 1, np.sqrt(self.squares / num_rows))
         if not is_scaled:
             return Scale(tuple(names), *map(torch.tensor, (self.mean, np.zeros_like(mean), np.ones_like(mean))))
-        for number in np.flatnonzero(~(np.isfinite(mean) & np.isfinite(scale) & (scale > 0))):
+        for number in np.flatnonzero(~(np.isfinite(mean) & np.isfinite(scale) & (scale > 0))).tolist():
             what = "its numbers are too large or too close together"
             faults.add(f"column {names[number]!r} cannot be standardized: {what}")
         return Scale(tuple(names), *map(torch.tensor, (self.mean, mean, scale)))
