@@ -246,7 +246,7 @@ def scored(known: Known, seed: int, folder: Path, overrides: dict[str, Any]) -> 
 def _trained_rows(seen: pd.DataFrame, known: Known, starter: Starter, folder: Path) -> Any:
     """Return the numbers of the rows in the training split."""
     data = starter.tables["data"]
-    options = {
+    options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name != "use"
     }
     table = Table(**(options | {"path": folder / "seen.csv"}))

@@ -131,7 +131,7 @@ class Parquet:
         empty = pl.DataFrame(schema=schema)
         sheet = Sheet(self.path, tuple(schema), empty, pl.int_range(0, eager=True), TableFormat(), None)
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
-        names = choose_columns(sheet, self._targets, self.features, converted, {}, faults)
+        names = choose_columns(sheet, self._targets, self.features, converted, faults)
         for name in {*names[0], *names[1]} - self._labels:
             is_date = name in self.dates and (schema[name].is_temporal() or schema[name] == pl.String)
             if not (is_date or schema[name].is_numeric() or schema[name] == pl.Boolean):

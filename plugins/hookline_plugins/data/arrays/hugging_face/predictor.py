@@ -48,7 +48,7 @@ class DatasetPredictor:
         for dataset in found.values():
             form = Form(self._inputs, is_stacked(dataset.features, self._inputs))
             rows = ArrowRows(dataset, form, torch.zeros(len(dataset)))
-            for part in torch.arange(len(rows)).split(batch_size):
+            for part in torch.split(torch.arange(len(rows)), batch_size):
                 yield rows.gather(part)[0]
 
     def columns(self, prediction: Tensor) -> Mapping[str, Sequence[Any]]:

@@ -133,7 +133,7 @@ def _padded(values: Tensor, lengths: Any, depth: int, padding: int, name: str, i
             message, hint=f"pad them, or give the inputs a column {MASK!r} of lists with a 1 for each entry"
         )
     return torch.nn.utils.rnn.pad_sequence(
-        torch.split(values, lengths.tolist()), batch_first=True, padding_value=padding
+        list(torch.split(values, lengths.tolist())), batch_first=True, padding_value=padding
     )
 
 
