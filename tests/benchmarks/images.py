@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,8 @@ def compare(root: Path, loop: dict[str, Any], augment: dict[str, Any], seeds: in
             found.append(result.metrics["validation/accuracy"])
         seconds = time.process_time() - started
         print(f"{name:30} {statistics.median(found):.4f}  from {min(found):.4f} to {max(found):.4f}, {seconds:.0f} s")
-    data = Run(load_config(config)).data
-    splits = [
-        (part.pictures.pixels.reshape(len(part), -1) / 255, part.targets.numpy()) for part in data.splits().values()
-    ]  # type: ignore[attr-defined] # of this data source
+    parts: list[Any] = list(Run(load_config(config)).data.splits().values())
+    splits = [(part.pictures.pixels.reshape(len(part), -1) / 255, part.targets.numpy()) for part in parts]
     for name, model in peers().items():
         started = time.process_time()
         accuracy = model.fit(*splits[0]).score(*splits[1])
@@ -178,15 +177,18 @@ def measure_speed(root: Path, pairs: int) -> None:
         paths = sorted(folder.rglob("*.*"))
         held = [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths] if in_memory else None
         loader = DataLoader(ByHand(paths, held, size, augments=bool(changes)), batch_size=64, shuffle=True)
-        ratio = paired(
-            lambda run=run: sum(1 for _ in epoch_of(run)), lambda loader=loader: sum(1 for _ in loader), pairs
-        )  # type: ignore[misc] # defaults bind them
+        ratio = paired(partial(use_up, partial(epoch_of, run)), partial(use_up, partial(iter, loader)), pairs)
         print(f"{name:40} {ratio}")
+
+
+def use_up(make: Callable[[], Iterator[Any]]) -> None:
+    """Read all batches of a new iterator."""
+    for _ in make():
+        pass
 
 
 def epoch_of(run: Run) -> Iterator[Any]:
     """Return the batches of an epoch as a run reads them."""
-
     return Batches(run.data.train, 64, Workers(torch.float32), seed=0).epoch(1)
 
 

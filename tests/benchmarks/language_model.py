@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 import hookline
-from hookline_plugins.data.first_config import from_file
+from hookline_plugins.first_config import from_file
 from hookline_plugins.models.gpt_layers import Transformer
 
 CONTEXT, BATCH_SIZE, SIZES = 64, 12, (4, 4, 128)
@@ -78,8 +78,8 @@ def compare(path: Path) -> None:
             seconds = turn(contenders[name])
             if number:  # the first turn prepares
                 times[name].append(seconds)
-    for name, seconds in times.items():
-        print(f"{name:14} {statistics.median(seconds) * 1e3:8.2f} ms of processor time a step")
+    for name, taken in times.items():
+        print(f"{name:14} {statistics.median(taken) * 1e3:8.2f} ms of processor time a step")
     ratios = [a / b for a, b in zip(times["hookline"], times["loop by hand"], strict=True)]
     print(f"{'ratio':14} {statistics.median(ratios):8.3f}  (median of {len(ratios)} turns of {STEPS_PER_TURN} steps)")
 

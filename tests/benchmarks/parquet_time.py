@@ -51,7 +51,7 @@ class ByHand(IterableDataset[Any]):
             if self.batch_size is None:
                 yield from zip(inputs, targets, strict=True)
             else:
-                yield from zip(inputs.split(self.batch_size), targets.split(self.batch_size), strict=True)
+                yield from zip(*(torch.split(part, self.batch_size) for part in (inputs, targets)), strict=True)
 
 
 class Turns:

@@ -20,6 +20,7 @@ those whose role is ``kept apart`` were only measured.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import importlib.util
 import io
@@ -51,9 +52,10 @@ from hookline import Run, load_config
 from hookline.runs import folder_of
 from hookline.trained import load_trained, write_predictions
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.splits import split_rows
+from hookline_plugins.data.splits import Key, split_rows
 from hookline_plugins.data.tables.files.format import MISSING_WORDS
 from hookline_plugins.data.tables.starting.starter import Starter, from_table
+from hookline_plugins.data.tables.table import Table
 
 NEW_ROWS = {"data.unseen": "mean", "data.missing": "mean"}
 """Overrides for rows that were kept apart: they may have categories and gaps that the file for ``init`` lacks."""
@@ -233,14 +235,35 @@ def scored(known: Known, seed: int, folder: Path, overrides: dict[str, Any]) -> 
     whole = pd.read_csv(_joined(folder), na_values=list(MISSING_WORDS), low_memory=False)
     seen, new = whole.iloc[: len(seen)], whole.iloc[len(seen) :]
     columns = list(starter.tables["data"].get("features", [name for name in seen if name != known.target]))
-    rows = split_rows(len(seen), tuple(run.config.settings["data.split"].value), 0, Faults(folder))[0].numpy()
-    fitted = seen.iloc[rows]
-    if known.task == "r":
-        kept = run.data.unscale(run.data.train[:][1]) if run.data.unscale else run.data.train[:][1]
-        assert np.allclose(kept.flatten().numpy(), fitted[known.target], rtol=1e-4), "the splits differ"
+    fitted = seen.iloc[_trained_rows(seen, known, starter, folder)]
+    _check_rows(run, fitted[known.target], known)
     peers = [_peer(kind, known, fitted, new, columns, starter) for kind in ("mean", "linear", "boosted")]
     errors = [_error(known, new[known.target], predicted) for predicted in (own[f"predicted_{known.target}"], *peers)]
-    return Scores(*errors, seconds, len(frame), run.data.in_features or 0)
+    own_error, mean, linear, boosted = errors
+    return Scores(own_error, mean, linear, boosted, seconds, len(frame), run.data.in_features or 0)
+
+
+def _trained_rows(seen: pd.DataFrame, known: Known, starter: Starter, folder: Path) -> Any:
+    """Return the numbers of the rows in the training split."""
+    data = starter.tables["data"]
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name != "use"
+    }
+    table = Table(**(options | {"path": folder / "seen.csv"}))
+    values, codes = np.unique(seen[known.target].to_numpy(), return_inverse=True)
+    key = Key(known.target, torch.from_numpy(codes), list(map(str, values))) if table.stratify else None
+    return split_rows(len(seen), table, key, Faults(folder))["train"].numpy()
+
+
+def _check_rows(run: Run, expected: pd.Series, known: Known) -> None:
+    """Check that the rows are those that the model was trained on."""
+    dataset: Any = run.data.train
+    kept = dataset[:][1]
+    if known.task == "r":
+        kept = run.data.unscale(kept) if run.data.unscale else kept
+        assert np.allclose(kept.flatten().numpy(), expected, rtol=1e-4), "the splits differ"
+    else:
+        assert [run.data.class_names[code] for code in kept.tolist()] == list(map(str, expected)), "the splits differ"
 
 
 def _joined(folder: Path) -> io.StringIO:
@@ -299,9 +322,11 @@ def measured(known: Known, num_splits: int, overrides: dict[str, Any]) -> Scores
     for seed in range(num_splits):
         with tempfile.TemporaryDirectory() as folder:
             found.append(scored(known, seed, Path(folder), overrides))
-    columns = zip(*([getattr(scores, name) for name in Scores.__dataclass_fields__] for scores in found), strict=True)
-    means = [statistics.fmean(column) for column in columns]
-    return Scores(*means[:-2], round(means[-2]), round(means[-1]))
+    means = {
+        name: statistics.fmean(getattr(scores, name) for scores in found)
+        for name in ("hookline", "mean", "linear", "boosted", "seconds")
+    }
+    return dataclasses.replace(found[0], **means)  # type: ignore[arg-type] # these fields are numbers
 
 
 def is_within(scores: Scores, known: Known) -> bool:

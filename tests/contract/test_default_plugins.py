@@ -22,8 +22,14 @@ CATALOG = Catalog.installed()
 REQUIRED: dict[str, dict[str, Any]] = {
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
+    "hugging-face": {
+        "path": str(FIXTURES / "iris" / "iris.csv"),
+        "inputs": ["sepal_length", "petal_length"],
+        "target": "species",
+    },
     "parquet": {"path": str(FIXTURES / "nist" / "norris.parquet"), "target": "y", "block_rows": 8, "window": 2},
     "images": {"path": str(FIXTURES)},
+    "corpus": {"path": str(FIXTURES / "iris" / "README.md")},
     "texts": {"path": str(FIXTURES / "sentences" / "sentences.csv")},
     "clip-gradients": {"max_norm": 1.0},
     "freeze": {"parameters": ["weight"]},
@@ -38,7 +44,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
 def of_kind(kind: str) -> pytest.MarkDecorator:
     """Return the parameters of a test of a kind; those that need other data or a package have tests of their own."""
     own = [entry for entry in CATALOG.of_kind(kind) if entry.distribution == "hookline"]
-    entries = [entry for entry in own if entry.name not in ("transformers", "bag-of-tokens")]
+    entries = [entry for entry in own if entry.name not in ("transformers", "bag-of-tokens", "gpt")]
     return pytest.mark.parametrize("entry", entries, ids=lambda entry: entry.name)
 
 

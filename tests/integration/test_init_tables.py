@@ -340,7 +340,7 @@ def test_a_classification_is_split_by_its_classes_and_nothing_is_split_by_time(t
     starter = from_table(path, tmp_path)
     assert starter.tables["data"]["stratify"] == "label"
     data = Run(load_config(starter.tables)).data
-    counts = {name: Counter(int(part[i][1]) for i in range(len(part))) for name, part in data.splits().items()}  # type: ignore[arg-type, index] # map-style
+    counts = {name: Counter(int(part[i][1]) for i in range(len(part))) for name, part in data.splits().items()}  # type: ignore[arg-type] # map-style
     # Shares of 24, 6.4 and 1.6 of 32 rows.
     assert counts == {"train": {0: 24, 1: 6, 2: 2}, "validation": {0: 6, 1: 2}}
     assert "stratify" not in from_table(path, tmp_path, "age").tables["data"]

@@ -153,6 +153,12 @@ def test_export_writes_a_file_and_prints_how_far_its_outputs_differ(place: tuple
         "compared on the first 16 training examples: largest output difference 0, allowed 0",
     ]
     assert set(load_file(folder / "m.safetensors")) == {"weight", "bias"}
+    for words, taken in (
+        ([], "the values of the data file"),
+        (["--bare", "--force"], "inputs prepared as in training"),
+    ):
+        done = hookline("export", "last", "--to", "torch-export", "-o", "m.pt2", *words)
+        assert (done.returncode, done.stdout.splitlines()[2]) == (0, f"it takes {taken}"), done.stderr
 
 
 def test_a_command_without_the_plugin_file_of_the_run_names_the_file(hookline: Hookline, tmp_path: Path) -> None:

@@ -45,8 +45,10 @@ class DataSource:
             reported; None: they are in these units.
 
     A dataset with a method ``gather(indices)`` returns whole batches, for int64 indices ``[B]``, without ``collate``.
-    One with torch's ``__getitems__(indices)`` returns all items of a batch at once. A ``TensorDataset`` is batched by
-    indexing its tensors, unless there is a ``collate``.
+    One with torch's ``__getitems__(indices)`` returns all items of a batch at once. A stream with a method
+    ``batches(batch_size)`` makes its batches itself. A ``TensorDataset`` is batched by indexing its tensors, unless
+    there is a ``collate``. A dataset with an attribute ``draws = False`` declares that reading it draws no random
+    numbers, which saves watching for them.
 
     Example:
         >>> import torch

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hookline.engine.reading.batch import prediction_of
+from hookline.engine.reading.batch import Forward, count_examples, part_of, prediction_of, tensors_in
 from hookline.testing.kit import Broken, Subject, check
 from hookline.testing.parts import changed_generators, first_batch, generator_states
 
@@ -28,17 +28,17 @@ def _expected_shape(subject: Subject, size: int, shape: list[int]) -> list[int]:
     return [size, subject.data.out_features, *further]
 
 
-def _inputs(subject: Subject, size: int = 8) -> Tensor:
-    return cast(Tensor, first_batch(subject.data, size)[0])
+def _inputs(subject: Subject, size: int = 8) -> Any:
+    return first_batch(subject.data, size)[0]
 
 
-def _output(model: nn.Module, inputs: Tensor) -> Tensor:
+def _output(model: nn.Module, inputs: Any) -> Tensor:
     """Return the predictions of a model, without gradients."""
     with torch.no_grad():
-        return cast(Tensor, prediction_of(model(inputs)))
+        return cast(Tensor, prediction_of(Forward(model, None).output(inputs)))
 
 
-def _predicted(model: nn.Module, inputs: Tensor) -> Tensor:
+def _predicted(model: nn.Module, inputs: Any) -> Tensor:
     """Return the predictions of a model in eval mode."""
     return _output(model.eval(), inputs)
 
@@ -50,10 +50,10 @@ def output_shape(subject: Subject) -> None:
     for size in _BATCH_SIZES:
         inputs = _inputs(subject, size)
         shape = list(_predicted(model, inputs).shape)
-        expected = _expected_shape(subject, len(inputs), shape)
+        expected = _expected_shape(subject, count_examples(inputs), shape)
         if shape != expected:
             advice = "keep the batch dimension, and do not squeeze"
-            raise Broken(f"{shape} for {len(inputs)} examples, expected {expected}", advice)
+            raise Broken(f"{shape} for {count_examples(inputs)} examples, expected {expected}", advice)
 
 
 @check
@@ -61,7 +61,7 @@ def finite_gradients(subject: Subject) -> None:
     """Every parameter that requires a gradient gets a finite gradient."""
     run = subject.run()
     inputs, target = first_batch(subject.data, 8)
-    prediction = prediction_of(run.model.train()(inputs))
+    prediction = prediction_of(Forward(run.model.train(), None).output(inputs))
     run.loss(prediction, target).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
     trainable = {name: p.grad for name, p in run.model.named_parameters() if p.requires_grad}
     missing = [name for name, gradient in trainable.items() if gradient is None]
@@ -150,7 +150,7 @@ def examples_are_apart(subject: Subject) -> None:
     """In eval mode the prediction for an example does not depend on the others in its batch."""
     model, inputs = subject.run().model, _inputs(subject)
     together = _predicted(model, inputs)
-    alone = torch.cat([_predicted(model, inputs[i : i + 1]) for i in range(len(inputs))])
+    alone = torch.cat([_predicted(model, part_of(inputs, i, i + 1)) for i in range(count_examples(inputs))])
     if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-4, atol=1e-5):
         raise Broken("an example alone gets a different prediction than in a batch", "compute nothing across the batch")
 
@@ -159,7 +159,7 @@ def examples_are_apart(subject: Subject) -> None:
 def input_is_kept(subject: Subject) -> None:
     """The model does not modify its input in place."""
     model, inputs = subject.run().model, _inputs(subject)
-    before = inputs.clone()
+    before = copy.deepcopy(inputs)
     _predicted(model, inputs)
-    if not torch.equal(inputs, before):
+    if not all(map(torch.equal, tensors_in(inputs), tensors_in(before))):
         raise Broken("the input has different values after the call", "write inputs + 1, not inputs += 1")

@@ -43,7 +43,7 @@ class BagOfTokens:
             raise ContractError("bag-of-tokens needs the number of different tokens, and of classes", hint=hint)
 
         class Bag(nn.Module):
-            def __init__(self, size: int) -> None:
+            def __init__(self, num_tokens: int, size: int, out_features: int) -> None:
                 super().__init__()
                 self.embedding = nn.Embedding(num_tokens, size)
                 nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
@@ -54,4 +54,4 @@ class BagOfTokens:
                 weights = counted / counted.sum(1, keepdim=True)
                 return self.linear((weights.unsqueeze(1) @ self.embedding(input_ids)).squeeze(1))
 
-        return Bag(self.embedding_size)
+        return Bag(num_tokens, self.embedding_size, out_features)

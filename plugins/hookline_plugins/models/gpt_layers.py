@@ -70,7 +70,8 @@ class Transformer(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, rotation)
         weight = self.tokens.weight if self.output is None else self.output.weight
-        return functional.linear(self.norm(hidden), weight).transpose(1, 2)
+        logits: Tensor = functional.linear(self.norm(hidden), weight).transpose(1, 2)
+        return logits
 
     def _initialize(self, layers: int) -> None:
         """Draw the initial weights as GPT-2 does: those that end in a residual are smaller in a deeper model."""
@@ -95,7 +96,8 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         """Return ``[B, T, W]`` from ``[B, T, W]``."""
         hidden = hidden + self.attention(self.attention_norm(hidden), rotation)
-        return hidden + self.mlp(self.mlp_norm(hidden))
+        output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
+        return output
 
 
 class Attention(nn.Module):

@@ -55,7 +55,15 @@ class Tabular:
         from hookline_plugins.models.training_rows import training_rows
 
         rows = training_rows(data) if self.bins or self.start == "fitted" else None
-        network = TabularNetwork(self, shape_of(data))
+        network = TabularNetwork(
+            shape_of(data),
+            width=self.width,
+            blocks=self.blocks,
+            hidden=self.width * self.expansion,
+            dropout=self.dropout,
+            bins=self.bins,
+            embedding=self.embedding,
+        )
         if rows and self.bins:
             network.set_bins(rows.numbers)
         if rows and self.start == "fitted":

@@ -6,7 +6,7 @@ Imported only when it is built, because it needs torch. Shapes: ``B`` examples i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from hookline import ContractError, DataSource
 from hookline_plugins.models.linear_fits import fitted_line
 from hookline_plugins.models.sizes import sizes_of
 from hookline_plugins.models.training_rows import Rows, parts_of
-
-if TYPE_CHECKING:
-    from hookline_plugins.models.tabular import Tabular
 
 _SMALLEST_PIECE = 1e-6
 """Width of a piece, as a share of all pieces of its number; what is smaller is a jump between equal values."""
@@ -57,29 +54,40 @@ def shape_of(data: DataSource) -> Shape:
 
 
 class TabularNetwork(nn.Module):
-    """A residual network beside a linear path."""
+    """A residual network beside a linear path.
+
+    Args:
+        shape: The sizes of inputs and outputs.
+        width: ``W``.
+        blocks: The number of residual blocks.
+        hidden: The number of hidden values in a block.
+        dropout: The probability of zeroing a value in a block.
+        bins: The number of pieces of each number.
+        embedding: The length of the embedding of a code.
+    """
 
     low: Tensor
     scale: Tensor
     offsets: Tensor
 
-    def __init__(self, options: Tabular, shape: Shape) -> None:
+    def __init__(
+        self, shape: Shape, *, width: int, blocks: int, hidden: int, dropout: float, bins: int, embedding: int
+    ) -> None:
         super().__init__()
         num_numbers, num_codes, num_outputs = shape
         first_codes = [sum(num_codes[:column]) for column in range(len(num_codes))]
         self.slopes = nn.Parameter(torch.zeros(num_outputs, num_numbers))
         self.intercepts = nn.Parameter(torch.zeros(num_outputs))
         self.effects = nn.Embedding(sum(num_codes), num_outputs) if num_codes else None
-        self.embeddings = nn.Embedding(sum(num_codes), options.embedding) if num_codes else None
+        self.embeddings = nn.Embedding(sum(num_codes), embedding) if num_codes else None
         self.register_buffer("offsets", torch.tensor(first_codes, dtype=torch.int64))
-        self.register_buffer("low", torch.zeros(num_numbers, options.bins))
-        self.register_buffer("scale", torch.zeros(num_numbers, options.bins))
-        num_inputs = num_numbers * (1 + options.bins) + len(num_codes) * options.embedding
-        hidden = options.width * options.expansion
-        self.first = nn.Linear(num_inputs, options.width)
-        self.blocks = nn.Sequential(*(_Block(options.width, hidden, options.dropout) for _ in range(options.blocks)))
-        self.norm = nn.LayerNorm(options.width)
-        self.last = nn.Linear(options.width, num_outputs)
+        self.register_buffer("low", torch.zeros(num_numbers, bins))
+        self.register_buffer("scale", torch.zeros(num_numbers, bins))
+        num_inputs = num_numbers * (1 + bins) + len(num_codes) * embedding
+        self.first = nn.Linear(num_inputs, width)
+        self.blocks = nn.Sequential(*(_Block(width, hidden, dropout) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, num_outputs)
         for layer in (self.effects, self.last):
             for parameter in layer.parameters() if layer else ():
                 nn.init.zeros_(parameter)

@@ -66,9 +66,12 @@ def parts_of(inputs: Any) -> tuple[Tensor, Tensor | None]:
 
 def _gathered(data: DataSource, picks: Tensor) -> tuple[Any, Tensor]:
     dataset: Any = data.train
+    pair: tuple[Any, Tensor]
     if hasattr(dataset, "gather"):
-        return dataset.gather(picks)  # type: ignore[no-any-return] # its contract
-    if type(dataset) is TensorDataset:  # a subclass may have items of its own
-        return dataset[picks]  # type: ignore[return-value] # a pair
-    chosen = Subset(dataset, picks.tolist())
-    return next(iter(DataLoader(chosen, batch_size=len(picks), collate_fn=data.collate)))  # type: ignore[no-any-return] # a pair
+        pair = dataset.gather(picks)
+    elif type(dataset) is TensorDataset:  # a subclass may have items of its own
+        pair = dataset[picks]
+    else:
+        chosen = Subset(dataset, picks.tolist())
+        pair = next(iter(DataLoader(chosen, batch_size=len(picks), collate_fn=data.collate)))
+    return pair

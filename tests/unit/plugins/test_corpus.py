@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hookline import DataError, DataSource, PluginError
+from hookline import ConfigError, DataError, DataSource, PluginError, train
 from hookline_plugins.data.text import documents, packing
 from hookline_plugins.data.text.source import Corpus
+from hookline_plugins.first_config import from_file
 
 END = 256
 
@@ -284,6 +285,31 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Corpus(Path("text.txt"), **options)
+
+
+# ---- a first config -------------------------------------------------------------------------------------------------
+
+
+def test_the_first_config_for_a_text_trains_a_small_language_model(tmp_path: Path) -> None:
+    path = written(tmp_path, "the cat sat on the mat.\n" * 200, "cats.txt")
+    starter = from_file(path, tmp_path)
+    assert starter.tables["data"] == {"use": "corpus", "path": str(path), "context": 64, "split": [0.9, 0.1]}
+    assert starter.tables["train"]["epochs"] == math.ceil(2000 / math.ceil(4800 * 0.9 / 64 / 12))
+    assert starter.remarks[0].startswith("1 text of 4,800 bytes in all")
+    small = {"model.layers": 1, "model.heads": 1, "model.width": 8, "train.max_steps": 2, "data.cache": str(tmp_path)}
+    assert train(starter.tables, small).metrics["validation/perplexity"] > 1
+    short = from_file(written(tmp_path, "short\n"), tmp_path)
+    assert "split" not in short.tables["data"]
+    assert short.warnings == ["6 bytes are too few for a validation split"]
+
+
+def test_a_text_has_no_target_and_must_be_utf_8(tmp_path: Path) -> None:
+    path = written(tmp_path, b"caf\xe9\n")
+    with pytest.raises(ConfigError, match="--target and --task are for tables, but"):
+        from_file(path, tmp_path, target="word")
+    with pytest.raises(DataError) as caught:
+        from_file(path, tmp_path)
+    assert faults_of(caught.value) == [f"{path}:1:4: byte 3 of the file, 0xe9, is not UTF-8"]
 
 
 # ---- perplexity -----------------------------------------------------------------------------------------------------

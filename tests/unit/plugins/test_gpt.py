@@ -17,7 +17,7 @@ from hookline_plugins.models.gpt import GPT
 from hookline_plugins.models.gpt_layers import rotated, rotations
 
 VOCABULARY, CONTEXT = 11, 6
-SIZES = {"layers": 2, "heads": 2, "width": 8}
+SIZES: dict[str, Any] = {"layers": 2, "heads": 2, "width": 8}
 
 
 def data(num: int = 12, context: int = CONTEXT) -> DataSource:
@@ -71,7 +71,7 @@ def by_hand(weights: dict[str, Tensor], tokens: list[int], *, is_rotary: bool) -
         mixed = torch.zeros(len(tokens), 8, dtype=torch.float64)
         for head in range(2):
             part = slice(head * size, (head + 1) * size)
-            queries, keys, values = (each[:, part] for each in qkv.split(8, dim=1))
+            queries, keys, values = (each[:, part] for each in torch.split(qkv, 8, dim=1))
             for position in range(len(tokens)):
                 query = turned(queries[position], position)
                 scores = torch.stack([query @ turned(keys[p], p) / size**0.5 for p in range(position + 1)])
@@ -135,9 +135,10 @@ def test_mixed_precision_trains_it() -> None:
         "loss": {"use": "cross-entropy"},
         "optimizer": {"use": "adamw", "lr": 0.01},
     }
+    choices: list[dict[str, Any]] = [{}, {"mixed-precision": {}}]
     losses = [
         train({**config, "callbacks": callbacks}, plugins={"data": tokens}).history[-1]["train/running_loss"]
-        for callbacks in ({}, {"mixed-precision": {}})
+        for callbacks in choices
     ]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
@@ -185,7 +186,7 @@ def test_data_without_tokens_are_refused(wrong: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"), [({"width": 10, "heads": 4}, "not a multiple"), ({"width": 6}, "rotary positions need")]
 )
-def test_sizes_that_do_not_fit_are_refused(options: dict[str, int], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GPT(**{"heads": 2, **options})
 
@@ -197,7 +198,8 @@ def test_longer_sequences_than_the_context_are_refused() -> None:
 
 def test_checkpointed_blocks_train_to_the_same_bits() -> None:
     results = []
-    for callbacks in ({}, {"gradient-checkpointing": {"modules": ["blocks.*"]}}):
+    choices: list[dict[str, Any]] = [{}, {"gradient-checkpointing": {"modules": ["blocks.*"]}}]
+    for callbacks in choices:
         config = {
             "train": {"epochs": 1, "batch_size": 4, "evaluate": []},
             "model": {"use": "gpt", "dropout": 0.2, **SIZES},

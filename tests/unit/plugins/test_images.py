@@ -18,7 +18,7 @@ from torch.nn import functional
 from hookline import DataError, DataSource, HooklineError, Run, load_config, train
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.workers import Workers
-from hookline.trained import load_trained, write_predictions
+from hookline.trained import export_model, load_trained, write_predictions
 from hookline_plugins.data.images import augmenting
 from hookline_plugins.data.images.augmenting import operations
 from hookline_plugins.data.images.preparation import Preparation, statistics_of
@@ -119,7 +119,7 @@ def test_sizes_are_changed_as_pillow_does(tmp_path: Path) -> None:
 
     image = Image.fromarray(RNG.integers(0, 256, (10, 30, 3), dtype=np.uint8))
     path, bilinear = save(tmp_path / "x.png", image), Image.Resampling.BILINEAR
-    found = {resize: read_pixels(path, Form("rgb", (5, 6), resize)) for resize in ("crop", "pad", "stretch")}  # type: ignore[arg-type] # each is one
+    found = {resize: read_pixels(path, Form("rgb", (5, 6), resize)) for resize in ("crop", "pad", "stretch")}
     assert np.array_equal(found["stretch"], np.asarray(image.resize((6, 5), bilinear)))
     assert np.array_equal(found["crop"], np.asarray(ImageOps.fit(image, (6, 5), bilinear)))
     assert np.array_equal(found["pad"][1:3], np.asarray(image.resize((6, 2), bilinear)))
@@ -450,6 +450,18 @@ def test_images_that_cannot_be_read_are_named_or_left_empty(trained_run: Path) -
     assert rows[1]["probability_a"] == ""
 
 
+def test_an_exported_model_takes_pixels(trained_run: Path) -> None:
+    folder = trained_run / "runs" / "0001-images-cnn"
+    export_model(load_trained(folder), "torch-export", trained_run / "model.pt2", force=True)
+    pixels = np.stack([np.asarray(Image.open(trained_run / "data" / name)) for name in ("b/01.png", "a/00.png")])[
+        :, None
+    ]
+    outputs = torch.export.load(trained_run / "model.pt2").module()({"pixels": torch.from_numpy(pixels)})
+    expected = load_trained(folder).predict(pixels, probabilities=True)
+    assert np.allclose(outputs["probabilities"].detach(), expected, atol=1e-6)
+    assert outputs["label"].tolist() == expected.argmax(1).tolist()
+
+
 # ---- the sheet, the model, first configs ----------------------------------------------------------------------------
 
 
@@ -466,6 +478,7 @@ class Brightness(nn.Module):
 
 
 def test_the_worst_images_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hookline_plugins.callback_parts.contact_sheet import contact_sheet
     from hookline_plugins.callbacks import worst_images
 
     folder = folder_of_images(tmp_path / "data")
@@ -474,10 +487,12 @@ def test_the_worst_images_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     callbacks = {"run-folder": {"parent": str(tmp_path / "runs")}, "worst-images": {"split": "train", "count": 3}}
     config = config_of(folder) | {"optimizer": {"use": "sgd", "lr": 1e-9}, "callbacks": callbacks}
     seen: list[Any] = []
-    drawn = worst_images.contact_sheet
-    monkeypatch.setattr(
-        worst_images, "contact_sheet", lambda shown, title: seen.append((shown, title)) or drawn(shown, title)
-    )
+
+    def watched(shown: Any, title: str) -> bytes:
+        seen.append((shown, title))
+        return contact_sheet(shown, title)
+
+    monkeypatch.setattr(worst_images, "contact_sheet", watched)
     result = train(config, plugins={"model": Brightness()})
     shown, title = seen[-1]
     data = data_of(folder)

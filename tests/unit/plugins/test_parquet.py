@@ -41,7 +41,12 @@ def frame() -> pl.DataFrame:
 
 
 FEATURES = ["a", "gap", "color", "code", "when", "flag"]
-COLUMNS = {"features": FEATURES, "one_hot": ["color", "code"], "dates": {"when": "%Y-%m-%d"}, "missing": "mean"}
+COLUMNS: dict[str, Any] = {
+    "features": FEATURES,
+    "one_hot": ["color", "code"],
+    "dates": {"when": "%Y-%m-%d"},
+    "missing": "mean",
+}
 
 
 @pytest.fixture
@@ -144,7 +149,7 @@ def test_workers_share_the_blocks(numbered: Path) -> None:
 
 
 def test_a_run_resumes_in_the_middle_of_an_epoch_to_the_last_bit(files: Path) -> None:
-    options = {**COLUMNS, "standardize": True, "split": [0.8, 0.2]}
+    options: dict[str, Any] = {**COLUMNS, "standardize": True, "split": [0.8, 0.2]}
     whole = new_run(files, **options)
     whole.fit()
     for number in (7, 20):

@@ -255,7 +255,7 @@ X, NUM = np.arange(12, dtype=np.float32).reshape(12, 1), 12
 
 def arrays(folder: Path, *, is_mapped: bool, key: Any, **options: Any) -> dict[str, list[float]]:
     path = folder / ("arrays" if is_mapped else "arrays.npz")
-    named = {"inputs": X, "targets": X[:, 0] % 3, "key": np.array(key)}
+    named: dict[str, Any] = {"inputs": X, "targets": X[:, 0] % 3, "key": np.array(key)}
     if is_mapped:
         path.mkdir(exist_ok=True)
         for name, array in named.items():
@@ -334,7 +334,7 @@ def test_options_that_disagree_are_an_error_before_a_file_is_read(
     assert message in str(caught.value)
 
 
-FAULTS = {
+FAULTS: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "class": (
         ["a,1", "a,2", "b,3", "c,4"],
         {"stratify": "k", "split": (0.5, 0.5)},

@@ -25,8 +25,8 @@ def some(num_examples: int = 40, num_numbers: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def regression(inputs: Tensor, targets: Tensor) -> DataSource:
-    sizes = {"in_features": inputs.shape[1], "out_features": targets.shape[1]}
-    return DataSource(TensorDataset(inputs, targets), task="regression", **sizes)
+    examples = TensorDataset(inputs, targets)
+    return DataSource(examples, in_features=inputs.shape[1], out_features=targets.shape[1], task="regression")
 
 
 class Coded(Dataset[Any]):
@@ -181,7 +181,8 @@ def test_the_network_is_that_of_the_formula() -> None:
     assert network.embeddings is not None
     assert network.effects is not None
     nn.init.normal_(network.effects.weight)
-    table, block = network.embeddings.weight, network.blocks[0].layers
+    table = network.embeddings.weight
+    block: Any = network.blocks[0].layers
     hidden = network.first(torch.cat([numbers, table[codes[:, 0]], table[4 + codes[:, 1]]], dim=1))
     hidden = hidden + block[4](torch.relu(block[1](block[0](hidden))))
     effects = network.effects.weight
@@ -248,3 +249,24 @@ def test_what_the_data_lack_is_said() -> None:
     odd = DataSource([({"image": torch.zeros(3)}, torch.zeros(1))], out_features=1)  # type: ignore[arg-type] # a list will do
     with pytest.raises(ContractError, match="'numbers' and 'categories', but got a mapping of 'image'"):
         Tabular().build_model(odd)
+
+
+# ---- a table with codes ----------------------------------------------------------------------------------------------
+
+
+def test_a_table_with_codes_is_learned_and_new_rows_are_predicted(tmp_path: Path) -> None:
+    levels = ["red", "green", "blue"]
+    lines = [f"{number % 7},{levels[number % 3]},{number % 7 + 10 * (number % 3)}" for number in range(60)]
+    path = tmp_path / "t.csv"
+    path.write_text("x,colour,y\n" + "\n".join(lines) + "\n")
+    data = {"use": "csv", "path": path, "target": "y", "one_hot": ["colour"], "categories": "codes", "unseen": "mean"}
+    config = {
+        "data": {**data, "standardize": True, "standardize_target": True},
+        "model": {"use": "tabular", "start": "fitted"},
+        "train": {"epochs": 1, "dtype": "float64"},
+        "optimizer": {"use": "sgd", "lr": 0.0},
+    }
+    result = Run(load_config(config)).fit()
+    given = {"x": [1.0, 5.0, 1.0], "colour": ["red", "blue", "violet"]}
+    assert result.predict(given)[:2] == pytest.approx([1, 25], abs=0.1)  # y = x + 10, 20 or nothing
+    assert np.isfinite(result.predict(given)).all()

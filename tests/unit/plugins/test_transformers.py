@@ -258,14 +258,14 @@ def test_a_mean_pooled_run_is_the_loop_written_out_and_resumes(
         {k.removeprefix("bert."): v for k, v in saved.items() if "pooler" not in k and "bert." in k}
     )
     head: Any = torch.nn.Linear(16, CLASSES).double()
-    head.load_state_dict(run.model.classifier.state_dict())  # type: ignore[union-attr,operator]
+    head.load_state_dict(run.model.classifier.state_dict())  # type: ignore[union-attr]
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=0.01)
     for start in range(0, NUM, 4):
         given = batch("sequence-classification", NUM, 0, start)
         hidden = encoder(given["input_ids"], given["attention_mask"]).last_hidden_state
         lengths = given["attention_mask"].sum(1).tolist()
         means = torch.stack([one[:length].mean(0) for one, length in zip(hidden, lengths, strict=True)])
-        loss = torch.nn.functional.cross_entropy(head(means), given["labels"])
+        loss: Any = torch.nn.functional.cross_entropy(head(means), given["labels"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

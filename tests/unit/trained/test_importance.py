@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import hookline
 from hookline import ConfigError, DataSource
-from hookline.trained import Importance, load_trained, measure_importance
+from hookline.trained import Importance, evaluate_run, load_trained, measure_importance
 from hookline.trained.permuted import features_of, permuted
 from hookline_plugins.data.tables.table import Table
 
@@ -60,7 +60,7 @@ def test_the_changes_are_those_of_a_loop_written_out(house_run: tuple[Path, Any]
 
     generator = torch.Generator().manual_seed(7)
     orders = [torch.randperm(NUM, generator=generator).numpy() for _ in range(3)]
-    expected = {}
+    expected: dict[str, list[float]] = {}
     for name, columns in {"x": [0], "z": [1], "color": [2, 3, 4]}.items():
         expected[name] = []
         for order in orders:
@@ -70,6 +70,7 @@ def test_the_changes_are_those_of_a_loop_written_out(house_run: tuple[Path, Any]
     found = measure_importance(path, metric="rmse", repeats=3, seed=7)
     assert (found.metric, found.num_examples) == ("train/rmse", NUM)
     assert found.value == pytest.approx(rmse(inputs), rel=1e-6)
+    assert found.value == evaluate_run(path).metrics["train/rmse"]
     assert [one.feature for one in found.features] == ["x", "color", "z"]  # by their change
     for one in found.features:
         assert one.changes == pytest.approx(expected[one.feature], rel=1e-5, abs=1e-6)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from hookline.trained.exportable import RawInput, TableForm
@@ -47,6 +48,7 @@ def read_cells(cells: Sequence[Any], raw: RawInput, form: TableForm) -> tuple[An
     words = {"", *form.missing_words}
     sentinels = set(form.missing_numbers)
 
+    @lru_cache(typed=True)  # categories and dates repeat
     def value_of(cell: Any) -> Any:
         given = cell.strip() if isinstance(cell, str) else cell
         is_missing = given is None or given in words or given != given  # noqa: PLR0124 - NaN
@@ -60,7 +62,7 @@ def read_cells(cells: Sequence[Any], raw: RawInput, form: TableForm) -> tuple[An
     values, faults = [], []
     for row, cell in enumerate(cells):
         try:
-            values.append(value_of(cell))
+            values.append(value_of(str(cell) if isinstance(cell, list | dict) else cell))
         except _BadCellError as error:
             values.append(nothing)
             faults.append(CellFault(row, *error.args))

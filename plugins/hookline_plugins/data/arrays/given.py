@@ -67,7 +67,7 @@ class FromArrays:
         if not self.given:
             hint = "pass them to train or resume: plugins={'data': hookline.from_arrays(inputs, targets)}"
             raise DataError("the arrays of from-arrays are in no file, so a config cannot name them", hint=hint)
-        from hookline_plugins.data.in_memory import build_source
+        from hookline_plugins.data.arrays.in_memory import build_source
 
         return build_source(self, run.generator("split") if self.shuffle else None)
 

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from hookline import DataSource
 
 
+_DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+"""Dtypes of rows that an exported model takes."""
+
+
 class _Kept(msgspec.Struct):
     """The values that data sources of arrays keep for new inputs, as read from the description of the data of a run."""
 
@@ -102,7 +106,7 @@ class ArrayPredictor:
 
     def exportable(self, model: nn.Module) -> Exportable:
         """Return the model with the scaling of the training, for rows of the dtype of the training array."""
-        from hookline_plugins.data.exported import RawModel, outputs_of, units_of
+        from hookline_plugins.data.arrays.exported import RawModel, outputs_of, units_of
 
         data, dtype = self._data, self._raw_dtype()
         numbers = tuple(map(str, range(data.out_features or 0)))
@@ -113,7 +117,7 @@ class ArrayPredictor:
         return Exportable(module, (raw,), outputs_of(data, names), partial(self._examples, getattr(torch, dtype)))
 
     def _examples(self, dtype: torch.dtype, count: int) -> tuple[dict[str, Tensor], Tensor, str]:
-        from hookline_plugins.data.exported import invented
+        from hookline_plugins.data.arrays.exported import invented
 
         try:
             rows = self._first_rows(count).to(dtype)
@@ -130,7 +134,7 @@ class ArrayPredictor:
 
     def _raw_dtype(self) -> Any:
         """Return the dtype of the rows of the training array, or the nearest that NumPy and ONNX have as well."""
-        if self._kept.dtype in msgspec.inspect.type_info(RawInput).fields[1].type.values:
+        if self._kept.dtype in _DTYPES:
             return self._kept.dtype
         example = self._example.dtype
         return "int64" if not example.is_floating_point else "float64" if example == torch.float64 else "float32"

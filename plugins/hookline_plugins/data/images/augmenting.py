@@ -216,7 +216,8 @@ def _blended(values: Any, other: Any, factor: float) -> Any:
 
 
 def _as(dtype: Any, values: Any) -> Pixels:
-    return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
+    rounded: Pixels = np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
+    return rounded
 
 
 def _by_pillow(pixels: Pixels, change: Callable[[Any, Any], Any]) -> Pixels:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -62,8 +62,8 @@ class Pictures:
             # The name in the message as well: a run shows the first line in many places.
             raise DataError(f"{path}: {problem_of(error)}", hint="replace or remove it") from error
 
-    def many(self, indices: Sequence[int]) -> Pixels:
-        """Return the pixels of several images, ``[B, H, W, C]``."""
+    def many(self, indices: Any) -> Pixels:
+        """Return the pixels of images with these indices, an integer array ``[B]``: ``[B, H, W, C]``."""
         if self.pixels is not None:
             found: Pixels = self.pixels[indices]
             return found

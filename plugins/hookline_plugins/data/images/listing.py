@@ -174,7 +174,7 @@ def _add_cells(sheet: Sheet, column: str, problems: list[str], faults: Faults, h
     faults.add_cells(cells, len(cells))
 
 
-def _values(texts: list[Any]) -> Sequence[Any]:
+def _values(texts: list[Any]) -> Any:
     """Return values of a column as integers or other numbers, if all are such; else as they are."""
     for kind in (np.int64, np.float64):
         try:

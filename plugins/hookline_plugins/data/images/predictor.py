@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hookline import DataError, Location
+from hookline.trained import Exportable, RawInput
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.images.listing import Listing, check_folder, images_below, is_table, list_table
-from hookline_plugins.data.images.preparation import Preparation
+from hookline_plugins.data.images.preparation import Preparation, TargetScale
 from hookline_plugins.data.images.reading import (
     Form,
     Mode,
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
     from hookline import DataSource
     from hookline_plugins.data.images.reading import Pixels
+
+_PIXELS = "pixels"
+"""Name of the input of an exported model."""
 
 
 class Kept(msgspec.Struct):
@@ -89,7 +94,9 @@ class ImagePredictor:
         self._data, self._column, self._leaves_empty = data, column, leaves_empty
         self._kept = Kept.of(data)
         self.preparation = self._kept.preparation()
-        self._beside: dict[str, list[str | None]] = {}
+        kept, values = self._kept, partial(torch.tensor, dtype=torch.float64)
+        self._unscale = TargetScale(values(kept.target_mean), values(kept.target_scale)) if kept.target_scale else None
+        self._beside: dict[str, Sequence[str | None]] = {}
 
     def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:
         """Yield the inputs for an image file, for the images below a folder, or for those that a table names.
@@ -118,9 +125,7 @@ class ImagePredictor:
         if data.class_names:
             found = class_columns(prediction, data.target_names[0], data.class_names, is_binary=self._is_binary)
         else:
-            kept = self._kept
-            scale = (torch.tensor(kept.target_mean), torch.tensor(kept.target_scale)) if kept.target_scale else ()
-            found = number_columns(prediction, data.target_names, *scale)
+            found = number_columns(prediction, data.target_names, self._unscale)
         problems = self._beside.get("problem")
         if not problems:
             return found
@@ -128,6 +133,21 @@ class ImagePredictor:
             name: [None if problem else value for problem, value in zip(problems, values, strict=True)]
             for name, values in found.items()
         }
+
+    def exportable(self, model: nn.Module) -> Exportable:
+        """Return the model for pixels ``[B, C, H, W]`` of the training's size, from 0 to the largest value."""
+        from hookline_plugins.data.arrays.exported import RawModel, outputs_of, units_of
+
+        form, names = self._kept.form, self._data.class_names
+        height, width, channels = form.shape
+        raw = RawInput(_PIXELS, "uint8" if form.dtype is np.uint8 else "int32", (channels, height, width))
+        module = RawModel(_Prepared(self.preparation), model, units_of(names, self._unscale, is_binary=self._is_binary))
+        return Exportable(module, (raw,), outputs_of(self._data, names), partial(self._examples, raw))
+
+    def _examples(self, raw: RawInput, count: int) -> tuple[dict[str, Tensor], Tensor, str]:
+        peak, generator = self._kept.form.peak, torch.Generator().manual_seed(0)
+        pixels = torch.randint(peak + 1, (count, *raw.shape), generator=generator, dtype=getattr(torch, raw.dtype))
+        return {_PIXELS: pixels}, self.preparation(pixels), f"{count} images of random pixels"
 
     def predict(
         self, model: Callable[[Tensor], Any], inputs: Any, batch_size: int, *, probabilities: bool = False
@@ -205,3 +225,16 @@ class ImagePredictor:
             hint = "or pass the paths of image files"
             faults.stop(f"{what}, not pixels [N, {channels}, {height}, {width}] from 0 to {form.peak}", hint=hint)
         return np.moveaxis(pixels, 1, -1).astype(form.dtype)
+
+
+class _Prepared(nn.Module):
+    """The inputs of the model for pixels by name."""
+
+    def __init__(self, preparation: nn.Module) -> None:
+        super().__init__()
+        self.preparation = preparation
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the inputs of the model."""
+        prepared: Tensor = self.preparation(inputs[_PIXELS])
+        return prepared

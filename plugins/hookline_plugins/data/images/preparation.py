@@ -7,7 +7,7 @@ in a batch, or no dimension for a single one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def statistics_of(parts: Iterable[Pixels], peak: int) -> tuple[list[float], list
     They are those of all pixels, with their number in the denominator. A channel that is constant has a standard
     deviation of 1, so that it is only centered.
     """
-    counts = np.zeros(0)
+    counts: Any = np.zeros(0)
     for pixels in parts:
         channels = pixels.reshape(-1, pixels.shape[-1]).T
         found = np.stack([np.bincount(channel, minlength=peak + 1) for channel in channels])

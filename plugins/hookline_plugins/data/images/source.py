@@ -212,7 +212,7 @@ class Images:
         from hookline_plugins.data.splits import held_out_rows
 
         splits = listing.splits or ["train"] * len(listing.names)
-        given = {
+        given: dict[str, list[int]] = {
             name: [number for number, split in enumerate(splits) if split == name]
             for name in ("train", "validation", "test")
             if name in splits

@@ -56,10 +56,11 @@ class Column:
 
     def code(self) -> pl.Expr:
         """Return the number of the category, int64; null for a missing cell."""
-        pl = polars()
         assert self.codes is not None, "it has categories"
-        column = pl.col(self.name)
-        return column.replace_strict(list(self.codes), list(self.codes.values()), default=None, return_dtype=pl.Int64)
+        values, numbers = list(self.codes), list(self.codes.values())
+        column = polars().col(self.name)
+        code: pl.Expr = column.replace_strict(values, numbers, default=None, return_dtype=polars().Int64)
+        return code
 
     def _date_parts(self) -> list[pl.Expr]:
         pl = polars()

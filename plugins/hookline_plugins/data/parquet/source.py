@@ -123,7 +123,7 @@ class Parquet:
         from hookline_plugins.data.tables.predictor import Rules, TablePredictor
 
         rules = Rules(self.missing, fills_unseen=self.unseen == "mean", leaves_empty=self.faulty == "empty")
-        return TablePredictor(data, TableFormat(missing_words=()), rules, self.task)
+        return TablePredictor(data, TableFormat(missing_words=()), rules, self.task, self.path)
 
     def _columns(self, schema: pl.Schema, faults: Faults) -> tuple[list[Column], list[Column]]:
         """Return the features and the targets; a column of a type that they cannot have is a fault."""

@@ -18,10 +18,10 @@ from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.parquet.columns import Column
 from hookline_plugins.data.parquet.files import Block
 from hookline_plugins.data.tables.columns import Reader
-from hookline_plugins.data.tables.ways import Ways
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.sheet import Sheet, polars
 from hookline_plugins.data.tables.scaling import Scale
+from hookline_plugins.data.tables.ways import Ways
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,7 +75,7 @@ class Moments:
         scale = np.where(is_constant, 1, np.sqrt(self.squares / num_rows))
         if not is_scaled:
             return Scale(tuple(names), *map(torch.tensor, (self.mean, np.zeros_like(mean), np.ones_like(mean))))
-        for number in np.flatnonzero(~(np.isfinite(mean) & np.isfinite(scale) & (scale > 0))):
+        for number in np.flatnonzero(~(np.isfinite(mean) & np.isfinite(scale) & (scale > 0))).tolist():
             what = "its numbers are too large or too close together"
             faults.add(f"column {names[number]!r} cannot be standardized: {what}")
         return Scale(tuple(names), *map(torch.tensor, (self.mean, mean, scale)))

@@ -225,7 +225,7 @@ class Table:
         reading = Reading(self._form, texts.__contains__)
         sheet = read_tables(self.path, self.files, reading, faults, () if self.stratify else beside.values())
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
-        feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, beside, faults)
+        feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, faults, beside)
         self._check_ways([*feature_columns, *target_columns], sheet, faults)
         reader = Reader(sheet, faults, self.ways)
         refuses_gaps = not drops_rows and not set(beside.values()) & set(self._targets)

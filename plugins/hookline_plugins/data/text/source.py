@@ -20,7 +20,7 @@ from hookline_plugins.data.text.packing import Splits, default_cache, pack
 from hookline_plugins.data.text.tokens import Bytes, Characters, Kind, Library, Tokenizer, tokenizer_of_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch.utils.data import Dataset
 
@@ -116,7 +116,9 @@ class Corpus:
             for split, tokens in packed.tokens.items()
         }
         return DataSource(
-            **datasets,
+            datasets["train"],
+            datasets.get("validation"),
+            datasets.get("test"),
             out_features=packed.tokenizer.size,
             task="classification",
             kept={"context": self.context, "tokenizer": packed.tokenizer.kept()},
@@ -148,7 +150,7 @@ class Corpus:
                 Faults(self.tokenizer_file).stop(str(error))
         return [self.tokenizer, self.vocabulary if self.tokenizer == "bpe" else None]
 
-    def _tokenizer(self, documents: list[Document], faults: Faults) -> Tokenizer:
+    def _tokenizer(self, documents: Sequence[Document], faults: Faults) -> Tokenizer:
         if self.tokenizer_file:
             return tokenizer_of_file(self.tokenizer_file, Faults(self.tokenizer_file))
         if self.tokenizer == "bytes":
@@ -157,6 +159,6 @@ class Corpus:
         return Characters.of(texts) if self.tokenizer == "characters" else Library.trained(texts, self.vocabulary)
 
 
-def _texts(documents: list[Document], faults: Faults) -> Iterator[str]:
+def _texts(documents: Sequence[Document], faults: Faults) -> Iterator[str]:
     for document in documents:
         yield from document.pieces(faults)

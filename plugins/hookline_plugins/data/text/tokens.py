@@ -54,7 +54,8 @@ class Bytes:
     ([104, 195, 169], 'hé')
     """
 
-    size, end = 257, 256
+    size = 257
+    end: int | None = 256
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[Any]]:
         """Return the bytes of each text."""
@@ -62,7 +63,7 @@ class Bytes:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of bytes; those that are not UTF-8 become U+FFFD."""
-        return bytes(token for token in tokens if token < self.end).decode(errors="replace")
+        return bytes(token for token in tokens if token < 256).decode(errors="replace")
 
     def kept(self) -> dict[str, Any]:
         """Return the kind."""
@@ -83,7 +84,8 @@ class Characters:
     def __init__(self, alphabet: str) -> None:
         self._alphabet = alphabet
         self._codes = _codes(alphabet)
-        self.size, self.end = len(alphabet) + 2, len(alphabet) + 1
+        self.size = len(alphabet) + 2
+        self.end: int | None = len(alphabet) + 1
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Characters:
@@ -99,7 +101,7 @@ class Characters:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the characters."""
-        return "".join((self._alphabet + _UNKNOWN)[token] for token in tokens if token < self.end)
+        return "".join((self._alphabet + _UNKNOWN)[token] for token in tokens if token <= len(self._alphabet))
 
     def kept(self) -> dict[str, Any]:
         """Return the alphabet."""

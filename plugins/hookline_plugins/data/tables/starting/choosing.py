@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hookline.engine import did_you_mean, nearest
@@ -21,8 +22,8 @@ def choose_columns(
     target: tuple[str, ...],
     features: tuple[str, ...],
     converted: Mapping[str, Sequence[str]],
-    beside: Mapping[str, str],
     faults: Faults,
+    beside: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[str], list[str]]:
     """Return the names of the feature columns and of the target columns that the file has.
 
