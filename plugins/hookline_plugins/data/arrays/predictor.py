@@ -77,7 +77,8 @@ class ArrayPredictor:
         except msgspec.ValidationError as error:
             raise DataError(f"the description of the data, saved with the run, cannot be used: {error}") from error
         self._data, self._name, self._form, self._first_rows = data, name, form, first_rows
-        self._unscale = Unscale(*pair) if (pair := _pair(self._kept.target_mean, self._kept.target_scale)) else None
+        kept = self._kept
+        self._unscale = Unscale(_doubles(kept.target_mean), _doubles(kept.target_scale)) if kept.target_scale else None
         self._example, self._target = data.train[0]
         self._is_binary = data.task == "binary"
         self._is_class = self._is_binary or not self._target.is_floating_point()
@@ -225,7 +226,11 @@ def _scaled(inputs: Tensor, mean: Tensor | None = None, scale: Tensor | None = N
 
 
 def _pair(mean: list[float], scale: list[float]) -> tuple[Tensor, ...]:
-    return tuple(torch.tensor(values, dtype=torch.float64) for values in (mean, scale)) if scale else ()
+    return (_doubles(mean), _doubles(scale)) if scale else ()
+
+
+def _doubles(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _chunks(array: StoredArray, faults: Faults) -> Iterator[tuple[int, Tensor]]:

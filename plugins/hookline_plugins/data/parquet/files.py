@@ -12,7 +12,7 @@ from hookline import Location
 from hookline_plugins.data.faults import NO_FILE_HINT, Faults
 from hookline_plugins.data.tables.files.reading import collected
 from hookline_plugins.data.tables.files.sheet import polars
-from hookline_plugins.data.tables.source import check_file
+from hookline_plugins.data.tables.files.source import check_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -121,8 +121,9 @@ class Parquet:
     def build_predictor(self, data: DataSource) -> Predictor:
         """Read new rows with the categories, means and scales of the training data."""
         from hookline_plugins.data.tables.predictor import Rules, TablePredictor
+        from hookline_plugins.data.tables.ways import Ways
 
-        rules = Rules(self.missing, fills_unseen=self.unseen == "mean", leaves_empty=self.faulty == "empty")
+        rules = Rules(Ways(self.missing), fills_unseen=self.unseen == "mean", leaves_empty=self.faulty == "empty")
         return TablePredictor(data, TableFormat(missing_words=()), rules, self.task, self.path)
 
     def _columns(self, schema: pl.Schema, faults: Faults) -> tuple[list[Column], list[Column]]:

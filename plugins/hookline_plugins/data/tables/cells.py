@@ -47,7 +47,7 @@ class Cells:
     num_without_target: int = 0
 
     def leave_out(self, faults: Faults, *, drops_rows: bool) -> None:
-        """Leave out the rows that lack a target, a cell that is needed or, with ``drops_rows``, what decides on the split.
+        """Leave out rows that lack a target, a needed cell or, with ``drops_rows``, the cell that decides on the split.
 
         Raises:
             DataError: If no row is left.

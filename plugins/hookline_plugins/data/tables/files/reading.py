@@ -17,7 +17,7 @@ from hookline import Location
 from hookline_plugins.data.tables.files.csv_records import Record, excerpt, read_records, read_row_pieces, read_rows
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.sheet import Sheet, polars
-from hookline_plugins.data.tables.source import check_encoding, check_file, is_parquet, read_source
+from hookline_plugins.data.tables.files.source import check_encoding, check_file, is_parquet, read_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

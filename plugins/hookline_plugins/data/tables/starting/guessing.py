@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.tables.files.format import BLANKS, TableFormat
 from hookline_plugins.data.tables.files.sheet import Sheet, as_numbers
-from hookline_plugins.data.tables.source import check_file, is_parquet, read_source
+from hookline_plugins.data.tables.files.source import check_file, is_parquet, read_source
 from hookline_plugins.data.tables.starting.suitability import unit_of
 
 if TYPE_CHECKING:
