@@ -508,4 +508,4 @@ COMPREPLY=(); COMP_WORDS=(hookline train model = mlp model.h); COMP_CWORD=5
 _hookline_completion hookline; echo "${{COMPREPLY[@]}}"
 """
     done = run(["bash", "-c", program], cwd=tmp_path)
-    assert done.stdout.splitlines() == ["mlp", "linear mlp transformers", "model.hidden="]
+    assert done.stdout.splitlines() == ["mlp", "bag-of-tokens cnn gpt linear mlp tabular transformers", "model.hidden="]

@@ -117,7 +117,7 @@ def test_init_writes_a_config_for_a_table_that_trains(
     (tmp_path / "iris.csv").write_bytes((FIXTURES / "iris" / "iris.csv").read_bytes())
     assert hookline("init", "iris.csv").returncode == 0
     config = door.load_config(tmp_path / "run.toml")
-    names = ["csv", "linear", "cross-entropy", "adam", "try-first-batch"]
+    names = ["csv", "tabular", "cross-entropy", "adamw", "try-first-batch", "averaging", "best", "early-stopping"]
     assert [choice.plugin.name for choice in config.plugins] == names
     done = hookline("train", "run.toml")
     assert (done.returncode, done.stderr) == (0, "")

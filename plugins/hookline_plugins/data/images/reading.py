@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hookline_plugins.data.faults import Faults
+    from hookline_plugins.data.images.options import Mode, Resize
+from hookline_plugins.data.faults import Faults
 
     Pixels = NDArray[Any]
-
-Mode = Literal["grey", "rgb", "grey16"]
-Resize = Literal["crop", "pad", "stretch"]
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm")
 """Endings of the names of image files."""

@@ -15,11 +15,8 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.images.augmenting import operations
-from hookline_plugins.data.images.listing import Listing, check_classes, is_table, list_folder, list_table
-from hookline_plugins.data.images.reading import Form, Header, Mode, Resize, pillow, scan
+from hookline_plugins.data.images.options import Mode, Resize
 from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions
-from hookline_plugins.data.targets import Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +25,9 @@ if TYPE_CHECKING:
 
     from hookline import Predictor, RunView
     from hookline_plugins.data.images.dataset import Pictures
+    from hookline_plugins.data.images.listing import Listing
     from hookline_plugins.data.images.preparation import Preparation
+    from hookline_plugins.data.images.reading import Form, Header
     from hookline_plugins.data.targets import Targets
 
 
@@ -67,7 +66,7 @@ class Images:
         Meta(description="column of the table to predict, or a list of columns"),
     ] = "label"
     task: Annotated[
-        Task | Literal["auto"],
+        Literal["auto", "regression", "classification", "binary"],
         Meta(description="how to treat the targets; auto: texts and a few different integers are classes"),
     ] = "auto"
     split: Fractions = (1.0,)
@@ -110,6 +109,8 @@ class Images:
     ] = "error"
 
     def __post_init__(self) -> None:
+        from hookline_plugins.data.images.augmenting import operations
+
         check_fractions(self.split)
         self._operations = operations(self.augment)
         if len(self.mean) != len(self.std):
@@ -121,6 +122,7 @@ class Images:
     def build_data(self, run: RunView) -> DataSource:
         """Find the images, look at all files, and read those that are kept in memory."""
         from hookline_plugins.data.images.dataset import read_all
+        from hookline_plugins.data.images.reading import pillow, scan
 
         pillow()
         faults = Faults(self.path)
@@ -144,11 +146,14 @@ class Images:
     def build_predictor(self, data: DataSource) -> Predictor:
         """Read new images: a file, a folder, or the files that a table names."""
         from hookline_plugins.data.images.predictor import ImagePredictor
+        from hookline_plugins.data.images.reading import pillow
 
         pillow()
         return ImagePredictor(data, self.column, leaves_empty=self.faulty == "empty")
 
     def _listing(self, faults: Faults) -> Listing:
+        from hookline_plugins.data.images.listing import is_table, list_folder, list_table
+
         if not is_table(self.path) or self.path.is_dir():
             return list_folder(self.path, faults)
         targets = (self.target,) if isinstance(self.target, str) else self.target
@@ -160,6 +165,8 @@ class Images:
 
     def _form(self, headers: Sequence[Header | None], faults: Faults) -> Form | None:
         """Return the form of all images; None, with a fault, if they have different sizes."""
+        from hookline_plugins.data.images.reading import Form
+
         found = [header for header in headers if header is not None]
         if not found:
             return None
@@ -187,6 +194,7 @@ class Images:
         """
         import numpy as np
 
+        from hookline_plugins.data.images.listing import check_classes
         from hookline_plugins.data.targets import read_targets
 
         columns = {name: np.asarray(values) for name, values in listing.targets.items()}

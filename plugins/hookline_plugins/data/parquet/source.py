@@ -133,7 +133,7 @@ class Parquet:
         sheet = Sheet(self.path, tuple(schema), empty, pl.int_range(0, eager=True), TableFormat(), None)
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
         names = choose_columns(sheet, self._targets, self.features, converted, faults)
-        for name in {*names[0], *names[1]} - self._labels:
+        for name in dict.fromkeys(name for name in (*names[0], *names[1]) if name not in self._labels):
             is_date = name in self.dates and (schema[name].is_temporal() or schema[name] == pl.String)
             if not (is_date or schema[name].is_numeric() or schema[name] == pl.Boolean):
                 hint = "list it in `one_hot` or `dates`, or list only the other columns in `features`"

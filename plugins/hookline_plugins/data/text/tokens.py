@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
-import numpy as np
 
 from hookline import DataError
 from hookline_plugins.optional import optional_package
@@ -59,6 +58,8 @@ class Bytes:
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[Any]]:
         """Return the bytes of each text."""
+        import numpy as np
+
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -108,6 +109,8 @@ class Characters:
         return {"kind": "characters", "alphabet": self._alphabet}
 
     def _encoded(self, codes: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
         places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
         return np.where(self._codes[places] == codes, places, len(self._codes))
 
@@ -156,6 +159,8 @@ class Library:
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[Any]]:
         """Return the tokens of each text."""
+        import numpy as np
+
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(each.ids, dtype=np.int64) for each in encoded]
 
@@ -204,4 +209,6 @@ def tokenizer_of_file(path: Path, faults: Faults) -> Tokenizer:
 
 
 def _codes(text: str) -> NDArray[Any]:
+    import numpy as np
+
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), np.dtype("<u4"))
