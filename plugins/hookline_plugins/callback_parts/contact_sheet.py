@@ -10,8 +10,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from hookline_plugins.optional import optional_package
 
 if TYPE_CHECKING:
@@ -67,6 +65,7 @@ def contact_sheet(images: Sequence[Shown], title: str) -> bytes:
 
 def _scaled(pixels: NDArray[Any]) -> Any:
     """Return an image whose longer side fits; small ones by a whole factor, so that each pixel is seen."""
+    import numpy as np
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]))

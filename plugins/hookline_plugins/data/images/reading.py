@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hookline_plugins.data.faults import Faults
     from hookline_plugins.data.images.options import Mode, Resize
-from hookline_plugins.data.faults import Faults
 
     Pixels = NDArray[Any]
 
