@@ -21,11 +21,10 @@ from hookline import DataError, Location
 from hookline.trained import Exportable, RawInput
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.images.listing import Listing, check_folder, images_below, is_table, list_table
+from hookline_plugins.data.images.options import Mode, Resize
 from hookline_plugins.data.images.preparation import Preparation, TargetScale
 from hookline_plugins.data.images.reading import (
     Form,
-    Mode,
-    Resize,
     problem_of,
     read_header,
     read_pixels,
