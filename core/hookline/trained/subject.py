@@ -85,7 +85,10 @@ def bare_subject(trained: Trained) -> Subject:
 
 
 def raw_subject(trained: Trained) -> Subject | None:
-    """Return the model with the preparation of its inputs; None if its data source does not offer it.
+    """Return the model with the preparation of its inputs.
+
+    None if its data source does not offer it, or has no columns for such predictions: a model may predict anything
+    else than the targets.
 
     Raises:
         ContractError: When the data source breaks the contract of ``Exportable``.
@@ -110,7 +113,10 @@ def raw_subject(trained: Trained) -> Subject | None:
         return lambda outputs, rtol, atol: difference_of_columns(_columns(description, outputs), expected, rtol, atol)
 
     with torch.no_grad():
-        parts = [(part, compare(prepared_part)) for part, prepared_part in pairs]
+        try:
+            parts = [(part, compare(prepared_part)) for part, prepared_part in pairs]
+        except ContractError:
+            return None
     return Subject(module, inputs, described, parts, description)
 
 
