@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
 # other make small operations many times slower, and no test is about threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Tokens of texts are kept in the user's folder for caches, and a test leaves nothing there.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hookline-tests-cache-")
+os.environ["XDG_CACHE_HOME"] = _cache = tempfile.mkdtemp(prefix="hookline-tests-cache-")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 # torch's cache of compiled kernels does not know for which processor they are, and a foreign one writes beyond its
 # memory.
 if kernels := os.environ.get("ATEN_CPU_CAPABILITY"):
