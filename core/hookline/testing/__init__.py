@@ -4,7 +4,7 @@ Everything here is loaded on first use, so importing the package imports neither
 
 >>> from hookline.testing import CHECKS, RULES
 >>> CHECKS["model"][8], RULES["output_shape"]
-('output_shape', 'The prediction has shape [B, O] for any batch size, including 1.')
+('output_shape', 'The prediction has shape [B, O], or [B, O, T] for T class indices, for any batch size, including 1.')
 """
 
 from __future__ import annotations

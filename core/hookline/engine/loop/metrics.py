@@ -27,6 +27,7 @@ def numbers_of(name: str, value: Any, class_names: Sequence[str] = ()) -> dict[s
 
     A place has the name of its class if there is one for each.
 
+    >>> import torch
     >>> numbers_of("recall", torch.tensor([1.0, 0.5]), ["cat", "dog"])
     {'recall/cat': 1.0, 'recall/dog': 0.5}
     """
