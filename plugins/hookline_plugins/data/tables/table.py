@@ -106,7 +106,7 @@ class Table:
     min_frequency: Annotated[
         float,
         Meta(gt=0, description="fewest rows of a category, or their share if below 1; rarer ones are one category"),
-    ] = 1
+    ] = 1.0
     max_categories: Annotated[
         Annotated[int, Meta(ge=2)] | None,
         Meta(description="most categories of a column, with the one for all rare ones"),
