@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -33,10 +34,12 @@ def kills_at_any_time(folder: Path, num_kills: int, epochs: int = 3) -> dict[str
     while kills < num_kills:
         parent = job.fresh(folder / "runs")
         runs += 1
-        while True:
+        for attempt in itertools.count():
             path = job.run_folder(parent)
             saved = [p.name for p in checkpoints_in(path / "checkpoints")] if path else []
-            code = _killed_after(draw.uniform(0, longest_s / 2), _next_attempt(parent, path, epochs))
+            # Later and later, because a machine that became busy would never get to its next save.
+            limit_s = longest_s / 2 * 1.05**attempt
+            code = _killed_after(draw.uniform(0, limit_s), _next_attempt(parent, path, epochs))
             if code == 0:
                 break
             if code != -signal.SIGKILL:
