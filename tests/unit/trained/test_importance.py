@@ -234,3 +234,17 @@ def test_dates_and_categories_are_permuted_as_columns(tmp_path: Path) -> None:
         "day": {"numbers": [0, 1, 2, 3, 4, 5]},
         "color": {"categories": [0]},
     }
+
+
+@pytest.mark.parametrize("categories", ["one-hot", "codes"])
+def test_times_rare_categories_and_flags_belong_to_their_columns(tmp_path: Path, categories: str) -> None:
+    lines = [f"{n % 24:02}:30,{COLORS[n % 2] if n else 'rare'},{n or ''},{n}" for n in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["at,color,size,y", *lines, ""]))
+    ways: dict[str, Any] = {"missing": "mean", "missing_flags": True, "min_frequency": 2.0, "categories": categories}
+    table = Table(tmp_path / "t.csv", "y", one_hot=("color",), dates={"at": "%H:%M"}, **ways)
+    built: Any = table.build_data()
+    columns = table.build_predictor(built).feature_columns  # type: ignore[attr-defined]
+    found = {one.name: dict(one.places) for one in features_of(built.train[0][0], columns)}
+    numbers = {"at": {"": [0]}, "color": {"": [1, 2, 3]}, "size": {"": [4, 5]}}
+    codes = {"at": {"numbers": [0]}, "color": {"categories": [0]}, "size": {"numbers": [1, 2]}}
+    assert found == (codes if categories == "codes" else numbers)

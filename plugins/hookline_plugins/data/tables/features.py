@@ -121,15 +121,20 @@ def feature_names(columns: Sequence[Column], *, keeps_codes: bool) -> tuple[str,
 
 
 def source_columns(
-    columns: Columns, dates: Collection[str], *, keeps_codes: bool
+    read: Columns, dates: Mapping[str, str], others: Collection[str], flags: Collection[str], *, keeps_codes: bool
 ) -> Sequence[str] | Mapping[str, Sequence[str]]:
-    """Return the column of the file that each input feature stems from; by input, if codes are kept."""
-    numbers = [(name, len(DATE_PARTS) if name in dates else 1) for name, levels in columns if levels is None]
-    if keeps_codes:
-        categories = [name for name, levels in columns if levels is not None]
-        return {"numbers": [name for name, width in numbers for _ in range(width)], "categories": categories}
-    widths = {name: len(levels or ()) for name, levels in columns} | dict(numbers)
-    return [name for name, width in widths.items() for _ in range(width)]
+    """Return the column of the file that each input feature stems from; by input, if codes are kept.
+
+    The arguments are those of ``expanded``.
+    """
+    features = [
+        name
+        for name, levels in read
+        for _ in features_of(expanded([(name, levels)], dates, others, flags), keeps_codes=keeps_codes)
+    ]
+    if not keeps_codes:
+        return features
+    return {"numbers": features, "categories": [name for name, levels in read if levels is not None]}
 
 
 def check_different(names: tuple[str, ...], faults: Faults) -> None:

@@ -91,12 +91,17 @@ class _Kept(msgspec.Struct):
         if len(self.target_mean) != len(self.target_scale):
             raise ValueError(f"{len(self.target_mean)} means and {len(self.target_scale)} scales of targets")
 
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether the model gets the codes of categories."""
+        return self.categories == "codes"
+
     def preparation(self) -> Preparation:
         """Return the preparation of the training data."""
         columns = expanded(self.features, self.dates, self.others, self.flags)
         scale = Scale((), *map(_doubles, (self.fill, self.mean, self.scale)))
         names = [column.name for column in columns]
-        return Preparation(columns, scale, self._restored(names), keeps_codes=self.categories == "codes")
+        return Preparation(columns, scale, self._restored(names), keeps_codes=self.keeps_codes)
 
     def unscale(self, target_names: Sequence[str]) -> Unscale:
         """Return the way back to the units of the file."""
@@ -129,7 +134,7 @@ class TablePredictor:
         self, data: DataSource, form: TableFormat, rules: Rules, task: str, source: Path | None = None
     ) -> None:
         try:
-            kept = msgspec.convert(dict(data.kept), _Kept)
+            self._kept = kept = msgspec.convert(dict(data.kept), _Kept)
             self._preparation = kept.preparation()
             self._unscale = kept.unscale(data.target_names if task == "regression" else ())
         except ValueError as error:
@@ -138,7 +143,7 @@ class TablePredictor:
             raise DataError("the description of the columns, saved with the run, has other targets than scales")
         self._data, self._task, self._form, self._rules, self._source = data, task, form, rules, source
         self._levels: dict[str, list[str] | None] = dict(kept.features)
-        self._dates, self._keeps_codes = kept.dates, kept.categories == "codes"
+        self._dates = kept.dates
         self._booleans, self._others = kept.booleans, kept.others
         self._held: list[pl.DataFrame] = []
         self._beside: pl.DataFrame | None = None
@@ -146,7 +151,8 @@ class TablePredictor:
     @property
     def feature_columns(self) -> Sequence[str] | Mapping[str, Sequence[str]]:
         """The column of the file that each input feature stems from; for mappings of inputs, those of each."""
-        return source_columns(list(self._levels.items()), self._dates, keeps_codes=self._keeps_codes)
+        kept = self._kept
+        return source_columns(kept.features, kept.dates, kept.others, kept.flags, keeps_codes=kept.keeps_codes)
 
     def read(self, path: Path, batch_size: int) -> Iterator[Inputs]:
         """Yield the inputs of a file: float64 ``[B, I]``, or numbers and codes of categories by name.
