@@ -16,8 +16,15 @@ from hookline.engine import count_examples, part_of
 from hookline_plugins.data.tables.files.sheet import polars
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
+
+PROBLEM = "problem"
+"""Name of the column with the reasons why inputs have no prediction, where those are left empty."""
+
+NO_CLASSES = "the targets are numbers, so no class has a probability"
+"""Message for a request of probabilities in a regression."""
 
 Inputs = TypeVar("Inputs", bound="Tensor | dict[str, Tensor]")
 
@@ -102,6 +109,32 @@ def class_probabilities(prediction: Any, num_classes: int, *, is_binary: bool) -
     logits = _checked(prediction, 1 if is_binary else num_classes).double()
     # Each of the two from its own logit: 1 - p loses the digits of a small probability.
     return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1) if is_binary else logits.softmax(dim=1)
+
+
+def classes_of(prediction: Any, names: Sequence[Any], *, is_binary: bool, probabilities: bool) -> NDArray[Any]:
+    """Return the name of the predicted class of each input, ``[B]``; or the probability of each class, ``[B, C]``.
+
+    Raises:
+        ContractError: If the shape of the prediction does not fit the classes.
+    """
+    import numpy as np
+
+    found = class_probabilities(prediction, len(names), is_binary=is_binary)
+    return found.numpy() if probabilities else np.array(names)[found.argmax(dim=1).numpy()]
+
+
+def left_empty(columns: Mapping[str, Sequence[Any]], problems: Sequence[str | None]) -> Mapping[str, Sequence[Any]]:
+    """Return the columns of predictions with nothing for inputs that have a problem.
+
+    >>> left_empty({"predicted": [1, 2]}, [None, "it is empty"])
+    {'predicted': [1, None]}
+    """
+    if not any(problems):
+        return columns
+    return {
+        name: [None if problem else value for problem, value in zip(problems, values, strict=True)]
+        for name, values in columns.items()
+    }
 
 
 def _checked(prediction: Any, num_values: int) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,9 +21,10 @@ from hookline_plugins.data.arrays.files import StoredArray, find_arrays
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_tensor
 from hookline_plugins.data.predictions import (
+    NO_CLASSES,
     WRITERS,
     class_columns,
-    class_probabilities,
+    classes_of,
     in_batches,
     number_columns,
 )
@@ -150,7 +150,7 @@ class ArrayPredictor:
             ContractError: If the output of the model does not fit the targets.
         """
         if probabilities and not self._is_class:
-            raise ValueError("the targets are numbers, so no class has a probability")
+            raise ValueError(NO_CLASSES)
         faults = Faults(None)
         columns = self._data.feature_names if names_of(inputs) is not None else ()
         read = read_numbers(inputs, "the inputs", faults, columns)
@@ -167,9 +167,8 @@ class ArrayPredictor:
     def _in_units(self, prediction: Tensor, *, probabilities: bool) -> NDArray[Any]:
         """Return predictions in the units of the targets."""
         if self._is_class:
-            labels = np.array(self._kept.labels or range(self._data.out_features or 0))
-            found = class_probabilities(prediction, len(labels), is_binary=self._is_binary)
-            return found.numpy() if probabilities else labels[found.argmax(dim=1).numpy()]
+            labels = self._kept.labels or range(self._data.out_features or 0)
+            return classes_of(prediction, labels, is_binary=self._is_binary, probabilities=probabilities)
         if self._unscale:
             prediction = self._unscale(prediction.double())
         is_column = self._kept.is_flat and prediction.dim() == 2 and prediction.shape[1] == 1

@@ -30,7 +30,15 @@ from hookline_plugins.data.images.reading import (
     read_pixels,
     refusing_bombs,
 )
-from hookline_plugins.data.predictions import WRITERS, class_columns, class_probabilities, number_columns
+from hookline_plugins.data.predictions import (
+    NO_CLASSES,
+    PROBLEM,
+    WRITERS,
+    class_columns,
+    classes_of,
+    left_empty,
+    number_columns,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +116,7 @@ class ImagePredictor:
         for first in range(0, len(listing.names), batch_size):
             names = listing.names[first : first + batch_size]
             pixels, problems = self._read(listing.root, names, faults)
-            self._beside = {"path": list(names)} | ({"problem": problems} if self._leaves_empty else {})
+            self._beside = {"path": list(names)} | ({PROBLEM: problems} if self._leaves_empty else {})
             if not faults.has_any:  # after a fault the rest is still read, for its own
                 yield self.preparation.of_rows(pixels)
         faults.check()
@@ -125,13 +133,7 @@ class ImagePredictor:
             found = class_columns(prediction, data.target_names[0], data.class_names, is_binary=self._is_binary)
         else:
             found = number_columns(prediction, data.target_names, self._unscale)
-        problems = self._beside.get("problem")
-        if not problems:
-            return found
-        return {
-            name: [None if problem else value for problem, value in zip(problems, values, strict=True)]
-            for name, values in found.items()
-        }
+        return left_empty(found, self._beside.get(PROBLEM, ()))
 
     def exportable(self, model: nn.Module) -> Exportable:
         """Return the model for pixels ``[B, C, H, W]`` of the training's size, from 0 to the largest value."""
@@ -163,16 +165,15 @@ class ImagePredictor:
             DataError: If they cannot be read; carries every fault.
         """
         if probabilities and not self._data.class_names:
-            raise ValueError("the targets are numbers, so no class has a probability")
+            raise ValueError(NO_CLASSES)
         faults = Faults(None)
         pixels = self._given(inputs, faults)
         faults.check()
         parts = [pixels[first : first + batch_size] for first in range(0, max(len(pixels), 1), batch_size)]
         prediction = torch.cat([model(self.preparation.of_rows(part)) for part in parts])
         if self._data.class_names:
-            names = np.array(self._data.class_names)
-            found = class_probabilities(prediction, len(names), is_binary=self._is_binary)
-            return found.numpy() if probabilities else names[found.argmax(dim=1).numpy()]
+            names = self._data.class_names
+            return classes_of(prediction, names, is_binary=self._is_binary, probabilities=probabilities)
         numbers = np.stack(list(self.columns(prediction).values()), axis=1)
         return numbers[:, 0] if numbers.shape[1] == 1 else numbers
 

@@ -20,10 +20,13 @@ from hookline.engine import count_examples
 from hookline.trained import Exportable
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.predictions import (
+    NO_CLASSES,
+    PROBLEM,
     WRITERS,
     class_columns,
-    class_probabilities,
+    classes_of,
     in_batches,
+    left_empty,
     number_columns,
 )
 from hookline_plugins.data.rows import names_of
@@ -51,9 +54,6 @@ _HINTS: Mapping[Missing, str] = {
     "drop": "fill it in, or set `missing` to 'mean': a prediction needs every feature",
 }
 """Hint for a missing cell, if it is not filled in."""
-
-_PROBLEM = "problem"
-"""Name of the column with the reasons why rows have no prediction."""
 
 
 class Rules(NamedTuple):
@@ -174,15 +174,14 @@ class TablePredictor:
             DataError: If its columns or cells do not match the training data; carries every fault.
         """
         if probabilities and self._task == "regression":
-            raise ValueError("the targets are numbers, so no class has a probability")
+            raise ValueError(NO_CLASSES)
         rules = self._rules._replace(leaves_empty=False)
         strict = TablePredictor(self._data, self._form, rules, self._task)
         parts = strict._parts(partial(_pieces_of_frame, inputs), Faults(None))
         prediction = torch.cat([model(batch) for batch in in_batches(parts, batch_size)])
         if self._task != "regression":
-            names = np.array(self._data.class_names)
-            found = class_probabilities(prediction, len(names), is_binary=self._task == "binary")
-            return found.numpy() if probabilities else names[found.argmax(dim=1).numpy()]
+            names, is_binary = self._data.class_names, self._task == "binary"
+            return classes_of(prediction, names, is_binary=is_binary, probabilities=probabilities)
         values: Tensor = self._unscale(prediction.double())
         return (values.squeeze(1) if values.shape[1] == 1 else values).numpy()
 
@@ -255,11 +254,7 @@ class TablePredictor:
         )
         if not self._rules.leaves_empty or self._beside is None:
             return found
-        is_faulty = self._beside[_PROBLEM].is_not_null()
-        return {
-            name: [None if skip else value for skip, value in zip(is_faulty, values, strict=True)]
-            for name, values in found.items()
-        }
+        return left_empty(found, self._beside[PROBLEM].to_list())
 
     def _parts(self, pieces: Callable[[Reading, Faults], Iterator[Sheet]], faults: Faults) -> Iterator[Inputs]:
         sheet: Sheet | None = None
@@ -288,7 +283,7 @@ class TablePredictor:
             f"probability_{name}" for name in data.class_names
         }
         for name in sheet.names:
-            if name in made | ({_PROBLEM} if self._rules.leaves_empty else set()):
+            if name in made | ({PROBLEM} if self._rules.leaves_empty else set()):
                 faults.add(f"the column {name!r} has the name of a result", hint="leave it out, or rename it")
 
     def _inputs(self, sheet: Sheet, faults: Faults) -> Inputs | None:
@@ -300,7 +295,7 @@ class TablePredictor:
         if problems is not None:
             texts = [problems.get(row) for row in sheet.rows]
             # A frame without columns has no rows, so that a column of another length cannot be added to it.
-            others = polars().DataFrame([*others, polars().Series(_PROBLEM, texts, dtype=polars().String)])
+            others = polars().DataFrame([*others, polars().Series(PROBLEM, texts, dtype=polars().String)])
         self._held.append(others)
         return prepared(self._preparation, raw, torch.arange(sheet.frame.height))
 

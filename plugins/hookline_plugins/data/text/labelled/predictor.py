@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hookline import DataError, Location
 from hookline_plugins.data.faults import LISTED, Cell, Faults
-from hookline_plugins.data.predictions import WRITERS, class_columns, class_probabilities
+from hookline_plugins.data.predictions import PROBLEM, WRITERS, class_columns, classes_of, left_empty
 from hookline_plugins.data.text.labelled.reading import Piece, TextFormat, read_new
 from hookline_plugins.data.text.labelled.rows import joined, padded
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from hookline_plugins.data.text.labelled.tokenizing import Tokenizer
 
 
-_PROBLEM = "problem"
-"""Name of the column with the reasons why texts have no prediction."""
 _EMPTY, _NO_TOKENS = "it is empty", "the text has no tokens"
 _HINT = "leave it out, or set `faulty` to 'empty'"
 
@@ -79,18 +76,13 @@ class TextPredictor:
 
     def beside(self) -> Mapping[str, Sequence[Any]]:
         """Return the other columns of the last batch, or the names of its files, and the problems of its texts."""
-        return {**self._beside, **({_PROBLEM: self._problems} if self._leaves_empty else {})}
+        return {**self._beside, **({PROBLEM: self._problems} if self._leaves_empty else {})}
 
     def columns(self, prediction: Tensor) -> Mapping[str, Sequence[Any]]:
         """Return the predicted label of each text, and the probability of each class."""
         data = self._data
         found = class_columns(prediction, data.target_names[0], data.class_names, is_binary=False)
-        if not any(self._problems):
-            return found
-        return {
-            name: [None if problem else value for problem, value in zip(self._problems, values, strict=True)]
-            for name, values in found.items()
-        }
+        return left_empty(found, self._problems)
 
     def predict(
         self, model: Callable[[dict[str, Tensor]], Any], inputs: Any, batch_size: int, *, probabilities: bool = False
@@ -111,11 +103,9 @@ class TextPredictor:
             faults.add(f"text {number} has no tokens", hint="texts count from 0")
         faults.check()
         parts = [model(self._inputs(ids[first : first + batch_size])) for first in range(0, len(ids), batch_size)]
-        names = np.array(self._data.class_names)
-        found = class_probabilities(
-            torch.cat(parts) if parts else torch.empty(0, len(names)), len(names), is_binary=False
-        )
-        return found.numpy() if probabilities else names[found.argmax(dim=1).numpy()]
+        names = self._data.class_names
+        prediction = torch.cat(parts) if parts else torch.empty(0, len(names))
+        return classes_of(prediction, names, is_binary=False, probabilities=probabilities)
 
     def _rows(self, piece: Piece, faults: Faults) -> list[tuple[Sequence[int], str | None, dict[str, Any]]]:
         """Return the tokens of each text, its problem, and its values in other columns; add the faults."""
