@@ -9,9 +9,10 @@ from collections.abc import Sized
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import IterableDataset
 
 from hookline import ContractError, DataSource
+from hookline_plugins.models.training_rows import gathered
 
 
 def least_squares(data: DataSource, *, bias: bool) -> tuple[Tensor, Tensor]:
@@ -37,12 +38,7 @@ def least_squares(data: DataSource, *, bias: bool) -> tuple[Tensor, Tensor]:
 
 
 def _examples(data: DataSource) -> tuple[Tensor, Tensor]:
-    dataset = data.train
-    if type(dataset) is TensorDataset:  # a subclass may have items of its own
-        inputs, targets = dataset.tensors
-        return inputs, targets
-    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+    if isinstance(data.train, IterableDataset) or not isinstance(data.train, Sized):
         hint = "set `start` to 'random'"
         raise ContractError("a least-squares start needs all examples at once, but the data are a stream", hint=hint)
-    inputs, targets = next(iter(DataLoader(dataset, batch_size=len(dataset), collate_fn=data.collate)))
-    return inputs, targets
+    return gathered(data)

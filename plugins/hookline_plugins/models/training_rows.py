@@ -45,7 +45,7 @@ def training_rows(data: DataSource) -> Rows:
         raise ContractError("the model looks at all training examples, but the data are a stream", hint=hint)
     numbers, _ = parts_of(dataset[0][0])
     count = min(len(dataset), max(_MAX_NUMBERS // max(len(numbers), 1), 1))
-    inputs, targets = _gathered(data, torch.linspace(0, len(dataset) - 1, count, dtype=torch.float64).long())
+    inputs, targets = gathered(data, torch.linspace(0, len(dataset) - 1, count, dtype=torch.float64).long())
     numbers, categories = parts_of(inputs)
     return Rows(numbers.double().cpu(), None if categories is None else categories.cpu(), targets.cpu())
 
@@ -64,14 +64,17 @@ def parts_of(inputs: Any) -> tuple[Tensor, Tensor | None]:
     raise ContractError(f"the model takes a tensor, or a mapping of 'numbers' and 'categories', but got {got}")
 
 
-def _gathered(data: DataSource, picks: Tensor) -> tuple[Any, Tensor]:
+def gathered(data: DataSource, picks: Tensor | None = None) -> tuple[Any, Tensor]:
+    """Return inputs and targets of the training examples with these numbers, int64; of all by default."""
     dataset: Any = data.train
-    pair: tuple[Any, Tensor]
+    if type(dataset) is TensorDataset:  # a subclass may have items of its own
+        inputs, targets = dataset.tensors if picks is None else dataset[picks]
+        return inputs, targets
+    picks = torch.arange(len(dataset)) if picks is None else picks
     if hasattr(dataset, "gather"):
-        pair = dataset.gather(picks)
-    elif type(dataset) is TensorDataset:  # a subclass may have items of its own
-        pair = dataset[picks]
-    else:
-        chosen = Subset(dataset, picks.tolist())
-        pair = next(iter(DataLoader(chosen, batch_size=len(picks), collate_fn=data.collate)))
-    return pair
+        pair: tuple[Any, Tensor] = dataset.gather(picks)
+        return pair
+    inputs, targets = next(
+        iter(DataLoader(Subset(dataset, picks.tolist()), batch_size=len(picks), collate_fn=data.collate))
+    )
+    return inputs, targets

@@ -130,9 +130,9 @@ def _check_names(names: Sequence[str], description: Description, form: TableForm
             faults.add(f"there is no column {one.name!r}, a feature of the model", hint=did_you_mean(one.name, names))
         elif names.count(one.name) > 1:
             faults.add(f"{names.count(one.name)} columns are named {one.name!r}", hint="give each column its own name")
-    made = {name for output in description.outputs for name in output.columns} | {PROBLEM} & {
-        PROBLEM * form.leaves_empty
-    }
+    made = {name for output in description.outputs for name in output.columns}
+    if form.leaves_empty:
+        made.add(PROBLEM)
     for name in names:
         if name in made:
             faults.add(f"the column {name!r} has the name of a result", hint="leave it out, or rename it")

@@ -22,7 +22,7 @@ from hookline.trained import Exportable, RawInput
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.images.listing import Listing, check_folder, images_below, is_table, list_table
 from hookline_plugins.data.images.options import Mode, Resize
-from hookline_plugins.data.images.preparation import Preparation, TargetScale
+from hookline_plugins.data.images.preparation import Preparation
 from hookline_plugins.data.images.reading import (
     Form,
     problem_of,
@@ -39,6 +39,7 @@ from hookline_plugins.data.predictions import (
     left_empty,
     number_columns,
 )
+from hookline_plugins.data.tables.scaling import Unscale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +103,7 @@ class ImagePredictor:
         self._kept = Kept.of(data)
         self.preparation = self._kept.preparation()
         kept, values = self._kept, partial(torch.tensor, dtype=torch.float64)
-        self._unscale = TargetScale(values(kept.target_mean), values(kept.target_scale)) if kept.target_scale else None
+        self._unscale = Unscale(values(kept.target_mean), values(kept.target_scale)) if kept.target_scale else None
         self._beside: dict[str, Sequence[str | None]] = {}
 
     def read(self, path: Path, batch_size: int) -> Iterator[Tensor]:

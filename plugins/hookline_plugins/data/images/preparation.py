@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hookline_plugins.data.tables.scaling import Unscale
+
 if TYPE_CHECKING:
     from hookline_plugins.data.images.reading import Pixels
 
@@ -72,33 +74,11 @@ def statistics_of(parts: Iterable[Pixels], peak: int) -> tuple[list[float], list
     return mean.tolist(), np.where(std > 0, std, 1.0).tolist()
 
 
-class TargetScale(nn.Module):
-    """Returns targets in the units of the data: ``values * scale + mean`` for values ``[B, O]``.
+def unscale_of(targets: Tensor) -> Unscale:
+    """Return the way back to the units of the data for standardized numbers ``[N, O]``.
 
-    Args:
-        mean: Mean of each target.
-        scale: Its standard deviation.
+    A column that is constant is only centered.
     """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, mean: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
-
-    @classmethod
-    def of(cls, values: Tensor) -> TargetScale:
-        """Return the scale of numbers ``[N, O]``; a column that is constant is only centered."""
-        values = values.double()
-        scale = values.std(dim=0, correction=0)
-        return cls(values.mean(dim=0), scale.where(scale > 0, 1.0))
-
-    def scaled(self, values: Tensor) -> Tensor:
-        """Return numbers ``[N, O]`` for the model."""
-        return (values.double() - self.mean) / self.scale
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Return values ``[B, O]`` in the units of the data."""
-        return values * self.scale.to(values) + self.mean.to(values)
+    values = targets.double()
+    scale = values.std(dim=0, correction=0)
+    return Unscale(values.mean(dim=0), scale.where(scale > 0, 1.0))

@@ -279,13 +279,13 @@ class Images:
     ) -> DataSource:
         from hookline_plugins.data.forms import as_tensor
         from hookline_plugins.data.images.dataset import AugmentedDataset, ImageDataset
-        from hookline_plugins.data.images.preparation import TargetScale
+        from hookline_plugins.data.images.preparation import unscale_of
 
         outputs: dict[str, Tensor] = {split: as_tensor(array) for split, array in values.items()}
-        scale = TargetScale.of(outputs["train"]) if self.standardize_target else None
-        if scale:
-            outputs = {split: scale.scaled(values) for split, values in outputs.items()}
-            kept |= {"target_mean": scale.mean.tolist(), "target_scale": scale.scale.tolist()}
+        unscale = unscale_of(outputs["train"]) if self.standardize_target else None
+        if unscale:
+            outputs = {split: (values.double() - unscale.mean) / unscale.scale for split, values in outputs.items()}
+            kept |= {"target_mean": unscale.mean.tolist(), "target_scale": unscale.scale.tolist()}
         datasets: dict[str, Any] = {
             split: ImageDataset(found, outputs[split], preparation) for split, found in pictures.items()
         }
@@ -301,7 +301,7 @@ class Images:
             class_names=tuple(map(str, labels or ())),
             task=targets.task,
             kept=kept,
-            unscale=scale,
+            unscale=unscale,
         )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.images.listing import list_folder
 from hookline_plugins.data.images.reading import pillow, scan
-from hookline_plugins.data.tables.starting.starter import Starter
+from hookline_plugins.data.tables.starting.starter import Starter, seen_from
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,8 +41,7 @@ def from_images(path: Path, folder: Path, target: str | None = None, task: str |
     headers = scan(listing.paths, faults)
     faults.check()
     labels = Counter(listing.targets["label"])
-    seen = str(path) if path.is_absolute() else os.path.relpath(path, folder)
-    data: dict[str, Any] = {"use": "images", "path": seen}
+    data: dict[str, Any] = {"use": "images", "path": seen_from(folder, path)}
     remarks = [f"classification: {len(listing.names):,} images in {len(labels):,} classes, {_shown(labels)}"]
     if listing.splits:
         remarks.append(f"the splits are the folders {', '.join(dict.fromkeys(listing.splits))}")

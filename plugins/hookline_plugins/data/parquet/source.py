@@ -17,7 +17,7 @@ from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.parquet.columns import Column
 from hookline_plugins.data.parquet.files import Block, blocks_of, find_files, read_schema, split_blocks
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions
+from hookline_plugins.data.splits import STANDARD, Fractions, SplitSeed, check_fractions
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.sheet import Sheet, polars
 from hookline_plugins.data.tables.starting.choosing import choose_columns
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 
 _Names = tuple[str, ...]
-_SPLITS = ("train", "validation", "test")
 
 
 @dataclass
@@ -107,12 +106,12 @@ class Parquet:
             hint = "set train.num_workers = 0: threads of this process read ahead of the steps"
             faults.stop("workers that are forked cannot read Parquet files", hint=hint)
         files = find_files(self.path, faults)
-        more = {split: find_files(path, Faults(path)) for split in _SPLITS[1:] if (path := getattr(self, split))}
+        more = {split: find_files(path, Faults(path)) for split in STANDARD[1:] if (path := getattr(self, split))}
         schema = read_schema([*files, *(file for group in more.values() for file in group)], faults)
         features, targets = self._columns(schema, faults)
         faults.check()
         parts = split_blocks(blocks_of(files, self.block_rows), self.split, self.split_seed, faults)
-        blocks = dict(zip(_SPLITS, parts, strict=False))
+        blocks = dict(zip(STANDARD, parts, strict=False))
         blocks |= {split: blocks_of(group, self.block_rows) for split, group in more.items()}
         faults.check()
         return self._source(run, blocks, features, targets, faults)

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.splits import check_fractions
+from hookline_plugins.data.splits import STANDARD, check_fractions
 from hookline_plugins.data.text.documents import Document, find_documents, split_documents
 from hookline_plugins.data.text.packing import Splits, default_cache, pack
 from hookline_plugins.data.text.tokens import Bytes, Characters, Kind, Library, Tokenizer, tokenizer_of_file
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from hookline import Predictor, RunView
 
 
-_SPLITS = ("train", "validation", "test")
 NewTokens = Annotated[int, Meta(ge=1, description="number of tokens to add to a prompt")]
 Temperature = Annotated[
     float, Meta(ge=0, description="divisor of the logits when a token is drawn; 0: the most probable token")
@@ -135,7 +134,7 @@ class Corpus:
 
     def _documents(self, faults: Faults) -> Splits:
         documents = find_documents(self.path, self.column, faults)
-        splits = dict(zip(_SPLITS, split_documents(documents, self.split), strict=False))
+        splits = dict(zip(STANDARD, split_documents(documents, self.split), strict=False))
         for split, path in (("validation", self.validation), ("test", self.test)):
             if path:
                 splits[split] = find_documents(path, self.column, Faults(path))

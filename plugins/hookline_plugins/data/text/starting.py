@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.tables.starting.starter import Starter
+from hookline_plugins.data.tables.starting.starter import Starter, seen_from
 from hookline_plugins.data.text.documents import Document, find_documents
 
 _BATCH_SIZE = 12
@@ -37,7 +36,7 @@ def from_text(path: Path, folder: Path) -> Starter:
         for _ in document.pieces(faults):
             pass
     faults.check()
-    return Starter(_tables(documents, _seen_from(folder, path)), *_notes(documents))
+    return Starter(_tables(documents, seen_from(folder, path)), *_notes(documents))
 
 
 def _tables(documents: list[Document], path: str) -> dict[str, dict[str, Any]]:
@@ -80,7 +79,3 @@ def _notes(documents: list[Document]) -> tuple[list[str], list[str]]:
 
 def _num_bytes(documents: list[Document]) -> int:
     return sum(document.stop - document.start for document in documents)
-
-
-def _seen_from(folder: Path, path: Path) -> str:
-    return str(path) if path.is_absolute() else Path(os.path.relpath(path, folder)).as_posix()

@@ -77,7 +77,7 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
     kind = task or ("classification" if chosen.may_be_classes(sheet) else "regression")
     remarks = [f"{chosen.name} is the target: {reason}", _reason_of_task(chosen, kind), *remarks]
     remarks += [f"{name} is left out: {text}" for name, text in reasons.items()]
-    data: dict[str, Any] = {"use": "csv", "path": _seen_from(folder, path), "target": chosen.name}
+    data: dict[str, Any] = {"use": "csv", "path": seen_from(folder, path), "target": chosen.name}
     data |= _data_options(sheet, features, chosen, kind)
     warnings += list(_warnings(sheet, chosen, features, kind))
     _check(path, data)
@@ -202,5 +202,6 @@ def _data_options(sheet: Sheet, features: list[Usable], target: Usable, task: st
     return options
 
 
-def _seen_from(folder: Path, path: Path) -> str:
+def seen_from(folder: Path, path: Path) -> str:
+    """Return a path as the config in a folder gives it."""
     return str(path) if path.is_absolute() else Path(os.path.relpath(path, folder)).as_posix()
