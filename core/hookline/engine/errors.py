@@ -10,6 +10,7 @@
     +-- CheckpointError      5   a checkpoint cannot be saved or read, or belongs to a different run
     +-- NonFiniteError       6   a loss or a gradient is NaN or infinite
     +-- RunBusyError         7   another program uses the run folder
+    +-- PeerError            8   another process of the run failed
     +-- TrainingError        1   out of memory, a plugin tried to end the program, or a run is used out of order
 
 The number is the exit code of the command line. An error raised inside a plugin keeps its type and traceback, and gains
@@ -211,6 +212,12 @@ class RunBusyError(HooklineError):
     """Another program uses the run folder."""
 
     exit_code = 7
+
+
+class PeerError(HooklineError):
+    """Another process of a run of several ranks failed, ended, or does not answer."""
+
+    exit_code = 8
 
 
 class NonFiniteError(HooklineError):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from hookline.engine.data import DataSource, Predictor
+    from hookline.engine.ranks import Parallel
     from hookline.engine.result import Outcome
     from hookline.engine.view import Evaluated, Metric, RunView, Trial
 
@@ -164,6 +165,26 @@ def build_evaluation(run: RunView) -> Callable[[Any], Evaluated]:
         A callable ``(batch) -> Evaluated``, called without gradients and in eval mode: the loss, its weight, prediction
         and target for the metrics, and further numbers, whose means the run reports: ``kl`` of the split ``validation``
         as ``validation/kl``. They must have the same names for each batch.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_parallel(run: RunView, model: nn.Module) -> Parallel:
+    """Make the model one that several ranks train together.
+
+    Called after all wrappers of ``build_model``, and after ``on_model_built``, in a run of several ranks alone. Each
+    rank passes its part of a batch through the module; in the backward pass, its gradients must become the sums of those
+    of all ranks.
+
+    Args:
+        run: The run under construction; it has ``ranks``, ``data``, ``model`` and ``loss``.
+        model: The model, as the last wrapper returned it.
+
+    Returns:
+        The module to train with, and how to accumulate gradients and to synchronize buffers: a ``Parallel``.
 
     Since 0.1.
     """

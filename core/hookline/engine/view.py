@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from hookline.engine.data import DataSource
+    from hookline.engine.ranks import Ranks
     from hookline.engine.train_options import TrainOptions
 
 Row = Mapping[str, str | int | float | bool | None]
@@ -167,6 +168,10 @@ class RunView(Protocol):
     @property
     def config(self) -> ConfigView:
         """The complete config."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together, and the number of this one."""
 
     # ---- components ----------------------------------------------------------------------------------------------
 

@@ -199,6 +199,7 @@ class _State(msgspec.Struct):
     loss: dict[str, Any]
     optimizer: dict[str, Any]
     plugins: dict[str, Any]
+    ranks: list[dict[str, Any]] = []
 
 
 def resume_from(

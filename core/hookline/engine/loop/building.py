@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from hookline.engine.errors import ContractError
+from hookline.engine.errors import ConfigError, ContractError
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import try_evaluation
@@ -15,12 +15,14 @@ from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.metrics import build_metrics
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.splits import SplitReader, evaluated_splits
+from hookline.engine.loop.step import shared_backward
 from hookline.engine.loop.weighted_mean import weight_of
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.reading.batch import Forward, count_examples, placed_module
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.examples import with_sizes
+from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.rng import RandomState
 from hookline.engine.view import Evaluation, RunView, Trial
@@ -46,7 +48,7 @@ class Site(NamedTuple):
 
 def build_all(site: Site) -> None:
     """Build all components in order."""
-    build_for_evaluation(site, build_optimizer, build_step)
+    build_for_evaluation(site, build_parallel, build_optimizer, build_step)
 
 
 def build_for_evaluation(site: Site, *more: Callable[[Site], None]) -> None:
@@ -83,6 +85,7 @@ def build_batches(site: Site) -> None:
         if not (split == "train" and parts.batches.num_batches is None)
     }
     parts.read = SplitReader(site.host, site.position, site.observers)
+    parts.share = Share(site.run.ranks) if site.run.ranks.world_size > 1 else None
     site.position.batches = parts.batches
 
 
@@ -128,6 +131,26 @@ def try_components(site: Site) -> None:
     host.notify("on_model_built", run=site.run, trial=trial)
 
 
+def build_parallel(site: Site) -> None:
+    """Let a plugin make the model one that all ranks train together, if there are several.
+
+    Raises:
+        ConfigError: When the run has no such plugin, or a step that knows nothing of other ranks.
+    """
+    parts, host, ranks = site.parts, site.host, site.run.ranks
+    if ranks.world_size == 1:
+        return
+    for member, _ in host.order("build_step"):
+        if not getattr(member.instance, "allows_ranks", False):
+            message = f"the step of {member.plugin} cannot be taken by {ranks.world_size} ranks"
+            raise ConfigError(message, hint="train with one process, or without this plugin")
+    parallel = host.first_result("build_parallel", run=site.run, model=parts.model)
+    if parallel is None:
+        message = f"a run of {ranks.world_size} ranks needs a plugin that implements build_parallel"
+        raise ConfigError(message, hint="name one: parallel=ddp")
+    parts.model, parts.accumulating, parts.synchronize = parallel
+
+
 def build_optimizer(site: Site) -> None:
     """Build the optimizer, and the guard of its gradients."""
     parts = site.parts
@@ -139,6 +162,8 @@ def build_step(site: Site) -> None:
     """Build the step with its parts, the reader of its batches, and the sources of weights to evaluate."""
     parts, host, run = site.parts, site.host, site.run
     parts.backward = host.first_result("build_backward", run=run)
+    if parts.share:
+        parts.backward = shared_backward(parts.backward, parts.share, run.ranks)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
     parts.reader = host.first_result("build_reader", run=run)

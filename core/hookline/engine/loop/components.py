@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.reading.batch import Forward
 from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.view import Evaluation, LossFunction, Metric, RunView, StepFunction
@@ -53,6 +55,9 @@ class Components:
         step: The training step.
         reader: Reader of the training batches, ``(epoch, start) -> batches``.
         evaluated_weights: The weights that are evaluated.
+        share: The part of the training batches that this rank reads; None if it is alone.
+        accumulating: Returns a context in which gradients stay on this rank.
+        synchronize: Gives every rank the same buffers.
     """
 
     data: DataSource
@@ -80,6 +85,9 @@ class Components:
         self.micro_batch_size: int | None = None
         self.evaluated_weights = EvaluatedWeights()
         self.numbers: list[str] = []
+        self.share: Share | None = None
+        self.accumulating: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.synchronize: Callable[[], object] = lambda: None
 
     def ensure_training_mode(self) -> None:
         """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
@@ -88,6 +96,7 @@ class Components:
 
     def evaluate(self, run: RunView, splits: Iterable[str] | None = None) -> Mapping[str, float]:
         """Return the loss and the metrics of the given splits, by default of all that are evaluated; no events."""
+        self.synchronize()
         chosen = {split: self.evaluation_batches[split] for split in splits or self.evaluation_batches}
         return evaluate_splits(run, self.read, chosen, self.evaluation, self.metrics)
 

@@ -16,10 +16,12 @@ from hookline.engine.loop.metrics import MAX_METRICS, metrics_of, numbers_of
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.loop.weighted_mean import WeightedMean, weight_of
 from hookline.engine.plugin.makers import Makers
+from hookline.engine.ranks import Ranks
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.reading.batch import Forward, count_examples
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.failure import note_examples
+from hookline.engine.reading.share import Share
 from hookline.engine.rng import preserved_rng
 from hookline.engine.view import Evaluated, Evaluation, Metric, RunView
 
@@ -43,6 +45,7 @@ def evaluate(
     metrics: Mapping[str, Metric],
     where: str = "an evaluation",
     class_names: Sequence[str] = (),
+    ranks: Ranks = Ranks(),  # noqa: B008 - it has no state
 ) -> dict[str, float]:
     """Return ``loss`` and the other numbers, means over the batches by their weights, and each metric.
 
@@ -53,7 +56,7 @@ def evaluate(
         DataError: When there is no batch, or no target that counts in the loss.
         ContractError: When the evaluation returns anything else, or a metric does not return numbers.
     """
-    means = _measure(batches, evaluation, parts, metrics, where)
+    means = _measure(batches, evaluation, parts, metrics, where, ranks)
     if not means["loss"].weight:
         message = "there was no batch to evaluate, or none with a target that counts in the loss"
         raise DataError(message, hint="a stream must restart for each iteration")
@@ -66,25 +69,52 @@ def evaluate(
 
 
 def _measure(
-    batches: Iterable[Any], evaluation: Evaluation, parts: Iterable[Any], metrics: Mapping[str, Metric], where: str
+    batches: Iterable[Any],
+    evaluation: Evaluation,
+    parts: Iterable[Any],
+    metrics: Mapping[str, Metric],
+    where: str,
+    ranks: Ranks,
 ) -> dict[str, WeightedMean]:
     means, num_read = defaultdict(WeightedMean, loss=WeightedMean()), 0
     for metric in metrics.values():
         metric.reset()
+
+    def evaluated(batch: Any) -> Any:
+        num_examples = count_examples(batch)
+        first = num_read + ranks.rank * num_examples
+        try:
+            loss, weight, prediction, target, numbers = evaluation(batch)
+        except Exception as error:
+            note_examples(error, range(first, first + num_examples), where)
+            raise
+        answers = (prediction, target) if metrics else None
+        return num_examples, num_examples if weight is None else weight, {"loss": loss, **numbers}, answers
+
     with torch.no_grad(), preserved_rng(), evaluation_mode(*parts):
-        for batch in batches:
-            num_examples = count_examples(batch)
+        for num_examples, weight, numbers, answers in _in_order(ranks, map(evaluated, batches)):
             try:
-                loss, weight, prediction, target, numbers = evaluation(batch)
-                for name, number in (("loss", loss), *numbers.items()):
-                    means[name].add(torch.as_tensor(number), num_examples if weight is None else weight)
+                for name, number in numbers.items():
+                    means[name].add(torch.as_tensor(number), weight)
                 for metric in metrics.values():
-                    metric.update(prediction, target)
+                    metric.update(*answers)
             except Exception as error:
                 note_examples(error, range(num_read, num_read + num_examples), where)
                 raise
             num_read += num_examples
     return means
+
+
+def _in_order(ranks: Ranks, own: Iterator[Any]) -> Iterator[Any]:
+    """Yield what all ranks have, each in turn, in the same order on each of them."""
+    if ranks.world_size == 1:
+        yield from own
+        return
+    is_more = True
+    while is_more:
+        of_all = ranks.gather(next(own, None))
+        yield from (one for one in of_all if one is not None)
+        is_more = None not in of_all
 
 
 def evaluate_splits(
@@ -98,9 +128,14 @@ def evaluate_splits(
     measured: dict[str, float] = {}
     for split, batches in splits.items():
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
-        with closing(read(split, batches, 1)) as stream, evaluating(run, split, batches.num_examples):
-            where, parts = f"the evaluation of the {split} split", (run.model, run.loss)
-            numbers = evaluate(stream, evaluation, parts, metrics_of(split, metrics), where, run.data.class_names)
+        share = Share(run.ranks, in_turns=True) if run.ranks.world_size > 1 else None
+        with closing(read(split, batches, share, 1)) as stream, evaluating(run, split, batches.num_examples):
+            where, parts, of_split = (
+                f"the evaluation of the {split} split",
+                (run.model, run.loss),
+                metrics_of(split, metrics),
+            )
+            numbers = evaluate(stream, evaluation, parts, of_split, where, run.data.class_names, run.ranks)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return ReadOnly(measured)
 
@@ -117,7 +152,7 @@ def try_evaluation(
         Exception: Any error of the evaluation or a metric.
     """
     metrics = metrics_of(split, metrics)
-    names = list(_measure([batch], evaluation, parts, metrics, "the trial of the first batch"))
+    names = list(_measure([batch], evaluation, parts, metrics, "the trial of the first batch", Ranks()))
     for name, metric in metrics.items():
         # It may require more than one batch.
         with makers.attributing(metric), suppress(ArithmeticError, RuntimeError, ValueError):

@@ -60,6 +60,7 @@ class FiniteGuard:
         self._found, self._one = (torch.tensor(value, dtype=torch.float32, device="cpu") for value in (0.0, 1.0))
         self._has_held = False
         self._num_skips = 0
+        self._bad_loss = ""  # of this rank, which must not end a step that the others take
         self.has_skipped = self.is_used = False
 
     def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:
@@ -70,6 +71,10 @@ class FiniteGuard:
         """
         if self._is_ignoring:
             return True
+        if self._run.ranks.world_size > 1:
+            if self._is_waiting and not math.isfinite(loss.item()):
+                self._bad_loss = f"the loss is {loss.item()} on rank {self._run.ranks.rank}"
+            return True  # its gradients will be refused by all ranks
         if self._is_waiting:
             return math.isfinite(loss.item()) or self._refused(f"the loss is {loss.item()}", batch)
         self._note(torch.isfinite(loss.detach()))
@@ -94,7 +99,10 @@ class FiniteGuard:
         if self._are_finite(gradients):
             self._num_skips = 0
             return True
-        return self._refused(f"the gradient of {self._first_bad_gradient()} is not finite", None)
+        bad_losses = self._run.ranks.gather(self._bad_loss)
+        self._bad_loss = ""
+        gradient = f"the gradient of {self._first_bad_gradient()} is not finite"
+        return self._refused(next(filter(None, bad_losses), gradient), None)
 
     def held(self, update: Callable[[], object]) -> Callable[[], object]:
         """Return the optimizer's update, which if possible does nothing from the first bad step on."""

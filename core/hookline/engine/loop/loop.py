@@ -54,7 +54,8 @@ class Loop:
         self._max_steps = run.config.train.max_steps or math.inf
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
-        random = RandomState(position.seed, "train", device=parts.device)
+        rank = run.ranks.rank
+        random = RandomState(position.seed, "train", *([rank] if rank else []), device=parts.device)
         self.progress = Progress(random, Modes(parts), Logged(run))
         self.outcome: Outcome | None = None
         self.is_resting = True
@@ -67,7 +68,7 @@ class Loop:
         host, run, position, step = self.host, self._run, self._position, self.parts.step
         on_step_end, evaluate_every = host.caller("on_step_end"), self._options.evaluate_every_steps
         logged, log_every = self.progress.logged, self._options.log_every_steps
-        has_save_points = self._notify_save_point is not None
+        has_save_points = self._notify_save_point is not None or run.ranks.world_size > 1
         outcome: Outcome = "failed"
         error: BaseException | None = None
         try:
@@ -118,7 +119,7 @@ class Loop:
         with self.host.makers.attributing(), explaining(self._run):
             while True:
                 self._position.epoch += 1
-                for batch in self.parts.read("train", self.parts.batches, self._position.epoch):
+                for batch in self.parts.read("train", self.parts.batches, None, self._position.epoch):
                     loss = self.parts.step(batch)
                     self._count(loss, batch)
                     yield loss
@@ -181,13 +182,21 @@ class Loop:
         if self.parts.finite_guard.has_skipped:
             self.parts.finite_guard.forget_skip()
         else:
-            self.progress.running.add(loss, self.parts.weigh(batch))
+            share = self.parts.share
+            self.progress.running.add(loss, share.weight if share else self.parts.weigh(batch))
         if self._options.max_time_s:
             self._check_time()
 
     def _check_time(self) -> None:
-        if self.progress.used_s >= self._options.max_time_s:
+        if self._run.ranks.is_zero and self.progress.used_s >= self._options.max_time_s:
             self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
+
+    def _agree(self) -> None:
+        """Learn what the other ranks ask for, at the end of an epoch and whenever it is time."""
+        ranks, position = self._run.ranks, self._position
+        ranks.meet(position.step, is_due=not position.batch)
+        position.stop_reason = position.stop_reason or ranks.agreed.get("stop_reason")
+        position.interrupt_reason = position.interrupt_reason or ranks.agreed.get("interrupt_reason")
 
     def _is_over(self) -> bool:
         position = self._position
@@ -208,6 +217,7 @@ class Loop:
         return "completed" if self._position.stop_reason is None else "stopped"
 
     def _save_point(self, *, is_last: bool) -> None:
+        self._agree()
         if self._notify_save_point and not self._position.num_ahead:
             self.is_resting = True
             try:
@@ -243,11 +253,12 @@ class Loop:
             self._evaluate(0 if is_last else position.epoch // every)
         self._log()
         evaluated = self.progress.measured_after(position.step) if is_due else {}
-        measured = {"train/running_loss": self.progress.running.compute(), **evaluated}
+        running, num_counted = self.progress.running_loss(self._run.ranks)
+        measured = {"train/running_loss": running, **evaluated}
         metrics = ReadOnly(measured | self.progress.logged.end_epoch())
         self.progress.history.append(metrics)
         # If every update was skipped, the running loss is NaN.
-        checked = measured if self.progress.running.weight else evaluated
+        checked = measured if num_counted else evaluated
         self.progress.running.reset()
         for name, value in checked.items():
             if name.endswith("loss") and not math.isfinite(value):

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError, ContractError
 from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.ranks import Parallel
 from hookline.engine.reading.batch import brief
 from hookline.engine.view import RunView
 from hookline.engine.words import with_article
@@ -19,6 +20,7 @@ _RESULTS: Mapping[str, tuple[Any, str | None]] = {
     "build_data": (DataSource, "wrap a dataset: hookline.DataSource(train=dataset, in_features=..., out_features=...)"),
     "build_model": (nn.Module, None),
     "build_metrics": (Mapping, None),
+    "build_parallel": (Parallel, None),
     "build_optimizer": (Optimizer, None),
     "build_predictor": (None, None),
 }

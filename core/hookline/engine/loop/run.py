@@ -26,9 +26,10 @@ from hookline.engine.loop.results import check_result
 from hookline.engine.loop.state import component_state, load_component_state
 from hookline.engine.loop.step import CoreHooks
 from hookline.engine.plugin.host import Host
-from hookline.engine.plugin.member import Member, make_members
+from hookline.engine.plugin.member import Member, PluginChoice, make_members
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.run_config import RunConfig
+from hookline.engine.ranks import Ranks
 from hookline.engine.result import Outcome, RunResult, Step, plain_rows
 from hookline.engine.rng import RandomState, in_run, make_generator
 from hookline.engine.view import LossFunction, Reduction, Row
@@ -44,10 +45,12 @@ class Run:
         config: The complete config, from ``load_config``.
         observers: Observers of every hook call, such as a ``Ledger``.
         shortcuts: Whether to call torch without the Python code around it; the numbers are the same.
+        ranks: The processes that train together; None: this one alone.
         build: Builds the components, if only some of them are needed.
 
     Attributes:
         config: The complete config.
+        ranks: The processes that train together.
         shared: Objects that plugins share, by name.
         summary: Tables that plugins reported, by title.
         warnings: Problems that did not end the run.
@@ -71,6 +74,7 @@ class Run:
         *,
         observers: Sequence[Observer] = (),
         shortcuts: bool = True,
+        ranks: Ranks | None = None,
         build: Callable[[Site], None] = build_all,
     ) -> None:
         if not isinstance(config, RunConfig):
@@ -78,6 +82,7 @@ class Run:
                 f"a run takes a RunConfig, not a {type(config).__name__}: pass that to hookline.load_config"
             )
         self.config = config
+        self.ranks = ranks or Ranks()
         self.shared: dict[str, object] = {}
         self.summary: dict[str, Sequence[Row]] = {}
         self.warnings: list[str] = []
@@ -85,7 +90,7 @@ class Run:
         parts = Components(config.train)
         core = CoreHooks(parts, shortcuts=shortcuts)
         with in_run(RandomState(config.train.seed, "build")):
-            members = make_members(config.plugins)
+            members = make_members([choice for choice in config.plugins if self._takes_part(choice)])
             host = Host(members, core, warn=self.warn, observers=observers, check=check_result)
             self._loop = Loop(self, host, parts, self._position, observers)
             with host.makers.attributing():
@@ -97,6 +102,9 @@ class Run:
         if "_loop" in vars(self) and name not in ("micro_batch_size", "num_ahead"):
             raise AttributeError(f"run.{name} cannot be set, only run.micro_batch_size and run.num_ahead can")
         super().__setattr__(name, value)
+
+    def _takes_part(self, choice: PluginChoice) -> bool:
+        return self.ranks.is_zero or getattr(choice.plugin.target, "ranks", "all") != "zero"
 
     # ---- components --------------------------------------------------------------------------------------------------
 
@@ -222,7 +230,7 @@ class Run:
     @property
     def interrupt_reason(self) -> str | None:
         """Reason for which the run is interrupted; None if it is not."""
-        return self._position.interrupt_reason
+        return self._position.interrupt_reason or self.ranks.asked.get("interrupt_reason")
 
     # ---- requests of plugins and programs ----------------------------------------------------------------------------
 
@@ -249,15 +257,20 @@ class Run:
 
     def request_stop(self, reason: str) -> None:
         """Stop the run after this step; its epoch is evaluated and ended as usual."""
-        self._position.stop_reason = self._position.stop_reason or as_text(reason, "the reason for a stop")
+        self._ask("stop_reason", as_text(reason, "the reason for a stop"))
 
     def interrupt(self, reason: str) -> None:
         """Interrupt the run after this step, within its epoch, so that it can be resumed from there.
 
         Safe to call from a signal handler or another thread.
         """
-        reason = as_text(reason, "the reason for an interrupt")
-        self._position.interrupt_reason = self._position.interrupt_reason or reason
+        self._ask("interrupt_reason", as_text(reason, "the reason for an interrupt"))
+
+    def _ask(self, name: str, reason: str) -> None:
+        if self.ranks.world_size > 1:
+            self.ranks.ask(name, reason)
+        elif getattr(self._position, name) is None:
+            setattr(self._position, name, reason)
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Add a table of plain values to the summary, which is shown when the run ends."""
@@ -287,7 +300,8 @@ class Run:
         """Return a copy of the complete state: tensors and plain values.
 
         Available between two steps (of ``steps()``), in ``on_save_point``, before the first step, and when the run is
-        over. A run of the same config that loads it ends with the same bits as an uninterrupted one.
+        over; of several ranks, all call it. A run of the same config that loads it ends with the same bits as an
+        uninterrupted one.
 
         Raises:
             TrainingError: When called within a step or an event, or while ``num_ahead`` is not 0.
@@ -301,7 +315,9 @@ class Run:
             raise TrainingError(message, hint="call state_dict when run.num_ahead is 0, or take single steps")
         self._loop.parts.finite_guard.look()  # a resumed run could not report it
         own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
-        return copy.deepcopy(self._loop.progress.state_dict(self._position) | own | component_state(self._loop.parts))
+        self._loop.parts.synchronize()
+        progress = self._loop.progress.state_dict(self._position, self.ranks)
+        return copy.deepcopy(progress | own | component_state(self._loop.parts))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict`` of a run of the same config, before the first step.
@@ -317,9 +333,11 @@ class Run:
             hint = "create a new Run, and load the state before its first step"
             raise TrainingError("the run has already begun", hint=hint)
         state = copy.deepcopy(dict(state))
-        self._loop.host.states.load_state_dict(state["plugins"])
+        absent = [choice.table for choice in self.config.plugins if not self._takes_part(choice)]
+        plugins = {table: of_plugin for table, of_plugin in state["plugins"].items() if table not in absent}
+        self._loop.host.states.load_state_dict(plugins)
         load_component_state(self._loop.parts, state)
-        self._loop.progress.load_state_dict(state, self._position)
+        self._loop.progress.load_state_dict(state, self._position, self.ranks)
         self.summary.update(state["summary"])
         self.warnings[:] = state["warnings"]
 

@@ -11,6 +11,7 @@ from hookline.engine.loop.position import Position
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.reading.batches import Batches
+from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import lost_worker
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean
@@ -30,13 +31,13 @@ class SplitReader:
         self._position = position
         self._observers = observers
 
-    def __call__(self, split: str, batches: Batches, epoch: int, start: int = 0) -> Generator[Any]:
-        """Yield the batches of an epoch, without the first ``start``.
+    def __call__(self, split: str, batches: Batches, share: Share | None, epoch: int, start: int = 0) -> Generator[Any]:
+        """Yield the batches of an epoch, without the first ``start``, or the share of this rank in them.
 
         Raises:
             DataError: When reading fails.
         """
-        return self._reported(split, batches.epoch(epoch, start))
+        return self._reported(split, batches.epoch(epoch, start, share))
 
     def first(self, split: str, batches: Batches) -> Any:
         """Return the first batch, which a stream will yield again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from hookline.engine.logged import Logged
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.weighted_mean import WeightedMean
+from hookline.engine.ranks import Ranks
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.rng import RandomState
 from hookline.engine.view import RunView
@@ -93,13 +95,23 @@ class Progress:
         """Count the time from now."""
         self._begun = time.perf_counter()
 
+    def running_loss(self, ranks: Ranks) -> tuple[float, float]:
+        """Return the mean loss over the steps of the current epoch, and the sum of the weights, of all ranks."""
+        if ranks.world_size == 1:
+            return self.running.compute(), self.running.weight
+        total, weight = (sum(column) for column in zip(*ranks.gather(self.running.sums()), strict=True))
+        return total / weight if weight else math.nan, weight
+
     def measured_after(self, step: int) -> Mapping[str, float]:
         """Return the metrics of an evaluation after a step; none without one."""
         return self.evaluated if self.evaluated_step == step else {}
 
-    def state_dict(self, position: Position) -> dict[str, Any]:
-        """Return the state of the loop, which includes the position."""
+    def state_dict(self, position: Position, ranks: Ranks) -> dict[str, Any]:
+        """Return the state of the loop, which includes the position, and what each of several ranks has of its own."""
+        own = {"random": self.random.state_dict(), "running": self.running.state_dict()}
         return {
+            **own,
+            "ranks": ranks.gather(own) if ranks.world_size > 1 else [],
             "epoch": position.epoch,
             "step": position.step,
             "used_s": self.used_s,
@@ -108,21 +120,24 @@ class Progress:
             "place": position.batches and position.batches.place(position.batch),
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
-            "random": self.random.state_dict(),
             "modes": self.modes.state(),
-            "running": self.running.state_dict(),
             "logged": self.logged.state_dict(),
             "evaluated": [self.evaluated_step, dict(self.evaluated)],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], position: Position) -> None:
-        """Load a state returned by ``state_dict``, and set the position."""
+    def load_state_dict(self, state: Mapping[str, Any], position: Position, ranks: Ranks) -> None:
+        """Load a state returned by ``state_dict``, perhaps of another number of ranks, and set the position."""
         position.resume(state["epoch"], state["step"], state["position"], state["examples"], state["place"])
         position.stop_reason, self._used_s = state["stop_reason"], state["used_s"]
         self.history = [ReadOnly(metrics) for metrics in state["history"]]
-        self.random.load_state_dict(state["random"])
         self.modes.changed = state["modes"]
-        self.running.load_state_dict(state["running"])
+        saved = state.get("ranks") or [state]  # one process, or a state from before there were ranks
+        if len(saved) == ranks.world_size:
+            self.random.load_state_dict(saved[ranks.rank]["random"])
+            self.running.load_state_dict(saved[ranks.rank]["running"])
+        elif ranks.is_zero:
+            self.random.load_state_dict(state["random"])
+            self.running = WeightedMean.joined([one["running"] for one in saved])
         self.logged.load_state_dict(state["logged"])
         self.evaluated_step, metrics = state["evaluated"]
         self.evaluated = ReadOnly(metrics)

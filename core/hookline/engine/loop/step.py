@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,9 @@ from hookline.engine.loop.components import Components
 from hookline.engine.loop.evaluation import usual_evaluation
 from hookline.engine.loop.memory import MEMORY_ERRORS, check_update
 from hookline.engine.loop.weighted_mean import counted
+from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batch import count_examples, part_of
+from hookline.engine.reading.share import Share
 from hookline.engine.view import Evaluation, RunView, StepFunction
 from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
 
@@ -74,11 +77,27 @@ class CoreHooks:
     @hookimpl(trylast=True)
     def build_reader(self) -> Callable[[int, int], Iterator[Any]]:
         """Return the reader of the training batches."""
-        return functools.partial(self._parts.read, "train", self._parts.batches)
+        parts = self._parts
+        reader = functools.partial(parts.read, "train", parts.batches, parts.share)
+        return parts.share.counting(reader, parts.weigh) if parts.share else reader
 
 
 def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+
+
+def shared_backward(backward: Callable[[Tensor], None], share: Share, ranks: Ranks) -> Callable[[Tensor], None]:
+    """Return a function that computes the gradients of this rank's part of the loss of a batch.
+
+    The gradients of all ranks add up to those of the whole batch. If the loss is not finite, all are NaN, so that all
+    ranks refuse them.
+    """
+
+    def backward_in_ranks(loss: Tensor) -> None:
+        with ranks.noticing():
+            backward(loss * (loss.detach() * 0 + share.fraction))
+
+    return backward_in_ranks
 
 
 def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], object]) -> StepFunction:
@@ -87,7 +106,7 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
     With a ``micro_batch_size``, at most that many examples pass through the model at once.
     """
     model, guard, backward, update = run.model, run.finite_guard, run.backward, run.update
-    forward = parts.forward.with_loss(loss := counted(run.loss))
+    forward = parts.forward.with_loss(loss := counted(run.loss), model)
 
     def step(batch: Any) -> Tensor:
         zero_grad()
@@ -114,14 +133,15 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
 
         The gradient is that of the whole batch: the loss of each part is multiplied by its share of the weight.
         """
-        values, total = [], parts.weigh(batch)
+        values, total, num_examples = [], parts.weigh(batch), count_examples(batch)
         total = total + (total == 0)  # 0 / 1 is 0, and nothing waits for the device
-        for start in range(0, count_examples(batch), size):
+        for start in range(0, num_examples, size):
             part = part_of(batch, start, start + size)
-            value = forward.loss_of(part) * (parts.weigh(part) / total)
-            if not guard.accepts_loss(value, part):
-                return value, False
-            backward(value)
+            with nullcontext() if start + size >= num_examples else parts.accumulating():
+                value = forward.loss_of(part) * (parts.weigh(part) / total)
+                if not guard.accepts_loss(value, part):
+                    return value, False
+                backward(value)
             values.append(value.detach())
         return torch.stack(values).sum(), True
 
@@ -131,7 +151,7 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
 def _closure_step(run: RunView, parts: Components) -> StepFunction:
     """Return a step for an optimizer whose ``step`` calls a closure (``torch.optim.LBFGS``)."""
     optimizer, guard, backward = run.optimizer, run.finite_guard, run.backward
-    forward = parts.forward.with_loss(counted(run.loss))
+    forward = parts.forward.with_loss(counted(run.loss), run.model)
 
     def step(batch: Any) -> Tensor:
         def closure() -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -104,10 +104,26 @@ class WeightedMean:
         self._weights = list(state["weights"])
         self._sum, self._weight = state["sum"], state["weight"]
 
+    @classmethod
+    def joined(cls, states: Iterable[Mapping[str, Any]]) -> WeightedMean:
+        """Return the mean of the values of several states."""
+        joined, mean = cls(), cls()
+        for state in states:
+            mean.load_state_dict(state)
+            total, weight = mean.sums()
+            joined._sum += total
+            joined._weight += weight
+        return joined
+
+    def sums(self) -> tuple[float, float]:
+        """Return the sum of the weighted values, and that of the weights; wait for the device."""
+        self._fold()
+        return float(self._sum), float(self._weight)
+
     def compute(self) -> float:
         """Return the mean, NaN without values; wait for the device."""
-        self._fold()
-        return float(self._sum / self._weight) if self._weight else float("nan")
+        total, weight = self.sums()
+        return total / weight if weight else float("nan")
 
     def _fold(self) -> None:
         if self._values:

@@ -173,10 +173,10 @@ class Forward:
         given = {"inputs": inputs, "output": output, "run": self.run}
         return prediction, target, {name: given[name] for name in self.asked}
 
-    def with_loss(self, loss: Any) -> Forward:
-        """Return a copy that computes its loss by another function with the same parameters."""
+    def with_loss(self, loss: Any, model: nn.Module) -> Forward:
+        """Return a copy with another function of the same parameters for the loss, and another model of the same."""
         other = copy.copy(self)
-        other.loss = loss
+        other.loss, other.model = loss, model
         return other
 
     def loss_of(self, batch: Any) -> Tensor:

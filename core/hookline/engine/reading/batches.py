@@ -20,6 +20,7 @@ from hookline.engine.errors import DataError
 from hookline.engine.reading.batch import placed
 from hookline.engine.reading.examples import ExampleReader, Rows
 from hookline.engine.reading.failure import Failure, name_examples
+from hookline.engine.reading.share import Share
 from hookline.engine.reading.streams import ENDED, StreamReader, Turn
 from hookline.engine.reading.workers import Workers, lost_worker
 from hookline.engine.rng import make_generator
@@ -131,18 +132,22 @@ class Batches:
         """Return the number of examples of an epoch before a batch; ``number`` counts from 0."""
         return number * self._batch_size + (self._offset if epoch == self._resumed_epoch else 0)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Return the batches of an epoch (from 1), without the first ``start``.
+    def epoch(self, epoch: int, start: int = 0, share: Share | None = None) -> Iterator[Any]:
+        """Return the batches of an epoch (from 1), without the first ``start``, or the share of a rank in them.
 
         A stream is read from its beginning, unless it goes on at the place where it was resumed.
         """
-        if not self._reader:
-            return self._gathered(cast(TensorDataset, self._dataset).tensors, epoch, start)
+        if self._reader and not self._is_stream:
+            return self._taken(self._results(self._rows(epoch, start, share)), epoch, start)
+        batches: Iterator[Any]
         begun, self._begun = self._begun, None
-        if begun and epoch == 1 and not start:
-            return begun
-        batches = self._streamed(epoch, start) if self._is_stream else self._results(self._rows(epoch, start))
-        return self._taken(batches, epoch, start)
+        if not self._reader:
+            batches = self._gathered(cast(TensorDataset, self._dataset).tensors, epoch, start)
+        elif begun and epoch == 1 and not start:
+            batches = begun
+        else:
+            batches = self._taken(self._streamed(epoch, start), epoch, start)
+        return share.parts(batches, start) if share else batches
 
     def first(self) -> Iterator[Any]:
         """Yield the first batch of the first epoch alone; a stream that this process reads goes on from there."""
@@ -254,14 +259,18 @@ class Batches:
             message = f"waited {workers.timeout_s:g} s (train.worker_timeout_s) for {awaited}"
             raise DataError(message, hint="check what the dataset waits for, or increase the limit") from error
 
-    def _rows(self, epoch: int, start: int) -> Iterator[Rows]:
+    def _rows(self, epoch: int, start: int, share: Share | None) -> Iterator[Rows]:
         """Yield the examples of each batch of an epoch, without the first ``start`` batches."""
         order, size = self.order(epoch), self._batch_size
         # A permutation has no repeats.
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
         of_examples = order.numpy(), repeats.numpy()  # tensors would be sent to workers in shared memory
         for number, first in enumerate(range(self.num_used(epoch, start), len(order), size), start):
-            yield Rows(epoch, number, *(values[first : first + size] for values in of_examples))
+            rows = Rows(epoch, number, *(values[first : first + size] for values in of_examples))
+            if not share:
+                yield rows
+            elif part := share.rows(number, len(rows.indices)):
+                yield Rows(epoch, number, rows.indices[part], rows.repeats[part], part.start)
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)

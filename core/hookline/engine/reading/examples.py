@@ -27,12 +27,14 @@ class Rows(NamedTuple):
         number: Number of the batch in it, from 0.
         indices: Indices of its examples.
         repeats: Number of earlier occurrences of each in the epoch.
+        first: Place of the first of them in the batch, of which a rank reads a part.
     """
 
     epoch: int
     number: int
     indices: npt.NDArray[np.int64]
     repeats: npt.NDArray[np.int64]
+    first: int = 0
 
 
 class ExampleReader:
@@ -60,7 +62,7 @@ class ExampleReader:
         """Return a batch, or a ``Failure``."""
         try:
             if self._reads_many:
-                self._seed("batch", rows.number, rows.epoch)
+                self._seed("batch", rows.number, rows.epoch, *([rows.first] if rows.first else []))
                 return self._read_many(rows.indices)
             items = []
             for index, repeat in zip(rows.indices.tolist(), rows.repeats.tolist(), strict=True):

@@ -1,0 +1,74 @@
+"""``Ranks``: the processes of a run; this one is alone, unless a program passes others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+
+class Ranks:
+    """The processes of a run, and what they tell one another. This class is one process alone.
+
+    All ranks call these methods in the same order, each with its own values, and wait for one another there.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        asked: What this rank has asked for since they last met, with the reason.
+        agreed: What any rank had asked for when they last met.
+
+    Example:
+        >>> ranks = Ranks()
+        >>> ranks.rank, ranks.world_size, ranks.gather("here")
+        (0, 1, ['here'])
+    """
+
+    rank = 0
+    world_size = 1
+    asked: Mapping[str, str] = {}
+    agreed: Mapping[str, str] = {}
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether this is rank 0, which writes and prints for all."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, in their order: tensors and plain values of any nesting."""
+        return [value]
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Return the sums of some numbers over all ranks, computed in float64."""
+        return list(values)
+
+    def ask(self, name: str, reason: str = "") -> None:
+        """Ask for something of which all ranks will know in the same step, in ``agreed``."""
+        self.asked = {**self.asked, name: reason}
+
+    def meet(self, step: int, *, is_due: bool = False) -> None:
+        """Meet the other ranks to learn what they ask for, if that is due after ``step``."""
+
+    def noticing(self) -> AbstractContextManager[Any]:
+        """Return a context in which the failure of another rank raises ``PeerError``."""
+        return nullcontext()
+
+
+class Parallel(NamedTuple):
+    """A model that several ranks train together.
+
+    Attributes:
+        model: The module to train with; its gradients become the sums over all ranks in the backward pass.
+        accumulating: Returns a context for the forward and backward pass of a part of a batch after which others
+            follow: its gradients stay on this rank until the last one.
+        synchronize: Gives every rank the same buffers, before they are evaluated or saved.
+    """
+
+    model: nn.Module
+    accumulating: Callable[[], AbstractContextManager[Any]] = nullcontext
+    synchronize: Callable[[], object] = lambda: None

@@ -1,0 +1,76 @@
+"""``Share``: the part of the batches that a rank reads, and its part in their losses."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from hookline.engine.ranks import Ranks
+from hookline.engine.reading.batch import count_examples, part_of
+
+
+class Share:
+    """The part of the batches that a rank reads: some examples of each, or some batches as a whole.
+
+    Of the ``n`` examples of a batch, rank ``r`` of ``W`` takes those from ``n * r // W`` to ``n * (r + 1) // W``. Where
+    these are none, it takes the first, without weight, so that all ranks take part in each step.
+
+    Args:
+        ranks: The ranks.
+        in_turns: Whether the ranks read whole batches by turns.
+
+    Attributes:
+        weight: Weight of the current part in the mean loss.
+        fraction: That weight in relation to the whole batch; None before the first batch.
+
+    Example:
+        >>> import torch
+        >>> class Second(Ranks):
+        ...     rank, world_size = 1, 2
+        >>> [part.tolist() for part in Share(Second()).parts(iter([torch.arange(5)]))]
+        [[2, 3, 4]]
+        >>> list(Share(Second(), in_turns=True).parts(iter("abcd")))
+        ['b', 'd']
+    """
+
+    def __init__(self, ranks: Ranks, *, in_turns: bool = False) -> None:
+        self._ranks = ranks
+        self._in_turns = in_turns
+        self._sizes: deque[tuple[int, int]] = deque()
+        self.weight: int | Tensor = 0
+        self.fraction: float | Tensor | None = None
+
+    def rows(self, number: int, size: int) -> slice | None:
+        """Return the rows of batch ``number`` (from 0) of ``size`` examples to read; None: it is another's turn."""
+        rank, world_size = self._ranks.rank, self._ranks.world_size
+        if self._in_turns:
+            return slice(0, size) if number % world_size == rank else None
+        first, last = size * rank // world_size, size * (rank + 1) // world_size
+        self._sizes.append((last - first, size))
+        return slice(first, last) if last > first else slice(0, 1)
+
+    def parts(self, batches: Iterator[Any], start: int = 0) -> Generator[Any]:
+        """Yield the part of each batch to read; the first batch has the number ``start``."""
+        for number, batch in enumerate(batches, start):
+            if rows := self.rows(number, count_examples(batch)):
+                yield part_of(batch, rows.start, rows.stop)
+
+    def counting(
+        self, reader: Callable[[int, int], Iterator[Any]], weigh: Callable[[Any], int | Tensor]
+    ) -> Callable[[int, int], Iterator[Any]]:
+        """Return a reader that says of each batch which weight it has among those of all ranks."""
+
+        def read(epoch: int, start: int) -> Iterator[Any]:
+            for batch in reader(epoch, start):
+                own, num_examples = self._sizes.popleft()
+                self.weight, total = own, num_examples
+                if weigh is not count_examples:
+                    self.weight = weigh(batch) if own else 0
+                    [total] = self._ranks.sum([float(self.weight)])
+                self.fraction = self.weight / total if total else 0.0
+                yield batch
+
+        return read
