@@ -24,10 +24,11 @@ EIGHT = ("hookspecs", "host", "hook_call", "loop", "position", "building", "step
 """The modules to read first."""
 
 MAY_IMPORT = {
-    "cli": ("trials", "trained", "testing", "runs", "config", "engine", "shortcuts"),
+    "cli": ("trials", "trained", "testing", "ranks", "runs", "config", "engine", "shortcuts"),
     "trials": ("runs", "config", "engine", "shortcuts"),
     "trained": ("runs", "config", "engine"),
     "testing": ("config", "engine"),
+    "ranks": ("runs", "engine"),
     "runs": ("config", "engine"),
     "config": ("engine",),
     "engine": ("shortcuts",),

@@ -17,6 +17,7 @@ from hookline.engine.door import lazy
 if TYPE_CHECKING:
     from hookline import config as config
     from hookline import engine as engine
+    from hookline import ranks as ranks
     from hookline import runs as runs
     from hookline import testing as testing
     from hookline import trained as trained
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         HooklineError,
         Location,
         NonFiniteError,
+        PeerError,
         PluginError,
         RunBusyError,
         TrainingError,
@@ -69,6 +71,7 @@ _HOME = {
         "HooklineError",
         "Location",
         "NonFiniteError",
+        "PeerError",
         "PluginError",
         "RunBusyError",
         "TrainingError",
@@ -87,7 +90,7 @@ _HOME = {
     "version": ("__version__",),
 }
 
-_ROOMS = ("config", "engine", "runs", "testing", "trained", "trials")
+_ROOMS = ("config", "engine", "ranks", "runs", "testing", "trained", "trials")
 """Rooms with doors of their own."""
 
 __all__ = [
@@ -103,6 +106,7 @@ __all__ = [
     "Metric",
     "NonFiniteError",
     "Outcome",
+    "PeerError",
     "PluginError",
     "Predictor",
     "Run",

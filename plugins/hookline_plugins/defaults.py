@@ -34,6 +34,10 @@ KEEP: Final[dict[str, Any]] = {"callbacks": {"run-folder": {}, "checkpoint": {}}
 """Added by ``hookline train``, to save the run."""
 
 
+RANKS: Final[dict[str, Any]] = {"parallel": {"use": "ddp"}}
+"""Added by commands that several processes carry out."""
+
+
 def named(name: str) -> dict[str, Any]:
     """Return the overrides of ``hookline train --name NAME``: the name of the run folder."""
     return {"callbacks.run-folder.name": name}

@@ -8,18 +8,23 @@ import traceback
 
 def main() -> None:
     """Run the command ``hookline`` and exit with its exit code."""
+    import os
+
     import click
 
     from hookline.cli.arguments import CarriedError
     from hookline.cli.commands.main import hookline
     from hookline.cli.output import Output
+    from hookline.cli.ranks import is_zero
     from hookline.cli.signals import INTERRUPTED
     from hookline.cli.streams import discard_unwritten, open_streams
     from hookline.engine.errors import HooklineError
     from hookline.engine.plugin.catalog import Catalog
 
     open_streams()
-    output = Output()
+    if not is_zero():
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - rank 0 prints for all, until the end
+    output = Output(rank=0 if is_zero() else int(os.environ["RANK"]))
     try:
         _check_working_folder()
         code = hookline.main(prog_name="hookline", standalone_mode=False, obj=output)

@@ -35,6 +35,8 @@ class Output:
         traceback: Show the traceback of an error.
         redaction: Removes the secrets of the command's config from everything that is printed.
         warnings: Warnings from before a run, to be given to it or printed at the end of the command.
+        rank: Number of this process among those of the command; those from 1 on print errors alone.
+        is_silent: Whether to print no error, because another process has.
     """
 
     quiet: bool = False
@@ -42,6 +44,8 @@ class Output:
     traceback: bool = False
     redaction: Redaction = field(default_factory=Redaction)
     warnings: list[str] = field(default_factory=list)
+    rank: int = 0
+    is_silent: bool = False
 
     def line(self, text: str = "") -> None:
         """Print the lines of a result, with control characters escaped."""
@@ -58,6 +62,8 @@ class Output:
 
     def note(self, text: str, mark: str = "") -> None:
         """Print lines to standard error after a red ``mark``, with control characters escaped."""
+        if self.rank and not mark:
+            return
         # Nobody can be told that standard error is lost.
         with contextlib.suppress(OSError):
             text = _safe(self.redaction.text(text))
@@ -89,9 +95,11 @@ class Output:
 
     def error(self, error: BaseException) -> None:
         """Print an error with its location, its hint and its notes."""
+        if self.is_silent:
+            return
         text = self.redaction.text(_shortened(str(error) if isinstance(error, HooklineError) else error_text(error)))
         notes = [self.redaction.text(note) for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
-        self.note(text, mark="error: ")
+        self.note(text, mark=f"error on rank {self.rank}: " if self.rank else "error: ")
         for note in notes:
             self.note(_shortened(f"  ({note})"))
         if not isinstance(error, HooklineError) and not self.traceback:

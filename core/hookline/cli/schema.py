@@ -30,7 +30,7 @@ def config_schema(catalog: Catalog) -> tuple[dict[str, Any], list[PluginError]]:
         "plugins": _table(options_of(PluginRules)),
     }
     for kind in SINGLE_KINDS:
-        properties[kind] = _plugin_table(plugins[kind], default[kind]["use"])
+        properties[kind] = _plugin_table(plugins[kind], default.get(kind, {"use": ""})["use"])
     properties["callbacks"] = _callbacks(plugins["callback"])
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",

@@ -18,7 +18,16 @@ from hookline.engine.plugin.member import OnError, PluginChoice
 from hookline.engine.plugin.options import Option, options_of, shown
 from hookline.engine.plugin.plugin import Plugin, as_faults, combined, is_called, load_plugin
 from hookline.engine.plugin.requirements import unmet
-from hookline.engine.plugin.run_config import OFF, SINGLE_KINDS, TABLES, Origin, PluginRules, RunConfig, Setting
+from hookline.engine.plugin.run_config import (
+    OFF,
+    OPTIONAL_KINDS,
+    SINGLE_KINDS,
+    TABLES,
+    Origin,
+    PluginRules,
+    RunConfig,
+    Setting,
+)
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean
@@ -241,7 +250,7 @@ class _Assembly:
         """
         rules = self._finish_rules(self._tables.pop("plugins"))
         train = self._convert(self._tables.pop("train"), options_of(TrainOptions), "the loop")
-        choices = [choice for table in self._tables.values() if (choice := self._finish_plugin(table, vet))]
+        choices = [choice for table in self._chosen() if (choice := self._finish_plugin(table, vet))]
         self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
@@ -255,11 +264,15 @@ class _Assembly:
         """
         self._finish_rules(self._tables.pop("plugins"))
         del self._tables["train"]
-        uses = {table.name: (table, use) for table in self._tables.values() if (use := self._use(table))}
+        uses = {table.name: (table, use) for table in self._chosen() if (use := self._use(table))}
         found = {label: self._entry(table, use) for label, (table, use) in uses.items() if use.value != OFF}
         self._raise_faults()
         entries = {label: entry for label, entry in found.items() if entry}
         return Named(self._catalog, entries, tuple(self._plugin_errors))
+
+    def _chosen(self) -> Iterable[_Table]:
+        """Return the tables of plugins, without an optional one that no layer mentions."""
+        return [table for name, table in self._tables.items() if table.settings or name not in OPTIONAL_KINDS]
 
     def _raise_faults(self, choices: Iterable[PluginChoice] = ()) -> None:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
@@ -306,7 +319,7 @@ class _Assembly:
         if use is None:
             return None
         if use.value == OFF:
-            if table.kind != "callback":
+            if table.kind not in ("callback", *OPTIONAL_KINDS):
                 self._fault(f"{table.name!r} cannot be {OFF!r}: every run needs one", use.origin.location)
             self._settings[use.key] = use
             return None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hookline.engine.plugin.member import Member, PluginChoice
     from hookline.engine.plugin.observer import Observer
     from hookline.engine.plugin.run_config import PluginRules
+    from hookline.engine.ranks import Parallel, Ranks
     from hookline.engine.reading.batch import (
         Forward,
         brief,
@@ -40,6 +41,7 @@ _HOME = {
     "loop.evaluation": ("evaluation_mode",),
     "loop.weighted_mean": ("weight_of",),
     "loop.memory": ("first_line", "is_out_of_memory"),
+    "ranks": ("Parallel", "Ranks"),
     "rng": ("RandomMark",),
     "plugin.run_config": ("PluginRules",),
     "plugin.catalog": ("KINDS", "Entry"),
@@ -57,9 +59,11 @@ __all__ = [
     "Forward",
     "Member",
     "Observer",
+    "Parallel",
     "PluginChoice",
     "PluginRules",
     "RandomMark",
+    "Ranks",
     "TrainOptions",
     "Trial",
     "brief",

@@ -176,8 +176,8 @@ def build_parallel(run: RunView, model: nn.Module) -> Parallel:
     """Make the model one that several ranks train together.
 
     Called after all wrappers of ``build_model``, and after ``on_model_built``, in a run of several ranks alone. Each
-    rank passes its part of a batch through the module; in the backward pass, its gradients must become the sums of those
-    of all ranks.
+    rank passes its part of a batch through the module; in the backward pass, its gradients must become the sums of
+    those of all ranks.
 
     Args:
         run: The run under construction; it has ``ranks``, ``data``, ``model`` and ``loss``.

@@ -29,10 +29,11 @@ class Ranks:
         (0, 1, ['here'])
     """
 
-    rank = 0
-    world_size = 1
-    asked: Mapping[str, str] = {}
-    agreed: Mapping[str, str] = {}
+    def __init__(self) -> None:
+        self.rank = 0
+        self.world_size = 1
+        self.asked: dict[str, str] = {}
+        self.agreed: Mapping[str, str] = {}
 
     @property
     def is_zero(self) -> bool:
@@ -49,7 +50,7 @@ class Ranks:
 
     def ask(self, name: str, reason: str = "") -> None:
         """Ask for something of which all ranks will know in the same step, in ``agreed``."""
-        self.asked = {**self.asked, name: reason}
+        self.asked.setdefault(name, reason)  # in one go: a signal handler may call it
 
     def meet(self, step: int, *, is_due: bool = False) -> None:
         """Meet the other ranks to learn what they ask for, if that is due after ``step``."""

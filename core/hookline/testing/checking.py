@@ -41,6 +41,7 @@ _MODULES: tuple[tuple[ModuleType, ...], ...] = (
     (checks_model,),
     (checks_loss,),
     (checks_optimizer,),
+    (),
     (checks_callback, checks_resume),
 )
 _CHECKS_OF = {

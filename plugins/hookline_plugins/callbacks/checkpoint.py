@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hookline.runs import Manifest, RunFolder, StateCheck
 
 
+_REQUEST = "checkpoint"
+"""What rank 0 asks the others for when the time has come."""
 _READ_AGAIN = (
     "the training data are a stream without a state: a run that is interrupted within an epoch reads it again from the "
     "beginning of the epoch, and ends if the examples are not the same; state_dict and load_state_dict avoid this"
@@ -69,7 +71,7 @@ class SaveCheckpoints:
         """Reset the state, and find the run folder."""
         self.__post_init__()
         folder = folder_of(run)
-        if folder is None:
+        if folder is None and run.ranks.is_zero:
             hint = "let run-folder create one: callbacks.run-folder={}, or switch saving off: callbacks.checkpoint=off"
             raise ConfigError("checkpoint has no folder to save in", hint=hint)
         check_single(run, self)
@@ -131,12 +133,20 @@ class SaveCheckpoints:
         # First, because it has to see every measurement.
         if self.keep_best and self._is_among_best(run):
             return True
-        if self.every_s and time.monotonic() - self._saved_at >= self.every_s:
+        if self.every_s and self._is_time(run):
             return True
         is_new_step = self._saved is None or self._saved[0] != run.step
         if self.every_steps and run.step % self.every_steps == 0 and is_new_step:
             return True
         return bool(self.every_epochs) and run.position == 0 and run.epoch % self.every_epochs == 0
+
+    def _is_time(self, run: RunView) -> bool:
+        is_time = time.monotonic() - self._saved_at >= self.every_s
+        if run.ranks.world_size == 1:
+            return is_time
+        if is_time and run.ranks.is_zero:
+            run.ranks.ask(_REQUEST)
+        return _REQUEST in run.ranks.agreed
 
     def _is_among_best(self, run: RunView) -> bool:
         step, metrics = self.measured
@@ -152,6 +162,9 @@ class SaveCheckpoints:
     def _save(self, run: RunView, place: tuple[int, int], *, must_succeed: bool) -> None:
         self._finish(run, must_succeed=self.on_failure == "fail")
         self._saved, self._saved_at = place, time.monotonic()
+        if self._folder is None:
+            run.state_dict()  # rank 0 writes what all have
+            return
         try:
             self._saving = saving = _Saving(self, run, self._folder)
         except CheckpointError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -25,6 +25,8 @@ class JSONLines:
 
     If standard output fails, the run continues without it, after a warning.
     """
+
+    ranks: ClassVar = "zero"
 
     def __post_init__(self) -> None:
         self._display = Display("json-lines")

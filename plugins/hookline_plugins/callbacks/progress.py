@@ -38,6 +38,7 @@ class Progress:
     a warning.
     """
 
+    ranks: ClassVar = "zero"
     allows_fused_steps: ClassVar[bool] = True  # it only observes
 
     live: Annotated[

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -61,6 +61,7 @@ class KeepRunFolder:
     write the weights or the record at the end of the run is an error.
     """
 
+    ranks: ClassVar = "zero"
     parent: Annotated[Path, Meta(description="folder that holds the run folders; created if missing")] = Path("runs")
     name: Annotated[str, Meta(description="name of the run; empty: the names of its data and model")] = ""
     monitor: Annotated[str, Meta(description="metric for comparing runs; empty: the loss")] = ""

@@ -26,6 +26,7 @@ class Samples:
     The defaults are those of ``sample.py`` in https://github.com/karpathy/nanoGPT, with fewer tokens.
     """
 
+    ranks: ClassVar = "zero"
     allows_fused_steps: ClassVar[bool] = True  # it does not follow steps
 
     prompts: Annotated[tuple[str, ...], Meta(min_length=1, description="texts to continue")] = ("\n",)

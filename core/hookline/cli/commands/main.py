@@ -24,6 +24,7 @@ from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step_lines
+from hookline.cli.ranks import joined, launch_ranks, nproc_option, parallel_of_command
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError
@@ -73,6 +74,7 @@ hookline.lazy = {
 @click.option("--locked", type=click.Path(), metavar="LOCK", help="Reject plugins whose code differs from this lock.")
 @click.option("--overfit", type=click.IntRange(min=1), metavar="N", help="Overfit the first N examples.")
 @click.option("--fast", "is_fast", is_flag=True, help="Run a few batches through every part of the run.")
+@nproc_option
 @shortcuts_option
 @printing
 @choosing
@@ -87,6 +89,7 @@ def train(  # noqa: PLR0913 - a parameter for each option
     locked: str | None,
     overfit: int | None,
     is_fast: bool,
+    nproc: int,
     shortcuts: bool,
     observers: Observers,
 ) -> None:
@@ -96,7 +99,7 @@ def train(  # noqa: PLR0913 - a parameter for each option
     """
     locks = read_lock(locked) if locked else None
     is_trial = is_fast or overfit is not None
-    added = added_callbacks(output, catalog, is_saved=not is_trial)
+    added = added_callbacks(output, catalog, is_saved=not is_trial) | parallel_of_command(catalog, nproc)
     if is_trial and name is not None:
         raise ConfigError(
             "--name cannot be combined with --fast or --overfit", hint="a trial is not saved: omit --name"
@@ -108,6 +111,7 @@ def train(  # noqa: PLR0913 - a parameter for each option
         switches = trial_values(config, catalog, overfit, is_fast=is_fast)
         config = load_words(words, catalog, added, locks, switches)
     config = without_callbacks(config, unwanted_callbacks(output, catalog, is_saved=not is_trial))
+    launch_ranks(nproc)
     if output.json:
         output.event("plan", **plan_events(config))
     for line in plan_lines(config):
@@ -118,8 +122,8 @@ def train(  # noqa: PLR0913 - a parameter for each option
 
     from hookline.engine.loop.run import Run
 
-    with light_optimizer() if shortcuts else nullcontext():
-        run = Run(config, observers=observers.active, shortcuts=shortcuts)
+    with joined(output, config) as ranks, light_optimizer() if shortcuts and not ranks else nullcontext():
+        run = Run(config, observers=observers.active, shortcuts=shortcuts, ranks=ranks)
         fit(output, run, observers)
     is_saved = folder_of(run) is not None
     for line in next_steps([*choosing_words(), *words], config, run.history, is_trial=is_trial, is_saved=is_saved):

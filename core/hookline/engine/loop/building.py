@@ -140,8 +140,8 @@ def build_parallel(site: Site) -> None:
     parts, host, ranks = site.parts, site.host, site.run.ranks
     if ranks.world_size == 1:
         return
-    for member, _ in host.order("build_step"):
-        if not getattr(member.instance, "allows_ranks", False):
+    for member, is_wrapper in host.order("build_step"):
+        if not is_wrapper and not getattr(member.instance, "allows_ranks", False):
             message = f"the step of {member.plugin} cannot be taken by {ranks.world_size} ranks"
             raise ConfigError(message, hint="train with one process, or without this plugin")
     parallel = host.first_result("build_parallel", run=site.run, model=parts.model)

@@ -22,7 +22,7 @@ from hookline.engine.plugin.metadata import (
 )
 from hookline.engine.words import did_you_mean
 
-KINDS = ("data", "model", "loss", "optimizer", "callback")
+KINDS = ("data", "model", "loss", "optimizer", "parallel", "callback")
 """The kinds of plugin, in the order in which a run builds them."""
 
 OWN_DISTRIBUTION = "hookline"
@@ -224,10 +224,10 @@ class Catalog:
     def default(self, part: str) -> Any:
         """Return a default that Hookline's own distribution declares.
 
-        The parts are ``run``, ``terminal``, ``json`` and ``keep`` (tables of a config), ``starter`` (a function that
-        suggests a config for a data file, with its reasons), ``given-arrays`` (a function that makes a data source of
-        arrays), ``proof``, ``fast`` and ``overfit`` (functions that return the overrides of a proof or a trial), and
-        ``moved`` (new names of renamed keys). Other distributions cannot declare defaults, so installing one does not
-        change a run.
+        The parts are ``run``, ``terminal``, ``json``, ``keep`` and ``ranks`` (tables of a config), ``starter`` (a
+        function that suggests a config for a data file, with its reasons), ``given-arrays`` (a function that makes a
+        data source of arrays), ``proof``, ``fast`` and ``overfit`` (functions that return the overrides of a proof or a
+        trial), and ``moved`` (new names of renamed keys). Other distributions cannot declare defaults, so installing
+        one does not change a run.
         """
         return self._defaults[part].load()

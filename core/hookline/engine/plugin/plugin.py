@@ -36,6 +36,7 @@ _SUPPLIED = {
     "model": ("run", "data"),
     "loss": ("run", "data"),
     "optimizer": ("run", "model", "params"),
+    "parallel": ("run", "model"),
     "callback": (),
 }
 

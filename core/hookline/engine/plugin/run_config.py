@@ -16,7 +16,10 @@ from hookline.engine.plugin.options import is_plain, lasting
 from hookline.engine.train_options import TrainOptions
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
-"""The kinds of which a run has exactly one plugin, in the table with the name of the kind."""
+"""The kinds of which a run has one plugin, in the table with the name of the kind."""
+
+OPTIONAL_KINDS = ("parallel",)
+"""Those of which it need not have one."""
 
 TABLES = ("train", "plugins", *SINGLE_KINDS, "callbacks")
 OFF = "off"
@@ -91,7 +94,7 @@ class RunConfig:
     Attributes:
         train: Options of the loop.
         rules: Rules for its plugins.
-        plugins: Data, model, loss, optimizer, then the callbacks in order.
+        plugins: Data, model, loss, optimizer, perhaps parallel, then the callbacks in order.
         settings: Every setting by its full key, in the order of the tables.
     """
 

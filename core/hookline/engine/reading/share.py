@@ -28,11 +28,11 @@ class Share:
 
     Example:
         >>> import torch
-        >>> class Second(Ranks):
-        ...     rank, world_size = 1, 2
-        >>> [part.tolist() for part in Share(Second()).parts(iter([torch.arange(5)]))]
+        >>> second = Ranks()
+        >>> second.rank, second.world_size = 1, 2
+        >>> [part.tolist() for part in Share(second).parts(iter([torch.arange(5)]))]
         [[2, 3, 4]]
-        >>> list(Share(Second(), in_turns=True).parts(iter("abcd")))
+        >>> list(Share(second, in_turns=True).parts(iter("abcd")))
         ['b', 'd']
     """
 

@@ -1,0 +1,1 @@
+"""Strategies by which several ranks train one model."""

@@ -1,0 +1,74 @@
+"""Parallel ``ddp``: each rank has the whole model, and the gradients are summed over all ranks."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
+
+from hookline import hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hookline import RunView
+    from hookline.engine import Parallel
+
+
+@dataclass
+class DistributedDataParallel:
+    """Data parallelism: each rank has the whole model, and its gradients become the sums over all ranks.
+
+    It is ``torch.nn.parallel.DistributedDataParallel``, with sums in place of means, because each rank takes part in
+    the loss by its number of examples or their weight.
+
+    ``bucket_cap_mb``: the default is that of torch.
+    """
+
+    bucket_cap_mb: Annotated[float, Meta(gt=0, description="size of the pieces of gradients to send, in MiB")] = 25.0
+    find_unused_parameters: Annotated[
+        bool, Meta(description="whether a step may leave out parameters that get gradients in others")
+    ] = False
+    static_graph: Annotated[bool, Meta(description="whether every step uses the same parameters in the same order")] = (
+        False
+    )
+
+    @hookimpl
+    def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:
+        """Wrap the model."""
+        import torch.distributed as dist
+        from torch.nn.parallel import DistributedDataParallel as Wrapped
+
+        from hookline.engine import Parallel
+
+        parameters = inspect.signature(Wrapped).parameters  # torch 2.13 renames one
+        options: dict[str, Any] = {
+            "forward_sync_buffers"
+            if "forward_sync_buffers" in parameters
+            else "broadcast_buffers": False,  # before an evaluation or a save is often enough
+            "bucket_cap_mb": self.bucket_cap_mb,
+            "find_unused_parameters": self.find_unused_parameters,
+            "static_graph": self.static_graph,
+        }
+        if run.device.type == "cuda":
+            options["device_ids"] = [run.device.index]
+
+        def synchronize() -> None:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return Parallel(model, synchronize=synchronize)
+        wrapped = Wrapped(model, **options)
+        wrapped.register_comm_hook(None, lambda _, bucket: _sum(bucket))  # torch checks annotations, as no text
+        return Parallel(wrapped, wrapped.no_sync, synchronize)
+
+
+def _sum(bucket: Any) -> Any:
+    """Return the future sum of a piece of the gradients over all ranks."""
+    import torch.distributed as dist
+
+    work: Any = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])
