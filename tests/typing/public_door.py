@@ -102,7 +102,7 @@ def check_catalog() -> None:
     entry = assert_type(catalog.find("model", "linear"), hookline.engine.Entry)
     assert_type(entry.qualified_name, str)
     assert_type(catalog.of_kind("model"), tuple[hookline.engine.Entry, ...])
-    assert_type(hookline.engine.KINDS, tuple[str, str, str, str, str])
+    assert_type(hookline.engine.KINDS, tuple[str, str, str, str, str, str])
 
 
 def check_errors() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,8 @@ def launch_ranks(num_ranks: int) -> None:
 
 
 @contextmanager
-def joined(output: Output, config: RunConfig) -> Iterator[Ranks | None]:
-    """Join the other ranks of this command; yield None if there are none.
+def joined(output: Output, wanted: RunConfig | Sequence[str]) -> Iterator[Ranks | None]:
+    """Join the other ranks of this command, which must want the same; yield None if there are none.
 
     A rank that fails tells the others, which end in silence.
 
@@ -68,7 +68,7 @@ def joined(output: Output, config: RunConfig) -> Iterator[Ranks | None]:
     with _process_group():
         ranks = ProcessGroup()
         try:
-            _check_same(ranks, config)
+            _check_same(ranks, wanted)
             yield ranks
         except BaseException as error:
             is_first = ranks.tell(error)
@@ -90,7 +90,8 @@ def _process_group() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     place: dict[str, Any] = {"rank": rank, "world_size": num_ranks, "timeout": timedelta(seconds=_TIMEOUT_S)}
     if path := os.environ.get(STORE):
-        place["store"] = dist.FileStore(path, num_ranks)
+        store: Any = torch.distributed
+        place["store"] = store.FileStore(path, num_ranks)
     dist.init_process_group(backend, **place)
     try:
         yield
@@ -98,14 +99,17 @@ def _process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _check_same(ranks: Ranks, config: RunConfig) -> None:
-    """Check that all ranks have the same config and plugins.
+def _check_same(ranks: Ranks, wanted: RunConfig | Sequence[str]) -> None:
+    """Check that all ranks have the same config and plugins, or the same words.
 
     Raises:
         ConfigError: When they differ.
     """
-    own = {key: repr(setting.value) for key, setting in config.settings.items()}
-    own |= {f"{choice.table} (version)": str(choice.plugin) for choice in config.plugins}
+    if isinstance(wanted, Sequence):
+        own = {f"word {number}": word for number, word in enumerate(wanted, 1)}
+    else:
+        own = {key: repr(setting.value) for key, setting in wanted.settings.items()}
+        own |= {f"{choice.table} (plugin)": str(choice.plugin) for choice in wanted.plugins}
     first, *others = ranks.gather(own)
     faults = [
         Fault(f"{key!r} is {first.get(key, 'not set')} on rank 0, but {other.get(key, 'not set')} on rank {rank}")

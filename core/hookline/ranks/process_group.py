@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
 
 from hookline.engine.errors import PeerError, error_text
 from hookline.engine.ranks import Ranks
@@ -49,7 +50,8 @@ class ProcessGroup(Ranks):
         super().__init__()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._group = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else dist.group.WORLD
-        self._store = dist.PrefixStore("hookline", store or dist.distributed_c10d._get_default_store())  # noqa: SLF001 - torch has no public function for it
+        found = store or c10d._get_default_store()  # noqa: SLF001 - torch has no public function for it
+        self._store = c10d.PrefixStore("hookline", found)
         self._next = 0
         self._met = time.perf_counter(), 0
         self._cost_s = 0.0
@@ -63,7 +65,7 @@ class ProcessGroup(Ranks):
         total = torch.tensor(values, dtype=torch.float64)
         with self.noticing():
             dist.all_reduce(total, group=self._group)
-        return total.tolist()  # type: ignore[no-any-return] # a list of numbers
+        return total.tolist()
 
     def meet(self, step: int, *, is_due: bool = False) -> None:
         """Meet the other ranks, so often that it takes 1 % of the time and nobody waits more than a second."""
@@ -121,7 +123,7 @@ class ProcessGroup(Ranks):
 
     def _peer_error(self, error: Exception) -> PeerError:
         """Return the error to raise, with the rank at fault: one that told, or one that does not answer."""
-        self._store.set(f"noticed/{self.rank}", b"")
+        self._store.set(f"noticed/{self.rank}", "")
         others = [rank for rank in range(self.world_size) if rank != self.rank]
         end = time.monotonic() + _ANSWER_S
         silent = others

@@ -54,7 +54,8 @@ def _fingerprint_of(run: RunView) -> dict[str, Any]:
         "settings": _settings_of(run.config),
         "data": {split: _fingerprint(dataset) for split, dataset in run.data.splits().items()},
         "optimizer": _options_as_built(run),
-        "machine": {"device": str(run.device), "type": platform.machine(), "num_threads": torch.get_num_threads()},
+        "machine": {"device": str(run.device), "type": platform.machine(), "num_threads": torch.get_num_threads()}
+        | ({"world_size": run.ranks.world_size} if run.ranks.world_size > 1 else {}),
     }
 
 

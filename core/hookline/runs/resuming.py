@@ -18,10 +18,11 @@ from hookline.engine.loop.run import Run
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.run_config import OFF, SHOWN
+from hookline.engine.ranks import Ranks
 from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint, set_aside
-from hookline.runs.folder import RunFolder, expect_saved_weights, give_folder
+from hookline.runs.folder import RunFolder, expect_saved_weights, give_folder, saved_config
 from hookline.runs.identity import identity_of
 from hookline.runs.plugin_states import fitting_states
 from hookline.runs.search import find_run
@@ -38,6 +39,7 @@ def resume(  # noqa: PLR0913 - each is a choice of its own
     observers: Sequence[Observer] = (),
     shown: Mapping[str, bool] = ReadOnly({}),
     shortcuts: bool = True,
+    ranks: Ranks | None = None,
 ) -> Run:
     """Return a run that resumes from its newest usable checkpoint, in its folder; the caller takes its steps.
 
@@ -55,6 +57,7 @@ def resume(  # noqa: PLR0913 - each is a choice of its own
         shown: Callbacks that only show the run, and whether to use them: ``{"callbacks.progress": False}``. They are
             applied on top of its config and below ``overrides``, and do not count as a change of the run.
         shortcuts: Whether to call torch without the Python around its calls; the numbers are the same.
+        ranks: The processes that resume it together, which must see the same files; None: this one alone.
 
     Raises:
         RunBusyError: When another program works in the folder.
@@ -64,14 +67,15 @@ def resume(  # noqa: PLR0913 - each is a choice of its own
             epoch.
         HooklineError: As for ``Run``.
     """
-    folder = RunFolder.open(find_run(run, parent))
+    ranks, path = ranks or Ranks(), find_run(run, parent)
+    folder = RunFolder.open(path) if ranks.is_zero else None
     try:
         added: dict[str, Any] = {
             label.removeprefix("callbacks."): {} for label, is_wanted in shown.items() if is_wanted
         }
         hidden = {label: OFF for label, is_wanted in shown.items() if not is_wanted}
         config = load_config(
-            folder.config_path,
+            saved_config(path),
             overrides,
             plugins=plugins,
             defaults={"callbacks": added},
@@ -79,17 +83,27 @@ def resume(  # noqa: PLR0913 - each is a choice of its own
             catalog=catalog,
         )
         problems: list[str] = []
-        newest = folder.newest_checkpoint(lambda error: problems.append(error.message))
-        build = _build_to_resume if newest else build_all
-        resumed = Run(config, observers=observers, shortcuts=shortcuts, build=build)
-        give_folder(resumed, folder)
-        warnings = _resume_from(newest, problems, resumed, folder, allow_changed_data=allow_changed_data, aside=shown)
-        for text in [*folder.findings, *warnings]:
-            resumed.warn(text)
-        if overrides:
-            _check_unfinished(resumed, folder)
+        newest = folder.newest_checkpoint(lambda error: problems.append(error.message)) if folder else None
+        build = _build_to_resume if ranks.gather(newest is not None)[0] else build_all
+        resumed = Run(config, observers=observers, shortcuts=shortcuts, ranks=ranks, build=build)
+        used: Path | None = None
+        if folder:
+            give_folder(resumed, folder)
+            used, warnings = _resume_from(
+                newest, problems, resumed, folder, allow_changed_data=allow_changed_data, aside=shown
+            )
+            for text in [*folder.findings, *warnings]:
+                resumed.warn(text)
+            if overrides:
+                _check_unfinished(resumed, folder)
+        # Rank 0 has tried the checkpoints, and set aside those that cannot be used.
+        [used_by_zero, *_] = ranks.gather(str(used) if used else None)
+        if not folder and used_by_zero:
+            checkpoint = read_checkpoint(Path(used_by_zero))
+            resume_from(resumed, checkpoint, allow_changed_data=allow_changed_data, aside=shown)
     except BaseException:
-        folder.close()
+        if folder:
+            folder.close()
         raise
     return resumed
 
@@ -128,8 +142,8 @@ def _resume_from(
     *,
     allow_changed_data: bool,
     aside: Collection[str],
-) -> list[str]:
-    """Load the newest checkpoint that the run can use, if there is one; return warnings, ``problems`` first.
+) -> tuple[Path | None, list[str]]:
+    """Load the newest checkpoint that the run can use, if there is one; return its path, and warnings.
 
     Newer ones are set aside once an older one is loaded. If none can be used, all stay where they are.
     """
@@ -143,11 +157,11 @@ def _resume_from(
         for path, problem in unusable.items():
             problems.append(f"{path} cannot be loaded: {problem.message}")
             set_aside(path)
-        return [*(f"{text}; using an older checkpoint" for text in problems), *notes]
+        return checkpoint.path, [*(f"{text}; using an older checkpoint" for text in problems), *notes]
     if unusable:
         raise next(iter(unusable.values()))
     changes = _changes(folder.record.identity, identity_of(run), aside)
-    return [*problems, *_described(changes, "it began")]
+    return None, [*problems, *_described(changes, "it began")]
 
 
 def _from_newest(newest: Checkpoint | None, folder: RunFolder) -> Iterator[Checkpoint]:
@@ -199,7 +213,7 @@ class _State(msgspec.Struct):
     loss: dict[str, Any]
     optimizer: dict[str, Any]
     plugins: dict[str, Any]
-    ranks: list[dict[str, Any]] = []
+    ranks: list[dict[str, Any]] = []  # in a run of several
 
 
 def resume_from(
@@ -219,7 +233,7 @@ def resume_from(
         ContractError: When the state of a plugin is missing, or belongs to a plugin that the run lacks.
         CheckpointError: When a part is missing, or belongs to a different model; lists every difference.
     """
-    if missing := [part for part in _State.__struct_fields__ if part not in checkpoint.state]:
+    if missing := [part for part in _State.__struct_fields__ if part not in (*checkpoint.state, "ranks")]:
         raise CheckpointError(f"{checkpoint.path} lacks {', '.join(missing)}")
     now = identity_of(run)  # computed here, so that an error of a dataset is not blamed on the checkpoint
     changes = _changes(checkpoint.manifest.identity, now, aside)

@@ -32,6 +32,7 @@ from hookline.cli.printing.runs import (
     row_values,
     run_values,
 )
+from hookline.cli.ranks import joined, launch_ranks, nproc_option
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError, Fault, HooklineError
@@ -71,18 +72,20 @@ run_argument = click.argument("run", shell_complete=complete_run)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @runs_option
 @click.option("--allow-changed-data", is_flag=True, help="Resume even if the training data changed.")
+@nproc_option
 @shortcuts_option
 @printing
 @choosing
 @observing
 @outlasted_output()
-def resume(
+def resume(  # noqa: PLR0913, PLR0917 - a parameter for each option
     output: Output,
     catalog: Catalog,
     run: str,
     overrides: Sequence[str],
     parent: Path,
     allow_changed_data: bool,
+    nproc: int,
     shortcuts: bool,
     observers: Observers,
 ) -> None:
@@ -100,10 +103,12 @@ def resume(
         output.prose(f"  = to train longer: hookline resume {run} train.epochs={2 * max(record.num_epochs, 1)}")
         return
 
+    launch_ranks(nproc)
     from hookline.runs.resuming import resume as resume_run
 
     shown = _shown_callbacks(output, catalog)
-    with light_optimizer() if shortcuts else contextlib.nullcontext():
+    words = [str(path), *overrides]
+    with joined(output, words) as ranks, light_optimizer() if shortcuts and not ranks else contextlib.nullcontext():
         with noting_missing_files(record), _kept_secret(output, path, overrides, catalog), watched_imports() as watch:
             watch.before(f"the plugins of {path.name}")
             resumed = resume_run(
@@ -114,6 +119,7 @@ def resume(
                 observers=observers.active,
                 shown=shown,
                 shortcuts=shortcuts,
+                ranks=ranks,
             )
         if output.json:
             output.event("resume", path=str(path.resolve()), epoch=resumed.epoch, step=resumed.step)

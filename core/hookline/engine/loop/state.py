@@ -111,7 +111,7 @@ class Progress:
         own = {"random": self.random.state_dict(), "running": self.running.state_dict()}
         return {
             **own,
-            "ranks": ranks.gather(own) if ranks.world_size > 1 else [],
+            **({"ranks": ranks.gather(own)} if ranks.world_size > 1 else {}),
             "epoch": position.epoch,
             "step": position.step,
             "used_s": self.used_s,

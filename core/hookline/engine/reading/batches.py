@@ -266,11 +266,10 @@ class Batches:
         repeats = torch.zeros(1, dtype=torch.int64).expand(len(order)) if self._order is None else _repeats(order)
         of_examples = order.numpy(), repeats.numpy()  # tensors would be sent to workers in shared memory
         for number, first in enumerate(range(self.num_used(epoch, start), len(order), size), start):
-            rows = Rows(epoch, number, *(values[first : first + size] for values in of_examples))
-            if not share:
-                yield rows
-            elif part := share.rows(number, len(rows.indices)):
-                yield Rows(epoch, number, rows.indices[part], rows.repeats[part], part.start)
+            part = share.rows(number, len(order[first : first + size])) if share else slice(0, size)
+            if part:
+                indices, repeats = (values[first : first + size][part] for values in of_examples)
+                yield Rows(epoch, number, indices, repeats, part.start)
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)

@@ -24,7 +24,7 @@ class Share:
 
     Attributes:
         weight: Weight of the current part in the mean loss.
-        fraction: That weight in relation to the whole batch; None before the first batch.
+        fraction: That weight in relation to that of the whole batch.
 
     Example:
         >>> import torch
@@ -41,7 +41,7 @@ class Share:
         self._in_turns = in_turns
         self._sizes: deque[tuple[int, int]] = deque()
         self.weight: int | Tensor = 0
-        self.fraction: float | Tensor | None = None
+        self.fraction: float | Tensor = 0.0
 
     def rows(self, number: int, size: int) -> slice | None:
         """Return the rows of batch ``number`` (from 0) of ``size`` examples to read; None: it is another's turn."""
@@ -66,7 +66,8 @@ class Share:
         def read(epoch: int, start: int) -> Iterator[Any]:
             for batch in reader(epoch, start):
                 own, num_examples = self._sizes.popleft()
-                self.weight, total = own, num_examples
+                total: float = num_examples
+                self.weight = own
                 if weigh is not count_examples:
                     self.weight = weigh(batch) if own else 0
                     [total] = self._ranks.sum([float(self.weight)])

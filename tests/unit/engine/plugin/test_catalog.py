@@ -49,7 +49,7 @@ def test_an_entry_loads_the_object_that_it_names() -> None:
 def test_entries_are_sorted_by_kind_name_and_distribution() -> None:
     catalog = Catalog([ADAM, ZETA, LINEAR, ACME])
     assert catalog.entries == (LINEAR, ACME, ZETA, ADAM)
-    assert KINDS == ("data", "model", "loss", "optimizer", "callback")
+    assert KINDS == ("data", "model", "loss", "optimizer", "parallel", "callback")
 
 
 def test_a_plugin_is_found_by_its_kind_and_its_name() -> None:
