@@ -80,7 +80,7 @@ def _in_ranks(subject: Subject, task: Task, *, is_first: bool = False) -> None:
             process.kill()
         answers = [_answer_in(folder.resolve() / f"{rank}.json", rank) for rank in range(_NUM_RANKS)]
     # The rank that is left alone by another one fails, too.
-    for verdict, seen, advice in sorted(answers, key=lambda answer: "PeerError" in answer[1]):
+    for verdict, seen, advice in sorted(answers, key=lambda one: (one[0] != "lost", "PeerError" in one[1])):
         if verdict == "unbuilt" and not is_first:
             skip("a run of two ranks cannot be built with it: see works_in_ranks")
         if verdict == "skipped":
@@ -257,7 +257,9 @@ def keeps_the_names(subject: Subject) -> None:
         alone = _run(subject)
         found, expected = (_flat(each.state_dict(), ("model", "wrappers")) for each in (run, alone))
         if names := _different(found, expected):
-            raise Broken(f"different, or in one of them alone: {names}", "add no entries, and keep the names and values")
+            raise Broken(
+                f"different, or in one of them alone: {names}", "add no entries, and keep the names and values"
+            )
 
     _in_ranks(subject, task)
 
@@ -290,7 +292,9 @@ def trains_as_one(subject: Subject) -> None:
             each.fit()
         found, expected = (_parameters(each.state_dict()["model"], alone.unwrapped_model) for each in (run, alone))
         if names := _different(found, expected):
-            raise Broken(f"different after {alone.step} steps: {names}", "sum the gradients of every step on every rank")
+            raise Broken(
+                f"different after {alone.step} steps: {names}", "sum the gradients of every step on every rank"
+            )
 
     _in_ranks(subject, task)
 
