@@ -54,7 +54,7 @@ def _work(folder: Path, rank: int, num_ranks: int, task: Callable[[ProcessGroup]
     ranks = ProcessGroup()
     try:
         result = task(ranks)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - any error is the result
         ranks.tell(error)
         result = {"error": type(error).__name__, "text": str(error), "trace": traceback.format_exc()}
     (folder / str(rank)).write_bytes(to_bytes(result))

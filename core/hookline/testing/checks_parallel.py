@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -27,7 +28,7 @@ _NUM_RANKS = 2
 _TIMEOUT_S = 60
 """Limit of a wait of one rank for the other: far more than small models need, so that a busy machine stays below it."""
 
-Task = Callable[[Subject, Run, Ranks], None]
+Task = Callable[[Run, Ranks], None]
 """The work of a check on each rank, with a run of all ranks; raises ``Broken`` or ``Skipped``."""
 
 
@@ -110,7 +111,7 @@ def _work(subject: Subject, task: Task, rank: int, folder: Path) -> None:
         except Exception as error:  # noqa: BLE001 - any error of the plugin is reported
             answer = ("unbuilt", f"rank {rank} raised {whole_error(error)}", "fix the error")
         else:
-            task(subject, run, ranks)
+            task(run, ranks)
     except Skipped as reason:
         answer = ("skipped", str(reason), "")
     except Broken as broken:
@@ -172,7 +173,7 @@ def _sums(ranks: Ranks, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _parts(subject: Subject, ranks: Ranks, *ends: int) -> list[Any]:
     """Return the parts of a batch of eight examples that a rank takes: the first one from 0 or 5, up to each end."""
     batch, bounds = first_batch(subject.data, 8), (5 * ranks.rank, *ends)
-    return [part_of(batch, first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+    return [part_of(batch, first, last) for first, last in itertools.pairwise(bounds)]
 
 
 def _different(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
@@ -200,7 +201,7 @@ def works_in_ranks(subject: Subject) -> None:
 def sums_gradients(subject: Subject) -> None:
     """After a backward pass, the gradients on each rank are the sums of those of all ranks."""
 
-    def task(subject: Subject, run: Run, ranks: Ranks) -> None:
+    def task(run: Run, ranks: Ranks) -> None:
         alone, [part] = _run(subject), _parts(subject, ranks, 5 + 3 * ranks.rank)
         for each in (alone, run):
             _add_gradients(each, part)
@@ -214,7 +215,7 @@ def sums_gradients(subject: Subject) -> None:
 def accumulates_gradients(subject: Subject) -> None:
     """Gradients of parts within accumulating stay on their rank, and the part after them sums them all."""
 
-    def task(subject: Subject, run: Run, ranks: Ranks) -> None:
+    def task(run: Run, ranks: Ranks) -> None:
         alone, [first, last] = _run(subject), _parts(subject, ranks, *((2, 5), (6, 8))[ranks.rank])
         _add_gradients(alone, first)
         with run._loop.parts.accumulating():  # noqa: SLF001 - the kit drives the parts of a run by hand
@@ -236,7 +237,7 @@ def accumulates_gradients(subject: Subject) -> None:
 def synchronizes_buffers(subject: Subject) -> None:
     """After synchronize, all ranks have the same buffers."""
 
-    def task(subject: Subject, run: Run, ranks: Ranks) -> None:
+    def task(run: Run, ranks: Ranks) -> None:
         if not list(run.unwrapped_model.buffers()):
             skip("the given model has no buffers")
         [part] = _parts(subject, ranks, 5 + 3 * ranks.rank)
@@ -251,9 +252,9 @@ def synchronizes_buffers(subject: Subject) -> None:
 
 @check
 def keeps_the_names(subject: Subject) -> None:
-    """The state of the model has the names and values that it has in one process, so any number of ranks can load it."""
+    """The state of the model has the names and values of one process, so that any number of ranks can load it."""
 
-    def task(subject: Subject, run: Run, ranks: Ranks) -> None:
+    def task(run: Run, _: Ranks) -> None:
         alone = _run(subject)
         found, expected = (_flat(each.state_dict(), ("model", "wrappers")) for each in (run, alone))
         if names := _different(found, expected):
@@ -272,7 +273,7 @@ def _flat(state: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Tensor]:
 def evaluates_the_model(subject: Subject) -> None:
     """An evaluation, for which the ranks take batches by turns, gives the numbers of one process."""
 
-    def task(subject: Subject, run: Run, ranks: Ranks) -> None:
+    def task(run: Run, _: Ranks) -> None:
         alone = _run(subject).evaluate()
         found = run.evaluate()
         if wrong := [name for name in alone if not math.isclose(found[name], alone[name], rel_tol=1e-5, abs_tol=1e-6)]:
@@ -286,7 +287,7 @@ def evaluates_the_model(subject: Subject) -> None:
 def trains_as_one(subject: Subject) -> None:
     """Each rank ends with the weights of one process that takes the batches whole, up to rounding."""
 
-    def task(subject: Subject, run: Run, ranks: Ranks) -> None:
+    def task(run: Run, _: Ranks) -> None:
         alone = _run(subject)
         for each in (alone, run):
             each.fit()
