@@ -106,8 +106,14 @@ class Command:
 
     def ranks(self) -> list[int]:
         """Return the IDs of the processes of the ranks, in their order."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return sorted(map(int, children))
+        with contextlib.suppress(OSError):  # it has ended
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            return sorted(map(int, children))
+        return []
+
+    def is_running(self) -> bool:
+        """Return whether it has not ended yet."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
     def wait_for(self, happens: Callable[[], Any]) -> Any:
         """Wait until something happens while the command runs; return it."""
@@ -162,7 +168,7 @@ def record_of(folder: Path) -> RunRecord:
 
 def listening_addresses(pid: int) -> list[str]:
     """Return the addresses at which a process listens for connections by TCP."""
-    own = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    own = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
     found: list[str] = []
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
