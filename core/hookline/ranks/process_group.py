@@ -17,7 +17,7 @@ from torch.distributed import distributed_c10d as c10d
 
 from hookline.engine.errors import PeerError, error_text
 from hookline.engine.ranks import Ranks
-from hookline.ranks.launching import told_key
+from hookline.ranks.agreed import told_key
 from hookline.ranks.messages import from_bytes, to_bytes
 
 _FRAME = 1024
