@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def by_hand(run: Run, world_size: int, weigh: Callable[[Tensor], Any] = len) -> 
     model, loss, optimizer, dtype = run.model, run.loss, run.optimizer, run._loop.parts.dtype
     inputs, targets = (x.to(dtype) if x.is_floating_point() else x for x in run.data.train.tensors)  # type: ignore[attr-defined]
     for epoch in range(1, run.config.train.epochs + 1):
-        for rows in run.batch_order(epoch).split(run.config.train.batch_size):  # type: ignore[arg-type]
+        for rows in torch.split(run.batch_order(epoch), cast(int, run.config.train.batch_size)):
             optimizer.zero_grad()
             for rank in range(world_size):
                 part = rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
