@@ -54,8 +54,8 @@ def _work(folder: Path, rank: int, num_ranks: int, task: Callable[[ProcessGroup]
     ranks = ProcessGroup()
     try:
         result = task(ranks)
-    except Exception as error:  # noqa: BLE001 - any error is the result
-        ranks.tell(error)
+    except Exception as raised:  # noqa: BLE001 - it is the result
+        error = ranks.fail(raised)
         result = {"error": type(error).__name__, "text": str(error), "trace": traceback.format_exc()}
     (folder / str(rank)).write_bytes(to_bytes(result))
     os._exit(0)  # another rank may be gone, so that no farewell is possible

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hookline.cli.output import Output
 
 
 def main() -> None:
@@ -15,39 +19,53 @@ def main() -> None:
     from hookline.cli.arguments import CarriedError
     from hookline.cli.commands.main import hookline
     from hookline.cli.output import Output
-    from hookline.cli.ranks import is_zero
-    from hookline.cli.signals import INTERRUPTED
+    from hookline.cli.ranks import check_not_refused, is_said_elsewhere, leave, rank_of_command
     from hookline.cli.streams import discard_unwritten, open_streams
-    from hookline.engine.errors import HooklineError
-    from hookline.engine.plugin.catalog import Catalog
+    from hookline.ranks.agreed import INTERRUPTED
 
     open_streams()
-    if not is_zero():
+    check_not_refused()
+    own_stdout, rank = sys.stdout, rank_of_command()
+    if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - rank 0 prints for all, until the end
-    output = Output(rank=0 if is_zero() else int(os.environ["RANK"]))
+    output = Output(rank=rank, is_silent=rank > 0)
     try:
         _check_working_folder()
         code = hookline.main(prog_name="hookline", standalone_mode=False, obj=output)
     except click.ClickException as usage:
-        usage.show()
         code = usage.exit_code
+        if not is_said_elsewhere(output, code):
+            usage.show()
     except (click.Abort, KeyboardInterrupt):
         output.note("interrupted")
         code = INTERRUPTED
-    except SystemExit:
-        raise  # click exits this way after it has printed shell completions
+    except SystemExit as end:  # a signal, or click after it has printed shell completions
+        if not isinstance(end.code, int):
+            raise
+        code = end.code
     except BaseException as caught:  # noqa: BLE001 - every error becomes one message and an exit code
-        error = caught.error if isinstance(caught, CarriedError) else caught
-        output.error(error)
-        if not isinstance(error, HooklineError):
-            # Damaged metadata can also break torch, which reads all entry points on import.
-            for problem in Catalog.installed().problems:
-                output.note(f"  ({problem})")
-        code = error.exit_code if isinstance(error, HooklineError) else 1
-        if output.traceback:
-            output.note("".join(traceback.format_exception(error)).rstrip())
+        sys.stdout = own_stdout
+        code = _report(output, caught.error if isinstance(caught, CarriedError) else caught)
     discard_unwritten()
-    sys.exit(code)
+    leave(code)
+
+
+def _report(output: Output, error: BaseException) -> int:
+    """Print an error, unless another rank does, and return its exit code."""
+    from hookline.cli.ranks import is_said_elsewhere
+    from hookline.engine.errors import HooklineError
+    from hookline.engine.plugin.catalog import Catalog
+
+    code = error.exit_code if isinstance(error, HooklineError) else 1
+    output.is_silent = is_said_elsewhere(output, code)
+    output.error(error)
+    if not isinstance(error, HooklineError):
+        # Damaged metadata can also break torch, which reads all entry points on import.
+        for problem in Catalog.installed().problems:
+            output.note(f"  ({problem})")
+    if output.traceback:
+        output.note("".join(traceback.format_exception(error)).rstrip())
+    return code
 
 
 def _check_working_folder() -> None:

@@ -24,7 +24,7 @@ class DistributedDataParallel:
     It is ``torch.nn.parallel.DistributedDataParallel``, with sums in place of means, because each rank takes part in
     the loss by its number of examples or their weight.
 
-    ``bucket_cap_mb``: the default is that of torch.
+    ``bucket_cap_mb``: the default is that of torch; ``timeout_s``: that of its NCCL. The command line reads it.
     """
 
     bucket_cap_mb: Annotated[float, Meta(gt=0, description="size of the pieces of gradients to send, in MiB")] = 25.0
@@ -34,6 +34,10 @@ class DistributedDataParallel:
     static_graph: Annotated[bool, Meta(description="whether every step uses the same parameters in the same order")] = (
         False
     )
+    timeout_s: Annotated[
+        float,
+        Meta(gt=0, description="seconds after which a rank that does not answer is given up, from the second step on"),
+    ] = 600.0
 
     @hookimpl
     def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:

@@ -280,6 +280,7 @@ class Loop:
         else:
             raised = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
             self.host.makers.attribute(raised)
+        raised = self._run.ranks.fail(raised)
         raised.add_note(str(position))
         return "failed", raised
 

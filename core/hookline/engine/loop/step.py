@@ -18,7 +18,6 @@ from hookline.engine.loop.components import Components
 from hookline.engine.loop.evaluation import usual_evaluation
 from hookline.engine.loop.memory import MEMORY_ERRORS, check_update
 from hookline.engine.loop.weighted_mean import counted
-from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batch import count_examples, part_of
 from hookline.engine.reading.share import Share
 from hookline.engine.view import Evaluation, RunView, StepFunction
@@ -86,7 +85,7 @@ def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
 
 
-def shared_backward(backward: Callable[[Tensor], None], share: Share, ranks: Ranks) -> Callable[[Tensor], None]:
+def shared_backward(backward: Callable[[Tensor], None], share: Share) -> Callable[[Tensor], None]:
     """Return a function that computes the gradients of this rank's part of the loss of a batch.
 
     The gradients of all ranks add up to those of the whole batch. If the loss is not finite, all are NaN, so that all
@@ -94,8 +93,7 @@ def shared_backward(backward: Callable[[Tensor], None], share: Share, ranks: Ran
     """
 
     def backward_in_ranks(loss: Tensor) -> None:
-        with ranks.noticing():
-            backward(loss * (loss.detach() * 0 + share.fraction))
+        backward(loss * (loss.detach() * 0 + share.fraction))
 
     return backward_in_ranks
 
