@@ -97,12 +97,13 @@ def config_of(job: tuple[hookline.DataSource, Any, Any]) -> hookline.RunConfig:
 
 def by_hand(run: hookline.Run, ranks: Ranks) -> Iterator[Tensor]:
     """Yield the losses of a loop by hand with DDP, over the job of a run of one process."""
-    model, loss_function = DistributedDataParallel(run.unwrapped_model), run.loss
+    model: Any = DistributedDataParallel(run.unwrapped_model)
+    loss_function: Any = run.loss
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     inputs, targets = run.data.train.tensors  # type: ignore[attr-defined] # it is a TensorDataset
     model.train()
     for epoch in range(1, 1_000):
-        for rows in torch.randperm(len(inputs), generator=torch.Generator().manual_seed(epoch)).split(64):
+        for rows in torch.randperm(len(inputs), generator=torch.Generator().manual_seed(epoch)).split(64):  # type: ignore[no-untyped-call] # torch's
             part = rows[32 * ranks.rank : 32 * ranks.rank + 32]
             optimizer.zero_grad()
             loss = loss_function(model(inputs[part]), targets[part])
@@ -124,7 +125,7 @@ def step_times(job: Callable[[], Any], rounds: int, num_steps: int) -> dict[str,
                 ranks.gather(None)  # begin together
                 start = time.perf_counter()
                 for _ in range(num_steps):
-                    next(loop)  # type: ignore[call-overload] # both are iterators
+                    next(loop)
                 if number:  # the first round warms up
                     times[name].append((time.perf_counter() - start) / num_steps)
         return times

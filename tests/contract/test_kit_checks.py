@@ -478,7 +478,7 @@ class SumsGradients:
         self.num_ranks = run.ranks.world_size
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self.add_others)
+                parameter.register_post_accumulate_grad_hook(self.add_others)  # type: ignore[no-untyped-call] # torch's
         return Parallel(model, self.accumulating, lambda: [dist.broadcast(each, 0) for each in model.buffers()])
 
     def add_others(self, parameter: Tensor) -> None:
