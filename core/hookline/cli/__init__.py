@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ def main() -> None:
     own_stdout, rank = sys.stdout, rank_of_command()
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - rank 0 prints for all, until the end
+        atexit.register(sys.stdout.close)
     output = Output(rank=rank, is_silent=rank > 0)
     try:
         _check_working_folder()
