@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Ranks:
@@ -48,6 +48,23 @@ class Ranks:
         """Return the sums of some numbers over all ranks, computed in float64."""
         return list(values)
 
+    def all(self, is_true: Tensor) -> Tensor:
+        """Return whether a boolean tensor is true on all ranks, without waiting for its device."""
+        return is_true
+
+    def whole(self, state: Any) -> Any:
+        """Return a state of any nesting in which each tensor that is shared out is gathered from all ranks."""
+        return state
+
+    def sharded(self, state: Any, like: Any) -> Any:
+        """Return a whole state with the tensors shared out as those of ``like``.
+
+        Args:
+            state: The state, the same on each rank.
+            like: A tensor, for all tensors of its shape, or a mapping with some of the keys of the state.
+        """
+        return state
+
     def ask(self, name: str, reason: str = "") -> None:
         """Ask for something of which all ranks will know in the same step, in ``agreed``."""
         self.asked.setdefault(name, reason)  # in one go: a signal handler may call it
@@ -68,8 +85,10 @@ class Parallel(NamedTuple):
         accumulating: Returns a context for the forward and backward pass of a part of a batch after which others
             follow: its gradients stay on this rank until the last one.
         synchronize: Gives every rank the same buffers, before they are evaluated or saved.
+        forwards_together: Whether all ranks must pass something through the model at the same time.
     """
 
     model: nn.Module
     accumulating: Callable[[], AbstractContextManager[Any]] = nullcontext
     synchronize: Callable[[], object] = lambda: None
+    forwards_together: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.distributed import distributed_c10d as c10d
 
 from hookline.engine.errors import PeerError, error_text
 from hookline.engine.ranks import Ranks
+from hookline.engine.reading.batch import with_parts
 from hookline.ranks.messages import from_bytes, to_bytes
 
 _FRAME = 1024
@@ -66,6 +67,32 @@ class ProcessGroup(Ranks):
         with self.noticing():
             dist.all_reduce(total, group=self._group)
         return total.tolist()
+
+    def all(self, is_true: torch.Tensor) -> torch.Tensor:
+        """Return whether a boolean tensor is true on all ranks, without waiting for its device."""
+        num_false = (~is_true).float()
+        with self.noticing():
+            dist.all_reduce(num_false)
+        return num_false == 0
+
+    def whole(self, state: Any) -> Any:
+        """Return a state of any nesting in which each tensor that is shared out, a DTensor, is whole and on the CPU."""
+        if not isinstance(state, torch.Tensor):
+            return with_parts(state, self.whole)
+        if not _is_shared_out(state):
+            return state
+        with self.noticing():
+            return state.full_tensor().cpu()  # type: ignore[attr-defined] # a DTensor has it
+
+    def sharded(self, state: Any, like: Any) -> Any:
+        """Return a whole state with the tensors shared out as those of ``like`` that are DTensors."""
+        if isinstance(like, Mapping):
+            return {key: self.sharded(value, like.get(key)) for key, value in state.items()}
+        if not _is_shared_out(like):
+            return state
+        if not isinstance(state, torch.Tensor):
+            return with_parts(state, lambda part: self.sharded(part, like))
+        return _shared_out(state, like) if state.shape == like.shape else state
 
     def meet(self, step: int, *, is_due: bool = False) -> None:
         """Meet the other ranks, so often that it takes 1 % of the time and nobody waits more than a second."""
@@ -138,6 +165,17 @@ class ProcessGroup(Ranks):
         names = ", ".join(map(str, silent or others))
         message = f"rank {names} of {self.world_size} was killed, or does not answer: {str(error).splitlines()[0]}"
         return PeerError(message, hint="resume the run; look for a lack of memory on the machine of that rank")
+
+
+def _is_shared_out(tensor: Any) -> bool:
+    return hasattr(tensor, "full_tensor")  # a DTensor, whose module takes a second to import
+
+
+def _shared_out(tensor: torch.Tensor, like: Any) -> torch.Tensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh = like.device_mesh
+    return distribute_tensor(tensor.to(like.device), mesh, like.placements, src_data_rank=None)  # each rank has it
 
 
 def _is_of_peer(error: RuntimeError) -> bool:

@@ -61,6 +61,8 @@ class FiniteGuard:
         self._has_held = False
         self._num_skips = 0
         self._bad_loss = ""  # of this rank, which must not end a step that the others take
+        # A rank then sees only a part of the gradients.
+        self._is_shared_out = any(_is_shared_out(p) for group in run.optimizer.param_groups for p in group["params"])
         self.has_skipped = self.is_used = False
 
     def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:
@@ -92,17 +94,20 @@ class FiniteGuard:
         gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
         if not gradients:
             return True
+        if self._is_shared_out:
+            gradients = [own for gradient in gradients if (own := _values(gradient)).numel()]
         if not self._is_waiting:
-            norms = torch._foreach_norm(gradients, math.inf)  # noqa: SLF001 - torch's own clipping uses it; one call for all
-            self._note(torch.isfinite(torch.stack(norms)).all())
+            is_finite = torch.ones((), dtype=torch.bool, device=self._run.device)
+            if gradients:
+                norms = torch._foreach_norm(gradients, math.inf)  # noqa: SLF001 - torch's own clipping uses it; one call for all
+                is_finite = torch.isfinite(torch.stack(norms)).all().to(is_finite.device)
+            self._note(self._run.ranks.all(is_finite) if self._is_shared_out else is_finite)
             return True
-        if self._are_finite(gradients):
+        is_finite_here = not gradients or self._are_finite(gradients)
+        if self._run.ranks.all(torch.tensor(is_finite_here)).item() if self._is_shared_out else is_finite_here:
             self._num_skips = 0
             return True
-        bad_losses = self._run.ranks.gather(self._bad_loss)
-        self._bad_loss = ""
-        gradient = f"the gradient of {self._first_bad_gradient()} is not finite"
-        return self._refused(next(filter(None, bad_losses), gradient), None)
+        return self._refused(self._problem_of_ranks(), None)
 
     def held(self, update: Callable[[], object]) -> Callable[[], object]:
         """Return the optimizer's update, which if possible does nothing from the first bad step on."""
@@ -189,15 +194,29 @@ class FiniteGuard:
             "values in the data",
         )
 
+    def _problem_of_ranks(self) -> str:
+        """Return the first bad loss of a rank, or else the name of the first bad gradient."""
+        of_ranks = self._run.ranks.gather([self._bad_loss, self._first_bad_gradient()])
+        self._bad_loss = ""
+        losses, gradients = (list(filter(None, column)) for column in zip(*of_ranks, strict=True))
+        return losses[0] if losses else f"the gradient of {(*gradients, 'a parameter')[0]} is not finite"
+
     def _first_bad_gradient(self) -> str:
         for name, parameter in self._run.unwrapped_model.named_parameters():
             if parameter.grad is not None and not torch.isfinite(_values(parameter.grad)).all():
                 return repr(name)
-        return "a parameter"
+        return ""
 
 
-def _values(tensor: Tensor) -> Tensor:
-    return tensor.coalesce().values() if tensor.is_sparse else tensor
+def _values(tensor: Any) -> Tensor:
+    """Return the values that a tensor has: without the zeros of a sparse one, and the part of this rank if shared out."""
+    if _is_shared_out(tensor):
+        tensor = tensor.to_local()
+    return tensor.coalesce().values() if tensor.is_sparse else tensor  # type: ignore[no-any-return]
+
+
+def _is_shared_out(tensor: Any) -> bool:
+    return hasattr(tensor, "to_local")  # a DTensor
 
 
 def _can_skip(optimizer: Optimizer) -> bool:

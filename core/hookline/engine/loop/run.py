@@ -317,7 +317,7 @@ class Run:
         own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
         self._loop.parts.synchronize()
         progress = self._loop.progress.state_dict(self._position, self.ranks)
-        return copy.deepcopy(progress | own | component_state(self._loop.parts))
+        return self.ranks.whole(copy.deepcopy(progress | own | component_state(self._loop.parts)))  # type: ignore[no-any-return]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict`` of a run of the same config, before the first step.
@@ -336,7 +336,7 @@ class Run:
         absent = [choice.table for choice in self.config.plugins if not self._takes_part(choice)]
         plugins = {table: of_plugin for table, of_plugin in state["plugins"].items() if table not in absent}
         self._loop.host.states.load_state_dict(plugins)
-        load_component_state(self._loop.parts, state)
+        load_component_state(self._loop.parts, state, self.ranks)
         self._loop.progress.load_state_dict(state, self._position, self.ranks)
         self.summary.update(state["summary"])
         self.warnings[:] = state["warnings"]

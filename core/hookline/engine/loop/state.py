@@ -164,18 +164,21 @@ def weights_of(parts: Components | RunView) -> dict[str, Any]:
     }
 
 
-def load_component_state(parts: Components, state: Mapping[str, Any]) -> None:
+def load_component_state(parts: Components, state: Mapping[str, Any], ranks: Ranks) -> None:
     """Load a state returned by ``component_state``.
 
     Raises:
         ContractError: When the state belongs to a different model or optimizer.
     """
     try:
-        parts.unwrapped_model.load_state_dict(state["model"])
-        load_state_of_wrappers(parts.model, parts.unwrapped_model, state["wrappers"])
+        parts.unwrapped_model.load_state_dict(ranks.sharded(state["model"], parts.unwrapped_model.state_dict()))
+        wrappers = ranks.sharded(state["wrappers"], parts.model.state_dict())
+        load_state_of_wrappers(parts.model, parts.unwrapped_model, wrappers)
         if isinstance(parts.loss, nn.Module):
             parts.loss.load_state_dict(state["loss"])
         parts.optimizer.load_state_dict(state["optimizer"])
+        for parameter, of_parameter in parts.optimizer.state.items():
+            parts.optimizer.state[parameter] = ranks.sharded(of_parameter, parameter)
     except (KeyError, ValueError, RuntimeError) as error:
         hint = "resume with the config of the run that saved the state"
         raise ContractError(f"this state belongs to a different run: {error}", hint=hint) from error
