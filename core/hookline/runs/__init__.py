@@ -34,7 +34,15 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
-    "folder": ("RunFolder", "command_of", "folder_of", "give_command", "give_folder", "give_weights", "has_saved_weights"),
+    "folder": (
+        "RunFolder",
+        "command_of",
+        "folder_of",
+        "give_command",
+        "give_folder",
+        "give_weights",
+        "has_saved_weights",
+    ),
     "identity": ("commit_of", "identity_of"),
     "lock": (
         "Lock",

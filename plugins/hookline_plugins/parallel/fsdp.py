@@ -67,6 +67,7 @@ class FullyShardedDataParallel:
             # Sums, because each rank takes part in the loss by its number of examples or their weight.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo has nothing else
+            sharded.register_forward_hook(_reshard)
 
         @contextmanager
         def accumulating() -> Iterator[None]:
@@ -123,6 +124,14 @@ class FullyShardedDataParallel:
             hint = f"it has {', '.join(names)}" if names else "it has no modules within"
             raise ConfigError("parallel.wrap names modules that the model does not have", faults=faults, hint=hint)
         return [module for name, module in reversed(modules) if name in self.wrap]
+
+
+def _reshard(module: Any, _inputs: Any, _output: Any) -> None:
+    """Give up the gathered weights after an evaluation: elsewhere the backward pass does it."""
+    import torch
+
+    if not torch.is_grad_enabled():
+        module.reshard()
 
 
 def _broadcast(tensors: Iterable[Tensor]) -> None:
