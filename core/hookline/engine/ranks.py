@@ -22,6 +22,7 @@ class Ranks:
         world_size: Number of processes.
         asked: What this rank has asked for since they last met, with the reason.
         agreed: What any rank had asked for when they last met.
+        observers: Observers of the hooks of a run.
 
     Example:
         >>> ranks = Ranks()
@@ -34,6 +35,7 @@ class Ranks:
         self.world_size = 1
         self.asked: dict[str, str] = {}
         self.agreed: Mapping[str, str] = {}
+        self.observers: Sequence[Any] = ()
 
     @property
     def is_zero(self) -> bool:

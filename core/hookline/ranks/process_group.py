@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed import distributed_c10d as c10d
 
-from hookline.engine.errors import PeerError, error_text
+from hookline.engine import Member, Observer
+from hookline.engine.errors import PeerError, TrainingError, error_text
 from hookline.engine.ranks import Ranks
 from hookline.ranks.messages import from_bytes, to_bytes
 
@@ -55,6 +57,8 @@ class ProcessGroup(Ranks):
         self._next = 0
         self._met = time.perf_counter(), 0
         self._cost_s = 0.0
+        self._alone = _Watch()
+        self.observers = (self._alone,)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order: tensors, on the CPU, and plain values of any nesting."""
@@ -91,7 +95,12 @@ class ProcessGroup(Ranks):
 
     @contextmanager
     def noticing(self) -> Iterator[None]:
-        """Raise ``PeerError`` where torch.distributed reports that another rank is gone or does not answer."""
+        """Raise ``PeerError`` where torch.distributed reports that another rank is gone or does not answer.
+
+        Raises:
+            TrainingError: In a hook that only rank 0 calls, which would wait for the others in vain.
+        """
+        self._alone.check()
         try:
             yield
         except RuntimeError as error:
@@ -138,6 +147,42 @@ class ProcessGroup(Ranks):
         names = ", ".join(map(str, silent or others))
         message = f"rank {names} of {self.world_size} was killed, or does not answer: {str(error).splitlines()[0]}"
         return PeerError(message, hint="resume the run; look for a lack of memory on the machine of that rank")
+
+
+class _Watch(Observer):
+    """Remembers the hook that runs on rank 0 alone, and adapts metrics to several ranks."""
+
+    def __init__(self) -> None:
+        self._hook = ""
+
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - all are passed
+        """Call a hook."""
+        if self._hook or getattr(member.instance, "ranks", "all") != "zero":
+            return run()
+        self._hook = f"{hook!r} of {member.plugin}"
+        try:
+            return run()
+        finally:
+            self._hook = ""
+
+    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:  # noqa: ARG002 - all are passed
+        """Keep metrics of torchmetrics from adding up what all ranks have: each rank measures all predictions."""
+        for metric in result.values() if hook == "build_metrics" and isinstance(result, Mapping) else ():
+            for part in metric.modules() if isinstance(metric, nn.Module) else ():
+                if hasattr(part, "distributed_available_fn"):
+                    part.distributed_available_fn = bool  # False
+        return result
+
+    def check(self) -> None:
+        """Check that no such hook runs.
+
+        Raises:
+            TrainingError: When one does.
+        """
+        if self._hook:
+            message = f"{self._hook} asks all ranks for something, but only rank 0 has this plugin (ranks = 'zero')"
+            hint = "state_dict, evaluate and gather need every rank: remove ranks = 'zero' from its class"
+            raise TrainingError(message, hint=hint)
 
 
 def _is_of_peer(error: RuntimeError) -> bool:
