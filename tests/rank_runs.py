@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import DataSource, Run, load_config
 from hookline.engine import Ranks
@@ -24,6 +24,63 @@ def data(num: int = 47, num_classes: int = 0) -> DataSource:
     return DataSource(
         dataset, dataset, in_features=5, out_features=num_classes or 1, class_names=tuple("abc"[:num_classes])
     )
+
+
+class Items(Dataset[Any]):
+    """The examples of a dataset, one at a time."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+
+class Named(Items):
+    """Examples that are mappings."""
+
+    def __getitem__(self, index: int) -> Any:
+        inputs, target = self.dataset[index]
+        return {"x": inputs, "labels": target}
+
+
+class Stream(IterableDataset[Any]):
+    """A stream of the examples of a dataset."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self.dataset[index] for index in range(len(self.dataset))])
+
+
+class StreamWithState(Stream):
+    """One that says where it is."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self.next = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        while self.next < len(self.dataset):
+            self.next += 1
+            yield self.dataset[self.next - 1]
+        self.next = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.next = state["next"]
+
+
+def source(kind: type[Any], num: int = 47) -> DataSource:
+    """Return the examples of ``data`` as a dataset of another class, to train on."""
+    plain = data(num)
+    return DataSource(kind(plain.train), in_features=5, out_features=1)
 
 
 def run_of(ranks: Ranks | None, *, plugins: Any = None, num: int = 47, num_classes: int = 0, **tables: Any) -> Run:

@@ -80,8 +80,8 @@ class ProcessGroup(Ranks):
         asked = dict(self.asked)
         num_asked, num_steps = self.sum([len(asked), self._steps_to_next(begun, step) if self.is_zero else 0])
         if num_asked:
-            for one in reversed(self.gather(asked)):  # the reason of the first rank is that of all
-                self.agreed = {**self.agreed, **one}
+            for one in self.gather(asked):  # the reason of the first rank is that of all
+                self.agreed = {**self.agreed, **one, **self.agreed}
             for name in asked:
                 del self.asked[name]
         self._next = step + int(num_steps)

@@ -2,72 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
 
 from hookline import DataSource, hookimpl
 from hookline.engine import Ranks
-from rank_runs import by_hand, data, data_of, run_of, same, trained, weights
+from rank_runs import Items, Named, Stream, StreamWithState, by_hand, data_of, run_of, same, source, trained, weights
 from several import in_ranks
 
 SGD, ADAMW = {"use": "sgd", "lr": 0.1}, {"use": "adamw", "lr": 0.01}
-
-
-class Items(Dataset[Any]):
-    """The examples of a dataset, one at a time."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
-
-
-class Named(Items):
-    """Examples that are mappings."""
-
-    def __getitem__(self, index: int) -> Any:
-        inputs, target = self.dataset[index]
-        return {"x": inputs, "labels": target}
-
-
-class Stream(IterableDataset[Any]):
-    """A stream of the examples of a dataset."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self.dataset[index] for index in range(len(self.dataset))])
-
-
-class StreamWithState(Stream):
-    """One that says where it is."""
-
-    def __init__(self, dataset: Any) -> None:
-        super().__init__(dataset)
-        self.next = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        while self.next < len(self.dataset):
-            self.next += 1
-            yield self.dataset[self.next - 1]
-        self.next = 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"next": self.next}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self.next = state["next"]
 
 
 class OfNames(nn.Module):
@@ -88,11 +35,6 @@ class Reversed:
     def build_order(self, data: DataSource) -> Any:
         indices = torch.arange(len(data.train)).flip(0)  # type: ignore[arg-type]
         return lambda epoch: indices[:: min(epoch, 1)]
-
-
-def source(kind: type[Any], num: int = 47) -> DataSource:
-    plain = data(num)
-    return DataSource(kind(plain.train), in_features=5, out_features=1)
 
 
 def classes(target: Tensor) -> Tensor:
