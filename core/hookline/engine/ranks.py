@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from torch import nn
 
@@ -57,9 +58,9 @@ class Ranks:
     def meet(self, step: int, *, is_due: bool = False) -> None:
         """Meet the other ranks to learn what they ask for, if that is due after ``step``."""
 
-    def noticing(self) -> AbstractContextManager[Any]:
-        """Return a context in which the failure of another rank raises ``PeerError``."""
-        return nullcontext()
+    def fail(self, error: BaseException) -> BaseException:
+        """Tell the other ranks that this one ends with an error; return the error to raise, which may be of another."""
+        return error
 
 
 class Parallel(NamedTuple):

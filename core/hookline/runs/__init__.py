@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from hookline.runs.config_text import complete_toml
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
-    from hookline.runs.folder import RunFolder, command_of, folder_of, give_command, give_folder, has_saved_weights
+    from hookline.runs.folder import (
+        RunFolder,
+        command_of,
+        folder_of,
+        give_command,
+        give_folder,
+        has_saved_weights,
+        job_of,
+    )
     from hookline.runs.identity import commit_of, identity_of
     from hookline.runs.lock import Lock, make_lock, read_lock
     from hookline.runs.record import Attempt, BestValue, RunRecord
@@ -26,7 +34,7 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
-    "folder": ("RunFolder", "command_of", "folder_of", "give_command", "give_folder", "has_saved_weights"),
+    "folder": ("RunFolder", "command_of", "folder_of", "give_command", "give_folder", "has_saved_weights", "job_of"),
     "identity": ("commit_of", "identity_of"),
     "lock": (
         "Lock",
@@ -63,6 +71,7 @@ __all__ = [
     "give_folder",
     "has_saved_weights",
     "identity_of",
+    "job_of",
     "make_lock",
     "read_checkpoint",
     "read_lock",

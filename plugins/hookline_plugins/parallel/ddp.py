@@ -22,8 +22,8 @@ class DistributedDataParallel:
     """Data parallelism: each rank has the whole model, and its gradients become the sums over all ranks.
 
     It is ``torch.nn.parallel.DistributedDataParallel``, with sums in place of means, because each rank takes part in
-    the loss by its number of examples or their weight. Buffers, such as the statistics of batch normalization, are those
-    of rank 0, which the others get before an evaluation or a save.
+    the loss by its number of examples or their weight. Buffers, such as the statistics of batch normalization, are
+    those of rank 0, which the others get before an evaluation or a save.
 
     ``bucket_cap_mb``: the default is that of torch.
     """

@@ -45,7 +45,7 @@ class Counting:
     """A metric of another plugin that is a module: torchmetrics would add up the sums of all ranks."""
 
     @hookimpl
-    def build_metrics(self, run: RunView, data: DataSource) -> Any:  # noqa: ARG002 - see the hook
+    def build_metrics(self, run: RunView, data: DataSource) -> Any:
         import torchmetrics
 
         class Total(torchmetrics.SumMetric):

@@ -153,7 +153,12 @@ class Marked:
 
 def of_marked(value: float, **train: Any) -> dict[str, Any]:
     tables = {"evaluate_every_epochs": 0, "epochs": 1, **train}
-    return {"loss": "marked", "train": tables, "plugins": {"loss": Marked(value, 13)}}
+    return {
+        "loss": "marked",
+        "callbacks": {"try-first-batch": "off"},
+        "train": tables,
+        "plugins": {"loss": Marked(value, 13)},
+    }
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

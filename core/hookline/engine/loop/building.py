@@ -148,13 +148,7 @@ def build_parallel(site: Site) -> None:
     if parallel is None:
         message = f"a run of {ranks.world_size} ranks needs a plugin that implements build_parallel"
         raise ConfigError(message, hint="name one: parallel=ddp")
-    parts.model, parts.accumulating, synchronize = parallel
-
-    def synchronize_together() -> None:
-        with ranks.noticing():
-            synchronize()
-
-    parts.synchronize = synchronize_together
+    parts.model, parts.accumulating, parts.synchronize = parallel
 
 
 def build_optimizer(site: Site) -> None:

@@ -68,8 +68,7 @@ class Loop:
         host, run, position, step = self.host, self._run, self._position, self.parts.step
         on_step_end, evaluate_every = host.caller("on_step_end"), self._options.evaluate_every_steps
         logged, log_every = self.progress.logged, self._options.log_every_steps
-        is_shared = run.ranks.world_size > 1
-        has_save_points = self._notify_save_point is not None or is_shared
+        is_shared, has_listeners = run.ranks.world_size > 1, self._notify_save_point is not None
         outcome: Outcome = "failed"
         error: BaseException | None = None
         try:
@@ -96,7 +95,7 @@ class Loop:
                         self._log()
                     if evaluate_every and position.step % evaluate_every == 0:
                         self._evaluate(position.step // evaluate_every)
-                    if has_save_points:
+                    if is_shared or has_listeners:
                         self._save_point(is_last=False)
                     yield loss
                     if self._is_over():
@@ -287,6 +286,7 @@ class Loop:
         else:
             raised = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
             self.host.makers.attribute(raised)
+        raised = self._run.ranks.fail(raised)
         raised.add_note(str(position))
         return "failed", raised
 

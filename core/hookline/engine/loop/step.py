@@ -97,8 +97,7 @@ def shared_backward(backward: Callable[[Tensor], None], share: Share, run: RunVi
     is_checked = run.config.train.non_finite != "ignore"
 
     def backward_in_ranks(loss: Tensor) -> None:
-        with run.ranks.noticing():
-            backward(loss * (loss.detach() * 0 + share.fraction if is_checked else share.fraction))
+        backward(loss * (loss.detach() * 0 + share.fraction if is_checked else share.fraction))
 
     return backward_in_ranks
 
