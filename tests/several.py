@@ -55,7 +55,7 @@ def _work(folder: Path, rank: int, num_ranks: int, task: Callable[[ProcessGroup]
     try:
         result = task(ranks)
     except Exception as error:
-        ranks.tell(error)
-        result = {"error": type(error).__name__, "text": str(error), "trace": traceback.format_exc()}
+        told = ranks.fail(error)
+        result = {"error": type(told).__name__, "text": str(told), "trace": traceback.format_exc()}
     (folder / str(rank)).write_bytes(to_bytes(result))
     os._exit(0)  # another rank may be gone, so that no farewell is possible

@@ -33,7 +33,6 @@ JSON: Final[dict[str, Any]] = {"callbacks": {"json-lines": {}}}
 KEEP: Final[dict[str, Any]] = {"callbacks": {"run-folder": {}, "checkpoint": {}}}
 """Added by ``hookline train``, to save the run."""
 
-
 RANKS: Final[dict[str, Any]] = {"parallel": {"use": "ddp"}}
 """Added by commands that several processes carry out."""
 
@@ -41,6 +40,14 @@ RANKS: Final[dict[str, Any]] = {"parallel": {"use": "ddp"}}
 def named(name: str) -> dict[str, Any]:
     """Return the overrides of ``hookline train --name NAME``: the name of the run folder."""
     return {"callbacks.run-folder.name": name}
+
+
+def parent(config: RunConfig) -> Path | None:
+    """Return the folder in which ``hookline train`` makes the run folder; None if it makes none."""
+    for choice in config.plugins:
+        if choice.plugin.name == "run-folder":
+            return Path(choice.options["parent"])
+    return None
 
 
 def proving(config: RunConfig, parent: Path, every_steps: int) -> dict[str, Any]:

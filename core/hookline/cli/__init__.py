@@ -15,22 +15,25 @@ def main() -> None:
     from hookline.cli.arguments import CarriedError
     from hookline.cli.commands.main import hookline
     from hookline.cli.output import Output
-    from hookline.cli.ranks import is_zero
+    from hookline.cli.ranks import check_not_refused, is_said_elsewhere, leave, rank_of_command
     from hookline.cli.signals import INTERRUPTED
     from hookline.cli.streams import discard_unwritten, open_streams
     from hookline.engine.errors import HooklineError
     from hookline.engine.plugin.catalog import Catalog
 
     open_streams()
-    if not is_zero():
+    check_not_refused()
+    own_stdout, rank = sys.stdout, rank_of_command()
+    if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - rank 0 prints for all, until the end
-    output = Output(rank=0 if is_zero() else int(os.environ["RANK"]))
+    output = Output(rank=rank, is_silent=rank > 0)
     try:
         _check_working_folder()
         code = hookline.main(prog_name="hookline", standalone_mode=False, obj=output)
     except click.ClickException as usage:
-        usage.show()
         code = usage.exit_code
+        if not is_said_elsewhere(output, code):
+            usage.show()
     except (click.Abort, KeyboardInterrupt):
         output.note("interrupted")
         code = INTERRUPTED
@@ -38,16 +41,17 @@ def main() -> None:
         raise  # click exits this way after it has printed shell completions
     except BaseException as caught:  # noqa: BLE001 - every error becomes one message and an exit code
         error = caught.error if isinstance(caught, CarriedError) else caught
+        code = error.exit_code if isinstance(error, HooklineError) else 1
+        sys.stdout, output.is_silent = own_stdout, is_said_elsewhere(output, code)
         output.error(error)
         if not isinstance(error, HooklineError):
             # Damaged metadata can also break torch, which reads all entry points on import.
             for problem in Catalog.installed().problems:
                 output.note(f"  ({problem})")
-        code = error.exit_code if isinstance(error, HooklineError) else 1
         if output.traceback:
             output.note("".join(traceback.format_exception(error)).rstrip())
     discard_unwritten()
-    sys.exit(code)
+    leave(code)
 
 
 def _check_working_folder() -> None:

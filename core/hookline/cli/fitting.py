@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hookline.cli.arguments import choosing_words
+from hookline.cli.ranks import check_same_data, job
 from hookline.cli.signals import ending_by_signals, exit_code
+from hookline.engine.errors import PeerError
 from hookline.runs.folder import folder_of, give_command
 from hookline.runs.redaction import Redaction
 
@@ -81,15 +83,19 @@ shortcuts_option = click.option(
 def fit(output: Output, run: Run, observers: Observers) -> None:
     """Train a run to its end. An interrupted run exits with the exit code of its signal."""
     output.redaction = Redaction.of(run.config)
-    give_command(run, [Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    give_command(run, ["hookline" if name == "__main__.py" else name, *sys.argv[1:]], job())
+    check_same_data(run)
     while output.warnings:
         run.warn(output.warnings.pop(0))
     try:
         with ending_by_signals(run):
             run.fit()
     except Exception as error:
-        # As a note, so that the error itself is printed first.
-        if folder := folder_of(run):
+        if isinstance(error, PeerError):
+            _print_resume_hint(output, run)  # another rank may print the error
+        elif folder := folder_of(run):
+            # As a note, so that the error itself is printed first.
             error.add_note(_resume_hint(folder.path))
         raise
     except BaseException:

@@ -35,8 +35,9 @@ class Output:
         traceback: Show the traceback of an error.
         redaction: Removes the secrets of the command's config from everything that is printed.
         warnings: Warnings from before a run, to be given to it or printed at the end of the command.
-        rank: Number of this process among those of the command; those from 1 on print errors alone.
-        is_silent: Whether to print no error, because another process has.
+        rank: Number of this process among those of the command.
+        is_silent: Whether to print no notes and errors, because another of these processes does.
+        is_first: Whether this was the first of them to fail; None: they had not joined.
     """
 
     quiet: bool = False
@@ -46,6 +47,7 @@ class Output:
     warnings: list[str] = field(default_factory=list)
     rank: int = 0
     is_silent: bool = False
+    is_first: bool | None = None
 
     def line(self, text: str = "") -> None:
         """Print the lines of a result, with control characters escaped."""
@@ -62,7 +64,7 @@ class Output:
 
     def note(self, text: str, mark: str = "") -> None:
         """Print lines to standard error after a red ``mark``, with control characters escaped."""
-        if self.rank and not mark:
+        if self.is_silent:
             return
         # Nobody can be told that standard error is lost.
         with contextlib.suppress(OSError):
@@ -94,7 +96,7 @@ class Output:
             self.line("\n".join(text.rstrip() for text in rows_of_text))
 
     def error(self, error: BaseException) -> None:
-        """Print an error with its location, its hint and its notes."""
+        """Print an error with its location, its hint and its notes; of one that another process prints, nothing."""
         if self.is_silent:
             return
         text = self.redaction.text(_shortened(str(error) if isinstance(error, HooklineError) else error_text(error)))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from hookline.cli.output import Output
-from hookline.engine.errors import ConfigError, Fault
+from hookline.engine.errors import ConfigError, Fault, PluginError
+from hookline.ranks.launching import LAUNCHER, STORE
+from hookline.runs.search import run_of_job
 
 if TYPE_CHECKING:
+    from hookline.engine.loop.run import Run
     from hookline.engine.plugin.catalog import Catalog
     from hookline.engine.plugin.run_config import RunConfig
     from hookline.engine.ranks import Ranks
@@ -24,8 +28,15 @@ nproc_option = click.option(
 )
 """The option of commands that train, for several processes."""
 
-_TIMEOUT_S = 120.0
-"""Seconds after which a rank that does not answer is given up, unless the config says otherwise."""
+_START_S = 1800.0
+"""Seconds for which the ranks wait for one another until the first step has been taken: torch's own for gloo."""
+_TIMEOUT_S = 600.0
+"""Seconds for which they wait afterwards, unless the config says otherwise: torch's own for NCCL."""
+_REFUSED = "hookline-refused"
+_REFUSALS = (ConfigError.exit_code, PluginError.exit_code)
+"""Exit codes after which another attempt would end in the same way."""
+_RANKED = ("train", "resume")
+"""The commands that all ranks carry out."""
 
 
 def world_size() -> int:
@@ -33,9 +44,75 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
-def is_zero() -> bool:
-    """Return whether this process is rank 0, or alone."""
-    return world_size() == 1 or os.environ["RANK"] == "0"
+def rank_of_command() -> int:
+    """Return the number of this process among the ranks; 0: it is alone."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
+
+
+def leave_to_zero(command: str | None) -> None:
+    """End this process, unless it is rank 0 or the ranks carry out ``command`` together."""
+    if rank_of_command() and command not in _RANKED:
+        click.get_current_context().exit()
+
+
+def job() -> str:
+    """Return the name of the job of torchrun that this process belongs to, the same for all its attempts."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    folder = _folder_of_launcher()
+    return folder.name if name == "none" and folder else name  # torchrun's name for a job without one
+
+
+def earlier_attempt(ranks: Ranks, parent: Path | None) -> Path | None:
+    """Return the folder of the run that an earlier attempt of this job of torchrun has begun in ``parent``, if any."""
+    found = run_of_job(job(), parent) if parent and ranks.is_zero else None
+    attempts, [path, *_] = zip(*ranks.gather((_attempt(), str(found) if found else None)), strict=True)
+    return Path(path) if path and any(attempts) else None
+
+
+def _attempt() -> int:
+    """Return how often torchrun has started the ranks anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _folder_of_launcher() -> Path | None:
+    """Return the folder that what started the ranks made for them alone, and removes; None without one."""
+    if store := os.environ.get(STORE):
+        return Path(store).parent
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    return Path(error_file).parents[2] if error_file else None  # FOLDER/attempt_0/0/error.json
+
+
+def check_not_refused() -> None:
+    """Exit at once where torchrun starts ranks again whose command was refused.
+
+    The first attempt has said why.
+    """
+    folder = _folder_of_launcher()
+    if _attempt() and folder and (folder / _REFUSED).exists():
+        sys.exit(int((folder / _REFUSED).read_text()))
+
+
+def is_said_elsewhere(output: Output, code: int) -> bool:
+    """Return whether another rank says why this command ends; leave a note for the next attempt if it is refused."""
+    if output.is_first is False:
+        return True
+    folder = _folder_of_launcher()
+    if world_size() > 1 and folder and code in _REFUSALS:
+        try:
+            with (folder / _REFUSED).open("x") as file:
+                file.write(str(code))
+        except FileExistsError:
+            return output.is_first is None
+        except OSError:
+            return False
+    return False
+
+
+def leave(code: int) -> NoReturn:
+    """End this process."""
+    if code and world_size() > 1:
+        os._exit(code)  # torch would wait for ranks that are gone
+    sys.exit(code)
 
 
 def parallel_of_command(catalog: Catalog, num_ranks: int) -> dict[str, Any]:
@@ -44,72 +121,108 @@ def parallel_of_command(catalog: Catalog, num_ranks: int) -> dict[str, Any]:
 
 
 def launch_ranks(num_ranks: int) -> None:
-    """Start the ranks of this command, and exit with their exit code; do nothing for one, or in one of them."""
-    if num_ranks > 1 and world_size() == 1:
-        from hookline.ranks.launching import launch
+    """Start the ranks of this command, and exit with their exit code; do nothing for one, or in one of them.
 
-        click.get_current_context().exit(launch(num_ranks, sys.argv[1:]))
+    Raises:
+        ConfigError: When torchrun has started the ranks already.
+    """
+    if num_ranks == 1 or STORE in os.environ:
+        return
+    if world_size() > 1:
+        message = f"--nproc {num_ranks} cannot be combined with the {world_size()} ranks that were started"
+        raise ConfigError(message, hint="leave out --nproc, and give their number to torchrun: --nproc-per-node")
+    from hookline.ranks.launching import launch
+
+    click.get_current_context().exit(launch(num_ranks, sys.argv[1:]))
 
 
-@contextmanager
-def joined(output: Output, wanted: RunConfig | Sequence[str]) -> Iterator[Ranks | None]:
-    """Join the other ranks of this command, which must want the same; yield None if there are none.
+@contextlib.contextmanager
+def joined(output: Output, config: RunConfig | None) -> Iterator[Ranks | None]:
+    """Join the other ranks of this command, which must have the same config; yield None if there are none.
 
     A rank that fails tells the others, which end in silence.
+
+    Args:
+        output: Printer of the command.
+        config: The config; None is for one process.
 
     Raises:
         ConfigError: When their configs differ.
     """
-    if world_size() == 1:
+    if world_size() == 1 or config is None:
         yield None
         return
     from hookline.ranks.process_group import ProcessGroup
+    from hookline.ranks.watch import code_at_work, watching
 
-    with _process_group():
-        ranks = ProcessGroup()
+    setting = config.settings.get("parallel.timeout_s")
+    _join()
+    ranks = ProcessGroup(float(setting.value) if setting else _TIMEOUT_S, code_at_work)
+    launcher = os.environ.get(LAUNCHER) or ("TORCHELASTIC_RUN_ID" in os.environ and os.getppid())
+    with watching(ranks.tell_place, int(launcher) if launcher else None):
         try:
-            _check_same(ranks, wanted)
+            _check_same(ranks, _values_of(config), "configs", "give all ranks the same files and the same command")
             yield ranks
-        except BaseException as error:
-            is_first = ranks.tell(error)
-            output.is_silent = not is_first
-            raise
-
-
-@contextmanager
-def _process_group() -> Iterator[None]:
-    import torch
+        except BaseException as raised:
+            error = ranks.fail(raised)
+            output.is_first = ranks.is_first
+            if error is raised:
+                raise
+            raise error from raised
     import torch.distributed as dist
 
-    from hookline.ranks.launching import STORE
-
-    rank, num_ranks = int(os.environ["RANK"]), world_size()
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "cpu:gloo,cuda:nccl"
-    place: dict[str, Any] = {"rank": rank, "world_size": num_ranks, "timeout": timedelta(seconds=_TIMEOUT_S)}
-    if path := os.environ.get(STORE):
-        store: Any = torch.distributed
-        place["store"] = store.FileStore(path, num_ranks)
-    dist.init_process_group(backend, **place)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()  # not after an error: it can wait for a rank that is gone
 
 
-def _check_same(ranks: Ranks, wanted: RunConfig | Sequence[str]) -> None:
-    """Check that all ranks have the same config and plugins, or the same words.
+def check_same_data(run: Run) -> None:
+    """Check that all ranks have the same data and the same versions, and let them tell how far the run is.
 
     Raises:
         ConfigError: When they differ.
     """
-    if isinstance(wanted, Sequence):
-        own = {f"word {number}": word for number, word in enumerate(wanted, 1)}
-    else:
-        own = {key: repr(setting.value) for key, setting in wanted.settings.items()}
-        own |= {f"{choice.table} (plugin)": str(choice.plugin) for choice in wanted.plugins}
+    from hookline.ranks.watch import code_at_work
+    from hookline.runs.identity import identity_of
+
+    if run.ranks.world_size == 1:
+        return
+    run.ranks.place = lambda: f"epoch {run.epoch}, step {run.step}: {code_at_work()}"  # type: ignore[attr-defined] # a ProcessGroup
+    identity = identity_of(run)
+    own = {
+        f"{part}.{name}": repr(value)
+        for part in ("versions", "plugins", "code", "data")
+        for name, value in identity[part].items()
+    }
+    _check_same(run.ranks, own, "versions or data", "give all ranks the same data and the same environment")
+
+
+def _join() -> None:
+    """Make the process group of the ranks."""
+    import torch
+    import torch.distributed as dist
+
+    rank, num_ranks = rank_of_command(), world_size()
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    place: dict[str, Any] = {"rank": rank, "world_size": num_ranks, "timeout": timedelta(seconds=_START_S)}
+    if path := os.environ.get(STORE):
+        store: Any = torch.distributed
+        place["store"] = store.FileStore(path, num_ranks)
+    dist.init_process_group(backend, **place)
+
+
+def _values_of(config: RunConfig) -> dict[str, str]:
+    values = {key: repr(setting.value) for key, setting in config.settings.items()}
+    return values | {f"{choice.table} (plugin)": str(choice.plugin) for choice in config.plugins}
+
+
+def _check_same(ranks: Ranks, own: Mapping[str, str], what: str, hint: str) -> None:
+    """Check that all ranks have the same values.
+
+    Raises:
+        ConfigError: When they differ.
+    """
     first, *others = ranks.gather(own)
     faults = [
         Fault(f"{key!r} is {first.get(key, 'not set')} on rank 0, but {other.get(key, 'not set')} on rank {rank}")
@@ -118,4 +231,4 @@ def _check_same(ranks: Ranks, wanted: RunConfig | Sequence[str]) -> None:
         if first.get(key) != other.get(key)
     ]
     if faults:
-        raise ConfigError("the ranks have different configs", faults=faults, hint="give all ranks the same files")
+        raise ConfigError(f"the ranks have different {what}", faults=faults, hint=hint)

@@ -10,13 +10,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from hookline.ranks.launching import INTERRUPTED, TERMINATED
+
 if TYPE_CHECKING:
     from hookline.engine.loop.run import Run
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
-TERMINATED = 143
-"""Exit code after any other signal: 128 + SIGTERM."""
 
 _ENDING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 
@@ -85,6 +82,8 @@ class _Handler:
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         self._run.interrupt(name)
+        if not self._run.ranks.is_zero:
+            return
         text = f"{name}: ending the run after this step and saving its state; a second signal ends it at once\n"
         try:
             os.write(2, text.encode())

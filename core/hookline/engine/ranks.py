@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ class Ranks:
         world_size: Number of processes.
         asked: What this rank has asked for since they last met, with the reason.
         agreed: What any rank had asked for when they last met.
+        observers: Observers of the hooks of a run.
 
     Example:
         >>> ranks = Ranks()
@@ -34,6 +36,7 @@ class Ranks:
         self.world_size = 1
         self.asked: dict[str, str] = {}
         self.agreed: Mapping[str, str] = {}
+        self.observers: Sequence[Any] = ()
 
     @property
     def is_zero(self) -> bool:
@@ -56,7 +59,7 @@ class Ranks:
         """Return a state of any nesting in which each tensor that is shared out is gathered from all ranks."""
         return state
 
-    def sharded(self, state: Any, like: Any) -> Any:
+    def sharded(self, state: Any, like: Any) -> Any:  # noqa: ARG002 - several ranks need it
         """Return a whole state with the tensors shared out as those of ``like``.
 
         Args:
@@ -72,9 +75,9 @@ class Ranks:
     def meet(self, step: int, *, is_due: bool = False) -> None:
         """Meet the other ranks to learn what they ask for, if that is due after ``step``."""
 
-    def noticing(self) -> AbstractContextManager[Any]:
-        """Return a context in which the failure of another rank raises ``PeerError``."""
-        return nullcontext()
+    def fail(self, error: BaseException) -> BaseException:
+        """Tell the other ranks that this one ends with an error; return the error to raise, which may be of another."""
+        return error
 
 
 class Parallel(NamedTuple):

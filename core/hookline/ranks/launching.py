@@ -1,56 +1,162 @@
-"""The start of the ranks of a run on this machine, by the launcher of torch.distributed."""
+"""The start of the ranks of a command on this machine, each a process of its own."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+
+from hookline.engine.errors import PeerError
 
 STORE = "HOOKLINE_RANKS_STORE"
 """Environment variable with the file through which the ranks of one machine find each other: no port is open."""
+LAUNCHER = "HOOKLINE_RANKS_LAUNCHER"
+"""Environment variable with the ID of the process that started the ranks."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
+TERMINATED = 143
+"""Exit code after any other signal: 128 + SIGTERM."""
 
-_PEER_ERROR = 8
+_POLL_S = 0.05
+_CLOSE_S = 30.0
+"""Seconds in which a rank closes its plugins after another has failed, as torchrun gives."""
+_NOTICE_S = 3.0
+"""Seconds in which a rank notices that another has failed, unless it is within a long step."""
+_HANG_S = 1.0
+"""Seconds for which a rank is waited for that all others have given up."""
+_SECOND_S = 5.0
+"""Seconds from a second signal to the end."""
+
+
+def told_key(rank: int) -> str:
+    """Return the key of the store under which a rank tells why it ends."""
+    return f"failed/{rank}."  # so that 1 is not found in 11
 
 
 def launch(num_ranks: int, words: Sequence[str]) -> int:
     """Run ``hookline`` with these words in several processes, and return the exit code of the run.
 
     Signals are passed on. When a rank fails, the others are ended. The exit code is that of the rank that failed, and
-    8 if it was killed.
+    8 if it was killed or hangs.
 
     Args:
         num_ranks: Number of processes; the processors are shared out between them.
         words: The words of the command line.
-    """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say what happened
+    Raises:
+        PeerError: When a rank was killed, and no other is left to say so.
+    """
+    command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "hookline", *words]
     with tempfile.TemporaryDirectory(prefix="hookline-ranks-") as folder:
-        command = (*(["-P"] if sys.flags.safe_path else []), "-m", "hookline", *words)
-        context = start_processes(
-            name="hookline",
-            entrypoint=sys.executable,
-            args=dict.fromkeys(range(num_ranks), command),
-            envs={rank: _environment(rank, num_ranks, Path(folder) / "store") for rank in range(num_ranks)},
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )
-        with _passing_on(context):
-            while (result := context.wait(timeout=1, period=0.05)) is None:
-                pass
-        codes = [failure.exitcode for failure in result.failures.values()]
-    own = [code for code in codes if code > 0]
-    return next((code for code in own if code != _PEER_ERROR), _PEER_ERROR if codes else 0)
+        launched = _Launched(Path(folder) / "store")
+        with launched.passing_signals_on():
+            launched.start(command, num_ranks)
+            codes = launched.wait()
+        return _exit_code(codes, launched.signals)
+
+
+def _exit_code(codes: dict[int, int], signals: Sequence[int]) -> int:
+    """Return the exit code of the run from those of the ranks, in the order in which they ended."""
+    own = [code for code in codes.values() if code > 0]
+    if causes := [code for code in own if code != PeerError.exit_code]:
+        return causes[0]
+    killed = {rank: -code for rank, code in codes.items() if code < 0}
+    if killed and signals:
+        return INTERRUPTED if signals[0] == signal.SIGINT else TERMINATED
+    if killed and not own:
+        rank, number = next(iter(killed.items()))
+        message = f"rank {rank} of {len(codes)} was ended by {signal.Signals(number).name}"
+        raise PeerError(message, hint="look for a lack of memory on this machine; resume the run if it has begun")
+    return PeerError.exit_code if own else 0
+
+
+class _Launched:
+    """The processes of the ranks.
+
+    Attributes:
+        signals: The signals that were passed on.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._asked: set[int] = set()
+        self._second = float("inf")
+        self.signals: list[int] = []
+
+    def start(self, command: Sequence[str], num_ranks: int) -> None:
+        """Start the ranks; in groups of their own, so that Ctrl-C in a terminal reaches each only once."""
+        for rank in range(num_ranks):
+            environment = os.environ | _environment(rank, num_ranks, self._store)
+            process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603 - this very program
+            self._processes.append(process)
+            if self.signals:
+                break
+
+    def wait(self) -> dict[int, int]:
+        """Wait until all ranks have ended, and return their exit codes in that order, negative for a signal."""
+        codes: dict[int, int] = {}
+        failed_at = None
+        while len(codes) < len(self._processes):
+            for rank, process in enumerate(self._processes):
+                if rank not in codes and process.poll() is not None:
+                    codes[rank] = process.returncode
+            if any(codes.values()):
+                failed_at = failed_at or time.monotonic()
+                self._end_others(codes, time.monotonic() - failed_at)
+            if time.monotonic() > self._second + _SECOND_S:
+                self._send(signal.SIGKILL)
+            time.sleep(_POLL_S)
+        return codes
+
+    def _end_others(self, codes: dict[int, int], late_s: float) -> None:
+        """End the ranks that stay on: one that hangs soon, one that has noticed the failure only when it is stuck."""
+        is_cause_gone = any(code not in (0, PeerError.exit_code) for code in codes.values())
+        told = self._store.read_bytes() if self._store.exists() else b""
+        for rank in range(len(self._processes)):
+            if rank in codes:
+                continue
+            has_noticed = told_key(rank).encode() in told
+            if late_s > _CLOSE_S or (late_s > _HANG_S and not has_noticed and not is_cause_gone):
+                self._processes[rank].kill()
+            elif late_s > _NOTICE_S and not has_noticed and rank not in self._asked:
+                self._asked.add(rank)
+                self._processes[rank].terminate()
+
+    def _send(self, number: int) -> None:
+        for process in self._processes:
+            process.send_signal(number)
+
+    @contextmanager
+    def passing_signals_on(self) -> Iterator[None]:
+        """Pass the signals that end a run on to all ranks; after a second one, they are killed soon."""
+
+        def handler(number: int, _: FrameType | None) -> None:
+            if self.signals:
+                self._second = min(self._second, time.monotonic())
+            self.signals.append(number)
+            self._send(number)
+
+        names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+        numbers = [number for name in names if (number := getattr(signal, name, None)) is not None]
+        wanted = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, handler) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, earlier in before.items():
+                signal.signal(number, earlier)
 
 
 def _environment(rank: int, num_ranks: int, store: Path) -> dict[str, str]:
-    """Return the variables of a rank: those of torchrun, and the place of the store."""
+    """Return the variables of a rank: those of torchrun, the place of the store, and its launcher."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks}
     threads = max(len(os.sched_getaffinity(0)) // num_ranks, 1) if hasattr(os, "sched_getaffinity") else 1
     return {
@@ -58,24 +164,5 @@ def _environment(rank: int, num_ranks: int, store: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
         STORE: str(store),
+        LAUNCHER: str(os.getpid()),
     }
-
-
-@contextmanager
-def _passing_on(context: Any) -> Iterator[None]:
-    """Pass the signals that end a run on to all ranks."""
-
-    def handler(number: int, _: FrameType | None) -> None:
-        for process in context.pids().values():
-            try:
-                os.kill(process, number)
-            except ProcessLookupError:
-                continue
-
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)

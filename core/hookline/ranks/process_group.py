@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from torch.distributed import distributed_c10d as c10d
 from hookline.engine.errors import PeerError, error_text
 from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batch import with_parts
+from hookline.ranks.hook_watch import HookWatch
+from hookline.ranks.launching import told_key
 from hookline.ranks.messages import from_bytes, to_bytes
 
 _FRAME = 1024
@@ -24,8 +28,11 @@ _COST = 0.01
 """Share of the time that meetings may take."""
 _WAIT_S = 1.0
 """Seconds to the next meeting, at most."""
-_ANSWER_S = 3.0
+_ANSWER_S = 2.0
 """Seconds in which the other ranks notice that one is gone."""
+_SIGNS = ("gloo", "NCCL", "onnection closed", "Application timeout")
+_CLOSING_S = 0.2
+"""Seconds in which a rank that ends can tell why, after the first of its connections is closed."""
 
 
 class ProcessGroup(Ranks):
@@ -34,7 +41,11 @@ class ProcessGroup(Ranks):
     Messages go over gloo, whatever carries the gradients.
 
     Args:
-        store: Store through which a rank that fails tells the others; None: that of the process group.
+        timeout_s: Seconds for which a rank waits for another after the first step; None: as long as before it.
+        place: Returns the place of this process in the run, for the message of others that wait for it.
+
+    Attributes:
+        is_first: Whether this rank was the first to fail, so that it should say why.
 
     Raises:
         ValueError: When there is no process group: call ``torch.distributed.init_process_group`` first.
@@ -47,15 +58,18 @@ class ProcessGroup(Ranks):
         >>> dist.destroy_process_group()
     """
 
-    def __init__(self, store: Any = None) -> None:
+    def __init__(self, timeout_s: float | None = None, place: Callable[[], str] = lambda: "") -> None:
         super().__init__()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._group = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else dist.group.WORLD
-        found = store or c10d._get_default_store()  # noqa: SLF001 - torch has no public function for it
-        self._store = c10d.PrefixStore("hookline", found)
+        self._store = c10d.PrefixStore("hookline", c10d._get_default_store())  # noqa: SLF001 - torch has no public function for it
+        self._timeout_s, self.place = timeout_s, place
         self._next = 0
         self._met = time.perf_counter(), 0
         self._cost_s = 0.0
+        self._has_failed = self.is_first = False
+        self._watch = HookWatch()
+        self.observers = (self._watch,)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order: tensors, on the CPU, and plain values of any nesting."""
@@ -99,12 +113,16 @@ class ProcessGroup(Ranks):
         self.agreed = {}
         if not is_due and step < self._next:
             return
+        if self._timeout_s and step:
+            for group in {dist.group.WORLD, self._group}:
+                c10d._set_pg_timeout(timedelta(seconds=self._timeout_s), group)  # noqa: SLF001 - torch has no public one
+            self._timeout_s = None
         begun = time.perf_counter()
         asked = dict(self.asked)
         num_asked, num_steps = self.sum([len(asked), self._steps_to_next(begun, step) if self.is_zero else 0])
         if num_asked:
-            for one in reversed(self.gather(asked)):  # the reason of the first rank is that of all
-                self.agreed = {**self.agreed, **one}
+            for one in self.gather(asked):  # the reason of the first rank is that of all
+                self.agreed = {**self.agreed, **one, **self.agreed}
             for name in asked:
                 del self.asked[name]
         self._next = step + int(num_steps)
@@ -118,7 +136,15 @@ class ProcessGroup(Ranks):
 
     @contextmanager
     def noticing(self) -> Iterator[None]:
-        """Raise ``PeerError`` where torch.distributed reports that another rank is gone or does not answer."""
+        """Raise ``PeerError`` where torch.distributed reports that another rank is gone or does not answer.
+
+        Raises:
+            TrainingError: In a hook that only rank 0 calls.
+            PeerError: Also when this rank has told the others that it ends.
+        """
+        self._watch.check()
+        if self._has_failed:
+            raise PeerError("this rank has failed, and no longer talks to the others")
         try:
             yield
         except RuntimeError as error:
@@ -126,11 +152,23 @@ class ProcessGroup(Ranks):
                 raise
             raise self._peer_error(error) from error
 
-    def tell(self, error: BaseException) -> bool:
-        """Tell the other ranks that this one ends with an error; return whether it is the first to do so."""
+    def fail(self, error: BaseException) -> BaseException:
+        """Tell the other ranks that this one ends with an error; return the error to raise, which may be of another."""
+        if self._has_failed:
+            return error
+        if isinstance(error, RuntimeError) and _is_of_peer(error):
+            error = self._peer_error(error)
+        self._has_failed = True
         told = {"rank": self.rank, "host": platform.node(), "message": error_text(error)[:1000]}
-        self._store.set(f"failed/{self.rank}", json.dumps(told))
-        return bool(self._store.add("num_failed", 1) == 1)
+        self.is_first = True
+        with contextlib.suppress(RuntimeError):  # the store is gone, and with it the ranks that could read
+            self._store.set(told_key(self.rank), json.dumps(told))
+            self.is_first = bool(self._store.add("num_failed", 1) == 1)
+        return error
+
+    def tell_place(self) -> None:
+        """Tell the other ranks where this one stands."""
+        self._store.set(f"place/{self.rank}", self.place())
 
     def _gathered(self, data: bytes) -> list[bytes]:
         """Return the bytes of all ranks."""
@@ -150,21 +188,41 @@ class ProcessGroup(Ranks):
 
     def _peer_error(self, error: Exception) -> PeerError:
         """Return the error to raise, with the rank at fault: one that told, or one that does not answer."""
-        self._store.set(f"noticed/{self.rank}", "")
+        place = self.place()
         others = [rank for rank in range(self.world_size) if rank != self.rank]
+        reason = str(error).splitlines()[0].rpartition("] ")[2]
+        try:
+            self._store.set(f"noticed/{self.rank}", "")
+            silent = self._silent(others)
+            if isinstance(silent, PeerError):
+                return silent
+            told = [f"rank {rank} at {found}" for rank in silent if (found := self._told(f"place/{rank}"))]
+        except RuntimeError as lost:
+            silent, told, reason = others, [], f"{reason}; the store is gone: {str(lost).splitlines()[0]}"
+        names = ", ".join(map(str, silent or others))
+        where = f" at {place}" if place else ""
+        seen = f" (last seen standing still: {'; '.join(told)})" if told else ""
+        message = f"rank {names} of {self.world_size} was killed, or does not answer{where}{seen}: {reason}"
+        hint = "resume the run; look for a lack of memory on its machine; if it needs longer, raise parallel.timeout_s"
+        return PeerError(message, hint=hint)
+
+    def _silent(self, others: Sequence[int]) -> list[int] | PeerError:
+        """Return the ranks that do not notice a failure in time, or the error that one of them told."""
         end = time.monotonic() + _ANSWER_S
-        silent = others
-        while silent and time.monotonic() < end:
+        grace = time.monotonic() + _CLOSING_S
+        silent = list(others)
+        while time.monotonic() < (end if silent else min(end, grace)):
             for rank in others:
-                if self._store.check([f"failed/{rank}"]):
-                    told = json.loads(self._store.get(f"failed/{rank}"))
+                if text := self._told(told_key(rank)):
+                    told = json.loads(text)
                     if not told["message"].startswith(PeerError.__name__):
                         return PeerError(f"rank {rank} on {told['host']} failed: {told['message']}")
             silent = [rank for rank in others if not self._store.check([f"noticed/{rank}"])]
             time.sleep(0.05)
-        names = ", ".join(map(str, silent or others))
-        message = f"rank {names} of {self.world_size} was killed, or does not answer: {str(error).splitlines()[0]}"
-        return PeerError(message, hint="resume the run; look for a lack of memory on the machine of that rank")
+        return silent
+
+    def _told(self, key: str) -> str:
+        return self._store.get(key).decode() if self._store.check([key]) else ""
 
 
 def _is_shared_out(tensor: Any) -> bool:
@@ -180,4 +238,4 @@ def _shared_out(tensor: torch.Tensor, like: Any) -> torch.Tensor:
 
 def _is_of_peer(error: RuntimeError) -> bool:
     text = str(error)
-    return isinstance(error, dist.DistError) or any(sign in text for sign in ("gloo", "NCCL", "onnection closed"))
+    return isinstance(error, dist.DistError) or any(sign in text for sign in _SIGNS)

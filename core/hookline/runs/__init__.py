@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         give_folder,
         give_weights,
         has_saved_weights,
+        job_of,
     )
     from hookline.runs.identity import commit_of, identity_of
     from hookline.runs.lock import Lock, make_lock, read_lock
@@ -42,6 +43,7 @@ _HOME = {
         "give_folder",
         "give_weights",
         "has_saved_weights",
+        "job_of",
     ),
     "identity": ("commit_of", "identity_of"),
     "lock": (
@@ -80,6 +82,7 @@ __all__ = [
     "give_weights",
     "has_saved_weights",
     "identity_of",
+    "job_of",
     "make_lock",
     "read_checkpoint",
     "read_lock",

@@ -72,7 +72,8 @@ CONFIG, METRICS, LOG, MODEL, DATA = "config.toml", "metrics.jsonl", "log.txt", "
 DEBUG, ARTIFACTS = "debug", "artifacts"
 
 
-_SHARED, _COMMAND, _SAVED, _WEIGHTS = "run folder", "command", "has saved weights", "whole weights"
+_SHARED, _COMMAND, _JOB, _SAVED = "run folder", "command", "job", "has saved weights"
+_WEIGHTS = "whole weights"
 
 
 def has_saved_weights(run: RunView) -> bool:
@@ -95,9 +96,14 @@ def command_of(run: RunView) -> list[str]:
     return command
 
 
-def give_command(run: RunView, words: Sequence[str]) -> None:
-    """Give a run the command line that started it, to be recorded without secrets."""
-    run.shared[_COMMAND] = list(words)
+def give_command(run: RunView, words: Sequence[str], job: str = "") -> None:
+    """Give a run the command line that started it, to be recorded without secrets, and the name of its job."""
+    run.shared[_COMMAND], run.shared[_JOB] = list(words), job
+
+
+def job_of(run: RunView) -> str:
+    """Return the name of the job of a launcher that started a run; empty without one."""
+    return str(run.shared.get(_JOB, ""))
 
 
 def folder_of(run: RunView) -> RunFolder | None:

@@ -40,6 +40,7 @@ class Attempt(msgspec.Struct):
         outcome: How it ended; None likewise.
         error: The error that ended it, in one line.
         changes: Differences from the previous attempt.
+        job: Name of the job of torchrun that it belonged to; empty without one.
     """
 
     started: Moment
@@ -52,6 +53,7 @@ class Attempt(msgspec.Struct):
     outcome: Status | None = None
     error: str | None = None
     changes: list[str] = []
+    job: str = ""
 
 
 class BestValue(msgspec.Struct):

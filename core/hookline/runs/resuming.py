@@ -73,12 +73,13 @@ def resume(  # noqa: PLR0913 - each is a choice of its own
         added: dict[str, Any] = {
             label.removeprefix("callbacks."): {} for label, is_wanted in shown.items() if is_wanted
         }
+        strategy = (catalog or Catalog.installed()).default("ranks") if ranks.world_size > 1 else {}
         hidden = {label: OFF for label, is_wanted in shown.items() if not is_wanted}
         config = load_config(
             saved_config(path),
             overrides,
             plugins=plugins,
-            defaults={"callbacks": added},
+            defaults={"callbacks": added, **strategy},
             switches={SHOWN: hidden},
             catalog=catalog,
         )

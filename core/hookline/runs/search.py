@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def find_run(name: str | os.PathLike[str], parent: str | os.PathLike[str] = "run
     if not names:
         raise ConfigError(f"there is no run in {parent}", hint="hookline train makes one")
     raise ConfigError(f"there is no run {name!r} in {parent}", hint=_meant(name, names))
+
+
+def run_of_job(job: str, parent: Path) -> Path | None:
+    """Return the newest run that a job of torchrun has begun; None without one that can be resumed."""
+    if not job or not parent.is_dir():
+        return None
+    for name in reversed(run_names(parent)):
+        with contextlib.suppress(ConfigError):  # a folder of another program
+            attempts = read_record(parent / name).attempts
+            if attempts and attempts[-1].job == job and (parent / name / CONFIG).exists():
+                return parent / name
+    return None
 
 
 def _is_run_folder(name: str) -> bool:

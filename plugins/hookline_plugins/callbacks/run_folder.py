@@ -30,6 +30,7 @@ from hookline.runs import (
     folder_of,
     give_folder,
     identity_of,
+    job_of,
     redacted_word,
 )
 from hookline_plugins.callback_parts.event_text import EventText
@@ -208,7 +209,9 @@ class KeepRunFolder:
         changes = [] if self._is_new else self._redaction.messages(run.warnings)
         started, host = datetime.now(UTC), platform.node()
         command = [self._redaction.known(redacted_word(word)) for word in command_of(run)]
-        self._attempt = Attempt(started, command, host, os.getpid(), run.step, run.step, changes=changes)
+        self._attempt = Attempt(
+            started, command, host, os.getpid(), run.step, run.step, changes=changes, job=job_of(run)
+        )
         record.attempts = [*record.attempts, self._attempt]
         self._time_before_s = record.time_s
         record.identity = dict(identity_of(run))

@@ -24,7 +24,7 @@ from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.lazy_group import LazyCommand, LazyGroup
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step_lines
-from hookline.cli.ranks import joined, launch_ranks, nproc_option, parallel_of_command
+from hookline.cli.ranks import earlier_attempt, joined, launch_ranks, leave_to_zero, nproc_option, parallel_of_command
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError
@@ -40,7 +40,8 @@ from hookline.trials.switches import trial_values
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(package_name="hookline", message="%(prog)s %(version)s")
-def hookline() -> None:
+@click.pass_context
+def hookline(context: click.Context) -> None:
     """Train PyTorch models from plugins: data, model, loss, optimizer and callbacks.
 
     Without a config, `hookline train` fits a linear regression to synthetic data. Choose other plugins and options in a
@@ -48,6 +49,7 @@ def hookline() -> None:
 
         hookline train optimizer=adam optimizer.lr=0.01
     """
+    leave_to_zero(context.invoked_subcommand)
 
 
 hookline.lazy = {
@@ -123,6 +125,11 @@ def train(  # noqa: PLR0913 - a parameter for each option
     from hookline.engine.loop.run import Run
 
     with joined(output, config) as ranks, light_optimizer() if shortcuts and not ranks else nullcontext():
+        if ranks and (path := earlier_attempt(ranks, catalog.default("parent")(config))):
+            from hookline.cli.commands.runs import resume_and_fit
+
+            resume_and_fit(output, catalog, path, observers=observers, shortcuts=shortcuts, ranks=ranks)
+            return
         run = Run(config, observers=observers.active, shortcuts=shortcuts, ranks=ranks)
         fit(output, run, observers)
     is_saved = folder_of(run) is not None

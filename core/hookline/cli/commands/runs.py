@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +33,7 @@ from hookline.cli.printing.runs import (
     row_values,
     run_values,
 )
-from hookline.cli.ranks import joined, launch_ranks, nproc_option
+from hookline.cli.ranks import joined, launch_ranks, nproc_option, world_size
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
 from hookline.engine.errors import ConfigError, Fault, HooklineError
@@ -40,7 +41,7 @@ from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
 from hookline.runs.curves import Curve, metric_names, read_curves
-from hookline.runs.folder import CONFIG
+from hookline.runs.folder import CONFIG, saved_config
 from hookline.runs.listing import RunRow, checkpoint_rows, list_runs, row_of
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.redaction import Redaction
@@ -95,36 +96,64 @@ def resume(  # noqa: PLR0913, PLR0917 - a parameter for each option
     `best`. KEY=VALUE overrides its config, and makes it a different run from here on.
     """
     path = find_run(run, parent)
-    record = read_record(path)
-    if record.status in ("completed", "stopped") and not overrides:
-        if output.json:
-            output.event("finished", path=str(path.resolve()), status=record.status, step=record.step)
-        output.prose(f"{path.name} is {record.status} after {record.step} steps: nothing left to do")
-        output.prose(f"  = to train longer: hookline resume {run} train.epochs={2 * max(record.num_epochs, 1)}")
+    if _is_finished(output, run, path, overrides):
         return
-
+    config = None
+    if max(nproc, world_size()) > 1:
+        with _loading(output, path, overrides, catalog):
+            config = load_config(saved_config(path), overrides, defaults=catalog.default("ranks"), catalog=catalog)
     launch_ranks(nproc)
+    with joined(output, config) as ranks:
+        resume_and_fit(
+            output,
+            catalog,
+            path,
+            overrides,
+            allow_changed_data=allow_changed_data,
+            shortcuts=shortcuts,
+            ranks=ranks,
+            observers=observers,
+        )
+
+
+def _is_finished(output: Output, run: str, path: Path, overrides: Sequence[str]) -> bool:
+    """Return whether there is nothing left to do for a run, after a line that says so."""
+    record = read_record(path)
+    if record.status not in ("completed", "stopped") or overrides:
+        return False
+    if output.json:
+        output.event("finished", path=str(path.resolve()), status=record.status, step=record.step)
+    output.prose(f"{path.name} is {record.status} after {record.step} steps: nothing left to do")
+    output.prose(f"  = to train longer: hookline resume {run} train.epochs={2 * max(record.num_epochs, 1)}")
+    return True
+
+
+def resume_and_fit(
+    output: Output, catalog: Catalog, path: Path, overrides: Sequence[str] = (), *, observers: Observers, **options: Any
+) -> None:
+    """Resume a run, and train it to its end; the options are those of ``hookline.resume``."""
     from hookline.runs.resuming import resume as resume_run
 
-    shown = _shown_callbacks(output, catalog)
-    words = [str(path), *overrides]
-    with joined(output, words) as ranks, light_optimizer() if shortcuts and not ranks else contextlib.nullcontext():
-        with noting_missing_files(record), _kept_secret(output, path, overrides, catalog), watched_imports() as watch:
-            watch.before(f"the plugins of {path.name}")
-            resumed = resume_run(
-                path,
-                overrides,
-                catalog=catalog,
-                allow_changed_data=allow_changed_data,
-                observers=observers.active,
-                shown=shown,
-                shortcuts=shortcuts,
-                ranks=ranks,
-            )
+    if _is_finished(output, str(path), path, overrides):
+        return
+    is_light = options["shortcuts"] and not options["ranks"]
+    with light_optimizer() if is_light else contextlib.nullcontext():
+        shown = _shown_callbacks(output, catalog)
+        with _loading(output, path, overrides, catalog):
+            resumed = resume_run(path, overrides, catalog=catalog, observers=observers.active, shown=shown, **options)
         if output.json:
             output.event("resume", path=str(path.resolve()), epoch=resumed.epoch, step=resumed.step)
         output.prose(f"resuming {path} from step {resumed.step}\n")
         fit(output, resumed, observers)
+
+
+@contextlib.contextmanager
+def _loading(output: Output, path: Path, overrides: Sequence[str], catalog: Catalog) -> Iterator[None]:
+    """Load the config of a run: imports are watched, and its errors hold no secret."""
+    record = read_record(path)
+    with noting_missing_files(record), _kept_secret(output, path, overrides, catalog), watched_imports() as watch:
+        watch.before(f"the plugins of {path.name}")
+        yield
 
 
 @contextlib.contextmanager

@@ -163,7 +163,7 @@ def build_step(site: Site) -> None:
     parts, host, run = site.parts, site.host, site.run
     parts.backward = host.first_result("build_backward", run=run)
     if parts.share:
-        parts.backward = shared_backward(parts.backward, parts.share, run.ranks)
+        parts.backward = shared_backward(parts.backward, parts.share, run)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
     parts.reader = host.first_result("build_reader", run=run)

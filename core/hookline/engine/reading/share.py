@@ -12,6 +12,11 @@ from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batch import count_examples, part_of
 
 
+def rows_of(rank: int, world_size: int, size: int) -> slice:
+    """Return the rows of a batch of ``size`` examples that a rank takes."""
+    return slice(size * rank // world_size, size * (rank + 1) // world_size)
+
+
 class Share:
     """The part of the batches that a rank reads: some examples of each, or some batches as a whole.
 
@@ -48,9 +53,9 @@ class Share:
         rank, world_size = self._ranks.rank, self._ranks.world_size
         if self._in_turns:
             return slice(0, size) if number % world_size == rank else None
-        first, last = size * rank // world_size, size * (rank + 1) // world_size
-        self._sizes.append((last - first, size))
-        return slice(first, last) if last > first else slice(0, 1)
+        rows = rows_of(rank, world_size, size)
+        self._sizes.append((rows.stop - rows.start, size))
+        return rows if rows.stop > rows.start else slice(0, 1)
 
     def parts(self, batches: Iterator[Any], start: int = 0) -> Generator[Any]:
         """Yield the part of each batch to read; the first batch has the number ``start``."""
