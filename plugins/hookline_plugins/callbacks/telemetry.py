@@ -62,7 +62,7 @@ class Telemetry:
                 parameters = (parameter for group in run.optimizer.param_groups for parameter in group["params"])
                 gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
                 dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
-                run.log("gradient_norm", get_total_norm(dense))
+                run.log("gradient_norm", run.ranks.whole(get_total_norm(dense)))
             update()
 
         return observed_update

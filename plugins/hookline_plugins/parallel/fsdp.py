@@ -52,8 +52,7 @@ class FullyShardedDataParallel:
 
         from hookline.engine import Parallel
 
-        if self.cpu_offload and run.device.type == "cpu":
-            raise ConfigError("parallel.cpu_offload needs a GPU", hint="leave it out: parallel.cpu_offload=false")
+        self._check(run)
         mesh, wrapped = self._mesh(run), self._wrapped(model)
         _broadcast((*model.parameters(), *model.buffers()))
         for module in (*wrapped, model):
@@ -87,6 +86,19 @@ class FullyShardedDataParallel:
 
         if run.ranks.world_size > 1 and outcome in ("completed", "stopped"):
             give_weights(run)
+
+    def _check(self, run: RunView) -> None:
+        """Check that the run has what this strategy needs.
+
+        Raises:
+            ConfigError: When it has no GPU for ``cpu_offload``, or a plugin that needs whole weights.
+        """
+        if self.cpu_offload and run.device.type == "cpu":
+            raise ConfigError("parallel.cpu_offload needs a GPU", hint="leave it out: parallel.cpu_offload=false")
+        for member in run.members:
+            if getattr(member.instance, "needs_whole_weights", False):
+                message = f"{member.plugin} needs whole weights, but with fsdp each rank has a part of each"
+                raise ConfigError(message, hint="use another plugin, such as optimizer=adamw, or parallel=ddp")
 
     def _mesh(self, run: RunView) -> DeviceMesh:
         """Return the mesh of the ranks: one dimension, or two if there are several groups.
