@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed.fsdp
 
-from hookline import Run, RunView, hookimpl
+from hookline import Run, RunView, hookimpl, resume
 from hookline.engine import Ranks
+from hookline.runs import read_checkpoint
 from hookline.runs.disk.encoding import encode
+from hookline.trained import load_trained
+from rank_runs import data, run_of, same, weights
 from several import in_ranks
-from unit.ranks.test_training import run_of, same, weights
 
 FSDP: dict[str, Any] = {"use": "fsdp", "wrap": ["Linear"]}
 ADAMW = {"use": "adamw", "lr": 0.01}
@@ -189,9 +192,54 @@ def test_all_ranks_refuse_a_gradient_that_is_bad_on_one_of_them(policy: str) -> 
         ({"wrap": ["Linaer"]}, "'Linaer' is no class of a module in the model"),
         ({"data_parallel_shard_degree": 3}, "2 ranks cannot be 1 groups"),
         ({"cpu_offload": True}, "parallel.cpu_offload needs a GPU"),
+        ({}, "'muon' (hookline 0.1.0) needs whole weights"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(parallel: dict[str, Any], problem: str) -> None:
-    first, second = in_ranks(2, lambda ranks: run_of(ranks, parallel={"use": "fsdp", **parallel}).step)
+    optimizer = "sgd" if parallel else "muon"
+    tables = {"parallel": {"use": "fsdp", **parallel}, "optimizer": optimizer}
+    first, second = in_ranks(2, lambda ranks: run_of(ranks, **tables).step)
     assert first["error"] == second["error"] == "ConfigError"
     assert problem in first["text"]
+
+
+class AtRankZero:
+    """Passes a batch through the model, or asks for the weights, on rank 0 alone."""
+
+    ranks = "zero"
+
+    def __init__(self, ask: Callable[[RunView], object]) -> None:
+        self.ask = ask
+
+    @hookimpl
+    def on_evaluation_end(self, run: RunView) -> None:
+        self.ask(run)
+
+
+@pytest.mark.parametrize("ask", [lambda run: run.model(torch.ones(1, 5)), lambda run: run.ranks.whole(weights(run))])
+def test_what_rank_zero_does_alone_ends_with_an_error_in_place_of_waiting(ask: Callable[[RunView], object]) -> None:
+    plugins = {"callbacks.alone": AtRankZero(ask)}
+    first, second = in_ranks(2, lambda ranks: run_of(ranks, parallel=FSDP, plugins=plugins).fit().metrics)
+    assert first["error"] == "TrainingError"
+    assert "only rank 0 has this plugin" in first["text"]
+    assert second["error"] == "PeerError"
+
+
+def test_the_files_of_a_run_have_whole_weights_that_any_number_of_ranks_reads(tmp_path: Path) -> None:
+    callbacks = {"best": {"restore": True}, "run-folder": {"parent": str(tmp_path), "name": "it"}, "checkpoint": {}}
+    plugins = {"data": data()}
+
+    def trained(ranks: Ranks) -> Any:
+        run = run_of(ranks, parallel=FSDP, callbacks=callbacks)
+        run.fit()
+        ranks.gather(None)  # rank 0 has written the files
+        resumed = resume(tmp_path / "0001-it", {"train.epochs": 3}, plugins=plugins, ranks=ranks)
+        loaded = ranks.whole(weights(resumed))
+        resumed.fit()
+        return [ranks.whole(weights(run)), loaded, ranks.whole(weights(resumed))]
+
+    (best, loaded, resumed), second = in_ranks(2, trained)
+    assert is_equal([best, loaded, resumed], second)
+    saved = [read_checkpoint(path).state for path in (tmp_path / "0001-it/checkpoints").iterdir()]
+    assert any(same(loaded, state["model"]) for state in saved if state["step"] == 10)
+    assert same(resumed, load_trained(tmp_path / "0001-it", plugins=plugins).model.state_dict())
