@@ -24,6 +24,7 @@ class Ranks:
         asked: What this rank has asked for since they last met, with the reason.
         agreed: What any rank had asked for when they last met.
         observers: Observers of the hooks of a run.
+        readers: For each rank the number of the part of the data that it reads, from 0; empty: each reads its own.
 
     Example:
         >>> ranks = Ranks()
@@ -37,11 +38,22 @@ class Ranks:
         self.asked: dict[str, str] = {}
         self.agreed: Mapping[str, str] = {}
         self.observers: Sequence[Any] = ()
+        self.readers: Sequence[int] = ()
 
     @property
     def is_zero(self) -> bool:
         """Whether this is rank 0, which writes and prints for all."""
         return self.rank == 0
+
+    @property
+    def first_readers(self) -> Sequence[int]:
+        """For each part of the data the first rank that reads it."""
+        readers = self.readers or range(self.world_size)
+        return [readers.index(part) for part in range(max(readers) + 1)]
+
+    def part_of(self, rank: int) -> int:
+        """Return the number of the part of the data that a rank reads."""
+        return self.readers[rank] if self.readers else rank
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order: tensors and plain values of any nesting."""
@@ -89,9 +101,12 @@ class Parallel(NamedTuple):
             follow: its gradients stay on this rank until the last one.
         synchronize: Gives every rank the same buffers, before they are evaluated or saved.
         forwards_together: Whether all ranks must pass something through the model at the same time.
+        readers: For each rank the number of the part of the data that it reads, from 0: the same for ranks that compute
+            one forward pass together; empty: each reads its own.
     """
 
     model: nn.Module
     accumulating: Callable[[], AbstractContextManager[Any]] = nullcontext
     synchronize: Callable[[], object] = lambda: None
     forwards_together: bool = False
+    readers: Sequence[int] = ()

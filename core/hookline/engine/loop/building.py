@@ -148,7 +148,7 @@ def build_parallel(site: Site) -> None:
     if parallel is None:
         message = f"a run of {ranks.world_size} ranks needs a plugin that implements build_parallel"
         raise ConfigError(message, hint="name one: parallel=ddp")
-    parts.model, parts.accumulating, parts.synchronize, parts.forwards_together = parallel
+    parts.model, parts.accumulating, parts.synchronize, parts.forwards_together, ranks.readers = parallel
 
 
 def build_optimizer(site: Site) -> None:

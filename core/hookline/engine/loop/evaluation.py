@@ -86,7 +86,7 @@ def _measure(
 
     def evaluated(batch: Any) -> Any:
         num_examples = count_examples(batch)
-        first = num_read + ranks.rank * num_examples
+        first = num_read + ranks.part_of(ranks.rank) * num_examples
         try:
             loss, weight, prediction, target, numbers = evaluation(batch)
         except Exception as error:
@@ -122,7 +122,8 @@ def _in_order(
         last, batch = batch, next(batches, None)
         if batch is None and first:
             evaluated(first() if last is None else last)
-        of_all = ranks.gather(None if batch is None else evaluated(batch))
+        gathered = ranks.gather(None if batch is None else evaluated(batch))
+        of_all = [gathered[rank] for rank in ranks.first_readers]
         yield from (one for one in of_all if one is not None)
 
 

@@ -200,7 +200,7 @@ class FiniteGuard:
     def _error(self, problem: str, step: int, rank: int | None = None) -> NonFiniteError:
         indices = self._position.indices(step)
         if rank is not None:
-            indices = indices[rows_of(rank, self._run.ranks.world_size, len(indices))]
+            indices = indices[rows_of(self._run.ranks.part_of(rank), len(self._run.ranks.first_readers), len(indices))]
         shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
         examples = f"; its examples are {shown}" if indices else ""
         return NonFiniteError(

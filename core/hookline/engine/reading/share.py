@@ -21,7 +21,8 @@ class Share:
     """The part of the batches that a rank reads: some examples of each, or some batches as a whole.
 
     Of the ``n`` examples of a batch, rank ``r`` of ``W`` takes those from ``n * r // W`` to ``n * (r + 1) // W``. Where
-    these are none, it takes the first, without weight, so that all ranks take part in each step.
+    these are none, it takes the first, without weight, so that all ranks take part in each step. Ranks that read the
+    same part count as one.
 
     Args:
         ranks: The ranks.
@@ -50,7 +51,7 @@ class Share:
 
     def rows(self, number: int, size: int) -> slice | None:
         """Return the rows of batch ``number`` (from 0) of ``size`` examples to read; None: it is another's turn."""
-        rank, world_size = self._ranks.rank, self._ranks.world_size
+        rank, world_size = self._ranks.part_of(self._ranks.rank), len(self._ranks.first_readers)
         if self._in_turns:
             return slice(0, size) if number % world_size == rank else None
         rows = rows_of(rank, world_size, size)
@@ -75,7 +76,8 @@ class Share:
                 self.weight = own
                 if weigh is not count_examples:
                     self.weight = weigh(batch) if own else 0
-                    [total] = self._ranks.sum([float(self.weight)])
+                    is_first = self._ranks.rank in self._ranks.first_readers
+                    [total] = self._ranks.sum([float(self.weight) if is_first else 0.0])
                 self.fraction = self.weight / total if total else 0.0
                 yield batch
 
