@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hookline import NonFiniteError, RunView, hookimpl
 from hookline.engine import Ranks
-from rank_runs import by_hand, data, run_of, same, trained
+from rank_runs import by_hand, data, run_of, same, trained, weights
 from several import in_ranks
 
 FLOAT64 = {"dtype": "float64"}
@@ -37,11 +37,11 @@ LIKE_ONE_PROCESS: dict[str, dict[str, Any]] = {
     "early-stopping": {"train": {"epochs": 9}, "callbacks": {"early-stopping": {"patience": 2, "min_delta": 10.0}}},
     "early-stopping within an epoch": {
         "train": {"epochs": 9, "evaluate_every_steps": 2},
-        "callbacks": {"early-stopping": {"patience": 2, "min_delta": 10.0}},
+        "callbacks": {"early-stopping": {"patience": 1, "min_delta": 10.0}},
     },
     "best": {
-        "train": {"evaluate_every_steps": 2},
-        "optimizer": {"use": "sgd", "lr": 1.5},  # it diverges
+        "train": {"evaluate_every_steps": 2, "max_steps": 7},
+        "optimizer": {"use": "sgd", "lr": 0.6},  # it diverges
         "callbacks": {"best": {"restore": True}},
     },
     "freeze": {"callbacks": {"freeze": {"parameters": ["0.*"]}}},
@@ -95,7 +95,7 @@ def test_these_callbacks_and_options_do_the_same_on_several_ranks() -> None:
         assert same(first[name]["weights"], second[name]["weights"]), name
         for part, value in alone.items():
             assert is_close(first[name][part], value), (name, part, first[name][part], value)
-    assert first["early-stopping within an epoch"]["step"] == 8
+    assert first["early-stopping within an epoch"]["step"] == 4
     assert first["max_time_s"]["step"] == 0
 
 
@@ -116,24 +116,28 @@ def test_these_callbacks_have_the_bits_of_one_process_that_takes_the_parts_in_tu
 def test_all_ranks_have_the_same_scale_of_float16() -> None:
     """One rank alone has gradients that are infinite in float16, and all skip the update."""
 
-    def loss(prediction: Tensor, target: Tensor) -> Tensor:
-        return (prediction - target).square().mean() * torch.where(target.max() > 1.9, 3.0, 1.0)
+    def scales(ranks: Ranks) -> Any:
+        def loss(prediction: Tensor, target: Tensor) -> Tensor:
+            return (prediction - target).square().mean() * (100.0 if ranks.rank else 0.01)
 
-    def scales(ranks: Ranks | None) -> Any:
-        options: dict[str, Any] = {"plugins": {"loss": lambda: loss}, "loss": "own"}
-        run = run_of(ranks, callbacks={"mixed-precision": {"dtype": "float16"}}, **options)
-        state = []
-        for _ in run.steps():
-            mixed = next(member.instance for member in run.members if member.table == "callbacks.mixed-precision")
-            state.append(mixed.state_dict())  # type: ignore[attr-defined]
-        return [[one["scale"]["scale"], one["num_skipped"]] for one in state], {
-            name: value.clone() for name, value in run.unwrapped_model.state_dict().items()
-        }
+        callbacks = {"mixed-precision": {"dtype": "float16"}, "try-first-batch": "off"}
+        run = run_of(ranks, callbacks=callbacks, loss="own", plugins={"loss": lambda: loss}, optimizer="adamw")
+        [mixed] = [member.instance for member in run.members if member.table == "callbacks.mixed-precision"]
+        states = [mixed.state_dict() for _ in run.steps()]  # type: ignore[attr-defined]
+        return [state["scale"]["scale"] for state in states], weights(run)
 
     first, second = in_ranks(2, scales)
     assert first[0] == second[0]
     assert same(first[1], second[1])
-    assert len({scale for scale, _ in first[0]}) > 1
+    assert first[0][0] == 2.0**15 > first[0][-1] == first[0][-2]
+
+
+def test_a_loss_that_is_nan_ends_a_run_in_float16_too() -> None:
+    options = of_marked(math.nan)
+    options["callbacks"]["mixed-precision"] = {"dtype": "float16"}
+    for result in in_ranks(2, lambda ranks: trained(ranks, **options)):
+        assert result["error"] == "NonFiniteError", result
+        assert "the loss is nan on rank" in result["text"]
 
 
 class Marked:
@@ -152,11 +156,11 @@ class Marked:
 
 
 def of_marked(value: float, **train: Any) -> dict[str, Any]:
-    tables = {"evaluate_every_epochs": 0, "epochs": 1, **train}
+    """Return the options of a run with such a loss."""
     return {
-        "loss": "marked",
+        "train": {"evaluate_every_epochs": 0, "epochs": 1, **train},
         "callbacks": {"try-first-batch": "off"},
-        "train": tables,
+        "loss": "marked",
         "plugins": {"loss": Marked(value, 13)},
     }
 
@@ -224,14 +228,15 @@ def test_these_are_refused_before_anything_starts(name: str) -> None:
 
 
 def test_compile_gives_the_same_weights_and_evaluations() -> None:
-    compiled = {"callbacks": {"compile": {"backend": "eager"}}, "train": {"epochs": 1, "micro_batch_size": 3}}
+    plain: dict[str, Any] = {"num": 40, "train": {"epochs": 1, "micro_batch_size": 3, "eval_batch_size": 40}}
+    compiled = {**plain, "callbacks": {"compile": {"backend": "eager"}}}
 
     def task(ranks: Ranks) -> Any:
-        return outcome(ranks, compiled), outcome(ranks, {"train": compiled["train"]})
+        return outcome(ranks, compiled), outcome(ranks, plain)
 
-    (first, plain), _ = in_ranks(2, task)
-    assert is_close(first["weights"], plain["weights"])
-    assert is_close(first["history"], plain["history"])
+    (first, other), _ = in_ranks(2, task)
+    assert is_close(first["weights"], other["weights"])
+    assert is_close(first["history"], other["history"])
 
 
 class Logs:
