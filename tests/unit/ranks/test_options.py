@@ -279,7 +279,7 @@ def test_logged_values_are_those_of_all_ranks() -> None:
 def test_telemetry_has_the_loss_and_the_norm_of_the_gradient_of_all_ranks() -> None:
     def task(ranks: Ranks) -> Any:
         logs = Logs()
-        logs.on_step_end = None  # type: ignore[method-assign]
+        logs.on_step_end = None  # type: ignore[assignment]
         tables: dict[str, Any] = {"train": {"log_every_steps": 2, "epochs": 1, **FLOAT64}, "num": 40}
         run = run_of(ranks, callbacks={"telemetry": {}, "logs": {}}, plugins={"callbacks.logs": logs}, **tables)
         run.fit()

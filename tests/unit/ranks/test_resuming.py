@@ -37,7 +37,7 @@ class Net(nn.Module):
         self.layers = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
+        return self.layers(x)  # type: ignore[no-any-return]
 
 
 def resumable(ranks: Ranks | None, epochs: int = 12) -> tuple[Run, Logs]:
