@@ -14,7 +14,7 @@ from rank_runs import Stream, run_of, source
 from several import in_ranks
 
 NUMBERS = ["mae", "mse", "rmse", "r2", "max_error", "explained_variance"]
-CLASSES = ["accuracy", "balanced_accuracy", "precision", "recall", "f1", "confusion", "top_k_accuracy", "perplexity"]
+CLASSES = ["balanced_accuracy", "precision", "recall", "f1", "confusion", "top_k_accuracy", "perplexity"]
 
 
 class Normalized(nn.Module):
