@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "cli": ("trials", "trained", "testing", "ranks", "runs", "config", "engine", "shortcuts"),
     "trials": ("runs", "config", "engine", "shortcuts"),
     "trained": ("runs", "config", "engine"),
-    "testing": ("config", "engine"),
+    "testing": ("ranks", "config", "engine"),
     "ranks": ("runs", "engine"),
     "runs": ("config", "engine"),
     "config": ("engine",),

@@ -117,14 +117,14 @@ def by_hand(
     inputs, targets = (x.to(dtype) if x.is_floating_point() else x for x in data_of(run))
     for epoch in range(1, run.config.train.epochs + 1):
         order, size = run.batch_order(epoch), run.config.train.batch_size
-        for rows in order.split(len(order) if size == "all" else size):
+        for rows in torch.split(order, len(order) if size == "all" else size):
             optimizer.zero_grad()
             sums: list[Any] = []
             for rank in range(world_size):
                 of_rank = rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
                 for parameter in model.parameters():
                     parameter.grad = None
-                for part in of_rank.split(micro_batch_size) if len(of_rank) else ():
+                for part in torch.split(of_rank, micro_batch_size) if len(of_rank) else ():
                     value = loss(model(inputs[part]), targets[part])
                     if len(part) != len(of_rank):
                         value = value * (weigh(targets[part]) / weigh(targets[of_rank]))
@@ -139,7 +139,8 @@ def by_hand(
 def data_of(run: Run) -> tuple[Tensor, ...]:
     """Return the tensors of the training data of a run."""
     dataset: Any = run.data.train
-    return getattr(dataset, "dataset", dataset).tensors
+    tensors: tuple[Tensor, ...] = getattr(dataset, "dataset", dataset).tensors
+    return tensors
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # strategies and optimizers import it: here once for all forks
 import torch.distributed as dist
 
 from hookline.ranks import ProcessGroup
@@ -54,7 +55,7 @@ def _work(folder: Path, rank: int, num_ranks: int, task: Callable[[ProcessGroup]
     ranks = ProcessGroup()
     try:
         result = task(ranks)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told below
         told = ranks.fail(error)
         result = {"error": type(told).__name__, "text": str(told), "trace": traceback.format_exc()}
     (folder / str(rank)).write_bytes(to_bytes(result))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import multiprocessing
 import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,13 +17,16 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from msgspec import Meta
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from hookline import DataSource, Run, hookimpl
+from hookline import DataSource, Run, RunView, hookimpl
+from hookline.engine import Parallel
 from hookline.testing import RULES, Report, check_plugin, conformance
+from hookline.testing.checking import BoundCheck
 from hookline.testing.report import collecting
 
 
@@ -460,6 +465,96 @@ def grows_when_read() -> DataSource:
     return source(validation=Grows(1))
 
 
+# ---- strategies of several ranks ------------------------------------------------------------------------------------
+
+
+class SumsGradients:
+    """Sums each gradient over the ranks when it is complete."""
+
+    is_accumulating = False
+
+    @hookimpl
+    def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:
+        self.num_ranks = run.ranks.world_size
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self.add_others)
+        return Parallel(model, self.accumulating, lambda: [dist.broadcast(each, 0) for each in model.buffers()])
+
+    def add_others(self, parameter: Tensor) -> None:
+        if not self.is_accumulating:
+            dist.all_reduce(parameter.grad)
+
+    @contextmanager
+    def accumulating(self) -> Iterator[None]:
+        self.is_accumulating = True
+        yield
+        self.is_accumulating = False
+
+
+class ReturnsTheModel(SumsGradients):
+    """Returns a module alone."""
+
+    @hookimpl
+    def build_parallel(self, run: RunView, model: nn.Module) -> Any:
+        return super().build_parallel(run, model).model
+
+
+class AveragesGradients(SumsGradients):
+    """Averages the gradients over the ranks."""
+
+    def add_others(self, parameter: Tensor) -> None:
+        super().add_others(parameter)
+        if parameter.grad is not None and not self.is_accumulating:
+            parameter.grad /= self.num_ranks
+
+
+class SumsEachPart(SumsGradients):
+    """Sums the gradients after each part of a batch."""
+
+    @contextmanager
+    def accumulating(self) -> Iterator[None]:
+        yield
+
+
+class LeavesBuffers(SumsGradients):
+    """Leaves each rank its own buffers."""
+
+    @hookimpl
+    def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:
+        return super().build_parallel(run, model)._replace(synchronize=lambda: None)
+
+
+class CountsRanks(SumsGradients):
+    """Adds a buffer to the model."""
+
+    @hookimpl
+    def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:
+        model.register_buffer("num_ranks", torch.tensor(run.ranks.world_size))
+        return super().build_parallel(run, model)
+
+
+class EvaluatesDoubled(SumsGradients):
+    """Doubles the predictions of evaluations."""
+
+    @hookimpl
+    def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:
+        model.register_forward_hook(lambda model, _, output: output if model.training else 2 * output)
+        return super().build_parallel(run, model)
+
+
+class SumsOnce(SumsGradients):
+    """Sums the first gradient of each parameter alone."""
+
+    def __init__(self) -> None:
+        self.summed: list[Tensor] = []
+
+    def add_others(self, parameter: Tensor) -> None:
+        if not any(parameter is one for one in self.summed) and not self.is_accumulating:
+            self.summed.append(parameter)
+            super().add_others(parameter)
+
+
 # ---- callbacks ------------------------------------------------------------------------------------------------------
 
 
@@ -667,6 +762,18 @@ BREAKS = {
 }
 
 
+BREAKS_IN_RANKS = {
+    "works_in_ranks": ReturnsTheModel,
+    "sums_gradients": AveragesGradients,
+    "accumulates_gradients": SumsEachPart,
+    "synchronizes_buffers": LeavesBuffers,
+    "keeps_the_names": CountsRanks,
+    "evaluates_the_model": EvaluatesDoubled,
+    "trains_as_one": SumsOnce,
+}
+"""Strategies of which only one check runs, because each check forks."""
+
+
 @pytest.fixture(autouse=True)
 def _close_what_was_opened() -> Iterator[None]:
     yield
@@ -684,6 +791,47 @@ def test_a_check_finds_the_plugin_that_breaks_its_rule(
     report = report_of(case.kind, case.plugin, options=case.options)
     assert {name} <= report.failed.keys() <= {name, *case.also}, report.failed
     assert RULES[name] in report.failed[name]
+
+
+def checks_of_strategy(plugin: Any) -> dict[str, BoundCheck]:
+    return {bound.check.name: bound for bound in conformance("parallel", plugin).args[1]}
+
+
+@pytest.mark.parametrize("name", BREAKS_IN_RANKS)
+def test_a_check_in_ranks_finds_the_strategy_that_breaks_its_rule(name: str) -> None:
+    with pytest.raises(AssertionError) as found:
+        checks_of_strategy(BREAKS_IN_RANKS[name])[name]()
+    assert RULES[name] in str(found.value)
+
+
+def test_a_strategy_in_a_few_lines_passes_all_checks_and_leaves_no_process_group_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = check_plugin("parallel", SumsGradients)
+    assert list(report.skipped) == ["import_without_effect"]
+    assert BREAKS_IN_RANKS.keys() <= set(report.ran)
+    assert not dist.is_initialized()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_check_in_ranks_of_a_strategy_that_fails_there_refers_to_the_one_that_says_why() -> None:
+    with pytest.raises(pytest.skip.Exception, match="see works_in_ranks"):
+        checks_of_strategy(ReturnsTheModel)["sums_gradients"]()
+
+
+class LeavesAlone(SumsGradients):
+    """Ends the process of rank 1."""
+
+    def add_others(self, parameter: Tensor) -> None:
+        if dist.get_rank() == 1:
+            os._exit(1)
+        super().add_others(parameter)
+
+
+def test_a_check_names_the_rank_that_crashes() -> None:
+    with pytest.raises(AssertionError, match="rank 1 crashed"):
+        checks_of_strategy(LeavesAlone)["sums_gradients"]()
 
 
 class Keeps:
@@ -765,7 +913,7 @@ def test_a_state_that_comes_back_changed_is_found(state: Any, restored: Any) -> 
 
 
 def test_every_check_is_shown_to_fail() -> None:
-    assert {*BREAKS, *IMPORTS} == {*RULES}
+    assert {*BREAKS, *BREAKS_IN_RANKS, *IMPORTS} == {*RULES}
 
 
 # ---- the import of a module -----------------------------------------------------------------------------------------
@@ -817,6 +965,12 @@ def test_a_change_to_the_state_of_torch_is_found(tmp_path: Path, monkeypatch: py
     report = report_of("callback", plugin_in_a_module(tmp_path, "with_torch", effect, monkeypatch))
     message = report.failed["import_without_effect"]
     assert "torch's default dtype; it changes the state of torch's generator" in message
+
+
+def test_a_process_group_of_an_import_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    effect = "import torch.distributed as d; d.init_process_group('gloo', store=d.HashStore(), rank=0, world_size=1)"
+    report = report_of("parallel", plugin_in_a_module(tmp_path, "with_group", effect, monkeypatch))
+    assert "the process group of torch.distributed" in report.failed["import_without_effect"]
 
 
 def test_a_module_without_effect_passes_and_its_time_is_reported(

@@ -218,7 +218,17 @@ def test_a_fault_of_the_arguments_is_reported_cleanly(
     assert "\x1b" not in done.stderr
 
 
-@pytest.mark.parametrize("words", [("trian",), ("train", "--nope"), ("show", "model"), ("new", "modle", "x")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trian",),
+        ("train", "--nope"),
+        ("train", "--nproc", "0"),
+        ("resume", "1", "--nproc", "many"),
+        ("show", "model"),
+        ("new", "modle", "x"),
+    ],
+)
 def test_a_wrong_command_or_option_is_a_usage_error(hookline: Hookline, words: tuple[str, ...]) -> None:
     done = hookline(*words)
     assert done.returncode == 2

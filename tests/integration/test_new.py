@@ -24,6 +24,7 @@ NAMES = {
     "model": "residual",
     "loss": "log-cosh",
     "optimizer": "signum",
+    "parallel": "summed",
     "callback": "gradient-norm",
 }
 CACHE = ROOT / ".mypy_cache" / "new"

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource, Metric, Outcome, Predictor, Run, hookimpl
-from hookline.engine import Evaluated, Trial, count_examples
+from hookline.engine import Evaluated, Parallel, Trial, count_examples
 
 
 @dataclass
@@ -110,6 +110,14 @@ class SignSGD:
     @hookimpl
     def build_optimizer(self, model: nn.Module) -> Optimizer:
         return torch.optim.Rprop(model.parameters(), lr=self.lr)
+
+
+class Summed:
+    """A strategy of several ranks."""
+
+    @hookimpl
+    def build_parallel(self, run: Run, model: nn.Module) -> Parallel:
+        return Parallel(model, synchronize=lambda: run.ranks.gather(None))
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hookline
 from hookline import DataSource, Run, RunConfig, RunResult, load_config
-from hookline.engine import PluginChoice, TrainOptions
+from hookline.engine import PluginChoice, Ranks, TrainOptions
 from hookline.engine.plugin.run_config import Setting
 from hookline.runs import folder_of, identity_of
 
@@ -56,6 +56,10 @@ def check_run() -> None:
     assert_type(run.interrupt_reason, str | None)
     assert_type(identity_of(run), Mapping[str, Any])
     assert_type(run.evaluate(), Mapping[str, float])
+    assert_type(run.ranks, Ranks)
+    assert_type((run.ranks.rank, run.ranks.world_size, run.ranks.is_zero), tuple[int, int, bool])
+    assert_type(run.ranks.sum([0.5]), list[float])
+    assert_type(run.ranks.gather("here"), list[Any])
 
 
 def check_run_folder() -> None:

@@ -23,6 +23,7 @@ _OWN = {
         "adam": "optimizers.torch_optimizers:Adam",
         "adamw": "optimizers.torch_optimizers:AdamW",
     },
+    "parallel": {"ddp": "parallel.ddp:DistributedDataParallel"},
     "callback": {
         "try-first-batch": "callbacks.try_first_batch:TryFirstBatch",
         "json-lines": "callbacks.json_lines:JSONLines",

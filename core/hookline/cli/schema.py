@@ -30,7 +30,9 @@ def config_schema(catalog: Catalog) -> tuple[dict[str, Any], list[PluginError]]:
         "plugins": _table(options_of(PluginRules)),
     }
     for kind in SINGLE_KINDS:
-        properties[kind] = _plugin_table(plugins[kind], default.get(kind, {"use": ""})["use"])
+        properties[kind] = (
+            _plugin_table(plugins[kind], default[kind]["use"]) if kind in default else _optional_table(plugins[kind])
+        )
     properties["callbacks"] = _callbacks(plugins["callback"])
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -69,9 +71,16 @@ def _plugin_table(plugins: dict[str, tuple[Option, ...]], default: str, **more: 
     use = {"enum": sorted(plugins), "default": default, "description": "name of the plugin"}
     keys = {"use": use, **more}
     branches = [_branch(name, options, keys, is_default=name == default) for name, options in plugins.items()]
-    table = {"type": "object", "properties": keys, "allOf": branches}
+    table = {"type": "object", "properties": keys, **({"allOf": branches} if branches else {})}
     bare = sorted(name for name, options in plugins.items() if not any(option.is_required for option in options))
     return {"anyOf": [{"enum": bare}, table]}
+
+
+def _optional_table(plugins: dict[str, tuple[Option, ...]], **more: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a table that names its plugin, or is off."""
+    table = _plugin_table(plugins, "", **more)
+    table["anyOf"][1]["required"] = ["use"]
+    return {"anyOf": [*table["anyOf"], {"const": OFF}]}
 
 
 def _branch(name: str, options: tuple[Option, ...], keys: dict[str, Any], *, is_default: bool) -> dict[str, Any]:
@@ -85,8 +94,7 @@ def _callbacks(plugins: dict[str, tuple[Option, ...]]) -> dict[str, Any]:
     """Return the schema of ``[callbacks]``: each table is named after its plugin, unless ``use`` names another."""
     on_error = {"enum": list(get_args(OnError)), "default": "fail", "description": "what to do when it raises an error"}
     named = {name: _plugin_table(plugins, name, on_error=on_error) for name in plugins}
-    other = _plugin_table(plugins, "", on_error=on_error)
-    other["anyOf"][1]["required"] = ["use"]
-    for table in (*named.values(), other):
+    for table in named.values():
         table["anyOf"].append({"const": OFF})
+    other = _optional_table(plugins, on_error=on_error)
     return {"type": "object", "properties": named, "additionalProperties": other}

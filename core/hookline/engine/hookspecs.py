@@ -6,9 +6,9 @@ A plugin is an object with methods that are named like the functions below and m
 Shapes, throughout: ``B`` examples in a batch, ``I`` input features, ``O`` values predicted for an example.
 
 Build hooks are called once per run, in the order in which they are defined here. The plugins are called in the order of
-the config (data, model, loss, optimizer, then the callbacks), and the first result that is not None wins. Wrappers
-(``@hookimpl(wrapper=True)``, a generator that yields once and returns the result) compose in that same order: the first
-listed is the innermost.
+the config (data, model, loss, optimizer, parallel, then the callbacks), and the first result that is not None wins.
+Wrappers (``@hookimpl(wrapper=True)``, a generator that yields once and returns the result) compose in that same order:
+the first listed is the innermost.
 
 Event hooks are called on every plugin that implements them, in the order of the config; their results are ignored.
 ``@hookimpl(tryfirst=True)`` and ``trylast=True`` move an implementation to the front or to the end, for example to see

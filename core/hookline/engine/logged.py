@@ -85,7 +85,7 @@ class Logged:
         ended, self._epoch = self._epoch, {}
         return {f"{PREFIX}{name}": one.result() for name, one in ended.items()}
 
-    def state_dict(self) -> list[list[list[Any]]]:
+    def state_dict(self) -> list[_Rows]:
         """Return the values so far, such that the results after a resume are the same to the last bit."""
         return [_rows(self.pending), _rows(self._epoch)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -36,12 +37,16 @@ class HookWatch(Observer):
             modules = [metric for metric in result.values() if isinstance(metric, nn.Module)]
             for part in (part for metric in modules for part in metric.modules()):
                 if hasattr(part, "distributed_available_fn"):
-                    part.distributed_available_fn = bool  # False
+                    vars(part)["distributed_available_fn"] = bool  # False
         if hook == "build_parallel" and isinstance(result, Parallel) and not is_wrapper:
             if result.forwards_together:
                 result.model.register_forward_pre_hook(lambda *_: self.check())
-            return result._replace(synchronize=lambda: (self.check(), result.synchronize()))
+            return result._replace(synchronize=partial(self._together, result.synchronize))
         return result
+
+    def _together(self, synchronize: Callable[[], object]) -> None:
+        self.check()
+        synchronize()
 
     def check(self) -> None:
         """Check that every rank is here.

@@ -23,6 +23,7 @@ from hookline.testing import (
     checks_loss,
     checks_model,
     checks_optimizer,
+    checks_parallel,
     checks_resume,
 )
 from hookline.testing.kit import Check, Finding, ModelFactory, Subject, run_check
@@ -41,7 +42,7 @@ _MODULES: tuple[tuple[ModuleType, ...], ...] = (
     (checks_model,),
     (checks_loss,),
     (checks_optimizer,),
-    (),
+    (checks_parallel,),
     (checks_callback, checks_resume),
 )
 _CHECKS_OF = {

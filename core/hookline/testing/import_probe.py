@@ -132,6 +132,7 @@ def _state_of_torch() -> Mapping[str, Any]:
     return {
         "torch's number of threads": torch.get_num_threads(),
         "the state of torch's generator": torch.get_rng_state().tolist(),
+        "the process group of torch.distributed": torch.distributed.is_initialized(),
     }
 
 

@@ -43,6 +43,9 @@ ACCEPTED: list[dict[str, Any]] = [
     {"optimizer": {"use": "adam", "betas": [0.9, 0.99]}},
     {"model": {"use": "mlp", "hidden": [8, 8], "activation": "gelu"}},
     {"data": {"use": "csv", "path": "a.csv", "target": ["a", "b"]}},
+    {"parallel": "off"},
+    {"parallel": "ddp"},
+    {"parallel": {"use": "ddp", "bucket_cap_mb": 5}},
     {"callbacks": {}},
     {"callbacks": {"early-stopping": {}}},
     {"callbacks": {"early-stopping": {"patience": 2}, "json-lines": "off"}},
@@ -52,6 +55,9 @@ ACCEPTED: list[dict[str, Any]] = [
     {"callbacks": {"needy": {"room": "lab", "sizes": [1, 2]}}},
 ]
 REFUSED: list[dict[str, Any]] = [
+    {"parallel": {"bucket_cap_mb": 5}},
+    {"parallel": {"use": "ddp", "bucket_cap_mb": 0}},
+    {"parallel": "dpp"},
     {"modle": {}},
     {"train": {"epoch": 3}},
     {"train": {"epochs": "3"}},

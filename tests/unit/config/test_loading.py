@@ -444,7 +444,10 @@ def test_objects_for_tables_without_a_plugin_are_faults(catalog_with: MakeCatalo
     given = {"modle": Net(), "train": Net(), "callbacks.x": 5}
     assert faults_of(plugins=given, catalog=catalog_with()) == [
         "'modle' is not a plugin table\n  = did you mean 'model'?",
-        ("'train' is not a plugin table\n  = known: 'callbacks.NAME', 'data', 'loss', 'model', 'optimizer'"),
+        (
+            "'train' is not a plugin table\n"
+            "  = known: 'callbacks.NAME', 'data', 'loss', 'model', 'optimizer', 'parallel'"
+        ),
         "'callbacks.x.use': expected a plugin name, got 5",
     ]
 

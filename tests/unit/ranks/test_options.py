@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hookline import NonFiniteError, RunView, hookimpl
 from hookline.engine import Ranks
-from rank_runs import by_hand, data, run_of, same, trained
+from rank_runs import by_hand, data, run_of, same, trained, weights
 from several import in_ranks
 
 FLOAT64 = {"dtype": "float64"}
@@ -37,11 +37,11 @@ LIKE_ONE_PROCESS: dict[str, dict[str, Any]] = {
     "early-stopping": {"train": {"epochs": 9}, "callbacks": {"early-stopping": {"patience": 2, "min_delta": 10.0}}},
     "early-stopping within an epoch": {
         "train": {"epochs": 9, "evaluate_every_steps": 2},
-        "callbacks": {"early-stopping": {"patience": 2, "min_delta": 10.0}},
+        "callbacks": {"early-stopping": {"patience": 1, "min_delta": 10.0}},
     },
     "best": {
-        "train": {"evaluate_every_steps": 2},
-        "optimizer": {"use": "sgd", "lr": 1.5},  # it diverges
+        "train": {"evaluate_every_steps": 2, "max_steps": 7},
+        "optimizer": {"use": "sgd", "lr": 0.6},  # it diverges
         "callbacks": {"best": {"restore": True}},
     },
     "freeze": {"callbacks": {"freeze": {"parameters": ["0.*"]}}},
@@ -95,7 +95,7 @@ def test_these_callbacks_and_options_do_the_same_on_several_ranks() -> None:
         assert same(first[name]["weights"], second[name]["weights"]), name
         for part, value in alone.items():
             assert is_close(first[name][part], value), (name, part, first[name][part], value)
-    assert first["early-stopping within an epoch"]["step"] == 8
+    assert first["early-stopping within an epoch"]["step"] == 4
     assert first["max_time_s"]["step"] == 0
 
 
@@ -116,24 +116,28 @@ def test_these_callbacks_have_the_bits_of_one_process_that_takes_the_parts_in_tu
 def test_all_ranks_have_the_same_scale_of_float16() -> None:
     """One rank alone has gradients that are infinite in float16, and all skip the update."""
 
-    def loss(prediction: Tensor, target: Tensor) -> Tensor:
-        return (prediction - target).square().mean() * torch.where(target.max() > 1.9, 3.0, 1.0)
+    def scales(ranks: Ranks) -> Any:
+        def loss(prediction: Tensor, target: Tensor) -> Tensor:
+            return (prediction - target).square().mean() * (100.0 if ranks.rank else 0.01)
 
-    def scales(ranks: Ranks | None) -> Any:
-        options: dict[str, Any] = {"plugins": {"loss": lambda: loss}, "loss": "own"}
-        run = run_of(ranks, callbacks={"mixed-precision": {"dtype": "float16"}}, **options)
-        state = []
-        for _ in run.steps():
-            mixed = next(member.instance for member in run.members if member.table == "callbacks.mixed-precision")
-            state.append(mixed.state_dict())  # type: ignore[attr-defined]
-        return [[one["scale"]["scale"], one["num_skipped"]] for one in state], {
-            name: value.clone() for name, value in run.unwrapped_model.state_dict().items()
-        }
+        callbacks = {"mixed-precision": {"dtype": "float16"}, "try-first-batch": "off"}
+        run = run_of(ranks, callbacks=callbacks, loss="own", plugins={"loss": lambda: loss}, optimizer="adamw")
+        [mixed] = [member.instance for member in run.members if member.table == "callbacks.mixed-precision"]
+        states = [mixed.state_dict() for _ in run.steps()]  # type: ignore[attr-defined]
+        return [state["scale"]["scale"] for state in states], weights(run)
 
     first, second = in_ranks(2, scales)
     assert first[0] == second[0]
     assert same(first[1], second[1])
-    assert len({scale for scale, _ in first[0]}) > 1
+    assert first[0][0] == 2.0**15 > first[0][-1] == first[0][-2]
+
+
+def test_a_loss_that_is_nan_ends_a_run_in_float16_too() -> None:
+    options = of_marked(math.nan)
+    options["callbacks"]["mixed-precision"] = {"dtype": "float16"}
+    for result in in_ranks(2, lambda ranks: trained(ranks, **options)):
+        assert result["error"] == "NonFiniteError", result
+        assert "the loss is nan on rank" in result["text"]
 
 
 class Marked:
@@ -152,11 +156,11 @@ class Marked:
 
 
 def of_marked(value: float, **train: Any) -> dict[str, Any]:
-    tables = {"evaluate_every_epochs": 0, "epochs": 1, **train}
+    """Return the options of a run with such a loss."""
     return {
-        "loss": "marked",
+        "train": {"evaluate_every_epochs": 0, "epochs": 1, **train},
         "callbacks": {"try-first-batch": "off"},
-        "train": tables,
+        "loss": "marked",
         "plugins": {"loss": Marked(value, 13)},
     }
 
@@ -181,19 +185,28 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_its_rank_and_its_ex
     assert indices == batch[len(batch) * rank // 2 : len(batch) * (rank + 1) // 2]
 
 
-@pytest.mark.parametrize(("value", "policy"), [(math.nan, "skip"), (math.inf, "skip"), (math.inf, "ignore")])
-def test_the_other_policies_do_what_they_do_in_one_process(value: float, policy: str) -> None:
-    options = of_marked(value, non_finite=policy, epochs=2, evaluate=[], evaluate_every_epochs=1)
-    try:
-        alone = outcome(None, options)
-    except Exception as error:  # noqa: BLE001 - compared below
-        alone = {"error": type(error).__name__}
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_is_skipped_by_all_ranks(value: float) -> None:
+    options = of_marked(value, non_finite="skip", epochs=2, evaluate=[], evaluate_every_epochs=1)
+    alone = outcome(None, options)
     first, second = in_ranks(2, lambda ranks: outcome(ranks, options))
-    assert first.get("error") == second.get("error") == alone.get("error")
-    if "error" not in alone:
-        assert same(first["weights"], second["weights"])
-        assert is_close(first["weights"], alone["weights"])
-        assert len(first["warnings"]) == len(alone["warnings"])
+    assert same(first["weights"], second["weights"])
+    assert is_close(first["weights"], alone["weights"])
+    assert is_close(first["history"], alone["history"])
+    assert len(first["warnings"]) == len(alone["warnings"]) == 2
+
+
+def test_a_loss_that_is_ignored_changes_no_gradient() -> None:
+    """An infinite loss with finite gradients, up to the end of the epoch, whose mean loss is infinite."""
+
+    def task(ranks: Ranks) -> Any:
+        run = run_of(ranks, **of_marked(math.inf, non_finite="ignore", **FLOAT64))
+        steps = run.steps()
+        return [[next(steps).step, weights(run)] for _ in range(5)]
+
+    alone, (first, second) = task(Ranks()), in_ranks(2, task)
+    assert is_close(first, alone)
+    assert all(same(one, other) for (_, one), (_, other) in zip(first, second, strict=True))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -224,14 +237,15 @@ def test_these_are_refused_before_anything_starts(name: str) -> None:
 
 
 def test_compile_gives_the_same_weights_and_evaluations() -> None:
-    compiled = {"callbacks": {"compile": {"backend": "eager"}}, "train": {"epochs": 1, "micro_batch_size": 3}}
+    plain: dict[str, Any] = {"num": 40, "train": {"epochs": 1, "micro_batch_size": 3, "eval_batch_size": 40}}
+    compiled = {**plain, "callbacks": {"compile": {"backend": "eager"}}}
 
     def task(ranks: Ranks) -> Any:
-        return outcome(ranks, compiled), outcome(ranks, {"train": compiled["train"]})
+        return outcome(ranks, compiled), outcome(ranks, plain)
 
-    (first, plain), _ = in_ranks(2, task)
-    assert is_close(first["weights"], plain["weights"])
-    assert is_close(first["history"], plain["history"])
+    (first, other), _ = in_ranks(2, task)
+    assert is_close(first["weights"], other["weights"])
+    assert is_close(first["history"], other["history"])
 
 
 class Logs:
@@ -244,7 +258,7 @@ class Logs:
     def on_step_end(self, run: RunView) -> None:
         rank = run.ranks.rank
         for reduce in ("mean", "sum", "max", "last"):
-            run.log(reduce, 10.0 * run.step + rank, reduce=reduce)  # type: ignore[arg-type]
+            run.log(reduce, 10.0 * run.step + rank, reduce=reduce)
         if rank:
             run.log("of rank 1", 1.0)
 
@@ -274,7 +288,7 @@ def test_logged_values_are_those_of_all_ranks() -> None:
 def test_telemetry_has_the_loss_and_the_norm_of_the_gradient_of_all_ranks() -> None:
     def task(ranks: Ranks) -> Any:
         logs = Logs()
-        logs.on_step_end = None  # type: ignore[method-assign]
+        logs.on_step_end = None  # type: ignore[assignment]
         tables: dict[str, Any] = {"train": {"log_every_steps": 2, "epochs": 1, **FLOAT64}, "num": 40}
         run = run_of(ranks, callbacks={"telemetry": {}, "logs": {}}, plugins={"callbacks.logs": logs}, **tables)
         run.fit()

@@ -263,8 +263,8 @@ def init(
 def new(output: Output, kind: str, name: str, folder: Path | None) -> None:
     """Create a distribution with one plugin.
 
-    The plugin is of KIND (data, model, loss, optimizer or callback) and called NAME. The distribution has code, tests
-    and settings, and is ready to install.
+    The plugin is of KIND (data, model, loss, optimizer, parallel or callback) and called NAME. The distribution has
+    code, tests and settings, and is ready to install.
     """
     import shlex
     from importlib.metadata import version as version_of

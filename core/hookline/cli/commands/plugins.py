@@ -55,8 +55,8 @@ def plugins() -> None:
 def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: bool) -> None:
     """List the installed plugins, without importing any.
 
-    KIND is data, model, loss, optimizer or callback. The column "state" refers to the run that `hookline train` would
-    train with CONFIG and KEY=VALUE.
+    KIND is data, model, loss, optimizer, parallel or callback. The column "state" refers to the run that `hookline
+    train` would train with CONFIG and KEY=VALUE.
     """
     kind, words = (words[0], words[1:]) if words and words[0] in KINDS else (None, words)
     path, overrides = split_words(words)
@@ -144,9 +144,9 @@ def check_plugins(
 ) -> None:
     """Check plugins, each in a separate process.
 
-    Checks the import, the hooks, the options and the contract of the kind. Give KIND (data, model, loss, optimizer or
-    callback) and NAME, with the options that the plugin requires, or --all. data=NAME checks it with the data of this
-    data plugin, and data.KEY=VALUE sets an option of it.
+    Checks the import, the hooks, the options and the contract of the kind. Give KIND (data, model, loss, optimizer,
+    parallel or callback) and NAME, with the options that the plugin requires, or --all. data=NAME checks it with the
+    data of this data plugin, and data.KEY=VALUE sets an option of it.
     """
     from hookline.testing.inspection import inspect_plugin
 
@@ -187,7 +187,7 @@ def _inspection_row(entry: Entry, catalog: Catalog, inspection: Inspection) -> l
 def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
     """Show a plugin and its options.
 
-    KIND is data, model, loss, optimizer or callback. Also prints the lines to paste into a config.
+    KIND is data, model, loss, optimizer, parallel or callback. Also prints the lines to paste into a config.
     """
     from hookline.engine.plugin.plugin import load_plugin
     from hookline.runs.config_text import option_lines, to_toml

@@ -268,8 +268,8 @@ class Batches:
         for number, first in enumerate(range(self.num_used(epoch, start), len(order), size), start):
             part = share.rows(number, len(order[first : first + size])) if share else slice(0, size)
             if part:
-                indices, repeats = (values[first : first + size][part] for values in of_examples)
-                yield Rows(epoch, number, indices, repeats, part.start)
+                rows, earlier = (values[first : first + size][part] for values in of_examples)
+                yield Rows(epoch, number, rows, earlier, part.start)
 
     def _checked(self, order: Any) -> Tensor:
         num_examples = _length(self._dataset, self._name)
