@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import ConfigError, Fault, hookimpl
-from hookline.engine import did_you_mean
+from hookline.engine import did_you_mean, with_parts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,6 +56,7 @@ class FullyShardedDataParallel:
         mesh, wrapped = self._mesh(run), self._wrapped(model)
         _broadcast((*model.parameters(), *model.buffers()))
         for module in (*wrapped, model):
+            module.register_forward_hook(_own_memory)
             sharded: Any = fully_shard(
                 module,
                 mesh=mesh,
@@ -136,6 +137,13 @@ class FullyShardedDataParallel:
             hint = f"it has {', '.join(names)}" if names else "it has no modules within"
             raise ConfigError("parallel.wrap names modules that the model does not have", faults=faults, hint=hint)
         return [module for name, module in reversed(modules) if name in self.wrap]
+
+
+def _own_memory(_module: Any, _inputs: Any, output: Any) -> Any:
+    """Return the output of a module with tensors of their own: a loss that changed a view would pass torch's hooks by."""
+    if not hasattr(output, "requires_grad"):
+        return with_parts(output, lambda part: _own_memory(None, None, part))
+    return output.clone() if output.requires_grad and output._is_view() else output  # noqa: SLF001 - torch's own check
 
 
 def _reshard(module: Any, _inputs: Any, _output: Any) -> None:
