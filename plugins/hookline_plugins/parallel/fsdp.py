@@ -48,7 +48,7 @@ class FullyShardedDataParallel:
     @hookimpl
     def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:
         """Share the model out."""
-        from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
         from hookline.engine import Parallel
 
@@ -63,7 +63,6 @@ class FullyShardedDataParallel:
                 reshard_after_forward=None if self.reshard_after_forward else False,  # None: not the whole model
                 offload_policy=CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy(),
             )
-            assert isinstance(sharded, FSDPModule), "it changes the class of the module"
             # Sums, because each rank takes part in the loss by its number of examples or their weight.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo has nothing else

@@ -197,7 +197,7 @@ def test_all_ranks_refuse_a_gradient_that_is_bad_on_one_of_them(policy: str) -> 
 )
 def test_options_that_do_not_fit_are_refused(parallel: dict[str, Any], problem: str) -> None:
     optimizer = "sgd" if parallel else "muon"
-    tables = {"parallel": {"use": "fsdp", **parallel}, "optimizer": optimizer}
+    tables: dict[str, Any] = {"parallel": {"use": "fsdp", **parallel}, "optimizer": optimizer}
     first, second = in_ranks(2, lambda ranks: run_of(ranks, **tables).step)
     assert first["error"] == second["error"] == "ConfigError"
     assert problem in first["text"]

@@ -117,7 +117,7 @@ def _in_order(
         yield from map(evaluated, batches)
         return
     of_all: list[Any] = []
-    batch = None
+    batch: Any = None
     while None not in of_all:
         last, batch = batch, next(batches, None)
         if batch is None and first:
