@@ -139,7 +139,7 @@ class FullyShardedDataParallel:
 
 
 def _own_memory(_module: Any, _inputs: Any, output: Any) -> Any:
-    """Return the output of a module with tensors of their own: a loss that changed a view would pass torch's hooks by."""
+    """Return an output whose tensors are no views: a loss that changed a view in place would pass torch's hooks by."""
     if not hasattr(output, "requires_grad"):
         return with_parts(output, lambda part: _own_memory(None, None, part))
     return output.clone() if output.requires_grad and output._is_view() else output  # noqa: SLF001 - torch's own check
