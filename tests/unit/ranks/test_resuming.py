@@ -98,7 +98,7 @@ def inexact_steps(ranks: Ranks, steps: range) -> tuple[list[int], int]:
 
 
 def test_a_run_of_two_ranks_resumes_exactly_within_an_interval_an_epoch_and_between_them() -> None:
-    for result in in_ranks(2, lambda ranks: inexact_steps(ranks, range(1, 61, 7))):
+    for result in in_ranks(2, lambda ranks: inexact_steps(ranks, range(1, 61, 13))):
         assert "error" not in result, result
         wrong, num_logged = result
         assert wrong == []
