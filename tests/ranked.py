@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,8 +88,10 @@ class Command:
 
     def __init__(self, folder: Path, *words: str, **environment: str) -> None:
         self.folder = folder
+        self._ended = False
         self._begun = time.monotonic()
-        self._streams = [folder / f"std{name}-{time.monotonic_ns()}" for name in ("out", "err")]
+        number = f"{time.monotonic_ns()}"
+        self._streams = [folder / f"{name}-{number}.txt" for name in ("out", "err")]
         torch.set_num_threads(1)
         sys.stdout.flush()
         self.pid = os.fork()
@@ -95,15 +99,21 @@ class Command:
             return
         os.chdir(folder)
         os.setpgid(0, 0)
-        for number, path in enumerate(self._streams, 1):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        for descriptor, path in enumerate(self._streams, 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
         subprocess.Popen = Forked  # type: ignore[misc] # the only program that it starts is this one
         run_command(words, {**os.environ, **environment})
 
     def ranks(self) -> list[int]:
         """Return the IDs of the processes of the ranks, in their order."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return sorted(map(int, children))
+        with contextlib.suppress(OSError):  # it has ended
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            return sorted(map(int, children))
+        return []
+
+    def is_running(self) -> bool:
+        """Return whether it has not ended yet."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
     def wait_for(self, happens: Callable[[], Any]) -> Any:
         """Wait until something happens while the command runs; return it."""
@@ -123,14 +133,22 @@ class Command:
         self._begun = time.monotonic()
         os.kill(pid or self.pid, number)
 
+    def kill(self) -> None:
+        """Kill it, and its ranks, unless it has ended."""
+        if not self._ended:
+            for pid in (*self.ranks(), self.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._ended = True
+
     def end(self) -> Ended:
         """Wait for the end."""
         limit = time.monotonic() + HANG_S
         while (found := os.waitpid(self.pid, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > limit:
-                os.kill(self.pid, signal.SIGKILL)
-                raise AssertionError(f"it hangs: {[path.read_text() for path in self._streams]}")
+            assert time.monotonic() < limit, [path.read_text() for path in self._streams]
             time.sleep(0.01)
+        self._ended = True
         took_s = time.monotonic() - self._begun
         out, err = (path.read_text() for path in self._streams)
         return Ended(os.waitstatus_to_exitcode(found[1]), out, err, took_s)
@@ -148,13 +166,47 @@ def record_of(folder: Path) -> RunRecord:
     return msgspec.json.decode(path.read_bytes(), type=RunRecord)
 
 
-@contextlib.contextmanager
-def ended_at_last(*commands: Command) -> Iterator[None]:
-    """Kill what still runs at the end of a test."""
-    try:
-        yield
-    finally:
-        for command in commands:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(command.pid, signal.SIGKILL)
-                os.waitpid(command.pid, 0)
+def listening_addresses(pid: int) -> list[str]:
+    """Return the addresses at which a process listens for connections by TCP."""
+    own = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    found: list[str] = []
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in own:
+                address = local.partition(":")[0]
+                found.append(".".join(str(byte) for byte in reversed(bytes.fromhex(address))))
+    return found
+
+
+class TorchrunJob:
+    """What torchrun does on one machine: it starts the ranks, each with its variables, and starts them again."""
+
+    def __init__(self, folder: Path, num_ranks: int = 2) -> None:
+        self._folder, self._num_ranks, self._num_attempts = folder, num_ranks, 0
+        self._own = Path(tempfile.mkdtemp(prefix="none_", dir=folder))
+
+    def attempt(self, *words: Sequence[str], folders: Sequence[Path] = ()) -> list[Ended]:
+        """Start the ranks, each with the last words that there are for it, and wait for their end."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        commands = []
+        for rank in range(self._num_ranks):
+            place = self._own / f"attempt_{self._num_attempts}" / str(rank)
+            place.mkdir(parents=True)
+            env = {
+                "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self._num_ranks, "LOCAL_WORLD_SIZE": self._num_ranks,
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo",
+                "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": self._num_attempts,
+                "TORCHELASTIC_ERROR_FILE": place / "error.json",
+            }  # fmt: skip
+            folder = folders[rank] if folders else self._folder
+            values = {name: str(value) for name, value in env.items()}
+            commands.append(Command(folder, *words[min(rank, len(words) - 1)], **values))
+        self._num_attempts += 1
+        try:
+            return [command.end() for command in commands]
+        finally:
+            for command in commands:
+                command.kill()

@@ -55,8 +55,8 @@ def _work(folder: Path, rank: int, num_ranks: int, task: Callable[[ProcessGroup]
     ranks = ProcessGroup()
     try:
         result = task(ranks)
-    except Exception as error:  # noqa: BLE001 - told below
-        told = ranks.fail(error)
-        result = {"error": type(told).__name__, "text": str(told), "trace": traceback.format_exc()}
+    except Exception as raised:  # noqa: BLE001 - it is the result
+        error = ranks.fail(raised)
+        result = {"error": type(error).__name__, "text": str(error), "trace": traceback.format_exc()}
     (folder / str(rank)).write_bytes(to_bytes(result))
     os._exit(0)  # another rank may be gone, so that no farewell is possible

@@ -21,7 +21,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reliability import broken_disks, crashes, crowds, embedded, kills, power, strangers, traced
+from reliability import broken_disks, crashes, crowds, embedded, kills, power, ranks, strangers, traced
 
 Part = Callable[[Path], dict[str, Any]]
 
@@ -48,6 +48,11 @@ LONG: dict[str, Part] = {
     "values of wrong kinds in the files of a run": lambda f: strangers.wrong_kinds(f, 1),
     "something else in the place of an entry of a run folder": strangers.strange_entries,
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 1000),
+    "signals to ranks and their launcher at any time": lambda f: ranks.signals_at_any_time(f, 200),
+    "kills of ranks and their launcher at any time": lambda f: ranks.kills_of_ranks_at_any_time(f, 100),
+    "a kill of each rank in each phase": ranks.kills_in_each_phase,
+    "a rank that hangs": ranks.hangs,
+    "a second signal while a rank hangs": ranks.second_signals,
 }
 QUICK: dict[str, Part] = LONG | {
     "a kill on entry to each operation on a file of a run": lambda f: kills.kill_points(
@@ -68,6 +73,9 @@ QUICK: dict[str, Part] = LONG | {
     "a reader during saves": lambda f: crowds.reading_during_saves(f, 100),
     "values of wrong kinds in the files of a run": lambda f: strangers.wrong_kinds(f, 67),
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 8, num_before=4),
+    "signals to ranks and their launcher at any time": lambda f: ranks.signals_at_any_time(f, 3),
+    "kills of ranks and their launcher at any time": lambda f: ranks.kills_of_ranks_at_any_time(f, 3),
+    "a kill of each rank in each phase": lambda f: ranks.kills_in_each_phase(f, ["step"]),
 }
 del QUICK["a kill on entry to each system call of a save"]
 # All points of a save, without the training around it.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hookline.cli.output import Output
 
 
 def main() -> None:
@@ -18,8 +22,6 @@ def main() -> None:
     from hookline.cli.ranks import check_not_refused, is_said_elsewhere, leave, rank_of_command
     from hookline.cli.signals import INTERRUPTED
     from hookline.cli.streams import discard_unwritten, open_streams
-    from hookline.engine.errors import HooklineError
-    from hookline.engine.plugin.catalog import Catalog
 
     open_streams()
     check_not_refused()
@@ -37,21 +39,33 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         output.note("interrupted")
         code = INTERRUPTED
-    except SystemExit:
-        raise  # click exits this way after it has printed shell completions
+    except SystemExit as end:  # a signal, or click after it has printed shell completions
+        if not isinstance(end.code, int):
+            raise
+        code = end.code
     except BaseException as caught:  # noqa: BLE001 - every error becomes one message and an exit code
-        error = caught.error if isinstance(caught, CarriedError) else caught
-        code = error.exit_code if isinstance(error, HooklineError) else 1
-        sys.stdout, output.is_silent = own_stdout, is_said_elsewhere(output, code)
-        output.error(error)
-        if not isinstance(error, HooklineError):
-            # Damaged metadata can also break torch, which reads all entry points on import.
-            for problem in Catalog.installed().problems:
-                output.note(f"  ({problem})")
-        if output.traceback:
-            output.note("".join(traceback.format_exception(error)).rstrip())
+        sys.stdout = own_stdout
+        code = _report(output, caught.error if isinstance(caught, CarriedError) else caught)
     discard_unwritten()
     leave(code)
+
+
+def _report(output: Output, error: BaseException) -> int:
+    """Print an error, unless another rank does, and return its exit code."""
+    from hookline.cli.ranks import is_said_elsewhere
+    from hookline.engine.errors import HooklineError
+    from hookline.engine.plugin.catalog import Catalog
+
+    code = error.exit_code if isinstance(error, HooklineError) else 1
+    output.is_silent = is_said_elsewhere(output, code)
+    output.error(error)
+    if not isinstance(error, HooklineError):
+        # Damaged metadata can also break torch, which reads all entry points on import.
+        for problem in Catalog.installed().problems:
+            output.note(f"  ({problem})")
+    if output.traceback:
+        output.note("".join(traceback.format_exception(error)).rstrip())
+    return code
 
 
 def _check_working_folder() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hookline.cli.output import Output
+from hookline.cli.signals import ended_at_once
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.ranks.launching import LAUNCHER, STORE
 from hookline.runs.search import run_of_job
@@ -159,7 +160,7 @@ def joined(output: Output, config: RunConfig | None) -> Iterator[Ranks | None]:
     _join()
     ranks = ProcessGroup(float(setting.value) if setting else _TIMEOUT_S, code_at_work)
     launcher = os.environ.get(LAUNCHER) or ("TORCHELASTIC_RUN_ID" in os.environ and os.getppid())
-    with watching(ranks.tell_place, int(launcher) if launcher else None):
+    with watching(ranks.tell_place, int(launcher) if launcher else None), ended_at_once():
         try:
             _check_same(ranks, _values_of(config), "configs", "give all ranks the same files and the same command")
             yield ranks
@@ -185,7 +186,7 @@ def check_same_data(run: Run) -> None:
 
     if run.ranks.world_size == 1:
         return
-    run.ranks.place = lambda: f"epoch {run.epoch}, step {run.step}: {code_at_work()}"  # type: ignore[attr-defined] # a ProcessGroup
+    run.ranks.place = lambda error: f"epoch {run.epoch} after {run.step} steps, {code_at_work(error)}"  # type: ignore[attr-defined] # a ProcessGroup
     identity = identity_of(run)
     own = {
         f"{part}.{name}": repr(value)

@@ -42,7 +42,7 @@ class ProcessGroup(Ranks):
 
     Args:
         timeout_s: Seconds for which a rank waits for another after the first step; None: as long as before it.
-        place: Returns the place of this process in the run, for the message of others that wait for it.
+        place: Returns the place of this process in the run, or that of an error, for messages.
 
     Attributes:
         is_first: Whether this rank was the first to fail, so that it should say why.
@@ -58,7 +58,9 @@ class ProcessGroup(Ranks):
         >>> dist.destroy_process_group()
     """
 
-    def __init__(self, timeout_s: float | None = None, place: Callable[[], str] = lambda: "") -> None:
+    def __init__(
+        self, timeout_s: float | None = None, place: Callable[[BaseException | None], str] = lambda _: ""
+    ) -> None:
         super().__init__()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._group = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else dist.group.WORLD
@@ -70,6 +72,7 @@ class ProcessGroup(Ranks):
         self._has_failed = self.is_first = False
         self._watch = HookWatch()
         self.observers = (self._watch,)
+        self._seen = self._told_place = ""
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order: tensors, on the CPU, and plain values of any nesting."""
@@ -167,8 +170,12 @@ class ProcessGroup(Ranks):
         return error
 
     def tell_place(self) -> None:
-        """Tell the other ranks where this one stands."""
-        self._store.set(f"place/{self.rank}", self.place())
+        """Tell the other ranks where this one stands, if it has stood there before; meant to be called every second."""
+        before, self._seen = self._seen, self.place(None)
+        still = self._seen if self._seen == before else ""
+        if still != self._told_place:
+            self._told_place = still
+            self._store.set(f"place/{self.rank}", still)
 
     def _gathered(self, data: bytes) -> list[bytes]:
         """Return the bytes of all ranks."""
@@ -188,23 +195,24 @@ class ProcessGroup(Ranks):
 
     def _peer_error(self, error: Exception) -> PeerError:
         """Return the error to raise, with the rank at fault: one that told, or one that does not answer."""
-        place = self.place()
+        place = self.place(error)
         others = [rank for rank in range(self.world_size) if rank != self.rank]
-        reason = str(error).splitlines()[0].rpartition("] ")[2]
+        reason = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]
         try:
             self._store.set(f"noticed/{self.rank}", "")
             silent = self._silent(others)
             if isinstance(silent, PeerError):
                 return silent
-            told = [f"rank {rank} at {found}" for rank in silent if (found := self._told(f"place/{rank}"))]
+            told = [f"rank {rank} in {found}" for rank in silent if (found := self._told(f"place/{rank}"))]
         except RuntimeError as lost:
             silent, told, reason = others, [], f"{reason}; the store is gone: {str(lost).splitlines()[0]}"
         names = ", ".join(map(str, silent or others))
-        where = f" at {place}" if place else ""
-        seen = f" (last seen standing still: {'; '.join(told)})" if told else ""
+        where = f" in {place}" if place else ""
+        seen = f" (standing still: {'; '.join(told)})" if told else ""
         message = f"rank {names} of {self.world_size} was killed, or does not answer{where}{seen}: {reason}"
-        hint = "resume the run; look for a lack of memory on its machine; if it needs longer, raise parallel.timeout_s"
-        return PeerError(message, hint=hint)
+        is_slow = "imed out" in reason or "timeout" in reason
+        advice = "if it only needs longer, raise parallel.timeout_s" if is_slow else "look for a lack of memory there"
+        return PeerError(message, hint=f"resume the run; {advice}")
 
     def _silent(self, others: Sequence[int]) -> list[int] | PeerError:
         """Return the ranks that do not notice a failure in time, or the error that one of them told."""

@@ -25,7 +25,7 @@ class DistributedDataParallel:
     the loss by its number of examples or their weight. Buffers, such as the statistics of batch normalization, are
     those of rank 0, which the others get before an evaluation or a save.
 
-    ``bucket_cap_mb``: the default is that of torch.
+    ``bucket_cap_mb``: the default is that of torch; ``timeout_s``: that of its NCCL. The command line reads it.
     """
 
     bucket_cap_mb: Annotated[float, Meta(gt=0, description="size of the pieces of gradients to send, in MiB")] = 25.0
@@ -35,6 +35,10 @@ class DistributedDataParallel:
     static_graph: Annotated[bool, Meta(description="whether every step uses the same parameters in the same order")] = (
         False
     )
+    timeout_s: Annotated[
+        float,
+        Meta(gt=0, description="seconds after which a rank that does not answer is given up, from the second step on"),
+    ] = 600.0
 
     @hookimpl
     def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:

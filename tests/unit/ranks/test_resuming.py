@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from hookline import Run, RunView, hookimpl
 from hookline.engine import Ranks
-from rank_runs import run_of, same, weights
+from rank_runs import Items, Stream, StreamWithState, run_of, same, source, weights
 from several import in_ranks
 
 
@@ -97,11 +98,29 @@ def inexact_steps(ranks: Ranks, steps: range) -> tuple[list[int], int]:
 
 
 def test_a_run_of_two_ranks_resumes_exactly_within_an_interval_an_epoch_and_between_them() -> None:
-    for result in in_ranks(2, lambda ranks: inexact_steps(ranks, range(1, 61, 7))):
+    for result in in_ranks(2, lambda ranks: inexact_steps(ranks, range(1, 61, 13))):
         assert "error" not in result, result
         wrong, num_logged = result
         assert wrong == []
         assert num_logged == 60 // 7 + 12 - 60 // 35  # each interval, and each epoch that does not end with one
+
+
+@pytest.mark.parametrize("kind", [Items, Stream, StreamWithState])
+def test_a_run_on_other_data_resumes_exactly_within_an_epoch(kind: type[Any]) -> None:
+    def new(ranks: Ranks) -> Run:
+        return run_of(ranks, train={"num_workers": int(kind is Items)}, plugins={"data": source(kind)})
+
+    def task(ranks: Ranks) -> Any:
+        run = new(ranks)
+        [state] = [ranks.gather(run.state_dict())[0] for step in run.steps() if step.step == 7]
+        resumed = new(ranks)
+        resumed.load_state_dict(state)
+        resumed.fit()
+        return weights(run), weights(resumed)
+
+    for result in in_ranks(2, task):
+        assert "error" not in result, result
+        assert same(*result)
 
 
 def test_a_state_is_loaded_to_the_last_bit_by_any_number_of_ranks() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from hookline import RunView, hookimpl
 from hookline.engine import Ranks
@@ -98,6 +99,32 @@ def test_a_plugin_of_rank_0_cannot_call_what_needs_all_ranks(what: str) -> None:
     assert "'on_save_point' of callback 'OnRankZero'" in first["text"]
     assert "only rank 0 has this plugin" in first["text"]
     assert second["error"] == "PeerError", second
+
+
+def test_steps_are_not_tried_by_several_ranks() -> None:
+    def task(ranks: Ranks) -> Any:
+        next(run_of(ranks).try_steps())
+
+    for result in in_ranks(2, task):
+        assert result["error"] == "TrainingError", result
+        assert "several ranks cannot try steps" in result["text"]
+
+
+def test_a_plugin_of_rank_0_can_look_at_the_model() -> None:
+    class Looks:
+        ranks: ClassVar = "zero"
+
+        @hookimpl
+        def on_epoch_end(self, run: RunView) -> None:
+            with torch.no_grad():
+                run.report("prediction", [{"value": float(run.model(torch.ones(1, 5)))}])
+
+    def task(ranks: Ranks) -> Any:
+        run = run_of(ranks, callbacks={"looks": {}}, plugins={"callbacks.looks": Looks()})
+        run.fit()
+        return list(run.summary)
+
+    assert in_ranks(2, task) == [["prediction"], []]
 
 
 def test_a_stop_that_one_rank_requests_stops_all_in_the_same_step() -> None:

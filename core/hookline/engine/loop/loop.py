@@ -116,6 +116,8 @@ class Loop:
 
     def bare_steps(self) -> Generator[Tensor]:
         """Take steps without end and yield their losses; no events, no evaluations."""
+        if self.parts.share:
+            raise TrainingError("several ranks cannot try steps", hint="create a Run without ranks")
         self._begin()
         with self.host.makers.attributing(), explaining(self._run):
             while True:
