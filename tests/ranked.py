@@ -101,7 +101,7 @@ class Command:
         os.setpgid(0, 0)
         for descriptor, path in enumerate(self._streams, 1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-        subprocess.Popen = Forked  # type: ignore[misc] # the only program that it starts is this one
+        subprocess.Popen = Forked  # type: ignore[misc, assignment] # the only program that it starts is this one
         run_command(words, {**os.environ, **environment})
 
     def ranks(self) -> list[int]:

@@ -139,23 +139,10 @@ def start_times(rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {"torchrun, script by hand": [], "hookline train --nproc 2": []}
     with TemporaryDirectory() as folder:
         Path(folder, "script.py").write_text(SCRIPT)
+        python, two = [sys.executable, "-m"], ["--standalone", "--nproc-per-node=2"]
         words = {
-            "torchrun, script by hand": [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc-per-node=2",
-                "script.py",
-            ],
-            "hookline train --nproc 2": [
-                str(BIN / "hookline"),
-                "train",
-                "--nproc",
-                "2",
-                "--quiet",
-                "train.evaluate=[]",
-            ],
+            "torchrun, script by hand": [*python, "torch.distributed.run", *two, "script.py"],
+            "hookline train --nproc 2": [*python, "hookline", "train", "--nproc=2", "--quiet", "train.evaluate=[]"],
         }
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         for _ in range(rounds):

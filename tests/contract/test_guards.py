@@ -228,10 +228,9 @@ ALLOWED = {
     # The command line is a program, not a library.
     "cli/signals.py": ("signal.signal",),
     "cli/arguments.py": ("os.environ",),  # of its own process, before torch is imported
-    "cli/__init__.py": ("os.environ",),  # torchrun gives each process its number there
-    "cli/ranks.py": ("os.environ",),
+    "cli/ranks.py": ("os.environ",),  # torchrun gives each process its number there
     # The parent of the ranks of a command trains nothing: it starts them, and passes signals on.
-    "ranks/launching.py": ("os.environ", "signal.signal", "logging."),
+    "ranks/launching.py": ("os.environ", "signal.signal"),
     "testing/checks_parallel.py": ("os.environ",),  # of its forks
     "trained/onnx_file.py": ("logging.",),  # keeps torch's exporter quiet while it runs, as it does with its warnings
 }

@@ -88,7 +88,7 @@ def _struck_once(
     command: Command, draw: random.Random, numbers: Sequence[signal.Signals], limit_s: float
 ) -> tuple[Ended, signal.Signals | None]:
     """Send a signal to the launcher or a rank at a random time; return the end, and the signal if it was in time."""
-    number, victim = draw.choice(numbers), draw.choice(["launcher", 0, 1])
+    number, victim = draw.choice(numbers), draw.choice([None, 0, 1])
     until = time.monotonic() + draw.uniform(0, limit_s)
     while time.monotonic() < until and command.is_running():
         time.sleep(0.005)
@@ -96,7 +96,7 @@ def _struck_once(
     is_launched = len(ranks) == 2
     if not command.is_running() or not is_launched:
         return command.end(), None
-    command.send(number, None if victim == "launcher" else ranks[int(victim)])
+    command.send(number, None if victim is None else ranks[victim])
     ended = command.end()
     end = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() < end:
@@ -126,8 +126,11 @@ def kills_in_each_phase(folder: Path, phases: Sequence[str] = tuple(PHASES)) -> 
             options = {"hook": phase, "rank": rank, "how": "kill", "step": PHASES[phase]}
             words = [*_SMALL, *_STRIKE, *(f"callbacks.strike.{name}={value}" for name, value in options.items())]
             command = Command(parent, "train", "--nproc", "2", *words)
-            pids = command.wait_for(lambda command=command: found if len(found := command.ranks()) == 2 else ())
-            command.wait_for(lambda pid=pids[rank]: not Path(f"/proc/{pid}/exe").exists() or _is_dead(pid))
+            pids: list[int] = []
+            while len(pids) < 2:
+                pids = command.ranks()
+            while not _is_dead(pids[rank]):
+                time.sleep(0.005)
             since = time.monotonic()
             ended = command.end()
             slowest_s = max(slowest_s, took_s := time.monotonic() - since)

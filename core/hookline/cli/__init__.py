@@ -20,8 +20,8 @@ def main() -> None:
     from hookline.cli.commands.main import hookline
     from hookline.cli.output import Output
     from hookline.cli.ranks import check_not_refused, is_said_elsewhere, leave, rank_of_command
-    from hookline.cli.signals import INTERRUPTED
     from hookline.cli.streams import discard_unwritten, open_streams
+    from hookline.ranks.agreed import INTERRUPTED
 
     open_streams()
     check_not_refused()

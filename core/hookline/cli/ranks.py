@@ -15,7 +15,7 @@ import click
 from hookline.cli.output import Output
 from hookline.cli.signals import ended_at_once
 from hookline.engine.errors import ConfigError, Fault, PluginError
-from hookline.ranks.launching import LAUNCHER, STORE
+from hookline.ranks.agreed import LAUNCHER, STORE
 from hookline.runs.search import run_of_job
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from hookline.ranks.launching import INTERRUPTED, TERMINATED
+from hookline.ranks.agreed import INTERRUPTED, TERMINATED
 
 if TYPE_CHECKING:
     from hookline.engine.loop.run import Run

@@ -14,15 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from hookline.engine.errors import PeerError
-
-STORE = "HOOKLINE_RANKS_STORE"
-"""Environment variable with the file through which the ranks of one machine find each other: no port is open."""
-LAUNCHER = "HOOKLINE_RANKS_LAUNCHER"
-"""Environment variable with the ID of the process that started the ranks."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
-TERMINATED = 143
-"""Exit code after any other signal: 128 + SIGTERM."""
+from hookline.ranks.agreed import INTERRUPTED, LAUNCHER, STORE, TERMINATED, told_key
 
 _POLL_S = 0.05
 _CLOSE_S = 30.0
@@ -33,11 +25,6 @@ _HANG_S = 1.0
 """Seconds for which a rank is waited for that all others have given up."""
 _SECOND_S = 5.0
 """Seconds from a second signal to the end."""
-
-
-def told_key(rank: int) -> str:
-    """Return the key of the store under which a rank tells why it ends."""
-    return f"failed/{rank}."  # so that 1 is not found in 11
 
 
 def launch(num_ranks: int, words: Sequence[str]) -> int:

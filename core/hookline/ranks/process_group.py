@@ -18,8 +18,8 @@ from torch.distributed import distributed_c10d as c10d
 from hookline.engine.errors import PeerError, error_text
 from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batch import with_parts
+from hookline.ranks.agreed import told_key
 from hookline.ranks.hook_watch import HookWatch
-from hookline.ranks.launching import told_key
 from hookline.ranks.messages import from_bytes, to_bytes
 
 _FRAME = 1024

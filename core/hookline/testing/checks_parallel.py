@@ -79,6 +79,7 @@ def _in_ranks(subject: Subject, task: Task, *, is_first: bool = False) -> None:
         for process in processes:
             process.join(2 * _TIMEOUT_S)
             process.kill()
+            process.join()
         answers = [_answer_in(folder.resolve() / f"{rank}.json", rank) for rank in range(_NUM_RANKS)]
     # The rank that is left alone by another one fails, too.
     for verdict, seen, advice in sorted(answers, key=lambda one: (one[0] != "lost", "PeerError" in one[1])):
