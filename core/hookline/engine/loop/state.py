@@ -182,9 +182,8 @@ def load_component_state(parts: Components, state: Mapping[str, Any], ranks: Ran
         load_state_of_wrappers(parts.model, parts.unwrapped_model, wrappers)
         if isinstance(parts.loss, nn.Module):
             parts.loss.load_state_dict(state["loss"])
-        parts.optimizer.load_state_dict(state["optimizer"])
-        for parameter, of_parameter in parts.optimizer.state.items():
-            parts.optimizer.state[parameter] = ranks.sharded(of_parameter, parameter)
+        parameters = [parameter for group in parts.optimizer.param_groups for parameter in group["params"]]
+        parts.optimizer.load_state_dict(ranks.sharded(state["optimizer"], {"state": dict(enumerate(parameters))}))
     except (KeyError, ValueError, RuntimeError) as error:
         hint = "resume with the config of the run that saved the state"
         raise ContractError(f"this state belongs to a different run: {error}", hint=hint) from error
