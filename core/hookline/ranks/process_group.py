@@ -70,7 +70,7 @@ class ProcessGroup(Ranks):
         self._met = time.perf_counter(), 0
         self._cost_s = 0.0
         self._has_failed = self.is_first = False
-        self._watch = HookWatch()
+        self._watch = HookWatch(self.world_size)
         self.observers = (self._watch,)
         self._seen = self._told_place = ""
 

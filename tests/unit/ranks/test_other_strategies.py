@@ -34,6 +34,14 @@ class Pairs:
         return Parallel(sharded, forwards_together=True, readers=readers)
 
 
+class WrongReaders:
+    """A strategy that forgets a rank."""
+
+    @hookimpl
+    def build_parallel(self, model: nn.Module) -> Parallel:
+        return Parallel(model, readers=[0])
+
+
 TABLES: dict[str, Any] = {
     "num_classes": 3,
     "loss": {"use": "cross-entropy", "weight": [1.0, 5.0, 0.25]},
@@ -61,3 +69,9 @@ def test_ranks_that_share_out_a_layer_read_the_same_and_train_as_one_process() -
         torch.testing.assert_close(metrics, dict(alone.history[-1]), rtol=1e-12, atol=0)
         assert is_loaded
         assert is_resumed
+
+
+def test_a_strategy_must_name_the_part_of_each_rank() -> None:
+    first, second = in_ranks(2, lambda ranks: run_of(ranks, parallel={}, plugins={"parallel": WrongReaders()}).step)
+    assert first["error"] == second["error"] == "ContractError"
+    assert "readers = [0] for 2 ranks" in first["text"]
