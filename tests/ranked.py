@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch._dynamo
+import torch.distributed as dist
 
 import hookline.cli.commands.main
 import hookline.cli.commands.runs
@@ -186,24 +186,24 @@ class TorchrunJob:
         self._folder, self._num_ranks, self._num_attempts = folder, num_ranks, 0
         self._own = Path(tempfile.mkdtemp(prefix="none_", dir=folder))
 
-    def attempt(self, *words: Sequence[str], folders: Sequence[Path] = ()) -> list[Ended]:
+    def attempt(self, *words: Sequence[str]) -> list[Ended]:
         """Start the ranks, each with the last words that there are for it, and wait for their end."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        store = dist.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False
+        )  # torchrun's, outlasting the ranks
         commands = []
         for rank in range(self._num_ranks):
             place = self._own / f"attempt_{self._num_attempts}" / str(rank)
             place.mkdir(parents=True)
             env = {
                 "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self._num_ranks, "LOCAL_WORLD_SIZE": self._num_ranks,
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo",
-                "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": self._num_attempts,
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "GLOO_SOCKET_IFNAME": "lo",
+                "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RUN_ID": "none",
+                "TORCHELASTIC_RESTART_COUNT": self._num_attempts,
                 "TORCHELASTIC_ERROR_FILE": place / "error.json",
             }  # fmt: skip
-            folder = folders[rank] if folders else self._folder
             values = {name: str(value) for name, value in env.items()}
-            commands.append(Command(folder, *words[min(rank, len(words) - 1)], **values))
+            commands.append(Command(self._folder, *words[min(rank, len(words) - 1)], **values))
         self._num_attempts += 1
         try:
             return [command.end() for command in commands]

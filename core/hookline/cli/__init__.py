@@ -39,10 +39,8 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         output.note("interrupted")
         code = INTERRUPTED
-    except SystemExit as end:  # a signal, or click after it has printed shell completions
-        if not isinstance(end.code, int):
-            raise
-        code = end.code
+    except SystemExit:
+        raise  # click exits this way after it has printed shell completions
     except BaseException as caught:  # noqa: BLE001 - every error becomes one message and an exit code
         sys.stdout = own_stdout
         code = _report(output, caught.error if isinstance(caught, CarriedError) else caught)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hookline.cli.output import Output
-from hookline.cli.signals import ended_at_once
+from hookline.cli.signals import leaving_by_signals
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.ranks.agreed import LAUNCHER, STORE
 from hookline.runs.search import run_of_job
@@ -160,7 +160,7 @@ def joined(output: Output, config: RunConfig | None) -> Iterator[Ranks | None]:
     _join()
     ranks = ProcessGroup(float(setting.value) if setting else _TIMEOUT_S, code_at_work)
     launcher = os.environ.get(LAUNCHER) or ("TORCHELASTIC_RUN_ID" in os.environ and os.getppid())
-    with watching(ranks.tell_place, int(launcher) if launcher else None), ended_at_once():
+    with watching(ranks.tell_place, int(launcher) if launcher else None), leaving_by_signals(ranks.fail):
         try:
             _check_same(ranks, _values_of(config), "configs", "give all ranks the same files and the same command")
             yield ranks

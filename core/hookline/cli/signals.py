@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,13 @@ def ending_by_signals(run: Run) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = _Handler(run)
+    with _handled(_Handler(run)):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the signals that end a run, unless they are ignored; restore the previous handlers afterwards."""
     numbers = [number for name in _ENDING if (number := getattr(signal, name, None)) is not None]
     before: dict[int, Any] = {}
     try:
@@ -55,6 +61,29 @@ def ended_at_once() -> Iterator[None]:
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def leaving_by_signals(tell: Callable[[BaseException], object]) -> Iterator[None]:
+    """Let a signal end this rank at once while its run is built, when there is nothing to save.
+
+    Args:
+        tell: Tells the other ranks, which wait for this one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    process = os.getpid()
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            return  # a data worker
+        tell(KeyboardInterrupt(signal.Signals(number).name))
+        os._exit(INTERRUPTED if number == signal.SIGINT else TERMINATED)
+
+    with _handled(handler):
+        yield
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:

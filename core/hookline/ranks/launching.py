@@ -55,13 +55,20 @@ def _exit_code(codes: dict[int, int], signals: Sequence[int]) -> int:
     if causes := [code for code in own if code != PeerError.exit_code]:
         return causes[0]
     killed = {rank: -code for rank, code in codes.items() if code < 0}
-    if killed and signals:
-        return INTERRUPTED if signals[0] == signal.SIGINT else TERMINATED
+    rank, number = next(iter(killed.items()), (0, 0))
+    ending = signals[0] if killed and signals else number
+    if ending in _ending_signals():
+        return INTERRUPTED if ending == signal.SIGINT else TERMINATED
     if killed and not own:
-        rank, number = next(iter(killed.items()))
         message = f"rank {rank} of {len(codes)} was ended by {signal.Signals(number).name}"
         raise PeerError(message, hint="look for a lack of memory on this machine; resume the run if it has begun")
     return PeerError.exit_code if own else 0
+
+
+def _ending_signals() -> list[int]:
+    """Return the signals that end a run, of those that this system has."""
+    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    return [number for name in names if (number := getattr(signal, name, None)) is not None]
 
 
 class _Launched:
@@ -131,9 +138,7 @@ class _Launched:
             self.signals.append(number)
             self._send(number)
 
-        names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-        numbers = [number for name in names if (number := getattr(signal, name, None)) is not None]
-        wanted = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        wanted = [number for number in _ending_signals() if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, handler) for number in wanted}
         try:
             yield
