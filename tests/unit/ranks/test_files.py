@@ -67,7 +67,8 @@ def test_worst_images_are_those_of_all_ranks_and_drawn_once(tmp_path: Path) -> N
     assert [Path(path).name for path in files] == ["worst-validation.png"]
 
 
-def test_samples_are_written_by_rank_0(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_samples_are_the_same_on_all_ranks(tmp_path: Path, strategy: str) -> None:
     (tmp_path / "text.txt").write_text("the cat sat on the mat. the dog sat on the log. " * 4)
     corpus = {"use": "corpus", "path": str(tmp_path / "text.txt"), "context": 8, "split": [0.8, 0.2]}
     config: dict[str, Any] = {
@@ -76,7 +77,7 @@ def test_samples_are_written_by_rank_0(tmp_path: Path) -> None:
         "model": {"use": "gpt", "layers": 1, "heads": 2, "width": 16, "dropout": 0.2},
         "loss": {"use": "cross-entropy"},
         "optimizer": {"use": "adamw", "lr": 0.01},
-        "parallel": "ddp",
+        "parallel": strategy,
         "callbacks": {"samples": {"prompts": ["the "], "new_tokens": 5}},
     }
     Run(load_config(config))  # it writes the cache
@@ -84,12 +85,12 @@ def test_samples_are_written_by_rank_0(tmp_path: Path) -> None:
     def task(ranks: Ranks) -> Any:
         run = Run(load_config(config), ranks=ranks)
         run.fit()
-        return weights(run), list(run.summary)
+        return ranks.whole(weights(run)), dict(run.summary)
 
-    (first, titles), (second, none) = in_ranks(2, task)
+    (first, summary), (second, other_summary) = in_ranks(2, task)
     assert same(first, second)
-    assert titles[:1] == ["samples at step 3"]
-    assert none == []
+    assert [*summary] == ["samples at step 3"]
+    assert summary == other_summary
 
 
 def interrupted(ranks: Ranks, folder: Path, step: int) -> Any:
