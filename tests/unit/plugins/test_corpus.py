@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hookline import ConfigError, DataError, DataSource, PluginError, train
+from hookline_plugins.data.caches import first_of_its_name
 from hookline_plugins.data.text import documents, packing
 from hookline_plugins.data.text.source import Corpus
 from hookline_plugins.first_config import from_file
@@ -206,13 +207,13 @@ def test_the_token_files_are_in_the_cache_folder_of_the_user(tmp_path: Path, mon
 
 def test_of_two_programs_that_write_at_once_both_use_the_first_file(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "tokens.bin"
-    with packing._first_of_its_name(path) as slow:
+    with first_of_its_name(path) as slow:
         slow.write(b"slow")
-        with packing._first_of_its_name(path) as fast:
+        with first_of_its_name(path) as fast:
             fast.write(b"fast")
         assert path.read_bytes() == b"fast"
     assert path.read_bytes() == b"fast"
-    with suppress(KeyError), packing._first_of_its_name(path.with_name("other")) as file:
+    with suppress(KeyError), first_of_its_name(path.with_name("other")) as file:
         file.write(b"half")
         raise KeyError
     assert files_in(tmp_path).keys() == {"tokens.bin"}

@@ -40,7 +40,7 @@ class Parquet:
     Inputs are ``[B, I]`` in the type of the run. Targets are ``[B, O]`` (regression), int64 ``[B]`` with class indices
     (classification), or ``[B, 1]`` of 0 and 1 (binary). Options of the same name mean what they mean for the source
     ``csv``, and so do categories, classes, means and scales. One pass over all files before the training finds them,
-    and every fault.
+    and every fault. They are kept in the user's folder for caches: files that have not changed are not read again.
 
     The rows are read in blocks. Each epoch has another random order of the blocks, and of the rows in each window of
     ``window`` blocks. A run resumes in the middle of an epoch by reading the blocks of one window again. A row group of
@@ -155,11 +155,13 @@ class Parquet:
         targets: list[Column],
         faults: Faults,
     ) -> DataSource:
+        from hookline_plugins.data.parquet.kept import surveyed
         from hookline_plugins.data.parquet.stream import BlockStream, Form
         from hookline_plugins.data.parquet.survey import identity, survey
         from hookline_plugins.data.tables.scaling import Unscale
 
-        found = survey(blocks, features, targets, tuple(self._labels), self.task, self.missing, faults)
+        given = tuple(features), tuple(targets), tuple(sorted(self._labels)), self.task, self.missing
+        found = surveyed(survey, blocks, *given, faults=faults)
         faults.check()
         names = [[name for column in group for name in column.names] for group in (found.features, found.targets)]
         num_rows = sum(block.size for block in blocks["train"])

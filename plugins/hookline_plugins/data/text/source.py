@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
+from hookline_plugins.data.caches import cache_folder
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.splits import STANDARD, check_fractions
 from hookline_plugins.data.text.documents import Document, find_documents, split_documents
-from hookline_plugins.data.text.packing import Splits, default_cache, pack
+from hookline_plugins.data.text.packing import Splits, pack
 from hookline_plugins.data.text.tokens import Bytes, Characters, Kind, Library, Tokenizer, tokenizer_of_file
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Corpus:
             splits,
             lambda faults: self._tokenizer(splits["train"], faults),
             self._given(),
-            self.cache or default_cache(),
+            self.cache or cache_folder("tokens"),
             faults,
         )
         for split, tokens in packed.tokens.items():
