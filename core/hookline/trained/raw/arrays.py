@@ -16,6 +16,9 @@ _BROKEN = (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFErr
 """Exceptions that reading a damaged file can raise."""
 
 
+_HINT = "use an .npz or .safetensors file, or a folder of .npy files"
+
+
 def read_arrays(path: Path, description: Description, batch_size: int) -> Iterator[Batch]:
     """Yield the rows of the arrays in an ``.npz`` or ``.safetensors`` file, or in a folder of ``.npy`` files.
 
@@ -27,7 +30,9 @@ def read_arrays(path: Path, description: Description, batch_size: int) -> Iterat
     arrays = {}
     for raw in description.inputs:
         if raw.name not in names:
-            faults.add(f"there is no array {raw.name!r}", hint=did_you_mean(raw.name, names))
+            form = f"{raw.dtype} [N{''.join(f', {size}' for size in raw.shape)}]"
+            hint = f"{_HINT} with {raw.name}, {form}; a run takes the files that it was trained on"
+            faults.add(f"there is no array {raw.name!r}", hint=did_you_mean(raw.name, names) if names else hint)
             continue
         try:
             arrays[raw.name] = _as_input(load(raw.name), raw, faults)
@@ -56,8 +61,7 @@ def _opened(faults: Faults) -> tuple[Callable[[str], Any], list[str]]:
         ".safetensors": lambda: safetensors.safe_open(path, framework="numpy"),
     }
     if path.suffix not in opened:
-        hint = "use an .npz or .safetensors file, or a folder of .npy files"
-        faults.stop(f"files with the extension {path.suffix!r} are not supported", hint=hint)
+        faults.stop(f"files with the extension {path.suffix!r} are not supported", hint=_HINT)
 
     def load(name: str) -> Any:
         with opened[path.suffix]() as file:
