@@ -34,6 +34,11 @@ Temperature = Annotated[
 ]
 TopK = Annotated[int, Meta(ge=0, description="number of most probable tokens to draw from; 0: all")]
 
+_LOGIT_BYTES = 4
+"""Bytes of a logit in float32."""
+_MOST_BYTES = 2**30
+"""Bytes of the logits of an evaluation above which a run warns: little beside those of a computer of today."""
+
 
 @dataclass
 class Corpus:
@@ -123,6 +128,15 @@ class Corpus:
             task="classification",
             kept={"context": self.context, "tokenizer": packed.tokenizer.kept()},
         )
+
+    @hookimpl
+    def on_model_built(self, run: RunView) -> None:
+        """Warn of an evaluation whose logits would take much memory."""
+        size, vocabulary = run.config.train.eval_batch_size, run.data.out_features or 0
+        one = self.context * vocabulary * _LOGIT_BYTES
+        if size * one > _MOST_BYTES:
+            what = f"the logits of an evaluation of {size:,} windows with {vocabulary:,} tokens"
+            run.warn(f"{what} take {size * one / 2**30:.1f} GiB: set train.eval_batch_size = {_MOST_BYTES // one or 1}")
 
     @hookimpl
     def build_predictor(self, run: RunView, data: DataSource) -> Predictor:
