@@ -233,7 +233,7 @@ def test_a_run_warns_of_an_evaluation_whose_logits_would_take_gigabytes(tmp_path
     gpt = {"use": "gpt", "layers": 1, "heads": 1, "width": 2}
     config = {"data": {"use": "corpus", "path": str(path), "context": 4}, "model": gpt, "loss": "cross-entropy"}
     warnings = [
-        Run(load_config({**config, "train": {"eval_batch_size": size}})).warnings for size in (2**18, 2**18 + 1)
+        Run(load_config({**config, "train": {"eval_batch_size": size}})).warnings for size in (261_123, 261_124)
     ]
     assert warnings[0] == []
     (warning,) = warnings[1]
