@@ -47,13 +47,13 @@ def read_table(path: Path, description: Description, batch_size: int) -> Iterato
         PluginError: When polars is needed for a Parquet file and not installed.
     """
     faults, form = Faults(path), description.table or TableForm()
-    head = _check_file(faults)
+    head = _check_file(path, faults)
     if head.startswith(b"PAR1"):
-        names, records = _parquet_rows(faults)
+        names, records = _parquet_rows(path, faults)
     else:
-        names, records = _csv_rows(faults, form, head)
+        names, records = _csv_rows(path, faults, form, head)
     _check_names(names, description, form, faults)
-    reader = _Reader(names, description, form, faults)
+    reader = _Reader(path, names, description, faults)
     num_rows = 0
     while rows := list(itertools.islice(records, batch_size)):
         num_rows += len(rows)
@@ -68,8 +68,9 @@ def read_table(path: Path, description: Description, batch_size: int) -> Iterato
 class _Reader:
     """Reads rows as inputs; their faults are added to ``faults``."""
 
-    def __init__(self, names: Sequence[str], description: Description, form: TableForm, faults: Faults) -> None:
-        self._names, self._inputs, self._form, self._faults = names, description.inputs, form, faults
+    def __init__(self, path: Path, names: Sequence[str], description: Description, faults: Faults) -> None:
+        self._path, self._names, self._faults = path, names, faults
+        self._form = description.table or TableForm()
         self._known = [one for one in description.inputs if one.name in names]
         others = set(names) - {"", *(one.name for one in description.inputs)}
         self._others = [name for name in dict.fromkeys(names) if name in others]
@@ -103,7 +104,7 @@ class _Reader:
             self._add(record, message, fault.hint, self._names.index(name))
 
     def _add(self, record: Record, message: str, hint: str | None, index: int | None = None) -> None:
-        location = None if self._faults.is_full else _location(self._faults.path, record, index, self._form)
+        location = None if self._faults.is_full else _location(self._path, record, index, self._form)
         self._faults.add(message, location=location, hint=hint)
 
 
@@ -138,13 +139,13 @@ def _check_names(names: Sequence[str], description: Description, form: TableForm
             faults.add(f"the column {name!r} has the name of a result", hint="leave it out, or rename it")
 
 
-def _check_file(faults: Faults) -> bytes:
+def _check_file(path: Path, faults: Faults) -> bytes:
     """Return the first bytes of a file, after checking that it can be read without waiting."""
     try:
-        mode = faults.path.stat().st_mode
+        mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             faults.stop("this is a folder, not a file" if stat.S_ISDIR(mode) else "this is not a regular file")
-        with faults.path.open("rb") as file:
+        with path.open("rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
         faults.stop("there is no such file")
@@ -158,8 +159,8 @@ def _check_file(faults: Faults) -> bytes:
 # ---- CSV -------------------------------------------------------------------------------------------------------------
 
 
-def _csv_rows(faults: Faults, form: TableForm, head: bytes) -> tuple[list[str], Iterator[Record]]:
-    records = _records(faults, form, head)
+def _csv_rows(path: Path, faults: Faults, form: TableForm, head: bytes) -> tuple[list[str], Iterator[Record]]:
+    records = _records(path, faults, form, head)
     first = next(records, None)
     if first is None:
         faults.stop("the file is empty", hint="the first line must hold the column names")
@@ -179,13 +180,13 @@ def _checked(records: Iterator[Record], width: int) -> Iterator[Record]:
             yield record._replace(problem=f"the row has {fields}, the header has {width}")
 
 
-def _records(faults: Faults, form: TableForm, head: bytes) -> Iterator[Record]:
+def _records(path: Path, faults: Faults, form: TableForm, head: bytes) -> Iterator[Record]:
     """Yield the records of a file that are not blank, the header included."""
     delimiter = "\t" if form.delimiter == " " else form.delimiter
     encoding = "utf-8-sig" if codecs.lookup(form.encoding).name == "utf-8" else form.encoding
     opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), Path.open)
     try:
-        with opener(faults.path, "rt", encoding=encoding, newline="\n") as file:
+        with opener(path, "rt", encoding=encoding, newline="\n") as file:
             yield from _parsed(_lines(cast("IO[str]", file), form), delimiter)
     except UnicodeError as error:
         faults.stop(f"the file is not in the encoding {form.encoding!r}: {error}")
@@ -225,14 +226,14 @@ def _parsed(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[Record
 # ---- Parquet ---------------------------------------------------------------------------------------------------------
 
 
-def _parquet_rows(faults: Faults) -> tuple[list[str], Iterator[Record]]:
+def _parquet_rows(path: Path, faults: Faults) -> tuple[list[str], Iterator[Record]]:
     try:
         import polars as pl
     except ImportError as error:
         message = f"reading a Parquet file needs polars, which cannot be imported: {error}"
         raise PluginError(message, hint="pip install 'hookline[tables]', or save it as CSV") from error
 
-    table = pl.scan_parquet(faults.path, glob=False)
+    table = pl.scan_parquet(path, glob=False)
     size = 2**14
 
     def records() -> Iterator[Record]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hookline.trained import RawInput, TableForm
-from hookline_plugins.data.arrays.exported import invented
+from hookline_plugins.data.exported import invented
 from hookline_plugins.data.tables.features import DATE_PARTS
 from hookline_plugins.data.tables.preparation import Raw
 

@@ -187,7 +187,7 @@ class TablePredictor:
 
     def exportable(self, model: nn.Module) -> Exportable:
         """Return the model with the preparation of the training, for the columns of a file."""
-        from hookline_plugins.data.arrays.exported import RawModel, outputs_of, units_of
+        from hookline_plugins.data.exported import RawModel, outputs_of, units_of
         from hookline_plugins.data.tables.exported import RawColumns, raw_inputs, table_form
 
         names = self._data.class_names if self._task != "regression" else ()
