@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from hookline import DataError, Run, load_config
 from hookline_plugins.data.tables.table import Table
+from hookline_plugins.data.tables.transforms import normal_quantile, normal_share
 
 CITIES = "cccaaabbbbddef"
 """Counts: a 3, b 4, c 3, d 2, e 1, f 1."""
@@ -149,6 +151,15 @@ def test_metrics_and_predictions_of_a_transformed_target_are_in_the_units_of_the
     assert [result.metrics[f"train/{name}"] for name in metrics["metrics"]] == pytest.approx(expected, rel=1e-9)
     np.testing.assert_allclose(result.predict({"x": x}), predicted, rtol=1e-12)
     assert "coefficients" not in result.summary
+
+
+def test_normal_quantiles_and_shares_are_those_of_python_and_torch() -> None:
+    low = torch.logspace(-6.99, -0.3, 301, dtype=torch.float64)
+    shares = torch.cat([low, 1 - low])
+    exact = [statistics.NormalDist().inv_cdf(share) for share in shares.tolist()]
+    np.testing.assert_allclose(normal_quantile(shares), exact, rtol=2e-15)
+    quantiles = torch.linspace(-7, 7, 1001, dtype=torch.float64)
+    np.testing.assert_allclose(normal_share(quantiles), torch.special.ndtr(quantiles), rtol=0, atol=3e-16)
 
 
 @pytest.mark.parametrize("use", ["uniform", "normal"])

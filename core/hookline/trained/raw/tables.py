@@ -6,13 +6,16 @@ import bz2
 import codecs
 import csv
 import gzip
+import io
 import itertools
 import lzma
 import re
 import stat
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 from hookline.engine.errors import Location, PluginError
 from hookline.engine.words import did_you_mean
@@ -25,9 +28,9 @@ PROBLEM = "problem"
 
 _BLANKS = re.compile(r'("[^"\n]*")|[ \t]+')
 _LONGEST_EXCERPT = 200
-_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-_BROKEN = (OSError, EOFError, lzma.LZMAError, ValueError)
-"""Errors of reading a damaged file."""
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
+"""Errors of reading a damaged or encrypted file."""
 
 
 class Record(NamedTuple):
@@ -184,14 +187,43 @@ def _records(path: Path, faults: Faults, form: TableForm, head: bytes) -> Iterat
     """Yield the records of a file that are not blank, the header included."""
     delimiter = "\t" if form.delimiter == " " else form.delimiter
     encoding = "utf-8-sig" if codecs.lookup(form.encoding).name == "utf-8" else form.encoding
-    opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), Path.open)
+    if head.startswith(_ZSTANDARD):
+        faults.stop("the file is compressed with Zstandard", hint="decompress it first, for example with zstd -d")
+    opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), _open_plain)
     try:
-        with opener(path, "rt", encoding=encoding, newline="\n") as file:
-            yield from _parsed(_lines(cast("IO[str]", file), form), delimiter)
+        with opener(path) as file, io.TextIOWrapper(file, encoding=encoding, newline="\n") as text:
+            yield from _parsed(_lines(text, form), delimiter)
     except UnicodeError as error:
         faults.stop(f"the file is not in the encoding {form.encoding!r}: {error}")
     except _BROKEN as error:
         faults.stop(f"the file cannot be read: {error}")
+
+
+def _open_plain(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _open_zip(path: Path) -> IO[bytes]:
+    """Open the only file of an archive.
+
+    Raises:
+        ValueError: If there is not exactly one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        if len(names) != 1:
+            shown = ", ".join(map(repr, names[:5]))
+            raise ValueError(f"the zip archive has {len(names)} files, of which one is wanted: {shown}")
+        return archive.open(names[0])
+
+
+_OPENERS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"PK\x03\x04": _open_zip,
+}
+"""Ways to open a compressed file, by its first bytes."""
 
 
 def _lines(file: IO[str], form: TableForm) -> Iterator[tuple[int, str]]:

@@ -25,6 +25,8 @@ MAX_CATEGORIES = 1000
 _FILL_HINT = "fill it in, or set `missing` to 'drop' or 'mean'"
 _BOOLEANS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"))
 """Words for 0 and 1, in any case."""
+BOOLEANS = {"0": 0.0, "1": 1.0} | {word: float(value) for pair in _BOOLEANS for value, word in enumerate(pair)}
+"""The numbers of cells of a column of such words."""
 _LIMITS = {"log": (0, "has no logarithm"), "log1p": (-1, "plus 1 has no logarithm")}
 """Largest number that a transform does not accept, and the reason."""
 _LARGEST = "the largest number is about 1.8e308"
@@ -290,8 +292,7 @@ def _from_booleans(column: pl.Series) -> pl.Series:
     """Return 0 and 1, float64; null for anything else."""
     pl = polars()
     if column.dtype == pl.String:
-        words = {"0": 0.0, "1": 1.0} | {word: float(value) for pair in _BOOLEANS for value, word in enumerate(pair)}
-        return column.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Float64)
+        return column.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Float64)
     numbers = column.cast(pl.Float64, strict=False)
     return numbers.set(~numbers.is_in([0.0, 1.0]), None)
 

@@ -6,6 +6,7 @@ Imported only for predictions, because it needs torch. Shapes: ``B`` rows, ``I``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hookline import DataSource
+    from hookline.trained import RawInput
     from hookline_plugins.data.tables.exported import RawColumns
 
 
@@ -188,19 +190,26 @@ class TablePredictor:
     def exportable(self, model: nn.Module) -> Exportable:
         """Return the model with the preparation of the training, for the columns of a file."""
         from hookline_plugins.data.exported import RawModel, outputs_of, units_of
-        from hookline_plugins.data.tables.exported import RawColumns, raw_inputs, table_form
+        from hookline_plugins.data.tables.exported import RawColumns, table_form
 
         names = self._data.class_names if self._task != "regression" else ()
-        columns, rules = list(self._levels.items()), self._rules
-        prepare = RawColumns(columns, self._calendar_dates, self._preparation)
-        filled = {name for name in self._levels if rules.ways.missing_of(name) not in _HINTS}
-        known = self._levels if rules.fills_unseen else self._others
+        prepare = RawColumns(list(self._levels.items()), self._calendar_dates, self._preparation)
         return Exportable(
             RawModel(prepare, model, units_of(names, self._unscale, is_binary=self._task == "binary")),
-            raw_inputs(columns, self._calendar_dates, fills_missing=filled, fills_unseen=known),
+            tuple(self._raw_input(name, levels) for name, levels in self._levels.items()),
             outputs_of(self._data, names),
             partial(self._examples, prepare),
-            table_form(self._form, leaves_empty=rules.leaves_empty),
+            table_form(self._form, leaves_empty=self._rules.leaves_empty),
+        )
+
+    def _raw_input(self, name: str, levels: list[str] | None) -> RawInput:
+        from hookline_plugins.data.tables.exported import raw_input
+
+        rules = self._rules
+        return replace(
+            raw_input(name, levels, self._dates.get(name), is_boolean=name in self._booleans),
+            fills_missing=rules.ways.missing_of(name) not in _HINTS,
+            fills_unseen=levels is not None and (rules.fills_unseen or name in self._others),
         )
 
     @property
