@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hookline_plugins.data.faults import LISTED, Cell, Faults
@@ -295,6 +296,26 @@ def _from_booleans(column: pl.Series) -> pl.Series:
         return column.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Float64)
     numbers = column.cast(pl.Float64, strict=False)
     return numbers.set(~numbers.is_in([0.0, 1.0]), None)
+
+
+def check_form(name: str, form: str, faults: Faults) -> None:
+    """Refuse the form of a column of text in which no date, or no time of the day, can be written and read again.
+
+    Raises:
+        DataError: If it is one; carries every fault.
+    """
+    pl = polars()
+    is_time = parts_of(form) == TIME_PARTS
+    moment = pl.Series([datetime(2001, 2, 3, 16, 5, 6, tzinfo=UTC)])
+    try:
+        text = (moment.dt.time() if is_time else moment).dt.strftime(form)
+        can_be = form and not _parsed(text, form, is_time=is_time).has_nulls()
+    except pl.exceptions.PolarsError:
+        can_be = False
+    if not can_be:
+        what = "time of the day" if is_time else "date"
+        hint = "a date needs a year, such as '%Y-%m-%d'; an hour needs a minute, such as '%H:%M', or '%I:%M %p'"
+        faults.stop(f"`dates` has the form {form!r} for column {name!r}: no {what} has this form", hint=hint)
 
 
 def _parsed(column: pl.Series, form: str, *, is_time: bool) -> pl.Series:

@@ -345,10 +345,44 @@ def _pieces_of_frame(given: Any, reading: Reading, faults: Faults) -> Iterator[S
         hint = "pass a frame of pandas, polars or Arrow, or a mapping of columns"
         faults.stop(f"the inputs are {type(given).__name__}, without names of columns", hint=hint)
     pl = polars()
-    frame = pl.DataFrame([pl.Series(str(name), np.asarray(given[name])) for name in names])
+    frame = pl.DataFrame([_series(str(name), given[name], faults) for name in names])
     yield Sheet(
         Path("the given frame"), tuple(frame.columns), frame, pl.int_range(frame.height, eager=True), reading.form, None
     )
+
+
+def _series(name: str, column: Any, faults: Faults) -> pl.Series:
+    """Return a column of a given frame.
+
+    Raises:
+        DataError: If its cells are not single values.
+    """
+    pl, hint = polars(), "pass one number, text, date or time for each row"
+    try:
+        series: pl.Series = pl.Series(name, _cells_of(column))
+    except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
+        faults.stop(f"column {name!r} cannot be read: {str(error).partition(chr(10))[0]}", hint=hint)
+    if series.dtype.is_nested():
+        faults.stop(f"column {name!r} holds values of type {series.dtype}", hint=hint)
+    return series
+
+
+def _cells_of(column: Any) -> Any:
+    """Return the cells of a column as polars takes them: without NaN among texts, and of one type."""
+    cells = np.asarray(column)
+    if cells.dtype != object:
+        return cells
+    values = [None if _is_nothing(cell) else cell for cell in cells.tolist()]
+    types = {type(value) for value in values if value is not None}
+    return values if len(types) < 2 else [None if value is None else str(value) for value in values]
+
+
+def _is_nothing(cell: Any) -> bool:
+    """Return whether a cell is None, NaN, or pandas' ``NA``, whose comparisons have no truth value."""
+    try:
+        return cell is None or bool(cell != cell)  # noqa: PLR0124 - NaN
+    except (TypeError, ValueError):
+        return not hasattr(cell, "__len__")
 
 
 def _doubles(values: list[float]) -> Tensor:

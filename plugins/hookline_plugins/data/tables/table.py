@@ -38,12 +38,13 @@ from hookline_plugins.data.splits import (
     key_of,
 )
 from hookline_plugins.data.tables.cells import Cells
-from hookline_plugins.data.tables.columns import Reader
+from hookline_plugins.data.tables.columns import Reader, check_form
 from hookline_plugins.data.tables.dividing import read_division
 from hookline_plugins.data.tables.features import check_different, expanded, feature_names
 from hookline_plugins.data.tables.files.format import MISSING_WORDS, TableFormat
 from hookline_plugins.data.tables.files.reading import Reading
 from hookline_plugins.data.tables.files.several import read_tables
+from hookline_plugins.data.tables.files.sheet import polars
 from hookline_plugins.data.tables.starting.choosing import choose_columns
 from hookline_plugins.data.tables.ways import Missing, Transform, Ways
 
@@ -219,6 +220,9 @@ class Table:
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
         feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, faults, beside)
         self._check_ways([*feature_columns, *target_columns], sheet, faults)
+        for name in self.dates:
+            if name in sheet.names and sheet.frame[name].dtype == polars().String:
+                check_form(name, self.dates[name], faults)
         reader = Reader(sheet, faults, self.ways)
         refuses_gaps = not drops_rows and not set(beside.values()) & set(self._targets)
         division = read_division(sheet, self, self.dates, faults, refuses_gaps=refuses_gaps)
