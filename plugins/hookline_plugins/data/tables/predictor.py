@@ -357,10 +357,10 @@ def _series(name: str, column: Any, faults: Faults) -> pl.Series:
     Raises:
         DataError: If its cells are not single values.
     """
-    pl, hint = polars(), "pass one number, text, date or time for each row"
+    hint = "pass one number, text, date or time for each row"
     try:
-        series: pl.Series = pl.Series(name, _cells_of(column))
-    except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
+        series: pl.Series = polars().Series(name, _cells_of(column))
+    except (ValueError, TypeError, polars().exceptions.PolarsError) as error:
         faults.stop(f"column {name!r} cannot be read: {str(error).partition(chr(10))[0]}", hint=hint)
     if series.dtype.is_nested():
         faults.stop(f"column {name!r} holds values of type {series.dtype}", hint=hint)
