@@ -56,7 +56,7 @@ class Reader:
         """Return a column of numbers, float64; words for true and false are 1 and 0."""
         column = self.sheet.column(name)
         if self._is_present(column, _FILL_HINT, refuse=self._is_refused(name)):
-            if column.dtype == polars().Boolean or _are_booleans(column):
+            if column.dtype == polars().Boolean or are_booleans(column):
                 self.booleans.append(name)
                 return _from_booleans(column)
             return self._numbers(column, "list it in `one_hot`, or list only the other columns in `features`")
@@ -85,7 +85,7 @@ class Reader:
         is_time = parts_of(form) == TIME_PARTS
         what = "a time" if is_time else "a date"
         if column.dtype == pl.String:
-            dates = _parsed(column, form, is_time=is_time)
+            dates = parsed(column, form)
             hint = f"{what} of the form {form!r} is expected"
             self._add_cells(
                 column,
@@ -279,8 +279,8 @@ class Reader:
             self.problems.setdefault(cell.row, f"column {cell.column!r}: {cell.message}")
 
 
-def _are_booleans(column: pl.Series) -> bool:
-    """Return whether a column holds nothing but two words for true and false."""
+def are_booleans(column: pl.Series) -> bool:
+    """Return whether a column of text holds nothing but two words for true and false."""
     if column.dtype != polars().String:
         return False
     found = set(column.drop_nulls().head(1000).str.to_lowercase().unique())
@@ -309,7 +309,7 @@ def check_form(name: str, form: str, faults: Faults) -> None:
     moment = pl.Series([datetime(2001, 2, 3, 16, 5, 6, tzinfo=UTC)])
     try:
         text = (moment.dt.time() if is_time else moment).dt.strftime(form)
-        can_be = form and not _parsed(text, form, is_time=is_time).has_nulls()
+        can_be = form and not parsed(text, form).has_nulls()
     except pl.exceptions.PolarsError:
         can_be = False
     if not can_be:
@@ -318,8 +318,9 @@ def check_form(name: str, form: str, faults: Faults) -> None:
         faults.stop(f"`dates` has the form {form!r} for column {name!r}: no {what} has this form", hint=hint)
 
 
-def _parsed(column: pl.Series, form: str, *, is_time: bool) -> pl.Series:
-    if is_time:
+def parsed(column: pl.Series, form: str) -> pl.Series:
+    """Return the dates of a column of text, or the times of the day; null where there is none of this form."""
+    if parts_of(form) == TIME_PARTS:
         return column.str.to_time(form, strict=False)
     return column.str.to_datetime(form, strict=False, time_unit="us", ambiguous="null")
 
