@@ -413,12 +413,22 @@ def test_times_of_the_day_are_hours(tmp_path: Path, form: str) -> None:
     assert from_table(write(tmp_path, with_column(4, "at", times)), tmp_path).tables["data"]["target"] == "price"
 
 
+def test_a_network_sees_where_numbers_are_missing(tmp_path: Path) -> None:
+    words = [["Yes", "no", ""][number % 3] for number in range(150)]
+    starter = from_table(write(tmp_path, with_column(0, "paid", words, rows(150))), tmp_path)
+    assert (starter.tables["data"]["missing"], starter.tables["data"]["missing_flags"]) == ("mean", True)
+    assert starter.remarks[-1] == "paid: a further feature says where a cell is missing"
+    names = Run(load_config(starter.tables)).data.feature_names
+    assert names == ("paid", "paid.missing", "age", "score", "colour=blue", "colour=green", "colour=red")
+
+
 def test_words_for_true_and_false_are_one_feature_in_any_case(tmp_path: Path) -> None:
     words = ["Yes", "no", "NO", "yes", ""] * 8
     starter = from_table(write(tmp_path, with_column(0, "paid", words)), tmp_path)
     assert starter.tables["data"]["one_hot"] == ["colour"]
     assert [warning for warning in starter.warnings if "case" in warning] == []
     assert trained(starter, epochs=1).data.feature_names[:2] == ("paid", "age")
+    assert "missing_flags" not in starter.tables["data"]
     target = from_table(write(tmp_path, with_column(4, "paid", ["Yes", "no"] * 20)), tmp_path).tables["data"]
     assert (target["target"], target["task"]) == ("paid", "classification")
 

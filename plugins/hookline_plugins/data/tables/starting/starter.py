@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from hookline.engine import did_you_mean
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.tables.columns import are_booleans
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.reading import Reading, read_table
 from hookline_plugins.data.tables.files.sheet import Sheet
@@ -29,7 +28,6 @@ _TARGET_NAMES = ("target", "label", "class", "y", "outcome")
 _MANY_LEVELS = 20
 """Levels of a category beyond which embeddings are better than features of 0 and 1: on three of three tables of
 ``tests/benchmarks/real_tables.py``; with two to five levels they are worse on four of four."""
-_ONE_HOT = "data.categories=one-hot"
 _MIN_ROWS_TO_SPLIT = 10
 _MIN_ROWS_OF_CLASS = 2
 """One in training, one in validation."""
@@ -88,17 +86,22 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
     num_rows = len(chosen.column) - chosen.column.null_count()
     tables, reason = first_model(num_rows, data.get("split", [1.0])[0], len(features), kind)
     remarks.append(reason)
-    if tables["model"]["use"] == "tabular" and (names := _with_many_levels(features)):
-        data["categories"] = "codes"
-        remarks.append(f"{names}: many values, so that each gets an embedding; model=linear needs {_ONE_HOT} too")
+    if tables["model"]["use"] == "tabular":
+        remarks += _for_network(features, data)
     _check(path, data)
     return Starter({"data": data, **tables}, remarks, warnings)
 
 
-def _with_many_levels(features: list[Usable]) -> str:
-    """Return the names of categories with so many levels that features of 0 and 1 are worse than embeddings."""
-    categories = [column for column in features if column.kind == "categories"]
-    return ", ".join(column.name for column in categories if column.column.n_unique() > _MANY_LEVELS)
+def _for_network(features: list[Usable], data: dict[str, Any]) -> Iterator[str]:
+    """Add options for columns of which a network makes more than a linear model, and yield the reasons."""
+    many = [column.name for column in features if column.has_levels and column.column.n_unique() > _MANY_LEVELS]
+    if names := ", ".join(many):
+        data["categories"] = "codes"
+        yield f"{names}: many values, so that each gets an embedding; model=linear needs data.categories=one-hot"
+    gaps = [column.name for column in features if column.column.null_count() and not column.has_levels]
+    if names := ", ".join(gaps):
+        data["missing_flags"] = True
+        yield f"{names}: a further feature says where a cell is missing"
 
 
 def _check(path: Path, data: dict[str, Any]) -> None:
@@ -194,8 +197,7 @@ def _data_options(sheet: Sheet, features: list[Usable], target: Usable, task: st
     options: dict[str, Any] = {"task": task}
     if len(features) + 1 < len(sheet.names):
         options["features"] = [column.name for column in features]
-    categories = [column for column in features if column.kind == "categories"]
-    if one_hot := [column.name for column in categories if not are_booleans(column.column)]:
+    if one_hot := [column.name for column in features if column.has_levels]:
         options["one_hot"] = one_hot
     if dates := {column.name: column.date for column in features if column.kind == "dates"}:
         options["dates"] = dates

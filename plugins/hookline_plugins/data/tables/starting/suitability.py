@@ -65,6 +65,11 @@ class Usable:
         """The name of the column."""
         return self.column.name
 
+    @property
+    def has_levels(self) -> bool:
+        """Whether it needs an encoding as a feature: its values are other words than those for true and false."""
+        return self.kind == "categories" and not are_booleans(self.column)
+
     def may_be_classes(self, sheet: Sheet) -> bool:
         """Return whether its values are words, 0 and 1, or a few whole numbers that each occur often."""
         if self.kind == "categories":
@@ -169,7 +174,7 @@ def _units(texts: pl.Series) -> list[str]:
 
 def doubts(sheet: Sheet, usable: Usable) -> Iterator[str]:
     """Yield what a person should look at in a column that is used."""
-    if usable.kind == "categories" and not are_booleans(usable.column):
+    if usable.has_levels:
         yield from _doubts_of_categories(usable)
     if usable.kind == "numbers":
         numbers = as_numbers(usable.column, sheet.form).drop_nulls()
