@@ -147,7 +147,7 @@ def _without_unit(text: str, unit: str) -> str:
     text, before = re.subn(rf"^([+-]?)\s*{mark}\s*([+-]?[\d.,])", r"\1\2", text)
     text, after = re.subn(rf"([\d.,])\s*{mark}$", r"\1", text)
     if not before + after:
-        raise _BadCellError(f"{show(text)} has no unit {unit!r}", "write it as in the training data")
+        raise _BadCellError(f"{show(text)} lacks the unit {unit!r} of its column", "write it as in the training data")
     return text
 
 

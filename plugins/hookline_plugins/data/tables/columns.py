@@ -215,8 +215,10 @@ class Reader:
     def _finite(self, column: pl.Series) -> pl.Series:
         """Return the values of a column as numbers; a value that is not a finite number is a fault."""
         numbers = as_numbers(column, self.sheet.form)
+        lacks_unit = self._check_unit(column)
         if numbers.null_count() > column.null_count() or not math.isfinite(numbers.sum()):
             is_word = numbers.is_null() & column.is_not_null()
+            is_word = is_word if lacks_unit is None else is_word & ~lacks_unit
             self._add_cells(column, is_word | ~numbers.is_finite().fill_null(value=True))
         if limit := _LIMITS.get(self.ways.transforms.get(column.name, "")):
             hint = "take another of `transforms`, such as 'log1p' or 'normal'"
@@ -225,19 +227,19 @@ class Reader:
                 (numbers <= limit[0]).fill_null(value=False),
                 describe=lambda value: (f"{value} {limit[1]}", hint),
             )
-        if unit := self.sheet.form.units.get(column.name):
-            self._check_unit(column, numbers, unit)
         return numbers
 
-    def _check_unit(self, column: pl.Series, numbers: pl.Series, unit: str) -> None:
-        """Add a fault for each number without its unit: ``0.5`` among per cents may be 50 of them."""
+    def _check_unit(self, column: pl.Series) -> pl.Series | None:
+        """Add a fault for each cell without the unit of its column, and return where: ``0.5`` may be 50 per cent."""
+        if not (unit := self.sheet.form.units.get(column.name)):
+            return None
         texts = self.sheet.frame[column.name].cast(polars().String)
+        lacks = column.is_not_null() & ~texts.str.contains(unit, literal=True)
         hint = "write it in every cell of the column; or in none, and remove the column from `units`"
         self._add_cells(
-            column,
-            numbers.is_not_null() & ~texts.str.contains(unit, literal=True),
-            describe=lambda value: (f"{show(value)} lacks the unit {unit!r} of its column", hint),
+            column, lacks, describe=lambda value: (f"{show(value)} lacks the unit {unit!r} of its column", hint)
         )
+        return lacks
 
     def _labels(self, column: pl.Series, hint: str) -> pl.Series:
         """Return a column's values as text; if they cannot be names, return nulls and add a fault with ``hint``."""
