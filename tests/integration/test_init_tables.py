@@ -414,7 +414,7 @@ def test_times_of_the_day_are_hours(tmp_path: Path, form: str) -> None:
 
 
 def test_a_network_sees_where_numbers_are_missing(tmp_path: Path) -> None:
-    words = [["Yes", "no", ""][number % 3] for number in range(150)]
+    words = [["Yes", "no", "NO", ""][number % 4] for number in range(150)]
     starter = from_table(write(tmp_path, with_column(0, "paid", words, rows(150))), tmp_path)
     assert (starter.tables["data"]["missing"], starter.tables["data"]["missing_flags"]) == ("mean", True)
     assert starter.remarks[-1] == "paid: a further feature says where a cell is missing"
@@ -429,6 +429,8 @@ def test_words_for_true_and_false_are_one_feature_in_any_case(tmp_path: Path) ->
     assert [warning for warning in starter.warnings if "case" in warning] == []
     assert trained(starter, epochs=1).data.feature_names[:2] == ("paid", "age")
     assert "missing_flags" not in starter.tables["data"]
+    plain = from_table(write(tmp_path, with_column(0, "paid", ["yes", "no"] * 20)), tmp_path)
+    assert plain.tables["data"]["one_hot"] == ["paid", "colour"]
     target = from_table(write(tmp_path, with_column(4, "paid", ["Yes", "no"] * 20)), tmp_path).tables["data"]
     assert (target["target"], target["task"]) == ("paid", "classification")
 

@@ -94,7 +94,7 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
 
 def _for_network(features: list[Usable], data: dict[str, Any]) -> Iterator[str]:
     """Add options for columns of which a network makes more than a linear model, and yield the reasons."""
-    many = [column.name for column in features if column.has_levels and column.column.n_unique() > _MANY_LEVELS]
+    many = [column.name for column in features if column.has_levels and column.num_values > _MANY_LEVELS]
     if names := ", ".join(many):
         data["categories"] = "codes"
         yield f"{names}: many values, so that each gets an embedding; model=linear needs data.categories=one-hot"
@@ -162,7 +162,7 @@ def _stop_without_features(reasons: dict[str, str], faults: Faults) -> None:
 
 
 def _reason_of_task(target: Usable, task: str) -> str:
-    count = target.column.drop_nulls().n_unique()
+    count = target.num_values
     if task == "regression":
         return f"regression: {target.name} holds numbers, {count} different ones; --task classification takes classes"
     values = "words" if target.kind == "categories" else "whole numbers"

