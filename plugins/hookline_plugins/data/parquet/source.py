@@ -29,7 +29,7 @@ from hookline_plugins.data.options import (
 from hookline_plugins.data.parquet.columns import Column
 from hookline_plugins.data.parquet.files import Block, blocks_of, find_files, read_schema, split_blocks
 from hookline_plugins.data.splits import STANDARD, Fractions, SplitSeed, check_fractions
-from hookline_plugins.data.tables.columns import check_form
+from hookline_plugins.data.tables.columns import check_form, may_hold
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.sheet import Sheet, polars
 from hookline_plugins.data.tables.starting.choosing import choose_columns
@@ -125,7 +125,7 @@ class Parquet:
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
         names = choose_columns(sheet, self._targets, self.features, converted, faults)
         for name in dict.fromkeys(name for name in (*names[0], *names[1]) if name not in self._labels):
-            is_date = name in self.dates and (schema[name].is_temporal() or schema[name] == pl.String)
+            is_date = name in self.dates and may_hold(schema[name], self.dates[name])
             if is_date and schema[name] == pl.String:
                 check_form(name, self.dates[name], faults)
             if not (is_date or schema[name].is_numeric() or schema[name] == pl.Boolean):

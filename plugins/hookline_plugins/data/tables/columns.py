@@ -92,7 +92,7 @@ class Reader:
                 column.is_not_null() & dates.is_null(),
                 describe=lambda value: (f"{show(value)} is not {what}", hint),
             )
-        elif column.dtype.is_temporal() and column.dtype != pl.Duration and (column.dtype == pl.Time) == is_time:
+        elif may_hold(column.dtype, form):
             dates = column if is_time else column.cast(pl.Datetime("us"))
         else:
             self.faults.add(f"column {name!r} holds values of type {column.dtype}, not {what[2:]}s")
@@ -298,6 +298,13 @@ def _from_booleans(column: pl.Series) -> pl.Series:
         return column.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Float64)
     numbers = column.cast(pl.Float64, strict=False)
     return numbers.set(~numbers.is_in([0.0, 1.0]), None)
+
+
+def may_hold(dtype: pl.DataType, form: str) -> bool:
+    """Return whether a column of a type holds dates of a form, or times of the day: as text or as values."""
+    pl, is_time = polars(), parts_of(form) == TIME_PARTS
+    is_moment = dtype.is_temporal() and dtype != pl.Duration and (dtype == pl.Time) == is_time
+    return bool(is_moment or dtype == pl.String)
 
 
 def check_form(name: str, form: str, faults: Faults) -> None:
