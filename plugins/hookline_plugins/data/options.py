@@ -23,7 +23,9 @@ OneHot = Annotated[Names, Meta(description="features to replace by a 0/1 feature
 """Type of an option ``one_hot``."""
 Dates = Annotated[
     dict[str, str],
-    Meta(description="features to replace by the parts of a date, with its form in text, such as '%Y-%m-%d'"),
+    Meta(
+        description="features to replace by the parts of a date or time of the day, with its form, such as '%Y-%m-%d'"
+    ),
 ]
 """Type of an option ``dates``."""
 Faulty = Annotated[
