@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,15 +38,17 @@ def frame() -> pl.DataFrame:
             "flag": rng.integers(0, 2, NUM).astype(bool),
             "y": rng.normal(-2, 5, NUM),
             "kind": rng.choice(["no", "yes"], NUM),
+            "at": [time(int(hour), 30) for hour in rng.integers(0, 24, NUM)],
+            "clock": [None if row == 7 else f"{row % 24:02}:{row % 60:02}" for row in range(NUM)],
         }
     )
 
 
-FEATURES = ["a", "gap", "color", "code", "when", "flag"]
+FEATURES = ["a", "gap", "color", "code", "when", "flag", "at", "clock"]
 COLUMNS: dict[str, Any] = {
     "features": FEATURES,
     "one_hot": ["color", "code"],
-    "dates": {"when": "%Y-%m-%d"},
+    "dates": {"when": "%Y-%m-%d", "at": "%H:%M", "clock": "%H:%M"},
     "missing": "mean",
 }
 

@@ -26,7 +26,7 @@ def read_arrays(path: Path, description: Description, batch_size: int) -> Iterat
         DataError: With every fault of the file.
     """
     faults = Faults(path)
-    load, names = _opened(faults)
+    load, names = _opened(path, faults)
     arrays = {}
     for raw in description.inputs:
         if raw.name not in names:
@@ -46,12 +46,11 @@ def read_arrays(path: Path, description: Description, batch_size: int) -> Iterat
         yield Batch({name: array[first : first + batch_size] for name, array in arrays.items()}, {}, {})
 
 
-def _opened(faults: Faults) -> tuple[Callable[[str], Any], list[str]]:
+def _opened(path: Path, faults: Faults) -> tuple[Callable[[str], Any], list[str]]:
     """Return the function from a name to an array, and the names."""
     import numpy as np
     import safetensors
 
-    path = faults.path
     if path.is_dir():
         return lambda name: np.load(path / f"{name}.npy", allow_pickle=False), [one.stem for one in path.glob("*.npy")]
     if not path.is_file():
