@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hookline import __version__
-from hookline_plugins.data.caches import cache_folder, first_of_its_name
+from hookline_plugins.caches import cache_folder, first_of_its_name
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.parquet.columns import Column
 from hookline_plugins.data.parquet.files import Block

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hookline import DataError
+from hookline_plugins.caches import first_of_its_name
 from hookline_plugins.data.arrays.files import StoredArray
-from hookline_plugins.data.caches import first_of_its_name
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.text.tokens import Tokenizer, tokenizer_from
 

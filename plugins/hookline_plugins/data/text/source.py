@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
-from hookline_plugins.data.caches import cache_folder
+from hookline_plugins.caches import cache_folder
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.splits import STANDARD, check_fractions
 from hookline_plugins.data.text.documents import Document, find_documents, split_documents
