@@ -66,7 +66,7 @@ def files(tmp_path: Path) -> Path:
 def new_run(path: Path, train: Mapping[str, Any] | None = None, **options: Any) -> Run:
     data = {"use": "parquet", "path": str(path), "target": "y", "block_rows": BLOCK, "window": WINDOW, **options}
     losses = {"classification": "cross-entropy", "binary": "bce-with-logits"}
-    config = {"train": {"epochs": 2, "batch_size": 10, **(train or {})}, "data": data}
+    config: dict[str, Any] = {"train": {"epochs": 2, "batch_size": 10, **(train or {})}, "data": data}
     # The files are read when a test reads them.
     config |= {"loss": losses.get(options.get("task", ""), "mse"), "callbacks": {"try-first-batch": "off"}}
     return Run(load_config(config))

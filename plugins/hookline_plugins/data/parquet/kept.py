@@ -90,7 +90,10 @@ def _to_plain(found: Survey) -> dict[str, Any]:
 
 def _from_plain(plain: Mapping[str, Any]) -> Survey:
     def columns(part: list[Any]) -> list[Column]:
-        return [Column(*rest, codes and dict(codes), categories) for *rest, codes, categories in part]
+        return [
+            Column(name, date_form, is_text, codes and dict(codes), categories)
+            for name, date_form, is_text, codes, categories in part
+        ]
 
     features, targets = (columns(plain[name]) for name in ("features", "targets"))
     moments = (Moments.of(np.array(block)) for block in plain["moments"])
