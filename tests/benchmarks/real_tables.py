@@ -240,7 +240,7 @@ def scored(known: Known, seed: int, folder: Path, overrides: dict[str, Any]) -> 
     peers = [_peer(kind, known, fitted, new, columns, starter) for kind in ("mean", "linear", "boosted")]
     errors = [_error(known, new[known.target], predicted) for predicted in (own[f"predicted_{known.target}"], *peers)]
     own_error, mean, linear, boosted = errors
-    return Scores(own_error, mean, linear, boosted, seconds, len(frame), run.data.in_features or 0)
+    return Scores(own_error, mean, linear, boosted, seconds, len(frame), len(run.data.feature_names))
 
 
 def _trained_rows(seen: pd.DataFrame, known: Known, starter: Starter, folder: Path) -> Any:

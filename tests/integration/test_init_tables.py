@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hookline import DataError, Run, load_config
+from hookline import ContractError, DataError, Run, load_config
 from hookline_plugins.data.tables.starting.starter import Starter, from_table
 from support import FIXTURES
 from support import run as run_command
@@ -310,8 +310,8 @@ def test_the_index_that_pandas_writes_to_parquet_is_left_out(tmp_path: Path) -> 
 DOUBTS: dict[str, tuple[Callable[[], str], str]] = {
     "sentinel": (lambda: replaced(1, lambda n, cell: "-999" if n in (3, 8) else cell), "score: -999 occurs 2 times"),
     "case": (
-        lambda: replaced(2, lambda n, _: ("Yes", "yes", "YES ", "No")[n % 4]),
-        "'YES', 'Yes', 'yes' differ only by case",
+        lambda: replaced(2, lambda n, _: ("Red", "red", "RED ", "blue")[n % 4]),
+        "'RED', 'Red', 'red' differ only by case",
     ),
     "few rows": (lambda: text(table=rows(9)), "9 rows are too few for a validation split"),
     "missing": (lambda: replaced(1, lambda n, cell: "NA" if n == 3 else cell), "mean of the column: score (1)"),
@@ -404,12 +404,51 @@ def test_dates_become_their_parts(tmp_path: Path, form: str) -> None:
     assert again.history[-1]["validation/loss"] < 1e-6
 
 
+@pytest.mark.parametrize("form", ["%H:%M", "%H:%M:%S"])
+def test_times_of_the_day_are_hours(tmp_path: Path, form: str) -> None:
+    times = [f"{n % 24:02}:30{':15' if form.endswith('S') else ''}" for n in range(40)]
+    starter = from_table(write(tmp_path, with_column(0, "at", times)), tmp_path)
+    assert starter.tables["data"]["dates"] == {"at": form}
+    assert trained(starter, epochs=1).data.feature_names[:2] == ("at.hours", "age")
+    assert from_table(write(tmp_path, with_column(4, "at", times)), tmp_path).tables["data"]["target"] == "price"
+
+
+def test_a_network_sees_where_numbers_are_missing(tmp_path: Path) -> None:
+    words = [["Yes", "no", "NO", ""][number % 4] for number in range(150)]
+    starter = from_table(write(tmp_path, with_column(0, "paid", words, rows(150))), tmp_path)
+    assert (starter.tables["data"]["missing"], starter.tables["data"]["missing_flags"]) == ("mean", True)
+    assert starter.remarks[-1] == "paid: a further feature says where a cell is missing"
+    names = Run(load_config(starter.tables)).data.feature_names
+    assert names == ("paid", "paid.missing", "age", "score", "colour=blue", "colour=green", "colour=red")
+
+
+def test_words_for_true_and_false_are_one_feature_in_any_case(tmp_path: Path) -> None:
+    words = ["Yes", "no", "NO", "yes", ""] * 8
+    starter = from_table(write(tmp_path, with_column(0, "paid", words)), tmp_path)
+    assert starter.tables["data"]["one_hot"] == ["colour"]
+    assert [warning for warning in starter.warnings if "case" in warning] == []
+    assert trained(starter, epochs=1).data.feature_names[:2] == ("paid", "age")
+    assert "missing_flags" not in starter.tables["data"]
+    plain = from_table(write(tmp_path, with_column(0, "paid", ["yes", "no"] * 20)), tmp_path)
+    assert plain.tables["data"]["one_hot"] == ["paid", "colour"]
+    target = from_table(write(tmp_path, with_column(4, "paid", ["Yes", "no"] * 20)), tmp_path).tables["data"]
+    assert (target["target"], target["task"]) == ("paid", "classification")
+
+
 def test_a_category_with_many_values_is_used_where_each_occurs_often(tmp_path: Path) -> None:
     rng = random.Random(2)
     made = [[str(rng.randint(20, 70)), f"shop{n % 30}", f"{n % 30 * 20 + rng.random():.2f}"] for n in range(200)]
     starter = from_table(write(tmp_path, text("age", "shop", "price", table=made)), tmp_path)
-    assert starter.tables["data"]["one_hot"] == ["shop"]
+    assert (starter.tables["data"]["one_hot"], starter.tables["data"]["categories"]) == (["shop"], "codes")
+    assert "shop: many values, so that each gets an embedding; " in starter.remarks[-1]
     assert best_loss(trained(starter, epochs=2)) < 0.01
+    with pytest.raises(ContractError) as caught:
+        Run(load_config(starter.tables, {"model": "linear"}))
+    assert "set data.categories = 'one-hot'" in str(caught.value)
+    Run(load_config(starter.tables, {"model": "linear", "data.categories": "one-hot"}))
+    few = [[*row[:2], row[2] if number < 90 else ""] for number, row in enumerate(made)]
+    linear = from_table(write(tmp_path, text("age", "shop", "price", table=few)), tmp_path).tables
+    assert (linear["model"]["use"], linear["data"].get("categories")) == ("linear", None)
 
 
 # ---- quality of the first run ----------------------------------------------------------------------------------------

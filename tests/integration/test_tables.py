@@ -448,7 +448,7 @@ IN_CSV: dict[str, tuple[str | bytes, dict[str, Any], list[str]]] = {
         ["column 'x': '0.05' lacks the unit '%' of its column", ":3:1", "write it in every cell"],
     ),
     "column without any unit": ("x,y\n5,1\n", {"units": {"x": "kg"}}, ["'5.0' lacks the unit 'kg'", ":2:1"]),
-    "other unit": ("x,y\n$5,1\n€6,2\n$7,3\n", {"units": {"x": "$"}}, ["'€6' is not a number", ":3:1"]),
+    "other unit": ("x,y\n$5,1\n€6,2\n$7,3\n", {"units": {"x": "$"}}, ["'€6' lacks the unit '$' of its column", ":3:1"]),
     "unit of no column": ("x,y\n1,2\n", {"units": {"z": "%"}}, ["no column 'z', which `units` names"]),
     "unlisted word": ("x,y\n1,1\nunknown,2\n3,3\n", {}, ["'unknown' is not a number", "list it in `missing_words`"]),
     "underscore": ("x,y\n1,1\n1_000,2\n", {}, ["'1_000' is not a number"]),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hookline.trained.loading import load_trained
     from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
+    from hookline.trained.raw.faults import Faults
     from hookline.trained.raw.onnx_model import OnnxModel, load_onnx
     from hookline.trained.weights import Weights, read_weights
 
@@ -40,6 +41,7 @@ _HOME = {
     "loading": ("load_trained",),
     "model": ("Trained",),
     "predicting": ("write_predictions",),
+    "raw.faults": ("Faults",),
     "raw.onnx_model": (
         "OnnxModel",
         "load_onnx",
@@ -54,6 +56,7 @@ __all__ = [
     "Evaluation",
     "Exportable",
     "Exported",
+    "Faults",
     "FeatureImportance",
     "Importance",
     "OnnxModel",

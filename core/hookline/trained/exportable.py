@@ -40,6 +40,9 @@ class RawInput:
             ``datetime.strptime``.
         fills_missing: Whether the module fills in a missing value: NaN, or an empty text.
         fills_unseen: Whether the module takes texts that are not among the levels.
+        time: For a time of day, which is the number of hours since midnight: its form in a text.
+        words: For a column of words for numbers, such as ``true``: each word in lower case, with its number. Other
+            words and numbers are refused.
     """
 
     name: str
@@ -49,6 +52,8 @@ class RawInput:
     date: str | None = None
     fills_missing: bool = False
     fills_unseen: bool = False
+    time: str | None = None
+    words: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,13 @@ def measure_importance(  # noqa: PLR0913 - an argument for each option
     chosen = split or next(name for name in _USUAL if name in found.run.data.splits())
     check_evaluated(found.run, [chosen])
     measured = _Measured(found, chosen, metric)
+    value, features = _changes(measured, repeats, seed)
+    weights, name = found.weights, f"{chosen}/{metric}"
+    return Importance(path, weights.origin, weights.step, name, value, measured.num_examples, features, found.warnings)
+
+
+def _changes(measured: _Measured, repeats: int, seed: int) -> tuple[float, tuple[FeatureImportance, ...]]:
+    """Return the metric, and its changes by each feature, the largest first."""
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(measured.num_examples, generator=generator) for _ in range(repeats)]
     value = measured.value(None, None)
@@ -128,17 +135,7 @@ def measure_importance(  # noqa: PLR0913 - an argument for each option
         FeatureImportance(feature.name, tuple(measured.value(feature, order) - value for order in orders))
         for feature in measured.features()
     ]
-    features.sort(key=lambda one: -abs(one.mean))
-    return Importance(
-        path,
-        found.weights.origin,
-        found.weights.step,
-        f"{chosen}/{metric}",
-        value,
-        measured.num_examples,
-        tuple(features),
-        found.warnings,
-    )
+    return value, tuple(sorted(features, key=lambda one: -abs(one.mean)))
 
 
 class _Measured:

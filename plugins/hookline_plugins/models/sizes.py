@@ -10,8 +10,10 @@ def sizes_of(data: DataSource) -> tuple[int, int]:
         ContractError: If the data source does not give them.
     """
     if data.in_features is None or data.out_features is None:
+        hint = "set them in the DataSource that build_data returns"
+        if data.kept.get("categories") == "codes":
+            hint = "set data.categories = 'one-hot', or take a model of codes, such as 'tabular'"
         raise ContractError(
-            "the model needs in_features and out_features, which the data source does not give",
-            hint="set them in the DataSource that build_data returns",
+            "the model needs in_features and out_features, which the data source does not give", hint=hint
         )
     return data.in_features, data.out_features

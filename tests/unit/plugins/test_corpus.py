@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hookline import ConfigError, DataError, DataSource, PluginError, train
+from hookline import ConfigError, DataError, DataSource, PluginError, Run, load_config, train
+from hookline_plugins.caches import first_of_its_name
 from hookline_plugins.data.text import documents, packing
 from hookline_plugins.data.text.source import Corpus
 from hookline_plugins.first_config import from_file
@@ -206,13 +207,13 @@ def test_the_token_files_are_in_the_cache_folder_of_the_user(tmp_path: Path, mon
 
 def test_of_two_programs_that_write_at_once_both_use_the_first_file(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "tokens.bin"
-    with packing._first_of_its_name(path) as slow:
+    with first_of_its_name(path) as slow:
         slow.write(b"slow")
-        with packing._first_of_its_name(path) as fast:
+        with first_of_its_name(path) as fast:
             fast.write(b"fast")
         assert path.read_bytes() == b"fast"
     assert path.read_bytes() == b"fast"
-    with suppress(KeyError), packing._first_of_its_name(path.with_name("other")) as file:
+    with suppress(KeyError), first_of_its_name(path.with_name("other")) as file:
         file.write(b"half")
         raise KeyError
     assert files_in(tmp_path).keys() == {"tokens.bin"}
@@ -225,6 +226,18 @@ def test_tokens_beyond_uint16_are_int32(tmp_path: Path, monkeypatch: pytest.Monk
     assert windows(read(path, cache=tmp_path / "other")) == small
     sizes = [file.stat().st_size for name in ("cache", "other") for file in (tmp_path / name).rglob("*.bin")]
     assert sizes == [6, 12]
+
+
+def test_a_run_warns_of_an_evaluation_whose_logits_would_take_gigabytes(tmp_path: Path) -> None:
+    path = written(tmp_path, "a text of some bytes")
+    gpt = {"use": "gpt", "layers": 1, "heads": 1, "width": 2}
+    config = {"data": {"use": "corpus", "path": str(path), "context": 4}, "model": gpt, "loss": "cross-entropy"}
+    warnings = [
+        Run(load_config({**config, "train": {"eval_batch_size": size}})).warnings for size in (261_123, 261_124)
+    ]
+    assert warnings[0] == []
+    (warning,) = warnings[1]
+    assert warning.endswith("of 261,124 windows with 257 tokens take 1.0 GiB: set train.eval_batch_size = 261123")
 
 
 # ---- faults ---------------------------------------------------------------------------------------------------------

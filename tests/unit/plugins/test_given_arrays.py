@@ -49,7 +49,7 @@ def tensors(data: DataSource, split: str = "train") -> tuple[torch.Tensor, ...]:
 
 
 def faults_of(*arrays: Any, **options: Any) -> list[str]:
-    with pytest.raises(DataError, match="the arrays cannot be used") as caught:
+    with pytest.raises(DataError, match="the given data cannot be used") as caught:
         source(*arrays, **options)
     return [fault.message for fault in caught.value.faults]
 

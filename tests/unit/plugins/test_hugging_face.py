@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import socket
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
+from msgspec import Meta
 
-from hookline import DataError, DataSource, Run, load_config, resume
+from hookline import DataError, DataSource, Run, hookimpl, load_config, resume
+from hookline.engine.plugin.plugin import Plugin
+from hookline.testing.checks_data import starts_anywhere
+from hookline.testing.kit import Broken, Subject
 from hookline.trained import load_trained, write_predictions
 from support import saved_folder
 
@@ -199,3 +204,23 @@ def test_a_run_resumes_in_mid_epoch_with_the_same_bits_and_predicts(tmp_path: Pa
     given = rows()
     inputs = torch.tensor(np.stack([given["a"], given["b"]], axis=1))
     assert predicted == [("low", "high")[index] for index in again.model.eval()(inputs).argmax(1)]
+
+
+@dataclass
+class Streamed:
+    """Yield the rows of a dataset as a stream of the package."""
+
+    shuffled: Annotated[bool, Meta(description="whether to shuffle")] = False
+
+    @hookimpl
+    def build_data(self) -> DataSource:
+        whole = datasets.Dataset.from_dict({"x": rows()["x"], "labels": rows()["label"]}).with_format("torch")
+        stream = whole.to_iterable_dataset(num_shards=4)
+        return DataSource(stream.shuffle(seed=0, buffer_size=8) if self.shuffled else stream)
+
+
+def test_the_kit_refuses_a_stream_of_the_package_that_is_shuffled_because_it_loses_examples_at_a_resume() -> None:
+    plugin = Plugin("data", "Streamed", Streamed)
+    starts_anywhere.function(Subject(plugin, {}, None, Path()))
+    with pytest.raises(Broken, match="different batches when the epoch starts at batch"):
+        starts_anywhere.function(Subject(plugin, {"shuffled": True}, None, Path()))

@@ -18,7 +18,7 @@ from torch.nn import functional
 from hookline import DataError, DataSource, HooklineError, Run, load_config, train
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.workers import Workers
-from hookline.trained import export_model, load_trained, write_predictions
+from hookline.trained import export_model, load_onnx, load_trained, write_predictions
 from hookline_plugins.data.images import augmenting
 from hookline_plugins.data.images.augmenting import operations
 from hookline_plugins.data.images.preparation import Preparation, statistics_of
@@ -460,6 +460,24 @@ def test_an_exported_model_takes_pixels(trained_run: Path) -> None:
     expected = load_trained(folder).predict(pixels, probabilities=True)
     assert np.allclose(outputs["probabilities"].detach(), expected, atol=1e-6)
     assert outputs["label"].tolist() == expected.argmax(1).tolist()
+
+
+def test_an_onnx_file_of_a_model_of_images_predicts_as_the_run_does(trained_run: Path) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="the extra onnx is not installed")
+    data, made = trained_run / "data", trained_run / "model.onnx"
+    export_model(load_trained(trained_run / "runs" / "0001-images-cnn"), "onnx", made)
+    rows = predicted(trained_run, data)
+    pixels = np.stack([np.asarray(Image.open(data / row["path"]))[None] for row in rows])
+    np.savez(trained_run / "new.npz", pixels=pixels)
+    (found,) = load_onnx(made).predictions(trained_run / "new.npz")
+    assert found["predicted_label"] == [row["predicted_label"] for row in rows]
+    for name in ("probability_a", "probability_b"):
+        np.testing.assert_allclose(found[name], [float(row[name]) for row in rows], atol=1e-6)
+    with pytest.raises(
+        DataError, match=r"(?s)there is no array 'pixels'.*with pixels, uint8 \[N, 1, 6, 5\]; a run takes"
+    ):
+        list(load_onnx(made).predictions(data))
 
 
 # ---- the sheet, the model, first configs ----------------------------------------------------------------------------

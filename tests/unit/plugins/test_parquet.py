@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,15 +38,17 @@ def frame() -> pl.DataFrame:
             "flag": rng.integers(0, 2, NUM).astype(bool),
             "y": rng.normal(-2, 5, NUM),
             "kind": rng.choice(["no", "yes"], NUM),
+            "at": [time(int(hour), 30) for hour in rng.integers(0, 24, NUM)],
+            "clock": [None if row == 7 else f"{row % 24:02}:{row % 60:02}" for row in range(NUM)],
         }
     )
 
 
-FEATURES = ["a", "gap", "color", "code", "when", "flag"]
+FEATURES = ["a", "gap", "color", "code", "when", "flag", "at", "clock"]
 COLUMNS: dict[str, Any] = {
     "features": FEATURES,
     "one_hot": ["color", "code"],
-    "dates": {"when": "%Y-%m-%d"},
+    "dates": {"when": "%Y-%m-%d", "at": "%H:%M", "clock": "%H:%M"},
     "missing": "mean",
 }
 
@@ -62,8 +66,10 @@ def files(tmp_path: Path) -> Path:
 def new_run(path: Path, train: Mapping[str, Any] | None = None, **options: Any) -> Run:
     data = {"use": "parquet", "path": str(path), "target": "y", "block_rows": BLOCK, "window": WINDOW, **options}
     losses = {"classification": "cross-entropy", "binary": "bce-with-logits"}
-    config = {"train": {"epochs": 2, "batch_size": 10, **(train or {})}, "data": data}
-    return Run(load_config({**config, "loss": losses.get(options.get("task", ""), "mse")}))
+    config: dict[str, Any] = {"train": {"epochs": 2, "batch_size": 10, **(train or {})}, "data": data}
+    # The files are read when a test reads them.
+    config |= {"loss": losses.get(options.get("task", ""), "mse"), "callbacks": {"try-first-batch": "off"}}
+    return Run(load_config(config))
 
 
 def stream_of(data: DataSource, name: str = "train") -> BlockStream:
@@ -175,6 +181,51 @@ def test_splits_are_blocks_or_files_of_their_own(numbered: Path, files: Path) ->
     assert mean == [pytest.approx(np.mean(parts["train"]))]
     data = new_run(files / "first.parquet", validation=str(files / "sec*.parquet"), features=["a"]).data
     assert [len(torch.cat([b[1] for b in batches(stream_of(data, name), 1)])) for name in data.splits()] == [90, 110]
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Write a file, and keep the time of its last change."""
+    status = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(("target", "task"), [("y", "regression"), ("kind", "classification")])
+def test_files_that_have_not_changed_are_measured_once(files: Path, target: str, task: str) -> None:
+    options: dict[str, Any] = {"target": target, "task": task, **COLUMNS, "standardize": True}
+    options["one_hot"] = ["color", "code", "flag"]
+    first = new_run(files, **options).data
+    for path in files.iterdir():  # nothing but the footer can be read any more
+        content = path.read_bytes()
+        size = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+        rewrite(path, b"PAR1" + bytes(size - 4) + content[size:])
+    again = new_run(files, **options).data
+    assert (again.kept, again.class_names, again.out_features) == (first.kept, first.class_names, first.out_features)
+    assert stream_of(again).fingerprint() == stream_of(first).fingerprint()
+    for changed in ({"features": ["a"], "one_hot": [], "dates": {}}, {"block_rows": 17}, {"split": [0.5, 0.5]}):
+        with pytest.raises(DataError, match="the Parquet file cannot be read"):
+            new_run(files, **options | changed)
+    os.utime(files / "first.parquet")
+    with pytest.raises(DataError, match="the Parquet file cannot be read"):
+        new_run(files, **options)
+
+
+def test_files_that_have_changed_are_measured_again(files: Path) -> None:
+    options: dict[str, Any] = {"features": ["a"], "standardize_target": True}
+    (before,) = new_run(files, **options).data.kept["target_mean"]
+    size = (files / "first.parquet").stat().st_size
+    changed = io.BytesIO()
+    frame()[:90].with_columns(pl.col("y") + 1).write_parquet(changed)
+    rewrite(files / "first.parquet", changed.getvalue())
+    assert (files / "first.parquet").stat().st_size == size, "only its footer tells"
+    (after,) = new_run(files, **options).data.kept["target_mean"]
+    assert after == pytest.approx(before + 90 / NUM, rel=1e-12)
+
+
+def test_categories_that_json_does_not_have_are_measured_each_time(files: Path) -> None:
+    options: dict[str, Any] = {"features": ["when"], "one_hot": ["when"]}
+    first, again = (new_run(files, **options).data for _ in range(2))
+    assert first.kept == again.kept
 
 
 def test_every_fault_is_found_at_once(files: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from hookline import DataError, Run, load_config
 from hookline_plugins.data.tables.table import Table
+from hookline_plugins.data.tables.transforms import normal_quantile, normal_share
 
 CITIES = "cccaaabbbbddef"
 """Counts: a 3, b 4, c 3, d 2, e 1, f 1."""
@@ -151,6 +153,15 @@ def test_metrics_and_predictions_of_a_transformed_target_are_in_the_units_of_the
     assert "coefficients" not in result.summary
 
 
+def test_normal_quantiles_and_shares_are_those_of_python_and_torch() -> None:
+    low = torch.logspace(-6.99, -0.3, 301, dtype=torch.float64)
+    shares = torch.cat([low, 1 - low])
+    exact = [statistics.NormalDist().inv_cdf(share) for share in shares.tolist()]
+    np.testing.assert_allclose(normal_quantile(shares), exact, rtol=2e-15)
+    quantiles = torch.linspace(-7, 7, 1001, dtype=torch.float64)
+    np.testing.assert_allclose(normal_share(quantiles), torch.special.ndtr(quantiles), rtol=0, atol=3e-16)
+
+
 @pytest.mark.parametrize("use", ["uniform", "normal"])
 @pytest.mark.parametrize("kind", ["continuous", "many zeros", "few", "two values"])
 def test_quantiles_are_those_of_scikit_learn(tmp_path: Path, use: str, kind: str) -> None:
@@ -245,6 +256,33 @@ def test_times_of_the_day_are_hours(tmp_path: Path) -> None:
     ] == []
 
 
+@pytest.mark.parametrize(
+    ("form", "cells", "what"),
+    [
+        ("%H", ("06", "23"), "time of the day"),
+        ("%I:%M", ("06:30", "11:45"), "time of the day"),
+        ("%H:%Q", ("06:30", "11:45"), "time of the day"),
+        ("%Y-%m-%d %H", ("2000-01-01 06", "2000-01-02 23"), "date"),
+        ("", ("2000-01-01", "2000-01-02"), "date"),
+    ],
+)
+def test_a_form_that_no_date_can_have_is_one_fault(
+    tmp_path: Path, form: str, cells: tuple[str, str], what: str
+) -> None:
+    path = written(tmp_path, "t,y", f"{cells[0]},1", f"{cells[1]},2")
+    text = refusal(Table(path, "y", dates={"t": form}))
+    assert "one fault" in text
+    assert f"`dates` has the form {form!r} for column 't': no {what} has this form" in text
+
+
+@pytest.mark.parametrize("form", ["%I:%M %p", "%T", "%d.%m.%y", "%Y-%j", "%Y-%m-%d %H:%M:%S%.f %z", "%G-W%V-%u"])
+def test_a_form_that_a_date_can_have_is_accepted(tmp_path: Path, form: str) -> None:
+    moments = [datetime.datetime(2000, 2, 29, 13, 5, 9, tzinfo=datetime.UTC) for _ in range(2)]
+    cells = pl.Series(moments).dt.strftime(form)
+    path = written(tmp_path, "t,y", f"{cells[0]},1", f"{cells[1]},2")
+    Table(path, "y", dates={"t": form}).build_data()
+
+
 def test_times_and_durations_of_parquet_are_hours_and_seconds(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     spans = [datetime.timedelta(minutes=2), None]
@@ -252,3 +290,62 @@ def test_times_and_durations_of_parquet_are_hours_and_seconds(tmp_path: Path) ->
     table = Table(path, "y", missing=7.5)
     data = table.build_data()
     assert inputs_of(data.train) == new_inputs(table, data, path) == [[6.5, 120], [18, 7.5]]
+
+
+# ---- given frames ----------------------------------------------------------------------------------------------------
+
+
+class NA:
+    """A missing value whose comparisons have no truth value, as that of pandas."""
+
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    __ne__ = __eq__
+    __hash__ = None  # type: ignore[assignment] # comparisons say nothing
+
+    def __bool__(self) -> bool:
+        raise TypeError
+
+
+def predictor_of(folder: Path, **options: Any) -> Any:
+    path = written(folder, "x,k,y", "1,a,1", "2,b,2", "3,b,3")
+    table = Table(path, "y", one_hot=("k",), **options)
+    return table.build_predictor(table.build_data())
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"x": [1, None], "k": ["a", None]},
+        {"x": np.array([1, np.nan]), "k": np.array(["a", np.nan], dtype=object)},
+        {"x": ["1", NA()], "k": ["a", NA()]},
+        pl.DataFrame({"x": [1, None], "k": ["a", None]}),
+        {"x": np.array([1, "NA"], dtype=object), "k": ["a", ""]},
+    ],
+    ids=["None", "NaN", "NA", "polars", "words"],
+)
+def test_a_frame_with_missing_cells_is_predicted_from_or_refused_by_row(tmp_path: Path, rows: Any) -> None:
+    filling = predictor_of(tmp_path, missing="mean")
+    np.testing.assert_allclose(filling.predict(lambda inputs: inputs.sum(1, keepdim=True), rows, 10), [2, 3])
+    with pytest.raises(DataError) as caught:
+        predictor_of(tmp_path).predict(lambda inputs: inputs, rows, 10)
+    assert [fault.message for fault in caught.value.faults] == [
+        "row 2, column 'x': the cell is empty",
+        "row 2, column 'k': the cell is empty",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([[1.0], [2.0]], "column 'x' holds values of type Array"),
+        ([[1.0], [2.0, 3.0]], "column 'x' cannot be read"),
+        ([{"a": 1}, {"a": 2}], "column 'x' holds values of type Struct"),
+    ],
+)
+def test_a_frame_without_single_values_is_refused(tmp_path: Path, cells: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        predictor_of(tmp_path).predict(lambda inputs: inputs, {"x": cells, "k": ["a", "b"]}, 10)
+    assert caught.value.faults[0].message.startswith(message)
+    assert caught.value.faults[0].hint == "pass one number, text, date or time for each row"

@@ -24,7 +24,16 @@ from torch.utils.data import TensorDataset
 
 import hookline
 import hookline.cli.commands.trained as commands
-from hookline import Catalog, CheckpointError, ConfigError, ContractError, DataSource, PluginError, load_config
+from hookline import (
+    Catalog,
+    CheckpointError,
+    ConfigError,
+    ContractError,
+    DataError,
+    DataSource,
+    PluginError,
+    load_config,
+)
 from hookline.config import entries_of_file
 from hookline.runs import folder_of
 from hookline.runs.disk.encoding import state_from_safetensors
@@ -632,6 +641,29 @@ def test_an_exported_classifier_of_a_table_gives_texts_and_leaves_out_what_it_ca
     assert expected["predicted_y"][1] is None
     assert got["problem"] == expected["problem"]
     close(*[{name: [value for value in each[name] if value is not None] for name in each} for each in (got, expected)])
+
+
+@with_onnx
+def test_an_exported_table_reads_words_and_times_and_transforms_numbers(tmp_path: Path) -> None:
+    rows = [f"{n**2},{n % 9},{n % 7:02}:{n:02},{'yes' if n % 3 else 'No'},{2 ** (n / 8)!r}" for n in range(1, 41)]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["area,rooms,from,paid,y", *rows, ""]))
+    transforms = {"area": "normal", "rooms": "uniform", "y": "normal"}
+    data = {"use": "csv", "path": str(path), "target": "y", "dates": {"from": "%R"}, "missing": "median"}
+    trained = trained_with(tmp_path / "runs", data={**data, "transforms": transforms, "standardize_target": True})
+    export_model(trained, "onnx", tmp_path / "m.onnx")
+    new = tmp_path / "new.csv"
+    new.write_text("area,rooms,from,paid\n-5,3.5,00:00,Yes\n77.5,-1,9:59,f\n1e9,99,23:59,1\n,,,\n400,8,08:20,no\n")
+    (expected,) = trained.predictions(new)
+    (got,) = load_onnx(tmp_path / "m.onnx").predictions(new)
+    close(got, expected)
+    new.write_text("area,rooms,from,paid\n1,1,8.5,maybe\n")
+    with pytest.raises(DataError) as caught:
+        list(load_onnx(tmp_path / "m.onnx").predictions(new))
+    assert [fault.message for fault in caught.value.faults] == [
+        "column 'from': '8.5' is not a time",
+        "column 'paid': 'maybe' is none of the values of this column",
+    ]
 
 
 @with_onnx

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ PRICE = (RawOutput("predictions", ("predicted_price",)),)
 
 def described(*inputs: RawInput, **form: Any) -> Description:
     return Description(VERSION, inputs, PRICE, TableForm(**form))
+
+
+def zipped(data: bytes, *names: str) -> bytes:
+    """Return an archive as macOS makes it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("folder/", "__MACOSX/._a.csv", *names):
+            archive.writestr(name, data)
+    return file.getvalue()
 
 
 def read(path: Path, text: str | bytes, description: Description, size: int = 100) -> tuple[dict[str, list[Any]], ...]:
@@ -59,6 +70,7 @@ FORMS: dict[str, tuple[dict[str, Any], str | bytes, list[float]]] = {
     "an encoding": ({"encoding": "utf-16"}, "area,x\n1,ä\n".encode("utf-16"), [1]),
     "a mark of the byte order": ({}, "\ufeffarea,x\r\n1,a\r\n".encode(), [1]),
     "compressed": ({}, gzip.compress(b"area,x\n1,a\n", mtime=0), [1]),
+    "the file of an archive": ({"encoding": "utf-16"}, zipped("area,x\n1,ä\n".encode("utf-16"), "a.csv"), [1]),
 }
 
 
@@ -88,6 +100,20 @@ def test_dates_are_days_since_1970(tmp_path: Path) -> None:
         tmp_path / "a.csv", "on\n2000-02-29 12\n1969-12-31 00\n", described(RawInput("on", date="%Y-%m-%d %H"))
     )
     assert inputs["on"] == [11016.5, -1.0]
+
+
+def test_times_of_day_are_hours_and_words_are_numbers(tmp_path: Path) -> None:
+    inputs = RawInput("at", time="%H:%M"), RawInput("paid", words={"no": 0, "yes": 1, "true": 1, "0": 0, "1": 1})
+    text = "at,paid\n08:30,Yes\n24:00,0\n8.5,NO\n0:00,0.5\n"
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "a.csv", text, described(*inputs))
+    assert [(fault.message, fault.hint) for fault in caught.value.faults] == [
+        ("column 'at': '24:00' is not a time", "a time of the form '%H:%M' is expected"),
+        ("column 'at': '8.5' is not a time", "a time of the form '%H:%M' is expected"),
+        ("column 'paid': '0.5' is none of the values of this column", "known: 'no', 'yes', 'true', '0', '1'"),
+    ]
+    found, _ = read(tmp_path / "a.csv", "at,paid\n08:30,Yes\n23:59,0\n", described(*inputs))
+    assert found == {"at": [8.5, 24 - 1 / 60], "paid": [1, 0]}
 
 
 def test_every_fault_is_reported_with_its_line_and_column(tmp_path: Path) -> None:
@@ -130,6 +156,10 @@ def test_rows_that_cannot_be_read_can_be_left_without_a_prediction(tmp_path: Pat
         (b"area\n", "there are no rows"),
         (b"area\n\xff\n", "the file is not in the encoding 'utf-8'"),
         (gzip.compress(b"area\n1\n", mtime=0)[:-9], "the file cannot be read"),
+        (gzip.compress(b"area\n1\n", mtime=0)[:10] + b"\xff" * 9, "the file cannot be read: Error -3"),
+        (zipped(b"area\n1\n", "a.csv", "b.csv"), "the file cannot be read: the zip archive has 2 files, of which one"),
+        (zipped(b"area\n1\n", "a.csv")[:-9], "the file cannot be read: File is not a zip file"),
+        (b"\x28\xb5\x2f\xfd\0", "the file is compressed with Zstandard"),
     ],
 )
 def test_a_file_that_is_no_table_is_an_error(tmp_path: Path, data: bytes, message: str) -> None:
@@ -153,6 +183,29 @@ def test_the_columns_of_a_parquet_file_are_read_by_name(tmp_path: Path) -> None:
     assert batch.beside == {"id": [7, 8]}
     with pytest.raises(DataError, match=r"row 2, column 'color': 'blue' was not in the training data"):
         list(read_table(tmp_path / "a.parquet", described(RawInput("color", "text", levels=("red",))), 10))
+
+
+def test_times_durations_and_booleans_of_a_parquet_file_are_numbers(tmp_path: Path) -> None:
+    polars = pytest.importorskip("polars")
+    from datetime import time, timedelta
+
+    columns = {
+        "at": [time(8, 30), time(23, 45)],
+        "from": [time(8, 30), time(0)],
+        "took": [timedelta(seconds=1.5), timedelta(days=1)],
+        "paid": [True, False],
+        "late": [False, True],
+    }
+    polars.DataFrame(columns).write_parquet(tmp_path / "a.parquet")
+    inputs = RawInput("from"), RawInput("took"), RawInput("late"), RawInput("paid", words={"true": 1, "false": 0})
+    (batch,) = read_table(tmp_path / "a.parquet", described(RawInput("at", time="%H:%M"), *inputs), 10)
+    assert {name: values.tolist() for name, values in batch.inputs.items()} == {
+        "at": [8.5, 23.75],
+        "from": [8.5, 0],
+        "took": [1.5, 86400],
+        "late": [0, 1],
+        "paid": [1, 0],
+    }
 
 
 def test_arrays_are_read_by_name_with_their_shape_and_dtype(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def describe(annotation: Any) -> str:
     if origin in (list, tuple, set, frozenset, Sequence):
         return _describe_list(arguments, is_tuple=origin is tuple)
     if origin in (dict, Mapping):
-        return "a table"
+        return f"a table whose values are {describe(arguments[1])}" if _choices(annotation) else "a table"
     return _PLAIN_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
@@ -221,7 +221,7 @@ def _choices(annotation: Any) -> list[str]:
 
 def _near(annotation: Any, value: Any) -> str:
     choices = _choices(annotation)
-    words = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    words = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
     wrong = [word for word in words if isinstance(word, str) and word not in choices]
     matches = [match for word in wrong if (match := nearest(word, choices))]
     return f"; did you mean {', '.join(map(repr, matches))}?" if matches else ""

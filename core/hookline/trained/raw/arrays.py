@@ -16,6 +16,9 @@ _BROKEN = (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFErr
 """Exceptions that reading a damaged file can raise."""
 
 
+_HINT = "use an .npz or .safetensors file, or a folder of .npy files"
+
+
 def read_arrays(path: Path, description: Description, batch_size: int) -> Iterator[Batch]:
     """Yield the rows of the arrays in an ``.npz`` or ``.safetensors`` file, or in a folder of ``.npy`` files.
 
@@ -23,11 +26,13 @@ def read_arrays(path: Path, description: Description, batch_size: int) -> Iterat
         DataError: With every fault of the file.
     """
     faults = Faults(path)
-    load, names = _opened(faults)
+    load, names = _opened(path, faults)
     arrays = {}
     for raw in description.inputs:
         if raw.name not in names:
-            faults.add(f"there is no array {raw.name!r}", hint=did_you_mean(raw.name, names))
+            form = f"{raw.dtype} [N{''.join(f', {size}' for size in raw.shape)}]"
+            hint = f"{_HINT} with {raw.name}, {form}; a run takes the files that it was trained on"
+            faults.add(f"there is no array {raw.name!r}", hint=did_you_mean(raw.name, names) if names else hint)
             continue
         try:
             arrays[raw.name] = _as_input(load(raw.name), raw, faults)
@@ -41,12 +46,11 @@ def read_arrays(path: Path, description: Description, batch_size: int) -> Iterat
         yield Batch({name: array[first : first + batch_size] for name, array in arrays.items()}, {}, {})
 
 
-def _opened(faults: Faults) -> tuple[Callable[[str], Any], list[str]]:
+def _opened(path: Path, faults: Faults) -> tuple[Callable[[str], Any], list[str]]:
     """Return the function from a name to an array, and the names."""
     import numpy as np
     import safetensors
 
-    path = faults.path
     if path.is_dir():
         return lambda name: np.load(path / f"{name}.npy", allow_pickle=False), [one.stem for one in path.glob("*.npy")]
     if not path.is_file():
@@ -56,8 +60,7 @@ def _opened(faults: Faults) -> tuple[Callable[[str], Any], list[str]]:
         ".safetensors": lambda: safetensors.safe_open(path, framework="numpy"),
     }
     if path.suffix not in opened:
-        hint = "use an .npz or .safetensors file, or a folder of .npy files"
-        faults.stop(f"files with the extension {path.suffix!r} are not supported", hint=hint)
+        faults.stop(f"files with the extension {path.suffix!r} are not supported", hint=_HINT)
 
     def load(name: str) -> Any:
         with opened[path.suffix]() as file:

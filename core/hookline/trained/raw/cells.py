@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from hookline.trained.exportable import RawInput, TableForm
 from hookline.trained.raw.faults import LISTED
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - dates of a table have no time zone
-_DAY = timedelta(days=1)
+_DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _WHOLE = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
 _NUMBER_HINT = "numbers are read as in the training data"
 _FILL_HINT = "fill it in: the model was exported without a value for missing cells"
@@ -74,8 +75,8 @@ def read_cells(cells: Sequence[Any], raw: RawInput, form: TableForm) -> tuple[An
 
 def _plain_numbers(cells: Sequence[Any], raw: RawInput, form: TableForm) -> list[float] | None:
     """Return a column of ordinary numbers; None if there is anything else in it."""
-    is_plain = raw.dtype == "float64" and raw.date is None and form.decimal == "." and not form.missing_numbers
-    if not is_plain or form.thousands or raw.name in form.units:
+    is_special = raw.date is not None or raw.time is not None or raw.words or raw.name in form.units
+    if raw.dtype != "float64" or is_special or form.decimal != "." or form.missing_numbers or form.thousands:
         return None
     try:
         values = list(map(float, cells))
@@ -87,11 +88,15 @@ def _plain_numbers(cells: Sequence[Any], raw: RawInput, form: TableForm) -> list
 
 
 def _number_reader(raw: RawInput, form: TableForm) -> Callable[[Any], float]:
+    if raw.date is not None:
+        return partial(_days, form=raw.date)
+    if raw.time is not None:
+        return partial(_hours, form=raw.time)
+    if raw.words:
+        return partial(_number_of_word, words=raw.words)
     unit = form.units.get(raw.name)
 
     def read(cell: Any) -> float:
-        if raw.date is not None:
-            return _days(cell, raw.date)
         if unit and isinstance(cell, str):
             cell = _without_unit(cell, unit)
         value = _number_or_none(cell, form)
@@ -110,10 +115,16 @@ def _number_reader(raw: RawInput, form: TableForm) -> Callable[[Any], float]:
 def _number_or_none(cell: Any, form: TableForm) -> float | None:
     """Return a cell as a number; None if it is no number in this form.
 
+    A time of day is the number of hours since midnight, a duration that of its seconds.
+
     >>> _number_or_none("1.234,5", TableForm(decimal=",", thousands="."))
     1234.5
     """
     try:
+        if isinstance(cell, time):
+            return (datetime.combine(_EPOCH, cell) - _EPOCH) / _HOUR
+        if isinstance(cell, timedelta):
+            return cell.total_seconds()
         if not isinstance(cell, str):
             return float(cell)
         sign = re.escape(form.decimal)
@@ -136,7 +147,7 @@ def _without_unit(text: str, unit: str) -> str:
     text, before = re.subn(rf"^([+-]?)\s*{mark}\s*([+-]?[\d.,])", r"\1\2", text)
     text, after = re.subn(rf"([\d.,])\s*{mark}$", r"\1", text)
     if not before + after:
-        raise _BadCellError(f"{show(text)} has no unit {unit!r}", "write it as in the training data")
+        raise _BadCellError(f"{show(text)} lacks the unit {unit!r} of its column", "write it as in the training data")
     return text
 
 
@@ -159,20 +170,54 @@ def _days(cell: Any, form: str) -> float:
     raise _BadCellError(f"{show(cell)} is not a date", None)
 
 
+def _hours(cell: Any, form: str) -> float:
+    """Return the hours since midnight of a time of day.
+
+    >>> _hours("08:30", "%H:%M")
+    8.5
+    """
+    if isinstance(cell, str):
+        try:
+            cell = datetime.strptime(cell, form).time()  # noqa: DTZ007 - times of a table have no time zone
+        except ValueError:
+            raise _BadCellError(f"{show(cell)} is not a time", f"a time of the form {form!r} is expected") from None
+    if isinstance(cell, time):
+        return (datetime.combine(_EPOCH, cell) - _EPOCH) / _HOUR
+    raise _BadCellError(f"{show(cell)} is not a time", None)
+
+
+def _number_of_word(cell: Any, words: Mapping[str, float]) -> float:
+    """Return the number of a word, in any case.
+
+    >>> _number_of_word("Yes", {"yes": 1.0}), _number_of_word(True, {"true": 1.0})
+    (1.0, 1.0)
+    """
+    if isinstance(cell, str | bool):
+        value = words.get(str(cell).lower())
+    else:
+        value = float(cell) if cell in words.values() else None
+    if value is None:
+        raise _BadCellError(f"{show(cell)} is none of the values of this column", f"known: {_listed(words)}")
+    return value
+
+
 def _text_reader(raw: RawInput) -> Callable[[Any], str]:
     levels = set(raw.levels)
     are_whole = all(re.fullmatch(r"[+-]?[0-9]+", level) for level in levels)
-    known = ", ".join(map(show, raw.levels[:LISTED]))
 
     def read(cell: Any) -> str:
         text = str(cell).lower() if isinstance(cell, bool) else str(cell)
         if text not in levels and are_whole and (whole := _WHOLE.fullmatch(text)):
             text = whole[1]
         if text not in levels and not raw.fills_unseen:
-            raise _BadCellError(f"{show(text)} was not in the training data", f"known: {known}")
+            raise _BadCellError(f"{show(text)} was not in the training data", f"known: {_listed(raw.levels)}")
         return text
 
     return read
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(map(show, itertools.islice(values, LISTED)))
 
 
 def show(value: object) -> str:

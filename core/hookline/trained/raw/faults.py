@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -27,13 +27,24 @@ class Batch(NamedTuple):
 
 
 class Faults:
-    """The faults of one file: all are counted, the first ones listed.
+    """The faults of one file, or of values of a program: all are counted, the first ones listed.
 
     Args:
-        path: The file.
+        path: The file; None for values of a program.
+
+    Example:
+        >>> faults = Faults(Path("prices.csv"))
+        >>> faults.add("there is no column 'area'", hint="add it")
+        >>> faults.check()
+        Traceback (most recent call last):
+        hookline.engine.errors.DataError: the data file 'prices.csv' cannot be used: one fault
+        <BLANKLINE>
+        there is no column 'area'
+          --> prices.csv
+          = add it
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self._found: list[Fault] = []
         self._count = 0
@@ -52,7 +63,8 @@ class Faults:
         """Add a fault, by default of the whole file."""
         self._count += 1
         if not self.is_full:
-            self._found.append(Fault(message, location or Location(str(self.path)), hint))
+            whole = Location(str(self.path)) if self.path else None
+            self._found.append(Fault(message, location or whole, hint))
 
     def stop(self, message: str, *, location: Location | None = None, hint: str | None = None) -> NoReturn:
         """Add a fault after which the file cannot be read any further, and raise all faults."""
@@ -68,8 +80,11 @@ class Faults:
         if self._count:
             raise self._error()
 
-    def _error(self) -> DataError:
-        more = self._count - len(self._found)
-        faults = [*self._found, *([Fault(f"and {more:,} more")] if more else [])]
+    def _error(self, located: Sequence[Fault] = ()) -> DataError:
+        """Return the error with all faults; ``located`` are further ones that were counted."""
+        faults = [*self._found, *located]
+        if more := self._count - len(faults):
+            faults.append(Fault(f"and {more:,} more"))
         number = "one fault" if self._count == 1 else f"{self._count:,} faults"
-        return DataError(f"the data file {self.path.name!r} cannot be used: {number}", faults=faults)
+        what = f"data file {self.path.name!r}" if self.path else "given data"
+        return DataError(f"the {what} cannot be used: {number}", faults=faults)

@@ -6,13 +6,16 @@ import bz2
 import codecs
 import csv
 import gzip
+import io
 import itertools
 import lzma
 import re
 import stat
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 from hookline.engine.errors import Location, PluginError
 from hookline.engine.words import did_you_mean
@@ -25,9 +28,9 @@ PROBLEM = "problem"
 
 _BLANKS = re.compile(r'("[^"\n]*")|[ \t]+')
 _LONGEST_EXCERPT = 200
-_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-_BROKEN = (OSError, EOFError, lzma.LZMAError, ValueError)
-"""Errors of reading a damaged file."""
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
+"""Errors of reading a damaged or encrypted file."""
 
 
 class Record(NamedTuple):
@@ -47,13 +50,13 @@ def read_table(path: Path, description: Description, batch_size: int) -> Iterato
         PluginError: When polars is needed for a Parquet file and not installed.
     """
     faults, form = Faults(path), description.table or TableForm()
-    head = _check_file(faults)
+    head = _check_file(path, faults)
     if head.startswith(b"PAR1"):
-        names, records = _parquet_rows(faults)
+        names, records = _parquet_rows(path, faults)
     else:
-        names, records = _csv_rows(faults, form, head)
+        names, records = _csv_rows(path, faults, form, head)
     _check_names(names, description, form, faults)
-    reader = _Reader(names, description, form, faults)
+    reader = _Reader(path, names, description, faults)
     num_rows = 0
     while rows := list(itertools.islice(records, batch_size)):
         num_rows += len(rows)
@@ -68,8 +71,9 @@ def read_table(path: Path, description: Description, batch_size: int) -> Iterato
 class _Reader:
     """Reads rows as inputs; their faults are added to ``faults``."""
 
-    def __init__(self, names: Sequence[str], description: Description, form: TableForm, faults: Faults) -> None:
-        self._names, self._inputs, self._form, self._faults = names, description.inputs, form, faults
+    def __init__(self, path: Path, names: Sequence[str], description: Description, faults: Faults) -> None:
+        self._path, self._names, self._faults = path, names, faults
+        self._form = description.table or TableForm()
         self._known = [one for one in description.inputs if one.name in names]
         others = set(names) - {"", *(one.name for one in description.inputs)}
         self._others = [name for name in dict.fromkeys(names) if name in others]
@@ -103,7 +107,7 @@ class _Reader:
             self._add(record, message, fault.hint, self._names.index(name))
 
     def _add(self, record: Record, message: str, hint: str | None, index: int | None = None) -> None:
-        location = None if self._faults.is_full else _location(self._faults.path, record, index, self._form)
+        location = None if self._faults.is_full else _location(self._path, record, index, self._form)
         self._faults.add(message, location=location, hint=hint)
 
 
@@ -138,13 +142,13 @@ def _check_names(names: Sequence[str], description: Description, form: TableForm
             faults.add(f"the column {name!r} has the name of a result", hint="leave it out, or rename it")
 
 
-def _check_file(faults: Faults) -> bytes:
+def _check_file(path: Path, faults: Faults) -> bytes:
     """Return the first bytes of a file, after checking that it can be read without waiting."""
     try:
-        mode = faults.path.stat().st_mode
+        mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             faults.stop("this is a folder, not a file" if stat.S_ISDIR(mode) else "this is not a regular file")
-        with faults.path.open("rb") as file:
+        with path.open("rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
         faults.stop("there is no such file")
@@ -158,8 +162,8 @@ def _check_file(faults: Faults) -> bytes:
 # ---- CSV -------------------------------------------------------------------------------------------------------------
 
 
-def _csv_rows(faults: Faults, form: TableForm, head: bytes) -> tuple[list[str], Iterator[Record]]:
-    records = _records(faults, form, head)
+def _csv_rows(path: Path, faults: Faults, form: TableForm, head: bytes) -> tuple[list[str], Iterator[Record]]:
+    records = _records(path, faults, form, head)
     first = next(records, None)
     if first is None:
         faults.stop("the file is empty", hint="the first line must hold the column names")
@@ -179,18 +183,47 @@ def _checked(records: Iterator[Record], width: int) -> Iterator[Record]:
             yield record._replace(problem=f"the row has {fields}, the header has {width}")
 
 
-def _records(faults: Faults, form: TableForm, head: bytes) -> Iterator[Record]:
+def _records(path: Path, faults: Faults, form: TableForm, head: bytes) -> Iterator[Record]:
     """Yield the records of a file that are not blank, the header included."""
     delimiter = "\t" if form.delimiter == " " else form.delimiter
     encoding = "utf-8-sig" if codecs.lookup(form.encoding).name == "utf-8" else form.encoding
-    opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), Path.open)
+    if head.startswith(_ZSTANDARD):
+        faults.stop("the file is compressed with Zstandard", hint="decompress it first, for example with zstd -d")
+    opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), _open_plain)
     try:
-        with opener(faults.path, "rt", encoding=encoding, newline="\n") as file:
-            yield from _parsed(_lines(cast("IO[str]", file), form), delimiter)
+        with opener(path) as file, io.TextIOWrapper(file, encoding=encoding, newline="\n") as text:
+            yield from _parsed(_lines(text, form), delimiter)
     except UnicodeError as error:
         faults.stop(f"the file is not in the encoding {form.encoding!r}: {error}")
     except _BROKEN as error:
         faults.stop(f"the file cannot be read: {error}")
+
+
+def _open_plain(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _open_zip(path: Path) -> IO[bytes]:
+    """Open the only file of an archive.
+
+    Raises:
+        ValueError: If there is not exactly one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        if len(names) != 1:
+            shown = ", ".join(map(repr, names[:5]))
+            raise ValueError(f"the zip archive has {len(names)} files, of which one is wanted: {shown}")
+        return archive.open(names[0])
+
+
+_OPENERS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"PK\x03\x04": _open_zip,
+}
+"""Ways to open a compressed file, by its first bytes."""
 
 
 def _lines(file: IO[str], form: TableForm) -> Iterator[tuple[int, str]]:
@@ -225,14 +258,14 @@ def _parsed(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[Record
 # ---- Parquet ---------------------------------------------------------------------------------------------------------
 
 
-def _parquet_rows(faults: Faults) -> tuple[list[str], Iterator[Record]]:
+def _parquet_rows(path: Path, faults: Faults) -> tuple[list[str], Iterator[Record]]:
     try:
         import polars as pl
     except ImportError as error:
         message = f"reading a Parquet file needs polars, which cannot be imported: {error}"
         raise PluginError(message, hint="pip install 'hookline[tables]', or save it as CSV") from error
 
-    table = pl.scan_parquet(faults.path, glob=False)
+    table = pl.scan_parquet(path, glob=False)
     size = 2**14
 
     def records() -> Iterator[Record]:

@@ -107,7 +107,7 @@ class ArrayPredictor:
 
     def exportable(self, model: nn.Module) -> Exportable:
         """Return the model with the scaling of the training, for rows of the dtype of the training array."""
-        from hookline_plugins.data.arrays.exported import RawModel, outputs_of, units_of
+        from hookline_plugins.data.exported import RawModel, outputs_of, units_of
 
         data, dtype = self._data, self._raw_dtype()
         numbers = tuple(map(str, range(data.out_features or 0)))
@@ -118,7 +118,7 @@ class ArrayPredictor:
         return Exportable(module, (raw,), outputs_of(data, names), partial(self._examples, getattr(torch, dtype)))
 
     def _examples(self, dtype: torch.dtype, count: int) -> tuple[dict[str, Tensor], Tensor, str]:
-        from hookline_plugins.data.arrays.exported import invented
+        from hookline_plugins.data.exported import invented
 
         try:
             rows = self._first_rows(count).to(dtype)

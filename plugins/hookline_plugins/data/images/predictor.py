@@ -138,7 +138,7 @@ class ImagePredictor:
 
     def exportable(self, model: nn.Module) -> Exportable:
         """Return the model for pixels ``[B, C, H, W]`` of the training's size, from 0 to the largest value."""
-        from hookline_plugins.data.arrays.exported import RawModel, outputs_of, units_of
+        from hookline_plugins.data.exported import RawModel, outputs_of, units_of
 
         form, names = self._kept.form, self._data.class_names
         height, width, channels = form.shape

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hookline_plugins.data.tables.features import DATE_PARTS
+from hookline_plugins.data.tables.features import DATE_PARTS, TIME_PARTS, parts_of
 from hookline_plugins.data.tables.files.sheet import polars
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Column:
 
     Attributes:
         name: Its name.
-        date_form: The form of a date, which becomes its parts; None for numbers and categories.
-        is_text: Whether the date is text.
+        date_form: The form of a date or time of the day, which becomes its parts; None for numbers and categories.
+        is_text: Whether the date or time is text.
         codes: The number of the category of each value; None for numbers and dates.
         categories: The names of the categories.
     """
@@ -40,7 +40,7 @@ class Column:
     def names(self) -> list[str]:
         """The names of what is made of it."""
         if self.date_form is not None:
-            return [f"{self.name}.{part}" for part in DATE_PARTS]
+            return [f"{self.name}.{part}" for part in parts_of(self.date_form)]
         return [self.name] if self.codes is None else [f"{self.name}={category}" for category in self.categories]
 
     def values(self, *, has_missing: bool = True) -> list[pl.Expr]:
@@ -66,6 +66,9 @@ class Column:
         pl = polars()
         assert self.date_form is not None, "it is a date"
         dates = pl.col(self.name)
+        if parts_of(self.date_form) == TIME_PARTS:
+            times = dates.str.to_time(self.date_form, strict=False) if self.is_text else dates
+            return [times.cast(pl.Int64).cast(pl.Float64) / 3600e9]
         if self.is_text:
             dates = dates.str.to_datetime(self.date_form, strict=False, time_unit="us", ambiguous="null")
         dates = dates.cast(pl.Datetime("us"))

@@ -15,9 +15,21 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.options import (
+    Dates,
+    Faulty,
+    Features,
+    OneHot,
+    Standardize,
+    StandardizeTarget,
+    Target,
+    Task,
+    checked_targets,
+)
 from hookline_plugins.data.parquet.columns import Column
 from hookline_plugins.data.parquet.files import Block, blocks_of, find_files, read_schema, split_blocks
 from hookline_plugins.data.splits import STANDARD, Fractions, SplitSeed, check_fractions
+from hookline_plugins.data.tables.columns import check_form, may_hold
 from hookline_plugins.data.tables.files.format import TableFormat
 from hookline_plugins.data.tables.files.sheet import Sheet, polars
 from hookline_plugins.data.tables.starting.choosing import choose_columns
@@ -30,9 +42,6 @@ if TYPE_CHECKING:
     from hookline_plugins.data.tables.scaling import Scale
 
 
-_Names = tuple[str, ...]
-
-
 @dataclass
 class Parquet:
     """A table in Parquet files, of which only some blocks of rows are in memory.
@@ -40,7 +49,7 @@ class Parquet:
     Inputs are ``[B, I]`` in the type of the run. Targets are ``[B, O]`` (regression), int64 ``[B]`` with class indices
     (classification), or ``[B, 1]`` of 0 and 1 (binary). Options of the same name mean what they mean for the source
     ``csv``, and so do categories, classes, means and scales. One pass over all files before the training finds them,
-    and every fault.
+    and every fault. They are kept in the user's folder for caches: files that have not changed are not read again.
 
     The rows are read in blocks. Each epoch has another random order of the blocks, and of the rows in each window of
     ``window`` blocks. A run resumes in the middle of an epoch by reading the blocks of one window again. A row group of
@@ -50,21 +59,17 @@ class Parquet:
     """
 
     path: Annotated[Path, Meta(description="the file, a folder of files, or a pattern such as 'part-*.parquet'")]
-    target: Annotated[
-        str | Annotated[_Names, Meta(min_length=1)], Meta(description="column to predict, or a list of columns")
-    ]
-    features: Annotated[_Names, Meta(description="columns to predict from; all others if empty")] = ()
-    task: Annotated[Literal["regression", "classification", "binary"], Meta(description="how to treat the target")] = (
-        "regression"
-    )
+    target: Target
+    features: Features = ()
+    task: Task = "regression"
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
     validation: Annotated[
         Path | None, Meta(description="files of the validation split, as `path`; then `split` is not needed")
     ] = None
     test: Annotated[Path | None, Meta(description="files of the test split")] = None
-    standardize: Annotated[bool, Meta(description="scale features to mean 0 and standard deviation 1")] = False
-    standardize_target: Annotated[bool, Meta(description="scale the targets of a regression in the same way")] = False
+    standardize: Standardize = False
+    standardize_target: StandardizeTarget = False
     missing: Annotated[
         Literal["error", "mean"],
         Meta(description="missing cells: report an error, or fill in the mean of the training split"),
@@ -73,15 +78,9 @@ class Parquet:
         Literal["error", "mean"],
         Meta(description="categories of new rows that the training data lack: report an error, or fill in the mean"),
     ] = "error"
-    faulty: Annotated[
-        Literal["error", "empty"],
-        Meta(description="new rows that cannot be read: report an error, or leave their predictions empty"),
-    ] = "error"
-    one_hot: Annotated[_Names, Meta(description="features to replace by a 0/1 feature for each of their values")] = ()
-    dates: Annotated[
-        dict[str, str],
-        Meta(description="features to replace by the parts of a date, with its form in text, such as '%Y-%m-%d'"),
-    ] = field(default_factory=dict)
+    faulty: Faulty = "error"
+    one_hot: OneHot = ()
+    dates: Dates = field(default_factory=dict)
     block_rows: Annotated[int, Meta(ge=1, description="rows of a file that are read at once")] = 65_536
     window: Annotated[int, Meta(ge=1, description="blocks of which the rows are shuffled together")] = 8
 
@@ -89,14 +88,7 @@ class Parquet:
         check_fractions(self.split)
         if len(self.split) > 1 and (self.validation or self.test):
             raise ValueError("`split` and the files of `validation` or `test` exclude each other")
-        if self.standardize_target and self.task != "regression":
-            raise ValueError(f"`standardize_target` is for task = 'regression', not {self.task!r}")
-        if self.task != "regression" and len(self._targets) > 1:
-            raise ValueError(f"task = {self.task!r} takes one target, not {len(self._targets)}")
-
-    @property
-    def _targets(self) -> tuple[str, ...]:
-        return (self.target,) if isinstance(self.target, str) else self.target
+        self._targets = checked_targets(self)
 
     @hookimpl
     def build_data(self, run: RunView) -> DataSource:
@@ -133,7 +125,9 @@ class Parquet:
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
         names = choose_columns(sheet, self._targets, self.features, converted, faults)
         for name in dict.fromkeys(name for name in (*names[0], *names[1]) if name not in self._labels):
-            is_date = name in self.dates and (schema[name].is_temporal() or schema[name] == pl.String)
+            is_date = name in self.dates and may_hold(schema[name], self.dates[name])
+            if is_date and schema[name] == pl.String:
+                check_form(name, self.dates[name], faults)
             if not (is_date or schema[name].is_numeric() or schema[name] == pl.Boolean):
                 hint = "list it in `one_hot` or `dates`, or list only the other columns in `features`"
                 hint = "set task = 'classification' or 'binary'" if name in self._targets else hint
@@ -155,11 +149,13 @@ class Parquet:
         targets: list[Column],
         faults: Faults,
     ) -> DataSource:
+        from hookline_plugins.data.parquet.kept import surveyed
         from hookline_plugins.data.parquet.stream import BlockStream, Form
         from hookline_plugins.data.parquet.survey import identity, survey
         from hookline_plugins.data.tables.scaling import Unscale
 
-        found = survey(blocks, features, targets, tuple(self._labels), self.task, self.missing, faults)
+        given = tuple(features), tuple(targets), tuple(sorted(self._labels)), self.task, self.missing
+        found = surveyed(survey, blocks, *given, faults=faults)
         faults.check()
         names = [[name for column in group for name in column.names] for group in (found.features, found.targets)]
         num_rows = sum(block.size for block in blocks["train"])

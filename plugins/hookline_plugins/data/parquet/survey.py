@@ -51,6 +51,17 @@ class Moments:
         self.count, self.mean, self.squares = (np.zeros(num_columns) for _ in range(3))
         self.low, self.high = np.full(num_columns, np.inf), np.full(num_columns, -np.inf)
 
+    @classmethod
+    def of(cls, block: NDArray[np.float64]) -> Moments:
+        """Return those of one block, as ``add`` takes it."""
+        moments = cls(block.shape[1])
+        moments.add(block)
+        return moments
+
+    def block(self) -> NDArray[np.float64]:
+        """Return them as ``add`` takes them."""
+        return np.stack([self.count, self.mean, self.squares, self.low, self.high])
+
     @np.errstate(all="ignore")  # numbers that are too large are found at the end
     def add(self, block: NDArray[np.float64]) -> None:
         """Add the counts, means, squared deviations, minima and maxima of a block, ``[5, I]``."""
@@ -258,22 +269,17 @@ def _with_categories(column: Column, values: Mapping[Any, int], task: str, targe
 def _moments_of(columns: Sequence[Column], tally: _Tally) -> Moments:
     """Return the moments of what is made of columns, in their order."""
     names = [name for column in columns for name in column.names]
-    moments = Moments(len(names))
     block = np.zeros((5, len(names)))
-    places = {name: number for number, name in enumerate(tally.names)}
+    places, measured = {name: number for number, name in enumerate(tally.names)}, tally.moments.block()
     first = 0
     for column in columns:
         for number in range(first, first + len(column.names)):
             if column.codes is None:
-                place, found = places[names[number]], tally.moments
-                block[:, number] = [
-                    values[place] for values in (found.count, found.mean, found.squares, found.low, found.high)
-                ]
+                block[:, number] = measured[:, places[names[number]]]
             else:
                 block[:, number] = _of_category(column.codes, tally.trained[column.name], number - first)
         first += len(column.names)
-    moments.add(block)
-    return moments
+    return Moments.of(block)
 
 
 def _of_category(codes: Mapping[Any, int], counts: Mapping[Any, int], number: int) -> list[float]:

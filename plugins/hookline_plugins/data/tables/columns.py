@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hookline_plugins.data.faults import LISTED, Cell, Faults
@@ -25,6 +26,8 @@ MAX_CATEGORIES = 1000
 _FILL_HINT = "fill it in, or set `missing` to 'drop' or 'mean'"
 _BOOLEANS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"))
 """Words for 0 and 1, in any case."""
+BOOLEANS = {"0": 0.0, "1": 1.0} | {word: float(value) for pair in _BOOLEANS for value, word in enumerate(pair)}
+"""The numbers of cells of a column of such words."""
 _LIMITS = {"log": (0, "has no logarithm"), "log1p": (-1, "plus 1 has no logarithm")}
 """Largest number that a transform does not accept, and the reason."""
 _LARGEST = "the largest number is about 1.8e308"
@@ -53,7 +56,7 @@ class Reader:
         """Return a column of numbers, float64; words for true and false are 1 and 0."""
         column = self.sheet.column(name)
         if self._is_present(column, _FILL_HINT, refuse=self._is_refused(name)):
-            if column.dtype == polars().Boolean or _are_booleans(column):
+            if column.dtype == polars().Boolean or are_booleans(column):
                 self.booleans.append(name)
                 return _from_booleans(column)
             return self._numbers(column, "list it in `one_hot`, or list only the other columns in `features`")
@@ -82,14 +85,14 @@ class Reader:
         is_time = parts_of(form) == TIME_PARTS
         what = "a time" if is_time else "a date"
         if column.dtype == pl.String:
-            dates = _parsed(column, form, is_time=is_time)
+            dates = parsed(column, form)
             hint = f"{what} of the form {form!r} is expected"
             self._add_cells(
                 column,
                 column.is_not_null() & dates.is_null(),
                 describe=lambda value: (f"{show(value)} is not {what}", hint),
             )
-        elif column.dtype.is_temporal() and column.dtype != pl.Duration and (column.dtype == pl.Time) == is_time:
+        elif may_hold(column.dtype, form):
             dates = column if is_time else column.cast(pl.Datetime("us"))
         else:
             self.faults.add(f"column {name!r} holds values of type {column.dtype}, not {what[2:]}s")
@@ -212,8 +215,10 @@ class Reader:
     def _finite(self, column: pl.Series) -> pl.Series:
         """Return the values of a column as numbers; a value that is not a finite number is a fault."""
         numbers = as_numbers(column, self.sheet.form)
+        lacks_unit = self._check_unit(column)
         if numbers.null_count() > column.null_count() or not math.isfinite(numbers.sum()):
             is_word = numbers.is_null() & column.is_not_null()
+            is_word = is_word if lacks_unit is None else is_word & ~lacks_unit
             self._add_cells(column, is_word | ~numbers.is_finite().fill_null(value=True))
         if limit := _LIMITS.get(self.ways.transforms.get(column.name, "")):
             hint = "take another of `transforms`, such as 'log1p' or 'normal'"
@@ -222,19 +227,19 @@ class Reader:
                 (numbers <= limit[0]).fill_null(value=False),
                 describe=lambda value: (f"{value} {limit[1]}", hint),
             )
-        if unit := self.sheet.form.units.get(column.name):
-            self._check_unit(column, numbers, unit)
         return numbers
 
-    def _check_unit(self, column: pl.Series, numbers: pl.Series, unit: str) -> None:
-        """Add a fault for each number without its unit: ``0.5`` among per cents may be 50 of them."""
+    def _check_unit(self, column: pl.Series) -> pl.Series | None:
+        """Add a fault for each cell without the unit of its column, and return where: ``0.5`` may be 50 per cent."""
+        if not (unit := self.sheet.form.units.get(column.name)):
+            return None
         texts = self.sheet.frame[column.name].cast(polars().String)
+        lacks = column.is_not_null() & ~texts.str.contains(unit, literal=True)
         hint = "write it in every cell of the column; or in none, and remove the column from `units`"
         self._add_cells(
-            column,
-            numbers.is_not_null() & ~texts.str.contains(unit, literal=True),
-            describe=lambda value: (f"{show(value)} lacks the unit {unit!r} of its column", hint),
+            column, lacks, describe=lambda value: (f"{show(value)} lacks the unit {unit!r} of its column", hint)
         )
+        return lacks
 
     def _labels(self, column: pl.Series, hint: str) -> pl.Series:
         """Return a column's values as text; if they cannot be names, return nulls and add a fault with ``hint``."""
@@ -276,8 +281,8 @@ class Reader:
             self.problems.setdefault(cell.row, f"column {cell.column!r}: {cell.message}")
 
 
-def _are_booleans(column: pl.Series) -> bool:
-    """Return whether a column holds nothing but two words for true and false."""
+def are_booleans(column: pl.Series) -> bool:
+    """Return whether a column of text holds nothing but two words for true and false."""
     if column.dtype != polars().String:
         return False
     found = set(column.drop_nulls().head(1000).str.to_lowercase().unique())
@@ -290,14 +295,41 @@ def _from_booleans(column: pl.Series) -> pl.Series:
     """Return 0 and 1, float64; null for anything else."""
     pl = polars()
     if column.dtype == pl.String:
-        words = {"0": 0.0, "1": 1.0} | {word: float(value) for pair in _BOOLEANS for value, word in enumerate(pair)}
-        return column.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Float64)
+        return column.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Float64)
     numbers = column.cast(pl.Float64, strict=False)
     return numbers.set(~numbers.is_in([0.0, 1.0]), None)
 
 
-def _parsed(column: pl.Series, form: str, *, is_time: bool) -> pl.Series:
-    if is_time:
+def may_hold(dtype: pl.DataType, form: str) -> bool:
+    """Return whether a column of a type holds dates of a form, or times of the day: as text or as values."""
+    pl, is_time = polars(), parts_of(form) == TIME_PARTS
+    is_moment = dtype.is_temporal() and dtype != pl.Duration and (dtype == pl.Time) == is_time
+    return bool(is_moment or dtype == pl.String)
+
+
+def check_form(name: str, form: str, faults: Faults) -> None:
+    """Refuse the form of a column of text in which no date, or no time of the day, can be written and read again.
+
+    Raises:
+        DataError: If it is one; carries every fault.
+    """
+    pl = polars()
+    is_time = parts_of(form) == TIME_PARTS
+    moment = pl.Series([datetime(2001, 2, 3, 16, 5, 6, tzinfo=UTC)])
+    try:
+        text = (moment.dt.time() if is_time else moment).dt.strftime(form)
+        can_be = form and not parsed(text, form).has_nulls()
+    except pl.exceptions.PolarsError:
+        can_be = False
+    if not can_be:
+        what = "time of the day" if is_time else "date"
+        hint = "a date needs a year, such as '%Y-%m-%d'; an hour needs a minute, such as '%H:%M', or '%I:%M %p'"
+        faults.stop(f"`dates` has the form {form!r} for column {name!r}: no {what} has this form", hint=hint)
+
+
+def parsed(column: pl.Series, form: str) -> pl.Series:
+    """Return the dates of a column of text, or the times of the day; null where there is none of this form."""
+    if parts_of(form) == TIME_PARTS:
         return column.str.to_time(form, strict=False)
     return column.str.to_datetime(form, strict=False, time_unit="us", ambiguous="null")
 

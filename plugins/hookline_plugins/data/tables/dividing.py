@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hookline_plugins.data.faults import LISTED, Cell, Faults
 from hookline_plugins.data.splits import Key, Options, key_of, split_rows
+from hookline_plugins.data.tables.columns import parsed
 from hookline_plugins.data.tables.files.several import file_numbers
 from hookline_plugins.data.tables.files.sheet import Sheet, as_numbers, polars
 from hookline_plugins.data.tables.kinds import show, whole_texts
@@ -107,10 +108,10 @@ def _in_order(sheet: Sheet, column: pl.Series, dates: Mapping[str, str], faults:
     if column.dtype != pl.String:
         return column
     if (form := dates.get(column.name)) is not None:
-        parsed = column.str.to_datetime(form, strict=False, time_unit="us", ambiguous="null")
-        wrong = parsed.is_null() & column.is_not_null()
+        moments = parsed(column, form)
+        wrong = moments.is_null() & column.is_not_null()
         _add_cells(sheet, column, wrong, f"a date of the form {form!r} is expected", faults)
-        return parsed
+        return moments
     numbers = as_numbers(column, sheet.form)
     if numbers.null_count() == column.null_count():
         return numbers

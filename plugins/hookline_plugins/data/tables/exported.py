@@ -6,7 +6,7 @@ categories.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from hookline.trained import RawInput, TableForm
-from hookline_plugins.data.arrays.exported import invented
-from hookline_plugins.data.tables.features import DATE_PARTS
+from hookline_plugins.data.exported import invented
+from hookline_plugins.data.tables.columns import BOOLEANS
+from hookline_plugins.data.tables.features import DATE_PARTS, TIME_PARTS, parts_of
 from hookline_plugins.data.tables.preparation import Raw
 
 if TYPE_CHECKING:
-    from hookline_plugins.data.tables.features import Columns
+    from hookline_plugins.data.tables.features import Columns, Levels
     from hookline_plugins.data.tables.files.format import TableFormat
     from hookline_plugins.data.tables.preparation import Inputs, Preparation
 
@@ -89,21 +90,15 @@ def parts_of_dates(days: Tensor) -> list[Tensor]:
     return [days, *(parts[name].double().where(~is_missing, torch.nan) for name in DATE_PARTS[1:])]
 
 
-def raw_inputs(
-    columns: Columns, dates: Mapping[str, str], *, fills_missing: Collection[str], fills_unseen: Collection[str]
-) -> tuple[RawInput, ...]:
-    """Return the description of the columns; in some of them, missing cells or unseen categories are filled in."""
-    return tuple(
-        RawInput(
-            name,
-            "float64" if levels is None else "text",
-            levels=tuple(levels or ()),
-            date=_python_form(dates[name]) if name in dates else None,
-            fills_missing=name in fills_missing,
-            fills_unseen=name in fills_unseen and levels is not None,
-        )
-        for name, levels in columns
-    )
+def raw_input(name: str, levels: Levels, form: str | None, *, is_boolean: bool) -> RawInput:
+    """Return the description of a column: of numbers, of categories, of words for true and false, of dates or times."""
+    if levels is not None:
+        return RawInput(name, "text", levels=tuple(levels))
+    if form is None:
+        return RawInput(name, words=BOOLEANS if is_boolean else {})
+    if parts_of(form) == TIME_PARTS:
+        return RawInput(name, time=_python_form(form))
+    return RawInput(name, date=_python_form(form))
 
 
 def columns_of(columns: Columns, dates: Mapping[str, str], raw: Raw) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Imported only for predictions, because it needs torch. Shapes: ``B`` rows, ``I``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hookline import DataSource
+    from hookline.trained import RawInput
     from hookline_plugins.data.tables.exported import RawColumns
 
 
@@ -187,20 +189,27 @@ class TablePredictor:
 
     def exportable(self, model: nn.Module) -> Exportable:
         """Return the model with the preparation of the training, for the columns of a file."""
-        from hookline_plugins.data.arrays.exported import RawModel, outputs_of, units_of
-        from hookline_plugins.data.tables.exported import RawColumns, raw_inputs, table_form
+        from hookline_plugins.data.exported import RawModel, outputs_of, units_of
+        from hookline_plugins.data.tables.exported import RawColumns, table_form
 
         names = self._data.class_names if self._task != "regression" else ()
-        columns, rules = list(self._levels.items()), self._rules
-        prepare = RawColumns(columns, self._calendar_dates, self._preparation)
-        filled = {name for name in self._levels if rules.ways.missing_of(name) not in _HINTS}
-        known = self._levels if rules.fills_unseen else self._others
+        prepare = RawColumns(list(self._levels.items()), self._calendar_dates, self._preparation)
         return Exportable(
             RawModel(prepare, model, units_of(names, self._unscale, is_binary=self._task == "binary")),
-            raw_inputs(columns, self._calendar_dates, fills_missing=filled, fills_unseen=known),
+            tuple(self._raw_input(name, levels) for name, levels in self._levels.items()),
             outputs_of(self._data, names),
             partial(self._examples, prepare),
-            table_form(self._form, leaves_empty=rules.leaves_empty),
+            table_form(self._form, leaves_empty=self._rules.leaves_empty),
+        )
+
+    def _raw_input(self, name: str, levels: list[str] | None) -> RawInput:
+        from hookline_plugins.data.tables.exported import raw_input
+
+        rules = self._rules
+        return replace(
+            raw_input(name, levels, self._dates.get(name), is_boolean=name in self._booleans),
+            fills_missing=rules.ways.missing_of(name) not in _HINTS,
+            fills_unseen=levels is not None and (rules.fills_unseen or name in self._others),
         )
 
     @property
@@ -336,10 +345,44 @@ def _pieces_of_frame(given: Any, reading: Reading, faults: Faults) -> Iterator[S
         hint = "pass a frame of pandas, polars or Arrow, or a mapping of columns"
         faults.stop(f"the inputs are {type(given).__name__}, without names of columns", hint=hint)
     pl = polars()
-    frame = pl.DataFrame([pl.Series(str(name), np.asarray(given[name])) for name in names])
+    frame = pl.DataFrame([_series(str(name), given[name], faults) for name in names])
     yield Sheet(
         Path("the given frame"), tuple(frame.columns), frame, pl.int_range(frame.height, eager=True), reading.form, None
     )
+
+
+def _series(name: str, column: Any, faults: Faults) -> pl.Series:
+    """Return a column of a given frame.
+
+    Raises:
+        DataError: If its cells are not single values.
+    """
+    hint = "pass one number, text, date or time for each row"
+    try:
+        series: pl.Series = polars().Series(name, _cells_of(column))
+    except (ValueError, TypeError, polars().exceptions.PolarsError) as error:
+        faults.stop(f"column {name!r} cannot be read: {str(error).partition(chr(10))[0]}", hint=hint)
+    if series.dtype.is_nested():
+        faults.stop(f"column {name!r} holds values of type {series.dtype}", hint=hint)
+    return series
+
+
+def _cells_of(column: Any) -> Any:
+    """Return the cells of a column as polars takes them: without NaN among texts, and of one type."""
+    cells = np.asarray(column)
+    if cells.dtype != object:
+        return cells
+    values = [None if _is_nothing(cell) else cell for cell in cells.tolist()]
+    types = {type(value) for value in values if value is not None}
+    return values if len(types) < 2 else [None if value is None else str(value) for value in values]
+
+
+def _is_nothing(cell: Any) -> bool:
+    """Return whether a cell is None, NaN, or pandas' ``NA``, whose comparisons have no truth value."""
+    try:
+        return cell is None or bool(cell != cell)  # noqa: PLR0124 - NaN
+    except (TypeError, ValueError):
+        return not hasattr(cell, "__len__")
 
 
 def _doubles(values: list[float]) -> Tensor:

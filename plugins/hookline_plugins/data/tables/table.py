@@ -14,6 +14,18 @@ from msgspec import Meta
 from hookline import DataSource, hookimpl
 from hookline.engine import did_you_mean
 from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.options import (
+    Dates,
+    Faulty,
+    Features,
+    Names,
+    OneHot,
+    Standardize,
+    StandardizeTarget,
+    Target,
+    Task,
+    checked_targets,
+)
 from hookline_plugins.data.splits import (
     Files,
     Fractions,
@@ -26,12 +38,13 @@ from hookline_plugins.data.splits import (
     key_of,
 )
 from hookline_plugins.data.tables.cells import Cells
-from hookline_plugins.data.tables.columns import Reader
+from hookline_plugins.data.tables.columns import Reader, check_form
 from hookline_plugins.data.tables.dividing import read_division
 from hookline_plugins.data.tables.features import check_different, expanded, feature_names
 from hookline_plugins.data.tables.files.format import MISSING_WORDS, TableFormat
 from hookline_plugins.data.tables.files.reading import Reading
 from hookline_plugins.data.tables.files.several import read_tables
+from hookline_plugins.data.tables.files.sheet import polars
 from hookline_plugins.data.tables.starting.choosing import choose_columns
 from hookline_plugins.data.tables.ways import Missing, Transform, Ways
 
@@ -39,9 +52,6 @@ if TYPE_CHECKING:
     from hookline import Outcome, Predictor, RunView
     from hookline_plugins.data.tables.files.sheet import Sheet
     from hookline_plugins.data.tables.scaling import Scale
-
-
-_Names = tuple[str, ...]
 
 
 @dataclass
@@ -66,13 +76,9 @@ class Table:
     """
 
     path: Annotated[Path, Meta(description="the CSV or Parquet file")]
-    target: Annotated[
-        str | Annotated[_Names, Meta(min_length=1)], Meta(description="column to predict, or a list of columns")
-    ]
-    features: Annotated[_Names, Meta(description="columns to predict from; all others if empty")] = ()
-    task: Annotated[Literal["regression", "classification", "binary"], Meta(description="how to treat the target")] = (
-        "regression"
-    )
+    target: Target
+    features: Features = ()
+    task: Task = "regression"
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
     stratify: Stratify = ""
@@ -80,8 +86,8 @@ class Table:
     order_by: OrderBy = ""
     split_column: SplitColumn = ""
     files: Files = field(default_factory=dict)
-    standardize: Annotated[bool, Meta(description="scale features to mean 0 and standard deviation 1")] = False
-    standardize_target: Annotated[bool, Meta(description="scale the targets of a regression in the same way")] = False
+    standardize: Standardize = False
+    standardize_target: StandardizeTarget = False
     missing: Annotated[
         Literal["error", "drop", "mean", "median"] | float,
         Meta(
@@ -115,19 +121,13 @@ class Table:
         dict[str, Transform],
         Meta(description="columns to transform, the target too: 'log', 'log1p', or quantiles, 'uniform' or 'normal'"),
     ] = field(default_factory=dict)
-    faulty: Annotated[
-        Literal["error", "empty"],
-        Meta(description="new rows that cannot be read: report an error, or leave their predictions empty"),
-    ] = "error"
-    one_hot: Annotated[_Names, Meta(description="features to replace by a 0/1 feature for each of their values")] = ()
+    faulty: Faulty = "error"
+    one_hot: OneHot = ()
     categories: Annotated[
         Literal["one-hot", "codes"],
         Meta(description="input of a column in `one_hot`: 0/1 features, or the code of its value for an embedding"),
     ] = "one-hot"
-    dates: Annotated[
-        dict[str, str],
-        Meta(description="features to replace by the parts of a date, with its form, such as '%Y-%m-%d'"),
-    ] = field(default_factory=dict)
+    dates: Dates = field(default_factory=dict)
     delimiter: Annotated[
         str,
         Meta(min_length=1, max_length=1, description="character between the cells of a CSV file; ' ' for any blanks"),
@@ -141,7 +141,7 @@ class Table:
         bool, Meta(description="take the column names from the first line; without, they are column_1, column_2, ...")
     ] = True
     encoding: Annotated[str, Meta(description="encoding of a CSV file, such as 'cp1252' or 'utf-16'")] = "utf-8"
-    missing_words: Annotated[_Names, Meta(description="texts that stand for a missing value")] = MISSING_WORDS
+    missing_words: Annotated[Names, Meta(description="texts that stand for a missing value")] = MISSING_WORDS
     missing_numbers: Annotated[
         tuple[float, ...], Meta(description="numbers that stand for a missing value, such as -999")
     ] = ()
@@ -155,10 +155,7 @@ class Table:
         self._num_without_target = 0
         check_options(self)
         self._form  # noqa: B018 - a format that cannot be is refused
-        if self.standardize_target and self.task != "regression":
-            raise ValueError(f"`standardize_target` is for task = 'regression', not {self.task!r}")
-        if self.task != "regression" and len(self._targets) > 1:
-            raise ValueError(f"task = {self.task!r} takes one target, not {len(self._targets)}")
+        self._targets = checked_targets(self)
 
     @property
     def _form(self) -> TableFormat:
@@ -168,10 +165,6 @@ class Table:
     def ways(self) -> Ways:
         """How to treat the columns."""
         return Ways(self.missing, self.missing_by_column, self.transforms, self.min_frequency, self.max_categories)
-
-    @property
-    def _targets(self) -> tuple[str, ...]:
-        return (self.target,) if isinstance(self.target, str) else self.target
 
     @hookimpl
     def build_data(self) -> DataSource:
@@ -227,6 +220,9 @@ class Table:
         converted = {"one_hot": self.one_hot, "dates": tuple(self.dates)}
         feature_columns, target_columns = choose_columns(sheet, self._targets, self.features, converted, faults, beside)
         self._check_ways([*feature_columns, *target_columns], sheet, faults)
+        for name in self.dates:
+            if name in sheet.names and sheet.frame[name].dtype == polars().String:
+                check_form(name, self.dates[name], faults)
         reader = Reader(sheet, faults, self.ways)
         refuses_gaps = not drops_rows and not set(beside.values()) & set(self._targets)
         division = read_division(sheet, self, self.dates, faults, refuses_gaps=refuses_gaps)

@@ -1,16 +1,13 @@
 """Token files: the tokens of each split, written once and used again by every run on the same texts.
 
 The name of a file is a hash of the texts and of everything else that the tokens depend on, so a changed text has
-another file, and a file is never changed. Two programs that write the same file at once both use the first.
+another file, and a file is never changed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hookline import DataError
+from hookline_plugins.caches import first_of_its_name
 from hookline_plugins.data.arrays.files import StoredArray
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.text.tokens import Tokenizer, tokenizer_from
@@ -34,15 +32,6 @@ _PIECES_AT_ONCE = 8
 _MOST_UINT16 = 2**16
 
 Splits = Mapping[str, Sequence["Document"]]
-
-
-def default_cache() -> Path:
-    """Return the folder of the token files: ``hookline/tokens`` in the user's folder for caches.
-
-    Source: the XDG Base Directory Specification; on Windows it is ``%LOCALAPPDATA%``.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return Path(base or Path.home() / ".cache") / "hookline" / "tokens"
 
 
 @dataclass(frozen=True)
@@ -95,7 +84,7 @@ def _made(path: Path, make: Callable[[Faults], Tokenizer], faults: Faults) -> To
     if not path.exists():
         made = make(faults)
         faults.check()
-        with _first_of_its_name(path) as file:
+        with _token_file(path) as file:
             file.write(json.dumps(made.kept()).encode())
     return tokenizer_from(json.loads(path.read_bytes()))
 
@@ -105,7 +94,7 @@ def _tokens(path: Path, documents: Sequence[Document], tokenizer: Tokenizer, fau
 
     dtype = np.dtype("<u2" if tokenizer.size <= _MOST_UINT16 else "<i4")
     if not path.exists():
-        with _first_of_its_name(path) as file:
+        with _token_file(path) as file:
             for number, document in enumerate(documents):
                 if number and tokenizer.end is not None:
                     file.write(np.array([tokenizer.end], dtype).tobytes())
@@ -118,28 +107,15 @@ def _tokens(path: Path, documents: Sequence[Document], tokenizer: Tokenizer, fau
 
 
 @contextmanager
-def _first_of_its_name(path: Path) -> Iterator[BinaryIO]:
-    """Yield a new file, which gets its name when it is complete and on the disk, unless the name is taken by then.
+def _token_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new token file.
 
     Raises:
         DataError: If it cannot be written.
     """
-    new = path.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new.open("xb") as file:
+        with first_of_its_name(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            path.hardlink_to(new)
-        except FileExistsError:
-            pass
-        except OSError:  # not every file system has hard links
-            new.replace(path)
     except OSError as error:
         hint = "set data.cache to a folder that can be written"
         raise DataError(f"the token file {path} cannot be written: {error}", hint=hint) from error
-    finally:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)

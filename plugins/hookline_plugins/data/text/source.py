@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
+from hookline_plugins.caches import cache_folder
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.splits import STANDARD, check_fractions
 from hookline_plugins.data.text.documents import Document, find_documents, split_documents
-from hookline_plugins.data.text.packing import Splits, default_cache, pack
+from hookline_plugins.data.text.packing import Splits, pack
 from hookline_plugins.data.text.tokens import Bytes, Characters, Kind, Library, Tokenizer, tokenizer_of_file
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ Temperature = Annotated[
     float, Meta(ge=0, description="divisor of the logits when a token is drawn; 0: the most probable token")
 ]
 TopK = Annotated[int, Meta(ge=0, description="number of most probable tokens to draw from; 0: all")]
+
+_LOGIT_BYTES = 4
+"""Bytes of a logit in float32."""
+_MOST_BYTES = 2**30
+"""Bytes of the logits of an evaluation above which a run warns: little beside those of a computer of today."""
 
 
 @dataclass
@@ -98,7 +104,7 @@ class Corpus:
             splits,
             lambda faults: self._tokenizer(splits["train"], faults),
             self._given(),
-            self.cache or default_cache(),
+            self.cache or cache_folder("tokens"),
             faults,
         )
         for split, tokens in packed.tokens.items():
@@ -122,6 +128,15 @@ class Corpus:
             task="classification",
             kept={"context": self.context, "tokenizer": packed.tokenizer.kept()},
         )
+
+    @hookimpl
+    def on_model_built(self, run: RunView) -> None:
+        """Warn of an evaluation whose logits would take much memory."""
+        size, vocabulary = run.config.train.eval_batch_size, run.data.out_features or 0
+        one = self.context * vocabulary * _LOGIT_BYTES
+        if size * one > _MOST_BYTES:
+            what = f"the logits of an evaluation of {size:,} windows with {vocabulary:,} tokens"
+            run.warn(f"{what} take {size * one / 2**30:.1f} GiB: set train.eval_batch_size = {_MOST_BYTES // one or 1}")
 
     @hookimpl
     def build_predictor(self, run: RunView, data: DataSource) -> Predictor:

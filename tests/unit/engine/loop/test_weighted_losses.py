@@ -114,6 +114,14 @@ def test_a_mean_with_tensors_for_weights_goes_on_from_its_state() -> None:
     assert again.compute() == whole.compute()
 
 
+def test_a_mean_keeps_few_tensors_in_the_memory_of_a_processor() -> None:
+    mean = WeightedMean()
+    for number in range(500):
+        mean.add(torch.tensor(float(number)), 1)
+        assert len(mean.state_dict()["weights"]) < 64
+    assert mean.compute() == 249.5
+
+
 # ---- evaluations -----------------------------------------------------------------------------------------------------
 
 

@@ -153,6 +153,11 @@ def test_each_call_makes_a_new_default() -> None:
         (list[int], [1, "2"], "expected a list of integers, got [1, '2'] (at x[1])"),
         (tuple[float, float], [0.9], "expected a list of 2: a number, a number, got [0.9]"),
         (dict[str, int], ["a"], "expected a table, got ['a']"),
+        (
+            dict[str, Literal["log", "sin"]],
+            {"a": "Log"},
+            "expected a table whose values are one of 'log', 'sin', got {'a': 'Log'} (at x[...]); did you mean 'log'?",
+        ),
         (Path, 5, "expected a path, got 5"),
         (int, None, "expected an integer, got None"),
         (Annotated[int, Meta(ge=1)], 0, "expected an integer >= 1, got 0"),

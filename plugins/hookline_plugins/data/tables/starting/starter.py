@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _TARGET_NAMES = ("target", "label", "class", "y", "outcome")
 """Names that people give to the column to predict."""
 
+_MANY_LEVELS = 20
+"""Levels of a category beyond which embeddings are better than features of 0 and 1: on three of three tables of
+``tests/benchmarks/real_tables.py``; with two to five levels they are worse on four of four."""
 _MIN_ROWS_TO_SPLIT = 10
 _MIN_ROWS_OF_CLASS = 2
 """One in training, one in validation."""
@@ -80,10 +83,25 @@ def from_table(path: Path, folder: Path, target: str | None = None, task: str | 
     data: dict[str, Any] = {"use": "csv", "path": seen_from(folder, path), "target": chosen.name}
     data |= _data_options(sheet, features, chosen, kind)
     warnings += list(_warnings(sheet, chosen, features, kind))
-    _check(path, data)
     num_rows = len(chosen.column) - chosen.column.null_count()
     tables, reason = first_model(num_rows, data.get("split", [1.0])[0], len(features), kind)
-    return Starter({"data": data, **tables}, [*remarks, reason], warnings)
+    remarks.append(reason)
+    if tables["model"]["use"] == "tabular":
+        remarks += _for_network(features, data)
+    _check(path, data)
+    return Starter({"data": data, **tables}, remarks, warnings)
+
+
+def _for_network(features: list[Usable], data: dict[str, Any]) -> Iterator[str]:
+    """Add options for columns of which a network makes more than a linear model, and yield the reasons."""
+    many = [column.name for column in features if column.has_levels and column.num_values > _MANY_LEVELS]
+    if names := ", ".join(many):
+        data["categories"] = "codes"
+        yield f"{names}: many values, so that each gets an embedding; model=linear needs data.categories=one-hot"
+    gaps = [column.name for column in features if column.column.null_count() and not column.has_levels]
+    if names := ", ".join(gaps):
+        data["missing_flags"] = True
+        yield f"{names}: a further feature says where a cell is missing"
 
 
 def _check(path: Path, data: dict[str, Any]) -> None:
@@ -144,7 +162,7 @@ def _stop_without_features(reasons: dict[str, str], faults: Faults) -> None:
 
 
 def _reason_of_task(target: Usable, task: str) -> str:
-    count = target.column.drop_nulls().n_unique()
+    count = target.num_values
     if task == "regression":
         return f"regression: {target.name} holds numbers, {count} different ones; --task classification takes classes"
     values = "words" if target.kind == "categories" else "whole numbers"
@@ -179,7 +197,7 @@ def _data_options(sheet: Sheet, features: list[Usable], target: Usable, task: st
     options: dict[str, Any] = {"task": task}
     if len(features) + 1 < len(sheet.names):
         options["features"] = [column.name for column in features]
-    if one_hot := [column.name for column in features if column.kind == "categories"]:
+    if one_hot := [column.name for column in features if column.has_levels]:
         options["one_hot"] = one_hot
     if dates := {column.name: column.date for column in features if column.kind == "dates"}:
         options["dates"] = dates

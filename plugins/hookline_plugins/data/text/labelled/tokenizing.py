@@ -68,7 +68,7 @@ class Words:
     def __call__(self, text: str, max_length: int) -> Tokens:
         """Return the ids of the first words."""
         words = _WORD.findall(text.lower())
-        for word in set(words[:max_length]) - self._known.keys():
+        for word in set(words[:max_length]).difference(self._known):  # `- keys()` would copy all known ones
             # Not Python's hash, which differs from process to process.
             self._known[word] = 1 + zlib.crc32(word.encode(errors="surrogatepass")) % (self.vocab_size - 1)
         return Tokens([self._known[word] for word in words[:max_length]], len(words) > max_length)
