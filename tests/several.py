@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # strategies and optimizers import it: here once for all forks
 import torch.distributed as dist
 
 from hookline.ranks import ProcessGroup

@@ -26,8 +26,8 @@ def main() -> None:
     open_streams()
     check_not_refused()
     own_stdout, rank = sys.stdout, rank_of_command()
-    if rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - rank 0 prints for all, until the end
+    nowhere = open(os.devnull, "w") if rank else own_stdout  # noqa: PTH123, SIM115 - rank 0 prints for all, until the end
+    sys.stdout = nowhere
     output = Output(rank=rank, is_silent=rank > 0)
     try:
         _check_working_folder()
@@ -44,6 +44,9 @@ def main() -> None:
     except BaseException as caught:  # noqa: BLE001 - every error becomes one message and an exit code
         sys.stdout = own_stdout
         code = _report(output, caught.error if isinstance(caught, CarriedError) else caught)
+    if rank:
+        sys.stdout = own_stdout
+        nowhere.close()
     discard_unwritten()
     leave(code)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -66,12 +67,14 @@ class Logged:
         found.add(value.detach().to(torch.float64, copy=True))  # a copy, as the original may change
 
     def end_interval(self) -> dict[str, float]:
-        """Return the reduced values of the interval, and begin the next; wait once for each device."""
+        """Return the reduced values of the interval on all ranks, and begin the next; wait once for each device."""
         ended, self.pending = self.pending, {}
         for device in {one.value.device for one in ended.values()}:
             there = [one for one in ended.values() if one.value.device == device]
             for one, value in zip(there, torch.stack([one.value for one in there]).cpu(), strict=True):
                 one.value = value
+        if self._run.ranks.world_size > 1:
+            ended = _joined(self._run.ranks.gather(_rows(ended)))
         for name, one in ended.items():
             if one.reduce != "last":  # of a moment, such as a speed: no part of what a resumed run repeats
                 self._epoch.setdefault(name, _Reduced(one.reduce)).add(one.value, one.count)
@@ -82,14 +85,13 @@ class Logged:
         ended, self._epoch = self._epoch, {}
         return {f"{PREFIX}{name}": one.result() for name, one in ended.items()}
 
-    def state_dict(self) -> list[list[list[Any]]]:
+    def state_dict(self) -> list[_Rows]:
         """Return the values so far, such that the results after a resume are the same to the last bit."""
-        parts = self.pending, self._epoch
-        return [[[name, one.reduce, one.value, one.count] for name, one in part.items()] for part in parts]
+        return [_rows(self.pending), _rows(self._epoch)]
 
-    def load_state_dict(self, state: Iterable[Iterable[Sequence[Any]]]) -> None:
-        """Load a state returned by ``state_dict``."""
-        self.pending, self._epoch = ({name: _Reduced(*rest) for name, *rest in part} for part in state)
+    def load_state_dicts(self, states: Sequence[Sequence[_Rows]], epoch: _Rows) -> None:
+        """Load the intervals of states returned by ``state_dict`` of some ranks, and an epoch, which all have."""
+        self.pending, self._epoch = _joined(pending for pending, _ in states), _joined([epoch])
 
     def _begin(self, name: str, reduce: str) -> _Reduced:
         if name in ("epoch", "step", *self._run.metric_names) or name.startswith(PREFIX):
@@ -115,4 +117,18 @@ class _Reduced:
         return float(self.value / self.count if self.reduce == "mean" else self.value)
 
 
+def _rows(values: Mapping[str, _Reduced]) -> _Rows:
+    return [[name, one.reduce, one.value, one.count] for name, one in values.items()]
+
+
+def _joined(parts: Iterable[_Rows]) -> dict[str, _Reduced]:
+    """Return the values of several ranks as one for each name; the last value is that of the first rank with one."""
+    joined: dict[str, _Reduced] = {}
+    for name, reduce, value, count in itertools.chain.from_iterable(parts):
+        if reduce != "last" or name not in joined:
+            joined.setdefault(name, _Reduced(reduce)).add(value, count)
+    return joined
+
+
+_Rows = Sequence[Sequence[Any]]
 _JOIN: dict[str, Any] = {"mean": torch.add, "last": lambda _, new: new, "sum": torch.add, "max": torch.maximum}

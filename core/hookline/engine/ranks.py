@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Ranks:
@@ -23,6 +23,8 @@ class Ranks:
         world_size: Number of processes.
         asked: What this rank has asked for since they last met, with the reason.
         agreed: What any rank had asked for when they last met.
+        observers: Observers of the hooks of a run.
+        readers: For each rank the number of the part of the data that it reads, from 0; empty: each reads its own.
 
     Example:
         >>> ranks = Ranks()
@@ -35,11 +37,23 @@ class Ranks:
         self.world_size = 1
         self.asked: dict[str, str] = {}
         self.agreed: Mapping[str, str] = {}
+        self.observers: Sequence[Any] = ()
+        self.readers: Sequence[int] = ()
 
     @property
     def is_zero(self) -> bool:
         """Whether this is rank 0, which writes and prints for all."""
         return self.rank == 0
+
+    @property
+    def first_readers(self) -> Sequence[int]:
+        """For each part of the data the first rank that reads it."""
+        readers = self.readers or range(self.world_size)
+        return [readers.index(part) for part in range(max(readers) + 1)]
+
+    def part_of(self, rank: int) -> int:
+        """Return the number of the part of the data that a rank reads."""
+        return self.readers[rank] if self.readers else rank
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order: tensors and plain values of any nesting."""
@@ -48,6 +62,23 @@ class Ranks:
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return the sums of some numbers over all ranks, computed in float64."""
         return list(values)
+
+    def all(self, is_true: Tensor) -> Tensor:
+        """Return whether a boolean tensor is true on all ranks, without waiting for its device."""
+        return is_true
+
+    def whole(self, state: Any) -> Any:
+        """Return a state of any nesting in which each tensor that is shared out is gathered from all ranks."""
+        return state
+
+    def sharded(self, state: Any, like: Any) -> Any:  # noqa: ARG002 - several ranks need it
+        """Return a whole state with the tensors shared out as those of ``like``.
+
+        Args:
+            state: The state, the same on each rank.
+            like: A tensor, for all tensors of its shape, or a mapping with some of the keys of the state.
+        """
+        return state
 
     def ask(self, name: str, reason: str = "") -> None:
         """Ask for something of which all ranks will know in the same step, in ``agreed``."""
@@ -69,8 +100,13 @@ class Parallel(NamedTuple):
         accumulating: Returns a context for the forward and backward pass of a part of a batch after which others
             follow: its gradients stay on this rank until the last one.
         synchronize: Gives every rank the same buffers, before they are evaluated or saved.
+        forwards_together: Whether all ranks must pass something through the model at the same time.
+        readers: For each rank the number of the part of the data that it reads, from 0: the same for ranks that compute
+            one forward pass together; empty: each reads its own.
     """
 
     model: nn.Module
     accumulating: Callable[[], AbstractContextManager[Any]] = nullcontext
     synchronize: Callable[[], object] = lambda: None
+    forwards_together: bool = False
+    readers: Sequence[int] = ()

@@ -100,6 +100,9 @@ class Guard(Protocol):
     def accepts_gradients(self) -> bool:
         """Return whether to continue with the gradients of the optimized parameters; False to skip the update."""
 
+    def accepts_losses(self) -> bool:
+        """Return whether the losses of all ranks in this step are finite; all ask, once their gradients are not."""
+
     def note_finite_update(self) -> None:
         """Record an update whose values were found finite elsewhere."""
 
@@ -171,7 +174,12 @@ class RunView(Protocol):
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that train together, and the number of this one."""
+        """The processes that train together, and the number of this one.
+
+        In one process, ``gather`` returns the value of this one, and ``sum`` the numbers themselves, so a plugin calls
+        them without asking how many ranks there are. All ranks must call them in the same order. A plugin that only
+        rank 0 has, by the class attribute ``ranks = "zero"``, cannot call them, nor ``state_dict``.
+        """
 
     # ---- components ----------------------------------------------------------------------------------------------
 

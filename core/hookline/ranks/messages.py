@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 import safetensors.torch
+import torch
 
+from hookline.engine.reading.batch import with_parts
 from hookline.runs.disk.encoding import decode, encode
 
 
@@ -16,10 +18,17 @@ def to_bytes(value: Any) -> bytes:
     Raises:
         CheckpointError: When it contains anything but tensors and plain values.
     """
-    tree, tensors = encode(value)
+    tree, tensors = encode(_received(value))
     text = msgspec.json.encode(tree)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return len(text).to_bytes(8, "little") + text + (safetensors.torch.save(on_cpu) if on_cpu else b"")
+
+
+def _received(value: Any) -> Any:
+    """Wait for the tensors that are still on their way, as the outputs of a layer that several ranks compute."""
+    if isinstance(value, torch.Tensor):
+        return value.wait() if hasattr(value, "wait") else value
+    return with_parts(value, _received)
 
 
 def from_bytes(data: bytes) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,9 @@ from torch.distributed import distributed_c10d as c10d
 
 from hookline.engine.errors import PeerError, error_text
 from hookline.engine.ranks import Ranks
+from hookline.engine.reading.batch import with_parts
 from hookline.ranks.agreed import told_key
+from hookline.ranks.hook_watch import HookWatch
 from hookline.ranks.messages import from_bytes, to_bytes
 
 _FRAME = 1024
@@ -68,6 +70,8 @@ class ProcessGroup(Ranks):
         self._met = time.perf_counter(), 0
         self._cost_s = 0.0
         self._has_failed = self.is_first = False
+        self._watch = HookWatch(self.world_size)
+        self.observers = (self._watch,)
         self._seen = self._told_place = ""
 
     def gather(self, value: Any) -> list[Any]:
@@ -80,6 +84,32 @@ class ProcessGroup(Ranks):
         with self.noticing():
             dist.all_reduce(total, group=self._group)
         return total.tolist()
+
+    def all(self, is_true: torch.Tensor) -> torch.Tensor:
+        """Return whether a boolean tensor is true on all ranks, without waiting for its device."""
+        num_false = (~is_true).float()
+        with self.noticing():
+            dist.all_reduce(num_false)
+        return num_false == 0
+
+    def whole(self, state: Any) -> Any:
+        """Return a state of any nesting in which each tensor that is shared out, a DTensor, is whole and on the CPU."""
+        if not isinstance(state, torch.Tensor):
+            return with_parts(state, self.whole)
+        if not _is_shared_out(state):
+            return state
+        with self.noticing():
+            return state.full_tensor().cpu()  # type: ignore[attr-defined] # a DTensor has it
+
+    def sharded(self, state: Any, like: Any) -> Any:
+        """Return a whole state with the tensors shared out as those of ``like`` that are DTensors."""
+        if isinstance(like, Mapping):
+            return {key: self.sharded(value, like.get(key)) for key, value in state.items()}
+        if not _is_shared_out(like):
+            return state
+        if not isinstance(state, torch.Tensor):
+            return with_parts(state, lambda part: self.sharded(part, like))
+        return _shared_out(state, like) if state.shape == like.shape else state
 
     def meet(self, step: int, *, is_due: bool = False) -> None:
         """Meet the other ranks, so often that it takes 1 % of the time and nobody waits more than a second."""
@@ -94,8 +124,8 @@ class ProcessGroup(Ranks):
         asked = dict(self.asked)
         num_asked, num_steps = self.sum([len(asked), self._steps_to_next(begun, step) if self.is_zero else 0])
         if num_asked:
-            for one in reversed(self.gather(asked)):  # the reason of the first rank is that of all
-                self.agreed = {**self.agreed, **one}
+            for one in self.gather(asked):  # the reason of the first rank is that of all
+                self.agreed = {**self.agreed, **one, **self.agreed}
             for name in asked:
                 del self.asked[name]
         self._next = step + int(num_steps)
@@ -112,8 +142,10 @@ class ProcessGroup(Ranks):
         """Raise ``PeerError`` where torch.distributed reports that another rank is gone or does not answer.
 
         Raises:
+            TrainingError: In a hook that only rank 0 calls.
             PeerError: Also when this rank has told the others that it ends.
         """
+        self._watch.check()
         if self._has_failed:
             raise PeerError("this rank has failed, and no longer talks to the others")
         try:
@@ -199,6 +231,17 @@ class ProcessGroup(Ranks):
 
     def _told(self, key: str) -> str:
         return self._store.get(key).decode() if self._store.check([key]) else ""
+
+
+def _is_shared_out(tensor: Any) -> bool:
+    return hasattr(tensor, "full_tensor")  # a DTensor, whose module takes a second to import
+
+
+def _shared_out(tensor: torch.Tensor, like: Any) -> torch.Tensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh = like.device_mesh
+    return distribute_tensor(tensor.to(like.device), mesh, like.placements, src_data_rank=None)  # each rank has it
 
 
 def _is_of_peer(error: RuntimeError) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         folder_of,
         give_command,
         give_folder,
+        give_weights,
         has_saved_weights,
         job_of,
     )
@@ -34,7 +35,16 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
-    "folder": ("RunFolder", "command_of", "folder_of", "give_command", "give_folder", "has_saved_weights", "job_of"),
+    "folder": (
+        "RunFolder",
+        "command_of",
+        "folder_of",
+        "give_command",
+        "give_folder",
+        "give_weights",
+        "has_saved_weights",
+        "job_of",
+    ),
     "identity": ("commit_of", "identity_of"),
     "lock": (
         "Lock",
@@ -69,6 +79,7 @@ __all__ = [
     "folder_of",
     "give_command",
     "give_folder",
+    "give_weights",
     "has_saved_weights",
     "identity_of",
     "job_of",

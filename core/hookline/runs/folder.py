@@ -73,6 +73,7 @@ DEBUG, ARTIFACTS = "debug", "artifacts"
 
 
 _SHARED, _COMMAND, _JOB, _SAVED = "run folder", "command", "job", "has saved weights"
+_WEIGHTS = "whole weights"
 
 
 def has_saved_weights(run: RunView) -> bool:
@@ -115,6 +116,13 @@ def folder_of(run: RunView) -> RunFolder | None:
 def give_folder(run: RunView, folder: RunFolder) -> None:
     """Give a run the folder in which its plugins save files, before its first step."""
     run.shared[_SHARED] = folder
+
+
+def give_weights(run: RunView) -> None:
+    """Give a run that is over its weights, gathered from all ranks, for its files; each rank calls it."""
+    from hookline.engine.loop.state import weights_of
+
+    run.shared[_WEIGHTS] = run.ranks.whole(weights_of(run))
 
 
 class RunFolder:
@@ -274,7 +282,8 @@ class RunFolder:
         from hookline.engine.loop.state import weights_of
         from hookline.runs.disk.encoding import state_to_safetensors
 
-        state = self._without_secrets(weights_of(run))
+        weights: Any = run.shared.get(_WEIGHTS)
+        state = self._without_secrets(weights or weights_of(run))
         rest = {f"{part}/{name}": value for part in REST for name, value in state[part].items()}
         data = state_to_safetensors({**state["model"], **rest})
         self.write(MODEL, data)

@@ -357,7 +357,16 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], aside: Collectio
 
 
 def _described(changes: Collection[Change], since: str) -> list[str]:
-    return [f"the run has changed since {since}: {'; '.join(map(str, changes))}"] if changes else []
+    ranks = [change for change in changes if (change.part, change.key) == ("machine", "world_size")]
+    others = [change for change in changes if change not in ranks]
+    return [
+        *(f"the run has changed since {since}: {'; '.join(map(str, others))}" for _ in others[:1]),
+        *(
+            f"the number of ranks was {change.before or 1}, and is {change.after or 1}: the state and the order of the "
+            "examples are the same, but from here on the numbers differ by rounding, and by what is drawn in the model"
+            for change in ranks
+        ),
+    ]
 
 
 def _is_within(key: str, tables: Collection[str]) -> bool:

@@ -31,6 +31,13 @@ def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in weights.items()}
 
 
+def taken_over(run: RunView, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of saved weights, which may be on another device, as those of a run: each rank may have a part."""
+    weights = weights_of(run)
+    there = {name: value.to(weights[name].device, copy=True) for name, value in values.items()}
+    return dict(run.ranks.sharded(there, weights))
+
+
 def put(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Overwrite weights in place, so that the optimizer and wrappers see the new values."""
     for name, tensor in weights.items():

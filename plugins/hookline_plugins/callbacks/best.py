@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from hookline import hookimpl
 from hookline_plugins.callback_parts.monitoring import Monitor, MonitoringCallback
-from hookline_plugins.callback_parts.weights import copied, is_finished, put, weights_of
+from hookline_plugins.callback_parts.weights import copied, is_finished, put, taken_over, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,9 +69,7 @@ class Best(MonitoringCallback):
         if self.restore and seen["best"] is not None and saved is None:
             self._run.warn("best: the weights of the best value so far were not kept, so it counts from here on")
         elif self._seen.load_state_dict(seen) and self.restore and saved is not None:
-            # The state may be on another device, or shared with the run that it came from.
-            devices = {name: tensor.device for name, tensor in weights_of(self._run).items()}
-            self._weights = {name: value.to(devices[name], copy=True) for name, value in saved.items()}
+            self._weights = taken_over(self._run, saved)
 
     def update(self, run: RunView, metrics: Mapping[str, float]) -> None:
         """Compare the metric with the best value so far."""

@@ -59,6 +59,7 @@ class SaveCheckpoints:
 
     def __post_init__(self) -> None:
         self._saved: tuple[int, int] | None = None
+        self._has_failed = False
         self.measured: tuple[int, dict[str, float]] = (0, {})
         self._best: list[float] = []
         self._ranked_step = 0
@@ -98,7 +99,8 @@ class SaveCheckpoints:
         if not (is_last or self._is_due(run)):
             return
         place = run.step, len(run.history)
-        if self._saved != place:
+        # The end of the run tries again what failed, on all ranks.
+        if self._saved != place or (is_last and run.ranks.gather(self._has_failed)[0]):
             self._save(run, place, must_succeed=is_last or self.on_failure == "fail")
         if is_last:
             self._finish(run, must_succeed=True)
@@ -161,7 +163,7 @@ class SaveCheckpoints:
 
     def _save(self, run: RunView, place: tuple[int, int], *, must_succeed: bool) -> None:
         self._finish(run, must_succeed=self.on_failure == "fail")
-        self._saved, self._saved_at = place, time.monotonic()
+        self._saved, self._saved_at, self._has_failed = place, time.monotonic(), False
         if self._folder is None:
             run.state_dict()  # rank 0 writes what all have
             return
@@ -191,8 +193,7 @@ class SaveCheckpoints:
             self._report_failure(run, saving.error, must_succeed=must_succeed)
 
     def _report_failure(self, run: RunView, error: BaseException, *, must_succeed: bool) -> None:
-        # So that the end of the run tries this place again.
-        self._saved = None
+        self._has_failed = True
         if must_succeed or not isinstance(error, CheckpointError):
             raise error
         run.warn(f"the state was not saved, and the run continues: {error.message}")

@@ -21,12 +21,11 @@ class Samples:
 
     Each evaluation reports a table, which ``progress`` and ``json-lines`` show at once. Each evaluation draws with the
     same random numbers, which are not those of the training: a run has the same bits with and without this callback.
-    The weights are those that are evaluated.
+    The weights are those that are evaluated. All ranks write the same texts, because each may have a part of the model.
 
     The defaults are those of ``sample.py`` in https://github.com/karpathy/nanoGPT, with fewer tokens.
     """
 
-    ranks: ClassVar = "zero"
     allows_fused_steps: ClassVar[bool] = True  # it does not follow steps
 
     prompts: Annotated[tuple[str, ...], Meta(min_length=1, description="texts to continue")] = ("\n",)

@@ -29,7 +29,8 @@ class Telemetry:
     ``lr/1`` ... if groups of parameters differ; ``gradient_norm`` the Euclidean norm of all gradients in that step, as
     the optimizer would get it without the callbacks that are listed before; ``examples_per_s`` and ``tokens_per_s`` the
     speed without the time of evaluations; ``memory_bytes`` the peak of the memory of the accelerator, or of this
-    process. Tokens are counted if the inputs are a mapping with ``attention_mask``, or else with ``input_ids``.
+    process. With several ranks, the loss and the speed are those of all, and the memory is that of rank 0. Tokens are
+    counted if the inputs are a mapping with ``attention_mask``, or else with ``input_ids``.
     """
 
     gradient_norm: Annotated[bool, Meta(description="log the norm of the gradient of the last step")] = True
@@ -61,7 +62,7 @@ class Telemetry:
                 parameters = (parameter for group in run.optimizer.param_groups for parameter in group["params"])
                 gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
                 dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
-                run.log("gradient_norm", get_total_norm(dense))
+                run.log("gradient_norm", run.ranks.whole(get_total_norm(dense)))
             update()
 
         return observed_update
@@ -119,9 +120,10 @@ class Telemetry:
         named = {"lr": rates[0]} if len({*rates}) == 1 else {f"lr/{number}": rate for number, rate in enumerate(rates)}
         if self.speed:
             seconds = time.perf_counter() - self._start
-            named["examples_per_s"] = self._num_examples / seconds
-            if self._num_tokens is not None:
-                named["tokens_per_s"] = self._num_tokens / seconds
+            counts = {"examples_per_s": self._num_examples, "tokens_per_s": self._num_tokens}
+            counts = {name: count for name, count in counts.items() if count is not None}
+            of_all = run.ranks.sum(list(counts.values()))
+            named |= {name: count / seconds for name, count in zip(counts, of_all, strict=True)}
         if self.memory and sys.platform != "win32":
             named["memory_bytes"] = _peak_memory(run)
         for name, value in named.items():

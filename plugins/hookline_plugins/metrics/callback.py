@@ -138,6 +138,7 @@ class Metrics:
 
     def _of_torchmetrics(self, name: str, task: Task, run: RunView, data: DataSource) -> Metric:
         metric = _made(name, self.torchmetrics[name]).to(run.device)
+        metric.distributed_available_fn = bool  # False: each rank has the predictions of all
         return _Torchmetric(metric, task, answers_of(run.loss, task), data.unscale)
 
 

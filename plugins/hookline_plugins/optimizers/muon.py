@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -31,6 +31,8 @@ class Muon:
     https://kellerjordan.github.io/posts/muon/; J. Liu et al., "Muon is Scalable for LLM Training",
     https://arxiv.org/abs/2502.16982. The defaults are those of torch.
     """
+
+    needs_whole_weights: ClassVar[bool] = True  # it multiplies whole matrices
 
     lr: Annotated[float, Meta(ge=0, description="learning rate of Muon")] = 0.001
     weight_decay: Annotated[float, Meta(ge=0, description="share of the matrices, times lr, to subtract per step")] = (

@@ -6,7 +6,7 @@ Defaults are those of ``torch.optim`` unless the class says otherwise.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -206,6 +206,8 @@ class Adafactor(_TorchOptimizer):
     Source: N. Shazeer and M. Stern, "Adafactor", https://arxiv.org/abs/1804.04235.
     """
 
+    needs_whole_weights: ClassVar[bool] = True  # it takes means over the rows and columns of a matrix
+
     lr: _LearningRate = 0.01
     beta2_decay: Annotated[float, Meta(le=0, description="exponent of the step in the decay of second moments")] = -0.8
     eps: Annotated[
@@ -279,6 +281,8 @@ class Rprop(_TorchOptimizer):
     It uses the signs of the gradients alone. Source: M. Riedmiller and H. Braun, "A direct adaptive method for faster
     backpropagation learning: the RPROP algorithm" (1993), https://doi.org/10.1109/ICNN.1993.298623.
     """
+
+    needs_whole_weights: ClassVar[bool] = True  # it assigns to chosen elements, which torch cannot do to parts
 
     lr: Annotated[float, Meta(ge=0, description="size of the first update")] = 0.01
     etas: Annotated[

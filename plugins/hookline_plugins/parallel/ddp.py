@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from hookline import hookimpl
+from hookline import ContractError, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,8 @@ class DistributedDataParallel:
     """Data parallelism: each rank has the whole model, and its gradients become the sums over all ranks.
 
     It is ``torch.nn.parallel.DistributedDataParallel``, with sums in place of means, because each rank takes part in
-    the loss by its number of examples or their weight.
+    the loss by its number of examples or their weight. Buffers, such as the statistics of batch normalization, are
+    those of rank 0, which the others get before an evaluation or a save.
 
     ``bucket_cap_mb``: the default is that of torch; ``timeout_s``: that of its NCCL. The command line reads it.
     """
@@ -59,11 +60,17 @@ class DistributedDataParallel:
         if run.device.type == "cuda":
             options["device_ids"] = [run.device.index]
 
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
         def synchronize() -> None:
+            now = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+            if added := sorted(now - trained):
+                message = f"{added[0]!r} is trained only since the run began, so ddp does not sum its gradients"
+                raise ContractError(message, hint="let it get gradients when the model is built; freeze it afterwards")
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
-        if not any(parameter.requires_grad for parameter in model.parameters()):
+        if not trained:
             return Parallel(model, synchronize=synchronize)
         wrapped = Wrapped(model, **options)
         wrapped.register_comm_hook(None, lambda _, bucket: _sum(bucket))  # torch checks annotations, as no text

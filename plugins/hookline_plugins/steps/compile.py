@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hookline import RunView
+    from hookline.engine import Parallel
 
 
 _Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
@@ -25,7 +26,8 @@ class Compile:
     """The model compiled by ``torch.compile``, with its options and defaults, when it is first called.
 
     Wrappers of callbacks listed earlier are compiled with the model. ``run.unwrapped_model`` is the model without
-    them, with the original names of its weights.
+    them, with the original names of its weights. With several ranks, evaluations use this compiled model, and steps
+    another one, of what ``build_parallel`` makes of it.
     """
 
     is_part_of_model: ClassVar[bool] = False  # it computes the same
@@ -47,10 +49,18 @@ class Compile:
     @hookimpl(wrapper=True)
     def build_model(self, run: RunView) -> Generator[None, nn.Module, nn.Module]:
         """Return the compiled model."""
+        return self._compiled(run, (yield))
+
+    @hookimpl(wrapper=True)
+    def build_parallel(self, run: RunView) -> Generator[None, Parallel | None, Parallel | None]:
+        """Return the compiled model for several ranks: torch then sends gradients during the backward pass."""
+        parallel = yield
+        return parallel and parallel._replace(model=self._compiled(run, parallel.model))
+
+    def _compiled(self, run: RunView, model: nn.Module) -> nn.Module:
         import torch
         from torch import nn
 
-        model = yield
         _check_backend(self.backend)
         # Not model.compile(): that does not compile a model whose class is torch's own, such as nn.Sequential.
         compiled: Any = torch.compile(

@@ -151,6 +151,8 @@ class FuseSteps:
 def _faults_of_run(run: RunView) -> Iterator[Fault]:
     from torch.utils.data import TensorDataset
 
+    if run.ranks.world_size > 1:
+        yield Fault(f"{run.ranks.world_size} ranks sum their gradients in each step")
     if run.device.type != "cpu":
         hint = "set train.device to 'cpu', or take single steps"
         yield Fault(f"the device is {str(run.device)!r}, but blocks are compiled for the CPU only", hint=hint)

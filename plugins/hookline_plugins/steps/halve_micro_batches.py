@@ -26,6 +26,9 @@ class HalveMicroBatches:
     def build_step(self, run: RunView) -> Generator[None, Callable[[Any], Tensor], Callable[[Any], Tensor]]:
         """Return a step that is repeated with smaller micro-batches."""
         step = yield
+        if run.ranks.world_size > 1:
+            message = f"halve-micro-batches cannot repeat a step of which {run.ranks.world_size} ranks take parts"
+            raise ConfigError(message, hint="disable it, and set a train.micro_batch_size that fits")
         if run.micro_batch_size is None:
             is_custom = any(not is_wrapper for _, is_wrapper in run.hook_order("build_step"))
             owner = "a plugin" if is_custom else f"the optimizer {type(run.optimizer).__name__}"

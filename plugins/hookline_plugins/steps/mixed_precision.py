@@ -84,7 +84,8 @@ class MixedPrecision:
             scaler.unscale_(run.optimizer)
             scaler.update()
             if scaler.get_scale() < scale:  # a gradient was not finite
-                self._count_skipped(run, scale)
+                if run.finite_guard.accepts_losses():
+                    self._count_skipped(run, scale)
             else:
                 self._num_skipped = 0
                 update()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.callback_parts.weights import copied, put, weights_of
+from hookline_plugins.callback_parts.weights import copied, put, taken_over, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class Averaging:
         self._warn_if_too_short(run)
         self._run = run
         weights = self._weights()
-        self._averaged_names = [name for name, tensor in weights.items() if _is_averaged(tensor)]
+        self._averaged_names = [name for name, tensor in weights.items() if _is_averaged(run, tensor)]
         if self.method == "ema":
             # Not in on_step_end: a step may accumulate gradients or skip the update.
             self._detach = run.optimizer.register_step_post_hook(lambda *_: self._count(run)).remove
@@ -106,10 +106,9 @@ class Averaging:
         """Restore the state from ``state_dict``; an average of another kind, or of earlier epochs, begins anew."""
         if state["method"] != self.method or state["start_epoch"] < self.start_epoch:
             return
-        weights = self._weights()
+        assert self._run is not None, "the run was started"
         self._num_averaged = state["num_averaged"]
-        # The state may be on another device, or shared with the run that it came from.
-        self._average = {name: value.to(weights[name].device, copy=True) for name, value in state["average"].items()}
+        self._average = taken_over(self._run, state["average"])
 
     def _warn_if_too_short(self, run: RunView) -> None:
         span = round(1 / (1 - self.decay))
@@ -156,6 +155,6 @@ class Averaging:
         return average
 
 
-def _is_averaged(tensor: Tensor) -> bool:
+def _is_averaged(run: RunView, tensor: Tensor) -> bool:
     # Buffers with infinities are masks, and averaging infinities gives NaN.
-    return (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.isfinite().all())
+    return (tensor.is_floating_point() or tensor.is_complex()) and bool(run.ranks.whole(tensor.isfinite().all()))

@@ -148,7 +148,7 @@ def build_parallel(site: Site) -> None:
     if parallel is None:
         message = f"a run of {ranks.world_size} ranks needs a plugin that implements build_parallel"
         raise ConfigError(message, hint="name one: parallel=ddp")
-    parts.model, parts.accumulating, parts.synchronize = parallel
+    parts.model, parts.accumulating, parts.synchronize, parts.forwards_together, ranks.readers = parallel
 
 
 def build_optimizer(site: Site) -> None:
@@ -163,7 +163,7 @@ def build_step(site: Site) -> None:
     parts, host, run = site.parts, site.host, site.run
     parts.backward = host.first_result("build_backward", run=run)
     if parts.share:
-        parts.backward = shared_backward(parts.backward, parts.share)
+        parts.backward = shared_backward(parts.backward, parts.share, run)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
     parts.reader = host.first_result("build_reader", run=run)

@@ -58,6 +58,7 @@ class Components:
         share: The part of the training batches that this rank reads; None if it is alone.
         accumulating: Returns a context in which gradients stay on this rank.
         synchronize: Gives every rank the same buffers.
+        forwards_together: Whether all ranks must pass something through the model at the same time.
     """
 
     data: DataSource
@@ -88,6 +89,7 @@ class Components:
         self.share: Share | None = None
         self.accumulating: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.synchronize: Callable[[], object] = lambda: None
+        self.forwards_together = False
 
     def ensure_training_mode(self) -> None:
         """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
@@ -98,7 +100,7 @@ class Components:
         """Return the loss and the metrics of the given splits, by default of all that are evaluated; no events."""
         self.synchronize()
         chosen = {split: self.evaluation_batches[split] for split in splits or self.evaluation_batches}
-        return evaluate_splits(run, self.read, chosen, self.evaluation, self.metrics)
+        return evaluate_splits(run, self.read, chosen, self.evaluation, self.metrics, together=self.forwards_together)
 
 
 def find_device(name: str) -> torch.device:

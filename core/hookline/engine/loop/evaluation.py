@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,17 +47,19 @@ def evaluate(
     where: str = "an evaluation",
     class_names: Sequence[str] = (),
     ranks: Ranks = Ranks(),  # noqa: B008 - it has no state
+    first: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
     """Return ``loss`` and the other numbers, means over the batches by their weights, and each metric.
 
     Those ``parts`` that are modules are put into eval mode. Their modes and torch's global random generator are
-    restored afterwards.
+    restored afterwards. With ``first``, which returns a batch, a rank that has no batch in the last round of all ranks
+    evaluates another one and drops the result, because all must call the model together.
 
     Raises:
         DataError: When there is no batch, or no target that counts in the loss.
         ContractError: When the evaluation returns anything else, or a metric does not return numbers.
     """
-    means = _measure(batches, evaluation, parts, metrics, where, ranks)
+    means = _measure(batches, evaluation, parts, metrics, where, ranks, first)
     if not means["loss"].weight:
         message = "there was no batch to evaluate, or none with a target that counts in the loss"
         raise DataError(message, hint="a stream must restart for each iteration")
@@ -75,6 +78,7 @@ def _measure(
     metrics: Mapping[str, Metric],
     where: str,
     ranks: Ranks,
+    first: Callable[[], Any] | None = None,
 ) -> dict[str, WeightedMean]:
     means, num_read = defaultdict(WeightedMean, loss=WeightedMean()), 0
     for metric in metrics.values():
@@ -82,7 +86,7 @@ def _measure(
 
     def evaluated(batch: Any) -> Any:
         num_examples = count_examples(batch)
-        first = num_read + ranks.rank * num_examples
+        first = num_read + ranks.part_of(ranks.rank) * num_examples
         try:
             loss, weight, prediction, target, numbers = evaluation(batch)
         except Exception as error:
@@ -92,7 +96,7 @@ def _measure(
         return num_examples, num_examples if weight is None else weight, {"loss": loss, **numbers}, answers
 
     with torch.no_grad(), preserved_rng(), evaluation_mode(*parts):
-        for num_examples, weight, numbers, answers in _in_order(ranks, map(evaluated, batches)):
+        for num_examples, weight, numbers, answers in _in_order(ranks, iter(batches), evaluated, first):
             try:
                 for name, number in numbers.items():
                     means[name].add(torch.as_tensor(number), weight)
@@ -105,16 +109,22 @@ def _measure(
     return means
 
 
-def _in_order(ranks: Ranks, own: Iterator[Any]) -> Iterator[Any]:
-    """Yield what all ranks have, each in turn, in the same order on each of them."""
+def _in_order(
+    ranks: Ranks, batches: Iterator[Any], evaluated: Callable[[Any], Any], first: Callable[[], Any] | None
+) -> Iterator[Any]:
+    """Yield what all ranks have evaluated, each in turn, in the same order on each of them."""
     if ranks.world_size == 1:
-        yield from own
+        yield from map(evaluated, batches)
         return
-    is_more = True
-    while is_more:
-        of_all = ranks.gather(next(own, None))
+    of_all: list[Any] = []
+    batch: Any = None
+    while None not in of_all:
+        last, batch = batch, next(batches, None)
+        if batch is None and first:
+            evaluated(first() if last is None else last)
+        gathered = ranks.gather(None if batch is None else evaluated(batch))
+        of_all = [gathered[rank] for rank in ranks.first_readers]
         yield from (one for one in of_all if one is not None)
-        is_more = None not in of_all
 
 
 def evaluate_splits(
@@ -123,8 +133,13 @@ def evaluate_splits(
     splits: Mapping[str, Batches],
     evaluation: Evaluation,
     metrics: Mapping[str, Metric],
+    *,
+    together: bool = False,
 ) -> Mapping[str, float]:
-    """Return the loss and the metrics of every split that is evaluated, by names such as ``validation/loss``."""
+    """Return the loss and the metrics of every split that is evaluated, by names such as ``validation/loss``.
+
+    All ranks evaluate ``together`` if each has only a part of the model.
+    """
     measured: dict[str, float] = {}
     for split, batches in splits.items():
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
@@ -135,7 +150,8 @@ def evaluate_splits(
                 (run.model, run.loss),
                 metrics_of(split, metrics),
             )
-            numbers = evaluate(stream, evaluation, parts, of_split, where, run.data.class_names, run.ranks)
+            first = partial(read.first, split, batches) if together else None
+            numbers = evaluate(stream, evaluation, parts, of_split, where, run.data.class_names, run.ranks, first)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return ReadOnly(measured)
 

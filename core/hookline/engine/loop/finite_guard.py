@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from hookline.engine.errors import NonFiniteError
 from hookline.engine.loop.position import Position
 from hookline.engine.reading.batch import Forward, tensors_in
+from hookline.engine.reading.share import rows_of
 from hookline.engine.view import RunView
 
 _MAX_SKIPS = 100
@@ -60,7 +61,9 @@ class FiniteGuard:
         self._found, self._one = (torch.tensor(value, dtype=torch.float32, device="cpu") for value in (0.0, 1.0))
         self._has_held = False
         self._num_skips = 0
-        self._bad_loss = ""  # of this rank, which must not end a step that the others take
+        self._losses: Tensor | float = 0.0  # of this step, summed: a rank must not end one that the others take
+        # A rank then sees only a part of the gradients.
+        self._is_shared_out = any(_is_shared_out(p) for group in run.optimizer.param_groups for p in group["params"])
         self.has_skipped = self.is_used = False
 
     def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:
@@ -72,9 +75,8 @@ class FiniteGuard:
         if self._is_ignoring:
             return True
         if self._run.ranks.world_size > 1:
-            if self._is_waiting and not math.isfinite(loss.item()):
-                self._bad_loss = f"the loss is {loss.item()} on rank {self._run.ranks.rank}"
-            return True  # its gradients will be refused by all ranks
+            self._losses = self._losses + loss.detach()
+            return True  # if it is not finite, all ranks will refuse the gradients
         if self._is_waiting:
             return math.isfinite(loss.item()) or self._refused(f"the loss is {loss.item()}", batch)
         self._note(torch.isfinite(loss.detach()))
@@ -92,17 +94,30 @@ class FiniteGuard:
         gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
         if not gradients:
             return True
+        losses, self._losses = self._losses, 0.0
+        if self._is_shared_out:
+            gradients = [own for gradient in gradients if (own := _values(gradient)).numel()] or [self._one]
         if not self._is_waiting:
             norms = torch._foreach_norm(gradients, math.inf)  # noqa: SLF001 - torch's own clipping uses it; one call for all
-            self._note(torch.isfinite(torch.stack(norms)).all())
+            self._note(self._agreed(torch.isfinite(torch.stack(norms)).all()))
             return True
-        if self._are_finite(gradients):
+        if self._agreed(self._are_finite(gradients)):
             self._num_skips = 0
             return True
-        bad_losses = self._run.ranks.gather(self._bad_loss)
-        self._bad_loss = ""
-        gradient = f"the gradient of {self._first_bad_gradient()} is not finite"
-        return self._refused(next(filter(None, bad_losses), gradient), None)
+        self._losses = losses
+        return self.accepts_losses() and self._refused(f"the gradient of {self._first_bad_gradient()} is not finite")
+
+    def accepts_losses(self) -> bool:
+        """Return whether the losses of all ranks in this step are finite; all ask, once their gradients are not.
+
+        Raises:
+            NonFiniteError: When one is not finite and the policy is to fail.
+        """
+        own, self._losses = float(self._losses), 0.0
+        for rank, loss in enumerate(self._run.ranks.gather(own)):
+            if not math.isfinite(loss):
+                return self._refused(f"the loss is {loss} on rank {rank}", rank=rank)
+        return True
 
     def held(self, update: Callable[[], object]) -> Callable[[], object]:
         """Return the optimizer's update, which if possible does nothing from the first bad step on."""
@@ -158,13 +173,19 @@ class FiniteGuard:
         # The operation also takes float64 values for infinite that float32 cannot represent, so check each gradient.
         return all(bool(torch.isfinite(_values(gradient)).all()) for gradient in gradients)
 
-    def _note(self, is_finite: Tensor) -> None:
+    def _agreed(self, is_finite: bool | Tensor) -> bool | Tensor:
+        """Return whether the gradients of all ranks are finite, if each has only a part of them."""
+        if not self._is_shared_out:
+            return is_finite
+        return self._run.ranks.all(torch.as_tensor(is_finite, device=self._first_bad.device))
+
+    def _note(self, is_finite: bool | Tensor) -> None:
         """Record a result on the device, and read it when due."""
-        self._first_bad.masked_fill_((self._first_bad == 0) & ~is_finite, self._position.step + 1)
+        self._first_bad.masked_fill_((self._first_bad == 0) & ~torch.as_tensor(is_finite), self._position.step + 1)
         if self._position.step % _STRIDE == 0:
             self.look()
 
-    def _refused(self, problem: str, batch: Any) -> bool:
+    def _refused(self, problem: str, batch: Any = None, rank: int | None = None) -> bool:
         step = self._position.step + 1
         self._num_skips += 1
         where = f"in step {step} (epoch {self._position.epoch})"
@@ -174,10 +195,12 @@ class FiniteGuard:
                 self._run.warn(f"{problem} {where}: the step was skipped")
             return False
         first = _first_bad_output(self._forward, batch) if batch is not None else ""
-        raise self._error(f"{problem} {where}, before the weights were touched{first}", step)
+        raise self._error(f"{problem} {where}, before the weights were touched{first}", step, rank)
 
-    def _error(self, problem: str, step: int) -> NonFiniteError:
+    def _error(self, problem: str, step: int, rank: int | None = None) -> NonFiniteError:
         indices = self._position.indices(step)
+        if rank is not None:
+            indices = indices[rows_of(self._run.ranks.part_of(rank), len(self._run.ranks.first_readers), len(indices))]
         shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
         examples = f"; its examples are {shown}" if indices else ""
         return NonFiniteError(
@@ -190,14 +213,21 @@ class FiniteGuard:
         )
 
     def _first_bad_gradient(self) -> str:
-        for name, parameter in self._run.unwrapped_model.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(_values(parameter.grad)).all():
-                return repr(name)
-        return "a parameter"
+        names = self._run.unwrapped_model.named_parameters()
+        gradients = ((name, parameter.grad) for name, parameter in names if parameter.grad is not None)
+        bad = (repr(name) for name, gradient in gradients if not torch.isfinite(_values(gradient)).all())
+        return next(filter(None, self._run.ranks.gather(next(bad, None))), "a parameter")
 
 
-def _values(tensor: Tensor) -> Tensor:
-    return tensor.coalesce().values() if tensor.is_sparse else tensor
+def _values(tensor: Any) -> Tensor:
+    """Return the values of a tensor: without the zeros of a sparse one, and of one that is shared out, those here."""
+    if _is_shared_out(tensor):
+        tensor = tensor.to_local()
+    return tensor.coalesce().values() if tensor.is_sparse else tensor  # type: ignore[no-any-return]
+
+
+def _is_shared_out(tensor: Any) -> bool:
+    return hasattr(tensor, "to_local")  # a DTensor
 
 
 def _can_skip(optimizer: Optimizer) -> bool:

@@ -68,7 +68,7 @@ class Loop:
         host, run, position, step = self.host, self._run, self._position, self.parts.step
         on_step_end, evaluate_every = host.caller("on_step_end"), self._options.evaluate_every_steps
         logged, log_every = self.progress.logged, self._options.log_every_steps
-        has_save_points = self._notify_save_point is not None or run.ranks.world_size > 1
+        is_shared, has_listeners = run.ranks.world_size > 1, self._notify_save_point is not None
         outcome: Outcome = "failed"
         error: BaseException | None = None
         try:
@@ -76,6 +76,7 @@ class Loop:
             self.progress.modes.start()
             host.load_states()
             self.progress.modes.restore()
+            self._agree(is_due=True)
             while not position.interrupt_reason and (position.batch or self._has_next_epoch()):
                 if not position.batch:
                     position.epoch += 1
@@ -90,11 +91,11 @@ class Loop:
                     self._count(loss, batch)
                     if on_step_end:
                         on_step_end(run=run, loss=loss)
-                    if logged.pending and position.step % log_every == 0:
+                    if (logged.pending or is_shared) and position.step % log_every == 0:
                         self._log()
                     if evaluate_every and position.step % evaluate_every == 0:
                         self._evaluate(position.step // evaluate_every)
-                    if has_save_points:
+                    if is_shared or has_listeners:
                         self._save_point(is_last=False)
                     yield loss
                     if self._is_over():
@@ -115,6 +116,8 @@ class Loop:
 
     def bare_steps(self) -> Generator[Tensor]:
         """Take steps without end and yield their losses; no events, no evaluations."""
+        if self.parts.share:
+            raise TrainingError("several ranks cannot try steps", hint="create a Run without ranks")
         self._begin()
         with self.host.makers.attributing(), explaining(self._run):
             while True:
@@ -191,12 +194,15 @@ class Loop:
         if self._run.ranks.is_zero and self.progress.used_s >= self._options.max_time_s:
             self._run.request_stop(f"train.max_time_s = {self._options.max_time_s:g} has passed")
 
-    def _agree(self) -> None:
-        """Learn what the other ranks ask for, at the end of an epoch and whenever it is time."""
+    def _agree(self, *, is_due: bool) -> None:
+        """Learn what the other ranks ask for, and of what they warn, if that is due or it is time."""
         ranks, position = self._run.ranks, self._position
-        ranks.meet(position.step, is_due=not position.batch)
+        ranks.meet(position.step, is_due=is_due)
         position.stop_reason = position.stop_reason or ranks.agreed.get("stop_reason")
         position.interrupt_reason = position.interrupt_reason or ranks.agreed.get("interrupt_reason")
+        for text, message in ranks.agreed.items():
+            if ranks.is_zero and text.startswith("rank ") and message not in self._run.warnings:
+                self._run.warn(text)
 
     def _is_over(self) -> bool:
         position = self._position
@@ -217,7 +223,9 @@ class Loop:
         return "completed" if self._position.stop_reason is None else "stopped"
 
     def _save_point(self, *, is_last: bool) -> None:
-        self._agree()
+        # An evaluation may lead all ranks to the same request, which they fulfil in this step, as one process does.
+        is_measured = self.progress.evaluated_step == self._position.step
+        self._agree(is_due=is_last or is_measured or not self._position.batch)
         if self._notify_save_point and not self._position.num_ahead:
             self.is_resting = True
             try:
@@ -227,8 +235,8 @@ class Loop:
 
     def _log(self) -> None:
         """End the interval of the logged values, if there are any."""
-        if self.progress.logged.pending:
-            self.host.notify("on_log", run=self._run, values=ReadOnly(self.progress.logged.end_interval()))
+        if values := self.progress.logged.end_interval():
+            self.host.notify("on_log", run=self._run, values=ReadOnly(values))
 
     def _evaluate(self, number: int) -> None:
         """Evaluate the splits that are due between the events, unless all of them were measured after this step."""

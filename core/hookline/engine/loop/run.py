@@ -91,7 +91,8 @@ class Run:
         core = CoreHooks(parts, shortcuts=shortcuts)
         with in_run(RandomState(config.train.seed, "build")):
             members = make_members([choice for choice in config.plugins if self._takes_part(choice)])
-            host = Host(members, core, warn=self.warn, observers=observers, check=check_result)
+            watches = (*observers, *self.ranks.observers)
+            host = Host(members, core, warn=self.warn, observers=watches, check=check_result)
             self._loop = Loop(self, host, parts, self._position, observers)
             with host.makers.attributing():
                 build(Site(parts, host, self, self._position, observers))
@@ -287,6 +288,8 @@ class Run:
         # The plugins of a resumed run may repeat warnings that were restored with its state.
         if message not in self.warnings:
             self.warnings.append(message)
+            if not self.ranks.is_zero:  # which tells for all
+                self.ranks.ask(f"rank {self.ranks.rank}: {message}", message)
         if self._position.is_begun:
             self._loop.host.notify_started("on_warning", run=self, message=message)
 
@@ -314,10 +317,10 @@ class Run:
             message = f"a run has no state to save within a block: the weights are {self.num_ahead} steps ahead"
             raise TrainingError(message, hint="call state_dict when run.num_ahead is 0, or take single steps")
         self._loop.parts.finite_guard.look()  # a resumed run could not report it
-        own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
         self._loop.parts.synchronize()
+        own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
         progress = self._loop.progress.state_dict(self._position, self.ranks)
-        return copy.deepcopy(progress | own | component_state(self._loop.parts))
+        return self.ranks.whole(copy.deepcopy(progress | own | component_state(self._loop.parts)))  # type: ignore[no-any-return]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict`` of a run of the same config, before the first step.
@@ -336,7 +339,7 @@ class Run:
         absent = [choice.table for choice in self.config.plugins if not self._takes_part(choice)]
         plugins = {table: of_plugin for table, of_plugin in state["plugins"].items() if table not in absent}
         self._loop.host.states.load_state_dict(plugins)
-        load_component_state(self._loop.parts, state)
+        load_component_state(self._loop.parts, state, self.ranks)
         self._loop.progress.load_state_dict(state, self._position, self.ranks)
         self.summary.update(state["summary"])
         self.warnings[:] = state["warnings"]

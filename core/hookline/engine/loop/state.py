@@ -61,7 +61,8 @@ class Modes:
 
     def _whole(self) -> nn.Module:
         loss = {"loss": self._parts.loss} if isinstance(self._parts.loss, nn.Module) else {}
-        return nn.ModuleDict({"model": self._parts.model, **loss})
+        # Without the wrapper for several ranks, so that the names are the same for any number of them.
+        return nn.ModuleDict({"model": self._parts.forward.model, **loss})
 
 
 class Progress:
@@ -108,7 +109,11 @@ class Progress:
 
     def state_dict(self, position: Position, ranks: Ranks) -> dict[str, Any]:
         """Return the state of the loop, which includes the position, and what each of several ranks has of its own."""
-        own = {"random": self.random.state_dict(), "running": self.running.state_dict()}
+        own = {
+            "random": self.random.state_dict(),
+            "running": self.running.state_dict(),
+            "logged": self.logged.state_dict(),
+        }
         return {
             **own,
             **({"ranks": ranks.gather(own)} if ranks.world_size > 1 else {}),
@@ -121,7 +126,6 @@ class Progress:
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "modes": self.modes.state(),
-            "logged": self.logged.state_dict(),
             "evaluated": [self.evaluated_step, dict(self.evaluated)],
         }
 
@@ -133,12 +137,14 @@ class Progress:
         self.modes.changed = state["modes"]
         saved = state.get("ranks") or [state]  # one process, or a state from before there were ranks
         if len(saved) == ranks.world_size:
-            self.random.load_state_dict(saved[ranks.rank]["random"])
-            self.running.load_state_dict(saved[ranks.rank]["running"])
-        elif ranks.is_zero:
-            self.random.load_state_dict(state["random"])
+            saved = [saved[ranks.rank]]
+            self.running.load_state_dict(saved[0]["running"])
+        else:  # rank 0 continues what all had of their own
+            saved = saved if ranks.is_zero else []
             self.running = WeightedMean.joined([one["running"] for one in saved])
-        self.logged.load_state_dict(state["logged"])
+        if saved:
+            self.random.load_state_dict(saved[0]["random"])
+        self.logged.load_state_dicts([one["logged"] for one in saved], state["logged"][1])
         self.evaluated_step, metrics = state["evaluated"]
         self.evaluated = ReadOnly(metrics)
 
@@ -164,18 +170,20 @@ def weights_of(parts: Components | RunView) -> dict[str, Any]:
     }
 
 
-def load_component_state(parts: Components, state: Mapping[str, Any]) -> None:
+def load_component_state(parts: Components, state: Mapping[str, Any], ranks: Ranks) -> None:
     """Load a state returned by ``component_state``.
 
     Raises:
         ContractError: When the state belongs to a different model or optimizer.
     """
     try:
-        parts.unwrapped_model.load_state_dict(state["model"])
-        load_state_of_wrappers(parts.model, parts.unwrapped_model, state["wrappers"])
+        parts.unwrapped_model.load_state_dict(ranks.sharded(state["model"], parts.unwrapped_model.state_dict()))
+        wrappers = ranks.sharded(state["wrappers"], parts.model.state_dict())
+        load_state_of_wrappers(parts.model, parts.unwrapped_model, wrappers)
         if isinstance(parts.loss, nn.Module):
             parts.loss.load_state_dict(state["loss"])
-        parts.optimizer.load_state_dict(state["optimizer"])
+        parameters = [parameter for group in parts.optimizer.param_groups for parameter in group["params"]]
+        parts.optimizer.load_state_dict(ranks.sharded(state["optimizer"], {"state": dict(enumerate(parameters))}))
     except (KeyError, ValueError, RuntimeError) as error:
         hint = "resume with the config of the run that saved the state"
         raise ContractError(f"this state belongs to a different run: {error}", hint=hint) from error

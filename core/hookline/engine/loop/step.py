@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hookline.engine.errors import ContractError
+from hookline.engine.errors import ConfigError, ContractError
 from hookline.engine.hookspecs import hookimpl
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.evaluation import usual_evaluation
@@ -71,6 +71,9 @@ class CoreHooks:
             name = type(run.optimizer).__name__
             message = f"{name} updates the weights several times per step, so build_update cannot be wrapped"
             raise ContractError(message, hint="use another optimizer, or disable the plugin that wraps it")
+        if self._parts.share:
+            message = f"{type(run.optimizer).__name__} updates the weights several times per step, each by its own loss"
+            raise ConfigError(f"{message}: {run.ranks.world_size} ranks cannot", hint="use another optimizer")
         return _closure_step(run, self._parts)
 
     @hookimpl(trylast=True)
@@ -85,15 +88,16 @@ def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
 
 
-def shared_backward(backward: Callable[[Tensor], None], share: Share) -> Callable[[Tensor], None]:
+def shared_backward(backward: Callable[[Tensor], None], share: Share, run: RunView) -> Callable[[Tensor], None]:
     """Return a function that computes the gradients of this rank's part of the loss of a batch.
 
     The gradients of all ranks add up to those of the whole batch. If the loss is not finite, all are NaN, so that all
-    ranks refuse them.
+    ranks refuse them, unless such losses are ignored.
     """
+    is_checked = run.config.train.non_finite != "ignore"
 
     def backward_in_ranks(loss: Tensor) -> None:
-        backward(loss * (loss.detach() * 0 + share.fraction))
+        backward(loss * (loss.detach() * 0 + share.fraction if is_checked else share.fraction))
 
     return backward_in_ranks
 

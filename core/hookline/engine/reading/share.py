@@ -12,11 +12,17 @@ from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batch import count_examples, part_of
 
 
+def rows_of(rank: int, world_size: int, size: int) -> slice:
+    """Return the rows of a batch of ``size`` examples that a rank takes."""
+    return slice(size * rank // world_size, size * (rank + 1) // world_size)
+
+
 class Share:
     """The part of the batches that a rank reads: some examples of each, or some batches as a whole.
 
     Of the ``n`` examples of a batch, rank ``r`` of ``W`` takes those from ``n * r // W`` to ``n * (r + 1) // W``. Where
-    these are none, it takes the first, without weight, so that all ranks take part in each step.
+    these are none, it takes the first, without weight, so that all ranks take part in each step. Ranks that read the
+    same part count as one.
 
     Args:
         ranks: The ranks.
@@ -45,12 +51,12 @@ class Share:
 
     def rows(self, number: int, size: int) -> slice | None:
         """Return the rows of batch ``number`` (from 0) of ``size`` examples to read; None: it is another's turn."""
-        rank, world_size = self._ranks.rank, self._ranks.world_size
+        rank, world_size = self._ranks.part_of(self._ranks.rank), len(self._ranks.first_readers)
         if self._in_turns:
             return slice(0, size) if number % world_size == rank else None
-        first, last = size * rank // world_size, size * (rank + 1) // world_size
-        self._sizes.append((last - first, size))
-        return slice(first, last) if last > first else slice(0, 1)
+        rows = rows_of(rank, world_size, size)
+        self._sizes.append((rows.stop - rows.start, size))
+        return rows if rows.stop > rows.start else slice(0, 1)
 
     def parts(self, batches: Iterator[Any], start: int = 0) -> Generator[Any]:
         """Yield the part of each batch to read; the first batch has the number ``start``."""
@@ -70,7 +76,8 @@ class Share:
                 self.weight = own
                 if weigh is not count_examples:
                     self.weight = weigh(batch) if own else 0
-                    [total] = self._ranks.sum([float(self.weight)])
+                    is_first = self._ranks.rank in self._ranks.first_readers
+                    [total] = self._ranks.sum([float(self.weight) if is_first else 0.0])
                 self.fraction = self.weight / total if total else 0.0
                 yield batch
 

@@ -201,6 +201,9 @@ class _Encoder:
         return {"$map": [[self.encode(key, f"a key of {name}"), item] for key, item in items.items()]}
 
     def _keep(self, tensor: Tensor, name: str) -> str:
+        if hasattr(tensor, "full_tensor"):  # a DTensor
+            self.faults.append(f"{name} is a tensor that is shared out: gather it by run.ranks.whole")
+            return name
         if tensor.layout is not torch.strided or tensor.device.type == "meta" or tensor.dtype not in _DTYPES:
             form = f"dtype {tensor.dtype} and layout {tensor.layout} on device {tensor.device}"
             self.faults.append(f"{name} is a tensor of {form}")

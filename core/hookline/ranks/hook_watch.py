@@ -1,0 +1,75 @@
+"""``HookWatch``: adapts what hooks build to several ranks, and knows which hook runs on rank 0 alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from hookline.engine import Member, Observer, Parallel
+from hookline.engine.errors import ContractError, TrainingError
+
+
+class HookWatch(Observer):
+    """Watches the hooks of a run of several ranks.
+
+    Args:
+        world_size: Number of ranks.
+    """
+
+    def __init__(self, world_size: int) -> None:
+        self._world_size = world_size
+        self._hook = ""
+
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - all are passed
+        """Call a hook, and remember it meanwhile if only rank 0 has its plugin."""
+        if self._hook or getattr(member.instance, "ranks", "all") != "zero":
+            return run()
+        self._hook = f"{hook!r} of {member.plugin}"
+        try:
+            return run()
+        finally:
+            self._hook = ""
+
+    def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
+        """Return the result of a hook, adapted to several ranks.
+
+        Each rank measures the predictions of all, so metrics of torchmetrics must not add up those of the ranks.
+        """
+        if hook == "build_metrics" and isinstance(result, Mapping):
+            modules = [metric for metric in result.values() if isinstance(metric, nn.Module)]
+            for part in (part for metric in modules for part in metric.modules()):
+                if hasattr(part, "distributed_available_fn"):
+                    vars(part)["distributed_available_fn"] = bool  # False
+        if hook == "build_parallel" and isinstance(result, Parallel) and not is_wrapper:
+            self._check_readers(member, result.readers)
+            if result.forwards_together:
+                result.model.register_forward_pre_hook(lambda *_: self.check())
+            return result._replace(synchronize=partial(self._together, result.synchronize))
+        return result
+
+    def _together(self, synchronize: Callable[[], object]) -> None:
+        self.check()
+        synchronize()
+
+    def _check_readers(self, member: Member, readers: Sequence[int]) -> None:
+        numbers = sorted({*readers})
+        if readers and (len(readers) != self._world_size or numbers != [*range(len(numbers))]):
+            message = (
+                f"build_parallel of {member.plugin} returned readers = {list(readers)} for {self._world_size} ranks"
+            )
+            hint = "give the number of a part of the data for each rank, from 0 and without a gap"
+            raise ContractError(message, hint=hint)
+
+    def check(self) -> None:
+        """Check that every rank is here.
+
+        Raises:
+            TrainingError: In a hook that only rank 0 calls, which would wait for the others in vain.
+        """
+        if self._hook:
+            message = f"{self._hook} asks all ranks for something, but only rank 0 has this plugin (ranks = 'zero')"
+            hint = "state_dict, evaluate and gather need every rank: remove ranks = 'zero' from its class"
+            raise TrainingError(message, hint=hint)
