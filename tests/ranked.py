@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch._dynamo
-import torch.distributed as dist
+import torch.distributed
 
 import hookline.cli.commands.main
 import hookline.cli.commands.runs
@@ -35,6 +35,7 @@ from support import HANG_S
 
 # What every rank would import: the forks have it.
 _ = (torch._dynamo, hookline.cli.commands, hookline.engine, hookline.ranks, hookline.runs)
+distributed: Any = torch.distributed  # some of its names are not exported for type checkers
 _CATALOG = Catalog.installed()
 load_config({"parallel": "ddp", "callbacks": {"run-folder": {}, "checkpoint": {}, "progress": {}}}, catalog=_CATALOG)
 
@@ -184,20 +185,19 @@ class TorchrunJob:
 
     def __init__(self, folder: Path, num_ranks: int = 2) -> None:
         self._folder, self._num_ranks, self._num_attempts = folder, num_ranks, 0
+        # Torchrun keeps its store for all attempts.
+        self._store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._own = Path(tempfile.mkdtemp(prefix="none_", dir=folder))
 
     def attempt(self, *words: Sequence[str]) -> list[Ended]:
         """Start the ranks, each with the last words that there are for it, and wait for their end."""
-        store = dist.TCPStore(
-            "127.0.0.1", 0, is_master=True, wait_for_workers=False
-        )  # torchrun's, outlasting the ranks
         commands = []
         for rank in range(self._num_ranks):
             place = self._own / f"attempt_{self._num_attempts}" / str(rank)
             place.mkdir(parents=True)
             env = {
                 "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self._num_ranks, "LOCAL_WORLD_SIZE": self._num_ranks,
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "GLOO_SOCKET_IFNAME": "lo",
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self._store.port, "GLOO_SOCKET_IFNAME": "lo",
                 "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RUN_ID": "none",
                 "TORCHELASTIC_RESTART_COUNT": self._num_attempts,
                 "TORCHELASTIC_ERROR_FILE": place / "error.json",

@@ -201,6 +201,8 @@ def _join() -> None:
     import torch
     import torch.distributed as dist
 
+    from hookline.ranks.fresh_store import fresh_store
+
     rank, num_ranks = rank_of_command(), world_size()
     backend = "gloo"
     if torch.cuda.is_available():
@@ -208,8 +210,13 @@ def _join() -> None:
         backend = "cpu:gloo,cuda:nccl"
     place: dict[str, Any] = {"rank": rank, "world_size": num_ranks, "timeout": timedelta(seconds=_START_S)}
     if path := os.environ.get(STORE):
-        store: Any = torch.distributed
-        place["store"] = store.FileStore(path, num_ranks)
+        names: Any = dist
+        place["store"] = names.FileStore(path, num_ranks)
+    else:
+        from torch.distributed.rendezvous import rendezvous
+
+        store, *_ = next(rendezvous("env://", rank, num_ranks, timeout=timedelta(seconds=_START_S)))
+        place["store"] = fresh_store(store, rank, num_ranks, _START_S)
     dist.init_process_group(backend, **place)
 
 
