@@ -186,7 +186,8 @@ class TorchrunJob:
     def __init__(self, folder: Path, num_ranks: int = 2) -> None:
         self._folder, self._num_ranks, self._num_attempts = folder, num_ranks, 0
         # Torchrun keeps its store for all attempts.
-        self._store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        store: Any = distributed  # torch exports its stores without a declaration
+        self._store = store.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._own = Path(tempfile.mkdtemp(prefix="none_", dir=folder))
 
     def attempt(self, *words: Sequence[str]) -> list[Ended]:

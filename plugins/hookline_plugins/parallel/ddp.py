@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import ContractError, hookimpl
+from hookline_plugins.parallel.options import TIMEOUT_S, Timeout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,7 @@ class DistributedDataParallel:
     the loss by its number of examples or their weight. Buffers, such as the statistics of batch normalization, are
     those of rank 0, which the others get before an evaluation or a save.
 
-    ``bucket_cap_mb``: the default is that of torch; ``timeout_s``: that of its NCCL. The command line reads it.
+    ``bucket_cap_mb``: the default is that of torch.
     """
 
     bucket_cap_mb: Annotated[float, Meta(gt=0, description="size of the pieces of gradients to send, in MiB")] = 25.0
@@ -35,10 +36,7 @@ class DistributedDataParallel:
     static_graph: Annotated[bool, Meta(description="whether every step uses the same parameters in the same order")] = (
         False
     )
-    timeout_s: Annotated[
-        float,
-        Meta(gt=0, description="seconds after which a rank that does not answer is given up, from the second step on"),
-    ] = 600.0
+    timeout_s: Timeout = TIMEOUT_S
 
     @hookimpl
     def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:
@@ -57,9 +55,6 @@ class DistributedDataParallel:
             "find_unused_parameters": self.find_unused_parameters,
             "static_graph": self.static_graph,
         }
-        if run.device.type == "cuda":
-            options["device_ids"] = [run.device.index]
-
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
         def synchronize() -> None:

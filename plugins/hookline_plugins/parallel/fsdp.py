@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from hookline import ConfigError, Fault, hookimpl
 from hookline.engine import did_you_mean, with_parts
+from hookline_plugins.parallel.options import TIMEOUT_S, Timeout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,6 +45,7 @@ class FullyShardedDataParallel:
         tuple[str, ...], Meta(description="classes of modules that are gathered on their own, such as 'Block'")
     ] = ()
     cpu_offload: Annotated[bool, Meta(description="whether the parts are in the memory of the CPU")] = False
+    timeout_s: Timeout = TIMEOUT_S
 
     @hookimpl
     def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:

@@ -138,7 +138,8 @@ class BlockStream(IterableDataset[tuple[Tensor, Tensor]]):
         ends = list(accumulate(sum(block.size for block in group) for group in groups))
         left = [number for number, end in enumerate(ends) if end > self._row]
         skipped = self._row - ([0, *ends])[left[0]] if left else 0
-        with ThreadPoolExecutor(1) as pool:
+        pool = ThreadPoolExecutor(1)
+        try:
             reading = pool.submit(self._read, groups[left[0]]) if left else None
             for number in left:
                 assert reading is not None
@@ -147,6 +148,9 @@ class BlockStream(IterableDataset[tuple[Tensor, Tensor]]):
                 yield window, self._within(number, len(window[0]))[skipped:]
                 del window
                 skipped = 0
+        finally:
+            # Without waiting: Python may collect an abandoned reader in any thread, even in that one.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _order(self) -> list[Block]:
         """Return the blocks of the share of a worker, in the order of the epoch."""
