@@ -14,7 +14,6 @@ from hookline_plugins.parallel.options import TIMEOUT_S, Timeout
 if TYPE_CHECKING:
     from torch import nn
 
-    from hookline import RunView
     from hookline.engine import Parallel
 
 
@@ -39,7 +38,7 @@ class DistributedDataParallel:
     timeout_s: Timeout = TIMEOUT_S
 
     @hookimpl
-    def build_parallel(self, run: RunView, model: nn.Module) -> Parallel:
+    def build_parallel(self, model: nn.Module) -> Parallel:
         """Wrap the model."""
         import torch.distributed as dist
         from torch.nn.parallel import DistributedDataParallel as Wrapped
