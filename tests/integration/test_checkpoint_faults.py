@@ -300,7 +300,7 @@ def _is_safe_array(name: str, options: dict[str | None, ast.expr]) -> bool:
 
 
 def test_one_function_makes_the_tensors_of_a_checkpoint() -> None:
-    """Data sources read arrays themselves, and exported models NumPy arrays; one makes tensors of runs."""
+    """Data sources read arrays themselves, exported models NumPy arrays, ranks messages; one makes tensors of runs."""
     found = []
     for path in (ROOT / "core").rglob("*.py"):
         for function in ast.walk(ast.parse(path.read_text())):
@@ -314,6 +314,8 @@ def test_one_function_makes_the_tensors_of_a_checkpoint() -> None:
     assert sorted(found) == [
         "arrays.py:_opened: safetensors.safe_open",
         "encoding.py:from_safetensors: safetensors.torch.load",
+        "messages.py:from_bytes: safetensors.torch.load",
+        "process_group.py:_exchanged: torch.frombuffer",
     ]
 
 

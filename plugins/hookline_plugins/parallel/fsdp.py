@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import ConfigError, Fault, hookimpl
-from hookline.engine import did_you_mean, with_parts
+from hookline.engine import did_you_mean
 from hookline_plugins.parallel.options import TIMEOUT_S, Timeout
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ class FullyShardedDataParallel:
 
 def _own_memory(_module: Any, _inputs: Any, output: Any) -> Any:
     """Return an output whose tensors are no views: a loss that changed a view in place would pass torch's hooks by."""
+    from hookline.engine import with_parts  # imports torch
+
     if not hasattr(output, "requires_grad"):
         return with_parts(output, lambda part: _own_memory(None, None, part))
     return output.clone() if output.requires_grad and output._is_view() else output  # noqa: SLF001 - torch's own check

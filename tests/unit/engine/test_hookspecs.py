@@ -20,6 +20,7 @@ BUILD_HOOKS = [
     "build_loss",
     "build_metrics",
     "build_evaluation",
+    "build_parallel",
     "build_optimizer",
     "build_backward",
     "build_update",

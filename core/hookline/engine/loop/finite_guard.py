@@ -99,9 +99,11 @@ class FiniteGuard:
             gradients = [own for gradient in gradients if (own := _values(gradient)).numel()] or [self._one]
         if not self._is_waiting:
             norms = torch._foreach_norm(gradients, math.inf)  # noqa: SLF001 - torch's own clipping uses it; one call for all
-            self._note(self._agreed(torch.isfinite(torch.stack(norms)).all()))
+            is_finite = torch.isfinite(torch.stack(norms)).all()
+            self._note(self._agreed(is_finite) if self._is_shared_out else is_finite)
             return True
-        if self._agreed(self._are_finite(gradients)):
+        are_finite = self._are_finite(gradients)
+        if self._agreed(are_finite) if self._is_shared_out else are_finite:
             self._num_skips = 0
             return True
         self._losses = losses
@@ -173,10 +175,8 @@ class FiniteGuard:
         # The operation also takes float64 values for infinite that float32 cannot represent, so check each gradient.
         return all(bool(torch.isfinite(_values(gradient)).all()) for gradient in gradients)
 
-    def _agreed(self, is_finite: bool | Tensor) -> bool | Tensor:
-        """Return whether the gradients of all ranks are finite, if each has only a part of them."""
-        if not self._is_shared_out:
-            return is_finite
+    def _agreed(self, is_finite: bool | Tensor) -> Tensor:
+        """Return whether the gradients of all ranks are finite, where each has only a part of them."""
         return self._run.ranks.all(torch.as_tensor(is_finite, device=self._first_bad.device))
 
     def _note(self, is_finite: bool | Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -821,6 +822,7 @@ def open_files() -> int:
 def test_many_epochs_leave_nothing_behind_in_this_process() -> None:
     batches = make(Items(), num_workers=1)
     list(batches.epoch(1))
+    gc.collect()  # what earlier tests left
     before = open_files(), threading.active_count()
     for epoch in range(2, 22):
         list(batches.epoch(epoch))
