@@ -73,11 +73,12 @@ QUICK: dict[str, Part] = LONG | {
     "a reader during saves": lambda f: crowds.reading_during_saves(f, 100),
     "values of wrong kinds in the files of a run": lambda f: strangers.wrong_kinds(f, 67),
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 8, num_before=4),
-    "signals to ranks and their launcher at any time": lambda f: ranks.signals_at_any_time(f, 1),
-    "kills of ranks and their launcher at any time": lambda f: ranks.kills_of_ranks_at_any_time(f, 1),
-    "a kill of each rank in each phase": lambda f: ranks.kills_in_each_phase(f, ["step"]),
 }
 del QUICK["a kill on entry to each system call of a save"]
+# tests/integration/test_ranks.py has what is quick of these.
+for name in ("signals to ranks and their launcher at any time", "kills of ranks and their launcher at any time"):
+    del QUICK[name]
+del QUICK["a kill of each rank in each phase"]
 # All points of a save, without the training around it.
 QUICK["a kill on entry to each operation of a save"] = kills.kills_of_a_save
 LONG["a kill on entry to each operation of a save"] = kills.kills_of_a_save
