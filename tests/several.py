@@ -7,15 +7,14 @@ import os
 import tempfile
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch._dynamo  # strategies and optimizers import it: here once for all forks
-import torch.distributed as dist
 
 from hookline.ranks import ProcessGroup
+from hookline.ranks.agreed import LOOPBACK
 from hookline.ranks.messages import from_bytes, to_bytes
 from support import HANG_S
 
@@ -42,17 +41,9 @@ def in_ranks(num_ranks: int, task: Callable[[ProcessGroup], Any], *, timeout_s: 
 
 
 def _work(folder: Path, rank: int, num_ranks: int, task: Callable[[ProcessGroup], Any], timeout_s: float) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
     torch.set_num_threads(1)
-    store: Any = torch.distributed
-    dist.init_process_group(
-        "gloo",
-        store=store.FileStore(str(folder / "store"), num_ranks),
-        rank=rank,
-        world_size=num_ranks,
-        timeout=timedelta(seconds=timeout_s),
-    )
-    ranks = ProcessGroup()
+    ranks = ProcessGroup.by_file(folder / "store", rank, num_ranks, timeout_s)
     try:
         result = task(ranks)
     except Exception as raised:  # noqa: BLE001 - it is the result

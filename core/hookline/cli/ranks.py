@@ -16,6 +16,7 @@ from hookline.cli.output import Output
 from hookline.cli.signals import leaving_by_signals
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.ranks.agreed import LAUNCHER, STORE
+from hookline.runs.redaction import Redaction
 from hookline.runs.search import run_of_job
 
 if TYPE_CHECKING:
@@ -181,11 +182,11 @@ def check_same_data(run: Run) -> None:
     Raises:
         ConfigError: When they differ.
     """
+    if run.ranks.world_size == 1:
+        return
     from hookline.ranks.watch import code_at_work
     from hookline.runs.identity import identity_of
 
-    if run.ranks.world_size == 1:
-        return
     run.ranks.place = lambda error: f"epoch {run.epoch} after {run.step} steps, {code_at_work(error)}"  # type: ignore[attr-defined] # a ProcessGroup
     identity = identity_of(run)
     own = {
@@ -221,7 +222,8 @@ def _join() -> None:
 
 
 def _values_of(config: RunConfig) -> dict[str, str]:
-    values = {key: repr(setting.value) for key, setting in config.settings.items()}
+    redaction = Redaction.of(config)  # a message may show the values of another rank
+    values = {key: redaction.known(repr(setting.value)) for key, setting in config.settings.items()}
     return values | {f"{choice.table} (plugin)": str(choice.plugin) for choice in config.plugins}
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+"""The network interface of ranks on one machine."""
 STORE = "HOOKLINE_RANKS_STORE"
 """Environment variable with the file through which the ranks of one machine find each other: no port is open."""
 LAUNCHER = "HOOKLINE_RANKS_LAUNCHER"

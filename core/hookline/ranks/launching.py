@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from hookline.engine.errors import PeerError
-from hookline.ranks.agreed import INTERRUPTED, LAUNCHER, STORE, TERMINATED, told_key
+from hookline.ranks.agreed import INTERRUPTED, LAUNCHER, LOOPBACK, STORE, TERMINATED, told_key
 
 _POLL_S = 0.05
 _CLOSE_S = 30.0
@@ -154,7 +154,7 @@ def _environment(rank: int, num_ranks: int, store: Path) -> dict[str, str]:
     return {
         **{name: str(value) for name, value in places.items()},
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", LOOPBACK),
         STORE: str(store),
         LAUNCHER: str(os.getpid()),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,6 +74,14 @@ class ProcessGroup(Ranks):
         self._watch = HookWatch(self.world_size)
         self.observers = (self._watch,)
         self._seen = self._told_place = ""
+
+    @classmethod
+    def by_file(cls, path: str | os.PathLike[str], rank: int, num_ranks: int, timeout_s: float) -> ProcessGroup:
+        """Make the process group of ranks on this machine, which meet in a file that does not exist yet; on the CPU."""
+        store: Any = torch.distributed  # torch exports its stores without a declaration
+        place = {"store": store.FileStore(os.fspath(path), num_ranks), "timeout": timedelta(seconds=timeout_s)}
+        dist.init_process_group("gloo", rank=rank, world_size=num_ranks, **place)
+        return cls()
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order: tensors, on the CPU, and plain values of any nesting."""

@@ -7,10 +7,8 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from hookline.engine.data import DataSource
 from hookline.engine.loop.run import Run
 from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batch import part_of
+from hookline.ranks.agreed import LOOPBACK
 from hookline.testing.kit import Broken, Skipped, Subject, check, new_folder, skip, whole_error
 from hookline.testing.parts import Net, first_batch
 
@@ -100,13 +99,16 @@ def _answer_in(path: Path, rank: int) -> tuple[str, str, str]:
 
 def _work(subject: Subject, task: Task, rank: int, folder: Path) -> None:
     """Do the work of one rank, write its answer into the folder, and end this process."""
+    from hookline.ranks import ProcessGroup
+
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nothing, stream)  # gloo prints
     torch.set_num_threads(1)  # the threads of the parent did not come along
     answer = ("passed", "", "")
     try:
-        ranks = _joined(rank, folder)
+        ranks = ProcessGroup.by_file(folder / "store", rank, _NUM_RANKS, _TIMEOUT_S)
         try:
             run = _run(subject, ranks)
         except Exception as error:  # noqa: BLE001 - any error of the plugin is reported
@@ -122,23 +124,6 @@ def _work(subject: Subject, task: Task, rank: int, folder: Path) -> None:
     (folder / f"{rank}.part").write_text(json.dumps(answer), encoding="utf-8")
     (folder / f"{rank}.part").rename(folder / f"{rank}.json")
     os._exit(0)  # the other rank may be gone, so that no farewell is possible
-
-
-def _joined(rank: int, folder: Path) -> Ranks:
-    import torch.distributed as dist
-
-    from hookline.ranks import ProcessGroup
-
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
-    store: Any = torch.distributed
-    dist.init_process_group(
-        "gloo",
-        store=store.FileStore(str(folder / "store"), _NUM_RANKS),
-        rank=rank,
-        world_size=_NUM_RANKS,
-        timeout=timedelta(seconds=_TIMEOUT_S),
-    )
-    return ProcessGroup()
 
 
 def _run(subject: Subject, ranks: Ranks | None = None) -> Run:

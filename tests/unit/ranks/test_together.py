@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from hookline import RunView, hookimpl
+from hookline import RunView, Secret, hookimpl, load_config
+from hookline.cli.ranks import _values_of
 from hookline.engine import Ranks
 from rank_runs import run_of
 from several import in_ranks
@@ -144,3 +146,21 @@ def test_a_stop_that_one_rank_requests_stops_all_in_the_same_step() -> None:
     assert first == second
     assert first[:2] == ["stopped", "enough"] or first[:2] == ("stopped", "enough")
     assert first[2] < 2500
+
+
+@dataclass
+class Keyed:
+    """A callback with a secret."""
+
+    key: Secret = ""
+
+    @hookimpl
+    def on_run_start(self) -> None:
+        """Do nothing."""
+
+
+def test_ranks_tell_one_another_no_secrets_of_their_configs() -> None:
+    """A message about different configs shows values of another rank, whose secrets this one could not remove."""
+
+    config = load_config({"callbacks": {"keyed": {"key": "hunter2"}}}, plugins={"callbacks.keyed": Keyed})
+    assert "hunter2" not in str(_values_of(config))
