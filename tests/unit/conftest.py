@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from hookline import Catalog
-from hookline.engine import Entry
+from hookline.config import Entry
 
 _OWN = {
     "data": {"synthetic-linear": "data.synthetic:SyntheticLinear", "csv": "data.tables.table:Table"},

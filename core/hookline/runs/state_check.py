@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hookline.config.run_config import RunConfig
 from hookline.engine.errors import CheckpointError, Fault
 from hookline.engine.loop.building import Site
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.rng import RandomState, preserved_rng
 from hookline.engine.view import RunView
 from hookline.runs.disk.encoding import encode

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
+from hookline.config.plugins.catalog import Catalog, Entry
 from hookline.engine.data import DataSource
 from hookline.engine.hookspecs import hookimpl
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.workers import Workers
 from hookline.engine.result import Outcome

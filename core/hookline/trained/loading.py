@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.data import DataSource
 from hookline.engine.loop.building import Site, build_model
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.member import Member
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.rng import RandomState

@@ -10,8 +10,9 @@ import pluggy
 import pytest
 
 from hookline import Metric
-from hookline.engine import KINDS, hookspecs
-from hookline.engine.plugin.hook_checks import HOOKS
+from hookline.config import KINDS
+from hookline.engine import hookspecs
+from hookline.engine.hookspecs import HOOKS
 
 BUILD_HOOKS = [
     "build_data",

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError, ContractError
-from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.plugin.member import Plugin
 from hookline.engine.ranks import Parallel
 from hookline.engine.reading.batch import brief
 from hookline.engine.view import RunView

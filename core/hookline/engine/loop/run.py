@@ -26,9 +26,8 @@ from hookline.engine.loop.results import check_result
 from hookline.engine.loop.state import component_state, load_component_state
 from hookline.engine.loop.step import CoreHooks
 from hookline.engine.plugin.host import Host
-from hookline.engine.plugin.member import Member, PluginChoice, make_members
+from hookline.engine.plugin.member import Config, Member
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.ranks import Ranks
 from hookline.engine.result import Outcome, RunResult, Step, plain_rows
 from hookline.engine.rng import RandomState, in_run, make_generator
@@ -70,14 +69,14 @@ class Run:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: Config,
         *,
         observers: Sequence[Observer] = (),
         shortcuts: bool = True,
         ranks: Ranks | None = None,
         build: Callable[[Site], None] = build_all,
     ) -> None:
-        if not isinstance(config, RunConfig):
+        if not isinstance(config, Config):
             raise TypeError(
                 f"a run takes a RunConfig, not a {type(config).__name__}: pass that to hookline.load_config"
             )
@@ -90,9 +89,10 @@ class Run:
         parts = Components(config.train)
         core = CoreHooks(parts, shortcuts=shortcuts)
         with in_run(RandomState(config.train.seed, "build")):
-            members = make_members([choice for choice in config.plugins if self._takes_part(choice)])
             watches = (*observers, *self.ranks.observers)
-            host = Host(members, core, warn=self.warn, observers=watches, check=check_result)
+            host = Host(
+                config.make_members(self.ranks.rank), core, warn=self.warn, observers=watches, check=check_result
+            )
             self._loop = Loop(self, host, parts, self._position, observers)
             with host.makers.attributing():
                 build(Site(parts, host, self, self._position, observers))
@@ -103,9 +103,6 @@ class Run:
         if "_loop" in vars(self) and name not in ("micro_batch_size", "num_ahead"):
             raise AttributeError(f"run.{name} cannot be set, only run.micro_batch_size and run.num_ahead can")
         super().__setattr__(name, value)
-
-    def _takes_part(self, choice: PluginChoice) -> bool:
-        return self.ranks.is_zero or getattr(choice.plugin.target, "ranks", "all") != "zero"
 
     # ---- components --------------------------------------------------------------------------------------------------
 
@@ -336,7 +333,7 @@ class Run:
             hint = "create a new Run, and load the state before its first step"
             raise TrainingError("the run has already begun", hint=hint)
         state = copy.deepcopy(dict(state))
-        absent = [choice.table for choice in self.config.plugins if not self._takes_part(choice)]
+        absent = {choice.table for choice in self.config.plugins} - {member.table for member in self.members}
         plugins = {table: of_plugin for table, of_plugin in state["plugins"].items() if table not in absent}
         self._loop.host.states.load_state_dict(plugins)
         load_component_state(self._loop.parts, state, self.ranks)

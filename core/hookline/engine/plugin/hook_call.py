@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from hookline.engine.errors import TrainingError, text_of
-from hookline.engine.plugin.hook_checks import HOOKS, WRAPPER_FORM
-from hookline.engine.plugin.member import Member, is_wrapper
+from hookline.engine.hookspecs import HOOKS
+from hookline.engine.plugin.member import Member, Plugin, is_wrapper
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.plugin import Plugin
-from hookline.engine.plugin.renamed import with_new_names
 
+WRAPPER_FORM = "write result = yield, then return the result or a replacement"
+"""Hint for a wrapper of another form."""
 _ENDINGS = (SystemExit, GeneratorExit, StopIteration)
 
 
@@ -21,7 +21,6 @@ def guarded(
     method: Callable[..., Any], member: Member, hook: str, observers: Sequence[Observer] = ()
 ) -> Callable[..., Any]:
     """Wrap a hook's ``method`` so that its errors name plugin and hook, and ``observers`` see each call."""
-    method = with_new_names(method, hook)
     names = tuple(inspect.signature(method).parameters)
     observed = functools.partial(_observed, observers, member)
 

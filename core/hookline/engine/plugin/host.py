@@ -15,14 +15,12 @@ import pluggy
 
 from hookline.engine import hookspecs
 from hookline.engine.errors import HooklineError, error_text
+from hookline.engine.hookspecs import HOOKS, MARK
 from hookline.engine.plugin.hook_call import guarded
-from hookline.engine.plugin.hook_checks import HOOKS, MARK
 from hookline.engine.plugin.makers import Makers
-from hookline.engine.plugin.member import Member, is_wrapper
+from hookline.engine.plugin.member import Member, Plugin, is_wrapper
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.plugin import Plugin
 from hookline.engine.plugin.plugin_states import PluginStates
-from hookline.engine.plugin.renamed import old_arguments
 
 _CLOSING = ("on_run_error", "on_run_end")
 _DISABLED = " and is disabled for the rest of the run"
@@ -71,7 +69,7 @@ class Host:
         self.makers = Makers(check or (lambda *_: None))
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        loop = Member("the loop", Plugin("callback", "the loop", base), base, is_core=True)
+        loop = Member("the loop", "the loop", base, is_core=True)
         for member in (loop, *reversed(self.members)):
             self._register(member, "hooks", lambda method: not is_wrapper(method))
         for member in self.members:
@@ -85,9 +83,6 @@ class Host:
         for made in (member.instance, type(member.instance)):
             self.makers.add(member, None, made)
         wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
-        for name, method in wanted.items():
-            for warning in old_arguments(method, member.plugin, name):
-                self._warn(warning)
         hooks = {name: self._guarded(method, member, name) for name, method in wanted.items()}
         self._manager.register(_Half(member, hooks), f"{member.table} ({part})")
 
@@ -143,7 +138,8 @@ class Host:
 
     def owner(self, kind: str) -> Plugin:
         """Return the plugin of a ``kind`` of which a run has exactly one."""
-        return next(member.plugin for member in self.members if member.table == kind)
+        plugin: Plugin = next(member.plugin for member in self.members if member.table == kind)
+        return plugin
 
     def results(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
         """Call ``hook`` on each plugin in turn; yield the plugin with its result."""

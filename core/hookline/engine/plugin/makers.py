@@ -17,11 +17,10 @@ from types import FrameType
 from typing import Any
 
 from hookline.engine.data import DataSource
+from hookline.engine.hookspecs import HOOKS
 from hookline.engine.plugin.hook_call import ending_error, is_attributed
-from hookline.engine.plugin.hook_checks import HOOKS
-from hookline.engine.plugin.member import Member
+from hookline.engine.plugin.member import Member, Plugin
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.plugin import Plugin
 
 Maker = tuple[Plugin, str | None]
 """The plugin that made an object, and its hook; None for the plugin's own object."""

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from hookline import Catalog, ConfigError, TrainingError, hookimpl, load_config
-from hookline.engine import Entry
+from hookline.config import Entry
+from hookline.config.plugins.choice import make_members
+from hookline.config.plugins.plugin import Plugin
 from hookline.engine.plugin.host import Host
-from hookline.engine.plugin.member import Member, make_members
-from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.plugin.member import Member
 
 Log = list[str]
 

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from hookline.config.plugins.catalog import KINDS
+from hookline.config.plugins.choice import PluginChoice, make_members
+from hookline.config.plugins.options import is_plain, lasting
 from hookline.engine.errors import Location
-from hookline.engine.plugin.catalog import KINDS
-from hookline.engine.plugin.member import PluginChoice
-from hookline.engine.plugin.options import is_plain, lasting
+from hookline.engine.plugin.member import Member
 from hookline.engine.train_options import TrainOptions
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
@@ -102,6 +103,15 @@ class RunConfig:
     rules: PluginRules
     plugins: tuple[PluginChoice, ...]
     settings: Mapping[str, Setting] = field(repr=False)
+
+    def make_members(self, rank: int = 0) -> list[Member]:
+        """Make the plugins that take part in a run on a rank, in their order.
+
+        Raises:
+            ConfigError: When plugins refuse the values of their options; carries every refusal.
+            PluginError: When a plugin cannot be created, or does not match the hook specification.
+        """
+        return make_members(choice for choice in self.plugins if choice.is_on(rank))
 
     def lasting(self, key: str) -> Any:
         """Return the value of a key as plain data with absolute paths, so that it can be read from any folder.

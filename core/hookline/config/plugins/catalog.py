@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint
 from typing import Any
 
-from hookline.engine.errors import Fault, PluginError
-from hookline.engine.plugin.metadata import (
+from hookline.config.plugins.metadata import (
     declared_entry_points,
     find_distributions,
     name_and_version,
     normalized_name,
     place_of,
 )
+from hookline.engine.errors import Fault, PluginError
 from hookline.engine.words import did_you_mean
 
 KINDS = ("data", "model", "loss", "optimizer", "parallel", "callback")
