@@ -254,7 +254,8 @@ class _Assembly:
         self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
-        return RunConfig(TrainOptions(**train), rules, tuple(choices), ReadOnly(self._settings))
+        base = self._catalog.default_hooks()
+        return RunConfig(TrainOptions(**train), rules, tuple(choices), ReadOnly(self._settings), base)
 
     def named(self) -> Named:
         """Return the plugin of each table, and the catalog restricted by the rules.

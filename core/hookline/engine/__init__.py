@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from hookline.engine.rng import RandomMark
     from hookline.engine.train_options import TrainOptions
-    from hookline.engine.view import Evaluated, Trial
+    from hookline.engine.view import Evaluated, Guard, Trial
     from hookline.engine.words import did_you_mean, encodable, nearest, printable
 
 _HOME = {
@@ -42,13 +42,14 @@ _HOME = {
     "plugin.member": ("Member",),
     "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
-    "view": ("Evaluated", "Trial"),
+    "view": ("Evaluated", "Guard", "Trial"),
     "words": ("did_you_mean", "encodable", "nearest", "printable"),
 }
 
 __all__ = [
     "Evaluated",
     "Forward",
+    "Guard",
     "Member",
     "Observer",
     "Parallel",

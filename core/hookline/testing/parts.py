@@ -37,12 +37,12 @@ _NUM_CLASSES = 3
 
 
 def closed_catalog(*entries: Entry) -> Catalog:
-    """Return a catalog of these plugins and the callbacks of every run, without defaults.
+    """Return a catalog of these plugins and the callbacks of every run, without default tables.
 
     A config cannot name other installed plugins.
     """
     found = dict.fromkeys((*entries, *_usual()[1]))
-    return Catalog(found, defaults=[EntryPoint("run", f"{__name__}:NO_DEFAULTS", "hookline.defaults")])
+    return Catalog.installed().closed(found, EntryPoint("run", f"{__name__}:NO_DEFAULTS", "hookline.defaults"))
 
 
 def usual_callbacks() -> dict[str, Any]:

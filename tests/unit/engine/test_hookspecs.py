@@ -23,6 +23,7 @@ BUILD_HOOKS = [
     "build_evaluation",
     "build_parallel",
     "build_optimizer",
+    "build_guard",
     "build_backward",
     "build_update",
     "build_step",

@@ -7,7 +7,7 @@ commands that do not name it, and a thousand of them cost tens of milliseconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -221,13 +221,23 @@ class Catalog:
         new_keys = self.default("moved") if "moved" in self._defaults else {}
         return f"it is now {new_keys[key]!r}" if key in new_keys else None
 
+    def default_hooks(self) -> Callable[[], object] | None:
+        """Return the class whose hooks are called after those of all plugins of a run; None if there is none."""
+        return self.default("hooks") if "hooks" in self._defaults else None
+
+    def closed(self, entries: Iterable[Entry], run: EntryPoint) -> Catalog:
+        """Return a catalog of these plugins alone, with the same defaults except for the tables of a run."""
+        defaults = {**self._defaults, "run": run}
+        return Catalog(entries, defaults=defaults.values())
+
     def default(self, part: str) -> Any:
         """Return a default that Hookline's own distribution declares.
 
         The parts are ``run``, ``terminal``, ``json``, ``keep`` and ``ranks`` (tables of a config), ``starter`` (a
         function that suggests a config for a data file, with its reasons), ``given-arrays`` (a function that makes a
-        data source of arrays), ``parent`` (a function that returns the folder of the runs), ``proof``, ``fast`` and
-        ``overfit`` (functions that return the overrides of a proof or a trial), and ``moved`` (new names of renamed
-        keys). Other distributions cannot declare defaults, so installing one does not change a run.
+        data source of arrays), ``hooks`` (a class with hooks), ``parent`` (a function that returns the folder of the
+        runs), ``proof``, ``fast`` and ``overfit`` (functions that return the overrides of a proof or a trial), and
+        ``moved`` (new names of renamed keys). Other distributions cannot declare defaults, so installing one does not
+        change a run.
         """
         return self._defaults[part].load()

@@ -11,7 +11,6 @@ from hookline.engine.errors import ConfigError, ContractError
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import try_evaluation
-from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.metrics import build_metrics
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.splits import SplitReader, evaluated_splits
@@ -25,7 +24,7 @@ from hookline.engine.reading.examples import with_sizes
 from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.rng import RandomState
-from hookline.engine.view import Evaluation, RunView, Trial
+from hookline.engine.view import Evaluation, Guard, RunView, Trial
 
 
 class Site(NamedTuple):
@@ -155,7 +154,7 @@ def build_optimizer(site: Site) -> None:
     """Build the optimizer, and the guard of its gradients."""
     parts = site.parts
     parts.optimizer = build_component(site.host, "optimizer", run=site.run, model=parts.model)
-    parts.finite_guard = FiniteGuard(site.run, site.position, parts.forward)
+    parts.finite_guard = site.host.first_result("build_guard", run=site.run) or Guard()
 
 
 def build_step(site: Site) -> None:

@@ -14,14 +14,13 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import evaluate_splits
-from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.reading.batch import Forward
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.view import Evaluation, LossFunction, Metric, RunView, StepFunction
+from hookline.engine.view import Evaluation, Guard, LossFunction, Metric, RunView, StepFunction
 from hookline.engine.words import did_you_mean
 
 _TYPES = ("auto", "cpu", "cuda", "mps")
@@ -74,7 +73,7 @@ class Components:
     metrics: Mapping[str, Metric]
     evaluation: Evaluation
     optimizer: Optimizer
-    finite_guard: FiniteGuard
+    finite_guard: Guard
     backward: Callable[[Tensor], None]
     update: Callable[[], None]
     step: StepFunction

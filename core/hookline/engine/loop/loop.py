@@ -14,7 +14,7 @@ from hookline.engine.logged import Logged
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.results import check_skipping, check_step_result
+from hookline.engine.loop.results import check_step_result
 from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
@@ -181,9 +181,9 @@ class Loop:
         if position.step == position.num_before + 1:
             with self.host.makers.attributing(self.parts.step):
                 check_step_result(loss)
-            check_skipping(self._run, is_guarded=self.parts.finite_guard.is_used)
+            self.parts.finite_guard.check_use()
         if self.parts.finite_guard.has_skipped:
-            self.parts.finite_guard.forget_skip()
+            self.parts.finite_guard.has_skipped = False
         else:
             share = self.parts.share
             self.progress.running.add(loss, share.weight if share else self.parts.weigh(batch))

@@ -67,10 +67,6 @@ class Position:
             return []
         return self.batches.indices(*self._place_of(step, self.steps_per_epoch))
 
-    def epoch_of(self, step: int) -> int:
-        """Return the epoch of a step; for a stream the current one."""
-        return self._place_of(step, self.steps_per_epoch)[0] if self.steps_per_epoch else self.epoch
-
     def _place_of(self, step: int, steps_per_epoch: int) -> tuple[int, int]:
         """Return the epoch of a step, and the number of its batch in it, from 0."""
         resumed, num_before = self._resumed

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hookline.engine.data import DataSource
-from hookline.engine.errors import ConfigError, ContractError
+from hookline.engine.data import DataSource, Predictor
+from hookline.engine.errors import ContractError
 from hookline.engine.plugin.member import Plugin
 from hookline.engine.ranks import Parallel
 from hookline.engine.reading.batch import brief
-from hookline.engine.view import RunView
+from hookline.engine.view import Guard
 from hookline.engine.words import with_article
 
 _RESULTS: Mapping[str, tuple[Any, str | None]] = {
@@ -22,7 +22,8 @@ _RESULTS: Mapping[str, tuple[Any, str | None]] = {
     "build_metrics": (Mapping, None),
     "build_parallel": (Parallel, None),
     "build_optimizer": (Optimizer, None),
-    "build_predictor": (None, None),
+    "build_guard": (Guard, None),
+    "build_predictor": (Predictor, "an object with the methods read(path, batch_size) and columns(prediction)"),
 }
 """The type that a build hook must return, with a hint; any other hook must return a callable."""
 
@@ -38,23 +39,6 @@ def check_step_result(loss: Any) -> None:
         raise ContractError(message, hint="end the step with: return loss.detach()")
 
 
-def check_skipping(run: RunView, *, is_guarded: bool) -> None:
-    """Check that the step of a plugin uses the run's check of numbers if ``train.non_finite`` is ``skip``.
-
-    Args:
-        run: The run, after its first step.
-        is_guarded: Whether a plugin has asked for the check.
-
-    Raises:
-        ConfigError: When it does not.
-    """
-    owners = [member.plugin for member, is_wrapper in run.hook_order("build_step") if not is_wrapper]
-    if owners and run.config.train.non_finite == "skip" and not is_guarded:
-        message = f"the step of {owners[0]} skips no update, but train.non_finite = 'skip' is set"
-        hint = "set it to 'fail' or 'ignore'; a step that skips calls run.update, or asks run.finite_guard"
-        raise ConfigError(message, hint=hint)
-
-
 def check_result(plugin: Plugin, hook: str, result: Any) -> None:
     """Check the type of what a build hook of a plugin returned; None stands for no result.
 
@@ -62,6 +46,6 @@ def check_result(plugin: Plugin, hook: str, result: Any) -> None:
         ContractError: When it is not of the type that the hook must return.
     """
     expected, hint = _RESULTS.get(hook, (Callable, None))
-    if expected and result is not None and not isinstance(result, expected):
+    if result is not None and not isinstance(result, expected):
         message = f"{hook} of {plugin} returned {with_article(type(result).__name__)}"
         raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=hint)

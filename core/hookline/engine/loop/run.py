@@ -17,7 +17,6 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Site, build_all
 from hookline.engine.loop.components import Components
-from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.loop import Loop
 from hookline.engine.loop.metrics import metrics_of
 from hookline.engine.loop.position import Position
@@ -31,7 +30,7 @@ from hookline.engine.plugin.observer import Observer
 from hookline.engine.ranks import Ranks
 from hookline.engine.result import Outcome, RunResult, Step, plain_rows
 from hookline.engine.rng import RandomState, in_run, make_generator
-from hookline.engine.view import LossFunction, Reduction, Row
+from hookline.engine.view import Guard, LossFunction, Reduction, Row
 from hookline.engine.words import as_text
 
 
@@ -148,7 +147,7 @@ class Run:
         return self._loop.parts.update
 
     @property
-    def finite_guard(self) -> FiniteGuard:
+    def finite_guard(self) -> Guard:
         """The check of losses and gradients; for custom steps."""
         self._loop.parts.finite_guard.is_used = True
         return self._loop.parts.finite_guard

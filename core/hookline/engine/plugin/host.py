@@ -39,8 +39,8 @@ class Host:
     """The plugins of one run and the mechanism that calls their hooks.
 
     Args:
-        members: The plugins in the order of the config.
-        base: The core's own hooks, called after all plugins.
+        members: The plugins in the order of the config, and hooks of the core that are called after theirs.
+        base: The hooks that are called last.
         warn: Called with each warning.
         observers: Observers of every call.
         check: Called with each result of a build hook: plugin, hook, result; raises ``ContractError`` to refuse it.
@@ -60,7 +60,7 @@ class Host:
         observers: Sequence[Observer] = (),
         check: Callable[[Plugin, str, Any], None] | None = None,
     ) -> None:
-        self.members = tuple(members)
+        self.members = tuple(member for member in members if not member.is_core)
         for observer in observers:
             observer.meet(self.members)
         self._warn = warn or (lambda _: None)
@@ -70,9 +70,9 @@ class Host:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         loop = Member("the loop", "the loop", base, is_core=True)
-        for member in (loop, *reversed(self.members)):
+        for member in (loop, *reversed(members)):
             self._register(member, "hooks", lambda method: not is_wrapper(method))
-        for member in self.members:
+        for member in members:
             self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
         self.states = PluginStates(self.members, self._failed)

@@ -61,7 +61,7 @@ class Makers(Observer):
             if part is not None:  # a wrapper may return what it got
                 self._made.setdefault(_key(part), None if member.is_core else (member.plugin, hook))
                 module = str(getattr(part, "__module__", None))
-                if self._modules.setdefault(module, member.plugin) is not member.plugin:
+                if not member.is_core and self._modules.setdefault(module, member.plugin) is not member.plugin:
                     self._modules[module] = None
 
     def of(self, error: BaseException) -> Maker | None:
