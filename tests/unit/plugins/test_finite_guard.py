@@ -529,6 +529,6 @@ def test_what_is_no_guard_is_refused() -> None:
             return print
 
     with pytest.raises(
-        ContractError, match="build_guard of callback 'Brings' .* returned a builtin_function_or_method"
+        ContractError, match=r"build_guard of callback 'Brings' .* returned a builtin_function_or_method"
     ):
         Run(load_config(IN_ORDER, plugins={"callbacks.brings": Brings()}))
