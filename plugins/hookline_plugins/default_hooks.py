@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from hookline import RunView, hookimpl
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hookline.engine import Guard
 
 
@@ -21,3 +24,10 @@ class DefaultHooks:
         from hookline_plugins.steps.finite_guard import FiniteGuard
 
         return FiniteGuard(run)
+
+    @hookimpl
+    def build_step(self, run: RunView) -> Callable[[Any], Tensor] | None:
+        """Return the step of an optimizer that needs a closure; for any other, the run has one."""
+        from hookline_plugins.steps.closure_step import closure_step, needs_closure
+
+        return closure_step(run) if needs_closure(run.optimizer) else None

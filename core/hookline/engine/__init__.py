@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hookline.engine.errors import error_text, text_of
     from hookline.engine.loop.evaluation import evaluation_mode
     from hookline.engine.loop.memory import first_line, is_out_of_memory
-    from hookline.engine.loop.weighted_mean import weight_of
+    from hookline.engine.loop.weighted_mean import counted, weight_of
     from hookline.engine.plugin.member import Member
     from hookline.engine.plugin.observer import Observer
     from hookline.engine.ranks import Parallel, Ranks
@@ -35,7 +35,7 @@ _HOME = {
     "errors": ("error_text", "text_of"),
     "reading.batch": ("Forward", "brief", "count_examples", "part_of", "prediction_of", "tensors_in", "with_parts"),
     "loop.evaluation": ("evaluation_mode",),
-    "loop.weighted_mean": ("weight_of",),
+    "loop.weighted_mean": ("counted", "weight_of"),
     "loop.memory": ("first_line", "is_out_of_memory"),
     "ranks": ("Parallel", "Ranks"),
     "rng": ("RandomMark",),
@@ -59,6 +59,7 @@ __all__ = [
     "Trial",
     "brief",
     "count_examples",
+    "counted",
     "did_you_mean",
     "encodable",
     "error_text",

@@ -14,7 +14,6 @@ from hookline.engine.loop.evaluation import try_evaluation
 from hookline.engine.loop.metrics import build_metrics
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.splits import SplitReader, evaluated_splits
-from hookline.engine.loop.step import shared_backward
 from hookline.engine.loop.weighted_mean import weight_of
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
@@ -162,7 +161,8 @@ def build_step(site: Site) -> None:
     parts, host, run = site.parts, site.host, site.run
     parts.backward = host.first_result("build_backward", run=run)
     if parts.share:
-        parts.backward = shared_backward(parts.backward, parts.share, run)
+        is_checked = run.config.train.non_finite != "ignore"
+        parts.backward = parts.share.backward(parts.backward, is_checked=is_checked)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
     parts.reader = host.first_result("build_reader", run=run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batches import Batches
 
 
@@ -56,6 +57,13 @@ class Position:
         rest = self.batches.resume(epoch, batch, num_examples, place) if self.batches and batch else 0
         self._resumed = epoch, step - batch
         self._num_extra = step + rest - epoch * (self.steps_per_epoch or 0)
+
+    def ask(self, ranks: Ranks, name: str, reason: str) -> None:
+        """Set ``stop_reason`` or ``interrupt_reason`` unless it is set, of several ranks when they meet."""
+        if ranks.world_size > 1:
+            ranks.ask(name, reason)
+        elif getattr(self, name) is None:
+            setattr(self, name, reason)
 
     def indices(self, step: int | None = None) -> list[int]:
         """Return the indices of the examples in the current batch, or in that of ``step``.

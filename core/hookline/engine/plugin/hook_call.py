@@ -39,7 +39,7 @@ def guarded(
         except _ENDINGS as error:
             raise ending_error(error, (member.plugin, hook), "in hook") from error
         except BaseException as error:
-            _attribute(error, member.plugin, hook)
+            _attribute(error, member, hook)
             raise
 
     @functools.wraps(method)
@@ -50,7 +50,7 @@ def guarded(
         except SystemExit as error:
             raise ending_error(error, (member.plugin, hook), "in hook") from error
         except Exception as error:
-            _attribute(error, member.plugin, hook)
+            _attribute(error, member, hook)
             raise
 
     return wrap if is_wrapper(method) else call
@@ -105,10 +105,10 @@ def _driven(
     return observed(f"{hook} (after)", finish)
 
 
-def _attribute(error: BaseException, plugin: Plugin, hook: str) -> None:
-    """Add a note with plugin and hook to an error, unless it names a plugin."""
-    if not is_attributed(error):
-        error.add_note(f"raised in {'hook' if hook in HOOKS else 'method'} {hook!r} of {plugin}")
+def _attribute(error: BaseException, member: Member, hook: str) -> None:
+    """Add a note with plugin and hook to an error, unless it names a plugin, or was raised by the core."""
+    if not (member.is_core or is_attributed(error)):
+        error.add_note(f"raised in {'hook' if hook in HOOKS else 'method'} {hook!r} of {member.plugin}")
 
 
 def is_attributed(error: BaseException) -> bool:
