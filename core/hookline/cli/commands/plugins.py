@@ -101,7 +101,7 @@ def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None
     from hookline.engine.hookspecs import HOOKS
     from hookline.engine.plugin.host import Host
 
-    host = Host(make_members(load_words(words, catalog, callbacks_of_train(catalog)).plugins), base=object())
+    host = Host(make_members(load_words(words, catalog, callbacks_of_train(catalog)).plugins))
     calls = {hook: [(m.table, m.plugin, is_wrapper) for m, is_wrapper in host.order(hook)] for hook in HOOKS}
     if output.json:
         output.document(

@@ -13,6 +13,7 @@ from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import try_evaluation
 from hookline.engine.loop.metrics import build_metrics
 from hookline.engine.loop.position import Position
+from hookline.engine.loop.results import check_step_for_ranks
 from hookline.engine.loop.splits import SplitReader, evaluated_splits
 from hookline.engine.loop.weighted_mean import weight_of
 from hookline.engine.plugin.host import Host
@@ -138,10 +139,7 @@ def build_parallel(site: Site) -> None:
     parts, host, ranks = site.parts, site.host, site.run.ranks
     if ranks.world_size == 1:
         return
-    for member, is_wrapper in host.order("build_step"):
-        if not is_wrapper and not getattr(member.instance, "allows_ranks", False):
-            message = f"the step of {member.plugin} cannot be taken by {ranks.world_size} ranks"
-            raise ConfigError(message, hint="train with one process, or without this plugin")
+    check_step_for_ranks(host.order("build_step"), ranks.world_size)
     parallel = host.first_result("build_parallel", run=site.run, model=parts.model)
     if parallel is None:
         message = f"a run of {ranks.world_size} ranks needs a plugin that implements build_parallel"

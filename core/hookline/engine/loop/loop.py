@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from hookline.engine.errors import NonFiniteError, TrainingError, error_text
+from hookline.engine.errors import TrainingError, error_text
 from hookline.engine.logged import Logged
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.results import check_step_result
+from hookline.engine.loop.results import check_losses, check_step_result
 from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
@@ -266,13 +266,9 @@ class Loop:
         measured = {"train/running_loss": running, **evaluated}
         metrics = ReadOnly(measured | self.progress.logged.end_epoch())
         self.progress.history.append(metrics)
-        # If every update was skipped, the running loss is NaN.
-        checked = measured if num_counted else evaluated
         self.progress.running.reset()
-        for name, value in checked.items():
-            if name.endswith("loss") and not math.isfinite(value):
-                hint = "try a smaller learning rate, and look for extreme values in the data"
-                raise NonFiniteError(f"{name} is {value} in epoch {position.epoch}", hint=hint)
+        # If every update was skipped, the running loss is NaN.
+        check_losses(measured if num_counted else evaluated, position.epoch)
         return metrics
 
     def _early_end(self, raised: BaseException) -> tuple[Outcome, BaseException | None]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hookline.engine.data import DataSource, Predictor
-from hookline.engine.errors import ContractError
-from hookline.engine.plugin.member import Plugin
+from hookline.engine.errors import ConfigError, ContractError, NonFiniteError
+from hookline.engine.plugin.member import Member, Plugin
 from hookline.engine.ranks import Parallel
 from hookline.engine.reading.batch import brief
 from hookline.engine.view import Guard
@@ -37,6 +38,34 @@ def check_step_result(loss: Any) -> None:
     if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point() and not loss.requires_grad):
         message = f"the step returned {brief(loss)}, but must return the detached loss, a scalar tensor"
         raise ContractError(message, hint="end the step with: return loss.detach()")
+
+
+def check_step_for_ranks(order: Iterable[tuple[Member, bool]], world_size: int) -> None:
+    """Check that the plugins that implement the step know of other ranks.
+
+    Args:
+        order: The plugins with the hook ``build_step``, each with a flag that marks wrappers.
+        world_size: Number of ranks.
+
+    Raises:
+        ConfigError: When one does not.
+    """
+    for member, is_wrapper in order:
+        if not is_wrapper and not getattr(member.instance, "allows_ranks", False):
+            message = f"the step of {member.plugin} cannot be taken by {world_size} ranks"
+            raise ConfigError(message, hint="train with one process, or without this plugin")
+
+
+def check_losses(metrics: Mapping[str, float], epoch: int) -> None:
+    """Check that each loss among the metrics of an epoch is finite.
+
+    Raises:
+        NonFiniteError: When one is not.
+    """
+    for name, value in metrics.items():
+        if name.endswith("loss") and not math.isfinite(value):
+            hint = "try a smaller learning rate, and look for extreme values in the data"
+            raise NonFiniteError(f"{name} is {value} in epoch {epoch}", hint=hint)
 
 
 def check_result(plugin: Plugin, hook: str, result: Any) -> None:

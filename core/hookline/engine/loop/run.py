@@ -85,12 +85,11 @@ class Run:
         self.warnings: list[str] = []
         position = Position(config.train.seed, config.train.epochs)
         parts = Components(config.train)
-        core = CoreHooks(parts, shortcuts=shortcuts)
+        core = Member("the loop", "the loop", CoreHooks(parts, shortcuts=shortcuts), is_core=True)
+        watches = (*observers, *self.ranks.observers)
         with in_run(RandomState(config.train.seed, "build")):
-            watches = (*observers, *self.ranks.observers)
-            host = Host(
-                config.make_members(self.ranks.rank), core, warn=self.warn, observers=watches, check=check_result
-            )
+            members = [*config.make_members(self.ranks.rank), core]
+            host = Host(members, warn=self.warn, observers=watches, check=check_result)
             self._loop = Loop(self, host, parts, position, observers)
             with host.makers.attributing():
                 build(Site(parts, host, self, position, observers))

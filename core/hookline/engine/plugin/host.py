@@ -39,8 +39,7 @@ class Host:
     """The plugins of one run and the mechanism that calls their hooks.
 
     Args:
-        members: The plugins in the order of the config, and hooks of the core that are called after theirs.
-        base: The hooks that are called last.
+        members: The plugins in the order of the config; then the core, whose hooks are called after theirs.
         warn: Called with each warning.
         observers: Observers of every call.
         check: Called with each result of a build hook: plugin, hook, result; raises ``ContractError`` to refuse it.
@@ -54,7 +53,6 @@ class Host:
     def __init__(
         self,
         members: Sequence[Member],
-        base: object,
         *,
         warn: Callable[[str], None] | None = None,
         observers: Sequence[Observer] = (),
@@ -69,8 +67,7 @@ class Host:
         self.makers = Makers(check or (lambda *_: None))
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        loop = Member("the loop", "the loop", base, is_core=True)
-        for member in (loop, *reversed(members)):
+        for member in reversed(members):
             self._register(member, "hooks", lambda method: not is_wrapper(method))
         for member in members:
             self._register(member, "wrappers", is_wrapper)
