@@ -24,7 +24,7 @@ from hookline.config import KINDS, Entry, PluginRules
 from hookline.config.plugins.options import options_of
 from hookline.config.plugins.plugin import load_plugin
 from hookline.engine import errors
-from hookline.engine.hookspecs import HOOKS
+from hookline.engine.plugin.hook_names import HOOKS
 from hookline.engine.train_options import TrainOptions
 from support import ROOT
 

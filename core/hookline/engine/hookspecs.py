@@ -18,7 +18,6 @@ plugin; only ``on_run_error`` and ``on_run_end`` are called on every plugin what
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -537,14 +536,3 @@ def on_run_end(run: RunView, outcome: Outcome) -> None:
 
     Since 0.1.
     """
-
-
-HOOKS: Mapping[str, tuple[str, ...]] = {
-    name: tuple(inspect.signature(spec).parameters)
-    for name, spec in tuple(globals().items())
-    if hasattr(spec, f"{PROJECT}_spec")
-}
-"""Names of the arguments of each hook."""
-
-MARK = f"{PROJECT}_impl"
-"""The attribute with which pluggy's ``@hookimpl`` marks a method."""

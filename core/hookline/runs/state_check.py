@@ -106,7 +106,7 @@ def _second_model(run: RunView) -> nn.Module | None:
     def build(site: Site) -> None:
         expect_saved_weights(site.run)
         site.parts.data = run.data
-        with RandomState(site.position.seed, "model").active():
+        with RandomState(site.run.config.train.seed, "model").active():
             site.host.first_result("build_model", run=site.run, data=run.data)
         models.append(site.host.makers.first["build_model"])
 

@@ -21,8 +21,8 @@ from hookline.config.plugins.plugin import Plugin
 from hookline.config.run_config import RunConfig
 from hookline.engine.data import DataSource
 from hookline.engine.errors import HooklineError, error_text, text_of
-from hookline.engine.hookspecs import MARK
 from hookline.engine.loop.run import Run
+from hookline.engine.plugin.hook_names import MARK
 from hookline.engine.rng import preserved_rng
 from hookline.testing import parts
 

@@ -73,7 +73,7 @@ def _build_model_alone(data: DataSource, sites: list[Site], site: Site) -> None:
     """Build only the model, from the saved facts about the data; append its site to ``sites``."""
     expect_saved_weights(site.run)
     site.parts.data = data
-    with RandomState(site.position.seed, "model").active():
+    with RandomState(site.run.config.train.seed, "model").active():
         build_model(site)
     site.parts.loss = nn.Identity()  # it has no state, and is never called
     sites.append(site)

@@ -12,7 +12,7 @@ import pytest
 from hookline import Metric
 from hookline.config import KINDS
 from hookline.engine import hookspecs
-from hookline.engine.hookspecs import HOOKS
+from hookline.engine.plugin.hook_names import HOOKS
 
 BUILD_HOOKS = [
     "build_data",

@@ -98,7 +98,7 @@ def _state(entry: Entry, catalog: Catalog, active: Collection[tuple[str, str]]) 
 
 def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
     from hookline.config.plugins.choice import make_members
-    from hookline.engine.hookspecs import HOOKS
+    from hookline.engine.plugin.hook_names import HOOKS
     from hookline.engine.plugin.host import Host
 
     host = Host(make_members(load_words(words, catalog, callbacks_of_train(catalog)).plugins))

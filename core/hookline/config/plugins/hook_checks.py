@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from hookline.engine import hookspecs
 from hookline.engine.errors import Fault, Location
-from hookline.engine.hookspecs import HOOKS, MARK
 from hookline.engine.plugin.hook_call import WRAPPER_FORM
+from hookline.engine.plugin.hook_names import HOOKS, MARK
 from hookline.engine.words import did_you_mean
 
 

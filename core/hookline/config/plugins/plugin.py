@@ -28,7 +28,7 @@ from hookline.config.plugins.renamed import with_new_names
 from hookline.config.plugins.requirements import check_fits
 from hookline.engine import hookspecs
 from hookline.engine.errors import Fault, PluginError
-from hookline.engine.hookspecs import HOOKS, MARK
+from hookline.engine.plugin.hook_names import HOOKS, MARK
 from hookline.engine.words import with_article
 
 RESERVED = ("use", "on_error")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from hookline.config.plugins.hook_checks import RENAMED
 from hookline.engine import hookspecs
-from hookline.engine.hookspecs import HOOKS, MARK
+from hookline.engine.plugin.hook_names import HOOKS, MARK
 
 _Instance = TypeVar("_Instance")
 

@@ -57,7 +57,7 @@ def build_for_evaluation(site: Site, *more: Callable[[Site], None]) -> None:
     """
     build_data(site)
     build_batches(site)
-    with RandomState(site.position.seed, "model").active():
+    with RandomState(site.run.config.train.seed, "model").active():
         for build in (build_model, build_loss, try_components, *more):
             build(site)
 

@@ -56,7 +56,7 @@ class Loop:
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
         rank = run.ranks.rank
-        random = RandomState(position.seed, "train", *([rank] if rank else []), device=parts.device)
+        random = RandomState(run.config.train.seed, "train", *([rank] if rank else []), device=parts.device)
         self.progress = Progress(random, Modes(parts), Logged(run))
         self.outcome: Outcome | None = None
         self.is_resting = True
@@ -277,16 +277,15 @@ class Loop:
             return "stopped", None
         if isinstance(raised, KeyboardInterrupt):
             return "interrupted", raised
-        position = self.position
         if isinstance(raised, SystemExit | StopIteration | GeneratorExit):
             error = ending_error(raised, self.host.makers.of(raised))
-            error.epoch, error.step = position.epoch, position.step
+            error.epoch, error.step = self.position.epoch, self.position.step
             raised = error
         else:
             raised = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
             self.host.makers.attribute(raised)
         raised = self._run.ranks.fail(raised)
-        raised.add_note(str(position))
+        raised.add_note(str(self.position))
         return "failed", raised
 
     def _end(self, outcome: Outcome, error: BaseException | None) -> None:

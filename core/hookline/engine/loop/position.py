@@ -12,7 +12,6 @@ class Position:
     """The progress of a run; only the loop advances it.
 
     Attributes:
-        seed: Seed of all random numbers of the run.
         num_epochs: Number of epochs of the run.
         batches: The training batches; None until they are built.
         epoch: Number of the current epoch, from 1; 0 before the first.
@@ -25,8 +24,7 @@ class Position:
         interrupt_reason: Reason for which the run is interrupted; None if it is not.
     """
 
-    def __init__(self, seed: int, num_epochs: int) -> None:
-        self.seed = seed
+    def __init__(self, num_epochs: int) -> None:
         self.num_epochs = num_epochs
         self.batches: Batches | None = None
         self.epoch = self.step = self.batch = self.num_ahead = self.num_before = 0

@@ -83,7 +83,7 @@ class Run:
         self.shared: dict[str, object] = {}
         self.summary: dict[str, Sequence[Row]] = {}
         self.warnings: list[str] = []
-        position = Position(config.train.seed, config.train.epochs)
+        position = Position(config.train.epochs)
         parts = Components(config.train)
         core = Member("the loop", "the loop", CoreHooks(parts, shortcuts=shortcuts), is_core=True)
         watches = (*observers, *self.ranks.observers)

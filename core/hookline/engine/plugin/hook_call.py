@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from hookline.engine.errors import TrainingError, text_of
-from hookline.engine.hookspecs import HOOKS
+from hookline.engine.plugin.hook_names import HOOKS
 from hookline.engine.plugin.member import Member, Plugin, is_wrapper
 from hookline.engine.plugin.observer import Observer
 

@@ -15,8 +15,8 @@ import pluggy
 
 from hookline.engine import hookspecs
 from hookline.engine.errors import HooklineError, error_text
-from hookline.engine.hookspecs import HOOKS, MARK
 from hookline.engine.plugin.hook_call import guarded
+from hookline.engine.plugin.hook_names import HOOKS, MARK
 from hookline.engine.plugin.makers import Makers
 from hookline.engine.plugin.member import Member, Plugin, is_wrapper
 from hookline.engine.plugin.observer import Observer

@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any
 
 from hookline.engine.data import DataSource
-from hookline.engine.hookspecs import HOOKS
 from hookline.engine.plugin.hook_call import ending_error, is_attributed
+from hookline.engine.plugin.hook_names import HOOKS
 from hookline.engine.plugin.member import Member, Plugin
 from hookline.engine.plugin.observer import Observer
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from hookline.engine.errors import PluginError
-from hookline.engine.hookspecs import MARK
+from hookline.engine.plugin.hook_names import MARK
 from hookline.engine.view import ConfigView
 
 

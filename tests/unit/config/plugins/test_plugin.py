@@ -16,7 +16,7 @@ from hookline import DataSource, PluginError, hookimpl, train
 from hookline.config import Entry
 from hookline.config.plugins.options import Option
 from hookline.config.plugins.plugin import Plugin, has_hooks, load_plugin
-from hookline.engine.hookspecs import HOOKS
+from hookline.engine.plugin.hook_names import HOOKS
 
 DATA = DataSource(TensorDataset(torch.zeros(4, 3), torch.zeros(4, 1)), in_features=3, out_features=1)
 RUN = object()
