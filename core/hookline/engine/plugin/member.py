@@ -14,6 +14,10 @@ from hookline.engine.view import ConfigView
 class Plugin(Protocol):
     """A plugin, as far as the engine knows it; its text is its kind and name, with its distribution."""
 
+    @property
+    def name(self) -> str:
+        """Its name in the config."""
+
     def error(self, message: str, *, hint: str | None = None) -> PluginError:
         """Return an error that names this plugin and its distribution."""
 
