@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     )
     from hookline.runs.identity import commit_of, identity_of
     from hookline.runs.lock import Lock, make_lock, read_lock
+    from hookline.runs.overview.search import find_run
     from hookline.runs.record import Attempt, BestValue, RunRecord
     from hookline.runs.redaction import Redaction, redacted_word
-    from hookline.runs.search import find_run
     from hookline.runs.state_check import StateCheck
 
 _HOME = {
@@ -51,13 +51,13 @@ _HOME = {
         "make_lock",
         "read_lock",
     ),
+    "overview.search": ("find_run",),
     "record": (
         "Attempt",
         "BestValue",
         "RunRecord",
     ),
     "redaction": ("Redaction", "redacted_word"),
-    "search": ("find_run",),
     "state_check": ("StateCheck",),
 }
 

@@ -16,10 +16,13 @@ from hookline.cli.arguments import (
     choosing,
     noting_missing_files,
     printing,
+    run_argument,
+    runs_option,
     unwanted_callbacks,
     watched_imports,
 )
 from hookline.cli.command import Command
+from hookline.cli.commands.notes import note, tag
 from hookline.cli.completion import complete_run
 from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.output import Output
@@ -43,26 +46,13 @@ from hookline.runs.changes import differences
 from hookline.runs.curves import Curve, metric_names, read_curves
 from hookline.runs.folder import CONFIG, saved_config
 from hookline.runs.listing import RunRow, checkpoint_rows, list_runs, row_of
+from hookline.runs.overview.search import find_run
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.redaction import Redaction
 from hookline.runs.removal import check_removable, remove_run
-from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer
 
 _NEWEST = 20
-
-runs_option = click.option(
-    "--runs",
-    "parent",
-    type=click.Path(path_type=Path),
-    default="runs",
-    show_default=True,
-    is_eager=True,  # completion of run names needs it
-    metavar="DIR",
-    help="Folder that contains the run folders.",
-)
-run_argument = click.argument("run", shell_complete=complete_run)
-"""A run: its number, name or path, ``last`` or ``best``."""
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
@@ -179,27 +169,36 @@ def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
 
 @click.group(cls=ListByDefault)
 def runs() -> None:
-    """List, show, compare, plot or remove runs.
+    """List, show, tag, compare, plot or remove runs.
 
     Without a subcommand, runs `hookline runs list`. RUN is a number, a name, a path, `last` or `best`.
     """
 
 
+runs.add_command(tag)
+runs.add_command(note)
+
+
 @runs.command("list")
 @runs_option
 @click.option("--all", "has_all", is_flag=True, help=f"List all runs, not only the newest {_NEWEST}.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="List only runs with this tag; repeatable.")
+@click.option("--search", "text", default="", metavar="TEXT", help="List only runs with TEXT in name, tags or note.")
 @printing
-def list_(output: Output, parent: Path, has_all: bool) -> None:
+def list_(output: Output, parent: Path, has_all: bool, tags: Sequence[str], text: str) -> None:
     """List the runs, newest last.
 
     Shows how each run ended, its best value, and the changes from the run before.
     """
-    rows, num_left_out = list_runs(parent, None if has_all else _NEWEST)
+    rows, num_left_out = list_runs(parent, None if has_all else _NEWEST, tags=tags, text=text)
     if output.json:
         output.document([row_values(row) for row in rows])
         return
     if not rows:
-        output.prose(f"no runs in {parent}; start one with: hookline train")
+        is_chosen = bool(tags or text)
+        output.prose(
+            f"no such runs in {parent}" if is_chosen else f"no runs in {parent}; start one with: hookline train"
+        )
         return
     catalog = Catalog.installed()
     # Callbacks that show or save a run do not affect its results.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,20 @@ def row_values(row: RunRow) -> dict[str, Any]:
     known = msgspec.to_builtins(row.record) if row.record else {}
     known.pop("identity", None)
     changes = [{"part": c.part, "key": c.key, "before": c.before, "after": c.after} for c in row.changes]
-    return {**_name_values(row), **known, "status": row.status, "problem": row.problem, "changes": changes}
+    said = {"status": row.status, "problem": row.problem, "tags": list(row.tags), "note": row.note}
+    return {**_name_values(row), **known, **said, "changes": changes}
 
 
 def print_runs(output: Output, rows: Sequence[RunRow], num_left_out: int, ignored: Collection[str]) -> None:
     """Print a row for each run; changes in the tables ``ignored`` are not shown."""
     head = ["run", "status", "best", "epochs", "time", "changed"]
-    output.table(head, [_cells(row, ignored) for row in rows])
+    cells = [_cells(row, ignored) for row in rows]
+    # Most people give no run a tag or a note: then there is no column of them.
+    for name, texts in (("tags", [", ".join(row.tags) for row in rows]), ("note", [_first_line(row) for row in rows])):
+        if any(texts):
+            head.append(name)
+            cells = [[*line, *_printable(text)] for line, text in zip(cells, texts, strict=True)]
+    output.table(head, cells)
     if num_left_out:
         older = "1 older run" if num_left_out == 1 else f"{num_left_out} older runs"
         output.prose(f"\nand {older}: hookline runs --all")
@@ -59,6 +67,11 @@ def _cells(row: RunRow, ignored: Collection[str]) -> list[str]:
     return _printable(
         row.path.name, row.status, best, epochs, duration(record.time_s), changed_words(row.changes, ignored)
     )
+
+
+def _first_line(row: RunRow) -> str:
+    first, _, rest = row.note.strip().partition("\n")
+    return shortened(f"{first} ..." if rest else first, _CHANGED_WIDTH)
 
 
 def changed_words(changes: Sequence[Change], ignored: Collection[str]) -> str:
@@ -120,13 +133,19 @@ def run_values(row: RunRow, checkpoints: Sequence[CheckpointRow]) -> dict[str, A
     """Return a run with its checkpoints as plain values."""
     known = msgspec.to_builtins(row.record) if row.record else {}
     saved = [_checkpoint_values(checkpoint) for checkpoint in checkpoints]
-    return {**_name_values(row), **known, "status": row.status, "problem": row.problem, "checkpoints": saved}
+    said = {"status": row.status, "problem": row.problem, "tags": list(row.tags), "note": row.note}
+    return {**_name_values(row), **known, **said, "checkpoints": saved}
 
 
 def print_run(output: Output, row: RunRow, record: RunRecord, checkpoints: Sequence[CheckpointRow]) -> None:
     """Print the details of a run."""
     for name, text in _facts(row, record).items():
         output.line(f"{name.ljust(10)}  {shortened(text, _MAX_LINE)}")
+    if row.note:
+        output.line("note")
+        output.line(textwrap.indent(row.note, "  "))
+    if row.problem:
+        output.line(f"problem     {shortened(row.problem, _MAX_LINE)}")
     _print_table(output, "metrics", ["metric", "value"], [[k, value_words(v)] for k, v in record.metrics.items()])
     _print_table(
         output,
@@ -171,6 +190,7 @@ def _facts(row: RunRow, record: RunRecord) -> dict[str, str]:
         **({"command": " ".join(attempts[0].command)} if attempts else {}),
         **({"started": f"{attempts[0].started:%Y-%m-%d %H:%M:%S} UTC"} if attempts else {}),
         "git": record.git or "none",
+        **({"tags": ", ".join(row.tags)} if row.tags else {}),
     }
 
 
