@@ -15,7 +15,7 @@ from hookline.cli.completion import complete_run
 from hookline.cli.output import Output
 from hookline.cli.printing.watching import RedrawnTable, watched_line, watched_values
 from hookline.runs.listing import list_runs
-from hookline.runs.overview.following import FollowedRun
+from hookline.runs.overview.at_work import WatchedRun
 from hookline.runs.overview.search import find_run
 
 _LOOK_S = 1.0
@@ -38,7 +38,7 @@ def watch(output: Output, names: Sequence[str], parent: Path) -> None:
     if not paths:
         output.prose(f"no run is at work in {parent}")
         return
-    watched = [FollowedRun(path) for path in paths]
+    watched = [WatchedRun(path) for path in paths]
     table = RedrawnTable() if sys.stdout.isatty() and not output.json else None
     while True:
         changed = [run for run in watched if run.look()]
@@ -52,7 +52,7 @@ def watch(output: Output, names: Sequence[str], parent: Path) -> None:
         time.sleep(_LOOK_S)
 
 
-def _print(output: Output, run: FollowedRun) -> None:
+def _print(output: Output, run: WatchedRun) -> None:
     if output.json:
         output.event("at_work" if run.status == "running" else "ended", **watched_values(run))
     else:

@@ -9,14 +9,14 @@ from typing import Any
 from hookline.cli.output import Output
 from hookline.cli.printing.runs import duration
 from hookline.engine.words import printable
-from hookline.runs.overview.following import FollowedRun
+from hookline.runs.overview.at_work import WatchedRun
 
 _HEAD = ("run", "status", "epoch", "step", "values", "steps/s", "left")
 _CLEAR_BELOW, _UP = "\x1b[J", "\x1b[{}F"
 _MORE = "..."
 
 
-def watched_values(run: FollowedRun) -> dict[str, Any]:
+def watched_values(run: WatchedRun) -> dict[str, Any]:
     """Return a run at work as plain values."""
     return {
         "run": run.path.name,
@@ -32,7 +32,7 @@ def watched_values(run: FollowedRun) -> dict[str, Any]:
     }
 
 
-def watched_line(run: FollowedRun) -> str:
+def watched_line(run: WatchedRun) -> str:
     """Return a run at work as one line."""
     name, status, epoch, step, values, speed, left = _cells(run)
     facts = [f"epoch {epoch}", f"step {step}", values, speed and f"{speed} steps/s", left and f"{left} left"]
@@ -45,7 +45,7 @@ class RedrawnTable:
     def __init__(self) -> None:
         self._num_lines = 0
 
-    def draw(self, output: Output, runs: Sequence[FollowedRun]) -> None:
+    def draw(self, output: Output, runs: Sequence[WatchedRun]) -> None:
         """Draw the table in place of the one before."""
         rows = [list(_HEAD), *map(_cells, runs)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -64,7 +64,7 @@ def cut(line: str, width: int) -> str:
     return line if len(line) <= width else f"{line[: max(width - len(_MORE), 0)]}{_MORE}"
 
 
-def _cells(run: FollowedRun) -> list[str]:
+def _cells(run: WatchedRun) -> list[str]:
     steps = f"{run.step}/{run.num_steps}" if run.num_steps else f"{run.step}"
     values = "  ".join(f"{printable(name)} {value:.5g}" for name, value in run.shown_values().items())
     speed = "" if run.steps_per_s is None else f"{run.steps_per_s:.3g}"

@@ -1,4 +1,4 @@
-"""Follow a run at work from outside: its record, and the lines that it appends to its metrics."""
+"""Watch a run at work from outside: its record, and the lines that it appends to its metrics."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _CHECK_S = 5.0
 _LOSSES = ("train/loss", "loss", "train/running_loss")
 
 
-class FollowedRun:
-    """A run that is followed. Each look costs a call of ``stat`` for two files, and reads only what is new in them.
+class WatchedRun:
+    """A run that is watched. Each look costs a call of ``stat`` for two files, and reads only what is new in them.
 
     Attributes:
         path: Path of its folder.

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hookline.runs import RunFolder
-from hookline.runs.overview import following
-from hookline.runs.overview.following import FollowedRun
+from hookline.runs.overview import at_work
+from hookline.runs.overview.at_work import WatchedRun
 
 
 def _append(path: Path, *rows: dict[str, Any]) -> None:
@@ -23,7 +23,7 @@ def test_only_appended_lines_are_read(tmp_path: Path) -> None:
     folder = RunFolder.claim(tmp_path, "mine")
     file = folder.path / "metrics.jsonl"
     _append(folder.path, {"epoch": 1, "step": 10, "loss": 4.0, "other": 7.0})
-    followed = FollowedRun(folder.path)
+    followed = WatchedRun(folder.path)
     assert followed.look()
     assert not followed.look()
     # What was read before is read no second time: there it would be seen that it was exchanged.
@@ -39,7 +39,7 @@ def test_a_file_that_was_cut_off_torn_or_filled_with_anything_is_read_on(tmp_pat
     folder = RunFolder.claim(tmp_path, "mine")
     folder.record.num_epochs = 3
     file = folder.path / "metrics.jsonl"
-    followed = FollowedRun(folder.path)
+    followed = WatchedRun(folder.path)
     followed.look()
     assert (followed.step, followed.num_steps, followed.seconds_left, followed.shown_values()) == (0, None, None, {})
     file.write_bytes(b'\xff\n[1]\n{"epoch": "x", "step": 1}\n{"epoch": 1}\n{"epoch": 1, "step": 8, "train/runn')
@@ -62,11 +62,11 @@ def test_a_file_that_was_cut_off_torn_or_filled_with_anything_is_read_on(tmp_pat
 
 
 def test_of_a_long_file_only_the_end_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_TAIL_BYTES", 100)
+    monkeypatch.setattr(at_work, "_TAIL_BYTES", 100)
     folder = RunFolder.claim(tmp_path, "mine")
     folder.close()
     _append(folder.path, *({"epoch": 1, "step": step, f"m{step}": 1.0} for step in range(100, 200)))
-    followed = FollowedRun(folder.path)
+    followed = WatchedRun(folder.path)
     followed.look()
     assert followed.step == 199
     assert list(followed.values) == ["m198", "m199"]  # of 37 bytes each, with a third that is not whole
@@ -75,7 +75,7 @@ def test_of_a_long_file_only_the_end_is_read(tmp_path: Path, monkeypatch: pytest
 def test_a_run_whose_program_is_gone_is_lost_and_a_removed_one_unreadable(tmp_path: Path) -> None:
     folder = RunFolder.claim(tmp_path, "mine")
     folder.close()
-    followed = FollowedRun(folder.path)
+    followed = WatchedRun(folder.path)
     assert followed.look()
     assert followed.status == "lost"
     shutil.rmtree(folder.path)
