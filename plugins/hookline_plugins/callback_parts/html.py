@@ -146,7 +146,7 @@ def _trained(trained: Trained) -> str:
     return _titled("Trained", table(["", ""], facts.items()), _warnings(trained.warnings))
 
 
-def _plugins(config: RunConfig) -> str:
+def _plugins(config: Any) -> str:
     return table(["table", "plugin"], [(choice.table, choice.plugin.name) for choice in config.plugins])
 
 
