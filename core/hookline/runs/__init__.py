@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     )
     from hookline.runs.identity import commit_of, identity_of
     from hookline.runs.lock import Lock, make_lock, read_lock
+    from hookline.runs.overview.figure import plot
+    from hookline.runs.overview.frame import frame
+    from hookline.runs.overview.search import find_run
     from hookline.runs.record import Attempt, BestValue, RunRecord
     from hookline.runs.redaction import Redaction, redacted_word
-    from hookline.runs.search import find_run
     from hookline.runs.state_check import StateCheck
 
 _HOME = {
@@ -51,13 +53,15 @@ _HOME = {
         "make_lock",
         "read_lock",
     ),
+    "overview.figure": ("plot",),
+    "overview.frame": ("frame",),
+    "overview.search": ("find_run",),
     "record": (
         "Attempt",
         "BestValue",
         "RunRecord",
     ),
     "redaction": ("Redaction", "redacted_word"),
-    "search": ("find_run",),
     "state_check": ("StateCheck",),
 }
 
@@ -77,6 +81,7 @@ __all__ = [
     "complete_toml",
     "find_run",
     "folder_of",
+    "frame",
     "give_command",
     "give_folder",
     "give_weights",
@@ -84,6 +89,7 @@ __all__ = [
     "identity_of",
     "job_of",
     "make_lock",
+    "plot",
     "read_checkpoint",
     "read_lock",
     "redacted_word",
