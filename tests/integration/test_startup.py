@@ -27,9 +27,13 @@ def modules_after(*words: str, cwd: Path) -> tuple[int, set[str]]:
 
 
 def plugin_modules(modules: set[str]) -> set[str]:
-    # The folders of the kinds and the tables of defaults are not plugins.
+    # The folders of the kinds, the tables of defaults and the default hooks are not plugins.
     names = {name for name in modules if name.startswith("hookline_plugins.")}
-    return names - {name.rpartition(".")[0] for name in names} - {"hookline_plugins.defaults"}
+    return (
+        names
+        - {name.rpartition(".")[0] for name in names}
+        - {"hookline_plugins.defaults", "hookline_plugins.default_hooks"}
+    )
 
 
 @pytest.mark.parametrize(
