@@ -25,8 +25,8 @@ from hookline.ranks.messages import from_bytes, to_bytes
 
 _FRAME = 1024
 """Bytes that ranks exchange in one go; longer messages need a second."""
-_COST = 0.01
-"""Share of the time that meetings may take."""
+_COST = 0.002
+"""Share of the time that meetings may take: a fifth of a percent, because a wait of a second is short enough."""
 _WAIT_S = 1.0
 """Seconds to the next meeting, at most."""
 _ANSWER_S = 2.0
@@ -121,7 +121,7 @@ class ProcessGroup(Ranks):
         return _shared_out(state, like) if state.shape == like.shape else state
 
     def meet(self, step: int, *, is_due: bool = False) -> None:
-        """Meet the other ranks, so often that it takes 1 % of the time and nobody waits more than a second."""
+        """Meet the other ranks, so often that it takes 0.2 % of the time and nobody waits more than a second."""
         self.agreed = {}
         if not is_due and step < self._next:
             return

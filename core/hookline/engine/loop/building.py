@@ -15,10 +15,11 @@ from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.metrics import build_metrics
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.splits import SplitReader, evaluated_splits
-from hookline.engine.loop.step import shared_backward
+from hookline.engine.loop.step import backward_in_ranks
 from hookline.engine.loop.weighted_mean import weight_of
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.ranks import Parallel
 from hookline.engine.reading.batch import Forward, count_examples, placed_module
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.examples import with_sizes
@@ -95,6 +96,7 @@ def build_model(site: Site) -> None:
     model: nn.Module = build_component(site.host, "model", run=site.run, data=parts.data)
     parts.unwrapped_model = site.host.makers.first["build_model"]
     parts.model = placed_module(model, parts.device, parts.dtype)
+    parts.parallel = Parallel(parts.model)
     parts.ensure_training_mode()
 
 
@@ -148,7 +150,7 @@ def build_parallel(site: Site) -> None:
     if parallel is None:
         message = f"a run of {ranks.world_size} ranks needs a plugin that implements build_parallel"
         raise ConfigError(message, hint="name one: parallel=ddp")
-    parts.model, parts.accumulating, parts.synchronize, parts.forwards_together, ranks.readers = parallel
+    parts.parallel, parts.model, ranks.readers = parallel, parallel.model, parallel.readers
 
 
 def build_optimizer(site: Site) -> None:
@@ -161,9 +163,7 @@ def build_optimizer(site: Site) -> None:
 def build_step(site: Site) -> None:
     """Build the step with its parts, the reader of its batches, and the sources of weights to evaluate."""
     parts, host, run = site.parts, site.host, site.run
-    parts.backward = host.first_result("build_backward", run=run)
-    if parts.share:
-        parts.backward = shared_backward(parts.backward, parts.share, run)
+    parts.backward = backward_in_ranks(host.first_result("build_backward", run=run), parts, run)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
     parts.reader = host.first_result("build_reader", run=run)

@@ -19,7 +19,6 @@ from hookline.engine.loop.evaluation import usual_evaluation
 from hookline.engine.loop.memory import MEMORY_ERRORS, check_update
 from hookline.engine.loop.weighted_mean import counted
 from hookline.engine.reading.batch import count_examples, part_of
-from hookline.engine.reading.share import Share
 from hookline.engine.view import Evaluation, RunView, StepFunction
 from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
 
@@ -88,18 +87,22 @@ def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
 
 
-def shared_backward(backward: Callable[[Tensor], None], share: Share, run: RunView) -> Callable[[Tensor], None]:
+def backward_in_ranks(backward: Callable[[Tensor], None], parts: Components, run: RunView) -> Callable[[Tensor], None]:
     """Return a function that computes the gradients of this rank's part of the loss of a batch.
 
     The gradients of all ranks add up to those of the whole batch. If the loss is not finite, all are NaN, so that all
-    ranks refuse them, unless such losses are ignored.
+    ranks refuse them, unless such losses are ignored. One process gets the function back as it is.
     """
-    is_checked = run.config.train.non_finite != "ignore"
+    if not (share := parts.share):
+        return backward
+    is_checked, is_quick = run.config.train.non_finite != "ignore", run.device.type == "cpu"
 
-    def backward_in_ranks(loss: Tensor) -> None:
-        backward(loss * (loss.detach() * 0 + share.fraction if is_checked else share.fraction))
+    def of_part(loss: Tensor) -> None:
+        number: Any = 0 if not is_checked else loss.item() if is_quick else loss.detach()
+        scale = share.fraction * parts.parallel.divisor + 0 * number
+        backward(loss if is_quick and scale == 1 else loss * scale)
 
-    return backward_in_ranks
+    return of_part
 
 
 def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], object]) -> StepFunction:
@@ -139,7 +142,7 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
         total = total + (total == 0)  # 0 / 1 is 0, and nothing waits for the device
         for start in range(0, num_examples, size):
             part = part_of(batch, start, start + size)
-            with nullcontext() if start + size >= num_examples else parts.accumulating():
+            with nullcontext() if start + size >= num_examples else parts.parallel.accumulating():
                 value = forward.loss_of(part) * (parts.weigh(part) / total)
                 if not guard.accepts_loss(value, part):
                     return value, False

@@ -45,7 +45,7 @@ class Share:
     def __init__(self, ranks: Ranks, *, in_turns: bool = False) -> None:
         self._ranks = ranks
         self._in_turns = in_turns
-        self._sizes: deque[tuple[int, int]] = deque()
+        self._sizes: deque[tuple[int, float]] = deque()
         self.weight: int | Tensor = 0
         self.fraction: float | Tensor = 0.0
 
@@ -71,11 +71,9 @@ class Share:
 
         def read(epoch: int, start: int) -> Iterator[Any]:
             for batch in reader(epoch, start):
-                own, num_examples = self._sizes.popleft()
-                total: float = num_examples
-                self.weight = own
+                self.weight, total = self._sizes.popleft()
                 if weigh is not count_examples:
-                    self.weight = weigh(batch) if own else 0
+                    self.weight = weigh(batch) if self.weight else 0
                     is_first = self._ranks.rank in self._ranks.first_readers
                     [total] = self._ranks.sum([float(self.weight) if is_first else 0.0])
                 self.fraction = self.weight / total if total else 0.0
