@@ -9,7 +9,19 @@ from typing import Any
 from torch import nn
 
 from hookline.engine import Member, Observer, Parallel
-from hookline.engine.errors import ContractError, TrainingError
+from hookline.engine.errors import ConfigError, ContractError, TrainingError
+
+
+class Untolerated(BaseException):
+    """Carries an error past ``on_error = "warn"``.
+
+    Attributes:
+        error: The error.
+    """
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class HookWatch(Observer):
@@ -21,17 +33,17 @@ class HookWatch(Observer):
 
     def __init__(self, world_size: int) -> None:
         self._world_size = world_size
-        self._hook = ""
+        self._hook: tuple[Member, str] | None = None
 
     def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - all are passed
-        """Call a hook, and remember it meanwhile if only rank 0 has its plugin."""
-        if self._hook or getattr(member.instance, "ranks", "all") != "zero":
+        """Call a hook, and remember it meanwhile if a rank may lack its plugin."""
+        if self._hook or not (_is_of_zero(member) or member.is_tolerated):
             return run()
-        self._hook = f"{hook!r} of {member.plugin}"
+        self._hook = member, hook
         try:
             return run()
         finally:
-            self._hook = ""
+            self._hook = None
 
     def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
         """Return the result of a hook, adapted to several ranks.
@@ -68,8 +80,18 @@ class HookWatch(Observer):
 
         Raises:
             TrainingError: In a hook that only rank 0 calls, which would wait for the others in vain.
+            Untolerated: In a hook that is disabled after an error, on the rank alone on which it failed.
         """
-        if self._hook:
-            message = f"{self._hook} asks all ranks for something, but only rank 0 has this plugin (ranks = 'zero')"
+        if not self._hook:
+            return
+        member, hook = self._hook
+        asks = f"{hook!r} of {member.plugin} asks all ranks for something"
+        if _is_of_zero(member):
             hint = "state_dict, evaluate and gather need every rank: remove ranks = 'zero' from its class"
-            raise TrainingError(message, hint=hint)
+            raise TrainingError(f"{asks}, but only rank 0 has this plugin (ranks = 'zero')", hint=hint)
+        message = f"'{member.table}.on_error' is 'warn', but {asks}: after an error on one, the others would wait"
+        raise Untolerated(ConfigError(message, hint="leave on_error out, or train with one process"))
+
+
+def _is_of_zero(member: Member) -> bool:
+    return getattr(member.instance, "ranks", "all") == "zero"

@@ -20,7 +20,7 @@ from hookline.engine.errors import PeerError, error_text
 from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batch import with_parts
 from hookline.ranks.agreed import told_key
-from hookline.ranks.hook_watch import HookWatch
+from hookline.ranks.hook_watch import HookWatch, Untolerated
 from hookline.ranks.messages import from_bytes, to_bytes
 
 _FRAME = 1024
@@ -168,7 +168,9 @@ class ProcessGroup(Ranks):
         """Tell the other ranks that this one ends with an error; return the error to raise, which may be of another."""
         if self._has_failed:
             return error
-        if isinstance(error, RuntimeError) and _is_of_peer(error):
+        if isinstance(error, Untolerated):
+            error = error.error
+        elif isinstance(error, RuntimeError) and _is_of_peer(error):
             error = self._peer_error(error)
         self._has_failed = True
         told = {"rank": self.rank, "host": platform.node(), "message": error_text(error)[:1000]}

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class DistributedDataParallel:
     """Data parallelism: each rank has the whole model, and its gradients become the sums over all ranks.
 
-    It is ``torch.nn.parallel.DistributedDataParallel``, which computes means; the run multiplies each loss by the number
-    of ranks, and by its share of the examples or of their weight. Buffers, such as the statistics of batch normalization, are
-    those of rank 0, which the others get before an evaluation or a save.
+    It is ``torch.nn.parallel.DistributedDataParallel``, which computes means; the run multiplies each loss by the
+    number of ranks, and by its share of the examples or of their weight. Buffers, such as the statistics of batch
+    normalization, are those of rank 0, which the others get before an evaluation or a save.
 
     ``bucket_cap_mb``: the default is that of torch.
     """
