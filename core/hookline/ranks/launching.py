@@ -27,8 +27,8 @@ _SECOND_S = 5.0
 """Seconds from a second signal to the end."""
 
 
-def launch(num_ranks: int, words: Sequence[str]) -> int:
-    """Run ``hookline`` with these words in several processes, and return the exit code of the run.
+def launch(num_ranks: int, words: Sequence[str], module: str = "hookline") -> int:
+    """Run a module with these words in several processes, and return the exit code of the run.
 
     Signals are passed on. When a rank fails, the others are ended. The exit code is that of the rank that failed, and
     8 if it was killed or hangs.
@@ -36,11 +36,12 @@ def launch(num_ranks: int, words: Sequence[str]) -> int:
     Args:
         num_ranks: Number of processes; the processors are shared out between them.
         words: The words of the command line.
+        module: The module, as for ``python -m``.
 
     Raises:
         PeerError: When a rank was killed, and no other is left to say so.
     """
-    command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "hookline", *words]
+    command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", module, *words]
     with tempfile.TemporaryDirectory(prefix="hookline-ranks-") as folder:
         launched = _Launched(Path(folder) / "store")
         with launched.passing_signals_on():

@@ -25,10 +25,10 @@ from hookline.ranks.messages import from_bytes, to_bytes
 
 _FRAME = 1024
 """Bytes that ranks exchange in one go; longer messages need a second."""
-_COST = 0.002
-"""Share of the time that meetings may take: a fifth of a percent, because a wait of a second is short enough."""
-_WAIT_S = 1.0
-"""Seconds to the next meeting, at most."""
+_COST = 0.004
+"""Share of the time that meetings may take."""
+_WAIT_S = 0.5
+"""Seconds to the next meeting, at most, if the steps keep their pace; one that becomes slow makes it late."""
 _ANSWER_S = 2.0
 """Seconds in which the other ranks notice that one is gone."""
 _SIGNS = ("gloo", "NCCL", "onnection closed", "Application timeout")
@@ -121,7 +121,7 @@ class ProcessGroup(Ranks):
         return _shared_out(state, like) if state.shape == like.shape else state
 
     def meet(self, step: int, *, is_due: bool = False) -> None:
-        """Meet the other ranks, so often that it takes 0.2 % of the time and nobody waits more than a second."""
+        """Meet the other ranks, so often that it takes 0.4 % of the time, and half a second pass at most."""
         self.agreed = {}
         if not is_due and step < self._next:
             return
