@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from hookline.engine import Member, Observer, Parallel
-from hookline.engine.errors import ConfigError, ContractError, TrainingError
+from hookline.engine.data import DataSource
+from hookline.engine.errors import ConfigError, ContractError, DataError, TrainingError
 
 
 class Untolerated(BaseException):
@@ -29,10 +31,12 @@ class HookWatch(Observer):
 
     Args:
         world_size: Number of ranks.
+        add_up: Returns the sums of some numbers over all ranks.
     """
 
-    def __init__(self, world_size: int) -> None:
-        self._world_size = world_size
+    def __init__(self, world_size: int, add_up: Callable[[Sequence[float]], list[float]]) -> None:
+        self._world_size, self._add_up = world_size, add_up
+        self._has_stream = False
         self._hook: tuple[Member, str] | None = None
 
     def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - all are passed
@@ -55,12 +59,34 @@ class HookWatch(Observer):
             for part in (part for metric in modules for part in metric.modules()):
                 if hasattr(part, "distributed_available_fn"):
                     vars(part)["distributed_available_fn"] = bool  # False
+        if hook == "build_data" and isinstance(result, DataSource):
+            self._has_stream = isinstance(result.train, IterableDataset)
+        if hook == "build_reader" and member.is_core and self._has_stream:
+            return partial(self._read_together, result)
         if hook == "build_parallel" and isinstance(result, Parallel) and not is_wrapper:
             self._check_readers(member, result.readers)
             if result.forwards_together:
                 result.model.register_forward_pre_hook(lambda *_: self.check())
             return result._replace(synchronize=partial(self._together, result.synchronize))
         return result
+
+    def _read_together(self, reader: Callable[[int, int], Iterator[Any]], epoch: int, start: int) -> Iterator[Any]:
+        """Yield the batches of a stream, whose end must be the same on all ranks.
+
+        Raises:
+            DataError: When it ends on some of them alone; the others would wait.
+        """
+        batches = reader(epoch, start)
+        while (batch := next(batches, None)) is not None or self._num_reading(0):
+            if batch is None or self._num_reading(1) < self._world_size:
+                where = "has ended here" if batch is None else "goes on here"
+                message = f"the stream of training examples {where} in epoch {epoch}, but not on all ranks"
+                raise DataError(message, hint="let it give the same examples to all ranks, which take parts of them")
+            yield batch
+
+    def _num_reading(self, is_reading: int) -> float:
+        """Return the number of ranks that have a batch."""
+        return self._add_up([is_reading])[0]
 
     def _together(self, synchronize: Callable[[], object]) -> None:
         self.check()

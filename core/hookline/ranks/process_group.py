@@ -71,7 +71,7 @@ class ProcessGroup(Ranks):
         self._met = time.perf_counter(), 0
         self._cost_s = 0.0
         self._has_failed = self.is_first = False
-        self._watch = HookWatch(self.world_size)
+        self._watch = HookWatch(self.world_size, self.sum)
         self.observers = (self._watch,)
         self._seen = self._told_place = ""
 

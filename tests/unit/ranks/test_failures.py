@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hookline import DataSource, RunView, from_arrays, hookimpl
 from hookline.engine import Ranks
 from hookline.engine.plugin.hook_checks import HOOKS, WRAPPABLE
 from hookline.ranks import ProcessGroup
-from rank_runs import Items, data, run_of
+from rank_runs import Items, Stream, data, run_of
 from several import in_ranks
 
 WRAPPED = {*WRAPPABLE} - {"build_order"}
@@ -144,7 +144,12 @@ class Fails(Items):
 
 def fails_in(place: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that fails on rank 1, and does otherwise on the other."""
-    return lambda *given: (strike(place), otherwise(*given))[1]
+
+    def function(*given: Any) -> Any:
+        strike(place)
+        return otherwise(*given)
+
+    return function
 
 
 def wrapping(hook: str) -> Any:
@@ -216,9 +221,9 @@ def resumed(ranks: Ranks) -> None:
     run.fit()
 
 
-def of_data(items: Any, **options: Any) -> Callable[[Ranks], None]:
+def of_data(items: Any, **options: Any) -> Callable[[Ranks], object]:
     source = DataSource(items, items, in_features=5, out_features=1, **options)
-    return lambda ranks: run_of(ranks, plugins={"data": source}).fit() and None
+    return lambda ranks: run_of(ranks, plugins={"data": source}).fit()
 
 
 def test_an_error_on_one_rank_in_what_the_hooks_build_ends_all_and_is_told_once() -> None:
@@ -238,3 +243,20 @@ def test_an_error_on_one_rank_in_what_the_hooks_build_ends_all_and_is_told_once(
     assert "cannot load its state: ValueError: struck in load_state_dict" in struck[1]
     assert [other[0], other[2], struck[2]] == ["PeerError", False, True]
     assert "struck in load_state_dict" in other[1]
+
+
+class Uneven(Stream):
+    """A stream with fewer examples on rank 1."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(super().__iter__(), 7 if dist.get_rank() else 12)
+
+
+def test_a_stream_that_ends_on_one_rank_alone_is_an_error_on_all() -> None:
+    source = DataSource(Uneven(data(12).train), in_features=5, out_features=1)
+    tables: dict[str, Any] = {"train": {"batch_size": 3}, "plugins": {"data": source}}
+    [(first, second)] = ends({"stream": lambda ranks: run_of(ranks, **tables).fit()}).values()
+    assert [first[0], second[0]] == ["DataError"] * 2
+    assert "the stream of training examples goes on here in epoch 1, but not on all ranks" in first[1]
+    assert "the stream of training examples has ended here in epoch 1, but not on all ranks" in second[1]
+    assert sorted([first[2], second[2]]) == [False, True]

@@ -124,8 +124,8 @@ class Driver:
         whole = self._work("whole", role="train")
         self._on_part("not interrupted", f"{whole.step} steps in {whole.seconds:.1f} s, a state every {every_steps}")
         step_s = whole.seconds / max(whole.step, 1)
-        drawn = {"after": every_steps, "step_s": step_s, "num_ranks": self._order.num_ranks}
-        kills = choose_kills(whole.moments, num_kills, seed, **drawn)
+        num_ranks = self._order.num_ranks
+        kills = choose_kills(whole.moments, num_kills, seed, after=every_steps, step_s=step_s, num_ranks=num_ranks)
         self._on_part("kills", f"{len(kills)}, drawn with --seed {seed}")
         begun, done, folder = self._train_killed(kills)
         self._on_part("comparing", "every state, the metrics, the final weights")
