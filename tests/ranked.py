@@ -33,7 +33,7 @@ import hookline.runs.resuming
 import hookline.trials.proof.comparing
 from hookline.cli import main, proof_child
 from hookline.config.loading import load_config
-from hookline.engine.plugin.catalog import Catalog
+from hookline.config.plugins.catalog import Catalog
 from hookline.runs import RunRecord
 from support import HANG_S
 

@@ -13,8 +13,8 @@ import msgspec
 from hookline.cli.arguments import added_callbacks, chosen_catalog, load_words
 from hookline.cli.output import Output
 from hookline.cli.ranks import joined, leave, parallel_of_command
-from hookline.engine.plugin.catalog import Catalog
-from hookline.engine.plugin.run_config import RunConfig
+from hookline.config.plugins.catalog import Catalog
+from hookline.config.run_config import RunConfig
 from hookline.ranks.launching import launch
 from hookline.trials.proof.driver import ORIGIN
 from hookline.trials.proof.process import carry_out

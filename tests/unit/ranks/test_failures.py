@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from hookline import DataSource, RunView, from_arrays, hookimpl
+from hookline.config.plugins.hook_checks import WRAPPABLE
 from hookline.engine import Ranks
-from hookline.engine.plugin.hook_checks import HOOKS, WRAPPABLE
+from hookline.engine.plugin.hook_names import HOOKS
 from hookline.ranks import ProcessGroup
 from rank_runs import Items, Stream, data, run_of
 from several import in_ranks

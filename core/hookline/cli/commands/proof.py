@@ -19,8 +19,8 @@ from hookline.cli.output import Output
 from hookline.cli.printing.plan import plan_lines
 from hookline.cli.proof_child import MODULE, order_config
 from hookline.cli.ranks import nproc_option, parallel_of_command, ranks_of_proof
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
-from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.redaction import Redaction
 from hookline.trials.proof.driver import Driver, first_order
 from hookline.trials.proof.witness import Report

@@ -13,7 +13,7 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import evaluate_splits
-from hookline.engine.loop.finite_guard import FiniteGuard
+from hookline.engine.loop.metrics import metrics_of
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.ranks import Parallel
 from hookline.engine.reading.batch import Forward
@@ -21,7 +21,7 @@ from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.view import Evaluation, LossFunction, Metric, RunView, StepFunction
+from hookline.engine.view import Evaluation, Guard, LossFunction, Metric, RunView, StepFunction
 from hookline.engine.words import did_you_mean
 
 _TYPES = ("auto", "cpu", "cuda", "mps")
@@ -65,7 +65,6 @@ class Components:
     batches: Batches
     evaluation_batches: Mapping[str, Batches]
     model: nn.Module
-    parallel: Parallel
     unwrapped_model: nn.Module
     loss: LossFunction
     weigh: Callable[[Any], int | Tensor]
@@ -73,7 +72,7 @@ class Components:
     metrics: Mapping[str, Metric]
     evaluation: Evaluation
     optimizer: Optimizer
-    finite_guard: FiniteGuard
+    finite_guard: Guard
     backward: Callable[[Tensor], None]
     update: Callable[[], None]
     step: StepFunction
@@ -86,11 +85,22 @@ class Components:
         self.evaluated_weights = EvaluatedWeights()
         self.numbers: list[str] = []
         self.share: Share | None = None
+        self.parallel = Parallel(nn.Module())  # until several ranks share a model
 
     def ensure_training_mode(self) -> None:
         """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
         if not self.unwrapped_model.training:
             self.model.train()
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics of each epoch, without logged values."""
+        evaluated = [
+            f"{split}/{name}"
+            for split in self.evaluation_batches
+            for name in ("loss", *self.numbers, *metrics_of(split, self.metrics))
+        ]
+        return ("train/running_loss", *evaluated)
 
     def evaluate(self, run: RunView, splits: Iterable[str] | None = None) -> Mapping[str, float]:
         """Return the loss and the metrics of the given splits, by default of all that are evaluated; no events."""

@@ -64,6 +64,21 @@ class Share:
             if rows := self.rows(number, count_examples(batch)):
                 yield part_of(batch, rows.start, rows.stop)
 
+    def backward(self, backward: Callable[[Tensor], None], divisor: int, policy: str) -> Callable[[Tensor], None]:
+        """Return a function that computes the gradients of this rank's part of the loss of a batch.
+
+        The gradients of all ranks, divided by the divisor, add up to those of the whole batch. Unless the policy is
+        to ignore it, a loss that is not finite makes all NaN, so that all ranks refuse them.
+        """
+
+        def backward_in_ranks(loss: Tensor) -> None:
+            is_quick = loss.device.type == "cpu"  # reading a number does not stall it
+            number: Any = 0 if policy == "ignore" else loss.item() if is_quick else loss.detach()
+            scale = self.fraction * divisor + 0 * number
+            backward(loss if is_quick and scale == 1 else loss * scale)
+
+        return backward_in_ranks
+
     def counting(
         self, reader: Callable[[int, int], Iterator[Any]], weigh: Callable[[Any], int | Tensor]
     ) -> Callable[[int, int], Iterator[Any]]:

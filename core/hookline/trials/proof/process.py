@@ -17,9 +17,9 @@ import msgspec
 from hookline.trials.proof.witness import Order, Report, Witness
 
 if TYPE_CHECKING:
+    from hookline.config.plugins.catalog import Catalog
+    from hookline.config.run_config import RunConfig
     from hookline.engine.loop.run import Run
-    from hookline.engine.plugin.catalog import Catalog
-    from hookline.engine.plugin.run_config import RunConfig
     from hookline.engine.ranks import Ranks
 
 
