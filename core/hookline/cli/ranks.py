@@ -138,6 +138,18 @@ def launch_ranks(num_ranks: int) -> None:
     click.get_current_context().exit(launch(num_ranks, sys.argv[1:]))
 
 
+def ranks_of_proof(num_ranks: int) -> int:
+    """Return the number of ranks of a proof, which rank 0 starts: that of ``--nproc``, or as many as torchrun started.
+
+    Raises:
+        ConfigError: When torchrun has started ranks on several machines.
+    """
+    if num_ranks == 1 and world_size() != int(os.environ.get("LOCAL_WORLD_SIZE", world_size())):
+        message = "a run is proven on one machine, but torchrun has started ranks on several"
+        raise ConfigError(message, hint="run it without torchrun: hookline prove-resume --nproc N")
+    return world_size() if num_ranks == 1 else num_ranks
+
+
 @contextlib.contextmanager
 def joined(output: Output, config: RunConfig | None) -> Iterator[Ranks | None]:
     """Join the other ranks of this command, which must have the same config; yield None if there are none.

@@ -177,7 +177,7 @@ def build_parallel(run: RunView, model: nn.Module) -> Parallel:
 
     Called after all wrappers of ``build_model``, and after ``on_model_built``, in a run of several ranks alone. Each
     rank passes its part of a batch through the module; in the backward pass, its gradients must become the sums of
-    those of all ranks.
+    those of all ranks, or these divided by the ``divisor`` of the result.
 
     Args:
         run: The run under construction; it has ``ranks``, ``data``, ``model`` and ``loss``.

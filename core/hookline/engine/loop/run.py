@@ -299,7 +299,7 @@ class Run(Shown):
             message = f"a run has no state to save within a block: the weights are {self.num_ahead} steps ahead"
             raise TrainingError(message, hint="call state_dict when run.num_ahead is 0, or take single steps")
         self._loop.parts.finite_guard.look()  # a resumed run could not report it
-        self._loop.parts.synchronize()
+        self._loop.parts.parallel.synchronize()
         own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
         progress = self._loop.progress.state_dict(self._loop.position, self.ranks)
         return self.ranks.whole(copy.deepcopy(progress | own | component_state(self._loop.parts)))  # type: ignore[no-any-return]
