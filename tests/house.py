@@ -24,15 +24,16 @@ EIGHT = ("hookspecs", "host", "hook_call", "loop", "position", "building", "step
 """The modules to read first."""
 
 MAY_IMPORT = {
-    "cli": ("trials", "trained", "testing", "ranks", "runs", "config", "engine", "shortcuts"),
+    "cli": ("trials", "trained", "testing", "ranks", "runs", "config", "engine", "shortcuts", "sections"),
     "trials": ("runs", "config", "engine", "shortcuts"),
-    "trained": ("runs", "config", "engine"),
-    "testing": ("ranks", "config", "engine"),
+    "trained": ("runs", "config", "engine", "sections"),
+    "testing": ("ranks", "config", "engine", "sections"),
     "ranks": ("runs", "engine"),
     "runs": ("config", "engine"),
     "config": ("engine",),
-    "engine": ("shortcuts",),
+    "engine": ("shortcuts", "sections"),
     "shortcuts": (),
+    "sections": (),
 }
 """The rooms of the core, and the rooms that each may import; annotations count."""
 
@@ -201,7 +202,7 @@ def figures() -> Iterator[Figure]:
     yield Figure("members of Run", len(members(engine / "loop" / "run.py", "Run")), 48)
     yield Figure("members of RunView", len(members(engine / "view.py", "RunView")), 36)
     for room in rooms():
-        most = 11 if room == PACKAGES["hookline"] else 16
+        most = 12 if room == PACKAGES["hookline"] else 16
         yield Figure(f"entries in {room.relative_to(ROOT)}", len(entries(room)), most)
     lengths = sorted(length for length, _ in functions())
     yield Figure("95th percentile of the length of functions", lengths[int(0.95 * len(lengths))], 25, " lines")

@@ -1,0 +1,46 @@
+"""Sections of reports: plain data that a page draws. They import nothing but msgspec."""
+
+from hookline.sections.bounds import MAX_CELLS, MAX_POINTS, MAX_SECTIONS, MAX_TEXT, bounded, thinned
+from hookline.sections.kinds import (
+    Axis,
+    Bars,
+    Curves,
+    Histogram,
+    Image,
+    Images,
+    Matrix,
+    Parallel,
+    Scatter,
+    Section,
+    Series,
+    Table,
+    Text,
+    Topic,
+    sections_from_json,
+    sections_to_json,
+)
+
+__all__ = [
+    "MAX_CELLS",
+    "MAX_POINTS",
+    "MAX_SECTIONS",
+    "MAX_TEXT",
+    "Axis",
+    "Bars",
+    "Curves",
+    "Histogram",
+    "Image",
+    "Images",
+    "Matrix",
+    "Parallel",
+    "Scatter",
+    "Section",
+    "Series",
+    "Table",
+    "Text",
+    "Topic",
+    "bounded",
+    "sections_from_json",
+    "sections_to_json",
+    "thinned",
+]
