@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
+    from hookline.runs.changes import Change, differences
     from hookline.runs.config_text import complete_toml
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
         job_of,
     )
     from hookline.runs.identity import commit_of, identity_of
+    from hookline.runs.listing import CheckpointRow, RunRow, checkpoint_rows, row_of
     from hookline.runs.lock import Lock, make_lock, read_lock
+    from hookline.runs.names import run_names
+    from hookline.runs.overview.glance import Glance, glance_at
+    from hookline.runs.overview.growing import GrowingFile
     from hookline.runs.record import Attempt, BestValue, RunRecord
     from hookline.runs.redaction import Redaction, redacted_word
     from hookline.runs.search import find_run
     from hookline.runs.state_check import StateCheck
 
 _HOME = {
+    "changes": ("Change", "differences"),
     "config_text": ("complete_toml",),
     "disk.checkpoint": (
         "Checkpoint",
@@ -46,11 +52,15 @@ _HOME = {
         "job_of",
     ),
     "identity": ("commit_of", "identity_of"),
+    "listing": ("CheckpointRow", "RunRow", "checkpoint_rows", "row_of"),
     "lock": (
         "Lock",
         "make_lock",
         "read_lock",
     ),
+    "names": ("run_names",),
+    "overview.glance": ("Glance", "glance_at"),
+    "overview.growing": ("GrowingFile",),
     "record": (
         "Attempt",
         "BestValue",
@@ -65,21 +75,29 @@ __all__ = [
     "AppendedFile",
     "Attempt",
     "BestValue",
+    "Change",
     "Checkpoint",
+    "CheckpointRow",
+    "Glance",
+    "GrowingFile",
     "Lock",
     "Manifest",
     "Redaction",
     "RunFolder",
     "RunRecord",
+    "RunRow",
     "StateCheck",
+    "checkpoint_rows",
     "command_of",
     "commit_of",
     "complete_toml",
+    "differences",
     "find_run",
     "folder_of",
     "give_command",
     "give_folder",
     "give_weights",
+    "glance_at",
     "has_saved_weights",
     "identity_of",
     "job_of",
@@ -87,6 +105,8 @@ __all__ = [
     "read_checkpoint",
     "read_lock",
     "redacted_word",
+    "row_of",
+    "run_names",
 ]
 
 if not TYPE_CHECKING:

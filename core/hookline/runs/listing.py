@@ -74,14 +74,14 @@ def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], in
     return rows, num_left_out
 
 
-def row_of(path: Path) -> RunRow:
+def row_of(path: str | os.PathLike[str]) -> RunRow:
     """Return the row of one run, without its changes."""
-    return _row(path, None)
+    return _row(Path(path), None)
 
 
-def checkpoint_rows(path: Path) -> list[CheckpointRow]:
+def checkpoint_rows(path: str | os.PathLike[str]) -> list[CheckpointRow]:
     """Return the checkpoints of a run folder, the newest last; a folder of them that cannot be read is one row."""
-    folder = path / CHECKPOINTS
+    folder = Path(path) / CHECKPOINTS
     try:
         return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(folder))]
     except CheckpointError as error:
