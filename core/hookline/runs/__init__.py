@@ -9,6 +9,7 @@ from hookline.engine.door import lazy
 if TYPE_CHECKING:
     from hookline.runs.changes import Change, differences
     from hookline.runs.config_text import complete_toml
+    from hookline.runs.curves import Curve, metric_names, read_curves
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
     from hookline.runs.folder import (
@@ -20,21 +21,30 @@ if TYPE_CHECKING:
         give_weights,
         has_saved_weights,
         job_of,
+        read_of_folder,
     )
     from hookline.runs.identity import commit_of, identity_of
-    from hookline.runs.listing import CheckpointRow, RunRow, checkpoint_rows, row_of
+    from hookline.runs.listing import CheckpointRow, RunRow, checkpoint_rows, list_runs, row_of
     from hookline.runs.lock import Lock, make_lock, read_lock
     from hookline.runs.names import run_names
     from hookline.runs.overview.glance import Glance, glance_at
     from hookline.runs.overview.growing import GrowingFile
-    from hookline.runs.record import Attempt, BestValue, RunRecord
+    from hookline.runs.record import Attempt, BestValue, RunRecord, read_record
     from hookline.runs.redaction import Redaction, redacted_word
     from hookline.runs.search import find_run
     from hookline.runs.state_check import StateCheck
 
 _HOME = {
-    "changes": ("Change", "differences"),
+    "changes": (
+        "Change",
+        "differences",
+    ),
     "config_text": ("complete_toml",),
+    "curves": (
+        "Curve",
+        "metric_names",
+        "read_curves",
+    ),
     "disk.checkpoint": (
         "Checkpoint",
         "Manifest",
@@ -50,23 +60,40 @@ _HOME = {
         "give_weights",
         "has_saved_weights",
         "job_of",
+        "read_of_folder",
     ),
-    "identity": ("commit_of", "identity_of"),
-    "listing": ("CheckpointRow", "RunRow", "checkpoint_rows", "row_of"),
+    "identity": (
+        "commit_of",
+        "identity_of",
+    ),
+    "listing": (
+        "CheckpointRow",
+        "RunRow",
+        "checkpoint_rows",
+        "list_runs",
+        "row_of",
+    ),
     "lock": (
         "Lock",
         "make_lock",
         "read_lock",
     ),
     "names": ("run_names",),
-    "overview.glance": ("Glance", "glance_at"),
+    "overview.glance": (
+        "Glance",
+        "glance_at",
+    ),
     "overview.growing": ("GrowingFile",),
     "record": (
         "Attempt",
         "BestValue",
         "RunRecord",
+        "read_record",
     ),
-    "redaction": ("Redaction", "redacted_word"),
+    "redaction": (
+        "Redaction",
+        "redacted_word",
+    ),
     "search": ("find_run",),
     "state_check": ("StateCheck",),
 }
@@ -78,6 +105,7 @@ __all__ = [
     "Change",
     "Checkpoint",
     "CheckpointRow",
+    "Curve",
     "Glance",
     "GrowingFile",
     "Lock",
@@ -101,9 +129,14 @@ __all__ = [
     "has_saved_weights",
     "identity_of",
     "job_of",
+    "list_runs",
     "make_lock",
+    "metric_names",
     "read_checkpoint",
+    "read_curves",
     "read_lock",
+    "read_of_folder",
+    "read_record",
     "redacted_word",
     "row_of",
     "run_names",
