@@ -16,8 +16,8 @@ from hookline.cli.output import Output
 from hookline.cli.signals import leaving_by_signals
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.ranks.agreed import LAUNCHER, STORE
+from hookline.runs.overview.search import run_of_job
 from hookline.runs.redaction import Redaction
-from hookline.runs.search import run_of_job
 
 if TYPE_CHECKING:
     from hookline.engine.loop.run import Run

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from hookline.runs.names import run_names
     from hookline.runs.overview.glance import Glance, glance_at
     from hookline.runs.overview.growing import GrowingFile
+    from hookline.runs.overview.search import find_run
     from hookline.runs.record import Attempt, BestValue, RunRecord, read_record
     from hookline.runs.redaction import Redaction, redacted_word
-    from hookline.runs.search import find_run
     from hookline.runs.state_check import StateCheck
 
 _HOME = {
@@ -84,6 +84,7 @@ _HOME = {
         "glance_at",
     ),
     "overview.growing": ("GrowingFile",),
+    "overview.search": ("find_run",),
     "record": (
         "Attempt",
         "BestValue",
@@ -94,7 +95,6 @@ _HOME = {
         "Redaction",
         "redacted_word",
     ),
-    "search": ("find_run",),
     "state_check": ("StateCheck",),
 }
 

@@ -9,13 +9,14 @@
             config.toml                the complete config, each value with its origin
             metrics.jsonl              metrics of each evaluation and epoch, one JSON object per line
             log.txt                    the output, with warnings and tracebacks
+            notes.json                 the tags and the note that people gave the run
             data.json                  description of the data: sizes, names, how inputs are read
             model.safetensors          the final weights
             checkpoints/               saved states, to resume from
             debug/                     details of a failure
             artifacts/                 files of plugins
 
-One program at a time works in a run folder: it holds a lock on the file ``.lock``.
+One program at a time works in a run folder: it holds a lock on the file ``.lock``. It never writes the notes.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ from hookline.runs.disk.durable_files import (
 )
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold
 from hookline.runs.names import check_name, next_number, point_to
+from hookline.runs.overview.notes import NOTES
 from hookline.runs.record import REBUILT, RECORD, RunRecord, read_record
 from hookline.runs.redaction import Redaction
 
@@ -519,7 +521,9 @@ def _remove_unfinished_files(path: Path) -> None:
         if folder.is_symlink() or not folder.is_dir():
             continue
         for entry in list(os.scandir(folder)):
-            if _UNFINISHED.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            # The notes are written by other programs, perhaps now.
+            is_unfinished = _UNFINISHED.fullmatch(entry.name) and not entry.name.startswith(f"{TEMPORARY}{NOTES}-")
+            if is_unfinished and entry.is_file(follow_symlinks=False):
                 remove_file(Path(entry.path))
 
 

@@ -148,7 +148,9 @@ def checkpoints(rows: Sequence[CheckpointRow]) -> Section:
         known = (manifest.step, manifest.num_epochs) if manifest else (None, None)
         saved = f"{manifest.time:%Y-%m-%d %H:%M:%S} UTC" if manifest else encodable(row.problem or "")
         cells.append([encodable(row.path.name), *known, row.size, saved])
-    return Table(title="Checkpoints", topic="run", columns=["checkpoint", "step", "epochs", "bytes", "saved"], rows=cells)
+    return Table(
+        title="Checkpoints", topic="run", columns=["checkpoint", "step", "epochs", "bytes", "saved"], rows=cells
+    )
 
 
 def difference(first: Path, second: Path) -> Section:

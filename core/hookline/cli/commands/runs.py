@@ -16,10 +16,13 @@ from hookline.cli.arguments import (
     choosing,
     noting_missing_files,
     printing,
+    run_argument,
+    runs_option,
     unwanted_callbacks,
     watched_imports,
 )
 from hookline.cli.command import Command
+from hookline.cli.commands.notes import note, tag
 from hookline.cli.completion import complete_run
 from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.output import Output
@@ -43,26 +46,14 @@ from hookline.runs.changes import differences
 from hookline.runs.curves import Curve, metric_names, read_curves
 from hookline.runs.folder import CONFIG, saved_config
 from hookline.runs.listing import RunRow, checkpoint_rows, list_runs, row_of
+from hookline.runs.overview.columns import check_columns, sorted_rows
+from hookline.runs.overview.search import find_run
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.redaction import Redaction
 from hookline.runs.removal import check_removable, remove_run
-from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer
 
 _NEWEST = 20
-
-runs_option = click.option(
-    "--runs",
-    "parent",
-    type=click.Path(path_type=Path),
-    default="runs",
-    show_default=True,
-    is_eager=True,  # completion of run names needs it
-    metavar="DIR",
-    help="Folder that contains the run folders.",
-)
-run_argument = click.argument("run", shell_complete=complete_run)
-"""A run: its number, name or path, ``last`` or ``best``."""
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
@@ -179,32 +170,64 @@ def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
 
 @click.group(cls=ListByDefault)
 def runs() -> None:
-    """List, show, compare, plot or remove runs.
+    """List, show, tag, compare, plot or remove runs.
 
     Without a subcommand, runs `hookline runs list`. RUN is a number, a name, a path, `last` or `best`.
     """
 
 
+runs.add_command(tag)
+runs.add_command(note)
+
+
 @runs.command("list")
 @runs_option
 @click.option("--all", "has_all", is_flag=True, help=f"List all runs, not only the newest {_NEWEST}.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="List only runs with this tag; repeatable.")
+@click.option("--search", "text", default="", metavar="TEXT", help="List only runs with TEXT in name, tags or note.")
+@click.option("--show", "shown", multiple=True, metavar="KEY", help="Show this setting or metric; repeatable.")
+@click.option("--sort", "sort", metavar="KEY", help="Sort by a column, a setting or a metric.")
+@click.option("--reverse", "is_reversed", is_flag=True, help="Reverse the order.")
 @printing
-def list_(output: Output, parent: Path, has_all: bool) -> None:
+def list_(
+    output: Output,
+    parent: Path,
+    has_all: bool,
+    tags: Sequence[str],
+    text: str,
+    shown: Sequence[str],
+    sort: str | None,
+    is_reversed: bool,
+) -> None:
     """List the runs, newest last.
 
-    Shows how each run ended, its best value, and the changes from the run before.
+    Shows how each run ended, its best value, and the changes from the run before. KEY is a setting such as
+    `optimizer.lr`, a metric such as `train/loss`, or `run`, `name`, `status`, `best`, `epochs`, `steps`, `time` or
+    `started`.
     """
-    rows, num_left_out = list_runs(parent, None if has_all else _NEWEST)
+    is_sorted = sort is not None or is_reversed
+    rows, num_left_out = list_runs(parent, None if has_all or is_sorted else _NEWEST, tags=tags, text=text)
+    check_columns(rows, [*shown, *([sort] if sort else [])])
+    if is_sorted:
+        rows = sorted_rows(rows, sort or "run", is_descending=is_reversed)
+        num_left_out = 0 if has_all else max(len(rows) - _NEWEST, 0)
+        rows = rows[: len(rows) - num_left_out]
     if output.json:
-        output.document([row_values(row) for row in rows])
+        output.document([row_values(row, shown) for row in rows])
         return
     if not rows:
-        output.prose(f"no runs in {parent}; start one with: hookline train")
+        is_chosen = bool(tags or text)
+        output.prose(
+            f"no such runs in {parent}" if is_chosen else f"no runs in {parent}; start one with: hookline train"
+        )
         return
     catalog = Catalog.installed()
     # Callbacks that show or save a run do not affect its results.
     added = [name for part in ("terminal", "json", "keep") for name in catalog.default(part)["callbacks"]]
-    print_runs(output, rows, num_left_out, [f"callbacks.{name}" for name in added])
+    print_runs(output, rows, [f"callbacks.{name}" for name in added], shown)
+    if num_left_out:
+        others = "run" if num_left_out == 1 else "runs"
+        output.prose(f"\nand {num_left_out} {'other' if is_sorted else 'older'} {others}: hookline runs --all")
 
 
 @runs.command()

@@ -1,0 +1,99 @@
+"""Commands to look at runs: tags and notes, sorted and chosen columns, the live view, pictures of curves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hookline.runs import RunFolder
+
+Hookline = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _folder(parent: Path, label: str = "mine") -> Path:
+    folder = RunFolder.claim(parent, label)
+    folder.close()
+    return folder.path
+
+
+def test_the_commands_show_what_was_said_with_escapes_made_visible(hookline: Hookline, tmp_path: Path) -> None:
+    path = _folder(tmp_path / "runs")
+    assert hookline("runs", "tag", "1").stdout == "0001-mine has no tags\n"
+    assert hookline("runs", "tag", "1", "b", "a").stdout == "a\nb\n"
+    assert hookline("runs", "note", "1", "one\ntwo \x1b[31m").stdout == "one\ntwo \\x1b[31m\n"
+    # Another program may have written what the command would refuse.
+    (path / "notes.json").write_text(json.dumps({"tags": ["\x1b]0;x\x07"], "note": "one\ntwo \x1b[31m"}))
+    listed = hookline("runs", "--quiet").stdout
+    assert listed.rstrip().endswith(r"\x1b]0;x\x07  one ...")
+    assert json.loads(hookline("runs", "--json").stdout)[0]["note"] == "one\ntwo \x1b[31m"
+    shown = hookline("runs", "show", "1").stdout
+    assert "tags        \\x1b]0;x\\x07\n" in shown
+    assert "note\n  one\n  two \\x1b[31m\n" in shown
+    edited = hookline("runs", "note", "1", "--edit", EDITOR="sed -i s/one/1/")
+    assert edited.stdout == "1\ntwo \\x1b[31m\n", edited.stderr
+    assert hookline("runs", "tag", "1", "--remove").returncode == 2
+    assert hookline("runs", "--tag", "none").stdout == "no such runs in runs\n"
+    assert hookline("runs", "--quiet", "--search", "TWO").stdout == listed.replace("one ...", "1 ...")
+
+
+# ---- sorted and chosen -----------------------------------------------------------------------------------------------
+
+
+def _saved(parent: Path, label: str, lr: Any, loss: float | None, **values: Any) -> None:
+    folder = RunFolder.claim(parent, label)
+    folder.record.identity = {"settings": {} if lr is None else {"optimizer.lr": lr}}
+    folder.record.metrics = {"validation/loss": loss}
+    for name, value in values.items():
+        setattr(folder.record, name, value)
+    folder.save()
+    folder.close()
+
+
+def test_runs_are_sorted_by_any_column_and_those_without_a_value_come_last(hookline: Hookline, tmp_path: Path) -> None:
+    parent = tmp_path / "runs"
+    _saved(parent, "beta", 0.1, 0.5, time_s=3.0)
+    _saved(parent, "alpha", "auto", None, time_s=1.0)
+    _saved(parent, "gamma", 0.01, 0.25, time_s=2.0)
+    _saved(parent, "delta", None, 10.0, time_s=200.0)
+    (parent / "0005-broken").mkdir()
+
+    def order(*words: str) -> list[int]:
+        return [row["number"] for row in json.loads(hookline("runs", *words, "--json").stdout)]
+
+    assert order("--sort", "optimizer.lr") == [3, 1, 2, 4, 5]
+    assert order("--sort", "optimizer.lr", "--reverse") == [2, 1, 3, 4, 5]
+    assert order("--sort", "validation/loss") == [3, 1, 4, 2, 5]
+    assert order("--sort", "time", "--reverse") == [4, 1, 3, 2, 5]
+    assert order("--sort", "name") == [2, 1, 5, 4, 3]
+    assert order("--reverse") == [5, 4, 3, 2, 1]
+    shown = hookline("runs", "--show", "optimizer.lr", "--show", "validation/loss", "--sort", "time")
+    assert [line.split()[-2:] for line in shown.stdout.splitlines()[:4]] == [
+        ["optimizer.lr", "validation/loss"],
+        ["s", "auto"],
+        ["0.01", "0.25"],
+        ["0.1", "0.5"],
+    ]
+    values = json.loads(hookline("runs", "--show", "optimizer.lr", "--json").stdout)
+    assert [row["shown"] for row in values] == [{"optimizer.lr": lr} for lr in (0.1, "auto", 0.01, None, None)]
+
+
+def test_unknown_columns_are_reported_together_with_the_nearest(hookline: Hookline, tmp_path: Path) -> None:
+    assert hookline("runs", "--sort", "loss").stdout.startswith("no runs in runs")
+    _saved(tmp_path / "runs", "a", 0.1, 0.5)
+    done = hookline("runs", "--sort", "optimzer.lr", "--show", "validaton/loss", "--show", "qqq")
+    assert done.returncode == 2
+    assert "'optimizer.lr'?" in done.stderr
+    assert "'validation/loss'?" in done.stderr
+    assert "'qqq'\n  = use run, name, status" in done.stderr
+
+
+def test_sorting_looks_at_all_runs_and_lists_the_first_twenty(hookline: Hookline, tmp_path: Path) -> None:
+    for number in range(22):
+        _saved(tmp_path / "runs", "a", 22 - number, 0.5)
+    lines = hookline("runs", "--sort", "optimizer.lr").stdout.splitlines()
+    assert [line.split("-")[0] for line in lines[1:21]] == [f"{n:04d}" for n in range(22, 2, -1)]
+    assert lines[21:] == ["", "and 2 other runs: hookline runs --all"]
+    assert len(hookline("runs", "--sort", "optimizer.lr", "--all", "--quiet").stdout.splitlines()) == 22
