@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hookline.runs.listing import CheckpointRow, RunRow, checkpoint_rows, list_runs, row_of
     from hookline.runs.lock import Lock, make_lock, read_lock
     from hookline.runs.names import run_names
+    from hookline.runs.overview.following import FollowedCurves
     from hookline.runs.overview.glance import Glance, glance_at
     from hookline.runs.overview.growing import GrowingFile
     from hookline.runs.overview.search import find_run
@@ -79,6 +80,7 @@ _HOME = {
         "read_lock",
     ),
     "names": ("run_names",),
+    "overview.following": ("FollowedCurves",),
     "overview.glance": (
         "Glance",
         "glance_at",
@@ -106,6 +108,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointRow",
     "Curve",
+    "FollowedCurves",
     "Glance",
     "GrowingFile",
     "Lock",

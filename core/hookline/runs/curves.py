@@ -20,7 +20,7 @@ from hookline.runs.folder import METRICS
 
 MAX_POINTS = 128
 """Number of points of a curve, unless another one is asked for: a terminal has about as many columns."""
-_MAX_STEP = 2**62
+MAX_STEP = 2**62
 _NUM_SEARCHED = 1000
 """Number of lines to search for the names of metrics."""
 
@@ -61,7 +61,7 @@ def read_curves(path: Path, metrics: Sequence[str], max_points: int = MAX_POINTS
         ConfigError: When the file cannot be read.
     """
     decode = _decoder(metrics)
-    bins = [_Bins(max_points) for _ in metrics]
+    bins = [Bins(max_points) for _ in metrics]
     wanted = [(f"metric_{number}", one.add) for number, one in enumerate(bins)]
     for line in _lines(path):
         try:
@@ -69,7 +69,7 @@ def read_curves(path: Path, metrics: Sequence[str], max_points: int = MAX_POINTS
         except NOT_JSON:
             continue
         step = row.step
-        if 0 <= step < _MAX_STEP:
+        if 0 <= step < MAX_STEP:
             for name, add in wanted:
                 value = getattr(row, name)
                 if value is not msgspec.UNSET:
@@ -90,7 +90,7 @@ def metric_names(path: Path) -> list[str]:
 
 
 def _decoder(metrics: Sequence[str]) -> Callable[[bytes], Any]:
-    """Return a decoder of lines to objects with ``step``, and ``metric_0`` ...: a number, None if not finite, or UNSET."""
+    """Return a decoder of lines to objects with ``step`` and ``metric_0`` ...: a number, None if not finite, UNSET."""
     given = float | None | msgspec.UnsetType
     fields: list[Any] = [("step", int), *((f"metric_{n}", given, msgspec.UNSET) for n in range(len(metrics)))]
     names = {f"metric_{number}": metric for number, metric in enumerate(metrics)}
@@ -165,7 +165,7 @@ def _skip_hole(descriptor: int) -> bool:
         return False
 
 
-class _Bins:
+class Bins:
     """Sums of values in bins of equal width over the steps; the width doubles when there are too many bins.
 
     Args:

@@ -164,6 +164,8 @@ def _row(entry: _Entry, columns: Collection[str]) -> dict[str, Any]:
         "step": glance.step,
         "time_s": glance.time_s,
         "started": glance.started,
+        "tags": [encodable(tag) for tag in glance.tags],
+        "note": cell(glance.note),
         "cells": [
             cell(glance.metrics.get(name.removeprefix(METRIC)) if name.startswith(METRIC) else settings.get(name))
             for name in columns

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,8 @@ from starlette.routing import Route
 
 from hookline import HooklineError
 from hookline.engine import encodable
-from hookline.runs import CheckpointRow, GrowingFile, checkpoint_rows, differences, read_record
-from hookline.sections import Curves, Section, Table
-from hookline_plugins.dashboard.following import Following
+from hookline.runs import CheckpointRow, Curve, FollowedCurves, GrowingFile, checkpoint_rows, differences, read_record
+from hookline.sections import Curves, Section, Series, Table
 from hookline_plugins.dashboard.index import Index, cell
 
 _HERE = Path(__file__).parent
@@ -26,6 +27,8 @@ _STATIC = (_HERE / "static", _HERE.parent / "drawing" / "static")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".LICENSE": "text/plain"}
 _MAX_COLUMNS = 30
 _MAX_COMPARED = 50
+_MAX_FOLLOWED = 32
+"""Runs whose curves are kept; those of others are read again when somebody looks."""
 _MAX_LOG = 2**18
 """Bytes of a log in one answer; a page that begins shows the last of them."""
 
@@ -73,6 +76,31 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
+class _Followed:
+    """The curves of one run; a lock for its readers."""
+
+    def __init__(self, path: Path) -> None:
+        self.curves = FollowedCurves(path)
+        self.lock = threading.Lock()
+
+
+class _Following:
+    """The runs whose curves somebody looks at; the one that nobody has looked at for longest is dropped."""
+
+    def __init__(self) -> None:
+        self._followed: OrderedDict[Path, _Followed] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, path: Path) -> _Followed:
+        """Return the curves of a run folder, which the caller brings up to date."""
+        with self._lock:
+            found = self._followed.pop(path, None) or _Followed(path)
+            self._followed[path] = found
+            if len(self._followed) > _MAX_FOLLOWED:
+                self._followed.popitem(last=False)
+            return found
+
+
 class _Pages:
     """The answers with the data of runs, as JSON.
 
@@ -82,7 +110,7 @@ class _Pages:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._following = Following()
+        self._following = _Following()
 
     def runs(self, request: Request) -> Response:
         """Return the runs that have changed since ``since``, with the values of each ``column``."""
@@ -103,11 +131,11 @@ class _Pages:
         """Return the curves of a run, unless they are as in version ``since``."""
         followed = self._following.of(self._path(request.path_params["name"]))
         with followed.lock:
-            followed.update()
-            state = {"version": followed.version, "is_complete": followed.is_complete}
-            if followed.version == _number(request, "since"):
+            followed.curves.update()
+            state = {"version": followed.curves.version, "is_complete": followed.curves.is_complete}
+            if state["version"] == _number(request, "since"):
                 return _json(state)
-            return _json({**state, "sections": [Curves(title="curves", topic="curves", series=followed.series())]})
+            return _json({**state, "sections": curve_sections(followed.curves.curves())})
 
     def log(self, request: Request) -> Response:
         """Return the part of the log after ``offset``; without one, the last part."""
@@ -163,3 +191,15 @@ def difference(first: Path, second: Path) -> Section:
     rows = [[one.part, encodable(one.key), cell(one.before), cell(one.after)] for one in changes]
     columns = ["part", "of", encodable(first.name), encodable(second.name)]
     return Table(title="Differences", topic="run", columns=columns, rows=rows)
+
+
+def curve_sections(curves: Sequence[Curve]) -> list[Section]:
+    """Return curves as sections."""
+    return [
+        Curves(
+            title=encodable(c.metric),
+            topic="curves",
+            series=[Series(name=encodable(c.metric), steps=[p[0] for p in c.points], values=[p[1] for p in c.points])],
+        )
+        for c in curves[:200]
+    ]

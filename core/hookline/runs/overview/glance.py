@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
+from hookline.engine.errors import ConfigError
 from hookline.engine.files import read_file
 from hookline.runs.disk.formats import NOT_JSON, Moment
 from hookline.runs.disk.occupancy import is_at_work
-from hookline.runs.listing import row_of
+from hookline.runs.listing import RunRow, row_of
+from hookline.runs.overview.notes import NOTES, Notes, read_notes
 from hookline.runs.record import MAX_RECORD_BYTES, RECORD, BestValue, RunRecord, Status
 
 
@@ -23,7 +26,7 @@ class Glance(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         status: Status in the record; ``lost`` if that is ``running`` but no program works in the folder; or
             ``unreadable``.
-        problem: The reason why the record cannot be read; empty if it can.
+        problem: The reason why the record or the notes cannot be read; empty if they can.
         epochs: Number of epochs completed.
         num_epochs: Number of epochs requested.
         step: Number of steps taken.
@@ -31,6 +34,8 @@ class Glance(msgspec.Struct, frozen=True, kw_only=True):
         started: Start time of the first attempt, in UTC; None if it is unknown.
         metrics: Metrics of the last epoch.
         best: Best value of the observed metric; None before it is measured.
+        tags: The tags that people gave the run.
+        note: Their note; empty without one.
     """
 
     status: str
@@ -42,6 +47,8 @@ class Glance(msgspec.Struct, frozen=True, kw_only=True):
     started: datetime | None = None
     metrics: Mapping[str, float | None] = {}
     best: BestValue | None = None
+    tags: Sequence[str] = ()
+    note: str = ""
     _settings: bytes = b"{}"
 
     def settings(self) -> dict[str, Any]:
@@ -81,19 +88,26 @@ def glance_at(path: str | os.PathLike[str]) -> Glance:
     path = Path(path)
     try:
         seen = _decode(read_file(path / RECORD, MAX_RECORD_BYTES))
-        return _glance(seen, path, bytes(seen.identity.settings))
-    except (OSError, ValueError, *NOT_JSON):
+        # Most runs have none, and an error for each of thousands would take longer than all else.
+        notes = read_notes(path) if os.path.lexists(path / NOTES) else Notes()
+    except (OSError, ConfigError, *NOT_JSON):
         # A damaged record may be made again from the checkpoints; there are few of these.
-        row = row_of(path)
-        if row.record is None:
-            return Glance(status=row.status, problem=row.problem or "")
-        settings = row.record.identity.get("settings")
-        return _glance(row.record, path, msgspec.json.encode(settings if isinstance(settings, dict) else {}))
+        return _of_row(row_of(path))
+    status = "lost" if seen.status == "running" and not is_at_work(path) else seen.status
+    return _glance(seen, status, bytes(seen.identity.settings), notes)
 
 
-def _glance(seen: _Seen | RunRecord, path: Path, settings: bytes) -> Glance:
+def _of_row(row: RunRow) -> Glance:
+    problem = row.problem or ""
+    if row.record is None:
+        return Glance(status=row.status, problem=problem, tags=row.tags, note=row.note)
+    settings = msgspec.json.encode(row.record.identity.get("settings"))
+    return replace(_glance(row.record, row.status, settings, row), problem=problem)
+
+
+def _glance(seen: _Seen | RunRecord, status: str, settings: bytes, notes: Notes | RunRow) -> Glance:
     return Glance(
-        status="lost" if seen.status == "running" and not is_at_work(path) else seen.status,
+        status=status,
         epochs=seen.epochs,
         num_epochs=seen.num_epochs,
         step=seen.step,
@@ -101,5 +115,7 @@ def _glance(seen: _Seen | RunRecord, path: Path, settings: bytes) -> Glance:
         started=seen.attempts[0].started if seen.attempts else None,
         metrics=seen.metrics,
         best=seen.best,
+        tags=notes.tags,
+        note=notes.note,
         _settings=settings if settings.startswith(b"{") else b"{}",
     )
