@@ -106,7 +106,7 @@ def _config(row: RunRow, record: RunRecord) -> Iterator[Section]:
             topic="run",
             columns=["key", "value", "origin"],
             rows=[settings[index] for index in rows],
-            marked=range(sum(is_set)),
+            marked=list(range(sum(is_set))),
             note="Values that were set come first.",
         )
 
