@@ -119,7 +119,7 @@ def _reported(row: RunRow, record: RunRecord) -> Iterator[Section]:  # noqa: ARG
         cells = [[words(each.get(name)) for name in columns] for each in rows]
         if set(columns) == {"prompt", "text"}:
             texts = [f"{each.get('prompt', '')}{each.get('text', '')}" for each in rows]
-            yield Text(title=title, paragraphs=texts, is_preformatted=True, note="The prompt and what the model wrote.")
+            yield Text(title=title, paragraphs=texts, note="The prompt and what the model wrote.")
         else:
             yield Table(title=title, columns=columns, rows=cells)
 
