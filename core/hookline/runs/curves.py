@@ -90,7 +90,7 @@ def metric_names(path: Path) -> list[str]:
 
 
 def _decoder(metrics: Sequence[str]) -> Callable[[bytes], Any]:
-    """Return a decoder of lines to objects with ``step`` and ``metric_0`` ...: a number, None if not finite, UNSET."""
+    """Return a decoder of lines to objects with ``step``, and ``metric_0`` ...: a number, None for NaN, or UNSET."""
     given = float | None | msgspec.UnsetType
     fields: list[Any] = [("step", int), *((f"metric_{n}", given, msgspec.UNSET) for n in range(len(metrics)))]
     names = {f"metric_{number}": metric for number, metric in enumerate(metrics)}

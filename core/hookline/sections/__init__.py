@@ -1,6 +1,6 @@
 """Sections of reports: plain data that a page draws. They import nothing but msgspec."""
 
-from hookline.sections.bounds import MAX_CELLS, MAX_POINTS, MAX_SECTIONS, MAX_TEXT, bounded, thinned
+from hookline.sections.bounds import MAX_CELLS, MAX_POINTS, MAX_SECTIONS, MAX_SERIES, MAX_TEXT, bounded, thinned
 from hookline.sections.kinds import (
     Axis,
     Bars,
@@ -24,6 +24,7 @@ __all__ = [
     "MAX_CELLS",
     "MAX_POINTS",
     "MAX_SECTIONS",
+    "MAX_SERIES",
     "MAX_TEXT",
     "Axis",
     "Bars",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hookline.cli.arguments import printing, run_argument, runs_option
+from hookline.cli.arguments import output_options, run_argument, runs_option
 from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.engine.errors import ConfigError
@@ -20,7 +20,7 @@ from hookline.runs.overview.search import find_run
 @click.argument("tags", nargs=-1, metavar="[TAG]...")
 @click.option("--remove", "is_removal", is_flag=True, help="Remove these tags instead.")
 @runs_option
-@printing
+@output_options
 def tag(output: Output, run: str, tags: Sequence[str], is_removal: bool, parent: Path) -> None:
     """Give RUN tags, or show its tags.
 
@@ -46,7 +46,7 @@ def tag(output: Output, run: str, tags: Sequence[str], is_removal: bool, parent:
 @click.argument("text", required=False)
 @click.option("--edit", "is_edited", is_flag=True, help="Write the note in your editor, $EDITOR.")
 @runs_option
-@printing
+@output_options
 def note(output: Output, run: str, text: str | None, is_edited: bool, parent: Path) -> None:
     """Write a note about RUN, or show it.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from hookline.cli.arguments import choosing, noting_missing_files, printing, run_argument, runs_option
+from hookline.cli.arguments import noting_missing_files, output_options, plugin_options, run_argument, runs_option
 from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.cli.signals import ended_at_once
@@ -108,8 +108,8 @@ def _on_streams(command: _Command) -> _Command:
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Evaluate only this split; repeatable.")
 @_checkpoint
 @runs_option
-@printing
-@choosing
+@output_options
+@plugin_options
 def eval_(
     output: Output,
     catalog: Catalog,
@@ -157,8 +157,8 @@ def eval_(
 @_overrides
 @_checkpoint
 @runs_option
-@printing
-@choosing
+@output_options
+@plugin_options
 @_writing
 @ended_at_once()
 @_on_streams
@@ -210,8 +210,8 @@ def predict(
 @_choosing_form
 @_checkpoint
 @runs_option
-@printing
-@choosing
+@output_options
+@plugin_options
 @_writing
 @ended_at_once()
 def export(

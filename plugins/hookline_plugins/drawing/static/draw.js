@@ -10,7 +10,7 @@ const Hookline = (() => {
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
   const TOPICS = {
     run: "Run", curves: "Curves", evaluation: "Evaluation", data: "Data", model: "Model",
-    warnings: "Warnings", environment: "Environment", repeat: "Repeat it",
+    warnings: "Warnings and log", environment: "Environment", repeat: "Repeat it",
   };
   const SVG = "http://www.w3.org/2000/svg";
   let numberOfIds = 0;
@@ -166,7 +166,7 @@ const Hookline = (() => {
       const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 }, font: "12px system-ui, sans-serif" };
       const range = this.section.has_diagonal ? { range: () => [0, 1] } : {};
       const options = {
-        width: this.width(), height: 260, padding: [8, 8, 0, 0], legend: { show: false },
+        width: this.width(), height: 260, padding: [8, 22, 0, 0], legend: { show: false },
         cursor: { drag: { x: true, y: false }, focus: { prox: 24 }, points: { size: 7 } },
         scales: { x: { time: false, ...range }, y: this.isLog() ? { distr: 3 } : range },
         axes: [
