@@ -1,1 +1,1 @@
-"""Commands, each in a module of its own."""
+"""The commands of Hookline that are plugins, and the parts that they alone need."""

@@ -27,18 +27,36 @@ def curve_sections(runs: Mapping[str, Path], splits: Sequence[str] = ()) -> list
         splits: Names of splits, beside the usual ones: a metric of each is a line of the same section.
     """
     names = {name: metric_names(path) for name, path in runs.items()}
-    charts = charts_of(list(dict.fromkeys(metric for each in names.values() for metric in each)), splits)
-    shown = dict(list(charts.items())[:MAX_CHARTS])
-    curves = {name: _read(path, names[name], shown) for name, path in runs.items()}
+    shown = list(charts_of(_all(names), splits).items())[:MAX_CHARTS]
+    curves = {name: _read(path, names[name], dict(shown)) for name, path in runs.items()}
+    return sections_of_curves(curves, _all(names), splits)
+
+
+def sections_of_curves(
+    curves: Mapping[str, Sequence[Curve]], metrics: Sequence[str], splits: Sequence[str] = ()
+) -> list[Section]:
+    """Return a section for each metric of which there are curves.
+
+    Args:
+        curves: The curves of each run by its name.
+        metrics: Names of all metrics; how many cannot be shown is said.
+        splits: As for ``curve_sections``.
+    """
+    charts = charts_of(metrics, splits)
+    known = {name: {curve.metric: curve for curve in of_run} for name, of_run in curves.items()}
     sections: list[Section] = []
-    for title, metrics in shown.items():
-        series = list(_series(curves, metrics))
+    for title, together in list(charts.items())[:MAX_CHARTS]:
+        series = list(_series(known, together))
         if series:
             sections.append(bounded(Curves(title=title, topic="curves", series=series)))
-    if len(charts) > len(shown):
-        text = f"{len(charts) - len(shown):,} of {len(charts):,} metrics are left out; to draw one: hookline runs plot"
+    if len(charts) > MAX_CHARTS:
+        text = f"{len(charts) - MAX_CHARTS:,} of {len(charts):,} metrics are left out; to draw one: hookline runs plot"
         sections.append(bounded(Text(title="More metrics", topic="curves", paragraphs=[text])))
     return sections
+
+
+def _all(names: Mapping[str, Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(metric for each in names.values() for metric in each))
 
 
 def charts_of(metrics: Sequence[str], splits: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -68,11 +86,10 @@ def series_of(curve: Curve, name: str) -> Series:
     return Series(name=name, steps=steps, values=values, low=low, high=high)
 
 
-def _read(path: Path, known: Sequence[str], charts: Mapping[str, Sequence[str]]) -> dict[str, Curve]:
+def _read(path: Path, known: Sequence[str], charts: Mapping[str, Sequence[str]]) -> list[Curve]:
     there = set(known)
     wanted = [metric for metrics in charts.values() for metric in metrics[:MAX_SERIES] if metric in there]
-    curves = read_curves(path, wanted, _MOST_POINTS if len(wanted) <= _MANY else _FEWER_POINTS)
-    return {curve.metric: curve for curve in curves}
+    return read_curves(path, wanted, _MOST_POINTS if len(wanted) <= _MANY else _FEWER_POINTS)
 
 
 def _series(curves: Mapping[str, Mapping[str, Curve]], metrics: Sequence[str]) -> Iterator[Series]:

@@ -24,13 +24,23 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 def sections_of_run(path: Path) -> list[Section]:
     """Return the sections that the folder of a run has by itself."""
+    return [*facts_of_run(path), *curve_sections({path.name: path}, splits=splits_of([path]))]
+
+
+def facts_of_run(path: Path) -> list[Section]:
+    """Return the same sections without the curves."""
     row = row_of(path)
     if row.record is None:
         title = "The record of this run cannot be read"
         return [bounded(Text(title=title, topic="run", paragraphs=[row.problem or "it is missing"]))]
     parts = (_about, _config, _reported, _pictures, _data, _warnings, _environment, _commands)
-    made = [bounded(section) for part in parts for section in part(row, row.record)]
-    return [*made, *curve_sections({path.name: path}, splits=list(_part(row.record, "data")))]
+    return [bounded(section) for part in parts for section in part(row, row.record)]
+
+
+def splits_of(paths: Sequence[Path]) -> list[str]:
+    """Return the names of the splits of runs."""
+    records = [record for path in paths if (record := row_of(path).record)]
+    return list(dict.fromkeys(name for record in records for name in _part(record, "data")))
 
 
 def origins_of(path: Path) -> dict[str, str]:

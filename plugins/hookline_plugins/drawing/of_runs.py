@@ -9,7 +9,7 @@ from typing import Any
 from hookline.runs import RunRecord, RunRow, row_of
 from hookline.sections import Axis, Parallel, Section, Table, bounded
 from hookline_plugins.drawing.curves import curve_sections
-from hookline_plugins.drawing.of_run import duration, words
+from hookline_plugins.drawing.of_run import duration, splits_of, words
 
 _PARTS = ("settings", "versions", "plugins", "code", "data", "machine")
 _MAX_AXES = 12
@@ -18,6 +18,12 @@ _MAX_METRICS = 8
 
 def sections_of_runs(paths: Sequence[Path]) -> list[Section]:
     """Return the sections that compare runs."""
+    curves = curve_sections({path.name: path for path in paths}, splits=splits_of(paths))
+    return [*comparison_of_runs(paths), *curves]
+
+
+def comparison_of_runs(paths: Sequence[Path]) -> list[Section]:
+    """Return the same sections without the curves."""
     rows = [row_of(path) for path in paths]
     records = {row.path.name: row.record for row in rows if row.record is not None}
     metrics = list(dict.fromkeys(name for record in records.values() for name in record.metrics))
@@ -39,8 +45,7 @@ def sections_of_runs(paths: Sequence[Path]) -> list[Section]:
         note = "Each line is a run; point at it, or move to it with the Tab key, to read its values."
         title = "Settings and results"
         sections.append(Parallel(title=title, topic="run", labels=list(records), axes=axes, note=note))
-    splits = [name for record in records.values() for name in _part(record, "data")]
-    return [*map(bounded, sections), *curve_sections({row.path.name: row.path for row in rows}, splits=splits)]
+    return list(map(bounded, sections))
 
 
 def differing(records: Mapping[str, RunRecord]) -> dict[tuple[str, str], list[Any]]:

@@ -60,6 +60,11 @@ class FollowedCurves:
                 self.is_complete = True
                 return
 
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all metrics that have occurred, up to a bound."""
+        return list(self._bins)
+
     def curves(self) -> list[Curve]:
         """Return the curves, in the order in which the metrics first occurred."""
         return [bins.curve(name) for name, bins in self._bins.items() if bins.num_values]

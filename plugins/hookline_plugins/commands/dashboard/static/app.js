@@ -20,6 +20,7 @@ function route() {
   const isFirst = shownPage === "";
   shownPage = page;
   show("");
+  main.classList.toggle("wide", !parts.length);
   if (parts[0] === "run" && parts[1]) runPage(main, watch, parts[1], parts[2] || "curves");
   else if (parts[0] === "compare") comparePage(main, watch, words.getAll("run"));
   else if (!parts.length) listPage(main, watch, words);

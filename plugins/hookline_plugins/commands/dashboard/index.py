@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hookline import HooklineError
 from hookline.engine import encodable
 from hookline.runs import Glance, glance_at, run_names
 
@@ -77,6 +78,21 @@ class Index:
             is_whole = not self._whole_at <= since <= self._version
             entries = [one for one in self._entries.values() if is_whole or one.version > since]
             return Changes(self._version, is_whole, [_row(one, columns) for one in entries])
+
+    def prepare(self) -> None:
+        """Read all runs, so that the first question is answered at once; an error is left to that question."""
+        with contextlib.suppress(HooklineError):
+            self.changes(0, ())
+
+    def row_of(self, name: str) -> Mapping[str, Any] | None:
+        """Return the values of a listed run; None if there is none of that name.
+
+        Raises:
+            ConfigError: When the folder cannot be read.
+        """
+        with self._lock:
+            self._refresh()
+            return _row(self._entries[name], ()) if name in self._entries else None
 
     def path_of(self, name: str) -> Path | None:
         """Return the folder of a listed run, by the name that the list shows; None for anything else.

@@ -120,6 +120,7 @@ class List {
       .map(([, row]) => row);
     this.active = Math.min(this.active, Math.max(this.shown.length - 1, 0));
     this.hint.hidden = this.shown.length > 0;
+    this.box.hidden = !this.shown.length;
     this.hint.textContent = this.rows.size ? "No run is like that." : "There are no runs yet. Start one with: hookline train";
     this.count.textContent = this.shown.length === this.rows.size ? `${this.rows.size} runs` : `${this.shown.length} of ${this.rows.size} runs`;
     this.table.setAttribute("aria-rowcount", String(this.shown.length + 1));
@@ -167,8 +168,6 @@ class List {
     this.head.replaceChildren(make("th", { class: "c-choose" }, make("span", { class: "hidden" }, "compare")), ...this.all().map((column) =>
       make("th", { scope: "col", class: classOf(column), "aria-sort": column.key === key ? order : "none" },
         make("button", { type: "button", title: column.title, onclick: () => this.sortBy(column.key) }, column.title))));
-    this.above.setAttribute("colspan", String(this.all().length + 1));
-    this.below.setAttribute("colspan", String(this.all().length + 1));
   }
 
   sortBy(key) {

@@ -8,7 +8,7 @@ export function comparePage(main, watch, runs) {
   const curves = make("div"), rest = make("div");
   const names = runs.map((run) => make("li", {}, make("a", { href: linkOf(run) }, run)));
   main.replaceChildren(make("h1", {}, runs.length === 1 ? "Comparison of 1 run" : `Comparison of ${runs.length} runs`),
-    make("ul", { class: "names" }, ...names), rest, curves);
+    make("ul", { class: "names" }, ...names), curves, rest);
   if (!runs.length) {
     rest.append(make("p", {}, "Choose runs in the ", make("a", { href: "#/" }, "list"), "."));
     return;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,19 @@ from starlette.routing import Route
 
 from hookline import HooklineError
 from hookline.engine import encodable
-from hookline.runs import CheckpointRow, Curve, FollowedCurves, GrowingFile, checkpoint_rows, differences, read_record
-from hookline.sections import Curves, Section, Series, Table
-from hookline_plugins.dashboard.index import Index, cell
+from hookline.runs import CheckpointRow, Curve, FollowedCurves, GrowingFile, checkpoint_rows
+from hookline.sections import Section, Table, bounded
+from hookline_plugins.commands.dashboard.index import Index
+from hookline_plugins.drawing.curves import sections_of_curves
+from hookline_plugins.drawing.of_run import facts_of_run, splits_of
+from hookline_plugins.drawing.of_runs import comparison_of_runs
 
 _HERE = Path(__file__).parent
-_STATIC = (_HERE / "static", _HERE.parent / "drawing" / "static")
+_STATIC = (_HERE / "static", _HERE.parents[1] / "drawing" / "static")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".LICENSE": "text/plain"}
 _MAX_COLUMNS = 30
 _MAX_COMPARED = 50
-_MAX_FOLLOWED = 32
+_MAX_FOLLOWED = 2 * _MAX_COMPARED
 """Runs whose curves are kept; those of others are read again when somebody looks."""
 _MAX_LOG = 2**18
 """Bytes of a log in one answer; a page that begins shows the last of them."""
@@ -35,18 +38,24 @@ _MAX_LOG = 2**18
 
 def application(folder: Path) -> Starlette:
     """Return the application that shows the runs of a folder."""
-    pages = _Pages(Index(folder))
+    index = Index(folder)
+    # A browser takes longer to open than ten thousand runs to be read.
+    threading.Thread(target=index.prepare, daemon=True).start()
+    pages = _Pages(index)
     routes = {
         "/api/runs": pages.runs,
         "/api/columns": pages.columns,
+        "/api/compare": pages.compare,
+        "/api/compare/curves": pages.curves_of_several,
         "/api/runs/{name}": pages.run,
         "/api/runs/{name}/curves": pages.curves,
+        "/api/runs/{name}/details": pages.details,
+        "/api/runs/{name}/checkpoints": pages.checkpoints,
         "/api/runs/{name}/log": pages.log,
-        "/api/compare": pages.compare,
     }
     return Starlette(
         routes=[*(Route(path, endpoint) for path, endpoint in routes.items()), *_static_routes()],
-        exception_handlers={HooklineError: _failed, HTTPException: _refused},
+        exception_handlers={HooklineError: _failed, OSError: _failed, HTTPException: _refused},
     )
 
 
@@ -77,11 +86,21 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 class _Followed:
-    """The curves of one run; a lock for its readers."""
+    """The curves of one run, read by one thread at a time."""
 
     def __init__(self, path: Path) -> None:
         self.curves = FollowedCurves(path)
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
+
+    def update(self) -> None:
+        """Read what was added."""
+        with self._lock:
+            self.curves.update()
+
+    def known(self) -> Sequence[Curve]:
+        """Return the curves as of the last update."""
+        with self._lock:
+            return self.curves.curves()
 
 
 class _Following:
@@ -123,19 +142,49 @@ class _Pages:
         return _json(self._index.columns())
 
     def run(self, request: Request) -> Response:
-        """Return the details of a run: its sections, without the curves."""
-        path = self._path(request.path_params["name"])
-        return _json({"sections": [checkpoints(checkpoint_rows(path))]})
+        """Return the row of a run in the list."""
+        row = self._index.row_of(request.path_params["name"])
+        if row is None:
+            raise _missing()
+        return _json(row)
+
+    def details(self, request: Request) -> Response:
+        """Return the sections of a run, without its curves."""
+        return _json({"sections": facts_of_run(self._path(request.path_params["name"]))})
+
+    def checkpoints(self, request: Request) -> Response:
+        """Return the checkpoints of a run."""
+        return _json({"sections": [_checkpoints(checkpoint_rows(self._path(request.path_params["name"])))]})
 
     def curves(self, request: Request) -> Response:
         """Return the curves of a run, unless they are as in version ``since``."""
-        followed = self._following.of(self._path(request.path_params["name"]))
-        with followed.lock:
-            followed.curves.update()
-            state = {"version": followed.curves.version, "is_complete": followed.curves.is_complete}
-            if state["version"] == _number(request, "since"):
-                return _json(state)
-            return _json({**state, "sections": curve_sections(followed.curves.curves())})
+        name = request.path_params["name"]
+        return self._curves({name: self._path(name)}, request)
+
+    def compare(self, request: Request) -> Response:
+        """Return what differs between several runs, and their results."""
+        return _json({"sections": comparison_of_runs(list(self._compared(request).values()))})
+
+    def curves_of_several(self, request: Request) -> Response:
+        """Return the curves of several runs over each other, unless they are as in version ``since``."""
+        return self._curves(self._compared(request), request)
+
+    def _curves(self, paths: Mapping[str, Path], request: Request) -> Response:
+        followed = {name: self._following.of(path) for name, path in paths.items()}
+        for one in followed.values():
+            one.update()
+        version = sum(one.curves.version for one in followed.values())
+        state = {"version": version, "is_complete": all(one.curves.is_complete for one in followed.values())}
+        if version == _number(request, "since", -1):
+            return _json(state)
+        metrics = dict.fromkeys(name for one in followed.values() for name in one.curves.metrics)
+        curves = {encodable(name): one.known() for name, one in followed.items()}
+        sections = sections_of_curves(curves, list(metrics), splits_of(list(paths.values())))
+        return _json({**state, "sections": sections})
+
+    def _compared(self, request: Request) -> dict[str, Path]:
+        names = dict.fromkeys(request.query_params.getlist("run")[:_MAX_COMPARED])
+        return {name: self._path(name) for name in names}
 
     def log(self, request: Request) -> Response:
         """Return the part of the log after ``offset``; without one, the last part."""
@@ -151,55 +200,30 @@ class _Pages:
         offset = file.offset - len(decoder.getstate()[0])
         return _json({"text": text, "offset": offset, "is_new": is_new, "is_cut": first > 0})
 
-    def compare(self, request: Request) -> Response:
-        """Return the sections that compare each ``run``."""
-        paths = [self._path(name) for name in request.query_params.getlist("run")[:_MAX_COMPARED]]
-        return _json({"sections": [difference(paths[0], paths[1])] if len(paths) == 2 else []})
-
     def _path(self, name: str) -> Path:
         path = self._index.path_of(name)
         if path is None:
-            raise HTTPException(404, "there is no such run")
+            raise _missing()
         return path
 
 
-def _number(request: Request, name: str) -> int:
-    text = request.query_params.get(name, "0")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else 0
+def _missing() -> HTTPException:
+    return HTTPException(404, "there is no such run")
 
 
-def checkpoints(rows: Sequence[CheckpointRow]) -> Section:
+def _number(request: Request, name: str, default: int = 0) -> int:
+    text = request.query_params.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else default
+
+
+def _checkpoints(rows: Sequence[CheckpointRow]) -> Section:
     """Return the checkpoints of a run as a table, the newest last."""
     cells = []
     for row in rows:
         manifest = row.manifest
         known = (manifest.step, manifest.num_epochs) if manifest else (None, None)
-        saved = f"{manifest.time:%Y-%m-%d %H:%M:%S} UTC" if manifest else encodable(row.problem or "")
-        cells.append([encodable(row.path.name), *known, row.size, saved])
-    return Table(
-        title="Checkpoints", topic="run", columns=["checkpoint", "step", "epochs", "bytes", "saved"], rows=cells
-    )
-
-
-def difference(first: Path, second: Path) -> Section:
-    """Return the differences between two runs as a table.
-
-    Raises:
-        ConfigError: When a record cannot be read.
-    """
-    changes = differences(read_record(first), read_record(second))
-    rows = [[one.part, encodable(one.key), cell(one.before), cell(one.after)] for one in changes]
-    columns = ["part", "of", encodable(first.name), encodable(second.name)]
-    return Table(title="Differences", topic="run", columns=columns, rows=rows)
-
-
-def curve_sections(curves: Sequence[Curve]) -> list[Section]:
-    """Return curves as sections."""
-    return [
-        Curves(
-            title=encodable(c.metric),
-            topic="curves",
-            series=[Series(name=encodable(c.metric), steps=[p[0] for p in c.points], values=[p[1] for p in c.points])],
-        )
-        for c in curves[:200]
-    ]
+        saved = f"{manifest.time:%Y-%m-%d %H:%M:%S} UTC" if manifest else row.problem or ""
+        cells.append([row.path.name, *known, row.size, saved])
+    columns = ["checkpoint", "step", "epochs", "bytes", "saved"]
+    note = "" if rows else "There are none: none was saved yet, or they were removed."
+    return bounded(Table(title="Checkpoints", topic="run", columns=columns, rows=cells, note=note))
