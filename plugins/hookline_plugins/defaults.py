@@ -17,6 +17,7 @@ _LIMIT = "callbacks.limit-examples.num_examples"
 
 COMMANDS: Final[dict[str, str]] = {
     "dashboard": "Show the runs in FOLDER in a browser, until Ctrl-C.",
+    "report": "Make a report of a run, or of several, as one HTML file.",
 }
 """The summaries of the commands in the group ``hookline.command``, which are not imported to list them."""
 
