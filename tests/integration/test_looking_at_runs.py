@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
-from hookline.runs import RunFolder
+import pytest
+
+from hookline.runs import Attempt, RunFolder
+from support import HANG_S
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -97,3 +107,57 @@ def test_sorting_looks_at_all_runs_and_lists_the_first_twenty(hookline: Hookline
     assert [line.split("-")[0] for line in lines[1:21]] == [f"{n:04d}" for n in range(22, 2, -1)]
     assert lines[21:] == ["", "and 2 other runs: hookline runs --all"]
     assert len(hookline("runs", "--sort", "optimizer.lr", "--all", "--quiet").stdout.splitlines()) == 22
+
+
+# ---- watched ---------------------------------------------------------------------------------------------------------
+
+
+def _write(path: Path, *rows: dict[str, Any]) -> None:
+    with (path / "metrics.jsonl").open("a") as stream:
+        stream.writelines(f"{json.dumps(row)}\n" for row in rows)
+
+
+def test_a_run_at_work_is_watched_until_it_ends(hookline: Hookline, tmp_path: Path) -> None:
+    assert hookline("runs", "watch").stdout == "no run is at work in runs\n"
+    _folder(tmp_path / "runs", "old")
+    folder = RunFolder.claim(tmp_path / "runs", "mine")
+    began = datetime.now(UTC) - timedelta(seconds=10)
+    folder.record.attempts = [Attempt(began, [], "here", 1, 0, 0)]
+    folder.record.num_epochs = 4
+    folder.save()
+    _write(folder.path, {"epoch": 1, "step": 50, "train/running_loss": 2.0, "train/loss": 1.5})
+
+    def end() -> None:
+        _write(folder.path, {"epoch": 2, "step": 100, "train/running_loss": 1.0, "train/loss": 0.5})
+        folder.record.status = "completed"
+        folder.save()
+        folder.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(hookline, "runs", "watch", "--json")
+        Timer(0.7, end).start()
+        events = [json.loads(line) for line in watched.result().stdout.splitlines()]
+    assert [event["run"] for event in events] == ["0002-mine"] * len(events)
+    first, last = events[0], events[-1]
+    assert (first["event"], first["epoch"], first["step"], first["num_steps"]) == ("at_work", 1, 50, 200)
+    assert 2.0 < first["steps_per_s"] <= 5.0  # 50 steps in at least 10 seconds
+    assert first["seconds_left"] == pytest.approx(150 / first["steps_per_s"])
+    assert (last["event"], last["status"], last["step"], last["seconds_left"]) == ("ended", "completed", 100, None)
+    assert last["metrics"] == {"train/running_loss": 1.0, "train/loss": 0.5}
+    line = hookline("runs", "watch", "2").stdout
+    assert re.fullmatch(r"0002-mine completed: epoch 2/4, step 100/200, train/loss 0\.5, [\d.]+ steps/s\n", line), line
+
+
+def test_in_a_terminal_the_table_is_cut_to_its_width(tmp_path: Path) -> None:
+    path = _folder(tmp_path / "runs", "a-long-name-of-a-run-that-does-not-fit")
+    _write(path, {"epoch": 1, "step": 50, "train/running_loss": 2.0, "train/loss": 1.5})
+    leader, follower = pty.openpty()
+    program = [str(Path(sys.executable).parent / "hookline"), "runs", "watch", "last"]
+    environment = {**os.environ, "COLUMNS": "40", "LINES": "20", "TERM": "xterm"}
+    subprocess.run(program, cwd=tmp_path, env=environment, stdout=follower, stderr=follower, check=True, timeout=HANG_S)
+    os.close(follower)
+    text = os.read(leader, 10_000).decode()
+    os.close(leader)
+    lines = [line.removesuffix("\x1b[K") for line in text.removesuffix("\x1b[J").splitlines()]
+    assert len(lines) == 2
+    assert all(len(line) == 39 and line.endswith("...") for line in lines), lines

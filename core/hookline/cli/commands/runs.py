@@ -23,6 +23,7 @@ from hookline.cli.arguments import (
 )
 from hookline.cli.command import Command
 from hookline.cli.commands.notes import note, tag
+from hookline.cli.commands.watching import watch
 from hookline.cli.completion import complete_run
 from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.output import Output
@@ -170,7 +171,7 @@ def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
 
 @click.group(cls=ListByDefault)
 def runs() -> None:
-    """List, show, tag, compare, plot or remove runs.
+    """List, watch, show, tag, compare, plot or remove runs.
 
     Without a subcommand, runs `hookline runs list`. RUN is a number, a name, a path, `last` or `best`.
     """
@@ -178,6 +179,7 @@ def runs() -> None:
 
 runs.add_command(tag)
 runs.add_command(note)
+runs.add_command(watch)
 
 
 @runs.command("list")
