@@ -135,12 +135,15 @@ def _reported(row: RunRow, record: RunRecord) -> Iterator[Section]:  # noqa: ARG
 
 
 def _pictures(row: RunRow, record: RunRecord) -> Iterator[Section]:  # noqa: ARG001 - see above
+    folder = row.path / "artifacts"
+    if folder.is_symlink():  # it may lead anywhere
+        return
     try:
-        names = sorted(each.name for each in (row.path / "artifacts").glob("*.png"))[:20]
+        names = sorted(each.name for each in folder.glob("*.png"))[:20]
     except OSError:
         return
     for name in names:
-        data = read_of_folder(row.path / "artifacts", name, _MAX_PICTURE_BYTES)
+        data = read_of_folder(folder, name, _MAX_PICTURE_BYTES)
         if data and data.startswith(_PNG):
             yield Images(title=name.removesuffix(".png"), images=[Image(data=data, caption=f"artifacts/{name}")])
 

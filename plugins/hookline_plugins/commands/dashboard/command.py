@@ -53,9 +53,7 @@ def dashboard(output: Output, *, folder: Path, port: int, host: str, names: Sequ
     allowed = {*LOOPBACK, *names} if is_local else {*LOOPBACK, host, platform.node(), *names}
     address = _address(host, listening)
     if not is_local:
-        output.note(
-            f"warning: everyone who can reach port {listening.getsockname()[1]} of this machine reads these runs"
-        )
+        output.note(f"everyone who can reach {address} can read these runs", "warning: ")
 
     def started() -> None:
         if output.json:
@@ -77,13 +75,11 @@ def _check(folder: Path) -> None:
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise ConfigError(
-            f"{folder} {what}", hint="hookline train makes the folder runs; name another one: hookline dashboard FOLDER"
-        )
+        hint = "hookline train makes the folder runs; for another one: hookline dashboard FOLDER"
+        raise ConfigError(f"{folder} {what}", hint=hint)
     if (folder / "run.json").exists():
-        raise ConfigError(
-            f"{folder} is the folder of a single run", hint=f"hookline dashboard {folder.resolve().parent}"
-        )
+        hint = f"name the folder that it is in: hookline dashboard {folder.resolve().parent}"
+        raise ConfigError(f"{folder} is the folder of a single run", hint=hint)
     run_names(folder)
 
 

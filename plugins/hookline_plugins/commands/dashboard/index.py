@@ -114,7 +114,9 @@ class Index:
         with self._lock:
             self._refresh()
             glances = [entry.glance for entry in self._entries.values()]
-        return {"settings": _varying(glance.settings() for glance in glances), "metrics": _names(glances)}
+        # A damaged run has none.
+        settings = (table for glance in glances if (table := glance.settings()))
+        return {"settings": _varying(settings), "metrics": _names(glances)}
 
     def _refresh(self) -> None:
         """Look at the runs at work, and from time to time at all of them."""

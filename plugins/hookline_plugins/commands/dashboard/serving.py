@@ -69,6 +69,7 @@ def serve(app: ASGIApp, listening: socket.socket, on_start: Callable[[], None]) 
         loop="asyncio",
         lifespan="off",
         log_config=None,
+        log_level="error",  # that a request is not HTTP is no news
         access_log=False,
         server_header=False,
         proxy_headers=False,
