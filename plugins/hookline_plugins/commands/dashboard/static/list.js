@@ -66,7 +66,9 @@ class List {
     this.above = make("td");
     this.below = make("td");
     this.body = make("tbody");
-    this.table = make("table", { class: "runs" }, make("thead", {}, this.head), this.body);
+    this.drawn = new Map();
+    const space = (cell) => make("tbody", { "aria-hidden": "true" }, make("tr", { class: "space" }, cell));
+    this.table = make("table", { class: "runs" }, make("thead", {}, this.head), space(this.above), this.body, space(this.below));
     this.box = make("div", { class: "rows", tabindex: "0", role: "region", "aria-label": "Runs", onkeydown: (event) => this.press(event) }, this.table);
     this.hint = make("p", { class: "hl-hint" }, "Reading the runs…");
     main.replaceChildren(this.title, make("div", { class: "tools" }, this.search, this.status, this.chooser, this.compare, this.count), this.hint, this.box);
@@ -185,18 +187,35 @@ class List {
   draw() {
     const first = Math.max(Math.floor(this.box.scrollTop / ROW_PX) - BESIDE, 0);
     const last = Math.min(first + Math.ceil(this.box.clientHeight / ROW_PX) + 2 * BESIDE, this.shown.length);
-    const focused = document.activeElement && this.body.contains(document.activeElement) ? document.activeElement.closest("tr").dataset.run : null;
-    const isBox = document.activeElement?.type === "checkbox";
-    const columns = this.all();
     this.above.style.height = `${first * ROW_PX}px`;
     this.below.style.height = `${(this.shown.length - last) * ROW_PX}px`;
-    const rows = this.shown.slice(first, last).map((row, index) => this.rowOf(row, first + index, columns));
-    this.body.replaceChildren(make("tr", { class: "space", "aria-hidden": "true" }, this.above), ...rows, make("tr", { class: "space", "aria-hidden": "true" }, this.below));
-    if (focused !== null) {
-      const again = rows.find((row) => row.dataset.run === focused);
-      if (again) again.querySelector(isBox ? "input" : "a").focus({ preventScroll: true });
-      else this.box.focus({ preventScroll: true });
+    this.place(this.shown.slice(first, last).map((row, index) => this.elementOf(row, first + index)));
+  }
+
+  // Rows that stay are left alone: a browser would scroll elsewhere when the one that has the focus is taken out.
+  place(wanted) {
+    const kept = new Set(wanted), focused = document.activeElement;
+    const lost = this.body.contains(focused) && !kept.has(focused.closest("tr")) ? focused.closest("tr").dataset.run : null;
+    let next = this.body.firstChild;
+    for (const row of wanted) {
+      while (next && !kept.has(next)) next = next.nextSibling;
+      if (row === next) next = next.nextSibling;
+      else this.body.insertBefore(row, next);
     }
+    for (const row of [...this.body.children]) if (!kept.has(row)) row.remove();
+    if (lost === null) return;
+    const again = wanted.find((row) => row.dataset.run === lost);
+    (again ? again.querySelector(focused.type === "checkbox" ? "input" : "a") : this.box).focus({ preventScroll: true });
+  }
+
+  // The element of a row, the same one until the row, its place or the columns change.
+  elementOf(row, index) {
+    const known = this.drawn.get(row.name);
+    if (known && known.row === row && known.index === index && known.columns === this.columns) return known.element;
+    const element = this.rowOf(row, index, this.all());
+    if (this.drawn.size > 10 * MAX_CHOICES) this.drawn.clear();
+    this.drawn.set(row.name, { row, index, columns: this.columns, element });
+    return element;
   }
 
   rowOf(row, index, columns) {
