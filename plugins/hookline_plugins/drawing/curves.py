@@ -34,7 +34,9 @@ def curve_sections(runs: Mapping[str, Path], splits: Sequence[str] = ()) -> list
     for title, metrics in shown.items():
         series = list(_series(curves, metrics))
         if series:
-            sections.append(bounded(Curves(title=title, topic="curves", series=series)))
+            sections.append(
+                bounded(Curves(title=title, topic="curves", series=series, cycle=len(runs) if len(runs) > 1 else 6))
+            )
     if len(charts) > len(shown):
         text = f"{len(charts) - len(shown):,} of {len(charts):,} metrics are left out; to draw one: hookline runs plot"
         sections.append(bounded(Text(title="More metrics", topic="curves", paragraphs=[text])))
@@ -48,7 +50,10 @@ def charts_of(metrics: Sequence[str], splits: Sequence[str] = ()) -> dict[str, l
     {'loss': ['train/loss', 'validation/loss'], 'f1': ['validation/f1/a'], 'lr': ['lr/0', 'lr/1']}
     """
     charts: dict[str, list[str]] = {}
+    known = set(metrics)
     for metric in metrics:
+        if metric.startswith("logged/") and metric.removeprefix("logged/") in known:
+            continue  # its means over the epochs
         first, _, rest = metric.partition("/")
         title = (rest.partition("/")[0] if first in (*_SPLITS, *splits) else first) or metric
         charts.setdefault("loss" if title == "running_loss" else title, []).append(metric)
