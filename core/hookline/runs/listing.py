@@ -52,7 +52,7 @@ class CheckpointRow:
     problem: str | None = None
 
 
-def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], int]:
+def list_runs(parent: str | os.PathLike[str], newest: int | None = None) -> tuple[list[RunRow], int]:
     """Return a row for each run folder in ``parent``, the newest last, and the number of those left out.
 
     Only the records of these runs and of the one before them are read.
@@ -64,6 +64,7 @@ def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], in
     Raises:
         ConfigError: When ``parent`` is not a folder.
     """
+    parent = Path(parent)
     names = run_names(parent)
     num_left_out = max(len(names) - newest, 0) if newest is not None else 0
     before = _row(parent / names[num_left_out - 1], None).record if num_left_out else None
@@ -74,14 +75,14 @@ def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], in
     return rows, num_left_out
 
 
-def row_of(path: Path) -> RunRow:
+def row_of(path: str | os.PathLike[str]) -> RunRow:
     """Return the row of one run, without its changes."""
-    return _row(path, None)
+    return _row(Path(path), None)
 
 
-def checkpoint_rows(path: Path) -> list[CheckpointRow]:
+def checkpoint_rows(path: str | os.PathLike[str]) -> list[CheckpointRow]:
     """Return the checkpoints of a run folder, the newest last; a folder of them that cannot be read is one row."""
-    folder = path / CHECKPOINTS
+    folder = Path(path) / CHECKPOINTS
     try:
         return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(folder))]
     except CheckpointError as error:
