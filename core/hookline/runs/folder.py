@@ -460,7 +460,7 @@ def saved_config(path: Path) -> Path:
     return config
 
 
-def read_of_folder(path: Path, name: str, max_bytes: int) -> bytes | None:
+def read_of_folder(path: str | os.PathLike[str], name: str, max_bytes: int) -> bytes | None:
     """Return the contents of a file in a run folder, such as ``log.txt``; None if there is none that can be read.
 
     Args:
@@ -469,12 +469,12 @@ def read_of_folder(path: Path, name: str, max_bytes: int) -> bytes | None:
         max_bytes: Number of bytes to read, at most; of a longer file, these are its last ones.
     """
     try:
-        descriptor = os.open(path / name, os.O_RDONLY | NO_LINKS | NO_WAITING)
+        descriptor = os.open(Path(path) / name, os.O_RDONLY | NO_LINKS | NO_WAITING)
     except OSError:
         return None
     try:
         status = os.fstat(descriptor)
-        check_regular(status, path / name)
+        check_regular(status, Path(path) / name)
         os.lseek(descriptor, max(status.st_size - max_bytes, 0), os.SEEK_SET)
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
             return stream.read(max_bytes)

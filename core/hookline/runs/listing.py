@@ -60,7 +60,7 @@ class CheckpointRow:
 
 
 def list_runs(
-    parent: Path, newest: int | None = None, *, tags: Sequence[str] = (), text: str = ""
+    parent: str | os.PathLike[str], newest: int | None = None, *, tags: Sequence[str] = (), text: str = ""
 ) -> tuple[list[RunRow], int]:
     """Return a row for each run folder in ``parent``, the newest last, and the number of those left out.
 
@@ -75,6 +75,7 @@ def list_runs(
     Raises:
         ConfigError: When ``parent`` is not a folder.
     """
+    parent = Path(parent)
     names = run_names(parent)
     if tags or text:
         names = [name for name in names if _notes(parent / name)[0].has(tags, text, name)]

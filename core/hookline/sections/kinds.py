@@ -71,6 +71,7 @@ class Curves(Section, frozen=True, kw_only=True):
         y_label: Name of the vertical axis.
         is_trace: Whether they are measured over time, so that a reader may smooth them and use a logarithmic scale.
         has_diagonal: Whether the line ``y = x`` is drawn from 0 to 1, as in curves of ROC and calibration.
+        cycle: Number of lines with different colours; as many next ones have the same colours and other dashes.
     """
 
     series: Sequence[Series]
@@ -78,6 +79,7 @@ class Curves(Section, frozen=True, kw_only=True):
     y_label: str = ""
     is_trace: bool = True
     has_diagonal: bool = False
+    cycle: int = 6
 
 
 class Scatter(Section, frozen=True, kw_only=True):

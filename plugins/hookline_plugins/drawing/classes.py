@@ -113,7 +113,7 @@ def pr_curve(scores: Tensor, is_true: Tensor) -> tuple[Tensor, Tensor, float]:
 def calibration_curve(probabilities: Tensor, is_true: Tensor) -> tuple[Tensor, Tensor, float]:
     """Return mean probability and frequency of each of ten bins that has answers, and the calibration error."""
     edges = torch.linspace(0, 1, _NUM_BINS + 1, dtype=torch.float64)[1:-1]
-    bins = torch.bucketize(probabilities, edges)
+    bins = torch.bucketize(probabilities.contiguous(), edges)
     counts = bins.bincount(minlength=_NUM_BINS).double()
     there = counts > 0
     mean, frequency = (

@@ -48,7 +48,8 @@ def sections_of_curves(
     for title, together in list(charts.items())[:MAX_CHARTS]:
         series = list(_series(known, together))
         if series:
-            sections.append(bounded(Curves(title=title, topic="curves", series=series)))
+            cycle = len(curves) if len(curves) > 1 else 6
+            sections.append(bounded(Curves(title=title, topic="curves", series=series, cycle=cycle)))
     if len(charts) > MAX_CHARTS:
         text = f"{len(charts) - MAX_CHARTS:,} of {len(charts):,} metrics are left out; to draw one: hookline runs plot"
         sections.append(bounded(Text(title="More metrics", topic="curves", paragraphs=[text])))
@@ -66,7 +67,10 @@ def charts_of(metrics: Sequence[str], splits: Sequence[str] = ()) -> dict[str, l
     {'loss': ['train/loss', 'validation/loss'], 'f1': ['validation/f1/a'], 'lr': ['lr/0', 'lr/1']}
     """
     charts: dict[str, list[str]] = {}
+    known = set(metrics)
     for metric in metrics:
+        if metric.startswith("logged/") and metric.removeprefix("logged/") in known:
+            continue  # its means over the epochs
         first, _, rest = metric.partition("/")
         title = (rest.partition("/")[0] if first in (*_SPLITS, *splits) else first) or metric
         charts.setdefault("loss" if title == "running_loss" else title, []).append(metric)

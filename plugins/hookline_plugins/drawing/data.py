@@ -32,12 +32,13 @@ def data_sections(data: DataSource) -> list[Section]:
     return [*_of_targets(data, targets, note), *_of_inputs(data, inputs, note)]
 
 
-def _examples(data: DataSource) -> tuple[Any, Any, int] | None:
+def _examples(data: DataSource) -> tuple[Any, Tensor, int] | None:
     """Return inputs and targets of the first training examples, and their number; None for a stream."""
     import torch
     from torch.utils.data import TensorDataset
 
     train: Any = data.train
+    batch: Any = None
     try:
         count = min(len(train), _MAX_EXAMPLES)
     except TypeError:
@@ -46,18 +47,12 @@ def _examples(data: DataSource) -> tuple[Any, Any, int] | None:
         batch = tuple(tensor[:count] for tensor in train.tensors)
     elif hasattr(train, "gather"):
         batch = train.gather(torch.arange(min(count, _READ_AT_ONCE)))
-    else:
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor)):
         return None
-    if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        return None
-    return batch[0], batch[1], len(batch[1]) if isinstance(batch[1], torch.Tensor) else count
+    return batch[0], batch[1], len(batch[1])
 
 
-def _of_targets(data: DataSource, targets: Any, note: str) -> Iterator[Section]:
-    import torch
-
-    if not isinstance(targets, torch.Tensor):
-        return
+def _of_targets(data: DataSource, targets: Tensor, note: str) -> Iterator[Section]:
     if data.task in ("classification", "binary") and targets[0].numel() == 1:
         counts = targets.flatten().long().clamp(min=0).bincount().tolist()
         names = [*map(str, data.class_names[: len(counts)]), *map(str, range(len(data.class_names), len(counts)))]

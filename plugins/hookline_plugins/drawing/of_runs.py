@@ -14,6 +14,7 @@ from hookline_plugins.drawing.of_run import duration, splits_of, words
 _PARTS = ("settings", "versions", "plugins", "code", "data", "machine")
 _MAX_AXES = 12
 _MAX_METRICS = 8
+_MAX_RESULTS = 4
 
 
 def sections_of_runs(paths: Sequence[Path]) -> list[Section]:
@@ -65,8 +66,11 @@ def _axes(
 ) -> list[Axis]:
     settings = [(key, values) for (part, key), values in different.items() if part == "settings"]
     axes = [Axis(name=key, values=list(map(words, values))) for key, values in settings[:_MAX_AXES]]
-    # Losses and the like are what the lines lead to.
-    results = [Axis(name=name, values=[one.metrics.get(name) for one in records.values()]) for name in metrics[:4]]
+    # The lines lead to the metric by which the runs are compared, and to the last ones: those of the last split.
+    best = [one.best.metric for one in records.values() if one.best]
+    measured = [name for name in reversed(metrics) if "running" not in name]
+    chosen = list(dict.fromkeys([*best, *measured]))[:_MAX_RESULTS]
+    results = [Axis(name=name, values=[one.metrics.get(name) for one in records.values()]) for name in chosen]
     return [*axes, *results] if axes else []
 
 

@@ -3,10 +3,10 @@
 //   const drawn = Hookline.draw(element, sections);   // replaces the children of the element
 //   drawn.update(sections);                           // redraws what changed, and keeps zoom, smoothing and focus
 //
-// Colours: M. Okabe and K. Ito, "Color Universal Design" (2008), which colour-blind readers can tell apart.
+// The colours are in hookline.css.
 "use strict";
 const Hookline = (() => {
-  const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+  const NUM_COLOURS = 6;
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
   const TOPICS = {
     run: "Run", curves: "Curves", evaluation: "Evaluation", data: "Data", model: "Model",
@@ -42,6 +42,11 @@ const Hookline = (() => {
     return String(Number(value.toPrecision(6)));
   }
 
+  function tick(value) {
+    const isLarge = typeof value === "number" && Math.abs(value) >= 1e5 && Math.abs(value) < 1e15;
+    return isLarge ? value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 5 }) : shown(value);
+  }
+
   function scrolling(label, ...children) {
     return make("div", { class: "hl-scroll", tabindex: "0", role: "region", "aria-label": label }, ...children);
   }
@@ -70,19 +75,19 @@ const Hookline = (() => {
   }
 
   // A frame with axes; returns the SVG and functions from values to places.
-  function frame(label, [left, right], [bottom, top], xLabel, yLabel, size = [640, 320]) {
+  function frame(label, [left, right], [bottom, top], xLabel, yLabel, size = [480, 290]) {
     const [width, height] = size;
     const box = { left: 72, right: width - 12, top: 10, bottom: height - 46 };
     const x = (value) => box.left + ((value - left) / (right - left || 1)) * (box.right - box.left);
     const y = (value) => box.bottom - ((value - bottom) / (top - bottom || 1)) * (box.bottom - box.top);
     const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "hl-svg" });
-    for (const tick of ticks(left, right)) {
-      svg.append(shape("line", { class: "hl-grid", x1: x(tick), x2: x(tick), y1: box.top, y2: box.bottom }));
-      svg.append(shape("text", { class: "hl-tick", x: x(tick), y: box.bottom + 18, "text-anchor": "middle" }, shown(tick)));
+    for (const at of ticks(left, right)) {
+      svg.append(shape("line", { class: "hl-grid", x1: x(at), x2: x(at), y1: box.top, y2: box.bottom }));
+      svg.append(shape("text", { class: "hl-tick", x: x(at), y: box.bottom + 18, "text-anchor": "middle" }, tick(at)));
     }
-    for (const tick of ticks(bottom, top)) {
-      svg.append(shape("line", { class: "hl-grid", x1: box.left, x2: box.right, y1: y(tick), y2: y(tick) }));
-      svg.append(shape("text", { class: "hl-tick", x: box.left - 8, y: y(tick) + 4, "text-anchor": "end" }, shown(tick)));
+    for (const at of ticks(bottom, top)) {
+      svg.append(shape("line", { class: "hl-grid", x1: box.left, x2: box.right, y1: y(at), y2: y(at) }));
+      svg.append(shape("text", { class: "hl-tick", x: box.left - 8, y: y(at) + 4, "text-anchor": "end" }, tick(at)));
     }
     const middle = (box.top + box.bottom) / 2;
     svg.append(shape("text", { class: "hl-axis", x: (box.left + box.right) / 2, y: height - 8, "text-anchor": "middle" }, xLabel));
@@ -110,7 +115,7 @@ const Hookline = (() => {
       this.hidden = new Set();
       this.plot = null;
       this.box = make("div", {
-        class: "hl-chart", tabindex: "0", role: "img", onkeydown: (event) => this.press(event),
+        class: "hl-chart", tabindex: "0", role: "group", onkeydown: (event) => this.press(event),
         "aria-description": "Arrow keys move along the line, plus and minus zoom, Escape shows all.",
       });
       this.legend = make("div", { class: "hl-legend" });
@@ -137,10 +142,11 @@ const Hookline = (() => {
       const weight = this.section.is_trace ? this.view.smoothing : 0;
       const isLog = this.isLog();
       const positive = (values) => (isLog ? values.map((value) => (value > 0 ? value : null)) : values);
+      const steps = (one) => (this.section.is_trace ? one.steps : ascending(one.steps));
       const lines = [];
       this.section.series.forEach((one, index) => {
         const show = !this.hidden.has(one.name);
-        const add = (values, more) => lines.push({ index, show, steps: one.steps, values: positive(values), ...more });
+        const add = (values, more) => lines.push({ index, show, steps: steps(one), values: positive(values), ...more });
         if (one.low.length) {
           add(one.high, { alpha: 0 });
           add(one.low, { alpha: 0, isBand: true });
@@ -162,6 +168,7 @@ const Hookline = (() => {
       const style = getComputedStyle(document.documentElement);
       const ink = style.getPropertyValue("--hl-ink").trim() || "#222";
       const grid = style.getPropertyValue("--hl-line").trim() || "#ddd";
+      const soft = style.getPropertyValue("--hl-soft").trim() || "#555";
       const lines = this.lines();
       const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 }, font: "12px system-ui, sans-serif" };
       const range = this.section.has_diagonal ? { range: () => [0, 1] } : {};
@@ -170,14 +177,14 @@ const Hookline = (() => {
         cursor: { drag: { x: true, y: false }, focus: { prox: 24 }, points: { size: 7 } },
         scales: { x: { time: false, ...range }, y: this.isLog() ? { distr: 3 } : range },
         axes: [
-          { ...axis, label: this.section.x_label, labelSize: 20, labelFont: axis.font, values: (_, all) => all.map(shown) },
-          { ...axis, size: 68, values: (_, all) => all.map((value) => (value === null ? "" : shown(value))) },
+          { ...axis, label: this.section.x_label, labelSize: 20, labelFont: axis.font, size: 30, values: (_, all) => all.map(tick) },
+          { ...axis, size: 68, values: (_, all) => all.map((value) => (value === null ? "" : tick(value))) },
         ],
         series: [{}, ...lines.map((line) => ({
           show: line.show, width: line.alpha === 1 ? 2 : 1, points: line.isMain ? {} : { show: false },
-          stroke: line.index < 0 ? grid : faded(line.index, line.alpha), dash: line.index < 0 ? [4, 4] : dash(line.index),
+          stroke: line.index < 0 ? soft : this.colour(line.index, line.alpha), dash: line.index < 0 ? [4, 4] : this.dash(line.index),
         }))],
-        bands: lines.flatMap((line, at) => (line.isBand ? [{ series: [at, at + 1], fill: faded(line.index, 0.18) }] : [])),
+        bands: lines.flatMap((line, at) => (line.isBand ? [{ series: [at, at + 1], fill: this.colour(line.index, 0.18) }] : [])),
         hooks: { setCursor: [() => this.read()], setScale: [(plot, key) => key === "x" && this.noteZoom(plot)] },
       };
       this.kept = lines;
@@ -201,13 +208,27 @@ const Hookline = (() => {
         const value = make("span", { class: "hl-value" });
         this.values.push(value);
         const line = shape("svg", { viewBox: "0 0 22 4", class: "hl-sample", "aria-hidden": "true" }, shape("line", {
-          x1: 0, x2: 22, y1: 2, y2: 2, stroke: colour(index), "stroke-width": 3, "stroke-dasharray": dash(index).join(" "),
+          class: `hl-colour-${this.number(index)}`, x1: 0, x2: 22, y1: 2, y2: 2, "stroke-width": 3, "stroke-dasharray": this.dash(index).join(" "),
         }));
         return make("button", {
           type: "button", "aria-pressed": String(!this.hidden.has(one.name)), title: "Show or hide this line",
           onclick: (event) => this.toggle(one.name, event.currentTarget),
         }, line, make("span", { class: "hl-name" }, one.name), value);
       }));
+    }
+
+    // Lines of a cycle differ in colour, and those of the next cycles in their dashes.
+    number(index) {
+      return (index % Math.max(this.section.cycle, 1)) % NUM_COLOURS;
+    }
+
+    dash(index) {
+      return DASHES[Math.floor(index / Math.max(this.section.cycle, 1)) % DASHES.length];
+    }
+
+    colour(index, alpha) {
+      const base = getComputedStyle(document.documentElement).getPropertyValue(`--hl-${this.number(index)}`).trim();
+      return base + Math.round(alpha * 255).toString(16).padStart(2, "0");
     }
 
     toggle(name, button) {
@@ -228,7 +249,7 @@ const Hookline = (() => {
       this.kept.forEach((line, index) => {
         if (!line.isMain) return;
         const values = this.plot.data[index + 1];
-        this.values[line.index].textContent = shown(isThere ? nearest(values, at) : lastNumber(line.values));
+        this.values[line.index].textContent = isThere ? shown(nearest(values, at)) : this.section.is_trace ? shown(lastNumber(line.values)) : "";
       });
     }
 
@@ -277,9 +298,11 @@ const Hookline = (() => {
     return uPlot.join(lines.map((line) => [line.steps, line.values]));
   }
 
-  const colour = (index) => COLOURS[index % COLOURS.length];
-  const dash = (index) => DASHES[Math.floor(index / COLOURS.length) % DASHES.length];
-  const faded = (index, alpha) => colour(index) + Math.round(alpha * 255).toString(16).padStart(2, "0");
+  // uPlot needs ascending steps; a curve of rates rises at the same one.
+  function ascending(steps) {
+    let last = -Infinity;
+    return steps.map((step) => (last = step > last ? step : last + 1e-9));
+  }
 
   function nearest(values, at) {
     for (let back = at; back >= 0; back -= 1) if (values[back] !== undefined) return values[back];
@@ -322,7 +345,7 @@ const Hookline = (() => {
   function table(section) {
     const marked = new Set(section.marked);
     const rows = section.rows.map((row, index) => make("tr", marked.has(index) ? { class: "hl-marked" } : {},
-      ...row.map((cell) => make("td", typeof cell === "number" ? { class: "hl-number" } : {}, shown(cell)))));
+      ...row.map((cell) => make("td", typeof cell === "number" ? { class: "hl-number" } : String(cell).length < 40 ? { class: "hl-word" } : {}, shown(cell)))));
     const body = make("tbody", {}, ...rows);
     const heads = section.columns.map((name, column) => make("th", { scope: "col", "aria-sort": "none" },
       make("button", { type: "button", title: "Sort by this column", onclick: (event) => sort(event.currentTarget.parentNode, column) }, name)));
@@ -359,7 +382,7 @@ const Hookline = (() => {
     const { edges, counts } = section;
     const most = Math.max(...counts, 1);
     const label = `${section.title}: ${counts.length} ranges from ${shown(edges[0])} to ${shown(edges[edges.length - 1])}`;
-    const { svg, x, y, box } = frame(label, [edges[0], edges[edges.length - 1]], [0, most * 1.04], section.x_label, "count", [640, 240]);
+    const { svg, x, y, box } = frame(label, [edges[0], edges[edges.length - 1]], [0, most * 1.04], section.x_label, "count", [480, 220]);
     counts.forEach((count, index) => svg.append(shape("rect", {
       class: "hl-bar", x: x(edges[index]), y: y(count), width: Math.max(x(edges[index + 1]) - x(edges[index]) - 1, 1),
       height: box.bottom - y(count),
@@ -417,7 +440,8 @@ const Hookline = (() => {
       const points = axes.map((axis, index) => [place(index), bottom - axis.share(section.axes[index].values[line]) * (bottom - top)]);
       const values = section.axes.map((axis) => `${axis.name} ${shown(axis.values[line])}`).join(", ");
       svg.append(shape("polyline", {
-        class: "hl-line", points: points.map((point) => point.join(",")).join(" "), stroke: colour(line), "stroke-dasharray": dash(line).join(" "),
+        class: `hl-line hl-colour-${line % NUM_COLOURS}`, points: points.map((point) => point.join(",")).join(" "),
+        "stroke-dasharray": DASHES[Math.floor(line / NUM_COLOURS) % DASHES.length].join(" "),
         tabindex: section.labels.length <= 50 ? "0" : undefined, role: "img", "aria-label": `${label}: ${values}`,
       }, shape("title", {}, `${label}\n${values}`)));
     });
