@@ -9,16 +9,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import pytest
 
 from hookline.runs import Attempt, RunFolder
-from support import HANG_S
+from support import HANG_S, warm_program
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -127,16 +125,15 @@ def test_a_run_at_work_is_watched_until_it_ends(hookline: Hookline, tmp_path: Pa
     folder.save()
     _write(folder.path, {"epoch": 1, "step": 50, "train/running_loss": 2.0, "train/loss": 1.5})
 
-    def end() -> None:
+    program = [str(warm_program()), "runs", "watch", "--json"]
+    with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        events = [json.loads(watching.stdout.readline())]
         _write(folder.path, {"epoch": 2, "step": 100, "train/running_loss": 1.0, "train/loss": 0.5})
         folder.record.status = "completed"
         folder.save()
         folder.close()
-
-    with ThreadPoolExecutor(1) as pool:
-        watched = pool.submit(hookline, "runs", "watch", "--json")
-        Timer(0.7, end).start()
-        events = [json.loads(line) for line in watched.result().stdout.splitlines()]
+        events += map(json.loads, watching.communicate(timeout=HANG_S)[0].splitlines())
     assert [event["run"] for event in events] == ["0002-mine"] * len(events)
     first, last = events[0], events[-1]
     assert (first["event"], first["epoch"], first["step"], first["num_steps"]) == ("at_work", 1, 50, 200)
@@ -161,3 +158,24 @@ def test_in_a_terminal_the_table_is_cut_to_its_width(tmp_path: Path) -> None:
     lines = [line.removesuffix("\x1b[K") for line in text.removesuffix("\x1b[J").splitlines()]
     assert len(lines) == 2
     assert all(len(line) == 39 and line.endswith("...") for line in lines), lines
+
+
+# ---- drawn -----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_refused_with_what_to_do(hookline: Hookline, tmp_path: Path) -> None:
+    path = _folder(tmp_path / "runs")
+    _write(path, {"epoch": 1, "step": 50, "train/loss": 4.0}, {"epoch": 2, "step": 100, "train/loss": 2.0})
+    refused = hookline("runs", "plot", "1", "--output", "loss.gif")
+    assert refused.returncode == 2
+    assert "loss.gif has no suffix of a picture\n  = name a file with .pdf, .svg, .png" in refused.stderr
+    # A package that stands in the way of the real one cannot be imported.
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('it is not here')")
+    words = ["runs", "plot", "1", "-o", "loss.pdf", "--width", "3", "--height", "2", "--force"]
+    missing = hookline(*words, PYTHONPATH=str(tmp_path))
+    assert missing.returncode == 3
+    assert missing.stderr == "error: drawing needs matplotlib: it is not here\n  = pip install 'hookline[plots]'\n"
+    assert not (tmp_path / "loss.pdf").exists()
+    # By hand: 4, then (4/4 + 2/2) / (3/4).
+    points = json.loads(hookline("runs", "plot", "1", "--smooth", "0.5", "--json").stdout)[0]["points"]
+    assert points == [[50, 4.0], [100, pytest.approx(8 / 3)]]

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from hookline.runs.listing import CheckpointRow, RunRow, checkpoint_rows, list_runs, row_of
     from hookline.runs.lock import Lock, make_lock, read_lock
     from hookline.runs.names import run_names
+    from hookline.runs.overview.figure import plot
     from hookline.runs.overview.following import FollowedCurves
+    from hookline.runs.overview.frame import frame
     from hookline.runs.overview.glance import Glance, glance_at
     from hookline.runs.overview.growing import GrowingFile
     from hookline.runs.overview.search import find_run
@@ -80,7 +82,9 @@ _HOME = {
         "read_lock",
     ),
     "names": ("run_names",),
+    "overview.figure": ("plot",),
     "overview.following": ("FollowedCurves",),
+    "overview.frame": ("frame",),
     "overview.glance": (
         "Glance",
         "glance_at",
@@ -125,6 +129,7 @@ __all__ = [
     "differences",
     "find_run",
     "folder_of",
+    "frame",
     "give_command",
     "give_folder",
     "give_weights",
@@ -135,6 +140,7 @@ __all__ = [
     "list_runs",
     "make_lock",
     "metric_names",
+    "plot",
     "read_checkpoint",
     "read_curves",
     "read_lock",

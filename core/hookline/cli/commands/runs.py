@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,17 @@ from hookline.engine.errors import ConfigError, Fault, HooklineError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
-from hookline.runs.curves import Curve, metric_names, read_curves
+from hookline.runs.curves import MAX_POINTS, Curve, metric_names, read_curves
 from hookline.runs.folder import CONFIG, saved_config
 from hookline.runs.listing import RunRow, checkpoint_rows, list_runs, row_of
 from hookline.runs.overview.columns import check_columns, sorted_rows
+from hookline.runs.overview.figure import FIGURE_POINTS, FIGURE_SUFFIXES, draw, grouped, save_figure, smoothed
 from hookline.runs.overview.search import find_run
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.redaction import Redaction
 from hookline.runs.removal import check_removable, remove_run
 from hookline.shortcuts.light_optimizer import light_optimizer
+from hookline.trained.target_file import check_target, written_whole
 
 _NEWEST = 20
 
@@ -276,28 +279,66 @@ def diff(output: Output, first: str, second: str, parent: Path) -> None:
     "--metric", "metrics", multiple=True, metavar="NAME", help="Plot this metric instead of the losses; repeatable."
 )
 @click.option("--log", "is_log", is_flag=True, help="Use a logarithmic scale.")
+@click.option(
+    "--smooth",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    metavar="WEIGHT",
+    help="Draw a moving average: 0 is none, 0.9 strong.",
+)
+@click.option(
+    "-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write a PDF, SVG or PNG."
+)
+@click.option("--width", type=click.FloatRange(1, 50), default=5.0, show_default=True, help="Width of FILE in inches.")
+@click.option("--height", type=click.FloatRange(1, 50), help="Height of FILE in inches; default: 0.62 of the width.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @runs_option
 @output_options
-def plot(output: Output, names: Sequence[str], metrics: Sequence[str], is_log: bool, parent: Path) -> None:
+def plot(  # noqa: PLR0913, PLR0917 - a parameter for each option
+    output: Output,
+    names: Sequence[str],
+    metrics: Sequence[str],
+    is_log: bool,
+    smooth: float,
+    target: Path | None,
+    width: float,
+    height: float | None,
+    force: bool,
+    parent: Path,
+) -> None:
     """Plot metrics of runs over their steps.
 
-    The losses of a single run share one plot. With several runs, each metric has its own plot.
+    The losses of a single run share one plot. With several runs, each metric has its own plot. The plot is drawn in the
+    terminal, or written to FILE, ready for a paper.
     """
     paths = list(dict.fromkeys(find_run(name, parent) for name in names))
-    found = _curves(paths, metrics)
+    if target:
+        _check_picture(target, force=force)
+    found = _curves(paths, metrics, FIGURE_POINTS if target else MAX_POINTS)
+    if target:
+        figure = draw(grouped(found), x_label="step", log=is_log, smooth=smooth, width=width, height=height)
+        with written_whole(target, force=force) as new:
+            save_figure(figure, new)
+        output.prose(f"wrote {target}")
+    elif smooth:
+        found = [(run, replace(curve, points=smoothed(curve.points, smooth))) for run, curve in found]
     if output.json:
         output.document(curve_values(found))
-        return
-    groups = {metric: [pair for pair in found if pair[1].metric == metric] for metric in _metrics_of(found)}
-    if len(paths) == 1 and len(found) > 1:
-        groups = {paths[0].name: found}
-    for number, (title, group) in enumerate(groups.items()):
-        if number:
-            output.line()
-        print_curves(output, title, group, is_log=is_log)
+    elif not target:
+        for number, (title, group) in enumerate(grouped(found).items()):
+            if number:
+                output.line()
+            print_curves(output, title, group, is_log=is_log)
 
 
-def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Curve]]:
+def _check_picture(target: Path, *, force: bool) -> None:
+    if target.suffix.lower() not in FIGURE_SUFFIXES:
+        formats = ", ".join(FIGURE_SUFFIXES)
+        raise ConfigError(f"{target} has no suffix of a picture", hint=f"name a file with {formats}: -o loss.pdf")
+    check_target(target, force=force)
+
+
+def _curves(paths: Sequence[Path], metrics: Sequence[str], max_points: int) -> list[tuple[str, Curve]]:
     """Return the curves of runs; a run without one of the metrics is a fault."""
     found: list[tuple[str, Curve]] = []
     faults: list[Fault] = []
@@ -305,7 +346,7 @@ def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Cu
         known = metric_names(path)
         wanted = metrics or [name for name in known if name.endswith("loss")] or known[:1]
         _check_count(len(found) + len(wanted))
-        curves = read_curves(path, wanted)
+        curves = read_curves(path, wanted, max_points)
         missing = [name for name in metrics if name not in {curve.metric for curve in curves}]
         faults += [Fault(f"{path.name} has no values of {name!r}", hint=did_you_mean(name, known)) for name in missing]
         if not (curves or missing):
@@ -320,10 +361,6 @@ def _check_count(num_curves: int) -> None:
     if num_curves > MAX_CURVES:
         hint = f"plot at most {MAX_CURVES}: --metric NAME"
         raise ConfigError(f"too many curves to tell apart: {num_curves}", hint=hint)
-
-
-def _metrics_of(curves: Sequence[tuple[str, Curve]]) -> list[str]:
-    return list(dict.fromkeys(curve.metric for _, curve in curves))
 
 
 @runs.command()

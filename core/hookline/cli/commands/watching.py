@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from hookline.cli.arguments import printing, runs_option
+from hookline.cli.arguments import output_options, runs_option
 from hookline.cli.command import Command
 from hookline.cli.completion import complete_run
 from hookline.cli.output import Output
@@ -25,7 +25,7 @@ _LOOK_S = 1.0
 @click.command(cls=Command)
 @click.argument("names", nargs=-1, metavar="[RUN]...", shell_complete=complete_run)
 @runs_option
-@printing
+@output_options
 def watch(output: Output, names: Sequence[str], parent: Path) -> None:
     """Watch runs at work: epoch, step, loss, speed and time left.
 
