@@ -3,6 +3,7 @@ import { ask, badge, duration, linkOf, make, moment, show, shown } from "./page.
 
 const ROW_PX = 34;
 const BESIDE = 10;  // rows drawn above and below those on the screen
+const LIST_DIGITS = 4;
 const MAX_CHOICES = 200;
 const MAX_COMPARED = 50;
 const STATUSES = ["running", "completed", "stopped", "interrupted", "failed", "lost", "unreadable"];
@@ -23,7 +24,7 @@ function nameCell(row) {
 
 function bestCell(row) {
   if (row.best === null) return "";
-  return make("span", { title: row.metric }, shown(row.best), make("span", { class: "soft" }, ` ${row.metric}`));
+  return make("span", { title: row.metric }, shown(row.best, LIST_DIGITS), make("span", { class: "soft" }, ` ${row.metric}`));
 }
 
 function tagsCell(row) {
@@ -106,7 +107,7 @@ class List {
   all() {
     return [...FIXED, ...this.columns.map((name, index) => ({
       key: name, title: name.replace(/^metric:/, ""), value: (row) => row.cells[index],
-      cell: (row) => shown(row.cells[index]), isNumber: true,
+      cell: (row) => shown(row.cells[index], LIST_DIGITS), isNumber: true,
     }))];
   }
 

@@ -76,12 +76,12 @@ export class Watch {
   }
 }
 
-/** Format a number in six digits. */
-export function shown(value) {
+/** Format a number in six digits, or in as many as given. */
+export function shown(value, digits = 6) {
   if (value === null || value === undefined) return "";
   if (typeof value !== "number") return String(value);
   const size = Math.abs(value);
-  return value !== 0 && (size < 1e-4 || size >= 1e9) ? value.toExponential(3) : String(Number(value.toPrecision(6)));
+  return value !== 0 && (size < 1e-4 || size >= 1e9) ? value.toExponential(3) : String(Number(value.toPrecision(digits)));
 }
 
 export function duration(seconds) {
