@@ -169,7 +169,7 @@ def _cut_images(section: Images) -> tuple[Section, str]:
         if room < 0:
             break
         shown.append(replace(one, caption=_short(one.caption)))
-    return replace(section, images=shown), _more(section.images, shown, "images")
+    return replace(section, images=shown), _more(section.images, shown, "pictures")
 
 
 def _cut_parallel(section: Parallel) -> tuple[Section, str]:

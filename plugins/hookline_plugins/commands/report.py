@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hookline import ConfigError, HooklineError
+from hookline import HooklineError
 from hookline.cli import Command, Output, noting_missing_files, output_options, plugin_options, runs_option
 from hookline.engine import error_text
 from hookline.runs import find_run, read_record
@@ -19,8 +19,6 @@ from hookline.trained import check_target, written_whole
 if TYPE_CHECKING:
     from hookline import Catalog
     from hookline.runs import RunRecord
-
-_MAX_RUNS = 50
 
 
 @click.command(cls=Command)
@@ -56,8 +54,6 @@ def report(
     from hookline_plugins.drawing.page import report_page
 
     paths = list(dict.fromkeys(find_run(run, parent) for run in runs))
-    if len(paths) > _MAX_RUNS:
-        raise ConfigError(f"{len(paths)} runs are too many for one report", hint=f"name at most {_MAX_RUNS}")
     target = target or Path(f"{paths[0].name}.html" if len(paths) == 1 else "report.html")
     if not output.json:
         check_target(target, force=force)
@@ -95,7 +91,7 @@ def _of_plugins(output: Output, catalog: Catalog, path: Path) -> list[Section]:
     try:
         sections = _collected(output, catalog, path, record)
     except Exception as error:  # noqa: BLE001 - a run whose data or plugins are gone has a report, too
-        why = error.message if isinstance(error, HooklineError) else error_text(error)
+        why = str(error) if isinstance(error, HooklineError) else error_text(error)
         output.note(f"warning: the report lacks the evaluation: {why}")
         return [_left_out(why)]
     try:
@@ -115,4 +111,4 @@ def _collected(output: Output, catalog: Catalog, path: Path, record: RunRecord) 
 
 
 def _left_out(why: str) -> Section:
-    return bounded(Text(title="No evaluation", topic="evaluation", paragraphs=[f"It is left out: {why}."]))
+    return bounded(Text(title="No evaluation", topic="evaluation", paragraphs=[f"It is left out: {why}"]))

@@ -67,7 +67,7 @@ def test_a_gap_stays_a_gap() -> None:
         (Scatter(title="s", x=[1.0] * 6000, y=[2.0] * 6000, x_label="", y_label=""), "4,000 of 6,000 points"),
         (Bars(title="b", labels=["a"] * 130, values=[1.0] * 130), "30 of 130 bars"),
         (Text(title="x", paragraphs=["a" * 150_000] * 3), "1 of 3 paragraphs"),
-        (Images(title="i", images=[Image(data=bytes(2**20), caption="")] * 6), "2 of 6 images"),
+        (Images(title="i", images=[Image(data=bytes(2**20), caption="")] * 6), "2 of 6 pictures"),
         (Curves(title="c", series=[Series(name="", steps=[], values=[])] * 51), "1 of 51 lines"),
     ],
     ids=lambda value: type(value).__name__,

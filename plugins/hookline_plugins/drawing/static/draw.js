@@ -427,7 +427,7 @@ const Hookline = (() => {
 
   function images(section) {
     return { element: make("div", { class: "hl-images" }, ...section.images.map((image) => make("figure", {},
-      make("img", { src: `data:image/${image.format};base64,${image.data}`, alt: image.caption, loading: "lazy" }),
+      make("img", { src: `data:image/${image.format};base64,${image.data}`, alt: image.caption }),
       make("figcaption", {}, image.caption)))) };
   }
 
