@@ -18,10 +18,11 @@ from starlette.routing import Route
 
 from hookline import HooklineError
 from hookline.engine import encodable
-from hookline.runs import CheckpointRow, Curve, FollowedCurves, GrowingFile, checkpoint_rows
+from hookline.runs import CheckpointRow, Curve, FollowedCurves, GrowingFile, checkpoint_rows, row_of
 from hookline.sections import Section, Table, bounded
 from hookline_plugins.commands.dashboard.index import Index
 from hookline_plugins.drawing.curves import sections_of_curves
+from hookline_plugins.drawing.kept import kept_sections
 from hookline_plugins.drawing.of_run import facts_of_run, splits_of
 from hookline_plugins.drawing.of_runs import comparison_of_runs
 
@@ -149,8 +150,11 @@ class _Pages:
         return _json(row)
 
     def details(self, request: Request) -> Response:
-        """Return the sections of a run, without its curves."""
-        return _json({"sections": facts_of_run(self._path(request.path_params["name"]))})
+        """Return the sections of a run without its curves; those that need its model if a report has kept them."""
+        path = self._path(request.path_params["name"])
+        record, artifacts = row_of(path).record, path / "artifacts"
+        kept = kept_sections(path, record) if record and not artifacts.is_symlink() else None
+        return _json({"sections": [*facts_of_run(path), *(kept or ())]})
 
     def checkpoints(self, request: Request) -> Response:
         """Return the checkpoints of a run."""
