@@ -21,8 +21,8 @@ from hookline.engine.reading.batch import on_cpu
 from hookline.engine.rng import preserved_rng
 from hookline.engine.view import Evaluated, RunView
 from hookline.runs.folder import saved_config
+from hookline.runs.overview.search import find_run
 from hookline.runs.redaction import Redaction
-from hookline.runs.search import find_run
 from hookline.sections import MAX_SECTIONS, Section, Text, bounded
 from hookline.trained.evaluating import load_evaluated
 

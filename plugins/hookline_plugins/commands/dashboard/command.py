@@ -54,17 +54,16 @@ def dashboard(output: Output, *, folder: Path, port: int, host: str, names: Sequ
     address = _address(host, listening)
     if not is_local:
         output.note(f"everyone who can reach {address} can read these runs", "warning: ")
-
-    def started() -> None:
-        if output.json:
-            output.event("serving", address=address, folder=str(folder.resolve()))
-        else:
-            output.line(address if output.quiet else f"runs in {folder}: {address}")
-            output.prose("Ctrl-C ends it")
-        if is_opened:
-            click.launch(address)
-
-    serve(Guard(application(folder), allowed, has_addresses=not is_local), listening, started)
+    app = Guard(application(folder), allowed, has_addresses=not is_local)
+    # The socket listens already: requests that come now are answered when the server has started.
+    if output.json:
+        output.event("serving", address=address, folder=str(folder.resolve()))
+    else:
+        output.line(address if output.quiet else f"runs in {folder}: {address}")
+        output.prose("Ctrl-C ends it")
+    if is_opened:
+        click.launch(address)
+    serve(app, listening)
 
 
 def _check(folder: Path) -> None:

@@ -6,7 +6,6 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Callable
 from contextlib import closing
 
 import uvicorn
@@ -54,14 +53,8 @@ def is_loopback(listening: socket.socket) -> bool:
     return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def serve(app: ASGIApp, listening: socket.socket, on_start: Callable[[], None]) -> None:
-    """Serve until a signal ends the program; connections that are open then are closed.
-
-    Args:
-        app: The application.
-        listening: The socket.
-        on_start: Called when requests are answered.
-    """
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Answer requests until a signal ends the program; connections that are open then are closed."""
     config = uvicorn.Config(
         app,
         http="h11",
@@ -77,16 +70,4 @@ def serve(app: ASGIApp, listening: socket.socket, on_start: Callable[[], None]) 
         timeout_graceful_shutdown=_LEAVING_S,
     )
     with closing(listening):
-        _Server(config, on_start).run(sockets=[listening])
-
-
-class _Server(uvicorn.Server):
-    """Server that says when it has started."""
-
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_start = on_start
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_start()
+        uvicorn.Server(config).run(sockets=[listening])
