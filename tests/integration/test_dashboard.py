@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pytest
 
 from hookline.runs import BestValue, RunFolder
 from support import HANG_S, run
+
+Hookline = Callable[..., subprocess.CompletedProcess[str]]
 
 PROGRAM = str(Path(sys.executable).parent / "hookline")
 MARKUP = "<img src=x onerror=document.title='hacked'>"
@@ -273,26 +275,26 @@ def test_a_signal_ends_it_though_a_browser_is_connected(number: signal.Signals, 
     connection.close()
 
 
-def test_a_busy_port_and_a_foreign_address_are_errors(tmp_path: Path) -> None:
+def test_a_busy_port_and_a_foreign_address_are_errors(hookline: Hookline, tmp_path: Path) -> None:
     pytest.importorskip("uvicorn")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run([PROGRAM, "dashboard", str(tmp_path), "--port", str(port)])
+        done = hookline("dashboard", str(tmp_path), "--port", str(port))
     assert done.returncode == 2
     assert f"cannot serve at 127.0.0.1, port {port}: Address already in use" in done.stderr
     assert "--port 0" in done.stderr
-    done = run([PROGRAM, "dashboard", str(tmp_path), "--host", "192.0.2.1"])
+    done = hookline("dashboard", str(tmp_path), "--host", "192.0.2.1")
     assert done.returncode == 2
     assert "cannot serve at 192.0.2.1" in done.stderr
 
 
-def test_a_folder_that_holds_no_runs_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_that_holds_no_runs_is_an_error(hookline: Hookline, tmp_path: Path) -> None:
     pytest.importorskip("uvicorn")
     (tmp_path / "file").touch()
     (tmp_path / "run.json").touch()
     expected = {"none": "does not exist", "file": "is not a folder", ".": "is the folder of a single run"}
     for name, text in expected.items():
-        done = run([PROGRAM, "dashboard", str(tmp_path / name), "--open"])
+        done = hookline("dashboard", str(tmp_path / name), "--open")
         assert (done.returncode, text in done.stderr) == (2, True), done.stderr
 
 
