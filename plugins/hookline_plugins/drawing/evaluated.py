@@ -24,7 +24,7 @@ NUM_RANGES = 30
 
 def evaluation_sections(run: RunView, split: str, evaluated: Evaluated) -> list[Section]:
     """Return the sections about the evaluation of a split."""
-    rows = [[name, float(number)] for name, number in evaluated.numbers.items()]
+    rows = [(name, float(number)) for name, number in evaluated.numbers.items()]
     sections: list[Section] = [
         Table(title=f"Metrics of the {split} split", columns=["metric", "value"], rows=rows[:100])
     ]

@@ -168,6 +168,29 @@ def test_a_calibration_by_hand() -> None:
     assert error == pytest.approx((0.05 + 2 * 0.43) / 3)
 
 
+def test_scores_and_areas_are_those_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    calibration = pytest.importorskip("sklearn.calibration")
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, 4, generator=generator).double()
+    true = torch.randint(0, 4, (500,), generator=generator)
+    logits[range(500), true] += 0.7
+    sections = by_title(class_sections(logits, true, Answers(), (), "test"))
+    chosen = logits.argmax(1)
+    assert sections["Confusion matrix, test"].counts == metrics.confusion_matrix(true, chosen).tolist()
+    scores = metrics.precision_recall_fscore_support(true, chosen)
+    assert torch.tensor([row[1:4] for row in sections["Scores of each class, test"].rows[:4]]).T.tolist() == [
+        pytest.approx(list(score), rel=1e-6) for score in scores[:3]
+    ]
+    tied = (logits[:, 0] * 3).round()  # many equal scores
+    assert roc_curve(tied, true == 0)[2] == pytest.approx(metrics.roc_auc_score(true == 0, tied))
+    assert pr_curve(tied, true == 0)[2] == pytest.approx(metrics.average_precision_score(true == 0, tied))
+    probabilities = logits.softmax(1)[:, 0]
+    mean, frequency, _ = calibration_curve(probabilities, true == 0)
+    there = calibration.calibration_curve(true == 0, probabilities, n_bins=10)
+    assert (frequency.tolist(), mean.tolist()) == tuple(pytest.approx(list(values)) for values in there)
+
+
 def test_residuals_are_in_the_units_of_the_data() -> None:
     data = hookline.DataSource(
         torch.utils.data.TensorDataset(torch.zeros(3, 1), torch.zeros(3, 1)),
