@@ -170,7 +170,7 @@ MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "gaussian-nll": lambda data: Ended(2, lambda outputs: (outputs[:, :1], outputs[:, 1:].exp())),
 }
 """Models for losses that take other predictions than ``[B, O]``."""
-NEEDED = {"hugging-face": "datasets", "lora": "peft", "transformers": "transformers"}
+NEEDED = {"hugging-face": "datasets", "lora": "peft", "notebook": "IPython", "transformers": "transformers"}
 NEEDED |= dict.fromkeys(("schedule-free-sgd", "schedule-free-adamw", "schedule-free-radam"), "schedulefree")
 """Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {

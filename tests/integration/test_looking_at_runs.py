@@ -142,22 +142,29 @@ def test_a_run_at_work_is_watched_until_it_ends(hookline: Hookline, tmp_path: Pa
     assert (last["event"], last["status"], last["step"], last["seconds_left"]) == ("ended", "completed", 100, None)
     assert last["metrics"] == {"train/running_loss": 1.0, "train/loss": 0.5}
     line = hookline("runs", "watch", "2").stdout
-    assert re.fullmatch(r"0002-mine completed: epoch 2/4, step 100/200, train/loss 0\.5, [\d.]+ steps/s\n", line), line
+    assert re.fullmatch(r"0002-mine completed: epoch 2/4, step 100, train/loss 0\.5, [\d.]+ steps/s\n", line), line
 
 
 def test_in_a_terminal_the_table_is_cut_to_its_width(tmp_path: Path) -> None:
     path = _folder(tmp_path / "runs", "a-long-name-of-a-run-that-does-not-fit")
     _write(path, {"epoch": 1, "step": 50, "train/running_loss": 2.0, "train/loss": 1.5})
+    wide, narrow = (_drawn(tmp_path, columns) for columns in ("80", "40"))
+    # The other columns take 40 of the 79, and 12 lie between them: 27 are left for the name.
+    assert wide[1].split() == ["0001-a-long-...does-not-fit", "lost", "1/0", "50", "train/loss", "1.5"]
+    assert all(len(line) < 80 for line in wide)
+    assert narrow[1].startswith("0001-...-fit  lost    1/0    50")
+    assert all(len(line) == 39 and line.endswith("...") for line in narrow), narrow
+
+
+def _drawn(folder: Path, columns: str) -> list[str]:
     leader, follower = pty.openpty()
     program = [str(Path(sys.executable).parent / "hookline"), "runs", "watch", "last"]
-    environment = {**os.environ, "COLUMNS": "40", "LINES": "20", "TERM": "xterm"}
-    subprocess.run(program, cwd=tmp_path, env=environment, stdout=follower, stderr=follower, check=True, timeout=HANG_S)
+    environment = {**os.environ, "COLUMNS": columns, "LINES": "20", "TERM": "xterm"}
+    subprocess.run(program, cwd=folder, env=environment, stdout=follower, stderr=follower, check=True, timeout=HANG_S)
     os.close(follower)
     text = os.read(leader, 10_000).decode()
     os.close(leader)
-    lines = [line.removesuffix("\x1b[K") for line in text.removesuffix("\x1b[J").splitlines()]
-    assert len(lines) == 2
-    assert all(len(line) == 39 and line.endswith("...") for line in lines), lines
+    return [line.removesuffix("\x1b[K") for line in text.removesuffix("\x1b[J").splitlines()]
 
 
 # ---- drawn -----------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
     expected = {"data.synthetic", "models.mlp", "models.sizes", "losses.regression", "losses.torch_loss"}
     expected |= {"optimizers.torch_optimizers", "optimizers.parameter_groups"}
     expected |= {f"callbacks.{name}" for name in ("progress", "run_folder", "checkpoint", "try_first_batch")}
-    parts = ("display", "event_text", "metrics_file", "monitoring", "process_watch", "single")
+    parts = ("display", "event_text", "fitting", "metrics_file", "monitoring", "process_watch", "single")
     expected |= {f"callback_parts.{name}" for name in parts}
     assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
 

@@ -58,6 +58,7 @@ from hookline.shortcuts.light_optimizer import light_optimizer
 from hookline.trained.target_file import check_target, written_whole
 
 _NEWEST = 20
+_INCHES = click.FloatRange(1, 50)
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
@@ -284,13 +285,18 @@ def diff(output: Output, first: str, second: str, parent: Path) -> None:
     type=click.FloatRange(0, 1, max_open=True),
     default=0.0,
     metavar="WEIGHT",
-    help="Draw a moving average: 0 is none, 0.9 strong.",
+    help="Plot a moving average, from 0, none, to below 1.",
 )
 @click.option(
-    "-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write a PDF, SVG or PNG."
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a picture: PDF, SVG or PNG.",
 )
-@click.option("--width", type=click.FloatRange(1, 50), default=5.0, show_default=True, help="Width of FILE in inches.")
-@click.option("--height", type=click.FloatRange(1, 50), help="Height of FILE in inches; default: 0.62 of the width.")
+@click.option("--width", type=_INCHES, default=5.0, show_default=True, metavar="INCHES", help="Width of FILE.")
+@click.option("--height", type=_INCHES, metavar="INCHES", help="Height of FILE; default: 0.62 of the width.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @runs_option
 @output_options

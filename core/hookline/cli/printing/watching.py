@@ -13,7 +13,7 @@ from hookline.runs.overview.at_work import WatchedRun
 
 _HEAD = ("run", "status", "epoch", "step", "values", "steps/s", "left")
 _CLEAR_BELOW, _UP = "\x1b[J", "\x1b[{}F"
-_MORE = "..."
+_MORE, _MIN_NAME = "...", 12
 
 
 def watched_values(run: WatchedRun) -> dict[str, Any]:
@@ -47,10 +47,13 @@ class RedrawnTable:
 
     def draw(self, output: Output, runs: Sequence[WatchedRun]) -> None:
         """Draw the table in place of the one before."""
+        size = shutil.get_terminal_size()
         rows = [list(_HEAD), *map(_cells, runs)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        excess = sum(widths) + 2 * (len(widths) - 1) - (size.columns - 1)
+        widths[0] = max(min(widths[0], widths[0] - excess), _MIN_NAME)
+        rows = [[_without_middle(name, widths[0]), *rest] for name, *rest in rows]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        size = shutil.get_terminal_size()
         hidden = len(lines) - (size.lines - 1)
         if hidden > 0:  # what has left the screen cannot be drawn again
             lines = [*lines[: size.lines - 2], f"and {hidden + 1} more"]
@@ -64,9 +67,21 @@ def cut(line: str, width: int) -> str:
     return line if len(line) <= width else f"{line[: max(width - len(_MORE), 0)]}{_MORE}"
 
 
+def _without_middle(name: str, width: int) -> str:
+    half = (width - len(_MORE)) // 2
+    return name if len(name) <= width else f"{name[: width - len(_MORE) - half]}{_MORE}{name[-half:]}"
+
+
 def _cells(run: WatchedRun) -> list[str]:
-    steps = f"{run.step}/{run.num_steps}" if run.num_steps else f"{run.step}"
     values = "  ".join(f"{printable(name)} {value:.5g}" for name, value in run.shown_values().items())
     speed = "" if run.steps_per_s is None else f"{run.steps_per_s:.3g}"
     left = "" if run.seconds_left is None else duration(run.seconds_left)
-    return [printable(run.path.name), run.status, f"{run.epoch}/{run.record.num_epochs}", steps, values, speed, left]
+    return [
+        printable(run.path.name),
+        run.status,
+        f"{run.epoch}/{run.record.num_epochs}",
+        f"{run.step}",
+        values,
+        speed,
+        left,
+    ]

@@ -30,13 +30,13 @@ from hookline.engine.plugin.member import Member, PluginChoice, make_members
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.ranks import Ranks
-from hookline.engine.result import Outcome, RunResult, Step, plain_rows
+from hookline.engine.result import Outcome, RunResult, Shown, Step, plain_rows
 from hookline.engine.rng import RandomState, in_run, make_generator
 from hookline.engine.view import LossFunction, Reduction, Row
 from hookline.engine.words import as_text
 
 
-class Run:
+class Run(Shown):
     """A run: its components, which are built on creation, and its loop.
 
     Plugins see it as a ``RunView``.

@@ -13,6 +13,7 @@ from hookline.engine.errors import Location
 from hookline.engine.plugin.catalog import KINDS
 from hookline.engine.plugin.member import PluginChoice
 from hookline.engine.plugin.options import is_plain, lasting
+from hookline.engine.result import Shown
 from hookline.engine.train_options import TrainOptions
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
@@ -88,7 +89,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Shown):
     """The complete config of a run: every option has a value of its type, and every value an origin.
 
     Attributes:
