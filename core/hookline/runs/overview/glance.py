@@ -36,6 +36,7 @@ class Glance(msgspec.Struct, frozen=True, kw_only=True):
         best: Best value of the observed metric; None before it is measured.
         tags: The tags that people gave the run.
         note: Their note; empty without one.
+        settings_json: The values of the config, as a JSON object.
     """
 
     status: str
@@ -49,11 +50,11 @@ class Glance(msgspec.Struct, frozen=True, kw_only=True):
     best: BestValue | None = None
     tags: Sequence[str] = ()
     note: str = ""
-    _settings: bytes = b"{}"
+    settings_json: bytes = b"{}"
 
     def settings(self) -> dict[str, Any]:
         """Return the values of the config by their keys; they are decoded now, because most lists show few of them."""
-        return msgspec.json.decode(self._settings, type=dict[str, Any])
+        return msgspec.json.decode(self.settings_json, type=dict[str, Any])
 
 
 class _Started(msgspec.Struct):
@@ -117,5 +118,5 @@ def _glance(seen: _Seen | RunRecord, status: str, settings: bytes, notes: Notes 
         best=seen.best,
         tags=notes.tags,
         note=notes.note,
-        _settings=settings if settings.startswith(b"{") else b"{}",
+        settings_json=settings if settings.startswith(b"{") else b"{}",
     )

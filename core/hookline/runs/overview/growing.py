@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from hookline.engine.errors import ConfigError
@@ -13,7 +12,6 @@ _SEAM_BYTES = 256
 """Number of bytes before an offset that are compared, to notice a file that was cut off and has grown again."""
 
 
-@dataclass
 class GrowingFile:
     """A file of a run folder, read piece by piece as it grows.
 
@@ -22,9 +20,10 @@ class GrowingFile:
         offset: Number of bytes read so far.
     """
 
-    path: Path
-    offset: int = 0
-    _seam: bytes = b""
+    def __init__(self, path: str | os.PathLike[str], offset: int = 0) -> None:
+        self.path = Path(path)
+        self.offset = offset
+        self._seam = b""
 
     def read(self, max_bytes: int = CHUNK_BYTES) -> tuple[bytes, bool]:
         """Return the next bytes, and whether they are the first of a file that was replaced or cut off since.
