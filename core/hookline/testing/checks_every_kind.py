@@ -20,9 +20,9 @@ import msgspec
 import tomli
 import torch
 
+from hookline.config.plugins.options import is_plain, plain
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.hook_checks import MARK
-from hookline.engine.plugin.options import is_plain, plain
+from hookline.engine.plugin.hook_names import MARK
 from hookline.engine.reading.batch import Forward
 from hookline.engine.view import Evaluated, RunView
 from hookline.sections import MAX_SECTIONS, Section, bounded, sections_from_json, sections_to_json
