@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from hookline.config.files import NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.engine.errors import CheckpointError, ConfigError
-from hookline.engine.files import NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.engine.view import RunView
 from hookline.runs.disk.checkpoint import (
     CHECKPOINTS,

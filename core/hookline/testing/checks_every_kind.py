@@ -20,9 +20,9 @@ import msgspec
 import tomli
 import torch
 
+from hookline.config.plugins.options import is_plain, plain
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.hook_checks import MARK
-from hookline.engine.plugin.options import is_plain, plain
+from hookline.engine.plugin.hook_names import MARK
 from hookline.engine.reading.batch import Forward
 from hookline.engine.view import Evaluated, RunView
 from hookline.sections import MAX_SECTIONS, Section, bounded, sections_from_json, sections_to_json
@@ -193,18 +193,26 @@ def import_without_effect(subject: Subject) -> str:
 
 
 @check
-def sections_are_data(subject: Subject) -> None:
+def sections_are_data(subject: Subject) -> str | None:
     """Its sections of a report are plain data within the bounds, and the same each time."""
     if not hasattr(getattr(subject.plugin.target, _REPORT, None), MARK):
-        return
+        return None
     run = subject.run()
     # As of a model whose predictions nobody kept, and of one that predicts tensors.
     for evaluated in (None, *_evaluations(run)):
-        first, second = (list(_sections(subject, run, evaluated)) for _ in range(2))
+        try:
+            first, second = (list(_sections(subject, run, evaluated)) for _ in range(2))
+        except Broken:
+            raise
+        except Exception:
+            if subject.plugin.kind == "data":
+                return "its sections need a model that fits the data, which the kit has not"
+            raise
         if sections_to_json(first) != sections_to_json(second):
             raise Broken("two calls give different sections", "draw with run.generator, and show no times")
         if len(first) > MAX_SECTIONS:
             raise Broken(f"it adds {len(first)} sections", f"add at most {MAX_SECTIONS}")
+    return None
 
 
 _REPORT = "build_report"

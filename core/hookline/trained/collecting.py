@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import HooklineError, error_text
 from hookline.engine.loop.building import Site
-from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.member import Member
 from hookline.engine.reading.batch import on_cpu
 from hookline.engine.rng import preserved_rng

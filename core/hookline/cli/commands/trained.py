@@ -17,8 +17,8 @@ from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.cli.signals import ended_at_once
 from hookline.cli.streams import standard_input_file
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
-from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.overview.search import find_run
 from hookline.runs.record import read_record
 from hookline.shortcuts.light_optimizer import light_optimizer
