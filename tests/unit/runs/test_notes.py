@@ -49,6 +49,18 @@ def test_programs_that_tag_at_the_same_time_lose_no_tag(tmp_path: Path) -> None:
     assert read_notes(path).tags == sorted(f"{child}-{number}" for child in range(4) for number in range(10))
 
 
+def test_a_resuming_run_leaves_the_unfinished_notes_of_another_program_alone(tmp_path: Path) -> None:
+    path = _folder(tmp_path)
+    unfinished = [path / f".tmp-{name}-0123abcd" for name in ("notes.json", "run.json")]
+    for file in unfinished:
+        file.write_text("{")
+    folder = RunFolder.open(path)
+    folder.newest_checkpoint(print)
+    folder.close()
+    assert [file.exists() for file in unfinished] == [True, False]
+    remove_run(path)
+
+
 def test_all_faulty_tags_are_reported_and_nothing_is_written(tmp_path: Path) -> None:
     path = _folder(tmp_path)
     with pytest.raises(ConfigError) as caught:

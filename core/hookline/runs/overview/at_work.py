@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from hookline.config.files import NO_LINKS, NO_WAITING, check_regular
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import NO_LINKS, NO_WAITING, check_regular
 from hookline.runs.disk.formats import NOT_JSON
 from hookline.runs.disk.occupancy import is_at_work
 from hookline.runs.folder import METRICS

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from hookline.engine.files import CHUNK_BYTES
+from hookline.config.files import CHUNK_BYTES
 from hookline.runs.curves import MAX_STEP, Bins, Curve
 from hookline.runs.disk.formats import NOT_JSON
 from hookline.runs.folder import METRICS

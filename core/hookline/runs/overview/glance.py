@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
+from hookline.config.files import read_file
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import read_file
 from hookline.runs.disk.formats import NOT_JSON, Moment
 from hookline.runs.disk.occupancy import is_at_work
 from hookline.runs.listing import RunRow, row_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hookline.config.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular, reason
 
 _SEAM_BYTES = 256
 """Number of bytes before an offset that are compared, to notice a file that was cut off and has grown again."""

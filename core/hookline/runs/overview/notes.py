@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec.structs import replace
 
+from hookline.config.files import read_file, reason
 from hookline.engine.errors import ConfigError, Fault
-from hookline.engine.files import read_file, reason
 from hookline.engine.words import encodable
 from hookline.runs.disk.durable_files import replace_file
 from hookline.runs.disk.formats import NOT_JSON
