@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 _HOME = {
     "arguments": (
-        "plugin_options",
         "load_words",
         "noting_missing_files",
         "output_options",
+        "plugin_options",
         "run_argument",
         "runs_option",
         "words_argument",

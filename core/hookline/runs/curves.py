@@ -20,7 +20,7 @@ from hookline.runs.folder import METRICS
 
 MAX_POINTS = 128
 """Number of points of a curve, unless another one is asked for: a terminal has about as many columns."""
-_MAX_STEP = 2**62
+MAX_STEP = 2**62
 _NUM_SEARCHED = 1000
 """Number of lines to search for the names of metrics."""
 
@@ -46,7 +46,7 @@ class Curve:
     gaps: Sequence[float] = ()
 
 
-def read_curves(path: Path, metrics: Sequence[str], max_points: int = MAX_POINTS) -> list[Curve]:
+def read_curves(path: str | os.PathLike[str], metrics: Sequence[str], max_points: int = MAX_POINTS) -> list[Curve]:
     """Return the curves of the given metrics of a run folder, in that order, without those that have no finite value.
 
     An incomplete last line, and lines that are not a JSON object with a step, are skipped. The memory used does not
@@ -61,15 +61,15 @@ def read_curves(path: Path, metrics: Sequence[str], max_points: int = MAX_POINTS
         ConfigError: When the file cannot be read.
     """
     decode = _decoder(metrics)
-    bins = [_Bins(max_points) for _ in metrics]
+    bins = [Bins(max_points) for _ in metrics]
     wanted = [(f"metric_{number}", one.add) for number, one in enumerate(bins)]
-    for line in _lines(path):
+    for line in _lines(Path(path)):
         try:
             row: Any = decode(line)
         except NOT_JSON:
             continue
         step = row.step
-        if 0 <= step < _MAX_STEP:
+        if 0 <= step < MAX_STEP:
             for name, add in wanted:
                 value = getattr(row, name)
                 if value is not msgspec.UNSET:
@@ -77,14 +77,14 @@ def read_curves(path: Path, metrics: Sequence[str], max_points: int = MAX_POINTS
     return [b.curve(metric) for metric, b in zip(metrics, bins, strict=True) if b.num_values]
 
 
-def metric_names(path: Path) -> list[str]:
+def metric_names(path: str | os.PathLike[str]) -> list[str]:
     """Return the names of the metrics in the first thousand lines of a run folder, in the order of appearance.
 
     Raises:
         ConfigError: When the file cannot be read.
     """
     names: dict[str, None] = {}
-    for row in _rows(itertools.islice(_lines(path), _NUM_SEARCHED)):
+    for row in _rows(itertools.islice(_lines(Path(path)), _NUM_SEARCHED)):
         names |= dict.fromkeys(key for key, value in row.items() if value is None or type(value) in (int, float))
     return [name for name in names if name not in ("epoch", "step")]
 
@@ -177,7 +177,7 @@ def _skip_hole(descriptor: int) -> bool:
         return False
 
 
-class _Bins:
+class Bins:
     """Sums of values in bins of equal width over the steps; the width doubles when there are too many bins.
 
     Args:

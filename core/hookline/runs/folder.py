@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from hookline.config.files import reason
+from hookline.config.files import NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.engine.errors import CheckpointError, ConfigError
 from hookline.engine.view import RunView
 from hookline.runs.disk.checkpoint import (
@@ -458,6 +458,30 @@ def saved_config(path: Path) -> Path:
             hint = "restore it from a backup; each manifest in checkpoints/ lists the values under `settings`"
             raise ConfigError(f"{config} is empty: it was damaged after the run wrote it", hint=hint)
     return config
+
+
+def read_of_folder(path: str | os.PathLike[str], name: str, max_bytes: int) -> bytes | None:
+    """Return the contents of a file in a run folder, such as ``log.txt``; None if there is none that can be read.
+
+    Args:
+        path: The run folder.
+        name: Name of the file.
+        max_bytes: Number of bytes to read, at most; of a longer file, these are its last ones.
+    """
+    try:
+        descriptor = os.open(Path(path) / name, os.O_RDONLY | NO_LINKS | NO_WAITING)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        check_regular(status, Path(path) / name)
+        os.lseek(descriptor, max(status.st_size - max_bytes, 0), os.SEEK_SET)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read(max_bytes)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def read_model(path: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class CheckpointRow:
 
 
 def list_runs(
-    parent: Path, newest: int | None = None, *, tags: Sequence[str] = (), text: str = ""
+    parent: str | os.PathLike[str], newest: int | None = None, *, tags: Sequence[str] = (), text: str = ""
 ) -> tuple[list[RunRow], int]:
     """Return a row for each run folder in ``parent``, the newest last, and the number of those left out.
 
@@ -75,6 +75,7 @@ def list_runs(
     Raises:
         ConfigError: When ``parent`` is not a folder.
     """
+    parent = Path(parent)
     names = run_names(parent)
     if tags or text:
         names = [name for name in names if _notes(parent / name)[0].has(tags, text, name)]
@@ -87,14 +88,14 @@ def list_runs(
     return rows, num_left_out
 
 
-def row_of(path: Path) -> RunRow:
+def row_of(path: str | os.PathLike[str]) -> RunRow:
     """Return the row of one run, without its changes."""
-    return _row(path, None)
+    return _row(Path(path), None)
 
 
-def checkpoint_rows(path: Path) -> list[CheckpointRow]:
+def checkpoint_rows(path: str | os.PathLike[str]) -> list[CheckpointRow]:
     """Return the checkpoints of a run folder, the newest last; a folder of them that cannot be read is one row."""
-    folder = path / CHECKPOINTS
+    folder = Path(path) / CHECKPOINTS
     try:
         return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(folder))]
     except CheckpointError as error:
