@@ -188,7 +188,8 @@ def test_scores_and_areas_are_those_of_scikit_learn() -> None:
     probabilities = logits.softmax(1)[:, 0]
     mean, frequency, _ = calibration_curve(probabilities, true == 0)
     there = calibration.calibration_curve(true == 0, probabilities, n_bins=10)
-    assert (frequency.tolist(), mean.tolist()) == tuple(pytest.approx(list(values)) for values in there)
+    assert frequency.tolist() == pytest.approx(list(there[0]))
+    assert mean.tolist() == pytest.approx(list(there[1]))
 
 
 def test_residuals_are_in_the_units_of_the_data() -> None:
