@@ -79,6 +79,18 @@ def metric_names(path: Path) -> list[str]:
     return [name for name in names if name not in ("epoch", "step")]
 
 
+def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a run folder that have an epoch and a step, without anything but numbers and None.
+
+    Raises:
+        ConfigError: When the file cannot be read.
+    """
+    for row in _rows(_lines(path)):
+        numbers = {key: value for key, value in row.items() if value is None or type(value) in (int, float)}
+        if type(numbers.get("epoch")) is int and type(numbers.get("step")) is int:
+            yield numbers
+
+
 def _decoder(metrics: Sequence[str]) -> Callable[[bytes], Any]:
     """Return a decoder of lines: it gives objects with ``step``, and ``metric_0``, ``metric_1`` ... or None."""
     fields: list[Any] = [("step", int), *((f"metric_{number}", float | None, None) for number in range(len(metrics)))]

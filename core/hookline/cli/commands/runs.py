@@ -40,7 +40,7 @@ from hookline.engine.errors import ConfigError, Fault, HooklineError
 from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
-from hookline.runs.curves import Curve, metric_names, read_curves
+from hookline.runs.curves import Curve, metric_lines, metric_names, read_curves
 from hookline.runs.folder import CONFIG, saved_config
 from hookline.runs.listing import RunRow, checkpoint_rows, list_runs, row_of
 from hookline.runs.record import RunRecord, read_record
@@ -355,6 +355,39 @@ def _confirm(paths: Sequence[Path]) -> None:
         click.echo(printable(str(path)), err=True)
     what = "it" if len(paths) == 1 else f"these {len(paths)} runs"
     click.confirm(f"remove {what} permanently?", abort=True, err=True)
+
+
+@runs.command()
+@run_argument
+@click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
+@click.option("--to", "target", required=True, metavar="CALLBACK", help="Callback that sends runs, such as mlflow.")
+@runs_option
+@printing
+@choosing
+def export(output: Output, catalog: Catalog, run: str, options: Sequence[str], target: str, parent: Path) -> None:
+    """Send RUN to a tracker.
+
+    Sends its settings, metrics and outcome by the callback that would have sent them during the run, whose options are
+    OPTION=VALUE. What the tracker has is not sent again.
+    """
+    path = find_run(run, parent)
+    row = row_of(path)
+    if row.status == "running":
+        raise ConfigError(f"{path.name} is still running", hint="export it when it has ended")
+    with watched_imports():
+        words = [f"callbacks.export.{word}" for word in options]
+        config = load_config({"callbacks": {"export": {"use": target}}}, words, catalog=catalog)
+    choice = next(choice for choice in config.plugins if choice.table == "callbacks.export")
+    exporter: Any = choice.plugin.make(choice.options)
+    if not hasattr(exporter, "export_run"):
+        hint = "name one of a tracker, such as --to tensorboard"
+        raise ConfigError(f"{choice.plugin} does not export runs", hint=hint)
+    outcome = "killed" if row.status == "lost" else row.status
+    with contextlib.redirect_stdout(sys.stderr):  # packages of trackers print
+        where = exporter.export_run(path, _record_of(row), metric_lines(path), outcome)
+    if output.json:
+        output.document({"run": str(path.resolve()), "to": target, "where": where})
+    output.prose(f"sent {path.name} to {target}: {where}")
 
 
 @runs.command()
