@@ -96,9 +96,10 @@ class Sender(threading.Thread):
         least = self._least
         while self._is_due(least):
             self._send(is_last=False)
-            least = max(self._least, 1)
             with self._wake:
-                self._wake.wait_for(lambda: self._is_closing, self._pause_s)
+                # No pause after the job that announces the run.
+                self._wake.wait_for(lambda: self._is_closing, self._pause_s if least or self._is_failing else 0)
+            least = max(self._least, 1)
         if not self._is_over:
             self._send(is_last=True)
         self._end()
@@ -164,7 +165,7 @@ class Sender(threading.Thread):
 def _started() -> subprocess.Popen[bytes]:
     # -P: no file in the current folder can pass for a package. In a session of its own, Ctrl-C does not reach it.
     return subprocess.Popen(  # noqa: S603 - this very program
-        [sys.executable, "-P", "-m", _PROGRAM],
+        [sys.executable, "-P", "-W", "ignore", "-m", _PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -54,6 +54,7 @@ class Tracker:
     ] = 60.0
 
     def __post_init__(self) -> None:
+        check_package(self.tracker, f"the callback {self.tracker} needs")
         self._own_id = secrets.token_hex(8)
         self._sender: Sender
         self._saved = self._last_evaluation = 0
@@ -63,7 +64,6 @@ class Tracker:
     @hookimpl
     def on_run_start(self, run: RunView, state: Mapping[str, Any] | None) -> None:
         """Start to send."""
-        check_package(self.tracker, f"the callback {self.tracker} needs")
         self.__post_init__()
         first, points = 0, []
         if state is not None:
@@ -138,8 +138,8 @@ class Tracker:
         """Restore the place of the last evaluation; ``on_run_start`` has restored the rest."""
         self._last_evaluation = state["evaluation"]
 
-    def export_run(self, path: Path, record: RunRecord, lines: Iterable[Mapping[str, Any]], outcome: str) -> str:
-        """Send a saved run, and return where it went; points that the tracker has are not sent again.
+    def export_run(self, path: Path, record: RunRecord, lines: Iterable[Mapping[str, Any]], outcome: str) -> int:
+        """Send a saved run, and return the number of its points; those that the tracker has are not sent again.
 
         Args:
             path: The run folder.
@@ -150,7 +150,6 @@ class Tracker:
         Raises:
             PluginError: When the tracker cannot take it.
         """
-        check_package(self.tracker, f"the callback {self.tracker} needs")
         points = list(_points_of(lines, record))
         settings = record.identity.get("settings", {})
         sent = Sent(
@@ -168,7 +167,7 @@ class Tracker:
             send(job)
         except Exception as error:
             raise PluginError(f"{self.tracker} cannot take the run: {type(error).__name__}: {error}") from error
-        return f"{len(points)} points"
+        return len(points)
 
     def store_options(self, run: Sent) -> dict[str, Any]:  # noqa: ARG002 - for those whose options depend on it
         """Return the options that the store gets: those of this class itself."""

@@ -384,10 +384,10 @@ def export(output: Output, catalog: Catalog, run: str, options: Sequence[str], t
         raise ConfigError(f"{choice.plugin} does not export runs", hint=hint)
     outcome = "killed" if row.status == "lost" else row.status
     with contextlib.redirect_stdout(sys.stderr):  # packages of trackers print
-        where = exporter.export_run(path, _record_of(row), metric_lines(path), outcome)
+        num_points = exporter.export_run(path, _record_of(row), metric_lines(path), outcome)
     if output.json:
-        output.document({"run": str(path.resolve()), "to": target, "where": where})
-    output.prose(f"sent {path.name} to {target}: {where}")
+        output.document({"run": str(path.resolve()), "to": target, "points": num_points})
+    output.prose(f"sent {path.name} to {target}: {num_points} points")
 
 
 @runs.command()
