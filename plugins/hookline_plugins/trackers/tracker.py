@@ -54,7 +54,6 @@ class Tracker:
     ] = 60.0
 
     def __post_init__(self) -> None:
-        check_package(self.tracker, f"the callback {self.tracker} needs")
         self._own_id = secrets.token_hex(8)
         self._sender: Sender
         self._saved = self._last_evaluation = 0
@@ -64,6 +63,7 @@ class Tracker:
     @hookimpl
     def on_run_start(self, run: RunView, state: Mapping[str, Any] | None) -> None:
         """Start to send."""
+        check_package(self.tracker, f"the callback {self.tracker} needs")
         self.__post_init__()
         first, points = 0, []
         if state is not None:
@@ -150,6 +150,7 @@ class Tracker:
         Raises:
             PluginError: When the tracker cannot take it.
         """
+        check_package(self.tracker, f"the callback {self.tracker} needs")
         points = list(_points_of(lines, record))
         settings = record.identity.get("settings", {})
         sent = Sent(

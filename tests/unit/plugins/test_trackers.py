@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import random
+import re
 import signal
 import sys
 import threading
@@ -251,11 +253,75 @@ def test_a_trial_and_a_proof_send_nothing(tmp_path: Path) -> None:
     assert proving(config, tmp_path, 1)["callbacks.mlflow"] == "off"
 
 
-def test_a_missing_package_is_an_error_before_there_is_a_run_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_an_error_that_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PluginError, match="the callback mlflow needs mlflow: it is not installed") as caught:
-        Run(config_of(tmp_path))
+        Run(config_of(tmp_path)).fit()
     assert caught.value.hint == "pip install 'hookline[mlflow]'"
-    assert not (tmp_path / "runs").exists()
+
+
+EXPORT = """
+import json, sys
+sys.argv = ["hookline", "runs", "export", *{words!r}]
+from hookline.cli import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+def export(folder: Path, *words: str) -> Any:
+    command = [sys.executable, "-c", EXPORT.format(words=words)]
+    return run(command, cwd=folder, PYTHONPATH=str(PACKAGES))
+
+
+def test_a_saved_run_is_exported_once_and_without_torch(tmp_path: Path) -> None:
+    Run(config_of(tmp_path, {"callbacks.mlflow": "off"})).fit()
+    there = ("last", "--to", "mlflow", f"at={tmp_path / 'store'}")
+    expected = logged(tmp_path)
+    with (tmp_path / "runs" / "last" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "step": 12, "bad": null, "name": "x"}\n{"epoch": 3}\nno line\n')
+    done = export(tmp_path, *there, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "run": str((tmp_path / "runs" / "last").resolve()),
+        "to": "mlflow",
+        "points": 7,
+    }
+    *before, epoch, bad = sent(tmp_path)
+    assert before == expected
+    assert (epoch, bad[:2], math.isnan(bad[2])) == (("epoch", 12, 2), ("bad", 12), True)
+    assert calls(tmp_path)[-1] == {"status": "FINISHED"}
+    params = dict(param for call in calls(tmp_path) for param in call.get("params", ()))
+    assert params["data.num_examples"] == "60"
+    name = "0001-synthetic-linear-linear"
+    assert export(tmp_path, *there).stdout == f"sent {name} to mlflow: 7 points\n"
+    assert [*before, epoch] == sent(tmp_path)[:-1]
+
+
+def test_a_run_that_was_killed_is_exported_as_such_and_one_at_work_not(tmp_path: Path) -> None:
+    steps = Run(config_of(tmp_path, {"callbacks.mlflow": "off"})).steps()
+    next(steps)
+    words = ("last", "--to", "mlflow", f"at={tmp_path / 'store'}")
+    done = export(tmp_path, *words)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: 0001-synthetic-linear-linear is still running\n  = export it when it has ended\n",
+    )
+    record = tmp_path / "runs" / "last" / "run.json"
+    running = record.read_text()
+    steps.close()
+    record.write_text(running)
+    assert export(tmp_path, *words).returncode == 0
+    assert calls(tmp_path)[-2:] == [{"tag": ["hookline.outcome", "killed"]}, {"status": "KILLED"}]
+
+
+def test_a_run_that_cannot_be_exported_is_an_error_without_a_traceback(tmp_path: Path) -> None:
+    Run(config_of(tmp_path, {"callbacks.mlflow": "off"})).fit()
+    done = export(tmp_path, "last", "--to", "progress")
+    assert done.returncode == 2
+    assert re.search(r"callback 'progress' \(hookline \S+\) does not export runs", done.stderr)
+    done = export(tmp_path, "last", "--to", "mlflow", "at=raise:x")
+    message = "* imported\nerror: mlflow cannot take the run: ConnectionError: no route to https://me:<not written>@host\n"
+    assert (done.returncode, done.stderr) == (3, message)

@@ -360,10 +360,10 @@ def _confirm(paths: Sequence[Path]) -> None:
 @runs.command()
 @run_argument
 @click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
-@click.option("--to", "target", required=True, metavar="CALLBACK", help="Callback that sends runs, such as mlflow.")
+@click.option("--to", "target", required=True, metavar="CALLBACK", help="Callback of a tracker.")
 @runs_option
-@printing
-@choosing
+@output_options
+@plugin_options
 def export(output: Output, catalog: Catalog, run: str, options: Sequence[str], target: str, parent: Path) -> None:
     """Send RUN to a tracker.
 
@@ -380,7 +380,7 @@ def export(output: Output, catalog: Catalog, run: str, options: Sequence[str], t
     choice = next(choice for choice in config.plugins if choice.table == "callbacks.export")
     exporter: Any = choice.plugin.make(choice.options)
     if not hasattr(exporter, "export_run"):
-        hint = "name one of a tracker, such as --to tensorboard"
+        hint = "name the callback of a tracker; for the list: hookline plugins list"
         raise ConfigError(f"{choice.plugin} does not export runs", hint=hint)
     outcome = "killed" if row.status == "lost" else row.status
     with contextlib.redirect_stdout(sys.stderr):  # packages of trackers print
