@@ -323,5 +323,7 @@ def test_a_run_that_cannot_be_exported_is_an_error_without_a_traceback(tmp_path:
     assert done.returncode == 2
     assert re.search(r"callback 'progress' \(hookline \S+\) does not export runs", done.stderr)
     done = export(tmp_path, "last", "--to", "mlflow", "at=raise:x")
-    message = "* imported\nerror: mlflow cannot take the run: ConnectionError: no route to https://me:<not written>@host\n"
+    message = (
+        "* imported\nerror: mlflow cannot take the run: ConnectionError: no route to https://me:<not written>@host\n"
+    )
     assert (done.returncode, done.stderr) == (3, message)
