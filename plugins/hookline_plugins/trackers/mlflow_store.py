@@ -38,30 +38,30 @@ class MLflow(Tracker):
 class Experiment:
     """A run in an experiment."""
 
-    def __init__(self, run: Sent, options: dict[str, Any]) -> None:
+    def __init__(self, sent: Sent, options: dict[str, Any]) -> None:
         from mlflow.tracking import MlflowClient
 
         self._client: MlflowClient = MlflowClient(tracking_uri=options["at"] or None)
         name = options["experiment"]
         found = self._client.get_experiment_by_name(name)
         number = found.experiment_id if found else self._client.create_experiment(name)
-        runs = self._client.search_runs([number], f"tags.`{_RUN}` = '{run.id}'", max_results=1)
+        runs = self._client.search_runs([number], f"tags.`{_RUN}` = '{sent.id}'", max_results=1)
         if runs:
             self._id, self._tags = runs[0].info.run_id, dict(runs[0].data.tags)
             self._client.update_run(self._id, status="RUNNING")
         else:
-            self._id, self._tags = self._begun(number, run), {}
+            self._id, self._tags = self._begun(number, sent), {}
 
-    def _begun(self, experiment: str, run: Sent) -> str:
+    def _begun(self, experiment: str, sent: Sent) -> str:
         from mlflow.entities import Param
 
-        tags = {_RUN: run.id, **{f"hookline.{name}": value for name, value in run.facts.items()}}
-        tags |= dict.fromkeys(run.tags, "") | ({"mlflow.note.content": run.notes} if run.notes else {})
-        tags |= {"hookline.folder": run.folder} if run.folder else {}
+        tags = {_RUN: sent.id, **{f"hookline.{name}": value for name, value in sent.facts.items()}}
+        tags |= dict.fromkeys(sent.tags, "") | ({"mlflow.note.content": sent.notes} if sent.notes else {})
+        tags |= {"hookline.folder": sent.folder} if sent.folder else {}
         made = self._client.create_run(
-            experiment, tags={_key(name): tag for name, tag in tags.items()}, run_name=run.name
+            experiment, tags={_key(name): tag for name, tag in tags.items()}, run_name=sent.name
         )
-        params = [Param(_key(key), str(value)[:_MAX_VALUE]) for key, value in run.settings.items()]
+        params = [Param(_key(key), str(value)[:_MAX_VALUE]) for key, value in sent.settings.items()]
         for some in _batches(params, _MAX_PARAMS):
             self._client.log_batch(made.info.run_id, params=some)
         return str(made.info.run_id)

@@ -24,8 +24,6 @@ class Sender(threading.Thread):
 
     Args:
         make_job: Returns a job for points, the number of those before, and whether it is the last one.
-        first: Number of points before ``points``.
-        points: Points that the tracker may lack, from a saved state.
         least: Number of points that are worth a job; 0: the first job has none, and announces the run.
         pause_s: Seconds between two jobs.
         timeout_s: Seconds after which a job fails.
@@ -34,15 +32,14 @@ class Sender(threading.Thread):
     def __init__(
         self,
         make_job: Callable[[list[Point], int, bool], Job],
-        first: int,
-        points: list[Point],
         *,
         least: int,
         pause_s: float,
         timeout_s: float,
     ) -> None:
         super().__init__(name="hookline tracker", daemon=True)
-        self._make_job, self._first, self._points = make_job, first, points
+        self._make_job = make_job
+        self._first, self._points = 0, list[Point]()
         self._least, self._pause_s, self._timeout_s = least, pause_s, timeout_s
         self._released = 0
         self._wake = threading.Condition()
@@ -61,6 +58,13 @@ class Sender(threading.Thread):
         """Number of points of the run so far."""
         with self._wake:
             return self._first + len(self._points)
+
+    def load(self, first: int, points: list[Point]) -> None:
+        """Continue with points that the tracker may lack, after the number of those before, and start to send them."""
+        with self._wake:
+            self._first, self._points, self._released = first, points, first + len(points)
+        if self.ident is None:
+            self.start()
 
     def add(self, point: Point) -> None:
         """Add a point."""
@@ -81,6 +85,8 @@ class Sender(threading.Thread):
 
     def close(self) -> int:
         """Send what is released within the time of a job, end, and return the number of released points not sent."""
+        if self.ident is None:
+            return 0  # the run could not load its state
         with self._wake:
             self._is_closing = True
             self._wake.notify()

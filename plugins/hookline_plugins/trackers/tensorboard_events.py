@@ -34,25 +34,25 @@ class TensorBoard(Tracker):
 
     at: Annotated[str, Meta(description="folder of the runs; empty: the run folder, `artifacts/tensorboard`")] = ""
 
-    def store_options(self, run: Sent) -> dict[str, Any]:
+    def store_options(self, sent: Sent) -> dict[str, Any]:
         """Return the folder of the file.
 
         Raises:
             ConfigError: When there is none.
         """
-        name = "tensorboard" + run.id[16:]  # of a second one in this run
+        name = "tensorboard" + sent.id[16:]  # of a second one in this run
         if self.at:
-            return {"folder": str(Path(self.at).absolute() / f"{run.name}{run.id[16:]}")}
-        if not run.folder:
+            return {"folder": str(Path(self.at).absolute() / f"{sent.name}{sent.id[16:]}")}
+        if not sent.folder:
             hint = "set a folder: callbacks.tensorboard.at=DIR; or let run-folder make one: callbacks.run-folder={}"
             raise ConfigError("tensorboard has no folder to write in", hint=hint)
-        return {"folder": f"{run.folder}/artifacts/{name}"}
+        return {"folder": f"{sent.folder}/artifacts/{name}"}
 
 
 class Events:
     """A file of events: length, checksum, event and checksum, again and again."""
 
-    def __init__(self, run: Sent, options: dict[str, Any]) -> None:
+    def __init__(self, sent: Sent, options: dict[str, Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
         self._event = Event
@@ -65,7 +65,7 @@ class Events:
         # An event that was cut off hides those after it.
         self._file.truncate(self._size)
         if not self._size:
-            self._begin(run)
+            self._begin(sent)
 
     def count(self) -> int:
         """Return the number of events with numbers."""
@@ -93,13 +93,13 @@ class Events:
             self._sync()
         self._file.close()
 
-    def _begin(self, run: Sent) -> None:
+    def _begin(self, sent: Sent) -> None:
         from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 
         self._write(wall_time=time.time(), file_version="brain.Event:2")
-        started = SessionStartInfo(group_name=run.id, start_time_secs=time.time())
-        for key, value in run.settings.items():
+        started = SessionStartInfo(group_name=sent.id, start_time_secs=time.time())
+        for key, value in sent.settings.items():
             if isinstance(value, bool):
                 started.hparams[key].bool_value = value
             elif isinstance(value, int | float):
@@ -107,7 +107,7 @@ class Events:
             elif value is not None:
                 started.hparams[key].string_value = str(value)
         self._write_parameters(SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=started))
-        self._write_text("run", "\n".join(f"- {name}: {value}" for name, value in _about(run)))
+        self._write_text("run", "\n".join(f"- {name}: {value}" for name, value in _about(sent)))
         self._sync()
 
     def _write_parameters(self, tag: str, data: Any) -> None:
@@ -153,9 +153,9 @@ class Events:
 open_store = Events
 
 
-def _about(run: Sent) -> Iterator[tuple[str, str]]:
-    yield from run.facts.items()
-    if run.tags:
-        yield "tags", ", ".join(run.tags)
-    if run.notes:
-        yield "notes", re.sub(r"\s+", " ", run.notes)
+def _about(sent: Sent) -> Iterator[tuple[str, str]]:
+    yield from sent.facts.items()
+    if sent.tags:
+        yield "tags", ", ".join(sent.tags)
+    if sent.notes:
+        yield "notes", re.sub(r"\s+", " ", sent.notes)

@@ -65,24 +65,19 @@ class Tracker:
         """Start to send."""
         check_package(self.tracker, f"the callback {self.tracker} needs")
         self.__post_init__()
-        first, points = 0, []
         if state is not None:
-            self._own_id, first = state["id"], state["first"]
-            points = convert(state["points"], list[Point])
+            self._own_id = state["id"]
         self._redaction = Redaction.of(run.config)
         self._job = self._first_job(run)
         is_live = self.when == "live"
         self._sender = Sender(
             self._make_job,
-            first,
-            points,
             least=0 if is_live else self.least,
             pause_s=_LIVE_PAUSE_S if is_live else _SAVED_PAUSE_S,
             timeout_s=self.timeout_s,
         )
-        # The checkpoint has them.
-        self._sender.release(first + len(points))
-        self._sender.start()
+        if state is None:
+            self._sender.start()
 
     @hookimpl
     def on_log(self, run: RunView, values: Mapping[str, float]) -> None:
@@ -135,8 +130,9 @@ class Tracker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the place of the last evaluation; ``on_run_start`` has restored the rest."""
-        self._last_evaluation = state["evaluation"]
+        """Restore the state from ``state_dict``, and send the points in it: a checkpoint has them."""
+        self._own_id, self._last_evaluation = state["id"], state["evaluation"]
+        self._sender.load(state["first"], convert(state["points"], list[Point]))
 
     def export_run(self, path: Path, record: RunRecord, lines: Iterable[Mapping[str, Any]], outcome: str) -> int:
         """Send a saved run, and return the number of its points; those that the tracker has are not sent again.
@@ -170,7 +166,7 @@ class Tracker:
             raise PluginError(f"{self.tracker} cannot take the run: {type(error).__name__}: {error}") from error
         return len(points)
 
-    def store_options(self, run: Sent) -> dict[str, Any]:  # noqa: ARG002 - for those whose options depend on it
+    def store_options(self, sent: Sent) -> dict[str, Any]:  # noqa: ARG002 - for those whose options depend on it
         """Return the options that the store gets: those of this class itself."""
         shared = {*Tracker.__dataclass_fields__, "weights"}
         return {name: value for name, value in asdict(self).items() if name not in shared}
@@ -216,7 +212,7 @@ def _points_of(lines: Iterable[Mapping[str, Any]], record: RunRecord) -> Iterabl
     start = record.attempts[0].started.timestamp() if record.attempts else 0.0
     for line in lines:
         values = {name: float("nan") if value is None else value for name, value in line.items()}
-        epoch, step = values.pop("epoch"), values.pop("step")
+        epoch, step = int(values.pop("epoch")), int(values.pop("step"))
         yield Point(epoch, step, start + record.time_s * step / max(record.step, 1), values)
 
 

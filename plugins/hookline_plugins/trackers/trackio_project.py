@@ -25,14 +25,14 @@ class Trackio(Tracker):
 class Project:
     """A run in a project, opened for each call: what it gets is in the database when it is finished."""
 
-    def __init__(self, run: Sent, options: dict[str, Any]) -> None:
-        self._run, self._project = run, options["project"]
+    def __init__(self, sent: Sent, options: dict[str, Any]) -> None:
+        self._sent, self._project = sent, options["project"]
 
     def count(self) -> int:
         """Return the number of rows of the run."""
         from trackio.sqlite_storage import SQLiteStorage
 
-        return int(SQLiteStorage.get_log_count(self._project, self._run.name, run_id=self._run.id))
+        return int(SQLiteStorage.get_log_count(self._project, self._sent.name, run_id=self._sent.id))
 
     def send(self, points: Sequence[Point], first: int) -> None:
         """Write a row for each point.
@@ -40,10 +40,10 @@ class Project:
         Raises:
             OSError: When Trackio, which only warns, has not written them all.
         """
-        run = self._opened()
+        opened = self._opened()
         for point in points:
-            run.log(point.numbers, step=point.step)
-        run.finish()
+            opened.log(point.numbers, step=point.step)
+        opened.finish()
         if (there := self.count()) != first + len(points):
             raise OSError(f"trackio has {there} rows of the run instead of {first + len(points)}")
 
@@ -52,16 +52,16 @@ class Project:
         if weights:
             import trackio
 
-            artifact = trackio.Artifact(f"model-{self._run.id}", type="model")
+            artifact = trackio.Artifact(f"model-{self._sent.id}", type="model")
             artifact.add_file(weights)
-            run = self._opened()
-            run.log_artifact(artifact)
-            run.finish()
+            opened = self._opened()
+            opened.log_artifact(artifact)
+            opened.finish()
 
     def _opened(self) -> Any:
         from trackio import Run
 
-        sent = self._run
+        sent = self._sent
         about = {"facts": sent.facts, "tags": sent.tags, "notes": sent.notes}
         return Run(
             url=None,

@@ -34,16 +34,16 @@ class WandB(Tracker):
     project: Annotated[str, Meta(min_length=1, description="name of the project")] = "hookline"
     at: Annotated[str, Meta(description="folder in which `wandb` is made; empty: the current folder")] = ""
 
-    def store_options(self, run: Sent) -> dict[str, Any]:
+    def store_options(self, sent: Sent) -> dict[str, Any]:
         """Return the options, with an absolute folder."""
-        return {**super().store_options(run), "at": str(Path(self.at).absolute())}
+        return {**super().store_options(sent), "at": str(Path(self.at).absolute())}
 
 
 class Session:
     """A run, continued. What wandb gets is on the disk when the session is finished, not before."""
 
-    def __init__(self, run: Sent, options: dict[str, Any]) -> None:
-        self._sent, self._options = run, options
+    def __init__(self, sent: Sent, options: dict[str, Any]) -> None:
+        self._sent, self._options = sent, options
         self._run: Any = None
         if options["mode"] == "online":
             self._open()
@@ -76,10 +76,10 @@ class Session:
 
     def send(self, points: Sequence[Point], first: int) -> None:
         """Log the points in the order of their numbers, with the step as the axis."""
-        run = self._open()
-        run.define_metric("*", step_metric="step")
+        opened = self._open()
+        opened.define_metric("*", step_metric="step")
         for number, point in enumerate(points, first):
-            run.log({"_timestamp": point.time, "step": point.step, **point.numbers}, step=number)
+            opened.log({"_timestamp": point.time, "step": point.step, **point.numbers}, step=number)
         self._num_points = first + len(points)
 
     def close(self, outcome: Outcome | None, weights: str) -> None:

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
 from hookline import Catalog, PluginError, Run, RunView, hookimpl, load_config
 from hookline.runs import read_checkpoint
+from hookline.testing.parts import changed_generators, generator_states
 from hookline.trials.switches import trial_values
 from hookline_plugins.defaults import proving
 from hookline_plugins.trackers.points import Job, Point, Sent
@@ -117,7 +117,7 @@ def test_a_run_that_is_killed_three_times_has_each_point_once(tmp_path: Path) ->
 @pytest.mark.parametrize("how", ["raise", "exit", "hang"])
 def test_a_tracker_that_fails_or_hangs_costs_a_warning(tmp_path: Path, how: str) -> None:
     random.seed(1)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    before = generator_states()
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     hook, threads = sys.excepthook, threading.active_count()
     tracked = Run(config_of(tmp_path, {"callbacks.mlflow.timeout_s": 1.5}, at=f"{how}:"))
@@ -129,9 +129,7 @@ def test_a_tracker_that_fails_or_hangs_costs_a_warning(tmp_path: Path, how: str)
         "mlflow: 6 points were not sent; to send them: hookline runs export 0001-synthetic-linear-linear --to mlflow"
     )
     assert list(result.warnings) == [f"mlflow failed, and the run continues: {why[how]}", again]
-    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    assert before[:2] == after[:2]
-    assert torch.equal(before[2], after[2])
+    assert not changed_generators(before)
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     assert (sys.excepthook, threading.active_count()) == (hook, threads)
     plain = Run(config_of(tmp_path, {"callbacks.mlflow": "off"}))
@@ -232,9 +230,8 @@ def test_a_sender_waits_for_that_of_an_attempt_that_was_killed(tmp_path: Path) -
         return Job("mlflow", options, about, first, points, lock=str(tmp_path / "lock"))
 
     def num_left() -> int:
-        sender = Sender(make_job, 0, [Point(1, 1, 0.0, {"loss": 1.0})], least=1, pause_s=1.0, timeout_s=2.0)
-        sender.release(1)
-        sender.start()
+        sender = Sender(make_job, least=1, pause_s=1.0, timeout_s=2.0)
+        sender.load(0, [Point(1, 1, 0.0, {"loss": 1.0})])
         return sender.close()
 
     with FileLock(tmp_path / "lock"):
@@ -301,7 +298,7 @@ def test_a_saved_run_is_exported_once_and_without_torch(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_killed_is_exported_as_such_and_one_at_work_not(tmp_path: Path) -> None:
-    steps = Run(config_of(tmp_path, {"callbacks.mlflow": "off"})).steps()
+    steps: Any = Run(config_of(tmp_path, {"callbacks.mlflow": "off"})).steps()
     next(steps)
     words = ("last", "--to", "mlflow", f"at={tmp_path / 'store'}")
     done = export(tmp_path, *words)
