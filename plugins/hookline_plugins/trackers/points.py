@@ -60,7 +60,7 @@ class Job(msgspec.Struct):
     Attributes:
         tracker: Name of the tracker.
         options: The options of its store.
-        run: The run.
+        sent: The run.
         first: Number of points before the first of ``points``.
         points: The points.
         outcome: How the run ended; None if it goes on.
@@ -70,7 +70,7 @@ class Job(msgspec.Struct):
 
     tracker: str
     options: dict[str, Any]
-    run: Sent
+    sent: Sent
     first: int
     points: list[Point]
     outcome: Outcome | None = None

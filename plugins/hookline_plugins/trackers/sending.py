@@ -23,6 +23,8 @@ _MODULES = {
     "trackio": "trackio_project",
 }
 
+_MAX_ERROR = 500
+
 
 class Result(msgspec.Struct):
     """The result of a job.
@@ -39,7 +41,7 @@ class Result(msgspec.Struct):
 def send(job: Job) -> int:
     """Bring a tracker up to date, and return the number of points that it has; it gets each once."""
     module = importlib.import_module(f"hookline_plugins.trackers.{_MODULES[job.tracker]}")
-    store: Store = module.open_store(job.run, job.options)
+    store: Store = module.open_store(job.sent, job.options)
     try:
         first = max(job.first, store.count())
         points = job.points[first - job.first :]
@@ -50,6 +52,11 @@ def send(job: Job) -> int:
         raise
     store.close(job.outcome, job.weights)
     return first + len(points)
+
+
+def in_one_line(error: Exception) -> str:
+    """Return the type and the first line of an error: those of databases show whole statements."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:_MAX_ERROR]}"
 
 
 def _main() -> None:
@@ -63,7 +70,7 @@ def _main() -> None:
             lock = lock or _held(job.lock)
             result = Result(send(job))
         except Exception as error:  # noqa: BLE001 - whatever a package raises is reported
-            result = Result(error=f"{type(error).__name__}: {error}")
+            result = Result(error=in_one_line(error))
         results.write(msgspec.json.encode(result) + b"\n")
         results.flush()
 

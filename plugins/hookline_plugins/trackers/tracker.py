@@ -16,7 +16,7 @@ from hookline.runs import Redaction, commit_of, folder_of, identity_of
 from hookline_plugins.optional import check_package
 from hookline_plugins.trackers.points import Job, Point, Sent, flat_facts
 from hookline_plugins.trackers.sender import Sender
-from hookline_plugins.trackers.sending import send
+from hookline_plugins.trackers.sending import in_one_line, send
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
@@ -163,7 +163,7 @@ class Tracker:
         try:
             send(job)
         except Exception as error:
-            raise PluginError(f"{self.tracker} cannot take the run: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{self.tracker} cannot take the run: {in_one_line(error)}") from error
         return len(points)
 
     def store_options(self, sent: Sent) -> dict[str, Any]:  # noqa: ARG002 - for those whose options depend on it
@@ -192,9 +192,9 @@ class Tracker:
 
     def _make_job(self, points: list[Point], first: int, is_last: bool) -> Job:
         job = self._job
-        weights = f"{job.run.folder}/model.safetensors" if is_last and self._has_weights else ""
+        weights = f"{job.sent.folder}/model.safetensors" if is_last and self._has_weights else ""
         outcome = self._outcome if is_last else None
-        return Job(job.tracker, job.options, job.run, first, points, outcome, weights, job.lock)
+        return Job(job.tracker, job.options, job.sent, first, points, outcome, weights, job.lock)
 
     def _add(self, run: RunView, values: Mapping[str, float]) -> None:
         self._sender.add(Point(run.epoch, run.step, time.time(), dict(values)))
