@@ -96,7 +96,8 @@ def test_a_run_that_is_killed_three_times_has_each_point_once(tmp_path: Path) ->
         "train.log_every_steps=3",
         "callbacks.checkpoint.every_steps=4",
     ]
-    options += ["callbacks.telemetry={speed=false, memory=false}", f"callbacks.mlflow.at={tmp_path / 'store'}"]
+    options += ["train.evaluate_every_steps=4", "callbacks.telemetry={speed=false, memory=false}"]
+    options += [f"callbacks.mlflow.at={tmp_path / 'store'}"]
 
     def attempt(*words: str) -> int:
         command = [str(warm_program()), *words, "--plugin", "killer.py"]
@@ -109,7 +110,9 @@ def test_a_run_that_is_killed_three_times_has_each_point_once(tmp_path: Path) ->
     assert attempt("resume", "last", "callbacks.killer.at=9", "callbacks.killer.sent=0") == 137
     assert attempt("resume", "last", "callbacks.killer.at=0") == 0
     assert sent(tmp_path) == logged(tmp_path)
-    assert len(sent(tmp_path)) == len({*sent(tmp_path)}) + 2  # the epoch, in the last interval and of the epoch itself
+    whole = {"train.seed": 0, "train.evaluate_every_steps": 4, "callbacks.mlflow": "off"}
+    Run(config_of(tmp_path / "whole", whole)).fit()
+    assert sent(tmp_path) == logged(tmp_path / "whole")
     assert sum("made" in call for call in calls(tmp_path)) == 1
 
 
