@@ -380,7 +380,7 @@ def export(output: Output, catalog: Catalog, run: str, options: Sequence[str], t
     choice = next(choice for choice in config.plugins if choice.table == "callbacks.export")
     exporter: Any = choice.plugin.make(choice.options)
     if not hasattr(exporter, "export_run"):
-        hint = "name the callback of a tracker; for the list: hookline plugins list"
+        hint = "name the callback of a tracker; for the list: hookline plugins callback"
         raise ConfigError(f"{choice.plugin} does not export runs", hint=hint)
     outcome = "killed" if row.status == "lost" else row.status
     with contextlib.redirect_stdout(sys.stderr):  # packages of trackers print
