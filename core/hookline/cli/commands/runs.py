@@ -45,7 +45,7 @@ from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError, Fault, HooklineError
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
-from hookline.runs.curves import MAX_POINTS, Curve, metric_names, read_curves
+from hookline.runs.curves import MAX_POINTS, Curve, metric_lines, metric_names, read_curves
 from hookline.runs.folder import CONFIG, saved_config
 from hookline.runs.listing import RunRow, checkpoint_rows, list_runs, row_of
 from hookline.runs.overview.columns import check_columns, sorted_rows
@@ -423,6 +423,39 @@ def _confirm(paths: Sequence[Path]) -> None:
         click.echo(printable(str(path)), err=True)
     what = "it" if len(paths) == 1 else f"these {len(paths)} runs"
     click.confirm(f"remove {what} permanently?", abort=True, err=True)
+
+
+@runs.command()
+@run_argument
+@click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
+@click.option("--to", "target", required=True, metavar="CALLBACK", help="Callback of a tracker.")
+@runs_option
+@output_options
+@plugin_options
+def export(output: Output, catalog: Catalog, run: str, options: Sequence[str], target: str, parent: Path) -> None:
+    """Send RUN to a tracker.
+
+    Sends its settings, metrics and outcome by the callback that would have sent them during the run, whose options are
+    OPTION=VALUE. What the tracker has is not sent again.
+    """
+    path = find_run(run, parent)
+    row = row_of(path)
+    if row.status == "running":
+        raise ConfigError(f"{path.name} is still running", hint="export it when it has ended")
+    with watched_imports():
+        words = [f"callbacks.export.{word}" for word in options]
+        config = load_config({"callbacks": {"export": {"use": target}}}, words, catalog=catalog)
+    choice = next(choice for choice in config.plugins if choice.table == "callbacks.export")
+    exporter: Any = choice.plugin.make(choice.options)
+    if not hasattr(exporter, "export_run"):
+        hint = "name the callback of a tracker; for the list: hookline plugins callback"
+        raise ConfigError(f"{choice.plugin} does not export runs", hint=hint)
+    outcome = "killed" if row.status == "lost" else row.status
+    with contextlib.redirect_stdout(sys.stderr):  # packages of trackers print
+        num_points = exporter.export_run(path, _record_of(row), metric_lines(path), outcome)
+    if output.json:
+        output.document({"run": str(path.resolve()), "to": target, "points": num_points})
+    output.prose(f"sent {path.name} to {target}: {num_points} points")
 
 
 @runs.command()
