@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from hookline.runs.identity import commit_of, identity_of
     from hookline.runs.lock import Lock, make_lock, read_lock
-    from hookline.runs.record import Attempt, BestValue, RunRecord
+    from hookline.runs.record import Attempt, BestValue, RunRecord, read_record
     from hookline.runs.redaction import Redaction, redacted_word
     from hookline.runs.search import find_run
     from hookline.runs.state_check import StateCheck
@@ -55,6 +55,7 @@ _HOME = {
         "Attempt",
         "BestValue",
         "RunRecord",
+        "read_record",
     ),
     "redaction": ("Redaction", "redacted_word"),
     "search": ("find_run",),
@@ -86,6 +87,7 @@ __all__ = [
     "make_lock",
     "read_checkpoint",
     "read_lock",
+    "read_record",
     "redacted_word",
 ]
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hookline.trained.predicting import write_predictions
     from hookline.trained.raw.faults import Faults
     from hookline.trained.raw.onnx_model import OnnxModel, load_onnx
+    from hookline.trained.snippet import Snippet, only_watches
     from hookline.trained.weights import Weights, read_weights
 
 _HOME = {
@@ -46,6 +47,10 @@ _HOME = {
         "OnnxModel",
         "load_onnx",
     ),
+    "snippet": (
+        "Snippet",
+        "only_watches",
+    ),
     "weights": (
         "Weights",
         "read_weights",
@@ -62,6 +67,7 @@ __all__ = [
     "OnnxModel",
     "RawInput",
     "RawOutput",
+    "Snippet",
     "TableForm",
     "Trained",
     "Weights",
@@ -70,6 +76,7 @@ __all__ = [
     "load_onnx",
     "load_trained",
     "measure_importance",
+    "only_watches",
     "read_weights",
     "write_predictions",
 ]
