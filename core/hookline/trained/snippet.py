@@ -30,6 +30,7 @@ class Snippet:
         after_evaluation: Statements at the end of each epoch; ``break`` ends the training.
         after_training: Statements after the last epoch, before the weights are saved.
         evaluated: Expression for the model to evaluate, if it is not ``model``.
+        monitors: Name of the metric that its code reads from ``measured``; empty if it reads none.
         metrics: Expressions for metrics, by name, over all of ``prediction`` and ``target`` of an evaluation.
     """
 
@@ -43,6 +44,7 @@ class Snippet:
     after_evaluation: str = ""
     after_training: str = ""
     evaluated: str = ""
+    monitors: str = ""
     metrics: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -27,15 +27,17 @@ class Job:
         evaluated: The splits to evaluate.
         batch_size: Examples of a step.
         piece: Number of examples to gather at once, rounded to whole batches; 0 for all.
+        num_threads: Number of threads of torch in the run.
     """
 
     arrays: Mapping[str, Tensor]
     evaluated: tuple[str, ...]
     batch_size: int
     piece: int
+    num_threads: int
 
 
-def job_of(run: RunView) -> Job:
+def job_of(run: RunView, num_threads: int) -> Job:
     """Return the data and the sizes of a run without faults."""
     import torch
 
@@ -53,7 +55,8 @@ def job_of(run: RunView) -> Job:
     size = num if train.batch_size == "all" else min(train.batch_size, num)
     row = sum(arrays[name][0].numel() * arrays[name].element_size() for name in ("train.inputs", "train.targets"))
     piece, largest = _PIECE_BYTES // max(row, 1), max(map(len, arrays.values()))
-    return Job(arrays, evaluated, size, piece if piece < largest + max(size, train.eval_batch_size) else 0)
+    piece = piece if piece < largest + max(size, train.eval_batch_size) else 0
+    return Job(arrays, evaluated, size, piece, num_threads)
 
 
 def job_faults(run: RunView) -> Iterator[Fault]:
@@ -85,8 +88,8 @@ def _loss_faults(run: RunView) -> Iterator[Fault]:
     forward = Forward(run.model, run.loss, run.data.target, run.unwrapped_model, run)
     tensors: Any = run.data.train.tensors  # type: ignore[attr-defined] # the data were found to be a TensorDataset
     dtype = getattr(torch, run.config.train.dtype)
-    forward(tuple(one[:2].to(dtype) if one.is_floating_point() else one[:2] for one in tensors))
-    if not forward.is_plain:
+    prediction, *_ = forward(tuple(one[:2].to(dtype) if one.is_floating_point() else one[:2] for one in tensors))
+    if not (forward.is_plain and isinstance(prediction, torch.Tensor)):
         yield Fault("loss: the loss takes more than the output of the model and the target")
     if weight_of(run.loss) is not None:
         yield Fault("loss: the weight of a batch is not the number of its examples")

@@ -51,7 +51,7 @@ def parts_of(run: RunView) -> Parts:
                 parts.left_out.append(member.table)
         else:
             parts.snippets[member.table] = snippet
-    parts.faults += _conflicts(parts.snippets)
+    parts.faults += [*_conflicts(parts.snippets), *_unmeasured(run, parts.snippets)]
     return parts
 
 
@@ -111,6 +111,15 @@ def _given(run: RunView, target: Any, name: str, facts: str) -> tuple[str, list[
     if other := [one for one, value in values.items() if not isinstance(value, int | str | tuple | None)]:
         raise ConfigError(f"it takes data.{other[0]}, which is not a plain value")
     return facts, [call(f"{facts} = SimpleNamespace", **values)]
+
+
+def _unmeasured(run: RunView, snippets: Mapping[str, Snippet]) -> Iterator[Fault]:
+    """Yield the plugins that follow a metric which the script does not measure."""
+    names = {"loss", *(name for one in snippets.values() for name in one.metrics)}
+    for table, one in snippets.items():
+        is_of_script = one.monitors == "train/running_loss" or one.monitors.partition("/")[2] in names
+        if one.monitors and not (is_of_script and one.monitors in run.metric_names):
+            yield Fault(f"{table} follows {one.monitors!r}, which the script does not measure")
 
 
 def _conflicts(snippets: Mapping[str, Snippet]) -> Iterator[Fault]:

@@ -19,7 +19,7 @@ _IMPORTS = (
     "import json",
     "from pathlib import Path",
     "import torch",
-    "from safetensors.torch import load_file, save_file",
+    "from safetensors.torch import load_file, save_model",
 )
 _SEED_OF = '''
 def seed_of(*names):
@@ -50,16 +50,14 @@ def mean(losses):
 _SAVE = """
 if save is not None:
     save.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    save_file(weights, save / "model.safetensors")
-    text = json.dumps({"steps": steps, "epochs": history})
-    (save / "losses.json").write_text(text)
+    save_model(model, save / "model.safetensors")
+    losses = json.dumps({"steps": steps, "epochs": history})
+    (save / "losses.json").write_text(losses)
 """
 _MAIN = """
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\\n")[0])
-    help_text = "folder for the losses and the final weights"
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help=help_text)
+    parser = argparse.ArgumentParser(description="Train; print the losses.")
+    parser.add_argument("--save", type=Path, help="folder for losses and weights")
     main(parser.parse_args().save)
 """
 
@@ -93,13 +91,11 @@ def script_text(run: RunView, name: str, snippets: Mapping[str, Snippet], job: J
 
 
 def _docstring(name: str, left_out: str) -> str:
-    paragraphs = [
-        "It was written by `hookline eject` and trains with the same numbers to the last bit: "
-        "`hookline verify` compares them.",
-        *([f"Left out, because they change no number: {left_out}."] if left_out else []),
-    ]
-    texts = [textwrap.fill(one, WIDTH, break_long_words=False, break_on_hyphens=False) for one in paragraphs]
-    return "\n\n".join([f'"""The run {name} as a plain PyTorch script.', *texts]) + '\n"""'
+    text = "Written by `hookline eject`. Losses and weights are those of the run, to the last bit."
+    if left_out:
+        text += f" Left out, because they change no number: {left_out}."
+    filled = textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return f'"""The run {name} as a plain PyTorch script.\n\n{filled}\n"""'
 
 
 def _imports(lines: Iterable[str]) -> str:
@@ -181,10 +177,10 @@ def _called(forward: str, inputs: str = "x") -> str:
 
 
 def _main(run: RunView, snippets: Mapping[str, Snippet], job: Job, forward: str) -> str:
-    train = run.config.train
+    train, num_threads = run.config.train, job.num_threads
     before = [
         'data = load_file(Path(__file__).with_suffix(".safetensors"))',
-        f"torch.set_num_threads({_num_threads()})  # sums in other parts may round otherwise",
+        f"torch.set_num_threads({num_threads})  # other parts of a sum may round otherwise",
         'torch.manual_seed(seed_of("model"))',
         *_setups(snippets, train.dtype),
         "",
@@ -199,12 +195,6 @@ def _main(run: RunView, snippets: Mapping[str, Snippet], job: Job, forward: str)
     return "\n".join(
         ["def main(save=None):", '    """Train; save the losses and the final weights."""', *_indented(before)]
     )
-
-
-def _num_threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 def _setups(snippets: Mapping[str, Snippet], dtype: str) -> Iterator[str]:
@@ -259,9 +249,9 @@ def _step(run: RunView, parts: Sequence[Snippet], forward: str) -> list[str]:
         *compute,
         *_slot(parts, "before_update"),
         "optimizer.step()",
-        *_slot(parts, "after_update"),
         "losses.append((loss.detach(), len(x)))",
         "steps.append(loss.item())",
+        *_slot(parts, "after_update"),
         *(["if len(steps) == MAX_STEPS:", "    break"] if run.config.train.max_steps else []),
     ]
 
@@ -273,7 +263,7 @@ def _evaluation(run: RunView, parts: Sequence[Snippet], job: Job) -> list[str]:
     every, max_steps = run.config.train.evaluate_every_epochs, run.config.train.max_steps
     lines = [
         f"for split in {literal(job.evaluated)}:",
-        f"    measured |= evaluate({model}, loss_function, data, split)",
+        *_indented(call("measured |= evaluate", model, "loss_function", "data", "split", indent=12).splitlines()),
     ]
     if every == 1:
         return lines

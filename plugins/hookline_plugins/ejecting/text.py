@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 WIDTH = 88
@@ -34,10 +34,13 @@ def literal(value: Any) -> str:
 
 
 def call(head: str, *arguments: str, indent: int = 4, **named: Any) -> str:
-    """Return a call, on one line if it fits: ``head`` is all before the parenthesis, ``arguments`` are source code.
+    """Return a call, on one line if it fits.
 
     Args:
+        head: All before the parenthesis.
+        *arguments: Positional arguments, as source code.
         indent: Columns by which the line will be indented in the script.
+        **named: Further arguments, plain values.
 
     >>> call("optimizer = torch.optim.SGD", "model.parameters()", lr=0.03)
     'optimizer = torch.optim.SGD(model.parameters(), lr=0.03)'
@@ -50,10 +53,15 @@ def call(head: str, *arguments: str, indent: int = 4, **named: Any) -> str:
     )
     """
     parts = [*arguments, *(f"{name}={literal(value)}" for name, value in named.items())]
-    line = f"{head}({', '.join(parts)})"
+    return bracketed(f"{head}(", parts, ")", indent=indent)
+
+
+def bracketed(head: str, parts: Sequence[str], tail: str, *, indent: int = 4) -> str:
+    """Return source code between brackets, on one line if it fits: ``head`` ends with the first, ``tail`` begins so."""
+    line = f"{head}{', '.join(parts)}{tail}"
     if len(line) + indent <= WIDTH:
         return line
-    return "\n".join([f"{head}(", *(f"    {part}," for part in parts), ")"])
+    return "\n".join([head, *(f"    {part}," for part in parts), tail])
 
 
 def changed(function: Callable[..., Any], options: Mapping[str, Any], *kept: str) -> dict[str, Any]:

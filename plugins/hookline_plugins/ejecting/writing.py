@@ -15,6 +15,7 @@ from hookline_plugins.ejecting.job import Job, job_faults, job_of
 from hookline_plugins.ejecting.parts import Parts, parts_of
 from hookline_plugins.ejecting.pasting import roots_of
 from hookline_plugins.ejecting.script import script_text
+from hookline_plugins.ejecting.text import bracketed
 
 if TYPE_CHECKING:
     from hookline import RunConfig
@@ -70,7 +71,7 @@ def script_of(run: Run, name: str, faults: list[Fault], identity: Mapping[str, A
     faults = [*faults, *job_faults(run), *parts.faults]
     if faults:
         raise ConfigError(f"the run {name} cannot be written as a script", faults=tuple(dict.fromkeys(faults)))
-    job = job_of(run)
+    job = job_of(run, identity["machine"]["num_threads"])
     left_out = ", ".join(table.removeprefix("callbacks.") for table in parts.left_out)
     head = _header(run, parts, identity)
     return Ejected(script_text(run, name, parts.snippets, job, head, left_out), job, tuple(parts.left_out))
@@ -86,17 +87,18 @@ def _record_faults(record: RunRecord) -> Iterator[Fault]:
 
 def _header(run: Run, parts: Parts, identity: Mapping[str, Any]) -> str:
     """Return the inline metadata of the script (PEP 723), with the versions and hashes of what it imports."""
-    python = identity.get("versions", {}).get("python", "3.11").rpartition(".")[0]
-    pins = {"torch": _public(version("torch")), "safetensors": version("safetensors"), "numpy": version("numpy")}
+    versions = identity["versions"]
+    python = versions["python"].rpartition(".")[0]
+    pins = {name: _public(versions[name]) for name in ("numpy", "torch")} | {"safetensors": version("safetensors")}
     imported = [line for one in parts.snippets.values() for line in one.imports]
     imported += [one.definitions for one in parts.snippets.values()]
     by_module = packages_distributions()
     for root in roots_of(imported):
         for name in by_module.get(root, ())[:1]:
             pins.setdefault(_normalized(name), _public(version(name)))
-    lines = [f'requires-python = ">={python}"', "dependencies = ["]
-    lines += [f'    "{name}=={number}",' for name, number in sorted(pins.items())]
-    lines += ["]", *_hashes(run, pins)]
+    needed = [f'"{name}=={number}"' for name, number in sorted(pins.items())]
+    lines = [f'requires-python = ">={python}"', *bracketed("dependencies = [", needed, "]", indent=2).splitlines()]
+    lines += _hashes(run, pins)
     return "\n".join(["# /// script", *(f"# {line}".rstrip() for line in lines), "# ///"])
 
 
