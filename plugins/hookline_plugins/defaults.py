@@ -37,6 +37,13 @@ RANKS: Final[dict[str, Any]] = {"parallel": {"use": "ddp"}}
 """Added by commands that several processes carry out."""
 
 
+COMMANDS: Final[dict[str, str]] = {
+    "eject": "Write RUN as a plain PyTorch script.",
+    "verify": "Compare SCRIPT with RUN, to the last bit.",
+}
+"""The summary of each command of this distribution, for the help."""
+
+
 def named(name: str) -> dict[str, Any]:
     """Return the overrides of ``hookline train --name NAME``: the name of the run folder."""
     return {"callbacks.run-folder.name": name}

@@ -36,12 +36,25 @@ class Ejected:
     job: Job
     left_out: tuple[str, ...]
 
-    def write(self, path: Path) -> None:
-        """Write the script, and the data beside it."""
-        from safetensors.torch import save_file
+    def write(self, path: Path, *, force: bool = False) -> None:
+        """Write the script, and the data beside it.
 
-        path.write_text(self.text, encoding="utf-8")
-        save_file(dict(self.job.arrays), path.with_suffix(".safetensors"))
+        Raises:
+            ConfigError: When one exists, without ``force``, or cannot be written.
+        """
+        from safetensors.torch import save
+
+        files = {path.with_suffix(".safetensors"): save(dict(self.job.arrays)), path: self.text.encode()}
+        if len(files) == 1:
+            raise ConfigError(f"{path} is the name of the data", hint="give the script a name that ends in .py")
+        if there := [str(file) for file in files if file.exists() and not force]:
+            hint = "choose another name with -o, or overwrite with --force"
+            raise ConfigError(f"{' and '.join(there)} already exist{'s' * (len(there) == 1)}", hint=hint)
+        for file, data in files.items():
+            try:
+                file.write_bytes(data)
+            except OSError as error:
+                raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def saved_run_config(path: Path, catalog: Any = None, overrides: Any = ()) -> RunConfig:

@@ -40,7 +40,7 @@ def script_of_torch(loss: Any, run: RunView) -> Snippet:  # noqa: ARG001 - the f
     from torch import nn
 
     name = f"{type(loss).__name__}Loss"
-    options = changed(getattr(nn, name), asdict(loss))
+    options = changed(getattr(nn, name), {key: value for key, value in asdict(loss).items() if value != ()})
     return Snippet(("from torch import nn",), setup=call(f"loss_function = nn.{name}", **options))
 
 

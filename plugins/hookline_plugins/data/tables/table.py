@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
+from hookline.trained import only_watches
 from hookline.engine import did_you_mean
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.options import (
@@ -74,6 +75,8 @@ class Table:
     linear model, its coefficients are reported in the units of the file, unless a target is transformed. Metrics are in
     these units in any case; the loss is that of the transformed and scaled targets.
     """
+
+    script = only_watches
 
     path: Annotated[Path, Meta(description="the CSV or Parquet file")]
     target: Target
