@@ -17,6 +17,9 @@ from typing import Any
 
 import tomli
 
+from hookline.engine.errors import HooklineError
+from hookline.engine.loop.run import Run
+from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.options import is_plain, plain
 from hookline.engine.view import RunView
 from hookline.testing.kit import Broken, Subject, check, skip
@@ -168,6 +171,24 @@ def _attributes_of_run(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if inspect.iscode(constant):
             yield from _attributes_of_run(constant)
+
+
+@check
+def script_has_the_same_numbers(subject: Subject) -> None:
+    """A plain script with its part of ``script`` trains with the same numbers as a run, to the last bit."""
+    if not callable(getattr(subject.plugin.target, "script", None)):
+        skip("it has no script")
+    differences_of = Catalog.installed().default("script")
+
+    def build(plugins: Mapping[str, Any]) -> Run:
+        return subject.run(plugins={table: part for table, part in plugins.items() if table != subject.table})
+
+    try:
+        found = differences_of(build)
+    except HooklineError as refusal:
+        skip(f"such a run cannot be a script: {'; '.join(fault.message for fault in refusal.faults) or refusal}")
+    if found:
+        raise Broken("; ".join(found[:3]), "return code that does the same, or remove `script`")
 
 
 @check

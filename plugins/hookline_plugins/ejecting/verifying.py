@@ -81,17 +81,13 @@ def verify(script: Path, path: Path, catalog: Any = None) -> Verdict:
     text = _read(script)
     num_threads = record.identity["machine"]["num_threads"]
     own, weights = _executed(script, num_threads)
-    wanted = Numbers([], _epochs_of(path / "metrics.jsonl"))
-    missing = sorted({name for row in wanted.epochs for name in row if not any(name in one for one in own.epochs)})
-    of_losses = [f"the script does not measure {name}" for name in missing if name.endswith("loss")]
-    of_epochs = list(_epoch_differences(own.epochs, wanted.epochs))
-    trained = read_weights(path).model
-    differences = [*of_losses, *of_epochs, *_weight_differences(weights, trained)]
+    wanted, trained = epochs_of(path / "metrics.jsonl"), read_weights(path).model
+    differences = [*epoch_differences(own.epochs, wanted), *weight_differences(weights, trained)]
     if differences:
         differences.insert(0, _first_step(own.steps, path, catalog, num_threads))
-    not_measured = tuple(name for name in missing if not name.endswith("loss"))
+    not_measured = [name for name in _missing(own.epochs, wanted) if not name.endswith("loss")]
     digest = hashlib.sha256(text).hexdigest()
-    return Verdict(script.name, digest, len(wanted.epochs), len(trained), not_measured, tuple(differences))
+    return Verdict(script.name, digest, len(wanted), len(trained), tuple(not_measured), tuple(differences))
 
 
 def keep(verdict: Verdict, path: Path) -> None:
@@ -120,8 +116,6 @@ def _read(script: Path) -> bytes:
 
 def _executed(script: Path, num_threads: int) -> tuple[Numbers, Mapping[str, Tensor]]:
     """Run a script, and return what it saves."""
-    from safetensors.torch import load_file
-
     with tempfile.TemporaryDirectory(prefix="hookline-verify-") as folder:
         words = [sys.executable, str(script.resolve()), "--save", folder]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(num_threads))
@@ -133,36 +127,57 @@ def _executed(script: Path, num_threads: int) -> tuple[Numbers, Mapping[str, Ten
             said = "\n".join(done.stderr.strip().splitlines()[-_MAX_ERROR_LINES:])
             raise TrainingError(f"{script} failed with exit code {done.returncode}\n{said}".rstrip())
         try:
-            numbers = msgspec.json.decode((Path(folder) / "losses.json").read_bytes(), type=Numbers)
-            return numbers, load_file(Path(folder) / "model.safetensors")
+            return saved_in(Path(folder))
         except (OSError, msgspec.DecodeError) as error:
             hint = "with --save FOLDER, it must write losses.json and model.safetensors as `hookline eject` writes them"
             raise TrainingError(f"{script} did not save its numbers: {error}", hint=hint) from error
 
 
-def _epochs_of(file: Path) -> list[dict[str, float | None]]:
+def saved_in(folder: Path) -> tuple[Numbers, Mapping[str, Tensor]]:
+    """Return the numbers and the weights that a script has saved.
+
+    Raises:
+        OSError: When there are none.
+        msgspec.DecodeError: When they are of another form.
+    """
+    from safetensors.torch import load_file
+
+    numbers = msgspec.json.decode((folder / "losses.json").read_bytes(), type=Numbers)
+    return numbers, load_file(folder / "model.safetensors")
+
+
+def epochs_of(file: Path) -> list[dict[str, float | None]]:
     """Return the metrics of each epoch of a run."""
     rows = [msgspec.json.decode(line) for line in file.read_bytes().splitlines() if line.strip()]
     ended = {row.pop("epoch"): row for row in rows if "train/running_loss" in row}
     return [{name: value for name, value in row.items() if "/" in name} for row in ended.values()]
 
 
-def _epoch_differences(own: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _missing(own: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the metrics of a run that a script does not measure."""
+    names = {name for row in wanted for name in row if not name.startswith("logged/")}
+    return sorted(names.difference(*own))
+
+
+def epoch_differences(own: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the differences of the metrics of epochs; the losses of the run must be there."""
+    yield from (f"the script does not measure {name}" for name in _missing(own, wanted) if name.endswith("loss"))
     if len(own) != len(wanted):
         yield f"the script has {len(own)} epochs, and the run {len(wanted)}"
     for number, (got, row) in enumerate(zip(own, wanted, strict=False), 1):
-        for name in row.keys() & got.keys():
-            if not _is_same(got[name], row[name]):
+        for name in [name for name in row if name in got]:
+            if not is_same(got[name], row[name]):
                 yield f"epoch {number}: {name} is {got[name]} in the script, and {row[name]} in the run"
 
 
-def _is_same(one: float | None, other: float | None) -> bool:
-    # NaN is null in the metrics of a run.
+def is_same(one: float | None, other: float | None) -> bool:
+    """Return whether two numbers are equal; null, as the metrics of a run have it, is NaN."""
     a, b = (math.nan if value is None else value for value in (one, other))
     return a == b or (math.isnan(a) and math.isnan(b))
 
 
-def _weight_differences(own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
+def weight_differences(own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield the weights whose bits differ."""
     for name in sorted(own.keys() | wanted.keys()):
         if name not in own or name not in wanted:
             # A tensor with two names is saved once.
@@ -174,12 +189,8 @@ def _weight_differences(own: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    import torch
-
     is_like = one.dtype == other.dtype and one.shape == other.shape
-    return is_like and torch.equal(
-        one.contiguous().flatten().view(torch.uint8), other.contiguous().flatten().view(torch.uint8)
-    )
+    return is_like and one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes()
 
 
 def _first_step(own: Sequence[float | None], path: Path, catalog: Any, num_threads: int) -> str:
@@ -191,7 +202,7 @@ def _first_step(own: Sequence[float | None], path: Path, catalog: Any, num_threa
         for step in (run := Run(again)).steps():
             if step.step > len(own):
                 return f"step {step.step} (epoch {step.epoch}) is missing in the script"
-            if not _is_same(got := own[step.step - 1], value := step.loss.item()):
+            if not is_same(got := own[step.step - 1], value := step.loss.item()):
                 return f"step {step.step} (epoch {step.epoch}): the loss is {got} in the script, and {value} in the run"
     if len(own) > run.step:
         return f"step {run.step + 1} is one more than the run has"

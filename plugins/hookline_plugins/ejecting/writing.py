@@ -105,10 +105,10 @@ def _header(run: Run, parts: Parts, identity: Mapping[str, Any]) -> str:
     pins = {name: _public(versions[name]) for name in ("numpy", "torch")} | {"safetensors": version("safetensors")}
     imported = [line for one in parts.snippets.values() for line in one.imports]
     imported += [one.definitions for one in parts.snippets.values()]
-    by_module = packages_distributions()
-    for root in roots_of(imported):
-        for name in by_module.get(root, ())[:1]:
-            pins.setdefault(_normalized(name), _public(version(name)))
+    if roots := [root for root in roots_of(imported) if root not in pins]:
+        by_module = packages_distributions()  # it reads the metadata of all distributions
+        names = [name for root in roots for name in by_module.get(root, ())[:1]]
+        pins |= {_normalized(name): _public(version(name)) for name in names}
     needed = [f'"{name}=={number}"' for name, number in sorted(pins.items())]
     lines = [f'requires-python = ">={python}"', *bracketed("dependencies = [", needed, "]", indent=2).splitlines()]
     lines += _hashes(run, pins)

@@ -213,6 +213,8 @@ class SparseAdam(_TorchOptimizer):
     It updates the moments of the rows in the gradient alone, and rejects dense gradients.
     """
 
+    script: ClassVar[None] = None  # type: ignore[assignment] # its models have no script
+
     lr: Annotated[float, Meta(gt=0, description="learning rate")] = 0.001
     betas: _Betas = (0.9, 0.999)
     eps: Annotated[float, Meta(gt=0, description="added to the denominator to avoid division by zero")] = 1e-8

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
-from hookline.trained import only_watches
 from hookline.engine import did_you_mean
+from hookline.trained import only_watches
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.options import (
     Dates,
