@@ -15,7 +15,7 @@ from hookline.trained import Snippet, only_watches
 from hookline_plugins.ejecting.verifying import epoch_differences, is_same, saved_in, weight_differences
 from hookline_plugins.ejecting.writing import script_of
 from hookline_plugins.models.linear import Linear
-from hookline_plugins.optimizers.torch_optimizers import SGD
+from hookline_plugins.optimizers.torch_optimizers import Adam
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ def script_differences(build: Callable[[Mapping[str, Any]], Run]) -> list[str]:
     Raises:
         ConfigError: When the run cannot be a script.
     """
-    plugins = {"model": Linear(), "loss": _FittingLoss(), "optimizer": SGD(lr=0.01), "callbacks.step": _Nothing()}
+    plugins = {"model": Linear(), "loss": _FittingLoss(), "optimizer": Adam(), "callbacks.step": _Nothing()}
     run = build(plugins)
     return differences_of(script_of(run, "checked", [], identity_of(run)), build(plugins), Path("checked.py"))
 

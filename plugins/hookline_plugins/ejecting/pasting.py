@@ -52,13 +52,15 @@ def imported(target: Any) -> str:
     """Return the statement that imports a class or function of an installed module.
 
     Raises:
-        ConfigError: When its module imports Hookline, or cannot be read.
+        ConfigError: When its module imports Hookline.
     """
     module, name = target.__module__, target.__qualname__
-    file = inspect.getsourcefile(target)
-    tree = ast.parse(Path(file).read_bytes()) if file else ast.Module([], [])
-    if not file or any(one.partition(".")[0] in _OWN for node in ast.walk(tree) for one in _modules_of(node)):
-        raise ConfigError(f"its module {module} imports hookline" if file else f"its module {module} has no source")
+    parts = module.split(".")
+    for loaded in [".".join(parts[: number + 1]) for number in range(len(parts))]:
+        file = getattr(sys.modules[loaded], "__file__", None)
+        nodes = list(ast.walk(ast.parse(Path(file).read_bytes()))) if file and file.endswith(".py") else []
+        if any(one.partition(".")[0] in _OWN for node in nodes for one in _modules_of(node)):
+            raise ConfigError(f"its module {loaded} imports hookline", hint="give the plugin a method `script`")
     return f"from {module} import {name}"
 
 

@@ -223,8 +223,7 @@ def _epoch(run: RunView, parts: Sequence[Snippet], job: Job, forward: str) -> li
         *_slot(parts, "before_evaluation"),
         *_evaluation(run, parts, job),
         "history.append(measured)",
-        'values = ", ".join(f"{name} = {value:.6g}" for name, value in measured.items())',
-        'print(f"epoch {epoch}: {values}")',
+        'print(f"epoch {epoch}:", measured)',
         *_slot(parts, "after_evaluation"),
         *(["if len(steps) == MAX_STEPS:", "    break"] if train.max_steps else []),
     ]

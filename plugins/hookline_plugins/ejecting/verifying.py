@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import subprocess
@@ -128,7 +129,7 @@ def _executed(script: Path, num_threads: int) -> tuple[Numbers, Mapping[str, Ten
             raise TrainingError(f"{script} failed with exit code {done.returncode}\n{said}".rstrip())
         try:
             return saved_in(Path(folder))
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             hint = "with --save FOLDER, it must write losses.json and model.safetensors as `hookline eject` writes them"
             raise TrainingError(f"{script} did not save its numbers: {error}", hint=hint) from error
 
@@ -138,11 +139,12 @@ def saved_in(folder: Path) -> tuple[Numbers, Mapping[str, Tensor]]:
 
     Raises:
         OSError: When there are none.
-        msgspec.DecodeError: When they are of another form.
+        ValueError: When they are of another form.
     """
     from safetensors.torch import load_file
 
-    numbers = msgspec.json.decode((folder / "losses.json").read_bytes(), type=Numbers)
+    # The module json, unlike JSON, knows NaN.
+    numbers = msgspec.convert(json.loads((folder / "losses.json").read_bytes()), Numbers)
     return numbers, load_file(folder / "model.safetensors")
 
 
