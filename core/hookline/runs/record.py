@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from pathlib import Path
 from typing import Any, Literal
@@ -118,12 +119,13 @@ class RunRecord(msgspec.Struct, kw_only=True):
     format: int = FORMAT
 
 
-def read_record(path: Path) -> RunRecord:
+def read_record(path: str | os.PathLike[str]) -> RunRecord:
     """Return the record of a run folder; if it is lost or damaged, a new one from the manifests of the checkpoints.
 
     Raises:
         ConfigError: When there is none, or it cannot be read, and there are no checkpoints.
     """
+    path = Path(path)
     try:
         return stored_record(path)
     except ConfigError as error:
