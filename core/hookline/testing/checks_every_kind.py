@@ -175,7 +175,7 @@ def _attributes_of_run(code: CodeType) -> Iterator[str]:
 
 @check
 def script_has_the_same_numbers(subject: Subject) -> None:
-    """A plain script with its part of ``script``, if it has one, trains with the same numbers as a run, to the last bit."""
+    """Its part of a plain script, if it has one, gives the same numbers as a run, to the last bit."""
     if not callable(getattr(subject.plugin.target, "script", None)):
         return
     differences_of = Catalog.installed().default("script")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hookline.trained import Snippet
 from hookline_plugins.callback_parts.monitored_script import read_monitored
-from hookline_plugins.ejecting.text import call, literal
+from hookline_plugins.commands.ejecting.text import call, literal
 
 if TYPE_CHECKING:
     from hookline import RunView

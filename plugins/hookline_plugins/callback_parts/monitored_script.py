@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hookline_plugins.ejecting.text import literal
+from hookline_plugins.commands.ejecting.text import literal
 
 if TYPE_CHECKING:
     from hookline import RunView

@@ -13,7 +13,7 @@ from hookline import hookimpl
 from hookline.trained import Snippet
 from hookline_plugins.callback_parts.monitored_script import read_monitored
 from hookline_plugins.callback_parts.monitoring import Monitor, MonitoringCallback
-from hookline_plugins.ejecting.text import literal
+from hookline_plugins.commands.ejecting.text import literal
 
 if TYPE_CHECKING:
     from hookline import RunView

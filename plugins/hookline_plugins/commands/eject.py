@@ -31,7 +31,7 @@ def eject(output: Output, catalog: Catalog, *, run: str, target: Path | None, fo
     """
     path = find_run(run, parent)
 
-    from hookline_plugins.ejecting.writing import eject as ejected
+    from hookline_plugins.commands.ejecting.writing import eject as ejected
 
     with noting_missing_files(read_record(path)):
         made = ejected(path, catalog)

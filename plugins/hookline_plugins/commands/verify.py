@@ -33,8 +33,8 @@ def verify(output: Output, catalog: Catalog, *, script: Path, run: str, parent: 
     """
     path = find_run(run, parent)
 
-    from hookline_plugins.ejecting.verifying import keep
-    from hookline_plugins.ejecting.verifying import verify as verified
+    from hookline_plugins.commands.ejecting.verifying import keep
+    from hookline_plugins.commands.ejecting.verifying import verify as verified
 
     with noting_missing_files(read_record(path)):
         verdict = verified(script, path, catalog)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hookline import ConfigError, DataError, DataSource
 from hookline.trained import Snippet
-from hookline_plugins.ejecting.text import call, changed
+from hookline_plugins.commands.ejecting.text import call, changed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

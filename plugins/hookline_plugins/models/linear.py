@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from hookline import ConfigError, DataSource, hookimpl
 from hookline.trained import Snippet
-from hookline_plugins.ejecting.text import call
+from hookline_plugins.commands.ejecting.text import call
 from hookline_plugins.models.sizes import sizes_of
 
 if TYPE_CHECKING:

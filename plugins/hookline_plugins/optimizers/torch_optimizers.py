@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from hookline import ConfigError, hookimpl
 from hookline.trained import Snippet
-from hookline_plugins.ejecting.text import call, changed
+from hookline_plugins.commands.ejecting.text import call, changed
 from hookline_plugins.optimizers.parameter_groups import Groups, check_groups, own_options, parameter_groups
 
 if TYPE_CHECKING:

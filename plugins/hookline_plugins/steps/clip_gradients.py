@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from hookline import hookimpl
 from hookline.trained import Snippet
-from hookline_plugins.ejecting.text import call
+from hookline_plugins.commands.ejecting.text import call
 
 if TYPE_CHECKING:
     from torch import Tensor

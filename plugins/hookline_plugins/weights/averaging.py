@@ -11,7 +11,7 @@ from msgspec import Meta
 from hookline import ConfigError, hookimpl
 from hookline.trained import Snippet
 from hookline_plugins.callback_parts.weights import copied, put, taken_over, weights_of
-from hookline_plugins.ejecting.text import call
+from hookline_plugins.commands.ejecting.text import call
 
 if TYPE_CHECKING:
     from torch import Tensor

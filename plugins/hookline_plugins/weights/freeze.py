@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from hookline import ConfigError, Fault, hookimpl
 from hookline.trained import Snippet
-from hookline_plugins.ejecting.text import bracketed, literal
+from hookline_plugins.commands.ejecting.text import bracketed, literal
 from hookline_plugins.optimizers.parameter_groups import is_match, name_hint
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from hookline.config import entries_of_file
 from hookline.engine.reading import batches as engine_batches
 from hookline.runs import identity_of
 from hookline.trained import Snippet, only_watches
-from hookline_plugins.ejecting import job
-from hookline_plugins.ejecting.checking import differences_of
-from hookline_plugins.ejecting.pasting import pasted
-from hookline_plugins.ejecting.text import call
-from hookline_plugins.ejecting.writing import Ejected, script_of
+from hookline_plugins.commands.ejecting import job
+from hookline_plugins.commands.ejecting.checking import differences_of
+from hookline_plugins.commands.ejecting.pasting import pasted
+from hookline_plugins.commands.ejecting.text import call
+from hookline_plugins.commands.ejecting.writing import Ejected, script_of
 from support import FIXTURES
 
 NET = '''
@@ -86,6 +86,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "swa": {"callbacks.averaging.method": "swa", "callbacks.freeze.parameters": ["bias"]},
     "bfloat16": {"model.use": "mlp", "optimizer.use": "adam", "callbacks.mixed-precision.dtype": "bfloat16"},
     "table": {"data": NORRIS, "model.use": "mlp", "model.hidden": [8], "model.dropout": 0.2, "loss.use": "huber"},
+    "few": {"callbacks.limit-examples.num_examples": 33, "train.batch_size": "all"},
     "micro_batches": {"train.micro_batch_size": 4, "model.use": "mlp", "train.drop_last": True, "train.batch_size": 30},
     "classes": {
         "data": IRIS | {"stratify": "species", "split": [0.8, 0.2]},
@@ -237,7 +238,8 @@ def test_every_part_without_a_script_is_named_at_once(catalog: Catalog) -> None:
 
 
 def test_a_plugin_that_only_watches_is_left_out_and_named(catalog: Catalog) -> None:
-    script = ejected(run_of(catalog, {}, **{"callbacks.mine": Watching()}))
+    values = {"callbacks.limit-examples.num_examples": 33}  # its effect is in the data
+    script = ejected(run_of(catalog, values, **{"callbacks.mine": Watching()}))
     assert script.left_out == ("callbacks.try-first-batch", "callbacks.mine")
     assert "Left out, because they change no number: try-first-batch, mine." in " ".join(script.text.split())
 

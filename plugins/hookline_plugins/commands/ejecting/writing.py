@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from hookline import ConfigError, Fault, Run, load_config
 from hookline.runs import make_lock, read_record
-from hookline_plugins.ejecting.job import Job, job_faults, job_of
-from hookline_plugins.ejecting.parts import Parts, parts_of
-from hookline_plugins.ejecting.pasting import roots_of
-from hookline_plugins.ejecting.script import script_text
-from hookline_plugins.ejecting.text import bracketed
+from hookline_plugins.commands.ejecting.job import Job, job_faults, job_of
+from hookline_plugins.commands.ejecting.parts import Parts, parts_of
+from hookline_plugins.commands.ejecting.pasting import roots_of
+from hookline_plugins.commands.ejecting.script import script_text
+from hookline_plugins.commands.ejecting.text import bracketed
 
 if TYPE_CHECKING:
     from hookline import RunConfig

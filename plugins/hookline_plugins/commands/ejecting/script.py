@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hookline.trained import Snippet
-from hookline_plugins.ejecting.text import WIDTH, call, literal
+from hookline_plugins.commands.ejecting.text import WIDTH, call, literal
 
 if TYPE_CHECKING:
     from hookline import RunView
-    from hookline_plugins.ejecting.job import Job
+    from hookline_plugins.commands.ejecting.job import Job
 
 _IMPORTS = (
     "import argparse",
@@ -100,26 +101,23 @@ def _docstring(name: str, left_out: str) -> str:
 
 def _imports(lines: Iterable[str]) -> str:
     """Return import statements in the order of isort: future, standard library, others."""
-    import sys
 
     def group(line: str) -> int:
         root = line.split()[1].partition(".")[0]
         return 0 if root == "__future__" else 1 if root in sys.stdlib_module_names else 2
 
-    found = sorted(
-        dict.fromkeys([*_IMPORTS, *lines]), key=lambda line: (line.startswith("from"), line.split()[1], line)
-    )
+    found = sorted({*_IMPORTS, *lines}, key=lambda line: (line.startswith("from"), line.split()[1], line))
     groups = [[line for line in _joined(found) if group(line) == number] for number in range(3)]
     return "\n\n".join("\n".join(one) for one in groups if one)
 
 
 def _joined(lines: Sequence[str]) -> Iterator[str]:
     """Yield import statements, those from one module as one."""
-    names: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for line in lines:
-        module, _, imported = line.partition(" import ") if line.startswith("from") else (line, "", "")
-        names.setdefault(module, []).extend(imported.split(", ") if imported else [])
-    for module, imported in names.items():
+        module, _, names = line.partition(" import ") if line.startswith("from") else (line, "", "")
+        found.setdefault(module, []).extend(names.split(", ") if names else [])
+    for module, imported in found.items():
         # The order of isort: constants, classes, other names.
         order = sorted(set(imported), key=lambda n: (not n.isupper(), not n[:1].isupper(), n))
         yield f"{module} import {', '.join(order)}" if imported else module

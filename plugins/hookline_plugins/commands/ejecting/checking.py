@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hookline import DataSource, hookimpl
 from hookline.runs import identity_of
 from hookline.trained import Snippet, only_watches
-from hookline_plugins.ejecting.verifying import epoch_differences, is_same, saved_in, weight_differences
-from hookline_plugins.ejecting.writing import script_of
+from hookline_plugins.commands.ejecting.verifying import epoch_differences, is_same, saved_in, weight_differences
+from hookline_plugins.commands.ejecting.writing import script_of
 from hookline_plugins.models.linear import Linear
 from hookline_plugins.optimizers.torch_optimizers import Adam
 

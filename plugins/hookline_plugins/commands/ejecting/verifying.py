@@ -20,8 +20,8 @@ import msgspec
 from hookline import ConfigError, Run, TrainingError
 from hookline.runs import RunFolder, read_record
 from hookline.trained import read_weights
-from hookline_plugins.ejecting.parts import parts_of
-from hookline_plugins.ejecting.writing import saved_run_config
+from hookline_plugins.commands.ejecting.parts import parts_of
+from hookline_plugins.commands.ejecting.writing import saved_run_config
 
 if TYPE_CHECKING:
     from torch import Tensor

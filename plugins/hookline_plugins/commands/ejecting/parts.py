@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hookline import ConfigError, Fault
 from hookline.trained import Snippet
-from hookline_plugins.ejecting.pasting import attributes_of, imported, pasted
-from hookline_plugins.ejecting.text import call
+from hookline_plugins.commands.ejecting.pasting import attributes_of, imported, pasted
+from hookline_plugins.commands.ejecting.text import call
 
 if TYPE_CHECKING:
     from hookline import RunView
@@ -46,11 +46,10 @@ def parts_of(run: RunView) -> Parts:
             parts.faults.append(Fault(f"{member.table}: {member.plugin}: {error.message}", hint=error.hint))
             parts.faults += error.faults
             continue
-        if snippet == Snippet():
-            if member.table != "data":
-                parts.left_out.append(member.table)
-        else:
+        if snippet != Snippet():
             parts.snippets[member.table] = snippet
+        elif member.table != "data" and hasattr(member.instance, "script"):  # without one, its effect is in the data
+            parts.left_out.append(member.table)
     parts.faults += [*_conflicts(parts.snippets), *_unmeasured(run, parts.snippets)]
     return parts
 
@@ -81,6 +80,7 @@ def _plain(run: RunView, choice: Any) -> Snippet:
         raise ConfigError(
             "it is an object given from Python", hint="put a class or a function into a file, see --plugin"
         )
+    imports: tuple[str, ...]
     if entry.is_installed:
         imports, definitions = (imported(target),), ""
     else:
@@ -89,7 +89,8 @@ def _plain(run: RunView, choice: Any) -> Snippet:
     parameters = inspect.signature(target).parameters
     if kind == "loss" and not inspect.isclass(target) and "target" in parameters:
         return Snippet(imports, definitions, setup=f"{variable} = {name}")
-    given, lines = {}, []
+    given: dict[str, str] = {}
+    lines: list[str] = []
     for one in ("data", "run", "model", "params"):
         if one in parameters:
             given[one], more = _given(run, target, one, f"{kind}_facts")
