@@ -10,7 +10,10 @@ from pathlib import Path
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_script_is_verified_and_a_changed_one_is_caught_at_its_first_step(hookline: Hookline, tmp_path: Path) -> None:
+# The page hand-over-a-run.md verifies a script that was not changed.
+def test_a_changed_script_is_caught_at_its_first_step_and_the_verdict_is_kept(
+    hookline: Hookline, tmp_path: Path
+) -> None:
     assert hookline("train", "--quiet", "data.num_examples=100").returncode == 0
     made = hookline("eject", "1", "-o", "plain.py")
     left_out = "callbacks.try-first-batch, callbacks.run-folder, callbacks.checkpoint"
@@ -23,7 +26,6 @@ def test_a_script_is_verified_and_a_changed_one_is_caught_at_its_first_step(hook
         2,
         "error: plain.safetensors and plain.py already exist",
     )
-    assert hookline("verify", "plain.py", "1").stdout == "same bits: 3 epochs and 2 weights\n"
 
     script = tmp_path / "plain.py"
     loop = "    for epoch in range(1, EPOCHS + 1):\n"
