@@ -13,7 +13,6 @@ from hookline import hookimpl
 from hookline.trained import Snippet
 from hookline_plugins.callback_parts.monitored_script import read_monitored
 from hookline_plugins.callback_parts.monitoring import Monitor, MonitoringCallback
-from hookline_plugins.commands.ejecting.text import literal
 
 if TYPE_CHECKING:
     from hookline import RunView
@@ -60,6 +59,8 @@ class EarlyStopping(MonitoringCallback):
 
     def script(self, run: RunView) -> Snippet:
         """Return the stopping as source code."""
+        from hookline_plugins.commands.ejecting.text import literal
+
         is_min = self.mode == "min"
         limit = f"best {'-' if is_min else '+'} {self.min_delta}" if self.min_delta else "best"
         lines = [

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from hookline import ConfigError, DataError, DataSource
 from hookline.trained import Snippet
-from hookline_plugins.commands.ejecting.text import call, changed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +37,8 @@ class TorchLoss:
 def script_of_torch(loss: Any, run: RunView) -> Snippet:  # noqa: ARG001 - the form of the method
     """Return a loss as source code: the ``script`` of one that is torch's class with its options."""
     from torch import nn
+
+    from hookline_plugins.commands.ejecting.text import call, changed
 
     name = f"{type(loss).__name__}Loss"
     options = changed(getattr(nn, name), {key: value for key, value in asdict(loss).items() if value != ()})

@@ -12,7 +12,6 @@ from msgspec import Meta
 
 from hookline import ConfigError, DataSource, hookimpl
 from hookline.trained import Snippet
-from hookline_plugins.commands.ejecting.text import call
 from hookline_plugins.models.sizes import sizes_of
 
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ class Linear:
         Raises:
             ConfigError: When it starts from a least-squares solution.
         """
+        from hookline_plugins.commands.ejecting.text import call
+
         if self.start != "random":
             raise ConfigError(f"start = {self.start!r} has no script", hint="set start = 'random'")
         lines = [call("model = nn.Linear", *map(str, sizes_of(run.data)), **({} if self.bias else {"bias": False}))]

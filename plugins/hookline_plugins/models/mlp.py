@@ -12,7 +12,6 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline.trained import Snippet
-from hookline_plugins.commands.ejecting.text import call
 from hookline_plugins.models.sizes import sizes_of
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ class MLP:
 
     def script(self, run: RunView) -> Snippet:
         """Return the layers as source code."""
+        from hookline_plugins.commands.ejecting.text import call
+
         activation = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh"}[self.activation]
         in_features, out_features = sizes_of(run.data)
         widths = (in_features, *self.hidden)

@@ -12,7 +12,6 @@ from msgspec import Meta
 
 from hookline import ConfigError, hookimpl
 from hookline.trained import Snippet
-from hookline_plugins.commands.ejecting.text import call, changed
 from hookline_plugins.optimizers.parameter_groups import Groups, check_groups, own_options, parameter_groups
 
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ class _TorchOptimizer:
 
 def _script(optimizer: Any, options: dict[str, Any]) -> Snippet:
     import torch
+
+    from hookline_plugins.commands.ejecting.text import call, changed
 
     if optimizer.groups:
         raise ConfigError("its option groups has no script", hint="use the same options for all parameters")

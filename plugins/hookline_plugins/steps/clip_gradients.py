@@ -11,7 +11,6 @@ from msgspec import Meta
 
 from hookline import hookimpl
 from hookline.trained import Snippet
-from hookline_plugins.commands.ejecting.text import call
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +67,8 @@ class ClipGradients:
 
     def script(self, run: RunView) -> Snippet:  # noqa: ARG002 - the form of the method
         """Return the clipping as source code."""
+        from hookline_plugins.commands.ejecting.text import call
+
         by = "value" if self.max_norm is None else "norm"
         limit = {"clip_value": self.max_value} if self.max_norm is None else {"max_norm": self.max_norm}
         power = {} if self.norm_type == 2.0 else {"norm_type": float(self.norm_type)}

@@ -11,7 +11,6 @@ from msgspec import Meta
 from hookline import ConfigError, hookimpl
 from hookline.trained import Snippet
 from hookline_plugins.callback_parts.weights import copied, put, taken_over, weights_of
-from hookline_plugins.commands.ejecting.text import call
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,6 +117,8 @@ class Averaging:
         Raises:
             ConfigError: When torch's ``AveragedModel`` gives other numbers.
         """
+        from hookline_plugins.commands.ejecting.text import call
+
         if any(buffer.is_floating_point() for buffer in run.unwrapped_model.buffers()):
             raise ConfigError("averages of buffers have no script", hint="use a model without statistics in buffers")
         if self.method == "swa" and run.config.train.dtype != "float32":
