@@ -17,10 +17,10 @@ from typing import Any
 
 import tomli
 
+from hookline.config.plugins.catalog import Catalog
+from hookline.config.plugins.options import is_plain, plain
 from hookline.engine.errors import HooklineError
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.catalog import Catalog
-from hookline.engine.plugin.options import is_plain, plain
 from hookline.engine.view import RunView
 from hookline.testing.kit import Broken, Subject, check, skip
 
