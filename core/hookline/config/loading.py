@@ -254,7 +254,7 @@ class _Assembly:
         self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
-        base = self._catalog.default_hooks()
+        base = self._catalog.default("hooks")
         return RunConfig(TrainOptions(**train), rules, tuple(choices), ReadOnly(self._settings), base)
 
     def named(self) -> Named:

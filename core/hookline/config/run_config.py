@@ -97,14 +97,14 @@ class RunConfig:
         rules: Rules for its plugins.
         plugins: Data, model, loss, optimizer, perhaps parallel, then the callbacks in order.
         settings: Every setting by its full key, in the order of the tables.
-        base: Makes an object whose hooks are called after those of the plugins; None: there is none.
+        base: Makes an object whose hooks are called after those of the plugins.
     """
 
     train: TrainOptions
     rules: PluginRules
     plugins: tuple[PluginChoice, ...]
     settings: Mapping[str, Setting] = field(repr=False)
-    base: Callable[[], object] | None = field(default=None, repr=False, compare=False)
+    base: Callable[[], object] = field(repr=False, compare=False)
 
     def make_members(self, rank: int = 0) -> list[Member]:
         """Make the plugins that take part in a run on a rank, in their order.
@@ -114,9 +114,7 @@ class RunConfig:
             PluginError: When a plugin cannot be created, or does not match the hook specification.
         """
         members = make_members(choice for choice in self.plugins if choice.is_on(rank))
-        if self.base:
-            members.append(Member("the defaults", "the defaults", self.base(), is_core=True))
-        return members
+        return [*members, Member("the defaults", "the defaults", self.base(), is_core=True)]
 
     def lasting(self, key: str) -> Any:
         """Return the value of a key as plain data with absolute paths, so that it can be read from any folder.

@@ -7,7 +7,7 @@ commands that do not name it, and a thousand of them cost tens of milliseconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -227,10 +227,6 @@ class Catalog:
         """Return a hint for a key that Hookline has renamed; None for any other."""
         new_keys = self.default("moved") if "moved" in self._defaults else {}
         return f"it is now {new_keys[key]!r}" if key in new_keys else None
-
-    def default_hooks(self) -> Callable[[], object] | None:
-        """Return the class whose hooks are called after those of all plugins of a run; None if there is none."""
-        return self.default("hooks") if "hooks" in self._defaults else None
 
     def closed(self, entries: Iterable[Entry], run: EntryPoint) -> Catalog:
         """Return a catalog of these plugins alone, with the same defaults except for the tables of a run."""
