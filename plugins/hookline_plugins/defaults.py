@@ -17,7 +17,9 @@ _LIMIT = "callbacks.limit-examples.num_examples"
 
 COMMANDS: Final[dict[str, str]] = {
     "dashboard": "Show the runs in FOLDER in a browser, until Ctrl-C.",
+    "eject": "Write RUN as a plain PyTorch script.",
     "report": "Make a report of a run, or of several, as one HTML file.",
+    "verify": "Compare SCRIPT with RUN, to the last bit.",
 }
 """The summaries of the commands in the group ``hookline.command``, which are not imported to list them."""
 

@@ -29,6 +29,7 @@ from hookline.sections import Section, Text
 from hookline.testing import RULES, Report, check_plugin, conformance
 from hookline.testing.checking import BoundCheck
 from hookline.testing.report import collecting
+from hookline.trained import Snippet
 
 
 def report_of(kind: str, plugin: Any, **arguments: Any) -> Report:
@@ -64,6 +65,18 @@ class Undescribed:
     @hookimpl
     def on_run_end(self) -> None:
         pass
+
+
+@dataclass
+class SaysAnotherRate:
+    """Gradient descent whose script has another learning rate."""
+
+    @hookimpl
+    def build_optimizer(self, model: nn.Module) -> Optimizer:
+        return SGD(model.parameters(), lr=0.1)
+
+    def script(self, run: RunView) -> Snippet:
+        return Snippet(setup="optimizer = torch.optim.SGD(model.parameters(), lr=0.2)")
 
 
 def one() -> Any:
@@ -717,6 +730,7 @@ BREAKS = {
     "options_described": Case("callback", Undescribed),
     "defaults_fit": Case("callback", ListForTuple, {"count": [2]}),
     "options_have_schemas": Case("callback", InvalidSchema),
+    "script_has_the_same_numbers": Case("optimizer", SaysAnotherRate),
     "options_survive": Case("callback", NotANumber, {"count": float("nan")}),
     "output_shape": Case("model", LosesOneOfTwo),
     "finite_gradients": Case("model", IdleWeight),

@@ -20,7 +20,9 @@ import msgspec
 import tomli
 import torch
 
+from hookline.config.plugins.catalog import Catalog
 from hookline.config.plugins.options import is_plain, plain
+from hookline.engine.errors import HooklineError
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.hook_names import MARK
 from hookline.engine.reading.batch import Forward
@@ -175,6 +177,24 @@ def _attributes_of_run(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if inspect.iscode(constant):
             yield from _attributes_of_run(constant)
+
+
+@check
+def script_has_the_same_numbers(subject: Subject) -> None:
+    """Its part of a plain script, if it has one, gives the same numbers as a run, to the last bit."""
+    if not callable(getattr(subject.plugin.target, "script", None)):
+        return
+    differences_of = Catalog.installed().default("script")
+
+    def build(plugins: Mapping[str, Any]) -> Run:
+        return subject.run(plugins={table: part for table, part in plugins.items() if table != subject.table})
+
+    try:
+        found = differences_of(build)
+    except HooklineError as refusal:
+        skip(f"such a run cannot be a script: {'; '.join(fault.message for fault in refusal.faults) or refusal}")
+    if found:
+        raise Broken("; ".join(found[:3]), "return code that does the same, or remove `script`")
 
 
 @check

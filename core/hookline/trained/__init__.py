@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hookline.trained.predicting import write_predictions
     from hookline.trained.raw.faults import Faults
     from hookline.trained.raw.onnx_model import OnnxModel, load_onnx
+    from hookline.trained.snippet import Snippet, only_watches
     from hookline.trained.target_file import check_target, written_whole
     from hookline.trained.weights import Weights, read_weights
 
@@ -49,6 +50,10 @@ _HOME = {
         "OnnxModel",
         "load_onnx",
     ),
+    "snippet": (
+        "Snippet",
+        "only_watches",
+    ),
     "target_file": ("check_target", "written_whole"),
     "weights": (
         "Weights",
@@ -66,6 +71,7 @@ __all__ = [
     "OnnxModel",
     "RawInput",
     "RawOutput",
+    "Snippet",
     "TableForm",
     "Trained",
     "Weights",
@@ -76,6 +82,7 @@ __all__ = [
     "load_onnx",
     "load_trained",
     "measure_importance",
+    "only_watches",
     "read_weights",
     "write_predictions",
     "written_whole",

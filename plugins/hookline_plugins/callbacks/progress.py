@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from hookline import hookimpl
 from hookline.engine import printable
+from hookline.trained import only_watches
 from hookline_plugins.callback_parts.display import Display
 from hookline_plugins.callback_parts.event_text import EventText
 from hookline_plugins.callback_parts.fitting import fitted
@@ -40,6 +41,8 @@ class Progress:
     longer than ``every_s`` has a line for each interval. If standard output fails, the run continues without it, after
     a warning.
     """
+
+    script = only_watches
 
     ranks: ClassVar = "zero"
     allows_fused_steps: ClassVar[bool] = True  # it only observes

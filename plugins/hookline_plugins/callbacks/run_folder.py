@@ -33,6 +33,7 @@ from hookline.runs import (
     job_of,
     redacted_word,
 )
+from hookline.trained import only_watches
 from hookline_plugins.callback_parts.event_text import EventText
 from hookline_plugins.callback_parts.metrics_file import MetricsFile
 from hookline_plugins.callback_parts.monitoring import Monitor, check_measured, check_monitored, measured_names
@@ -63,6 +64,8 @@ class KeepRunFolder:
     A metric or log line that cannot be written causes a warning, stays in memory and is written later; failing to
     write the weights or the record at the end of the run is an error.
     """
+
+    script = only_watches
 
     ranks: ClassVar = "zero"
     parent: Annotated[Path, Meta(description="folder that holds the run folders; created if missing")] = Path("runs")

@@ -15,6 +15,7 @@ from msgspec import Meta
 from hookline import ConfigError, ContractError, DataSource, hookimpl
 from hookline.engine import did_you_mean
 from hookline.runs import folder_of
+from hookline.trained import only_watches
 from hookline_plugins.callback_parts.contact_sheet import Shown, contact_sheet
 from hookline_plugins.data.columns import each
 from hookline_plugins.metrics.answers import Task, task_of
@@ -34,6 +35,8 @@ class WorstImages:
     true one, for numbers the sum of the squared differences, in the units of the data. The largest error is measured as
     ``worst_error``.
     """
+
+    script = only_watches
 
     split: Annotated[str, Meta(min_length=1, description="the split whose images are shown")] = "validation"
     count: Annotated[int, Meta(ge=1, le=400, description="number of images")] = 25

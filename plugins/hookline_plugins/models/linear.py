@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from hookline import DataSource, hookimpl
+from hookline import ConfigError, DataSource, hookimpl
+from hookline.trained import Snippet
 from hookline_plugins.models.sizes import sizes_of
 
 if TYPE_CHECKING:
@@ -85,3 +86,19 @@ class Linear:
             )
             for name, row in zip(outputs, weights[:_MAX_SHOWN], strict=False)
         ]
+
+    def script(self, run: RunView) -> Snippet:
+        """Return the layer as source code.
+
+        Raises:
+            ConfigError: When it starts from a least-squares solution.
+        """
+        from hookline_plugins.commands.ejecting.text import call
+
+        if self.start != "random":
+            raise ConfigError(f"start = {self.start!r} has no script", hint="set start = 'random'")
+        lines = [call("model = nn.Linear", *map(str, sizes_of(run.data)), **({} if self.bias else {"bias": False}))]
+        lines.append(f"nn.init.normal_(model.weight, std={self.init_std})")
+        if self.bias:
+            lines.append("nn.init.zeros_(model.bias)")
+        return Snippet(("from torch import nn",), setup="\n".join(lines))

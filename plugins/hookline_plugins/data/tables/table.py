@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline.engine import did_you_mean
+from hookline.trained import only_watches
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.options import (
     Dates,
@@ -75,6 +76,8 @@ class Table:
     linear model, its coefficients are reported in the units of the file, unless a target is transformed. Metrics are in
     these units in any case; the loss is that of the transformed and scaled targets.
     """
+
+    script = only_watches
 
     path: Annotated[Path, Meta(description="the CSV or Parquet file")]
     target: Target
