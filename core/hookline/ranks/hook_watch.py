@@ -61,7 +61,7 @@ class HookWatch(Observer):
                     vars(part)["distributed_available_fn"] = bool  # False
         if hook == "build_data" and isinstance(result, DataSource):
             self._has_stream = isinstance(result.train, IterableDataset)
-        if hook == "build_reader" and member.is_core and self._has_stream:
+        if hook == "build_reader" and result and member.is_core and self._has_stream:
             return partial(self._read_together, result)
         if hook == "build_parallel" and isinstance(result, Parallel) and not is_wrapper:
             self._check_readers(member, result.readers)

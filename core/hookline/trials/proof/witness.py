@@ -169,7 +169,7 @@ class Witness(Observer):
         if is_wrapper and result is self._step:
             return result  # passed on: its contents belong to the loop
         self._built[member.table].append(result)
-        if hook != "build_step" or is_wrapper:
+        if hook != "build_step" or is_wrapper or result is None:
             return result
 
         def step(batch: Any) -> Any:
