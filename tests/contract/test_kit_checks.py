@@ -25,9 +25,11 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import DataSource, Run, RunView, hookimpl
 from hookline.engine import Parallel
+from hookline.sections import Section, Text
 from hookline.testing import RULES, Report, check_plugin, conformance
 from hookline.testing.checking import BoundCheck
 from hookline.testing.report import collecting
+from hookline.trained import Snippet
 
 
 def report_of(kind: str, plugin: Any, **arguments: Any) -> Report:
@@ -65,6 +67,18 @@ class Undescribed:
         pass
 
 
+@dataclass
+class SaysAnotherRate:
+    """Gradient descent whose script has another learning rate."""
+
+    @hookimpl
+    def build_optimizer(self, model: nn.Module) -> Optimizer:
+        return SGD(model.parameters(), lr=0.1)
+
+    def script(self, run: RunView) -> Snippet:
+        return Snippet(setup="optimizer = torch.optim.SGD(model.parameters(), lr=0.2)")
+
+
 def one() -> Any:
     return [1]
 
@@ -96,6 +110,14 @@ class NotANumber:
     @hookimpl
     def on_run_end(self) -> None:
         pass
+
+
+class DrawsByChance:
+    """Shows another number in each report."""
+
+    @hookimpl
+    def build_report(self) -> list[Section]:
+        return [Text(title="A number", paragraphs=[str(random.random())])]
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -708,6 +730,7 @@ BREAKS = {
     "options_described": Case("callback", Undescribed),
     "defaults_fit": Case("callback", ListForTuple, {"count": [2]}),
     "options_have_schemas": Case("callback", InvalidSchema),
+    "script_has_the_same_numbers": Case("optimizer", SaysAnotherRate),
     "options_survive": Case("callback", NotANumber, {"count": float("nan")}),
     "output_shape": Case("model", LosesOneOfTwo),
     "finite_gradients": Case("model", IdleWeight),
@@ -758,6 +781,7 @@ BREAKS = {
     ),
     "needs_no_evaluation": Case("callback", NeedsMetrics),
     "leaves_events_alone": Case("callback", MovesTheCount, also=frozenset({"uses_the_view_alone"})),
+    "sections_are_data": Case("callback", DrawsByChance),
     "uses_the_view_alone": Case("callback", LooksIntoTheRun),
 }
 

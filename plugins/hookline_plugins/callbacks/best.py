@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from hookline import hookimpl
+from hookline import ConfigError, hookimpl
+from hookline.trained import Snippet
 from hookline_plugins.callback_parts.monitoring import Monitor, MonitoringCallback
 from hookline_plugins.callback_parts.weights import copied, is_finished, put, taken_over, weights_of
 
@@ -57,6 +58,16 @@ class Best(MonitoringCallback):
         run.report(f"best {self.monitor}", [row])
         if self._weights is not None and is_finished(run, outcome):
             put(weights_of(run), self._weights)
+
+    def script(self, run: RunView) -> Snippet:  # noqa: ARG002 - the form of the method
+        """Return an empty part.
+
+        Raises:
+            ConfigError: When the best weights are restored.
+        """
+        if self.restore:
+            raise ConfigError("restore = true has no script", hint="set restore = false")
+        return Snippet()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value, and its weights with ``restore``."""

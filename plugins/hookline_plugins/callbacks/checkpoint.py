@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from hookline import CheckpointError, ConfigError, hookimpl
 from hookline.runs import folder_of, identity_of
+from hookline.trained import only_watches
 from hookline_plugins.callback_parts.monitoring import check_measured, check_monitored
 from hookline_plugins.callback_parts.single import check_single
 
@@ -40,6 +41,8 @@ class SaveCheckpoints:
     approximation to the optimum checkpoint interval*, 1974), is 300 s for saves that take one second and a failure
     every 12.5 hours.
     """
+
+    script = only_watches
 
     every_s: Annotated[float, Meta(ge=0, description="seconds between saves; 0: off")] = 300.0
     every_steps: Annotated[int, Meta(ge=0, description="steps between saves; 0: off")] = 0

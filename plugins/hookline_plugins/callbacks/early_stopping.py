@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta
 
 from hookline import hookimpl
+from hookline.trained import Snippet
+from hookline_plugins.callback_parts.monitored_script import read_monitored
 from hookline_plugins.callback_parts.monitoring import Monitor, MonitoringCallback
 
 if TYPE_CHECKING:
@@ -53,6 +56,28 @@ class EarlyStopping(MonitoringCallback):
         self._num_bad = 0 if is_better else self._num_bad + 1
         if self._num_bad >= self.patience:
             run.request_stop(f"{self.monitor} did not improve for {self._waited(run)}")
+
+    def script(self, run: RunView) -> Snippet:
+        """Return the stopping as source code."""
+        from hookline_plugins.commands.ejecting.text import literal
+
+        is_min = self.mode == "min"
+        limit = f"best {'-' if is_min else '+'} {self.min_delta}" if self.min_delta else "best"
+        lines = [
+            f"value = measured[{literal(self.monitor)}]",
+            f"if value {'<' if is_min else '>'} {limit}:",
+            "    best, waited = value, 0",
+            "else:",
+            "    waited += 1",
+            f"if waited == {self.patience}:",
+            "    break",
+        ]
+        worst = literal(math.inf if is_min else -math.inf)
+        return Snippet(
+            setup=f"best, waited = {worst}, 0",
+            after_evaluation=read_monitored(run, self.monitor, lines),
+            monitors=self.monitor,
+        )
 
     def _waited(self, run: RunView) -> str:
         train = run.config.train

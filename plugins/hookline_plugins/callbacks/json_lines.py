@@ -12,6 +12,7 @@ import msgspec
 from hookline import hookimpl
 from hookline.engine import encodable, text_of
 from hookline.runs import folder_of
+from hookline.trained import only_watches
 from hookline_plugins.callback_parts.display import Display
 from hookline_plugins.callback_parts.event_text import Reports
 
@@ -25,6 +26,8 @@ class JSONLines:
 
     If standard output fails, the run continues without it, after a warning.
     """
+
+    script = only_watches
 
     ranks: ClassVar = "zero"
 

@@ -16,6 +16,8 @@ from msgspec import Meta
 
 from hookline import ConfigError, hookimpl
 from hookline.engine import did_you_mean
+from hookline.trained import Snippet
+from hookline_plugins.callback_parts.lr_script import schedule_script
 from hookline_plugins.callback_parts.monitoring import check_measured, check_monitored
 
 if TYPE_CHECKING:
@@ -239,6 +241,12 @@ class LRSchedule:
                 group.update({key: planned[key] for key in _SET_IN_GROUPS if key in planned and key != "lr"})
             self._set(self._scheduler.get_last_lr())
             self._warm_up(self._num_updates)
+
+    def script(self, run: RunView) -> Snippet:
+        """Return the schedule as source code."""
+        plan = [(_CLASSES[scheduler], arguments) for scheduler, arguments, _ in self._plan]
+        warmup = (self.warmup_steps, self.warmup_factor)
+        return schedule_script(run, plan, _ends(self._plan), self.interval, warmup, self.monitor)
 
     def _resume_plateau(self, then: Mapping[str, Any], now: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
         """Go on from the current learning rate, with the best value so far if it is of the same metric."""

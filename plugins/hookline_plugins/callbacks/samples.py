@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from msgspec import Meta
 
 from hookline import ContractError, hookimpl
+from hookline.trained import only_watches
 from hookline_plugins.data.text.source import NewTokens, Temperature, TopK
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Samples:
 
     The defaults are those of ``sample.py`` in https://github.com/karpathy/nanoGPT, with fewer tokens.
     """
+
+    script = only_watches
 
     allows_fused_steps: ClassVar[bool] = True  # it does not follow steps
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import engine, hookimpl
+from hookline.trained import only_watches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,8 @@ class Telemetry:
     process. With several ranks, the loss and the speed are those of all, and the memory is that of rank 0. Tokens are
     counted if the inputs are a mapping with ``attention_mask``, or else with ``input_ids``.
     """
+
+    script = only_watches
 
     gradient_norm: Annotated[bool, Meta(description="log the norm of the gradient of the last step")] = True
     speed: Annotated[bool, Meta(description="log examples and tokens per second")] = True

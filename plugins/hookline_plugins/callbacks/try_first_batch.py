@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hookline import ConfigError, ContractError, RunView, hookimpl
+from hookline.trained import only_watches
 from hookline_plugins.callback_parts.process_watch import ProcessWatch
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class TryFirstBatch:
     names the plugin, the shapes and the remedy. It also warns of what plugins change for the whole process until the
     end of the first epoch, such as the current folder.
     """
+
+    script = only_watches
 
     allows_fused_steps = True
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
+from hookline.trained import only_watches
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,8 @@ class SyntheticLinear:
 
     The defaults are the data of Zhang et al., *Dive into Deep Learning*, section 3.3.
     """
+
+    script = only_watches
 
     num_examples: Annotated[int, Meta(ge=1, description="number of examples")] = 1000
     true_w: Annotated[tuple[float, ...], Meta(min_length=1, description="true weights, one for each input feature")] = (

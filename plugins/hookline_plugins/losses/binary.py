@@ -6,15 +6,16 @@ Defaults are those of ``torch.nn``. Shapes: ``B`` examples in a batch, ``O`` ans
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from hookline import DataSource, hookimpl
+from hookline import ConfigError, DataSource, hookimpl
 from hookline.runs import has_saved_weights
+from hookline.trained import Snippet
 from hookline_plugins.losses.class_weights import balanced_answers, uncounted_answers
-from hookline_plugins.losses.torch_loss import TorchLoss, check_length, check_signs, keep_weight
+from hookline_plugins.losses.torch_loss import TorchLoss, check_length, check_signs, keep_weight, script_of_torch
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import Answers, Task
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from hookline import Metric, RunView
 
+_RIGHT = "((prediction > {threshold}) == (target > 0.5)).double().mean().item()"
 _Positive = tuple[Annotated[float, Meta(ge=0)], ...]
 
 
@@ -66,6 +68,16 @@ class BCEWithLogits(TorchLoss):
         """Measure the share of correct answers."""
         return {"accuracy": Accuracy(Answers(is_binary=True))}
 
+    def script(self, run: RunView) -> Snippet:
+        """Return the loss as source code.
+
+        Raises:
+            ConfigError: When the targets have weights.
+        """
+        if self.pos_weight:
+            raise ConfigError("pos_weight has no script", hint="train without it")
+        return replace(script_of_torch(self, run), metrics={"accuracy": _RIGHT.format(threshold="0")})
+
 
 @dataclass
 class BCE(TorchLoss):
@@ -86,6 +98,10 @@ class BCE(TorchLoss):
     def build_metrics(self) -> dict[str, Metric]:
         """Measure the share of correct answers."""
         return {"accuracy": Accuracy(Answers(is_binary=True, threshold=0.5))}
+
+    def script(self, run: RunView) -> Snippet:
+        """Return the loss as source code."""
+        return replace(script_of_torch(self, run), metrics={"accuracy": _RIGHT.format(threshold="0.5")})
 
 
 @dataclass

@@ -8,15 +8,16 @@ Shapes: ``B`` examples in a batch, ``C`` classes.
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from hookline import ContractError, DataSource, hookimpl
+from hookline import ConfigError, ContractError, DataSource, hookimpl
 from hookline.runs import has_saved_weights
+from hookline.trained import Snippet
 from hookline_plugins.losses.class_weights import balanced_classes, uncounted_classes
-from hookline_plugins.losses.torch_loss import TorchLoss, check_length, keep_weight
+from hookline_plugins.losses.torch_loss import TorchLoss, check_length, keep_weight, script_of_torch
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import IGNORED, Answers, Task
 
@@ -70,6 +71,17 @@ class _OfClasses(TorchLoss):
     def build_metrics(self) -> dict[str, Metric]:
         """Measure the share of correct classes."""
         return {"accuracy": Accuracy(Answers(ignore_index=getattr(self, "ignore_index", IGNORED)))}
+
+    def script(self, run: RunView) -> Snippet:
+        """Return the loss as source code.
+
+        Raises:
+            ConfigError: When classes have weights.
+        """
+        if self.weight:
+            raise ConfigError("weight has no script", hint="train without it")
+        right = "(prediction.argmax(1) == target).double().mean().item()"
+        return replace(script_of_torch(self, run), metrics={"accuracy": right})
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta
 
 from hookline import hookimpl
-from hookline_plugins.losses.torch_loss import TorchLoss
+from hookline_plugins.losses.torch_loss import TorchLoss, script_of_torch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +25,7 @@ class MSE:
     """Mean squared error, ``nn.MSELoss``: the mean of ``(prediction - target)^2``; both ``[B, O]``."""
 
     task: ClassVar[Task] = "regression"
+    script = script_of_torch
 
     @hookimpl
     def build_loss(self) -> nn.Module:
@@ -39,6 +40,7 @@ class L1(TorchLoss):
     """Mean absolute error, ``nn.L1Loss``: the mean of ``|prediction - target|``; both ``[B, O]``."""
 
     task: ClassVar[Task] = "regression"
+    script = script_of_torch
 
     @hookimpl
     def build_loss(self) -> nn.Module:
@@ -55,6 +57,7 @@ class Huber(TorchLoss):
     """
 
     task: ClassVar[Task] = "regression"
+    script = script_of_torch
 
     delta: Annotated[float, Meta(gt=0, description="error above which the loss is linear")] = 1.0
 
@@ -73,6 +76,7 @@ class SmoothL1(TorchLoss):
     """
 
     task: ClassVar[Task] = "regression"
+    script = script_of_torch
 
     beta: Annotated[float, Meta(ge=0, description="error above which the loss is linear; 0: the loss 'l1'")] = 1.0
 
@@ -89,6 +93,8 @@ class PoissonNLL(TorchLoss):
     The prediction ``p`` is the logarithm of the expected count; both tensors ``[B, O]``. Without ``log_input`` it is
     the expected count, and the loss the mean of ``p - target * log(p + eps)``.
     """
+
+    script = script_of_torch
 
     log_input: Annotated[bool, Meta(description="predictions are logarithms of the expected counts")] = True
     full: Annotated[bool, Meta(description="add Stirling's approximation of log(target!) for targets above 1")] = False

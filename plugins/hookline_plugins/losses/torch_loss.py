@@ -7,9 +7,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hookline import ConfigError, DataError, DataSource
+from hookline.trained import Snippet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from hookline import RunView
 
 
 class TorchLoss:
@@ -29,6 +32,17 @@ class TorchLoss:
         built = self.of_torch(**changed)
         built.register_forward_pre_hook(_check_shapes)
         return built
+
+
+def script_of_torch(loss: Any, run: RunView) -> Snippet:  # noqa: ARG001 - the form of the method
+    """Return a loss as source code: the ``script`` of one that is torch's class with its options."""
+    from torch import nn
+
+    from hookline_plugins.commands.ejecting.text import call, changed
+
+    name = f"{type(loss).__name__}Loss"
+    options = changed(getattr(nn, name), {key: value for key, value in asdict(loss).items() if value != ()})
+    return Snippet(("from torch import nn",), setup=call(f"loss_function = nn.{name}", **options))
 
 
 def _check_shapes(_: nn.Module, arguments: tuple[Tensor, Tensor]) -> None:

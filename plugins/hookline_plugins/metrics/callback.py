@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from hookline import ConfigError, ContractError, DataSource, hookimpl
 from hookline.engine import did_you_mean
+from hookline.trained import only_watches
 from hookline_plugins.metrics import classes, regression
 from hookline_plugins.metrics.accuracy import Accuracy
 from hookline_plugins.metrics.answers import Answers, Task, answers_of, task_of
@@ -76,6 +77,8 @@ class Metrics:
     class. The default of ``top_k`` is that of O. Russakovsky et al., "ImageNet Large Scale Visual Recognition
     Challenge", https://arxiv.org/abs/1409.0575.
     """
+
+    script = only_watches
 
     metrics: (
         Annotated[tuple[_Name, ...], Meta(description="metrics to measure; 'auto' chooses a few that fit the data")]

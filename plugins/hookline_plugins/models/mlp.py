@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from hookline import DataSource, hookimpl
+from hookline.trained import Snippet
 from hookline_plugins.models.sizes import sizes_of
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from hookline import RunView
 
 
 _Activation = Literal["relu", "gelu", "silu", "tanh"]
@@ -46,3 +49,18 @@ class MLP:
             if self.dropout:
                 layers.append(nn.Dropout(self.dropout))
         return nn.Sequential(*layers, nn.Linear(widths[-1], out_features))
+
+    def script(self, run: RunView) -> Snippet:
+        """Return the layers as source code."""
+        from hookline_plugins.commands.ejecting.text import call
+
+        activation = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh"}[self.activation]
+        in_features, out_features = sizes_of(run.data)
+        widths = (in_features, *self.hidden)
+        layers: list[str] = []
+        for fan_in, fan_out in zip(widths, self.hidden, strict=False):
+            layers += [f"nn.Linear({fan_in}, {fan_out})", f"nn.{activation}()"]
+            if self.dropout:
+                layers.append(f"nn.Dropout({self.dropout})")
+        layers.append(f"nn.Linear({widths[-1]}, {out_features})")
+        return Snippet(("from torch import nn",), setup=call("model = nn.Sequential", *layers))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from hookline import hookimpl
+from hookline import ConfigError, hookimpl
+from hookline.trained import Snippet
 from hookline_plugins.optimizers.parameter_groups import Groups, check_groups, own_options, parameter_groups
 
 if TYPE_CHECKING:
@@ -51,9 +52,25 @@ class _TorchOptimizer:
         built: Optimizer = build(groups, **self._as_torch(own_options(self)))
         return built
 
+    def script(self, run: RunView) -> Snippet:  # noqa: ARG002 - the form of the method
+        """Return the optimizer as source code."""
+        return _script(self, self._as_torch(own_options(self)))
+
     def _as_torch(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return options as torch takes them."""
         return options
+
+
+def _script(optimizer: Any, options: dict[str, Any]) -> Snippet:
+    import torch
+
+    from hookline_plugins.commands.ejecting.text import call, changed
+
+    if optimizer.groups:
+        raise ConfigError("its option groups has no script", hint="use the same options for all parameters")
+    name = type(optimizer).__name__
+    shown = changed(getattr(torch.optim, name), options, "lr")
+    return Snippet(setup=call(f"optimizer = torch.optim.{name}", "model.parameters()", **shown))
 
 
 @dataclass
@@ -90,6 +107,10 @@ class SGD:
         if run.device.type == "cpu" and not (self.fused or needs_copies) and len(list(model.parameters())) > _FOREACH:
             options["foreach"] = True
         return torch.optim.SGD(parameter_groups(self, run, model), **options)
+
+    def script(self, run: RunView) -> Snippet:  # noqa: ARG002 - the form of the method
+        """Return the optimizer as source code."""
+        return _script(self, own_options(self))
 
 
 @dataclass
@@ -192,6 +213,8 @@ class SparseAdam(_TorchOptimizer):
 
     It updates the moments of the rows in the gradient alone, and rejects dense gradients.
     """
+
+    script: ClassVar[None] = None  # type: ignore[assignment] # its models have no script
 
     lr: Annotated[float, Meta(gt=0, description="learning rate")] = 0.001
     betas: _Betas = (0.9, 0.999)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import hookimpl
+from hookline.trained import Snippet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,3 +64,13 @@ class ClipGradients:
             return functools.partial(clip_grad_value_, clip_value=self.max_value)
         assert self.max_norm is not None, "one of the two is given"
         return functools.partial(clip_grad_norm_, max_norm=self.max_norm, norm_type=float(self.norm_type))
+
+    def script(self, run: RunView) -> Snippet:  # noqa: ARG002 - the form of the method
+        """Return the clipping as source code."""
+        from hookline_plugins.commands.ejecting.text import call
+
+        by = "value" if self.max_norm is None else "norm"
+        limit = {"clip_value": self.max_value} if self.max_norm is None else {"max_norm": self.max_norm}
+        power = {} if self.norm_type == 2.0 else {"norm_type": float(self.norm_type)}
+        clip = call(f"nn.utils.clip_grad_{by}_", "model.parameters()", indent=12, **limit, **power)
+        return Snippet(("from torch import nn",), before_update=clip)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from hookline import ConfigError, NonFiniteError, hookimpl
+from hookline.trained import Snippet
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from hookline import RunView
 
 
+_FORWARD = '''
+def forward(model, x):
+    """Return predictions in float32 that were computed in bfloat16 where it is safe."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return model(x).float()
+'''
 _DType = Literal["bfloat16", "float16"]
 
 
@@ -121,3 +128,13 @@ class MixedPrecision:
         self._num_skipped = state["num_skipped"]
         if self._scaler is not None and state["scale"] is not None:
             self._scaler.load_state_dict(state["scale"])
+
+    def script(self, run: RunView) -> Snippet:  # noqa: ARG002 - the form of the method
+        """Return the forward pass as source code.
+
+        Raises:
+            ConfigError: With float16, whose scaled updates may be skipped.
+        """
+        if self.dtype == "float16":
+            raise ConfigError("dtype = 'float16' has no script", hint="set dtype = 'bfloat16'")
+        return Snippet(definitions=_FORWARD.strip(), forward="forward")

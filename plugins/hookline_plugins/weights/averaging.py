@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hookline import hookimpl
+from hookline import ConfigError, hookimpl
+from hookline.trained import Snippet
 from hookline_plugins.callback_parts.weights import copied, put, taken_over, weights_of
 
 if TYPE_CHECKING:
@@ -109,6 +110,33 @@ class Averaging:
         assert self._run is not None, "the run was started"
         self._num_averaged = state["num_averaged"]
         self._average = taken_over(self._run, state["average"])
+
+    def script(self, run: RunView) -> Snippet:
+        """Return the average as source code.
+
+        Raises:
+            ConfigError: When torch's ``AveragedModel`` gives other numbers.
+        """
+        from hookline_plugins.commands.ejecting.text import call
+
+        if any(buffer.is_floating_point() for buffer in run.unwrapped_model.buffers()):
+            raise ConfigError("averages of buffers have no script", hint="use a model without statistics in buffers")
+        if self.method == "swa" and run.config.train.dtype != "float32":
+            raise ConfigError("method = 'swa' has a script in float32 only", hint="set train.dtype = 'float32'")
+        rule = f"get_{self.method}_multi_avg_fn"
+        made = f"{rule}({self.decay})" if self.method == "ema" else f"{rule}()"
+        update, average = "average.update_parameters(model)", "average.module"
+        if self.start_epoch > 1:
+            update = f"if epoch >= {self.start_epoch}:\n    {update}"
+            average = f"average.module if epoch >= {self.start_epoch} else model"
+        return Snippet(
+            (f"from torch.optim.swa_utils import AveragedModel, {rule}",),
+            setup=call("average = AveragedModel", "model", f"multi_avg_fn={made}"),
+            after_update=update if self.method == "ema" else "",
+            before_evaluation=update if self.method == "swa" else "",
+            after_training=f"model = {average}" if self.at_end == "averaged" else "",
+            evaluated=average,
+        )
 
     def _warn_if_too_short(self, run: RunView) -> None:
         span = round(1 / (1 - self.decay))

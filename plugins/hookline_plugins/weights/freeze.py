@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from hookline import ConfigError, Fault, hookimpl
+from hookline.trained import Snippet
 from hookline_plugins.optimizers.parameter_groups import is_match, name_hint
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from hookline import RunView
 
 
 @dataclass
@@ -40,3 +43,11 @@ class Freeze:
             if is_match(name, self.parameters):
                 parameter.requires_grad_(False)
         return model
+
+    def script(self, run: RunView) -> Snippet:
+        """Return the freezing as source code."""
+        from hookline_plugins.commands.ejecting.text import bracketed, literal
+
+        names = [name for name, _ in run.unwrapped_model.named_parameters() if is_match(name, self.parameters)]
+        frozen = bracketed("frozen = [", [literal(name) for name in names], "]")
+        return Snippet(setup=f"{frozen}\nfor name in frozen:\n    model.get_parameter(name).requires_grad_(False)")

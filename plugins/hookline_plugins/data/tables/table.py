@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline.engine import did_you_mean
+from hookline.trained import only_watches
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.options import (
     Dates,
@@ -50,6 +51,7 @@ from hookline_plugins.data.tables.ways import Missing, Transform, Ways
 
 if TYPE_CHECKING:
     from hookline import Outcome, Predictor, RunView
+    from hookline.sections import Section
     from hookline_plugins.data.tables.files.sheet import Sheet
     from hookline_plugins.data.tables.scaling import Scale
 
@@ -74,6 +76,8 @@ class Table:
     linear model, its coefficients are reported in the units of the file, unless a target is transformed. Metrics are in
     these units in any case; the loss is that of the transformed and scaled targets.
     """
+
+    script = only_watches
 
     path: Annotated[Path, Meta(description="the CSV or Parquet file")]
     target: Target
@@ -203,6 +207,13 @@ class Table:
             from hookline_plugins.data.tables.scaling import coefficients
 
             run.report("coefficients", coefficients(layer, *self._scales))
+
+    @hookimpl
+    def build_report(self) -> list[Section]:
+        """Show the columns of the file, with their missing cells."""
+        from hookline_plugins.drawing.columns import column_sections
+
+        return column_sections(self.read(Faults(self.path)))
 
     def read(self, faults: Faults) -> Cells:
         """Return the cells of the file, without the rows to drop.
