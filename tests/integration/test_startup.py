@@ -16,7 +16,7 @@ def plugin_modules(modules: set[str]) -> set[str]:
     return (
         names
         - {name.rpartition(".")[0] for name in names}
-        - {"hookline_plugins.defaults", "hookline_plugins.default_hooks"}
+        - {"hookline_plugins.defaults", "hookline_plugins.steps.default_hooks"}
     )
 
 

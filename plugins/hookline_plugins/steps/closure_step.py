@@ -19,15 +19,15 @@ def needs_closure(optimizer: Optimizer) -> bool:
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
-def closure_step(run: RunView) -> Callable[[Any], Tensor]:
-    """Return a step for an optimizer that needs a closure.
+def closure_step(run: RunView, update: Callable[[], object]) -> Callable[[Any], Tensor]:
+    """Return a step for an optimizer that needs a closure; ``update`` is the update without wrappers.
 
     Raises:
         ContractError: When a plugin builds or wraps the update.
         ConfigError: When there are several ranks.
     """
     problem = f"{type(run.optimizer).__name__} updates the weights several times per step"
-    if run.hook_order("build_update"):
+    if run.update is not update or not all(is_wrapper for _, is_wrapper in run.hook_order("build_update")):
         hint = "use another optimizer, or disable the plugin that wraps it"
         raise ContractError(f"{problem}, so build_update cannot be wrapped", hint=hint)
     if run.ranks.world_size > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from hookline import RunView, hookimpl
@@ -25,9 +25,15 @@ class DefaultHooks:
 
         return FiniteGuard(run)
 
+    @hookimpl(wrapper=True, trylast=True)
+    def build_update(self) -> Generator[None, Any, Any]:
+        """Note the update that no plugin has wrapped."""
+        self._update = yield
+        return self._update
+
     @hookimpl
     def build_step(self, run: RunView) -> Callable[[Any], Tensor] | None:
         """Return the step of an optimizer that needs a closure; for any other, the run has one."""
         from hookline_plugins.steps.closure_step import closure_step, needs_closure
 
-        return closure_step(run) if needs_closure(run.optimizer) else None
+        return closure_step(run, self._update) if needs_closure(run.optimizer) else None

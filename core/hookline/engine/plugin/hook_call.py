@@ -22,12 +22,12 @@ def guarded(
 ) -> Callable[..., Any]:
     """Wrap a hook's ``method`` so that its errors name plugin and hook, and ``observers`` see each call."""
     names = tuple(inspect.signature(method).parameters)
-    observed = functools.partial(_observed, observers, member)
+    observed = functools.partial(_observed, () if member.is_core else observers, member)
 
     def run_observed(*arguments: Any) -> Any:
         call_method = functools.partial(method, *arguments)
         named = dict(zip(names, arguments, strict=True))
-        result = call_method() if member.is_core else observed(hook, call_method, named)
+        result = observed(hook, call_method, named)
         return _built(observers, member, hook, result, is_wrapper=False)
 
     run = run_observed if observers else method
