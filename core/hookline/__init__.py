@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hookline import engine as engine
     from hookline import ranks as ranks
     from hookline import runs as runs
+    from hookline import sections as sections
     from hookline import testing as testing
     from hookline import trained as trained
     from hookline import trials as trials
@@ -91,7 +92,7 @@ _HOME = {
     "version": ("__version__",),
 }
 
-_ROOMS = ("cli", "config", "engine", "ranks", "runs", "testing", "trained", "trials")
+_ROOMS = ("cli", "config", "engine", "ranks", "runs", "sections", "testing", "trained", "trials")
 """Rooms with doors of their own."""
 
 __all__ = [

@@ -15,6 +15,14 @@ _FAST_EPOCHS = 2
 _FAST_BATCHES = 3
 _LIMIT = "callbacks.limit-examples.num_examples"
 
+COMMANDS: Final[dict[str, str]] = {
+    "dashboard": "Show the runs in FOLDER in a browser, until Ctrl-C.",
+    "eject": "Write RUN as a plain PyTorch script.",
+    "report": "Make a report of a run, or of several, as one HTML file.",
+    "verify": "Compare SCRIPT with RUN, to the last bit.",
+}
+"""The summaries of the commands in the group ``hookline.command``, which are not imported to list them."""
+
 RUN: Final[dict[str, Any]] = {
     "data": {"use": "synthetic-linear"},
     "model": {"use": "linear"},
@@ -37,13 +45,6 @@ RANKS: Final[dict[str, Any]] = {"parallel": {"use": "ddp"}}
 """Added by commands that several processes carry out."""
 
 
-COMMANDS: Final[dict[str, str]] = {
-    "eject": "Write RUN as a plain PyTorch script.",
-    "verify": "Compare SCRIPT with RUN, to the last bit.",
-}
-"""The summary of each command of this distribution, for the help."""
-
-
 def named(name: str) -> dict[str, Any]:
     """Return the overrides of ``hookline train --name NAME``: the name of the run folder."""
     return {"callbacks.run-folder.name": name}
@@ -60,11 +61,12 @@ def parent(config: RunConfig) -> Path | None:
 def proving(config: RunConfig, parent: Path, every_steps: int) -> dict[str, Any]:
     """Return the overrides of ``hookline prove-resume``, by dotted key: they save every state in ``parent``.
 
-    Speed and memory are not logged, because they are never the same again.
+    Speed and memory are not logged, because they are never the same again, and nothing is sent to a tracker.
     """
     telemetry = [choice.table for choice in config.plugins if choice.plugin.name == "telemetry"]
     return {
         **{f"{table}.{option}": False for table in telemetry for option in ("speed", "memory")},
+        **_without_trackers(config),
         "callbacks.run-folder.use": "run-folder",
         "callbacks.run-folder.parent": str(parent),
         "callbacks.checkpoint.use": "checkpoint",
@@ -82,12 +84,19 @@ MOVED: Final[dict[str, str]] = {
 """New names of keys that were renamed."""
 
 
-def overfit(num_examples: int) -> dict[str, Any]:
+def _without_trackers(config: RunConfig) -> dict[str, Any]:
+    """Return overrides that switch off the callbacks that send a run to a tracker: those that can export one."""
+    trackers = (choice for choice in config.plugins if hasattr(choice.plugin.target, "export_run"))
+    return {choice.table: "off" for choice in trackers}
+
+
+def overfit(config: RunConfig, num_examples: int) -> dict[str, Any]:
     """Return the overrides of ``hookline train --overfit N``: learn the first ``num_examples`` examples exactly.
 
     The same examples are trained on and evaluated. Karpathy, "A Recipe for Training Neural Networks" (2019).
     """
-    return {"train.epochs": _OVERFIT_EPOCHS, "train.evaluate": ["train"], _LIMIT: num_examples}
+    values = {"train.epochs": _OVERFIT_EPOCHS, "train.evaluate": ["train"], _LIMIT: num_examples}
+    return values | _without_trackers(config)
 
 
 def fast(config: RunConfig) -> dict[str, Any]:
@@ -95,6 +104,7 @@ def fast(config: RunConfig) -> dict[str, Any]:
     train, limit = config.train, config.settings.get(_LIMIT)
     size = train.eval_batch_size if train.batch_size == "all" else _FAST_BATCHES * train.batch_size
     values: dict[str, Any] = {"train.epochs": _FAST_EPOCHS, _LIMIT: min(size, limit.value) if limit else size}
+    values |= _without_trackers(config)
     if train.evaluate_every_steps:
         values["train.evaluate_every_steps"] = min(train.evaluate_every_steps, _FAST_BATCHES)
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from hookline import PluginError
@@ -23,3 +24,13 @@ def optional_package(name: str, needed_by: str, extra: str = "") -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise PluginError(f"{needed_by} {name}: {error}", hint=f"pip install 'hookline[{extra or name}]'") from error
+
+
+def check_package(name: str, needed_by: str) -> None:
+    """Check that an optional package is installed, without importing it; the arguments are those above.
+
+    Raises:
+        PluginError: When it is not.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise PluginError(f"{needed_by} {name}: it is not installed", hint=f"pip install 'hookline[{name}]'")

@@ -1,4 +1,4 @@
-"""Time for a step with logging and with ``telemetry``, as ratios to the same run without, measured in one process.
+"""Time for a step with logging, ``telemetry`` and a tracker, as ratios to the same run without, in one process.
 
 Run it with ``python tests/benchmarks/telemetry.py`` on a machine that does nothing else. The runs take turns of a few
 steps, and each turn is compared with the turn of the run without logging beside it; medians are what to quote.
@@ -7,7 +7,9 @@ steps, and each turn is compared with the turn of the run without logging beside
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -134,6 +136,9 @@ def main() -> None:
             "run.log in every step": steps_of(job, arguments.device, log=LogLoss()),
             "telemetry": steps_of(job, arguments.device, telemetry={}),
         }
+        if importlib.util.find_spec("tensorboard"):
+            tracker = {"at": tempfile.mkdtemp(), "when": "live"}
+            contenders["telemetry and tensorboard"] = steps_of(job, arguments.device, telemetry={}, tensorboard=tracker)
         times: dict[str, list[float]] = {name: [] for name in contenders}
         for turn in range(arguments.turns + 1):
             # The first of a turn changes, because what runs before may warm up what runs after.
@@ -146,6 +151,7 @@ def main() -> None:
         for name, values in times.items():
             ratio = statistics.median(value / base for value, base in zip(values, times["off"], strict=True))
             print(f"{name:28}{statistics.median(values) * 1e6:12.1f}{ratio:8.3f}")
+            contenders[name].close()
 
 
 if __name__ == "__main__":

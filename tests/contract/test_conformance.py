@@ -45,6 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "limit-examples": {"num_examples": 12},
     "cnn": {"widths": [4, 4], "norm": "group"},
     "worst-images": {"split": "train"},
+    "tensorboard": {"at": "events"},
     "transformers": {
         "task": "image-classification",
         "architecture": "vit",
@@ -170,7 +171,8 @@ MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "gaussian-nll": lambda data: Ended(2, lambda outputs: (outputs[:, :1], outputs[:, 1:].exp())),
 }
 """Models for losses that take other predictions than ``[B, O]``."""
-NEEDED = {"hugging-face": "datasets", "lora": "peft", "transformers": "transformers"}
+NEEDED = {"hugging-face": "datasets", "lora": "peft", "notebook": "IPython", "tensorboard": "tensorboard"}
+NEEDED |= {"transformers": "transformers"}
 NEEDED |= dict.fromkeys(("schedule-free-sgd", "schedule-free-adamw", "schedule-free-radam"), "schedulefree")
 """Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
@@ -213,8 +215,9 @@ ELSEWHERE = [
     ("data", "images"),
     ("callback", "init-from"),
     ("loss", "transformers"),
+    *(("callback", name) for name in ("mlflow", "trackio", "wandb")),
 ]
-"""Plugins that are checked below, or that have no meaning without another plugin."""
+"""Plugins that are checked below, that have no meaning without another plugin, or whose hooks are tensorboard's."""
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import DataSource, Run, RunView, hookimpl
 from hookline.engine import Parallel
+from hookline.sections import Section, Text
 from hookline.testing import RULES, Report, check_plugin, conformance
 from hookline.testing.checking import BoundCheck
 from hookline.testing.report import collecting
@@ -109,6 +110,14 @@ class NotANumber:
     @hookimpl
     def on_run_end(self) -> None:
         pass
+
+
+class DrawsByChance:
+    """Shows another number in each report."""
+
+    @hookimpl
+    def build_report(self) -> list[Section]:
+        return [Text(title="A number", paragraphs=[str(random.random())])]
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -772,6 +781,7 @@ BREAKS = {
     ),
     "needs_no_evaluation": Case("callback", NeedsMetrics),
     "leaves_events_alone": Case("callback", MovesTheCount, also=frozenset({"uses_the_view_alone"})),
+    "sections_are_data": Case("callback", DrawsByChance),
     "uses_the_view_alone": Case("callback", LooksIntoTheRun),
 }
 

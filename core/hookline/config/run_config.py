@@ -14,6 +14,7 @@ from hookline.config.plugins.choice import PluginChoice, make_members
 from hookline.config.plugins.options import is_plain, lasting
 from hookline.engine.errors import Location
 from hookline.engine.plugin.member import Member
+from hookline.engine.result import Shown
 from hookline.engine.train_options import TrainOptions
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
@@ -89,7 +90,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Shown):
     """The complete config of a run: every option has a value of its type, and every value an origin.
 
     Attributes:

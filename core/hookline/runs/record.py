@@ -22,7 +22,7 @@ FORMAT = 1
 REBUILT = f"{RECORD} was lost or damaged; a new one was made from the checkpoints"
 """Warning in a record that was made from the manifests."""
 
-_MAX_RECORD_BYTES = 2**24
+MAX_RECORD_BYTES = 2**24
 
 Status = Literal["running", "completed", "stopped", "interrupted", "failed"]
 
@@ -210,7 +210,7 @@ class _Ranked(msgspec.Struct):
 
 def _read(path: Path, at: int | None = None) -> bytes:
     try:
-        return read_file(path / RECORD, _MAX_RECORD_BYTES, at)
+        return read_file(path / RECORD, MAX_RECORD_BYTES, at)
     except OSError as error:
         raise ConfigError(f"{path} is not a run folder: {RECORD}: {reason(error)}") from error
     except ValueError as error:

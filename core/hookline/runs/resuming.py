@@ -24,8 +24,8 @@ from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint, set_aside
 from hookline.runs.folder import RunFolder, expect_saved_weights, give_folder, saved_config
 from hookline.runs.identity import identity_of
+from hookline.runs.overview.search import find_run
 from hookline.runs.plugin_states import fitting_states
-from hookline.runs.search import find_run
 
 
 def resume(  # noqa: PLR0913 - each is a choice of its own

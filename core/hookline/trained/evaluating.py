@@ -17,7 +17,7 @@ from hookline.engine.loop.run import Run
 from hookline.runs.changes import identity_changes
 from hookline.runs.folder import expect_saved_weights, saved_config
 from hookline.runs.identity import identity_of
-from hookline.runs.search import find_run
+from hookline.runs.overview.search import find_run
 from hookline.trained.weights import Weights, load_weights_into, read_weights
 
 

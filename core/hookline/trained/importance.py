@@ -22,7 +22,7 @@ from hookline.engine.loop.predicting import build_predictor
 from hookline.engine.reading.batches import Batches
 from hookline.engine.words import did_you_mean
 from hookline.runs.folder import saved_config
-from hookline.runs.search import find_run
+from hookline.runs.overview.search import find_run
 from hookline.trained.evaluating import Evaluated, check_evaluated, load_evaluated
 from hookline.trained.permuted import Feature, features_of, permuted
 

@@ -18,7 +18,7 @@ from hookline.engine.plugin.member import Member
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.rng import RandomState
 from hookline.runs.folder import expect_saved_weights, read_data, saved_config
-from hookline.runs.search import find_run
+from hookline.runs.overview.search import find_run
 from hookline.trained.model import Trained
 from hookline.trained.weights import load_weights_into, read_weights
 

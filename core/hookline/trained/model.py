@@ -18,10 +18,11 @@ from hookline.engine.loop.building import Site
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.predicting import build_predictor, output_for, predicting
 from hookline.engine.reading.batch import brief, count_examples, placed
+from hookline.engine.result import Shown
 from hookline.trained.weights import Weights
 
 
-class Trained:
+class Trained(Shown):
     """A trained model, ready to predict.
 
     Attributes:

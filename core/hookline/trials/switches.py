@@ -32,5 +32,5 @@ def trial_values(
         hint = "--fast checks that every part of the run works, --overfit that the model can learn"
         raise ConfigError("--overfit and --fast cannot be combined", hint=hint)
     if overfit:
-        return {"--overfit": catalog.default("overfit")(overfit)}
+        return {"--overfit": catalog.default("overfit")(config, overfit)}
     return {"--fast": catalog.default("fast")(config)} if is_fast else {}

@@ -60,7 +60,7 @@ class FiniteGuard(Guard):
             NonFiniteError: When it is not finite and the policy is to fail.
         """
         if self._run.ranks.world_size > 1:
-            self._losses = self._losses + loss.detach()
+            self._losses = self._losses + (loss.item() if self._is_waiting else loss.detach())
             return True  # if it is not finite, all ranks will refuse the gradients
         if self._is_waiting:
             return math.isfinite(loss.item()) or self._refused(f"the loss is {loss.item()}", batch)

@@ -65,7 +65,7 @@ hookline.lazy = {
     "lr-find": LazyCommand("commands.trials", "lr_find", "Find a learning rate for a run."),
     "profile": LazyCommand("commands.trials", "profile", "Measure where a run spends its time."),
     "resume": LazyCommand("commands.runs", "resume", "Resume RUN from its newest valid checkpoint."),
-    "runs": LazyCommand("commands.runs", "runs", "List, show, compare, plot or remove runs."),
+    "runs": LazyCommand("commands.runs", "runs", "List, watch, show, tag, compare, plot or remove runs."),
     "prove-resume": LazyCommand("commands.proof", "prove_resume", "Prove that a run resumes exactly."),
     "eval": LazyCommand("commands.trained", "eval_", "Evaluate the model of RUN."),
     "predict": LazyCommand("commands.trained", "predict", "Predict the rows of INPUT with the model of RUN."),

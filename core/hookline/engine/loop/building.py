@@ -144,7 +144,7 @@ def build_parallel(site: Site) -> None:
     if parallel is None:
         message = f"a run of {ranks.world_size} ranks needs a plugin that implements build_parallel"
         raise ConfigError(message, hint="name one: parallel=ddp")
-    parts.model, parts.accumulating, parts.synchronize, parts.forwards_together, ranks.readers = parallel
+    parts.parallel, parts.model, ranks.readers = parallel, parallel.model, parallel.readers
 
 
 def build_optimizer(site: Site) -> None:
@@ -159,8 +159,7 @@ def build_step(site: Site) -> None:
     parts, host, run = site.parts, site.host, site.run
     parts.backward = host.first_result("build_backward", run=run)
     if parts.share:
-        is_checked = run.config.train.non_finite != "ignore"
-        parts.backward = parts.share.backward(parts.backward, is_checked=is_checked)
+        parts.backward = parts.share.backward(parts.backward, parts.parallel.divisor, run.config.train.non_finite)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
     parts.reader = host.first_result("build_reader", run=run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import evaluate_splits
 from hookline.engine.loop.metrics import metrics_of
 from hookline.engine.loop.splits import SplitReader
+from hookline.engine.ranks import Parallel
 from hookline.engine.reading.batch import Forward
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.share import Share
@@ -56,9 +56,7 @@ class Components:
         reader: Reader of the training batches, ``(epoch, start) -> batches``.
         evaluated_weights: The weights that are evaluated.
         share: The part of the training batches that this rank reads; None if it is alone.
-        accumulating: Returns a context in which gradients stay on this rank.
-        synchronize: Gives every rank the same buffers.
-        forwards_together: Whether all ranks must pass something through the model at the same time.
+        parallel: How several ranks train the model.
     """
 
     data: DataSource
@@ -87,9 +85,7 @@ class Components:
         self.evaluated_weights = EvaluatedWeights()
         self.numbers: list[str] = []
         self.share: Share | None = None
-        self.accumulating: Callable[[], AbstractContextManager[Any]] = nullcontext
-        self.synchronize: Callable[[], object] = lambda: None
-        self.forwards_together = False
+        self.parallel = Parallel(nn.Module())  # until several ranks share a model
 
     def ensure_training_mode(self) -> None:
         """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
@@ -108,9 +104,9 @@ class Components:
 
     def evaluate(self, run: RunView, splits: Iterable[str] | None = None) -> Mapping[str, float]:
         """Return the loss and the metrics of the given splits, by default of all that are evaluated; no events."""
-        self.synchronize()
+        self.parallel.synchronize()
         chosen = {split: self.evaluation_batches[split] for split in splits or self.evaluation_batches}
-        return evaluate_splits(run, self.read, chosen, self.evaluation, self.metrics, together=self.forwards_together)
+        return evaluate_splits(run, self.read, chosen, self.evaluation, self.metrics, self.parallel)
 
 
 def find_device(name: str) -> torch.device:

@@ -27,13 +27,13 @@ from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.member import Config, Member
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.ranks import Ranks
-from hookline.engine.result import Outcome, RunResult, Step, plain_rows
+from hookline.engine.result import Outcome, RunResult, Shown, Step, plain_rows
 from hookline.engine.rng import RandomState, in_run, make_generator
 from hookline.engine.view import Guard, LossFunction, Reduction, Row
 from hookline.engine.words import as_text
 
 
-class Run:
+class Run(Shown):
     """A run: its components, which are built on creation, and its loop.
 
     Plugins see it as a ``RunView``.
@@ -299,7 +299,7 @@ class Run:
             message = f"a run has no state to save within a block: the weights are {self.num_ahead} steps ahead"
             raise TrainingError(message, hint="call state_dict when run.num_ahead is 0, or take single steps")
         self._loop.parts.finite_guard.look()  # a resumed run could not report it
-        self._loop.parts.synchronize()
+        self._loop.parts.parallel.synchronize()
         own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
         progress = self._loop.progress.state_dict(self._loop.position, self.ranks)
         return self.ranks.whole(copy.deepcopy(progress | own | component_state(self._loop.parts)))  # type: ignore[no-any-return]

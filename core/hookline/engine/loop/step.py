@@ -110,7 +110,7 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
         total = total + (total == 0)  # 0 / 1 is 0, and nothing waits for the device
         for start in range(0, num_examples, size):
             part = part_of(batch, start, start + size)
-            with nullcontext() if start + size >= num_examples else parts.accumulating():
+            with nullcontext() if start + size >= num_examples else parts.parallel.accumulating():
                 value = forward.loss_of(part) * (parts.weigh(part) / total)
                 if not guard.accepts_loss(value, part):
                     return value, False
