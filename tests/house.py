@@ -17,22 +17,23 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"hookline": ROOT / "core" / "hookline", "hookline_plugins": ROOT / "plugins" / "hookline_plugins"}
 
-ENGINE_BOUND = 4337
+ENGINE_BOUND = 3291
 """Lines of code that the engine may have; lower it whenever it has fewer."""
 
 EIGHT = ("hookspecs", "host", "hook_call", "loop", "position", "building", "step", "run")
 """The modules to read first."""
 
 MAY_IMPORT = {
-    "cli": ("trials", "trained", "testing", "ranks", "runs", "config", "engine", "shortcuts"),
+    "cli": ("trials", "trained", "testing", "ranks", "runs", "config", "engine", "shortcuts", "sections"),
     "trials": ("runs", "config", "engine", "shortcuts"),
-    "trained": ("runs", "config", "engine"),
-    "testing": ("ranks", "config", "engine"),
+    "trained": ("runs", "config", "engine", "sections"),
+    "testing": ("ranks", "config", "engine", "sections"),
     "ranks": ("runs", "engine"),
     "runs": ("config", "engine"),
     "config": ("engine",),
-    "engine": ("shortcuts",),
+    "engine": ("shortcuts", "sections"),
     "shortcuts": (),
+    "sections": (),
 }
 """The rooms of the core, and the rooms that each may import; annotations count."""
 
@@ -194,14 +195,13 @@ def figures() -> Iterator[Figure]:
     """Give every figure with its bound."""
     known, engine = modules(), PACKAGES["hookline"] / "engine"
     in_engine = {name: lines_of_code(path) for name, path in known.items() if engine in path.parents}
-    # The goal is not reached: docs/decisions/0030-rooms.md. The bound keeps what was.
-    yield Figure("engine: lines of code", sum(in_engine.values()), ENGINE_BOUND, goal=2600)
+    yield Figure("engine: lines of code", sum(in_engine.values()), ENGINE_BOUND)
     eight = [in_engine.get(name, 0) for name in in_engine if name.rpartition(".")[2] in EIGHT]
-    yield Figure(f"engine: lines of code of {', '.join(EIGHT)}", sum(eight), 1065)
-    yield Figure("members of Run", len(members(engine / "loop" / "run.py", "Run")), 48)
-    yield Figure("members of RunView", len(members(engine / "view.py", "RunView")), 36)
+    yield Figure(f"engine: lines of code of {', '.join(EIGHT)}", sum(eight), 1004)
+    yield Figure("members of Run", len(members(engine / "loop" / "run.py", "Run")), 45)
+    yield Figure("members of RunView", len(members(engine / "view.py", "RunView")), 36, goal=35)
     for room in rooms():
-        most = 11 if room == PACKAGES["hookline"] else 16
+        most = 12 if room == PACKAGES["hookline"] else 16
         yield Figure(f"entries in {room.relative_to(ROOT)}", len(entries(room)), most)
     lengths = sorted(length for length, _ in functions())
     yield Figure("95th percentile of the length of functions", lengths[int(0.95 * len(lengths))], 25, " lines")

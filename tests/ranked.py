@@ -12,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,19 +24,21 @@ import torch._dynamo
 import torch.distributed
 
 import hookline.cli.commands.main
+import hookline.cli.commands.proof
 import hookline.cli.commands.runs
 import hookline.engine.loop.run
 import hookline.ranks.process_group
 import hookline.ranks.watch
 import hookline.runs.resuming
-from hookline.cli import main
+import hookline.trials.proof.comparing
+from hookline.cli import main, proof_child
 from hookline.config.loading import load_config
-from hookline.engine.plugin.catalog import Catalog
+from hookline.config.plugins.catalog import Catalog
 from hookline.runs import RunRecord
 from support import HANG_S
 
 # What every rank would import: the forks have it.
-_ = (torch._dynamo, hookline.cli.commands, hookline.engine, hookline.ranks, hookline.runs)
+_ = (torch._dynamo, hookline.cli.commands, hookline.engine, hookline.ranks, hookline.runs, hookline.trials)
 distributed: Any = torch.distributed  # some of its names are not exported for type checkers
 _CATALOG = Catalog.installed()
 load_config({"parallel": "ddp", "callbacks": {"run-folder": {}, "checkpoint": {}, "progress": {}}}, catalog=_CATALOG)
@@ -44,29 +48,41 @@ class Forked(subprocess.Popen[bytes]):
     """A process that runs ``hookline`` as a fork of this one, in place of a new interpreter."""
 
     def _execute_child(self, args: Sequence[str], *others: Any) -> None:
-        env = next(one for one in others if isinstance(one, Mapping))
+        env = next((one for one in others if isinstance(one, Mapping)), {**os.environ})
+        descriptors = others[9:15]
         self.pid = os.fork()
         if self.pid:
             self._child_created = True
+            self._close_pipe_fds(*descriptors)  # type: ignore[attr-defined] # as the method that this one replaces
             return
+        for number, descriptor in enumerate(descriptors[number] for number in (0, 3, 5)):
+            if descriptor != -1:
+                os.dup2(descriptor, number)
+        if descriptors[1] != -1:
+            os.close(descriptors[1])  # the end of the parent
         os.setpgid(0, 0)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        run_command(args[args.index("hookline") + 1 :], env)
+        module, *words = args[args.index("-m") + 1 :]
+        run_command(words, env, main if module == "hookline" else partial(proof_child.main, words))
 
 
-def run_command(words: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    """Run ``hookline`` with these words in this process, and end it."""
+def run_command(words: Sequence[str], env: Mapping[str, str], run: Callable[[], object] = main) -> NoReturn:
+    """Run ``hookline`` with these words in this process, or another function, and end it."""
     os.environ.clear()
     os.environ.update(env)
     for number, name in enumerate(("stdout", "stderr"), 1):
         setattr(sys, name, open(number, "w", closefd=False, buffering=1))  # noqa: SIM115
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.argv = ["hookline", *words]
-    code: Any = 1
+    code: Any = 0
     try:
-        main()
+        run()
     except SystemExit as end:
         code = end.code
+    except BaseException:  # noqa: BLE001 - as an interpreter does
+        traceback.print_exc()
+        code = 1
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -50,6 +51,22 @@ def run(command: Sequence[str], cwd: Path | None = None, **environment: str) -> 
     options: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": HANG_S}
     with tempfile.TemporaryDirectory() as empty:
         return subprocess.run(command, cwd=cwd or empty, env=env, check=False, **options)
+
+
+PROGRAM = """
+import atexit, json, sys
+sys.argv = ["hookline", *{words!r}]
+atexit.register(lambda: print("MODULES" + json.dumps(sorted(sys.modules)), file=sys.stderr))
+from hookline.cli import main
+main()
+"""
+
+
+def modules_after(*words: str, cwd: Path) -> tuple[int, set[str]]:
+    """Run a command in a separate process; return its exit code and the modules that it imported."""
+    done = run([sys.executable, "-c", PROGRAM.format(words=words)], cwd=cwd)
+    line = next(line for line in done.stderr.splitlines() if line.startswith("MODULES"))
+    return done.returncode, set(json.loads(line.removeprefix("MODULES")))
 
 
 def make_environment(folder: Path, *sources: Path) -> Environment:

@@ -15,6 +15,12 @@ _FAST_EPOCHS = 2
 _FAST_BATCHES = 3
 _LIMIT = "callbacks.limit-examples.num_examples"
 
+COMMANDS: Final[dict[str, str]] = {
+    "dashboard": "Show the runs in FOLDER in a browser, until Ctrl-C.",
+    "report": "Make a report of a run, or of several, as one HTML file.",
+}
+"""The summaries of the commands in the group ``hookline.command``, which are not imported to list them."""
+
 RUN: Final[dict[str, Any]] = {
     "data": {"use": "synthetic-linear"},
     "model": {"use": "linear"},

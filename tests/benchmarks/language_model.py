@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 import hookline
-from hookline_plugins.first_config import from_file
+from hookline_plugins.commands.first_config import from_file
 from hookline_plugins.models.gpt_layers import Transformer
 
 CONTEXT, BATCH_SIZE, SIZES = 64, 12, (4, 4, 128)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from hookline import Catalog, DataSource, RunView, from_arrays, hookimpl
-from hookline.engine import Entry
+from hookline.config import Entry
 from hookline.runs import RunFolder, folder_of, give_folder
 from hookline.testing import check_plugin
 from hookline_plugins.callbacks.checkpoint import SaveCheckpoints
@@ -171,7 +171,8 @@ MODELS: dict[str, Callable[[DataSource], nn.Module]] = {
     "gaussian-nll": lambda data: Ended(2, lambda outputs: (outputs[:, :1], outputs[:, 1:].exp())),
 }
 """Models for losses that take other predictions than ``[B, O]``."""
-NEEDED = {"hugging-face": "datasets", "lora": "peft", "tensorboard": "tensorboard", "transformers": "transformers"}
+NEEDED = {"hugging-face": "datasets", "lora": "peft", "notebook": "IPython", "transformers": "transformers"}
+NEEDED["tensorboard"] = "tensorboard"
 NEEDED |= dict.fromkeys(("schedule-free-sgd", "schedule-free-adamw", "schedule-free-radam"), "schedulefree")
 """Optional packages, by the plugins that need them."""
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {

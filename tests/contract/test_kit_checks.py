@@ -25,6 +25,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import DataSource, Run, RunView, hookimpl
 from hookline.engine import Parallel
+from hookline.sections import Section, Text
 from hookline.testing import RULES, Report, check_plugin, conformance
 from hookline.testing.checking import BoundCheck
 from hookline.testing.report import collecting
@@ -96,6 +97,14 @@ class NotANumber:
     @hookimpl
     def on_run_end(self) -> None:
         pass
+
+
+class DrawsByChance:
+    """Shows another number in each report."""
+
+    @hookimpl
+    def build_report(self) -> list[Section]:
+        return [Text(title="A number", paragraphs=[str(random.random())])]
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -660,7 +669,7 @@ class FindsItsTrace:
     @hookimpl
     def on_run_start(self, run: Run) -> None:
         if Path("trace").exists():
-            run._position.step += 100
+            run._loop.position.step += 100
         Path("trace").touch()
 
 
@@ -686,7 +695,7 @@ class MovesTheCount:
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:
-        run._position.step += 100
+        run._loop.position.step += 100
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
@@ -758,6 +767,7 @@ BREAKS = {
     ),
     "needs_no_evaluation": Case("callback", NeedsMetrics),
     "leaves_events_alone": Case("callback", MovesTheCount, also=frozenset({"uses_the_view_alone"})),
+    "sections_are_data": Case("callback", DrawsByChance),
     "uses_the_view_alone": Case("callback", LooksIntoTheRun),
 }
 

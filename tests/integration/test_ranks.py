@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from hookline import ConfigError
+from hookline.cli.ranks import ranks_of_proof
 from ranked import Command, TorchrunJob, listening_addresses, newest_step, record_of
 from support import FIXTURES, HANG_S
 
@@ -195,3 +197,22 @@ def test_ranks_that_differ_are_refused_with_the_difference(tmp_path: Path, words
 def test_other_commands_are_those_of_rank_0_alone(tmp_path: Path) -> None:
     first, second = TorchrunJob(tmp_path).attempt(["check", "--quiet"])
     assert (first.code, second.code, second.out, second.err) == (0, 0, "", "")
+
+
+def test_a_run_of_several_ranks_is_proven_to_resume_exactly(start: Callable[..., Command]) -> None:
+    words = ("train.epochs=1", "train.batch_size=100", "--every-steps", "3", "--kills", "1", "--seed", "3")
+    ended = start("prove-resume", "--nproc", "2", *words).end()
+    assert (ended.code, ended.err) == (0, ""), ended
+    assert "parallel                   ddp" in ended.out
+    assert re.search(r"kill 1 of 1 +killed after \d steps, .* on rank [01]\n", ended.out), ended.out
+    assert "the final weights are the same to the last bit after 1 kill" in ended.out
+
+
+def test_a_proof_under_torchrun_has_as_many_ranks_on_one_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [ranks_of_proof(1), ranks_of_proof(3)] == [1, 3]
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert [ranks_of_proof(1), ranks_of_proof(3)] == [4, 3]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun has started ranks on several"):
+        ranks_of_proof(1)

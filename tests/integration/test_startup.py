@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from support import run
-
-PROGRAM = """
-import atexit, json, sys
-sys.argv = ["hookline", *{words!r}]
-atexit.register(lambda: print("MODULES" + json.dumps(sorted(sys.modules)), file=sys.stderr))
-from hookline.cli import main
-main()
-"""
-
-
-def modules_after(*words: str, cwd: Path) -> tuple[int, set[str]]:
-    """Run a command in a separate process; return its exit code and the modules that it imported."""
-    done = run([sys.executable, "-c", PROGRAM.format(words=words)], cwd=cwd)
-    line = next(line for line in done.stderr.splitlines() if line.startswith("MODULES"))
-    return done.returncode, set(json.loads(line.removeprefix("MODULES")))
+from support import modules_after, run
 
 
 def plugin_modules(modules: set[str]) -> set[str]:
-    # The folders of the kinds and the tables of defaults are not plugins.
+    # The folders of the kinds, the tables of defaults and the default hooks are not plugins.
     names = {name for name in modules if name.startswith("hookline_plugins.")}
-    return names - {name.rpartition(".")[0] for name in names} - {"hookline_plugins.defaults"}
+    return (
+        names
+        - {name.rpartition(".")[0] for name in names}
+        - {"hookline_plugins.defaults", "hookline_plugins.default_hooks"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +75,7 @@ def test_only_the_plugins_that_a_run_names_are_imported(tmp_path: Path) -> None:
     expected = {"data.synthetic", "models.mlp", "models.sizes", "losses.regression", "losses.torch_loss"}
     expected |= {"optimizers.torch_optimizers", "optimizers.parameter_groups"}
     expected |= {f"callbacks.{name}" for name in ("progress", "run_folder", "checkpoint", "try_first_batch")}
-    parts = ("display", "event_text", "metrics_file", "monitoring", "process_watch", "single")
+    parts = ("display", "event_text", "fitting", "metrics_file", "monitoring", "process_watch", "single")
     expected |= {f"callback_parts.{name}" for name in parts}
     assert plugin_modules(modules) == {f"hookline_plugins.{name}" for name in expected}
 

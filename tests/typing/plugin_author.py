@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 
 from hookline import DataSource, Metric, Outcome, Predictor, Run, hookimpl
 from hookline.engine import Evaluated, Parallel, Trial, count_examples
+from hookline.sections import Section, Table
 
 
 @dataclass
@@ -33,6 +34,15 @@ class Circles:
     @hookimpl
     def build_predictor(self, run: Run, data: DataSource) -> Predictor:
         return Points()
+
+    @hookimpl
+    def build_report(self, run: Run, split: str, evaluated: Evaluated | None) -> Sequence[Section]:
+        rows = (
+            [(name, value) for name, value in evaluated.numbers.items() if isinstance(value, float)]
+            if evaluated
+            else []
+        )
+        return [Table(title=f"Numbers of {split}", columns=["name", "value"], rows=rows)]
 
 
 class Points:

@@ -12,15 +12,29 @@ from typing import TYPE_CHECKING
 from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
-    from hookline.cli.arguments import load_words, noting_missing_files, output_options, plugin_options, words_argument
+    from hookline.cli.arguments import (
+        load_words,
+        noting_missing_files,
+        output_options,
+        plugin_options,
+        run_argument,
+        runs_option,
+        words_argument,
+    )
     from hookline.cli.command import Command
-    from hookline.cli.commands.runs import run_argument, runs_option
     from hookline.cli.output import Output
 
 _HOME = {
-    "arguments": ("plugin_options", "load_words", "noting_missing_files", "output_options", "words_argument"),
+    "arguments": (
+        "load_words",
+        "noting_missing_files",
+        "output_options",
+        "plugin_options",
+        "run_argument",
+        "runs_option",
+        "words_argument",
+    ),
     "command": ("Command",),
-    "commands.runs": ("run_argument", "runs_option"),
     "output": ("Output",),
 }
 
@@ -89,8 +103,8 @@ def main() -> None:
 def _report(output: Output, error: BaseException) -> int:
     """Print an error, unless another rank does, and return its exit code."""
     from hookline.cli.ranks import is_said_elsewhere
+    from hookline.config.plugins.catalog import Catalog
     from hookline.engine.errors import HooklineError
-    from hookline.engine.plugin.catalog import Catalog
 
     code = error.exit_code if isinstance(error, HooklineError) else 1
     output.is_silent = is_said_elsewhere(output, code)

@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 import click
 
 from hookline.cli.command import Command
-from hookline.cli.completion import complete_words, split_words
+from hookline.cli.completion import complete_run, complete_words, split_words
 from hookline.cli.import_watch import ImportWatch
 from hookline.cli.output import Output
 from hookline.config.layers import read_overrides
 from hookline.config.loading import load_config
-from hookline.config.plugin_file import LocalEntry, entries_of_file
+from hookline.config.plugins.catalog import Catalog, Entry
+from hookline.config.plugins.plugin import combined
+from hookline.config.plugins.plugin_file import LocalEntry, entries_of_file
+from hookline.config.run_config import OFF, SHOWN, Origin, RunConfig, Setting
 from hookline.engine.errors import ConfigError, Fault, PluginError, text_of
-from hookline.engine.plugin.catalog import Catalog, Entry
-from hookline.engine.plugin.plugin import combined
-from hookline.engine.plugin.run_config import OFF, SHOWN, Origin, RunConfig, Setting
 from hookline.engine.read_only import ReadOnly
 from hookline.runs.lock import Lock, read_lock
 from hookline.runs.record import RunRecord
@@ -43,6 +43,19 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 
 words_argument = click.argument("words", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...", shell_complete=complete_words)
 """Words that define a run: a config file and overrides."""
+
+runs_option = click.option(
+    "--runs",
+    "parent",
+    type=click.Path(path_type=Path),
+    default="runs",
+    show_default=True,
+    is_eager=True,  # completion of run names needs it
+    metavar="DIR",
+    help="Folder that contains the run folders.",
+)
+run_argument = click.argument("run", shell_complete=complete_run)
+"""A run: its number, name or path, ``last`` or ``best``."""
 
 
 class ListByDefault(click.Group):

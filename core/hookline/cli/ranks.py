@@ -16,13 +16,13 @@ from hookline.cli.output import Output
 from hookline.cli.signals import leaving_by_signals
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.ranks.agreed import LAUNCHER, STORE
+from hookline.runs.overview.search import run_of_job
 from hookline.runs.redaction import Redaction
-from hookline.runs.search import run_of_job
 
 if TYPE_CHECKING:
+    from hookline.config.plugins.catalog import Catalog
+    from hookline.config.run_config import RunConfig
     from hookline.engine.loop.run import Run
-    from hookline.engine.plugin.catalog import Catalog
-    from hookline.engine.plugin.run_config import RunConfig
     from hookline.engine.ranks import Ranks
 
 nproc_option = click.option(
@@ -136,6 +136,18 @@ def launch_ranks(num_ranks: int) -> None:
     from hookline.ranks.launching import launch
 
     click.get_current_context().exit(launch(num_ranks, sys.argv[1:]))
+
+
+def ranks_of_proof(num_ranks: int) -> int:
+    """Return the number of ranks of a proof, which rank 0 starts: that of ``--nproc``, or as many as torchrun started.
+
+    Raises:
+        ConfigError: When torchrun has started ranks on several machines.
+    """
+    if num_ranks == 1 and world_size() != int(os.environ.get("LOCAL_WORLD_SIZE", world_size())):
+        message = "a run is proven on one machine, but torchrun has started ranks on several"
+        raise ConfigError(message, hint="run it without torchrun: hookline prove-resume --nproc N")
+    return world_size() if num_ranks == 1 else num_ranks
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ plugin; only ``on_run_error`` and ``on_run_end`` are called on every plugin what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from hookline.engine.data import DataSource, Predictor
     from hookline.engine.ranks import Parallel
     from hookline.engine.result import Outcome
-    from hookline.engine.view import Evaluated, Metric, RunView, Trial
+    from hookline.engine.view import Evaluated, Guard, Metric, RunView, Trial
+    from hookline.sections import Section
 
 
 PROJECT = "hookline"
@@ -177,7 +178,7 @@ def build_parallel(run: RunView, model: nn.Module) -> Parallel:
 
     Called after all wrappers of ``build_model``, and after ``on_model_built``, in a run of several ranks alone. Each
     rank passes its part of a batch through the module; in the backward pass, its gradients must become the sums of
-    those of all ranks.
+    those of all ranks, or these divided by the ``divisor`` of the result.
 
     Args:
         run: The run under construction; it has ``ranks``, ``data``, ``model`` and ``loss``.
@@ -203,6 +204,23 @@ def build_optimizer(run: RunView, model: nn.Module) -> Optimizer:
 
     Returns:
         An optimizer over parameters of that model.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_guard(run: RunView) -> Guard:
+    """Make the check of losses and gradients, which keeps what is not finite from the weights.
+
+    Called after ``build_optimizer``. Without a plugin that implements it, the check is that of ``train.non_finite``.
+
+    Args:
+        run: The run under construction; it has ``data``, ``model``, ``loss`` and ``optimizer``.
+
+    Returns:
+        A ``hookline.engine.Guard``, which the steps ask as ``run.finite_guard``.
 
     Since 0.1.
     """
@@ -319,6 +337,29 @@ def build_predictor(run: RunView, data: DataSource) -> Predictor:
 
     Returns:
         A ``Predictor`` that prepares inputs like those of the training, for instance scaled by the same numbers.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def build_report(run: RunView, split: str, evaluated: Evaluated | None) -> Sequence[Section]:
+    """Add sections to the report of a run: tables, curves, images and other records of ``hookline.sections``.
+
+    Called on every plugin that implements it, when a report of a saved run is made; never in training. The run is built
+    as for an evaluation, with the saved weights, and was not started. A plugin that raises an error has a section that
+    says so instead. Sections are plain data: whatever is in them is shown, and never run.
+
+    Args:
+        run: The run; it has all components except the optimizer and the step.
+        split: The split that was evaluated.
+        evaluated: The evaluation of the split as if it were one batch, on the CPU: ``prediction`` and ``target`` are
+            those of its first examples, as many as fit into 2^24 predicted values; both are None if they are not
+            tensors. ``numbers`` has the loss and the metrics. None if the split is not evaluated.
+
+    Returns:
+        The sections, which are cut to the bounds of ``hookline.sections``. The same run gives the same sections.
 
     Since 0.1.
     """

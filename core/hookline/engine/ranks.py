@@ -103,6 +103,8 @@ class Parallel(NamedTuple):
         forwards_together: Whether all ranks must pass something through the model at the same time.
         readers: For each rank the number of the part of the data that it reads, from 0: the same for ranks that compute
             one forward pass together; empty: each reads its own.
+        divisor: What the backward pass divides the sums by: the number of ranks if it computes means. The loss is
+            multiplied by it before, which for a power of 2 changes no bit of the result.
     """
 
     model: nn.Module
@@ -110,3 +112,4 @@ class Parallel(NamedTuple):
     synchronize: Callable[[], object] = lambda: None
     forwards_together: bool = False
     readers: Sequence[int] = ()
+    divisor: int = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import distribution
 from typing import TYPE_CHECKING, Any, Literal
 
 from hookline.engine.errors import TrainingError
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hookline.engine.view import Row, RunView
+
+
+class Shown:
+    """An object that a notebook shows as tables, which Hookline's own plugins draw."""
+
+    def _repr_html_(self) -> str | None:
+        drawers = distribution("hookline").entry_points.select(group="hookline.defaults", name="html")
+        return next((drawer.load()(self) for drawer in drawers), None)
 
 
 Outcome = Literal["completed", "stopped", "interrupted", "failed"]
@@ -50,7 +59,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(Shown):
     """The result of a run.
 
     Attributes:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from hookline.engine import Member, Observer, Parallel
-from hookline.engine.errors import ContractError, TrainingError
+from hookline.engine.data import DataSource
+from hookline.engine.errors import ConfigError, ContractError, DataError, TrainingError
+
+
+class Untolerated(BaseException):
+    """Carries an error past ``on_error = "warn"``.
+
+    Attributes:
+        error: The error.
+    """
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class HookWatch(Observer):
@@ -17,21 +31,23 @@ class HookWatch(Observer):
 
     Args:
         world_size: Number of ranks.
+        add_up: Returns the sums of some numbers over all ranks.
     """
 
-    def __init__(self, world_size: int) -> None:
-        self._world_size = world_size
-        self._hook = ""
+    def __init__(self, world_size: int, add_up: Callable[[Sequence[float]], list[float]]) -> None:
+        self._world_size, self._add_up = world_size, add_up
+        self._has_stream = False
+        self._hook: tuple[Member, str] | None = None
 
     def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - all are passed
-        """Call a hook, and remember it meanwhile if only rank 0 has its plugin."""
-        if self._hook or getattr(member.instance, "ranks", "all") != "zero":
+        """Call a hook, and remember it meanwhile if a rank may lack its plugin."""
+        if self._hook or not (_is_of_zero(member) or member.is_tolerated):
             return run()
-        self._hook = f"{hook!r} of {member.plugin}"
+        self._hook = member, hook
         try:
             return run()
         finally:
-            self._hook = ""
+            self._hook = None
 
     def built(self, member: Member, hook: str, result: Any, *, is_wrapper: bool) -> Any:
         """Return the result of a hook, adapted to several ranks.
@@ -43,12 +59,34 @@ class HookWatch(Observer):
             for part in (part for metric in modules for part in metric.modules()):
                 if hasattr(part, "distributed_available_fn"):
                     vars(part)["distributed_available_fn"] = bool  # False
+        if hook == "build_data" and isinstance(result, DataSource):
+            self._has_stream = isinstance(result.train, IterableDataset)
+        if hook == "build_reader" and member.is_core and self._has_stream:
+            return partial(self._read_together, result)
         if hook == "build_parallel" and isinstance(result, Parallel) and not is_wrapper:
             self._check_readers(member, result.readers)
             if result.forwards_together:
                 result.model.register_forward_pre_hook(lambda *_: self.check())
             return result._replace(synchronize=partial(self._together, result.synchronize))
         return result
+
+    def _read_together(self, reader: Callable[[int, int], Iterator[Any]], epoch: int, start: int) -> Iterator[Any]:
+        """Yield the batches of a stream, whose end must be the same on all ranks.
+
+        Raises:
+            DataError: When it ends on some of them alone; the others would wait.
+        """
+        batches = reader(epoch, start)
+        while (batch := next(batches, None)) is not None or self._num_reading(0):
+            if batch is None or self._num_reading(1) < self._world_size:
+                where = "has ended here" if batch is None else "goes on here"
+                message = f"the stream of training examples {where} in epoch {epoch}, but not on all ranks"
+                raise DataError(message, hint="let it give the same examples to all ranks, which take parts of them")
+            yield batch
+
+    def _num_reading(self, is_reading: int) -> float:
+        """Return the number of ranks that have a batch."""
+        return self._add_up([is_reading])[0]
 
     def _together(self, synchronize: Callable[[], object]) -> None:
         self.check()
@@ -68,8 +106,18 @@ class HookWatch(Observer):
 
         Raises:
             TrainingError: In a hook that only rank 0 calls, which would wait for the others in vain.
+            Untolerated: In a hook that is disabled after an error, on the rank alone on which it failed.
         """
-        if self._hook:
-            message = f"{self._hook} asks all ranks for something, but only rank 0 has this plugin (ranks = 'zero')"
+        if not self._hook:
+            return
+        member, hook = self._hook
+        asks = f"{hook!r} of {member.plugin} asks all ranks for something"
+        if _is_of_zero(member):
             hint = "state_dict, evaluate and gather need every rank: remove ranks = 'zero' from its class"
-            raise TrainingError(message, hint=hint)
+            raise TrainingError(f"{asks}, but only rank 0 has this plugin (ranks = 'zero')", hint=hint)
+        message = f"'{member.table}.on_error' is 'warn', but {asks}: after an error on one, the others would wait"
+        raise Untolerated(ConfigError(message, hint="leave on_error out, or train with one process"))
+
+
+def _is_of_zero(member: Member) -> bool:
+    return getattr(member.instance, "ranks", "all") == "zero"

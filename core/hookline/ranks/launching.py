@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,11 +24,11 @@ _NOTICE_S = 3.0
 _HANG_S = 1.0
 """Seconds for which a rank is waited for that all others have given up."""
 _SECOND_S = 5.0
-"""Seconds from a second signal to the end."""
+"""Seconds from a second signal to the end; rank 0 has as long again to record that the others are gone."""
 
 
-def launch(num_ranks: int, words: Sequence[str]) -> int:
-    """Run ``hookline`` with these words in several processes, and return the exit code of the run.
+def launch(num_ranks: int, words: Sequence[str], module: str = "hookline") -> int:
+    """Run a module with these words in several processes, and return the exit code of the run.
 
     Signals are passed on. When a rank fails, the others are ended. The exit code is that of the rank that failed, and
     8 if it was killed or hangs.
@@ -36,11 +36,12 @@ def launch(num_ranks: int, words: Sequence[str]) -> int:
     Args:
         num_ranks: Number of processes; the processors are shared out between them.
         words: The words of the command line.
+        module: The module, as for ``python -m``.
 
     Raises:
         PeerError: When a rank was killed, and no other is left to say so.
     """
-    command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "hookline", *words]
+    command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", module, *words]
     with tempfile.TemporaryDirectory(prefix="hookline-ranks-") as folder:
         launched = _Launched(Path(folder) / "store")
         with launched.passing_signals_on():
@@ -52,11 +53,12 @@ def launch(num_ranks: int, words: Sequence[str]) -> int:
 def _exit_code(codes: dict[int, int], signals: Sequence[int]) -> int:
     """Return the exit code of the run from those of the ranks, in the order in which they ended."""
     own = [code for code in codes.values() if code > 0]
-    if causes := [code for code in own if code != PeerError.exit_code]:
+    causes = [code for code in own if code != PeerError.exit_code]
+    if causes and not (signals and causes[0] == INTERRUPTED):  # a second signal of any kind ends a rank like Ctrl-C
         return causes[0]
     killed = {rank: -code for rank, code in codes.items() if code < 0}
     rank, number = next(iter(killed.items()), (0, 0))
-    ending = signals[0] if killed and signals else number
+    ending = signals[0] if signals and (killed or causes) else number
     if ending in _ending_signals():
         return INTERRUPTED if ending == signal.SIGINT else TERMINATED
     if killed and not own:
@@ -105,8 +107,11 @@ class _Launched:
             if any(codes.values()):
                 failed_at = failed_at or time.monotonic()
                 self._end_others(codes, time.monotonic() - failed_at)
-            if time.monotonic() > self._second + _SECOND_S:
-                self._send(signal.SIGKILL)
+            late_s = time.monotonic() - self._second
+            if late_s > _SECOND_S:
+                self._send(signal.SIGKILL, self._processes[1:])
+            if late_s > 2 * _SECOND_S:
+                self._send(signal.SIGKILL, self._processes)
             time.sleep(_POLL_S)
         return codes
 
@@ -124,19 +129,19 @@ class _Launched:
                 self._asked.add(rank)
                 self._processes[rank].terminate()
 
-    def _send(self, number: int) -> None:
-        for process in self._processes:
+    def _send(self, number: int, processes: Iterable[subprocess.Popen[bytes]]) -> None:
+        for process in processes:
             process.send_signal(number)
 
     @contextmanager
     def passing_signals_on(self) -> Iterator[None]:
-        """Pass the signals that end a run on to all ranks; after a second one, they are killed soon."""
+        """Pass the signals that end a run on to all ranks; after a second one, they are killed soon, rank 0 last."""
 
         def handler(number: int, _: FrameType | None) -> None:
             if self.signals:
                 self._second = min(self._second, time.monotonic())
             self.signals.append(number)
-            self._send(number)
+            self._send(number, self._processes)
 
         wanted = [number for number in _ending_signals() if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, handler) for number in wanted}

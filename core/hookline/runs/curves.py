@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 
+from hookline.config.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.runs.disk.formats import NOT_JSON
 from hookline.runs.folder import METRICS
 
-_MAX_POINTS = 128
-_MAX_STEP = 2**62
+MAX_POINTS = 128
+"""Number of points of a curve, unless another one is asked for: a terminal has about as many columns."""
+MAX_STEP = 2**62
 _NUM_SEARCHED = 1000
 """Number of lines to search for the names of metrics."""
 
@@ -30,51 +31,60 @@ class Curve:
 
     Attributes:
         metric: Name of the metric.
-        points: At most 128 pairs of step and value, in the order of steps; each is the mean over a range of steps.
+        points: Pairs of step and value, in the order of steps; each is the mean over a range of steps.
         num_values: Number of values that they summarize.
         last: The last value.
+        ranges: The smallest and the largest value that each point summarizes.
+        gaps: Steps at which no value was finite.
     """
 
     metric: str
     points: Sequence[tuple[float, float]]
     num_values: int
     last: float
+    ranges: Sequence[tuple[float, float]] = ()
+    gaps: Sequence[float] = ()
 
 
-def read_curves(path: Path, metrics: Sequence[str]) -> list[Curve]:
+def read_curves(path: str | os.PathLike[str], metrics: Sequence[str], max_points: int = MAX_POINTS) -> list[Curve]:
     """Return the curves of the given metrics of a run folder, in that order, without those that have no finite value.
 
     An incomplete last line, and lines that are not a JSON object with a step, are skipped. The memory used does not
     depend on the number of lines.
 
+    Args:
+        path: The run folder.
+        metrics: Names of the metrics.
+        max_points: Number of points of a curve, at most; fewer values are points of their own.
+
     Raises:
         ConfigError: When the file cannot be read.
     """
     decode = _decoder(metrics)
-    bins = [_Bins() for _ in metrics]
+    bins = [Bins(max_points) for _ in metrics]
     wanted = [(f"metric_{number}", one.add) for number, one in enumerate(bins)]
-    for line in _lines(path):
+    for line in _lines(Path(path)):
         try:
             row: Any = decode(line)
         except NOT_JSON:
             continue
         step = row.step
-        if 0 <= step < _MAX_STEP:
+        if 0 <= step < MAX_STEP:
             for name, add in wanted:
                 value = getattr(row, name)
-                if value is not None:
+                if value is not msgspec.UNSET:
                     add(step, value)
     return [b.curve(metric) for metric, b in zip(metrics, bins, strict=True) if b.num_values]
 
 
-def metric_names(path: Path) -> list[str]:
+def metric_names(path: str | os.PathLike[str]) -> list[str]:
     """Return the names of the metrics in the first thousand lines of a run folder, in the order of appearance.
 
     Raises:
         ConfigError: When the file cannot be read.
     """
     names: dict[str, None] = {}
-    for row in _rows(itertools.islice(_lines(path), _NUM_SEARCHED)):
+    for row in _rows(itertools.islice(_lines(Path(path)), _NUM_SEARCHED)):
         names |= dict.fromkeys(key for key, value in row.items() if value is None or type(value) in (int, float))
     return [name for name in names if name not in ("epoch", "step")]
 
@@ -92,8 +102,9 @@ def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _decoder(metrics: Sequence[str]) -> Callable[[bytes], Any]:
-    """Return a decoder of lines: it gives objects with ``step``, and ``metric_0``, ``metric_1`` ... or None."""
-    fields: list[Any] = [("step", int), *((f"metric_{number}", float | None, None) for number in range(len(metrics)))]
+    """Return a decoder of lines to objects with ``step``, and ``metric_0`` ...: a number, None for NaN, or UNSET."""
+    given = float | None | msgspec.UnsetType
+    fields: list[Any] = [("step", int), *((f"metric_{n}", given, msgspec.UNSET) for n in range(len(metrics)))]
     names = {f"metric_{number}": metric for number, metric in enumerate(metrics)}
     try:
         # Without further fields, msgspec skips the other numbers of a line instead of creating objects.
@@ -104,7 +115,9 @@ def _decoder(metrics: Sequence[str]) -> Callable[[bytes], Any]:
 
     def read(text: bytes) -> Any:
         row = decode(text)
-        return msgspec.convert({"step": row.get("step"), **{name: row.get(key) for name, key in names.items()}}, line)
+        return msgspec.convert(
+            {"step": row.get("step"), **{name: row[key] for name, key in names.items() if key in row}}, line
+        )
 
     return read
 
@@ -164,44 +177,62 @@ def _skip_hole(descriptor: int) -> bool:
         return False
 
 
-class _Bins:
-    """Sums of values in bins of equal width over the steps; the width doubles when there are too many bins."""
+class Bins:
+    """Sums of values in bins of equal width over the steps; the width doubles when there are too many bins.
 
-    def __init__(self) -> None:
+    Args:
+        most: Number of bins, at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._width = 1
         self._bins: dict[int, list[float]] = {}
         # Nearly every value falls into the same bin as the previous one.
-        self._start, self._end, self._sums = 0, 0, [0.0, 0.0, 0.0]
+        self._start, self._end, self._sums = 0, 0, _empty()
         self.num_values = 0
         self._last = 0.0
 
-    def add(self, step: int, value: float) -> None:
-        """Add a value measured after ``step`` steps, unless it is not finite."""
-        if value - value != 0.0:  # infinite or NaN, in a tenth of the time of a call
-            return
+    def add(self, step: int, value: float | None) -> None:
+        """Add a value measured after ``step`` steps; one that is not finite leaves a gap."""
         if not self._start <= step < self._end:
             self._choose(step)
+        if value is None or value - value != 0.0:  # infinite or NaN, in a tenth of the time of a call
+            return
         sums = self._sums
         sums[0] += 1
         sums[1] += step
         sums[2] += value
+        if value < sums[3]:  # noqa: PLR1730 - a call of min takes as long as everything else here
+            sums[3] = value
+        if value > sums[4]:  # noqa: PLR1730 - see above
+            sums[4] = value
         self.num_values += 1
         self._last = value
 
     def curve(self, metric: str) -> Curve:
-        """Return the means."""
-        means = [(steps / count, values / count) for _, (count, steps, values) in sorted(self._bins.items())]
-        return Curve(metric, [point for point in means if math.isfinite(point[1])], self.num_values, self._last)
+        """Return the means, and the bins without a finite value."""
+        bins = sorted(self._bins.items())
+        means = [(steps / n, values / n, low, high) for _, (n, steps, values, low, high) in bins if n]
+        finite = [mean for mean in means if math.isfinite(mean[1])]
+        gaps = [(number + 0.5) * self._width - 0.5 for number, sums in bins if not sums[0]]
+        points, ranges = [mean[:2] for mean in finite], [mean[2:] for mean in finite]
+        return Curve(metric, points, self.num_values, self._last, ranges, gaps)
 
     def _choose(self, step: int) -> None:
         """Select the bin of a step; first widen all bins if there is no room for another."""
-        while step // self._width not in self._bins and len(self._bins) >= _MAX_POINTS:
+        while step // self._width not in self._bins and len(self._bins) >= self._most:
             self._width *= 2
             merged: dict[int, list[float]] = {}
-            for number, sums in self._bins.items():
-                before = merged.get(number // 2, (0.0, 0.0, 0.0))
-                merged[number // 2] = [a + b for a, b in zip(before, sums, strict=True)]
+            for number, (n, steps, values, low, high) in self._bins.items():
+                b = merged.setdefault(number // 2, _empty())
+                b[:] = b[0] + n, b[1] + steps, b[2] + values, min(b[3], low), max(b[4], high)
             self._bins = merged
         number = step // self._width
         self._start, self._end = number * self._width, (number + 1) * self._width
-        self._sums = self._bins.setdefault(number, [0.0, 0.0, 0.0])
+        self._sums = self._bins.setdefault(number, _empty())
+
+
+def _empty() -> list[float]:
+    """Return the number of values in a bin, the sums of steps and values, and the extremes of the values."""
+    return [0.0, 0.0, 0.0, math.inf, -math.inf]

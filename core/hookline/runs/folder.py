@@ -9,13 +9,14 @@
             config.toml                the complete config, each value with its origin
             metrics.jsonl              metrics of each evaluation and epoch, one JSON object per line
             log.txt                    the output, with warnings and tracebacks
+            notes.json                 the tags and the note that people gave the run
             data.json                  description of the data: sizes, names, how inputs are read
             model.safetensors          the final weights
             checkpoints/               saved states, to resume from
             debug/                     details of a failure
             artifacts/                 files of plugins
 
-One program at a time works in a run folder: it holds a lock on the file ``.lock``.
+One program at a time works in a run folder: it holds a lock on the file ``.lock``. It never writes the notes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from hookline.config.files import NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.engine.errors import CheckpointError, ConfigError
-from hookline.engine.files import reason
 from hookline.engine.view import RunView
 from hookline.runs.disk.checkpoint import (
     CHECKPOINTS,
@@ -58,6 +59,7 @@ from hookline.runs.disk.durable_files import (
 )
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold
 from hookline.runs.names import check_name, next_number, point_to
+from hookline.runs.overview.notes import NOTES
 from hookline.runs.record import REBUILT, RECORD, RunRecord, read_record
 from hookline.runs.redaction import Redaction
 
@@ -458,6 +460,30 @@ def saved_config(path: Path) -> Path:
     return config
 
 
+def read_of_folder(path: str | os.PathLike[str], name: str, max_bytes: int) -> bytes | None:
+    """Return the contents of a file in a run folder, such as ``log.txt``; None if there is none that can be read.
+
+    Args:
+        path: The run folder.
+        name: Name of the file.
+        max_bytes: Number of bytes to read, at most; of a longer file, these are its last ones.
+    """
+    try:
+        descriptor = os.open(Path(path) / name, os.O_RDONLY | NO_LINKS | NO_WAITING)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        check_regular(status, Path(path) / name)
+        os.lseek(descriptor, max(status.st_size - max_bytes, 0), os.SEEK_SET)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read(max_bytes)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
 def read_model(path: Path) -> dict[str, Any]:
     """Return the final weights of a finished run; those of wrappers and of the loss have names such as ``loss/NAME``.
 
@@ -495,7 +521,9 @@ def _remove_unfinished_files(path: Path) -> None:
         if folder.is_symlink() or not folder.is_dir():
             continue
         for entry in list(os.scandir(folder)):
-            if _UNFINISHED.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            # The notes are written by other programs, perhaps now.
+            is_unfinished = _UNFINISHED.fullmatch(entry.name) and not entry.name.startswith(f"{TEMPORARY}{NOTES}-")
+            if is_unfinished and entry.is_file(follow_symlinks=False):
                 remove_file(Path(entry.path))
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hookline.engine.errors import CheckpointError, ConfigError, HooklineError
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import CHECKPOINTS, Manifest, checkpoints_in, read_manifest
 from hookline.runs.disk.occupancy import is_at_work
 from hookline.runs.names import run_names
+from hookline.runs.overview.notes import Notes, read_notes
 from hookline.runs.record import RunRecord, read_record
 
 
@@ -24,8 +27,10 @@ class RunRow:
         status: Status in the record; ``lost`` if that is ``running`` but no program works in the folder; or
             ``unreadable``.
         record: The record; None if it cannot be read.
-        problem: The reason why it cannot be read.
-        changes: Differences of the fingerprint from that of the previous run.
+        problem: The reason why it, or the notes, cannot be read.
+        changes: Differences of the fingerprint from that of the previous run in the list.
+        tags: The tags that people gave the run.
+        note: Their note; empty without one.
     """
 
     path: Path
@@ -33,6 +38,8 @@ class RunRow:
     record: RunRecord | None = None
     problem: str | None = None
     changes: tuple[Change, ...] = ()
+    tags: Sequence[str] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,9 @@ class CheckpointRow:
     problem: str | None = None
 
 
-def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], int]:
+def list_runs(
+    parent: str | os.PathLike[str], newest: int | None = None, *, tags: Sequence[str] = (), text: str = ""
+) -> tuple[list[RunRow], int]:
     """Return a row for each run folder in ``parent``, the newest last, and the number of those left out.
 
     Only the records of these runs and of the one before them are read.
@@ -60,11 +69,16 @@ def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], in
     Args:
         parent: The folder of the runs.
         newest: Number of the newest runs to list; None for all.
+        tags: List only runs with all these tags.
+        text: List only runs with this text in their name, their tags or their note, in upper or lower case.
 
     Raises:
         ConfigError: When ``parent`` is not a folder.
     """
+    parent = Path(parent)
     names = run_names(parent)
+    if tags or text:
+        names = [name for name in names if _notes(parent / name)[0].has(tags, text, name)]
     num_left_out = max(len(names) - newest, 0) if newest is not None else 0
     before = _row(parent / names[num_left_out - 1], None).record if num_left_out else None
     rows: list[RunRow] = []
@@ -74,14 +88,14 @@ def list_runs(parent: Path, newest: int | None = None) -> tuple[list[RunRow], in
     return rows, num_left_out
 
 
-def row_of(path: Path) -> RunRow:
+def row_of(path: str | os.PathLike[str]) -> RunRow:
     """Return the row of one run, without its changes."""
-    return _row(path, None)
+    return _row(Path(path), None)
 
 
-def checkpoint_rows(path: Path) -> list[CheckpointRow]:
+def checkpoint_rows(path: str | os.PathLike[str]) -> list[CheckpointRow]:
     """Return the checkpoints of a run folder, the newest last; a folder of them that cannot be read is one row."""
-    folder = path / CHECKPOINTS
+    folder = Path(path) / CHECKPOINTS
     try:
         return [_checkpoint_row(checkpoint) for checkpoint in reversed(checkpoints_in(folder))]
     except CheckpointError as error:
@@ -89,15 +103,25 @@ def checkpoint_rows(path: Path) -> list[CheckpointRow]:
 
 
 def _row(path: Path, before: RunRecord | None) -> RunRow:
+    notes, problem = _notes(path)
+    said: Any = {"tags": notes.tags, "note": notes.note}
     try:
         record = read_record(path)
     except ConfigError as error:
         # The row shows the path already.
         problem = error.message.removeprefix(f"{path}: ").removeprefix(f"{path} is ")
-        return RunRow(path, "unreadable", problem=problem)
+        return RunRow(path, "unreadable", problem=problem, **said)
     is_lost = record.status == "running" and not is_at_work(path)
     changes = tuple(identity_changes(before.identity, record.identity)) if before else ()
-    return RunRow(path, "lost" if is_lost else record.status, record, changes=changes)
+    return RunRow(path, "lost" if is_lost else record.status, record, problem, changes, **said)
+
+
+def _notes(path: Path) -> tuple[Notes, str | None]:
+    """Return the notes of a run, and why they cannot be read, which is no reason not to list it."""
+    try:
+        return read_notes(path), None
+    except ConfigError as error:
+        return Notes(), error.message.removeprefix(f"{path}{os.sep}")
 
 
 def _checkpoint_row(path: Path) -> CheckpointRow:

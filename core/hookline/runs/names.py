@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hookline.config.files import reason
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import reason
 from hookline.runs.disk.durable_files import replace_link
 from hookline.runs.record import RECORD
 
@@ -31,13 +31,13 @@ def check_name(name: str) -> None:
         raise ConfigError(f"{name!r} is not a valid run name", hint=hint)
 
 
-def run_names(parent: Path) -> list[str]:
+def run_names(parent: str | os.PathLike[str]) -> list[str]:
     """Return the names of the run folders in ``parent``, the oldest first.
 
     Raises:
         ConfigError: When ``parent`` is not a folder, or cannot be read.
     """
-    return sorted(_numbered(parent), key=lambda name: (number_of(name), name))
+    return sorted(_numbered(Path(parent)), key=lambda name: (number_of(name), name))
 
 
 def run_paths(parent: Path) -> list[Path]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from hookline.config.files import read_file, reason
 from hookline.engine.errors import CheckpointError, ConfigError
-from hookline.engine.files import read_file, reason
 from hookline.runs.disk.checkpoint import CHECKPOINTS, FileSum, manifests_in
 from hookline.runs.disk.formats import NOT_JSON, Moment, check_format, format_of
 
@@ -21,7 +22,7 @@ FORMAT = 1
 REBUILT = f"{RECORD} was lost or damaged; a new one was made from the checkpoints"
 """Warning in a record that was made from the manifests."""
 
-_MAX_RECORD_BYTES = 2**24
+MAX_RECORD_BYTES = 2**24
 
 Status = Literal["running", "completed", "stopped", "interrupted", "failed"]
 
@@ -118,12 +119,13 @@ class RunRecord(msgspec.Struct, kw_only=True):
     format: int = FORMAT
 
 
-def read_record(path: Path) -> RunRecord:
+def read_record(path: str | os.PathLike[str]) -> RunRecord:
     """Return the record of a run folder; if it is lost or damaged, a new one from the manifests of the checkpoints.
 
     Raises:
         ConfigError: When there is none, or it cannot be read, and there are no checkpoints.
     """
+    path = Path(path)
     try:
         return stored_record(path)
     except ConfigError as error:
@@ -208,7 +210,7 @@ class _Ranked(msgspec.Struct):
 
 def _read(path: Path, at: int | None = None) -> bytes:
     try:
-        return read_file(path / RECORD, _MAX_RECORD_BYTES, at)
+        return read_file(path / RECORD, MAX_RECORD_BYTES, at)
     except OSError as error:
         raise ConfigError(f"{path} is not a run folder: {RECORD}: {reason(error)}") from error
     except ValueError as error:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hookline.config.files import reason
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import reason
 from hookline.runs.disk import checkpoint
 from hookline.runs.disk.checkpoint import CHECKPOINTS
 from hookline.runs.disk.durable_files import TEMPORARY, opened_folder, remove_folder, remove_opened_folder
@@ -18,9 +18,10 @@ from hookline.runs.disk.formats import NOT_JSON
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold, is_at_work
 from hookline.runs.folder import ARTIFACTS, CONFIG, DATA, DEBUG, LOG, METRICS, MODEL
 from hookline.runs.names import NUMBERED, point_to_newest
+from hookline.runs.overview.notes import NOTES, NOTES_LOCK
 from hookline.runs.record import RECORD, stored_record
 
-_FILES = (LOCK, RECORD, CONFIG, METRICS, LOG, DATA, MODEL)
+_FILES = (LOCK, RECORD, CONFIG, METRICS, LOG, DATA, MODEL, NOTES, NOTES_LOCK)
 _UNFINISHED_FILE = re.compile(rf"{re.escape(TEMPORARY)}({'|'.join(map(re.escape, _FILES))})-[0-9a-f]{{8}}")
 _OPEN_FOLDERS = (DEBUG, ARTIFACTS)
 _LEFT = re.compile(rf"{re.escape(TEMPORARY)}[0-9]{{4,9}}-.*-[0-9a-f]{{8}}")

@@ -12,20 +12,20 @@ import msgspec
 from torch import Tensor
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
+from hookline.config.run_config import OFF, SHOWN
 from hookline.engine.errors import CheckpointError, ConfigError, ContractError, DataError, Fault, HooklineError
 from hookline.engine.loop.building import Site, build_all
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.run_config import OFF, SHOWN
 from hookline.engine.ranks import Ranks
 from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint, set_aside
 from hookline.runs.folder import RunFolder, expect_saved_weights, give_folder, saved_config
 from hookline.runs.identity import identity_of
+from hookline.runs.overview.search import find_run
 from hookline.runs.plugin_states import fitting_states
-from hookline.runs.search import find_run
 
 
 def resume(  # noqa: PLR0913 - each is a choice of its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import inspect
@@ -15,10 +16,16 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import msgspec
 import tomli
+import torch
 
-from hookline.engine.plugin.options import is_plain, plain
-from hookline.engine.view import RunView
+from hookline.config.plugins.options import is_plain, plain
+from hookline.engine.loop.run import Run
+from hookline.engine.plugin.hook_names import MARK
+from hookline.engine.reading.batch import Forward
+from hookline.engine.view import Evaluated, RunView
+from hookline.sections import MAX_SECTIONS, Section, bounded, sections_from_json, sections_to_json
 from hookline.testing.kit import Broken, Subject, check, skip
 
 IMPORT_LIMIT_S = 5.0
@@ -183,6 +190,58 @@ def import_without_effect(subject: Subject) -> str:
     if found["seconds"] > IMPORT_LIMIT_S:
         raise Broken(f"{note}, more than {IMPORT_LIMIT_S:.0f} s", "import large libraries inside the hooks")
     return note
+
+
+@check
+def sections_are_data(subject: Subject) -> str | None:
+    """Its sections of a report are plain data within the bounds, and the same each time."""
+    if not hasattr(getattr(subject.plugin.target, _REPORT, None), MARK):
+        return None
+    run = subject.run()
+    # As of a model whose predictions nobody kept, and of one that predicts tensors.
+    for evaluated in (None, *_evaluations(run)):
+        try:
+            first, second = (list(_sections(subject, run, evaluated)) for _ in range(2))
+        except Broken:
+            raise
+        except Exception:
+            if subject.plugin.kind == "data":
+                return "its sections need a model that fits the data, which the kit has not"
+            raise
+        if sections_to_json(first) != sections_to_json(second):
+            raise Broken("two calls give different sections", "draw with run.generator, and show no times")
+        if len(first) > MAX_SECTIONS:
+            raise Broken(f"it adds {len(first)} sections", f"add at most {MAX_SECTIONS}")
+    return None
+
+
+_REPORT = "build_report"
+
+
+def _sections(subject: Subject, run: Run, evaluated: Evaluated | None) -> Iterator[Section]:
+    instance = next(member.instance for member in run.members if member.table == subject.table)
+    hook = getattr(instance, _REPORT)
+    given = {"run": run, "split": "train", "evaluated": evaluated}
+    for section in hook(**{name: given[name] for name in inspect.signature(hook).parameters}) or ():
+        if not isinstance(section, Section):
+            raise Broken(f"it returns {section!r}", "return records of hookline.sections")
+        try:
+            cut = bounded(section)
+        except (TypeError, ValueError) as error:
+            raise Broken(
+                f"the section {section.title!r} is no plain data: {error}", "give it the types of its fields"
+            ) from error
+        if sections_from_json(sections_to_json([cut])) != [msgspec.convert(msgspec.to_builtins(cut), type(cut))]:
+            raise Broken(f"the section {section.title!r} changes when it is written as JSON", "use plain values")
+        yield cut
+
+
+def _evaluations(run: Run) -> Iterator[Evaluated]:
+    """Yield the evaluation of a batch, unless the model or the data are not of the usual form."""
+    with contextlib.suppress(Exception), torch.no_grad():
+        batch = torch.utils.data.default_collate([run.data.train[number] for number in range(8)])
+        prediction, target, _ = Forward(run.model, None, run.data.target)(batch)
+        yield Evaluated(torch.tensor(0.5), None, prediction, target, {"loss": 0.5})
 
 
 # Plugins of the same module share its result, because starting a process is slow.

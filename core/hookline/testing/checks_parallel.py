@@ -138,7 +138,12 @@ def _run(subject: Subject, ranks: Ranks | None = None) -> Run:
 
 def _add_gradients(run: Run, batch: Any) -> None:
     inputs, target = batch
-    run.loss(run.model(inputs), target).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+    loss: Any = run.loss(run.model(inputs), target) * _divisor(run)
+    loss.backward()
+
+
+def _divisor(run: Run) -> int:
+    return run._loop.parts.parallel.divisor  # noqa: SLF001 - the kit drives the parts of a run by hand
 
 
 def _gradients(run: Run) -> dict[str, Tensor]:
@@ -192,7 +197,9 @@ def sums_gradients(subject: Subject) -> None:
         for each in (alone, run):
             _add_gradients(each, part)
         if names := _different(_gradients(run), _sums(ranks, _gradients(alone))):
-            raise Broken(f"not the sum: {names}", "sum the gradients over the ranks, without dividing by their number")
+            raise Broken(
+                f"not the sum: {names}", "sum the gradients over the ranks; say divisor=... if you divide them"
+            )
 
     _in_ranks(subject, task)
 
@@ -204,9 +211,9 @@ def accumulates_gradients(subject: Subject) -> None:
     def task(run: Run, ranks: Ranks) -> None:
         alone, [first, last] = _run(subject), _parts(subject, ranks, *((2, 5), (6, 8))[ranks.rank])
         _add_gradients(alone, first)
-        with run._loop.parts.accumulating():  # noqa: SLF001 - the kit drives the parts of a run by hand
+        with run._loop.parts.parallel.accumulating():  # noqa: SLF001 - the kit drives the parts of a run by hand
             _add_gradients(run, first)
-        held = {n: p.grad for n, p in run.unwrapped_model.named_parameters() if p.grad is not None}
+        held = {n: p.grad / _divisor(run) for n, p in run.unwrapped_model.named_parameters() if p.grad is not None}
         whole = {name: gradient for name, gradient in held.items() if not hasattr(gradient, "full_tensor")}
         if names := _different(whole, {name: _gradients(alone)[name] for name in whole}):
             advice = "send no gradients within accumulating, as no_sync of DistributedDataParallel does"
@@ -228,7 +235,7 @@ def synchronizes_buffers(subject: Subject) -> None:
             skip("the given model has no buffers")
         [part] = _parts(subject, ranks, 5 + 3 * ranks.rank)
         run.model(part[0])
-        run._loop.parts.synchronize()  # noqa: SLF001 - the kit drives the parts of a run by hand
+        run._loop.parts.parallel.synchronize()  # noqa: SLF001 - the kit drives the parts of a run by hand
         first, *others = ranks.gather({name: _whole(buffer) for name, buffer in run.unwrapped_model.named_buffers()})
         if names := ", ".join(filter(None, (_different(other, first) for other in others))):
             raise Broken(f"different: {names}", "broadcast each buffer from rank 0 in synchronize")

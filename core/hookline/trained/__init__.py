@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
+    from hookline.trained.collecting import collect_sections
     from hookline.trained.evaluating import Evaluation, evaluate_run
     from hookline.trained.exportable import Exportable, RawInput, RawOutput, TableForm
     from hookline.trained.exporting import Exported, export_model
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from hookline.trained.predicting import write_predictions
     from hookline.trained.raw.faults import Faults
     from hookline.trained.raw.onnx_model import OnnxModel, load_onnx
+    from hookline.trained.target_file import check_target, written_whole
     from hookline.trained.weights import Weights, read_weights
 
 _HOME = {
+    "collecting": ("collect_sections",),
     "evaluating": (
         "Evaluation",
         "evaluate_run",
@@ -46,6 +49,7 @@ _HOME = {
         "OnnxModel",
         "load_onnx",
     ),
+    "target_file": ("check_target", "written_whole"),
     "weights": (
         "Weights",
         "read_weights",
@@ -65,6 +69,8 @@ __all__ = [
     "TableForm",
     "Trained",
     "Weights",
+    "check_target",
+    "collect_sections",
     "evaluate_run",
     "export_model",
     "load_onnx",
@@ -72,6 +78,7 @@ __all__ = [
     "measure_importance",
     "read_weights",
     "write_predictions",
+    "written_whole",
 ]
 
 if not TYPE_CHECKING:

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.building import Site
 from hookline.engine.loop.predicting import build_predictor
-from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.reading.batches import Batches
 from hookline.engine.words import did_you_mean
 from hookline.runs.folder import saved_config
-from hookline.runs.search import find_run
+from hookline.runs.overview.search import find_run
 from hookline.trained.evaluating import Evaluated, check_evaluated, load_evaluated
 from hookline.trained.permuted import Feature, features_of, permuted
 

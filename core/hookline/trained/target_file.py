@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hookline.config.files import reason
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import reason
 from hookline.runs.disk.durable_files import beside, sync_folder
 
 
-def check_target(target: Path, *, force: bool, source: Path | None = None) -> None:
+def check_target(target: str | os.PathLike[str], *, force: bool, source: str | os.PathLike[str] | None = None) -> None:
     """Raise if a file cannot be written, before any work is done for it.
 
     Args:
@@ -24,6 +24,7 @@ def check_target(target: Path, *, force: bool, source: Path | None = None) -> No
     Raises:
         ConfigError: When it exists, is the source, or its folder is missing.
     """
+    target, source = Path(target), Path(source) if source else None
     if source and target.exists() and source.exists() and target.samefile(source):
         raise ConfigError(f"{target} is the input, and cannot be overwritten", hint="choose another name with -o")
     if os.path.lexists(target):
@@ -36,7 +37,7 @@ def check_target(target: Path, *, force: bool, source: Path | None = None) -> No
 
 
 @contextmanager
-def written_whole(target: Path, *, force: bool) -> Iterator[Path]:
+def written_whole(target: str | os.PathLike[str], *, force: bool) -> Iterator[Path]:
     """Yield a path next to ``target`` to write to; then flush the file to disk and rename it to ``target``.
 
     When an error is raised meanwhile, no file is left.
@@ -44,6 +45,7 @@ def written_whole(target: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         ConfigError: When it cannot be written, or another program has created it meanwhile.
     """
+    target = Path(target)
     # Libraries choose the format by the suffix.
     new = Path(f"{beside(target)}{target.suffix}")
     try:

@@ -63,6 +63,14 @@ def contact_sheet(images: Sequence[Shown], title: str) -> bytes:
     return file.getvalue()
 
 
+def png_of(shown: Shown) -> bytes:
+    """Return an image as a PNG file of the size that it has on a sheet."""
+    optional_package("PIL", "an image needs Pillow,", "images")
+    file = io.BytesIO()
+    _scaled(shown.pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def _scaled(pixels: NDArray[Any]) -> Any:
     """Return an image whose longer side fits; small ones by a whole factor, so that each pixel is seen."""
     import numpy as np

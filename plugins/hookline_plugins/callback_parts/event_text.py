@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from hookline.engine import printable
 from hookline.runs import Redaction
+from hookline_plugins.callback_parts.fitting import (
+    UNLIMITED,
+    by_relevance,
+    column_widths,
+    fitted,
+    rjust,
+    shortened_name,
+)
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
 
 
-_EPOCH_WIDTH = 9
+_EPOCH_WIDTH, _SECONDS_WIDTH = 9, 9
 
 
 class EventText:
@@ -21,19 +29,28 @@ class EventText:
 
     Args:
         run: The run, which starts now.
+        width: Width of the table; unlimited for all metrics with their whole names.
     """
 
-    def __init__(self, run: RunView) -> None:
+    def __init__(self, run: RunView, width: int = UNLIMITED) -> None:
         self._start = self._epoch_start = time.perf_counter()
         self._last_row = 0
         self._redaction = Redaction.of(run.config)
         self._reports = Reports()
-        self._widths = {name: max(len(name), 12) for name in run.metric_names}
+        self._width = width
+        fitting = column_widths(by_relevance(run), width - _EPOCH_WIDTH - _SECONDS_WIDTH)
+        self._widths = {name: fitting[name] for name in run.metric_names if name in fitting}
 
     def head(self, run: RunView) -> list[str]:
         """Return the warnings from before the run, and the head of the table."""
-        names = [printable(name).rjust(width) for name, width in self._widths.items()]
-        return [*map(self.warning, run.warnings), "  ".join(["epoch".rjust(_EPOCH_WIDTH), *names, "seconds"])]
+        names = [rjust(shortened_name(name, width), width) for name, width in self._widths.items()]
+        left_out = [printable(name) for name in run.metric_names if name not in self._widths]
+        others = fitted(["not in this table:", *left_out], self._width) or f"{len(left_out)} metrics more"
+        return [
+            *map(self.warning, run.warnings),
+            *([others] if left_out else []),
+            "  ".join(["epoch".rjust(_EPOCH_WIDTH), *names, "seconds"]),
+        ]
 
     def epoch_start(self) -> None:
         """Start timing an epoch."""
@@ -42,7 +59,8 @@ class EventText:
     def step(self, run: RunView, *parts: str) -> str:
         """Return the line of a step in a long epoch, with the given parts."""
         number = f"step {run.step}" + (f"/{run.num_steps}" if run.num_steps else "")
-        return "  ".join([f"{run.epoch}/{run.config.train.epochs}".rjust(_EPOCH_WIDTH), number, *filter(None, parts)])
+        epoch = f"{run.epoch}/{run.config.train.epochs}".rjust(_EPOCH_WIDTH)
+        return fitted([epoch, number, *filter(None, parts)], self._width)
 
     def evaluation_start(self, run: RunView) -> None:
         """Notice the tables that were reported before an evaluation."""
@@ -82,7 +100,7 @@ class EventText:
         return [*tables, "", f"{outcome} after {run.step} steps in {seconds:.2f} s{because}"]
 
     def _row(self, label: str, metrics: Mapping[str, float]) -> str:
-        cells = {name: _metric_cell(name, metrics) for name in self._widths}
+        cells = {name: _metric_cell(name, metrics, width) for name, width in self._widths.items()}
         values = [cell.rjust(self._widths[name]) for name, cell in cells.items()]
         return "  ".join([label.rjust(_EPOCH_WIDTH), *values, f"{time.perf_counter() - self._epoch_start:7.2f}"])
 
@@ -128,10 +146,11 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _metric_cell(name: str, metrics: Mapping[str, float]) -> str:
+def _metric_cell(name: str, metrics: Mapping[str, float], width: int) -> str:
     """Return a metric, the number of its numbers if it has several, or nothing if it was not measured."""
     if name in metrics:
-        return f"{metrics[name]:.6g}"
+        text = f"{metrics[name]:.6g}"
+        return text if len(text) <= width else f"{metrics[name]:.4g}"
     num_parts = sum(each.startswith(f"{name}/") for each in metrics)
     return f"{num_parts} numbers" if num_parts else ""
 

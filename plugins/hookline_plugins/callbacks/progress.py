@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from hookline import hookimpl
 from hookline.engine import printable
 from hookline_plugins.callback_parts.display import Display
 from hookline_plugins.callback_parts.event_text import EventText
+from hookline_plugins.callback_parts.fitting import fitted
 
 if TYPE_CHECKING:
     from rich.progress import Progress as LiveProgress
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _REDRAW_S = 0.1
 """Shortest time between two redraws of the live line; ten per second look smooth."""
+_BAR_WIDTH, _MIN_BAR = 24, 8
 
 
 @dataclass
@@ -66,10 +69,10 @@ class Progress:
         self._start, self._num_before = time.perf_counter(), run.step
         # on_epoch_start is not called for an epoch that is resumed
         self._due_at = self._start + (0 if self._is_live else self.every_s)
-        self._text = EventText(run)
+        self._text = EventText(run, shutil.get_terminal_size().columns)
         self._write(run, *self._text.head(run))
         if self._is_live:
-            self._live_line = _live_display(run)
+            self._live_line, self._room = _live_display(run)
             self._display.attempt(run, self._live_line.start)
 
     @hookimpl
@@ -140,12 +143,13 @@ class Progress:
             self._display.lines(run, *lines)
 
     def _show(self, run: RunView, loss: str, rate: str) -> None:
-        logged = "  ".join(f"{printable(name)} {value:.4g}" for name, value in self._logged.items())
+        logged = [f"{printable(name)} {value:.4g}" for name, value in self._logged.items()]
         if self._live_line is None:
-            self._display.lines(run, self._text.step(run, f"loss {loss}", rate, logged))
+            self._display.lines(run, self._text.step(run, f"loss {loss}", rate, *logged))
             return
         task = self._live_line.task_ids[0]
-        self._live_line.update(task, completed=run.step, epoch=run.epoch, loss=loss, rate=rate, logged=logged)
+        shown = fitted(logged, self._room)
+        self._live_line.update(task, completed=run.step, epoch=run.epoch, loss=loss, rate=rate, logged=shown)
         if self._waiting:
             text = "\n".join(self._waiting)
             self._live_line.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -160,18 +164,28 @@ def _is_terminal() -> bool:
     return can_redraw and stream is not None and stream.isatty()
 
 
-def _live_display(run: RunView) -> LiveProgress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def _live_display(run: RunView) -> tuple[LiveProgress, int]:
+    """Return the live line, with the columns that fit beside each other, and the room for logged values after them."""
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn(f"epoch {{task.fields[epoch]}}/{run.config.train.epochs}"),
-        BarColumn(bar_width=24),
-        TextColumn("step {task.completed}" + ("/{task.total}" if run.num_steps else "")),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[logged]}", markup=False),
-    )
-    display = Progress(*columns, auto_refresh=False, transient=True)
+    epochs, steps = run.config.train.epochs, f"/{run.num_steps}" if run.num_steps else ""
+    columns: dict[str, tuple[int, ProgressColumn]] = {  # the most important first, with the most that each may need
+        "loss": (15, TextColumn("loss {task.fields[loss]}")),
+        "epoch": (7 + 2 * len(f"{epochs}"), TextColumn(f"epoch {{task.fields[epoch]}}/{epochs}")),
+        "left": (7, TimeRemainingColumn()),
+        "step": (4 + 2 * max(len(steps), 4), TextColumn(f"step {{task.completed}}{steps}")),
+        "rate": (13, TextColumn("{task.fields[rate]}")),
+    }
+    room, chosen = shutil.get_terminal_size().columns - 1, {}
+    for name, (width, column) in columns.items():
+        if width < room:
+            room -= width + 1
+            chosen[name] = column
+    if room > _MIN_BAR:
+        bar = min(_BAR_WIDTH, room - 1)
+        room -= bar + 1
+        chosen["bar"] = BarColumn(bar_width=bar)
+    shown = [chosen[name] for name in ("epoch", "bar", "step", "loss", "rate", "left") if name in chosen]
+    display = Progress(*shown, TextColumn("{task.fields[logged]}", markup=False), auto_refresh=False, transient=True)
     display.add_task("steps", total=run.num_steps, epoch=0, loss="-", rate="-", logged="")
-    return display
+    return display, room

@@ -40,7 +40,9 @@ from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
+    from hookline.engine import Evaluated
     from hookline.runs import AppendedFile
+    from hookline.sections import Section
 
 
 _RECORD_S = 10.0
@@ -180,6 +182,14 @@ class KeepRunFolder:
         self._metrics.sync()
         self._attempt_to(run, "the log", self._log.sync)
         self._folder.save()
+
+    @hookimpl
+    def build_report(self, run: RunView, split: str, evaluated: Evaluated | None) -> list[Section]:
+        """Show the evaluation and the training data."""
+        from hookline_plugins.drawing.data import data_sections
+        from hookline_plugins.drawing.evaluated import evaluation_sections
+
+        return [*(evaluation_sections(run, split, evaluated) if evaluated else ()), *data_sections(run.data)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the metrics file, and the best value."""

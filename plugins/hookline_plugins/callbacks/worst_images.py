@@ -6,7 +6,7 @@ Shapes: ``B`` images in a batch, ``C`` channels or classes, ``H`` rows, ``W`` co
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +39,7 @@ class WorstImages:
     count: Annotated[int, Meta(ge=1, le=400, description="number of images")] = 25
 
     def __post_init__(self) -> None:
-        self._errors: _Errors
+        self._errors: Errors
 
     @hookimpl
     def build_metrics(self, run: RunView, data: DataSource) -> dict[str, Metric]:
@@ -55,7 +55,7 @@ class WorstImages:
         if task is None:
             hint = "set `task` of the loss or the DataSource"
             raise ContractError("worst-images needs the meaning of the targets, which nothing declares", hint=hint)
-        self._errors = _Errors(task, data.unscale or (lambda values: values), (self.split,))
+        self._errors = Errors(task, data.unscale or (lambda values: values), (self.split,))
         return {"worst_error": self._errors}
 
     @hookimpl
@@ -65,24 +65,30 @@ class WorstImages:
         worst = self._errors.worst(self.count)
         if folder is None or not worst:
             return
-        dataset: Any = run.data.splits()[self.split]
-        pixels = _pixels(run.data, each(_Some(dataset, [index for index, *_ in worst]), operator.itemgetter(0)))
-        shown = [
-            Shown(image, [*self._captions(run.data, *texts), _name(dataset, index)])
-            for image, (index, *texts) in zip(pixels, worst, strict=True)
-        ]
+        shown = shown_of(run.data, self.split, self._errors.task, worst)
         title = f"{self.split}, epoch {run.epoch}, step {run.step}: the {len(shown)} worst"
         folder.write(f"artifacts/worst-{self.split}.png", contact_sheet(shown, title))
 
-    def _captions(self, data: DataSource, true: list[float], predicted: list[float], probability: float) -> list[str]:
-        if self._errors.task == "regression":
-            return [f"true {_numbers(true)}", f"predicted {_numbers(predicted)}"]
-        names = data.class_names or tuple(map(str, range(1000)))
-        texts = [names[int(index)] if index < len(names) else str(int(index)) for index in (true[0], predicted[0])]
-        return [f"true {texts[0]}", f"predicted {texts[1]} ({probability:.0%})"]
+
+def shown_of(data: DataSource, split: str, task: Task, worst: Sequence[tuple[Any, ...]]) -> list[Shown]:
+    """Return images of a split with their captions, for what ``Errors.worst`` returned."""
+    dataset: Any = data.splits()[split]
+    pixels = _pixels(data, each(_Some(dataset, [index for index, *_ in worst]), operator.itemgetter(0)))
+    return [
+        Shown(image, [*_captions(data, task, *texts), _name(dataset, index)])
+        for image, (index, *texts) in zip(pixels, worst, strict=True)
+    ]
 
 
-class _Errors:
+def _captions(data: DataSource, task: Task, true: list[float], predicted: list[float], probability: float) -> list[str]:
+    if task == "regression":
+        return [f"true {_numbers(true)}", f"predicted {_numbers(predicted)}"]
+    names = data.class_names or tuple(map(str, range(1000)))
+    texts = [names[int(index)] if index < len(names) else str(int(index)) for index in (true[0], predicted[0])]
+    return [f"true {texts[0]}", f"predicted {texts[1]} ({probability:.0%})"]
+
+
+class Errors:
     """The error of each image of a split in the last evaluation, in the order of the split.
 
     Attributes:

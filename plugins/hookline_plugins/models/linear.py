@@ -16,6 +16,12 @@ from hookline_plugins.models.sizes import sizes_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from hookline import RunView
+    from hookline.sections import Section
+
+_MAX_SHOWN = 10
+"""Number of outputs whose weights a report shows."""
+
 
 @dataclass
 class Linear:
@@ -53,3 +59,29 @@ class Linear:
                 if self.bias:
                     layer.bias.copy_(bias)
         return layer
+
+    @hookimpl
+    def build_report(self, run: RunView) -> list[Section]:
+        """Show the weights of the first outputs."""
+        from torch import nn
+
+        from hookline.sections import Bars
+
+        layer, data = run.unwrapped_model, run.data
+        if not isinstance(layer, nn.Linear):
+            return []
+        weights, names = layer.weight.detach().cpu(), data.feature_names
+        labels = [str(names[i]) if i < len(names) else f"x{i}" for i in range(weights.shape[1])]
+        outputs = data.class_names or data.target_names or tuple(map(str, range(len(weights))))
+        note = "For the inputs as the model gets them: scaled, if the data source scales them."
+        return [
+            Bars(
+                title=f"Weights for {name}",
+                topic="model",
+                labels=labels,
+                values=row.tolist(),
+                value_label="weight",
+                note=note,
+            )
+            for name, row in zip(outputs, weights[:_MAX_SHOWN], strict=False)
+        ]

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class DistributedDataParallel:
     """Data parallelism: each rank has the whole model, and its gradients become the sums over all ranks.
 
-    It is ``torch.nn.parallel.DistributedDataParallel``, with sums in place of means, because each rank takes part in
-    the loss by its number of examples or their weight. Buffers, such as the statistics of batch normalization, are
-    those of rank 0, which the others get before an evaluation or a save.
+    It is ``torch.nn.parallel.DistributedDataParallel``, which computes means; the run multiplies each loss by the
+    number of ranks, and by its share of the examples or of their weight. Buffers, such as the statistics of batch
+    normalization, are those of rank 0, which the others get before an evaluation or a save.
 
     ``bucket_cap_mb``: the default is that of torch.
     """
@@ -67,13 +67,4 @@ class DistributedDataParallel:
         if not trained:
             return Parallel(model, synchronize=synchronize)
         wrapped = Wrapped(model, **options)
-        wrapped.register_comm_hook(None, lambda _, bucket: _sum(bucket))  # torch checks annotations, as no text
-        return Parallel(wrapped, wrapped.no_sync, synchronize)
-
-
-def _sum(bucket: Any) -> Any:
-    """Return the future sum of a piece of the gradients over all ranks."""
-    import torch.distributed as dist
-
-    work: Any = dist.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda future: future.value()[0])
+        return Parallel(wrapped, wrapped.no_sync, synchronize, divisor=dist.get_world_size())

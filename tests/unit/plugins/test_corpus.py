@@ -16,9 +16,9 @@ from torch import Tensor
 
 from hookline import ConfigError, DataError, DataSource, PluginError, Run, load_config, train
 from hookline_plugins.caches import first_of_its_name
+from hookline_plugins.commands.first_config import from_file
 from hookline_plugins.data.text import documents, packing
 from hookline_plugins.data.text.source import Corpus
-from hookline_plugins.first_config import from_file
 
 END = 256
 

@@ -103,6 +103,22 @@ def test_a_plugin_of_rank_0_cannot_call_what_needs_all_ranks(what: str) -> None:
     assert second["error"] == "PeerError", second
 
 
+@pytest.mark.parametrize("what", ["state_dict", "evaluate", "gather", "sum"])
+def test_a_tolerated_plugin_cannot_call_what_needs_all_ranks(what: str) -> None:
+    """After an error on one rank, it would be disabled there alone, and the others would wait."""
+
+    class OnEachRank(OnRankZero):
+        ranks: ClassVar = "all"
+
+    def task(ranks: Ranks) -> Any:
+        options: dict[str, Any] = {"callbacks": {"one": {"on_error": "warn"}}}
+        run_of(ranks, train={"epochs": 1}, plugins={"callbacks.one": OnEachRank(what)}, **options).fit()
+
+    for result in in_ranks(2, task):
+        assert result["error"] == "ConfigError", result
+        assert "'callbacks.one.on_error' is 'warn', but 'on_save_point' of callback 'OnEachRank'" in result["text"]
+
+
 def test_steps_are_not_tried_by_several_ranks() -> None:
     def task(ranks: Ranks) -> Any:
         next(run_of(ranks).try_steps())

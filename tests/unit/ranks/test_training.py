@@ -89,15 +89,18 @@ def test_micro_batches_send_the_gradients_once_a_step(weighted: bool) -> None:
     options: dict[str, Any] = {"num_classes": 3 if weighted else 0, "loss": loss, "train": {"micro_batch_size": 2}}
 
     def counted(ranks: Ranks) -> Any:
-        sent, all_reduce = [], dist.all_reduce
+        sent = []
 
-        def counting(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            sent.append(tensor.numel())
-            return all_reduce(tensor, *args, **kwargs)
+        def counting(_: None, bucket: Any) -> Any:
+            sent.append(bucket.buffer().numel())
+            work: Any = dist.all_reduce(bucket.buffer().div_(2), async_op=True)  # as torch does it
+            return work.get_future().then(lambda future: future.value()[0])
 
+        counting.__annotations__.clear()  # torch checks them, but not as text
         run = run_of(ranks, **options)
         num_weights = sum(parameter.numel() for parameter in run.model.parameters())
-        dist.all_reduce = counting
+        model: Any = run.model
+        model.register_comm_hook(None, counting)
         run.fit()
         return weights(run), sent.count(num_weights), run.step
 

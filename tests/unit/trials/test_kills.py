@@ -43,3 +43,10 @@ def test_a_kind_without_moments_is_left_out() -> None:
 def test_a_kill_survives_a_round_trip_through_json() -> None:
     kill = Kill("save", 3, 2)
     assert msgspec.json.decode(msgspec.json.encode(kill), type=Kill) == kill
+
+
+def test_each_kill_of_several_ranks_hits_one_of_them_and_none_is_by_the_clock() -> None:
+    kills = choose_kills(MOMENTS, 20, seed=3, after=10, step_s=0.05, num_ranks=3)
+    assert {kill.kind for kill in kills} == {"step", "event", "evaluation", "save"}
+    assert {kill.rank for kill in kills} == {0, 1, 2}
+    assert {kill.number for kill in kills if kill.rank} == {0}  # the moments are those of rank 0

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import click
 
-from hookline.cli.arguments import noting_missing_files, output_options, plugin_options
+from hookline.cli.arguments import noting_missing_files, output_options, plugin_options, run_argument, runs_option
 from hookline.cli.command import Command
-from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
-from hookline.engine.plugin.catalog import Catalog
+from hookline.config.plugins.catalog import Catalog
+from hookline.runs.overview.search import find_run
 from hookline.runs.record import read_record
-from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer
 
 

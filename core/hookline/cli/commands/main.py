@@ -27,10 +27,10 @@ from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step
 from hookline.cli.ranks import earlier_attempt, joined, launch_ranks, leave_to_zero, nproc_option, parallel_of_command
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import KINDS, Catalog
+from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
-from hookline.engine.plugin.catalog import KINDS, Catalog
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.words import did_you_mean
 from hookline.runs.folder import folder_of
 from hookline.runs.lock import make_lock, read_lock
@@ -65,7 +65,7 @@ hookline.lazy = {
     "lr-find": LazyCommand("commands.trials", "lr_find", "Find a learning rate for a run."),
     "profile": LazyCommand("commands.trials", "profile", "Measure where a run spends its time."),
     "resume": LazyCommand("commands.runs", "resume", "Resume RUN from its newest valid checkpoint."),
-    "runs": LazyCommand("commands.runs", "runs", "List, show, compare, plot or remove runs."),
+    "runs": LazyCommand("commands.runs", "runs", "List, watch, show, tag, compare, plot or remove runs."),
     "prove-resume": LazyCommand("commands.proof", "prove_resume", "Prove that a run resumes exactly."),
     "eval": LazyCommand("commands.trained", "eval_", "Evaluate the model of RUN."),
     "predict": LazyCommand("commands.trained", "predict", "Predict the rows of INPUT with the model of RUN."),

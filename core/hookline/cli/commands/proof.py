@@ -17,9 +17,10 @@ from hookline.cli.arguments import load_words, output_options, plugin_options, w
 from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import plan_lines
-from hookline.cli.proof_child import order_config
+from hookline.cli.proof_child import MODULE, order_config
+from hookline.cli.ranks import nproc_option, parallel_of_command, ranks_of_proof
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
-from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.redaction import Redaction
 from hookline.trials.proof.driver import Driver, first_order
 from hookline.trials.proof.witness import Report
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from hookline.trials.proof.verdict import Proof
 
 # -P keeps the modules of the working folder out of the process, as the command hookline does.
-_CHILD = (sys.executable, "-P", "-m", "hookline.cli.proof_child")
+_CHILD = (sys.executable, "-P", "-m", MODULE)
 _WIDTH = 15
 
 
@@ -48,6 +49,7 @@ _WIDTH = 15
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="SEED", help="Seed of the kills; random by default.")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep both runs in this new folder.")
+@nproc_option
 @output_options
 @plugin_options
 def prove_resume(
@@ -58,13 +60,15 @@ def prove_resume(
     every_steps: int | None,
     seed: int | None,
     keep: Path | None,
+    nproc: int,
 ) -> None:
     """Prove that a run resumes exactly.
 
     Trains the run once without interruption, and once with kills at random points, resuming it after each. Then
     compares everything that both have saved, plugin states included, to the last bit.
     """
-    config = load_words(words, catalog)
+    nproc = ranks_of_proof(nproc)
+    config = load_words(words, catalog, parallel_of_command(catalog, nproc))
     for line in plan_lines(config):
         output.prose(line)
     output.prose("\nproving that this run resumes exactly")
@@ -75,7 +79,9 @@ def prove_resume(
         seed = secrets.randbelow(10**6)
     with _folder(keep) as folder:
         given = click.get_current_context().params
-        order = first_order(folder, words, files=given["files"], allow=given["allow"], deny=given["deny"])
+        order = first_order(
+            folder, words, files=given["files"], allow=given["allow"], deny=given["deny"], num_ranks=nproc
+        )
         settings = order_config(order, catalog).settings
         driver = Driver(
             folder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from hookline.cli.arguments import (
     noting_missing_files,
     output_options,
     plugin_options,
+    run_argument,
+    runs_option,
     unwanted_callbacks,
     watched_imports,
 )
 from hookline.cli.command import Command
+from hookline.cli.commands.notes import note, tag
+from hookline.cli.commands.watching import watch
 from hookline.cli.completion import complete_run
 from hookline.cli.fitting import Observers, fit, observing, shortcuts_option
 from hookline.cli.output import Output
@@ -36,33 +41,24 @@ from hookline.cli.printing.runs import (
 from hookline.cli.ranks import joined, launch_ranks, nproc_option, world_size
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError, Fault, HooklineError
-from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
-from hookline.runs.curves import Curve, metric_lines, metric_names, read_curves
+from hookline.runs.curves import MAX_POINTS, Curve, metric_lines, metric_names, read_curves
 from hookline.runs.folder import CONFIG, saved_config
 from hookline.runs.listing import RunRow, checkpoint_rows, list_runs, row_of
+from hookline.runs.overview.columns import check_columns, sorted_rows
+from hookline.runs.overview.figure import FIGURE_POINTS, FIGURE_SUFFIXES, draw, grouped, save_figure, smoothed
+from hookline.runs.overview.search import find_run
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.redaction import Redaction
 from hookline.runs.removal import check_removable, remove_run
-from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer
+from hookline.trained.target_file import check_target, written_whole
 
 _NEWEST = 20
-
-runs_option = click.option(
-    "--runs",
-    "parent",
-    type=click.Path(path_type=Path),
-    default="runs",
-    show_default=True,
-    is_eager=True,  # completion of run names needs it
-    metavar="DIR",
-    help="Folder that contains the run folders.",
-)
-run_argument = click.argument("run", shell_complete=complete_run)
-"""A run: its number, name or path, ``last`` or ``best``."""
+_INCHES = click.FloatRange(1, 50)
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
@@ -179,32 +175,65 @@ def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
 
 @click.group(cls=ListByDefault)
 def runs() -> None:
-    """List, show, compare, plot or remove runs.
+    """List, watch, show, tag, compare, plot or remove runs.
 
     Without a subcommand, runs `hookline runs list`. RUN is a number, a name, a path, `last` or `best`.
     """
 
 
+runs.add_command(tag)
+runs.add_command(note)
+runs.add_command(watch)
+
+
 @runs.command("list")
 @runs_option
 @click.option("--all", "has_all", is_flag=True, help=f"List all runs, not only the newest {_NEWEST}.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="List only runs with this tag; repeatable.")
+@click.option("--search", "text", default="", metavar="TEXT", help="List only runs with TEXT in name, tags or note.")
+@click.option("--show", "shown", multiple=True, metavar="KEY", help="Show this setting or metric; repeatable.")
+@click.option("--sort", "sort", metavar="KEY", help="Sort by a column, a setting or a metric.")
+@click.option("--reverse", "is_reversed", is_flag=True, help="Reverse the order.")
 @output_options
-def list_(output: Output, parent: Path, has_all: bool) -> None:
+def list_(
+    output: Output,
+    parent: Path,
+    has_all: bool,
+    tags: Sequence[str],
+    text: str,
+    shown: Sequence[str],
+    sort: str | None,
+    is_reversed: bool,
+) -> None:
     """List the runs, newest last.
 
-    Shows how each run ended, its best value, and the changes from the run before.
+    Shows how each run ended, its best value, and the changes from the run before. KEY is a setting such as
+    `optimizer.lr`, a metric such as `train/loss`, or `run`, `name`, `status`, `best`, `epochs`, `steps`, `time` or
+    `started`.
     """
-    rows, num_left_out = list_runs(parent, None if has_all else _NEWEST)
+    is_sorted = sort is not None or is_reversed
+    rows, num_left_out = list_runs(parent, None if has_all or is_sorted else _NEWEST, tags=tags, text=text)
+    check_columns(rows, [*shown, *([sort] if sort else [])])
+    if is_sorted:
+        rows = sorted_rows(rows, sort or "run", is_descending=is_reversed)
+        num_left_out = 0 if has_all else max(len(rows) - _NEWEST, 0)
+        rows = rows[: len(rows) - num_left_out]
     if output.json:
-        output.document([row_values(row) for row in rows])
+        output.document([row_values(row, shown) for row in rows])
         return
     if not rows:
-        output.prose(f"no runs in {parent}; start one with: hookline train")
+        is_chosen = bool(tags or text)
+        output.prose(
+            f"no such runs in {parent}" if is_chosen else f"no runs in {parent}; start one with: hookline train"
+        )
         return
     catalog = Catalog.installed()
     # Callbacks that show or save a run do not affect its results.
     added = [name for part in ("terminal", "json", "keep") for name in catalog.default(part)["callbacks"]]
-    print_runs(output, rows, num_left_out, [f"callbacks.{name}" for name in added])
+    print_runs(output, rows, [f"callbacks.{name}" for name in added], shown)
+    if num_left_out:
+        others = "run" if num_left_out == 1 else "runs"
+        output.prose(f"\nand {num_left_out} {'other' if is_sorted else 'older'} {others}: hookline runs --all")
 
 
 @runs.command()
@@ -251,28 +280,71 @@ def diff(output: Output, first: str, second: str, parent: Path) -> None:
     "--metric", "metrics", multiple=True, metavar="NAME", help="Plot this metric instead of the losses; repeatable."
 )
 @click.option("--log", "is_log", is_flag=True, help="Use a logarithmic scale.")
+@click.option(
+    "--smooth",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    metavar="WEIGHT",
+    help="Plot a moving average, from 0, none, to below 1.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a picture: PDF, SVG or PNG.",
+)
+@click.option("--width", type=_INCHES, default=5.0, show_default=True, metavar="INCHES", help="Width of FILE.")
+@click.option("--height", type=_INCHES, metavar="INCHES", help="Height of FILE; default: 0.62 of the width.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @runs_option
 @output_options
-def plot(output: Output, names: Sequence[str], metrics: Sequence[str], is_log: bool, parent: Path) -> None:
+def plot(  # noqa: PLR0913, PLR0917 - a parameter for each option
+    output: Output,
+    names: Sequence[str],
+    metrics: Sequence[str],
+    is_log: bool,
+    smooth: float,
+    target: Path | None,
+    width: float,
+    height: float | None,
+    force: bool,
+    parent: Path,
+) -> None:
     """Plot metrics of runs over their steps.
 
-    The losses of a single run share one plot. With several runs, each metric has its own plot.
+    The losses of a single run share one plot. With several runs, each metric has its own plot. The plot is drawn in the
+    terminal, or written to FILE, ready for a paper.
     """
     paths = list(dict.fromkeys(find_run(name, parent) for name in names))
-    found = _curves(paths, metrics)
+    if target:
+        _check_picture(target, force=force)
+    found = _curves(paths, metrics, FIGURE_POINTS if target else MAX_POINTS)
+    if target:
+        figure = draw(grouped(found), x_label="step", log=is_log, smooth=smooth, width=width, height=height)
+        with written_whole(target, force=force) as new:
+            save_figure(figure, new)
+        output.prose(f"wrote {target}")
+    elif smooth:
+        found = [(run, replace(curve, points=smoothed(curve.points, smooth))) for run, curve in found]
     if output.json:
         output.document(curve_values(found))
-        return
-    groups = {metric: [pair for pair in found if pair[1].metric == metric] for metric in _metrics_of(found)}
-    if len(paths) == 1 and len(found) > 1:
-        groups = {paths[0].name: found}
-    for number, (title, group) in enumerate(groups.items()):
-        if number:
-            output.line()
-        print_curves(output, title, group, is_log=is_log)
+    elif not target:
+        for number, (title, group) in enumerate(grouped(found).items()):
+            if number:
+                output.line()
+            print_curves(output, title, group, is_log=is_log)
 
 
-def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Curve]]:
+def _check_picture(target: Path, *, force: bool) -> None:
+    if target.suffix.lower() not in FIGURE_SUFFIXES:
+        formats = ", ".join(FIGURE_SUFFIXES)
+        raise ConfigError(f"{target} has no suffix of a picture", hint=f"name a file with {formats}: -o loss.pdf")
+    check_target(target, force=force)
+
+
+def _curves(paths: Sequence[Path], metrics: Sequence[str], max_points: int) -> list[tuple[str, Curve]]:
     """Return the curves of runs; a run without one of the metrics is a fault."""
     found: list[tuple[str, Curve]] = []
     faults: list[Fault] = []
@@ -280,7 +352,7 @@ def _curves(paths: Sequence[Path], metrics: Sequence[str]) -> list[tuple[str, Cu
         known = metric_names(path)
         wanted = metrics or [name for name in known if name.endswith("loss")] or known[:1]
         _check_count(len(found) + len(wanted))
-        curves = read_curves(path, wanted)
+        curves = read_curves(path, wanted, max_points)
         missing = [name for name in metrics if name not in {curve.metric for curve in curves}]
         faults += [Fault(f"{path.name} has no values of {name!r}", hint=did_you_mean(name, known)) for name in missing]
         if not (curves or missing):
@@ -295,10 +367,6 @@ def _check_count(num_curves: int) -> None:
     if num_curves > MAX_CURVES:
         hint = f"plot at most {MAX_CURVES}: --metric NAME"
         raise ConfigError(f"too many curves to tell apart: {num_curves}", hint=hint)
-
-
-def _metrics_of(curves: Sequence[tuple[str, Curve]]) -> list[str]:
-    return list(dict.fromkeys(curve.metric for _, curve in curves))
 
 
 @runs.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hookline.engine.words import printable, shortened
 from hookline.runs.changes import Change, entry_text
 from hookline.runs.curves import Curve
 from hookline.runs.listing import CheckpointRow, RunRow
+from hookline.runs.overview.columns import value_of
 from hookline.runs.record import BestValue, RunRecord
 
 _CHANGED_WIDTH = 60
@@ -33,32 +35,58 @@ _OTHER = {"versions": "other versions", "code": "other code", "data": "other dat
 # ---- the table of runs -----------------------------------------------------------------------------------------------
 
 
-def row_values(row: RunRow) -> dict[str, Any]:
-    """Return a run as plain values, without its fingerprint."""
+def row_values(row: RunRow, shown: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a run as plain values, without its fingerprint, and with its values in the columns ``shown``."""
     known = msgspec.to_builtins(row.record) if row.record else {}
     known.pop("identity", None)
     changes = [{"part": c.part, "key": c.key, "before": c.before, "after": c.after} for c in row.changes]
-    return {**_name_values(row), **known, "status": row.status, "problem": row.problem, "changes": changes}
+    said = {"status": row.status, "problem": row.problem, "tags": list(row.tags), "note": row.note}
+    columns = {"shown": {key: value_of(row, key) for key in shown}} if shown else {}
+    return {**_name_values(row), **known, **said, "changes": changes, **columns}
 
 
-def print_runs(output: Output, rows: Sequence[RunRow], num_left_out: int, ignored: Collection[str]) -> None:
-    """Print a row for each run; changes in the tables ``ignored`` are not shown."""
-    head = ["run", "status", "best", "epochs", "time", "changed"]
-    output.table(head, [_cells(row, ignored) for row in rows])
-    if num_left_out:
-        older = "1 older run" if num_left_out == 1 else f"{num_left_out} older runs"
-        output.prose(f"\nand {older}: hookline runs --all")
+def print_runs(output: Output, rows: Sequence[RunRow], ignored: Collection[str], shown: Sequence[str]) -> None:
+    """Print a row for each run.
+
+    Args:
+        output: Where to print.
+        rows: The runs.
+        ignored: Tables whose changes are not shown.
+        shown: Columns to show in place of the changes.
+    """
+    columns = {name: [cell(row) for row in rows] for name, cell in _CELLS.items()}
+    for key in shown:
+        columns.setdefault(key, [_chosen_cell(row, key) for row in rows])
+    if not shown:
+        columns["changed"] = [row.problem or changed_words(row.changes, ignored) for row in rows]
+    # Most people give no run a tag or a note: then there is no column of them.
+    said = {"tags": [", ".join(row.tags) for row in rows], "note": [_first_line(row) for row in rows]}
+    columns |= {name: texts for name, texts in said.items() if any(texts)}
+    output.table(_printable(*columns), [_printable(*line) for line in zip(*columns.values(), strict=True)])
 
 
-def _cells(row: RunRow, ignored: Collection[str]) -> list[str]:
-    record = row.record
-    if record is None:
-        return _printable(row.path.name, row.status, "", "", "", row.problem or "")
-    best = f"{record.best.metric} {record.best.value:.6g}" if record.best else ""
-    epochs = f"{record.epochs}/{record.num_epochs}"
-    return _printable(
-        row.path.name, row.status, best, epochs, duration(record.time_s), changed_words(row.changes, ignored)
-    )
+def _best_cell(row: RunRow) -> str:
+    best = row.record and row.record.best
+    return f"{best.metric} {best.value:.6g}" if best else ""
+
+
+_CELLS: dict[str, Callable[[RunRow], str]] = {
+    "run": lambda row: row.path.name,
+    "status": lambda row: row.status,
+    "best": _best_cell,
+    "epochs": lambda row: f"{row.record.epochs}/{row.record.num_epochs}" if row.record else "",
+    "time": lambda row: duration(row.record.time_s) if row.record else "",
+}
+
+
+def _chosen_cell(row: RunRow, key: str) -> str:
+    value = value_of(row, key)
+    return "" if value is None else value_words(value)
+
+
+def _first_line(row: RunRow) -> str:
+    first, _, rest = row.note.strip().partition("\n")
+    return shortened(f"{first} ..." if rest else first, _CHANGED_WIDTH)
 
 
 def changed_words(changes: Sequence[Change], ignored: Collection[str]) -> str:
@@ -120,13 +148,19 @@ def run_values(row: RunRow, checkpoints: Sequence[CheckpointRow]) -> dict[str, A
     """Return a run with its checkpoints as plain values."""
     known = msgspec.to_builtins(row.record) if row.record else {}
     saved = [_checkpoint_values(checkpoint) for checkpoint in checkpoints]
-    return {**_name_values(row), **known, "status": row.status, "problem": row.problem, "checkpoints": saved}
+    said = {"status": row.status, "problem": row.problem, "tags": list(row.tags), "note": row.note}
+    return {**_name_values(row), **known, **said, "checkpoints": saved}
 
 
 def print_run(output: Output, row: RunRow, record: RunRecord, checkpoints: Sequence[CheckpointRow]) -> None:
     """Print the details of a run."""
     for name, text in _facts(row, record).items():
         output.line(f"{name.ljust(10)}  {shortened(text, _MAX_LINE)}")
+    if row.note:
+        output.line("note")
+        output.line(textwrap.indent(row.note, "  "))
+    if row.problem:
+        output.line(f"problem     {shortened(row.problem, _MAX_LINE)}")
     _print_table(output, "metrics", ["metric", "value"], [[k, value_words(v)] for k, v in record.metrics.items()])
     _print_table(
         output,
@@ -171,6 +205,7 @@ def _facts(row: RunRow, record: RunRecord) -> dict[str, str]:
         **({"command": " ".join(attempts[0].command)} if attempts else {}),
         **({"started": f"{attempts[0].started:%Y-%m-%d %H:%M:%S} UTC"} if attempts else {}),
         "git": record.git or "none",
+        **({"tags": ", ".join(row.tags)} if row.tags else {}),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,14 +13,15 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import evaluate_splits
-from hookline.engine.loop.finite_guard import FiniteGuard
+from hookline.engine.loop.metrics import metrics_of
 from hookline.engine.loop.splits import SplitReader
+from hookline.engine.ranks import Parallel
 from hookline.engine.reading.batch import Forward
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.view import Evaluation, LossFunction, Metric, RunView, StepFunction
+from hookline.engine.view import Evaluation, Guard, LossFunction, Metric, RunView, StepFunction
 from hookline.engine.words import did_you_mean
 
 _TYPES = ("auto", "cpu", "cuda", "mps")
@@ -56,9 +56,7 @@ class Components:
         reader: Reader of the training batches, ``(epoch, start) -> batches``.
         evaluated_weights: The weights that are evaluated.
         share: The part of the training batches that this rank reads; None if it is alone.
-        accumulating: Returns a context in which gradients stay on this rank.
-        synchronize: Gives every rank the same buffers.
-        forwards_together: Whether all ranks must pass something through the model at the same time.
+        parallel: How several ranks train the model.
     """
 
     data: DataSource
@@ -74,7 +72,7 @@ class Components:
     metrics: Mapping[str, Metric]
     evaluation: Evaluation
     optimizer: Optimizer
-    finite_guard: FiniteGuard
+    finite_guard: Guard
     backward: Callable[[Tensor], None]
     update: Callable[[], None]
     step: StepFunction
@@ -87,20 +85,28 @@ class Components:
         self.evaluated_weights = EvaluatedWeights()
         self.numbers: list[str] = []
         self.share: Share | None = None
-        self.accumulating: Callable[[], AbstractContextManager[Any]] = nullcontext
-        self.synchronize: Callable[[], object] = lambda: None
-        self.forwards_together = False
+        self.parallel = Parallel(nn.Module())  # until several ranks share a model
 
     def ensure_training_mode(self) -> None:
         """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
         if not self.unwrapped_model.training:
             self.model.train()
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics of each epoch, without logged values."""
+        evaluated = [
+            f"{split}/{name}"
+            for split in self.evaluation_batches
+            for name in ("loss", *self.numbers, *metrics_of(split, self.metrics))
+        ]
+        return ("train/running_loss", *evaluated)
+
     def evaluate(self, run: RunView, splits: Iterable[str] | None = None) -> Mapping[str, float]:
         """Return the loss and the metrics of the given splits, by default of all that are evaluated; no events."""
-        self.synchronize()
+        self.parallel.synchronize()
         chosen = {split: self.evaluation_batches[split] for split in splits or self.evaluation_batches}
-        return evaluate_splits(run, self.read, chosen, self.evaluation, self.metrics, together=self.forwards_together)
+        return evaluate_splits(run, self.read, chosen, self.evaluation, self.metrics, self.parallel)
 
 
 def find_device(name: str) -> torch.device:

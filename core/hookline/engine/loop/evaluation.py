@@ -17,7 +17,7 @@ from hookline.engine.loop.metrics import MAX_METRICS, metrics_of, numbers_of
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.loop.weighted_mean import WeightedMean, weight_of
 from hookline.engine.plugin.makers import Makers
-from hookline.engine.ranks import Ranks
+from hookline.engine.ranks import Parallel, Ranks
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.reading.batch import Forward, count_examples
 from hookline.engine.reading.batches import Batches
@@ -133,13 +133,9 @@ def evaluate_splits(
     splits: Mapping[str, Batches],
     evaluation: Evaluation,
     metrics: Mapping[str, Metric],
-    *,
-    together: bool = False,
+    parallel: Parallel,
 ) -> Mapping[str, float]:
-    """Return the loss and the metrics of every split that is evaluated, by names such as ``validation/loss``.
-
-    All ranks evaluate ``together`` if each has only a part of the model.
-    """
+    """Return the loss and the metrics of every split that is evaluated, by names such as ``validation/loss``."""
     measured: dict[str, float] = {}
     for split, batches in splits.items():
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
@@ -150,7 +146,7 @@ def evaluate_splits(
                 (run.model, run.loss),
                 metrics_of(split, metrics),
             )
-            first = partial(read.first, split, batches) if together else None
+            first = partial(read.first, split, batches) if parallel.forwards_together else None
             numbers = evaluate(stream, evaluation, parts, of_split, where, run.data.class_names, run.ranks, first)
         measured |= {f"{split}/{name}": value for name, value in numbers.items()}
     return ReadOnly(measured)

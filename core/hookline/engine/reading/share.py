@@ -45,7 +45,7 @@ class Share:
     def __init__(self, ranks: Ranks, *, in_turns: bool = False) -> None:
         self._ranks = ranks
         self._in_turns = in_turns
-        self._sizes: deque[tuple[int, int]] = deque()
+        self._sizes: deque[tuple[int, float]] = deque()
         self.weight: int | Tensor = 0
         self.fraction: float | Tensor = 0.0
 
@@ -64,6 +64,21 @@ class Share:
             if rows := self.rows(number, count_examples(batch)):
                 yield part_of(batch, rows.start, rows.stop)
 
+    def backward(self, backward: Callable[[Tensor], None], divisor: int, policy: str) -> Callable[[Tensor], None]:
+        """Return a function that computes the gradients of this rank's part of the loss of a batch.
+
+        The gradients of all ranks, divided by the divisor, add up to those of the whole batch. Unless the policy is
+        to ignore it, a loss that is not finite makes all NaN, so that all ranks refuse them.
+        """
+
+        def backward_in_ranks(loss: Tensor) -> None:
+            is_quick = loss.device.type == "cpu"  # reading a number does not stall it
+            number: Any = 0 if policy == "ignore" else loss.item() if is_quick else loss.detach()
+            scale = self.fraction * divisor + 0 * number
+            backward(loss if is_quick and scale == 1 else loss * scale)
+
+        return backward_in_ranks
+
     def counting(
         self, reader: Callable[[int, int], Iterator[Any]], weigh: Callable[[Any], int | Tensor]
     ) -> Callable[[int, int], Iterator[Any]]:
@@ -71,11 +86,9 @@ class Share:
 
         def read(epoch: int, start: int) -> Iterator[Any]:
             for batch in reader(epoch, start):
-                own, num_examples = self._sizes.popleft()
-                total: float = num_examples
-                self.weight = own
+                self.weight, total = self._sizes.popleft()
                 if weigh is not count_examples:
-                    self.weight = weigh(batch) if own else 0
+                    self.weight = weigh(batch) if self.weight else 0
                     is_first = self._ranks.rank in self._ranks.first_readers
                     [total] = self._ranks.sum([float(self.weight) if is_first else 0.0])
                 self.fraction = self.weight / total if total else 0.0

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular
+from hookline.config.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular
 
 TEMPORARY = ".tmp-"
 """Prefix of the names of unfinished files and folders."""

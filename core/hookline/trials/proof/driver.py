@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hookline.config.run_config import Setting
 from hookline.engine.errors import CheckpointError, ConfigError, HooklineError, TrainingError
-from hookline.engine.plugin.run_config import Setting
 from hookline.trials.proof.witness import Order, Report
 
 if TYPE_CHECKING:
@@ -30,7 +30,13 @@ _MAX_LINES = 20
 
 
 def first_order(
-    folder: Path, words: Sequence[str], *, files: Sequence[str], allow: Sequence[str], deny: Sequence[str]
+    folder: Path,
+    words: Sequence[str],
+    *,
+    files: Sequence[str],
+    allow: Sequence[str],
+    deny: Sequence[str],
+    num_ranks: int = 1,
 ) -> Order:
     """Return the order that all orders of a proof are derived from.
 
@@ -40,6 +46,7 @@ def first_order(
         files: Plugin files that the run may use.
         allow: The only distributions whose plugins it may use.
         deny: Distributions whose plugins it may not use.
+        num_ranks: Number of ranks that train it.
     """
     return Order(
         role="look",
@@ -52,6 +59,7 @@ def first_order(
         every_steps=1,
         seen=str(folder / "seen"),
         reports=str(folder / "look.jsonl"),
+        num_ranks=num_ranks,
     )
 
 
@@ -116,7 +124,8 @@ class Driver:
         whole = self._work("whole", role="train")
         self._on_part("not interrupted", f"{whole.step} steps in {whole.seconds:.1f} s, a state every {every_steps}")
         step_s = whole.seconds / max(whole.step, 1)
-        kills = choose_kills(whole.moments, num_kills, seed, after=every_steps, step_s=step_s)
+        num_ranks = self._order.num_ranks
+        kills = choose_kills(whole.moments, num_kills, seed, after=every_steps, step_s=step_s, num_ranks=num_ranks)
         self._on_part("kills", f"{len(kills)}, drawn with --seed {seed}")
         begun, done, folder = self._train_killed(kills)
         self._on_part("comparing", "every state, the metrics, the final weights")
@@ -163,7 +172,7 @@ class Driver:
             process.kill()
             process.wait()
         reported = self._reports(name)
-        last = reported[-1] if reported else Report("begun")
+        last = _decisive(reported)
         if last.event == "armed":
             assert order.kill is not None, "only a kill arms it"
             return Report("killed", last.step, what=f"{order.kill.delay_s * 1e3:.0f} ms later by the clock")
@@ -200,6 +209,12 @@ class Driver:
         message = "the run cannot be built" if order.role == "look" else "the run fails without interruption"
         classes = {kind.__name__: kind for kind in HooklineError.__subclasses__()}
         return classes.get(last.kind, TrainingError)(f"{message}: {reason}")
+
+
+def _decisive(reports: Sequence[Report]) -> Report:
+    """Return the report that says how a process ended; when a rank is killed, the others fail."""
+    causes = [report for report in reports if report.event in ("killed", "failed") and report.kind != "PeerError"]
+    return [*causes, *reports[-1:], Report("begun")][0]
 
 
 def _newest_run(parent: Path) -> Path | None:

@@ -126,6 +126,8 @@ def _text(value: Any) -> str | None:
 
 
 def _of_tensor(tensor: Tensor) -> str:
+    if hasattr(tensor, "to_local"):
+        tensor = tensor.to_local()  # a DTensor, of which other ranks have parts
     if tensor.layout is not torch.strided or tensor.device.type == "meta":
         return f"{tensor.layout} {list(tensor.shape)}"
     flat = tensor.detach().reshape(-1)

@@ -21,16 +21,24 @@ class Kill(msgspec.Struct, frozen=True):
         step: Minimum number of steps taken by then.
         number: Number of moments of that kind that pass before, at that step.
         delay_s: For ``clock``, seconds after the step.
+        rank: The rank to kill.
     """
 
     kind: KillKind
     step: int
     number: int = 0
     delay_s: float = 0.0
+    rank: int = 0
 
 
 def choose_kills(
-    moments: Mapping[str, Mapping[int, int]], num_kills: int, seed: int, *, after: int, step_s: float
+    moments: Mapping[str, Mapping[int, int]],
+    num_kills: int,
+    seed: int,
+    *,
+    after: int,
+    step_s: float,
+    num_ranks: int = 1,
 ) -> list[Kill]:
     """Return points at which to kill a run: spread over all of it, at moments of every kind.
 
@@ -40,9 +48,10 @@ def choose_kills(
         seed: Seed for drawing them.
         after: Number of steps before the first state to resume from, and from one state to the next.
         step_s: Seconds per step; a kill by the clock is delayed at most until the next state.
+        num_ranks: Number of ranks, one of which each kill hits; the clock kills none of several.
     """
     draw = random.Random(seed)  # noqa: S311 - no secret depends on it
-    moments = {**moments, "clock": dict.fromkeys(moments.get("step", {}), 1)}
+    moments = dict(moments) | ({"clock": dict.fromkeys(moments.get("step", {}), 1)} if num_ranks == 1 else {})
     last = max((step for steps in moments.values() for step in steps), default=0)
     first = after if after < last else 0
     kinds: list[KillKind] = [kind for kind in ("step", "event", "evaluation", "save", "clock") if moments.get(kind)]
@@ -55,5 +64,7 @@ def choose_kills(
         step = draw.choice(there or [step for step in moments[kind] if step >= first] or [max(moments[kind])])
         # At most half of the remaining steps: it must not come after the end.
         delay_s = draw.uniform(0, step_s * min(after, (last - step) / 2))
-        kills.append(Kill(kind, step, draw.randrange(moments[kind][step]), delay_s))
+        place = draw.randrange(moments[kind][step])
+        rank = draw.randrange(num_ranks) if num_ranks > 1 else 0
+        kills.append(Kill(kind, step, 0 if rank else place, delay_s, rank))  # the moments are those of rank 0
     return sorted(kills, key=lambda kill: kill.step)

@@ -7,9 +7,9 @@ with SIGKILL, so that nothing is closed or flushed. Reports go to a file, one JS
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,18 +17,26 @@ import msgspec
 from hookline.trials.proof.witness import Order, Report, Witness
 
 if TYPE_CHECKING:
-    from hookline.engine.plugin.catalog import Catalog
-    from hookline.engine.plugin.run_config import RunConfig
+    from hookline.config.plugins.catalog import Catalog
+    from hookline.config.run_config import RunConfig
+    from hookline.engine.loop.run import Run
+    from hookline.engine.ranks import Ranks
 
 
-def carry_out(catalog_of: Callable[[Order], Catalog], config_of: Callable[[Order, Catalog], RunConfig]) -> None:
-    """Carry out the order on standard input.
+def carry_out(
+    order: Order,
+    catalog_of: Callable[[Order], Catalog],
+    config_of: Callable[[Order, Catalog], RunConfig],
+    joined: Callable[[RunConfig], AbstractContextManager[Ranks | None]],
+) -> None:
+    """Carry out an order.
 
     Args:
+        order: The order.
         catalog_of: Returns the plugins that the run may use.
         config_of: Returns the config of the run.
+        joined: Returns a context in which this process is one of the ranks that train the run.
     """
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     descriptor = os.open(order.reports, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def write(report: Report) -> None:
@@ -36,7 +44,12 @@ def carry_out(catalog_of: Callable[[Order], Catalog], config_of: Callable[[Order
 
     try:
         catalog = catalog_of(order)
-        _train(order, catalog, config_of, write)
+        config = config_of(order, catalog)
+        if order.role == "look":
+            write(Report("ended", num_steps=_built(order, catalog, config, Witness(order, write), None).num_steps))
+            return
+        with joined(config) as ranks:
+            _train(order, catalog, config, write, ranks)
     except Exception as error:
         from hookline.engine.errors import HooklineError, error_text
 
@@ -47,26 +60,30 @@ def carry_out(catalog_of: Callable[[Order], Catalog], config_of: Callable[[Order
         raise
 
 
-def _train(
-    order: Order, catalog: Catalog, config_of: Callable[[Order, Catalog], RunConfig], write: Callable[[Report], None]
-) -> None:
+def _built(order: Order, catalog: Catalog, config: RunConfig, witness: Witness, ranks: Ranks | None) -> Run:
     from hookline.engine.loop.run import Run
-    from hookline.runs.folder import folder_of
     from hookline.runs.resuming import resume
+
+    if order.role == "resume":
+        witness.run = resume(order.run, order.overrides, catalog=catalog, observers=[witness], ranks=ranks)
+    else:
+        witness.run = Run(config, observers=[witness], ranks=ranks)
+    return witness.run
+
+
+def _train(
+    order: Order, catalog: Catalog, config: RunConfig, write: Callable[[Report], None], ranks: Ranks | None
+) -> None:
+    from hookline.runs.folder import folder_of
     from hookline.shortcuts.light_optimizer import light_optimizer
 
     witness = Witness(order, write)
-    with light_optimizer():
-        if order.role == "resume":
-            run = resume(order.run, order.overrides, catalog=catalog, observers=[witness])
-        else:
-            run = Run(config_of(order, catalog), observers=[witness])
-        witness.run = run
-        if order.role == "look":
-            write(Report("ended", num_steps=run.num_steps))
-            return
+    with nullcontext() if ranks else light_optimizer():
+        run = _built(order, catalog, config, witness, ranks)
         start = time.perf_counter()
         run.fit()
+    if not run.ranks.is_zero:
+        return
     seconds = time.perf_counter() - start
     saved = folder_of(run)
     folder = str(saved.path) if saved else ""

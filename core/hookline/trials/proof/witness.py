@@ -47,6 +47,7 @@ class Order(msgspec.Struct, kw_only=True):
         seen: Folder for the contents of plugins.
         reports: File for the reports.
         kill: The kill; None for none.
+        num_ranks: Number of ranks that train the run.
     """
 
     role: Literal["look", "train", "resume"]
@@ -62,6 +63,7 @@ class Order(msgspec.Struct, kw_only=True):
     seen: str
     reports: str
     kill: Kill | None = None
+    num_ranks: int = 1
 
 
 class Report(msgspec.Struct, omit_defaults=True):
@@ -120,7 +122,7 @@ class Witness(Observer):
             return
         step, kill = self.run.step, self._kill
         self.moments[kind][step] += 1
-        if kill is None or step < kill.step:
+        if kill is None or step < kill.step or kill.rank != self.run.ranks.rank:
             return
         if kill.kind == "clock" and not self._is_armed:
             self._is_armed = True
@@ -130,7 +132,8 @@ class Witness(Observer):
         if step == kill.step and self._num_passed < kill.number:
             self._num_passed += 1
             return
-        self._report(Report("killed", step, what=what))
+        place = f" on rank {kill.rank}" if self.run.ranks.world_size > 1 else ""
+        self._report(Report("killed", step, what=what + place))
         os.kill(os.getpid(), _SIGKILL)
         time.sleep(60)  # not one more instruction, on any thread
 
@@ -141,7 +144,8 @@ class Witness(Observer):
     def begin(self) -> None:
         """Start to count."""
         self._is_at_work = True
-        self._report(Report("begun", *self._place(), num_steps=self.run.num_steps))
+        if self.run.ranks.is_zero:
+            self._report(Report("begun", *self._place(), num_steps=self.run.num_steps))
         self.run.optimizer.register_step_pre_hook(lambda *_: self._moment("step", "before the update of the weights"))
         self.run.optimizer.register_step_post_hook(lambda *_: self._moment("step", "after the update of the weights"))
         sys.addaudithook(self._audit)
@@ -215,6 +219,8 @@ class Witness(Observer):
             self._write(name)
 
     def _write(self, name: str) -> None:
+        if not self.run.ranks.is_zero:
+            return
         place = self._place()
         seen = Seen(*place, held=self._held(), draws=list(self._draws))
         (Path(self._order.seen) / name).write_bytes(msgspec.json.encode(seen))

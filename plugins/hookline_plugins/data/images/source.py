@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hookline import Predictor, RunView
+    from hookline.engine import Evaluated
+    from hookline.sections import Section
     from hookline_plugins.data.images.dataset import Pictures
     from hookline_plugins.data.images.listing import Listing
     from hookline_plugins.data.images.preparation import Preparation
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 _LARGE_BYTES = 2**30
 """Images whose pixels are larger than this stay in their files. It is a fixed size, not the free memory, so that a run
 reads in the same way everywhere."""
+
+_NUM_SHOWN = 24
+"""Number of images that a report shows."""
 
 _MEASURED = 1000
 """Number of images from which mean and standard deviation are computed if they stay in their files."""
@@ -141,6 +146,24 @@ class Images:
         pictures = self._pictures(listing, rows, form, faults)
         preparation, kept = self._prepared(pictures["train"], form)
         return self._source(pictures, {split: targets.values[split] for split in rows}, targets, preparation, kept)
+
+    @hookimpl
+    def build_report(self, run: RunView, split: str, evaluated: Evaluated | None) -> list[Section]:
+        """Show the images that the model predicts worst."""
+        from hookline.sections import Image
+        from hookline.sections import Images as Pictures
+        from hookline_plugins.callback_parts.contact_sheet import png_of
+        from hookline_plugins.callbacks.worst_images import Errors, shown_of
+        from hookline_plugins.metrics.answers import task_of
+
+        task = task_of(run.loss, run.data)
+        if evaluated is None or evaluated.prediction is None or task is None:
+            return []
+        errors = Errors(task, run.data.unscale or (lambda values: values), (split,))
+        errors.update(evaluated.prediction, evaluated.target)
+        shown = shown_of(run.data, split, task, errors.worst(_NUM_SHOWN))
+        images = [Image(data=png_of(one), caption="\n".join(one.lines)) for one in shown]
+        return [Pictures(title=f"Worst predictions of the {split} split", images=images)]
 
     @hookimpl
     def build_predictor(self, data: DataSource) -> Predictor:

@@ -50,6 +50,7 @@ from hookline_plugins.data.tables.ways import Missing, Transform, Ways
 
 if TYPE_CHECKING:
     from hookline import Outcome, Predictor, RunView
+    from hookline.sections import Section
     from hookline_plugins.data.tables.files.sheet import Sheet
     from hookline_plugins.data.tables.scaling import Scale
 
@@ -203,6 +204,13 @@ class Table:
             from hookline_plugins.data.tables.scaling import coefficients
 
             run.report("coefficients", coefficients(layer, *self._scales))
+
+    @hookimpl
+    def build_report(self) -> list[Section]:
+        """Show the columns of the file, with their missing cells."""
+        from hookline_plugins.drawing.columns import column_sections
+
+        return column_sections(self.read(Faults(self.path)))
 
     def read(self, faults: Faults) -> Cells:
         """Return the cells of the file, without the rows to drop.

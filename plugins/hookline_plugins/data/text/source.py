@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from hookline import Predictor, RunView
+    from hookline.sections import Section
 
 
 NewTokens = Annotated[int, Meta(ge=1, description="number of tokens to add to a prompt")]
@@ -38,6 +39,8 @@ _LOGIT_BYTES = 4
 """Bytes of a logit in float32."""
 _MOST_BYTES = 2**30
 """Bytes of the logits of an evaluation above which a run warns: little beside those of a computer of today."""
+_PROMPT = 32
+"""Tokens of a text that a report lets the model continue."""
 
 
 @dataclass
@@ -146,6 +149,23 @@ class Corpus:
 
         sampling = Sampling(self.new_tokens, self.temperature, self.top_k)
         return TextPredictor(run, data, self.column, sampling, self.sampling_seed)
+
+    @hookimpl
+    def build_report(self, run: RunView, split: str) -> list[Section]:
+        """Show texts that the model writes: a new one, and continuations of the split."""
+        from hookline.sections import Text
+        from hookline_plugins.data.text.sampling import Sampling, continued
+        from hookline_plugins.data.text.tokens import tokenizer_from
+
+        tokenizer, context = tokenizer_from(run.data.kept["tokenizer"]), run.data.kept["context"]
+        windows: Any = run.data.splits()[split]
+        starts = [tokenizer.decode(windows[number][0].tolist()[:_PROMPT]) for number in range(min(len(windows), 2))]
+        prompts = ["", *starts]
+        sampling = Sampling(self.new_tokens, self.temperature, self.top_k)
+        written = continued(run, tokenizer, context, prompts, sampling, self.sampling_seed)
+        shown = [f"{prompt}▸{text}" for prompt, text in zip(prompts, written, strict=True)]
+        note = f"After the mark ▸, the model writes. What stands before it is from the {split} split."
+        return [Text(title="Texts of the model", paragraphs=shown, note=note)]
 
     def _documents(self, faults: Faults) -> Splits:
         documents = find_documents(self.path, self.column, faults)

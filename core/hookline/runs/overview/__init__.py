@@ -1,0 +1,1 @@
+"""What a person sees of many runs: searched, chosen, with tags and notes."""

@@ -1,0 +1,1 @@
+"""Pages that draw sections: the parts that reports and the dashboard share."""
