@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hookline_plugins.trackers.points import Job, Point, Sent
-from hookline_plugins.trackers.sending import send
+from hookline_plugins.callbacks.trackers.points import Job, Point, Sent
+from hookline_plugins.callbacks.trackers.sending import send
 from support import run, warm_program
 from trackers import KILLER
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the packages
 FEWER = """
-from hookline_plugins.trackers.wandb_sessions import WandB
+from hookline_plugins.callbacks.trackers.wandb_sessions import WandB
 WandB.least = 50
 """
 Curves = dict[str, list[tuple[int, float]]]

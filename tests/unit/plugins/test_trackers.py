@@ -22,9 +22,9 @@ from hookline import Catalog, PluginError, Run, RunView, hookimpl, load_config
 from hookline.runs import read_checkpoint
 from hookline.testing.parts import changed_generators, generator_states
 from hookline.trials.switches import trial_values
+from hookline_plugins.callbacks.trackers.points import Job, Point, Sent
+from hookline_plugins.callbacks.trackers.sender import Sender
 from hookline_plugins.defaults import proving
-from hookline_plugins.trackers.points import Job, Point, Sent
-from hookline_plugins.trackers.sender import Sender
 from support import FIXTURES, run, warm_program
 from trackers import KILLER
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from hookline_plugins.trackers.points import Outcome, Point, Sent
-from hookline_plugins.trackers.tracker import SEND_WEIGHTS, Tracker
+from hookline_plugins.callbacks.trackers.points import Outcome, Point, Sent
+from hookline_plugins.callbacks.trackers.tracker import SEND_WEIGHTS, Tracker
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

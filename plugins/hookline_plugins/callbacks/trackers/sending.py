@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from hookline_plugins.trackers.points import Job, Store
+from hookline_plugins.callbacks.trackers.points import Job, Store
 
 _MODULES = {
     "tensorboard": "tensorboard_events",
@@ -40,7 +40,7 @@ class Result(msgspec.Struct):
 
 def send(job: Job) -> int:
     """Bring a tracker up to date, and return the number of points that it has; it gets each once."""
-    module = importlib.import_module(f"hookline_plugins.trackers.{_MODULES[job.tracker]}")
+    module = importlib.import_module(f"hookline_plugins.callbacks.trackers.{_MODULES[job.tracker]}")
     store: Store = module.open_store(job.sent, job.options)
     try:
         first = max(job.first, store.count())

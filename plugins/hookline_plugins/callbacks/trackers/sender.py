@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from hookline_plugins.trackers.points import Job, Point
-from hookline_plugins.trackers.sending import Result
+from hookline_plugins.callbacks.trackers.points import Job, Point
+from hookline_plugins.callbacks.trackers.sending import Result
 
-_PROGRAM = "hookline_plugins.trackers.sending"
+_PROGRAM = "hookline_plugins.callbacks.trackers.sending"
 _END_S = 5.0
 """Time in which a process without a job ends: it only has to notice that its input is closed."""
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from hookline import ConfigError
-from hookline_plugins.trackers.points import Outcome, Point, Sent
-from hookline_plugins.trackers.tracker import Tracker
+from hookline_plugins.callbacks.trackers.points import Outcome, Point, Sent
+from hookline_plugins.callbacks.trackers.tracker import Tracker
 
 _HEAD_BYTES, _TAIL_BYTES = 12, 4
 """Size of what stands before and after an event: its length and two checksums."""

@@ -13,10 +13,10 @@ from msgspec import Meta, convert, to_builtins
 
 from hookline import PluginError, hookimpl
 from hookline.runs import Redaction, commit_of, folder_of, identity_of
+from hookline_plugins.callbacks.trackers.points import Job, Point, Sent, flat_facts
+from hookline_plugins.callbacks.trackers.sender import Sender
+from hookline_plugins.callbacks.trackers.sending import in_one_line, send
 from hookline_plugins.optional import check_package
-from hookline_plugins.trackers.points import Job, Point, Sent, flat_facts
-from hookline_plugins.trackers.sender import Sender
-from hookline_plugins.trackers.sending import in_one_line, send
 
 if TYPE_CHECKING:
     from hookline import Outcome, RunView
