@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from hookline.runs.config_text import complete_toml
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
+    from hookline.runs.disk.together import SaveTogether
     from hookline.runs.folder import (
         RunFolder,
+        Save,
+        begin_save,
         command_of,
         folder_of,
         give_command,
@@ -35,8 +38,11 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
+    "disk.together": ("SaveTogether",),
     "folder": (
         "RunFolder",
+        "Save",
+        "begin_save",
         "command_of",
         "folder_of",
         "give_command",
@@ -71,7 +77,10 @@ __all__ = [
     "Redaction",
     "RunFolder",
     "RunRecord",
+    "Save",
+    "SaveTogether",
     "StateCheck",
+    "begin_save",
     "command_of",
     "commit_of",
     "complete_toml",

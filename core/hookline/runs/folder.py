@@ -24,6 +24,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,10 @@ from hookline.runs.disk.checkpoint import (
     FileSum,
     Manifest,
     check_checkpoint,
+    manifest_of,
     newest_checkpoint,
     prune,
+    read_checkpoint,
     read_summed,
     remove_unfinished,
     run_of,
@@ -57,6 +60,7 @@ from hookline.runs.disk.durable_files import (
     sync_folder,
 )
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold
+from hookline.runs.disk.together import SaveTogether
 from hookline.runs.names import check_name, next_number, point_to
 from hookline.runs.record import REBUILT, RECORD, RunRecord, read_record
 from hookline.runs.redaction import Redaction
@@ -123,6 +127,63 @@ def give_weights(run: RunView) -> None:
     from hookline.engine.loop.state import weights_of
 
     run.shared[_WEIGHTS] = run.ranks.whole(weights_of(run))
+
+
+class Save:
+    """A save of a run by rank 0 alone: ``write`` it, perhaps in a thread, then ``complete`` it.
+
+    Args:
+        folder: The folder of the run.
+        state: The state, from ``Run.state_dict``.
+        metrics: The metrics by which checkpoints are compared.
+        identity: Fingerprint of the run, ``identity_of(run)``.
+    """
+
+    is_together = False
+
+    def __init__(
+        self, folder: RunFolder, state: Mapping[str, Any], metrics: Mapping[str, float], identity: Mapping[str, Any]
+    ) -> None:
+        self._folder, self._state, self._rest = folder, state, {"metrics": metrics, "identity": identity}
+        self._path = Path()
+
+    def write(self) -> None:
+        """Save and verify it.
+
+        Raises:
+            CheckpointError: As ``RunFolder.write_checkpoint``.
+        """
+        self._path = self._folder.write_checkpoint(self._state, **self._rest)
+
+    def complete(self) -> Path:
+        """Return the folder of the checkpoint."""
+        return self._path
+
+    def abandon(self) -> None:
+        """Do nothing: there is no checkpoint, or a whole one."""
+
+
+def begin_save(
+    run: RunView, *, metrics: Mapping[str, float], identity: Mapping[str, Any]
+) -> Save | SaveTogether | None:
+    """Begin to save a run, at the same place on all ranks; return what is left to do, None if that is nothing.
+
+    Where each rank has a part of some tensors, all ranks write the checkpoint; otherwise rank 0 does.
+
+    Args:
+        run: The run.
+        metrics: The metrics by which checkpoints are compared.
+        identity: Fingerprint of the run, ``identity_of(run)``.
+
+    Raises:
+        CheckpointError: When the state contains something that cannot be saved.
+    """
+    from hookline.runs.disk.encoding import has_shared_out
+
+    state, folder = run.state_dict(), folder_of(run)
+    if any(run.ranks.gather(has_shared_out(state))):
+        return SaveTogether(run.ranks, state, lambda: _expected(folder).describe(state, metrics, identity))
+    return Save(folder, state, metrics, identity) if folder else None
 
 
 class RunFolder:
@@ -326,6 +387,17 @@ class RunFolder:
             raise
         return path
 
+    def describe(
+        self, state: Mapping[str, Any], metrics: Mapping[str, float], identity: Mapping[str, Any]
+    ) -> tuple[Path, Mapping[str, Any], Callable[[Mapping[str, FileSum]], Manifest]]:
+        """Return what ``SaveTogether`` needs; the arguments are those of ``write_checkpoint``.
+
+        Raises:
+            CheckpointError: When the state contains a secret, or the folder cannot be made.
+        """
+        manifest = partial(manifest_of, state, run=self.record.run, metrics=metrics, identity=identity)
+        return self.checkpoints, self._without_secrets(state), manifest
+
     def prune_checkpoints(self, keep: int, best: Callable[[Manifest], float | None], keep_best: int) -> None:
         """Remove checkpoints except the newest and the best; the arguments are those of ``prune``.
 
@@ -339,13 +411,16 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"an old checkpoint cannot be removed: {error.filename}: {reason(error)}") from error
 
-    def newest_checkpoint(self, report: Callable[[CheckpointError], None]) -> Checkpoint | None:
+    def newest_checkpoint(
+        self, report: Callable[[CheckpointError], None], read: Callable[..., Checkpoint] = read_checkpoint
+    ) -> Checkpoint | None:
         """Return the newest valid checkpoint; None if there are no checkpoints.
 
         Unfinished files, left by killed programs, are removed; damaged checkpoints are set aside.
 
         Args:
             report: Called with the error of each newer checkpoint.
+            read: Reads and verifies one, as ``read_checkpoint``.
 
         Raises:
             CheckpointError: When there are checkpoints, but none is valid.
@@ -357,7 +432,7 @@ class RunFolder:
         except OSError as error:
             report(CheckpointError(f"an unfinished file cannot be removed: {error.filename}: {reason(error)}"))
         try:
-            return newest_checkpoint(folder, report, run=self.record.run)
+            return newest_checkpoint(folder, report, run=self.record.run, read=read)
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be read: {reason(error)}") from error
 
@@ -434,6 +509,12 @@ class RunFolder:
         except OSError as error:
             raise _unwritten(folder, error) from error
         return folder
+
+
+def _expected(folder: RunFolder | None) -> RunFolder:
+    if folder is None:
+        raise CheckpointError("the run has no folder to save in", hint="give it one on rank 0: give_folder")
+    return folder
 
 
 def _identity_of(path: Path) -> tuple[int, int] | None:

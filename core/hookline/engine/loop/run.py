@@ -320,7 +320,7 @@ class Run:
         self._loop.parts.synchronize()
         own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
         progress = self._loop.progress.state_dict(self._position, self.ranks)
-        return self.ranks.whole(copy.deepcopy(progress | own | component_state(self._loop.parts)))  # type: ignore[no-any-return]
+        return copy.deepcopy(progress | own | component_state(self._loop.parts))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict`` of a run of the same config, before the first step.

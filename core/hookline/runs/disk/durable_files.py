@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import sys
@@ -109,6 +110,22 @@ def flush_folder(path: Path, at: int | None) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush folders
             raise
+
+
+def file_sum(path: Path) -> tuple[int, str]:
+    """Return the size of a regular file, and its SHA-256 in hexadecimal digits; it is not read into memory as a whole.
+
+    Raises:
+        OSError: When it cannot be read, or is a link or not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | NO_LINKS | NO_WAITING)
+    try:
+        status = os.fstat(descriptor)
+        check_regular(status, path)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return status.st_size, hashlib.file_digest(stream, "sha256").hexdigest()
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: Path, at: int | None = None) -> None:
