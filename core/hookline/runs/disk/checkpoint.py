@@ -81,9 +81,12 @@ class FileSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
     @classmethod
-    def of(cls, data: bytes) -> FileSum:
-        """Return the size and checksum of ``data``."""
-        return cls(len(data), _sha256(data))
+    def of(cls, *pieces: bytes | memoryview) -> FileSum:
+        """Return the size and checksum of a file with these contents, one piece after the other."""
+        digest = hashlib.sha256()
+        for data in pieces:
+            digest.update(data)
+        return cls(sum(map(len, pieces)), digest.hexdigest())
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,7 +13,9 @@ unchanged; every other value becomes an object with one key that begins with ``$
 from __future__ import annotations
 
 import base64
+import functools
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -121,6 +123,31 @@ def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(dict(tensors))
 
 
+def safetensors_in_pieces(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
+    """Return tensors on the CPU as the pieces of a safetensors file: its header, and the memory of each tensor.
+
+    Nothing is copied, unlike by ``to_safetensors``. The format: https://github.com/huggingface/safetensors.
+    """
+    if sys.byteorder == "big":  # a file is little-endian
+        return [to_safetensors(tensors)]
+    header, end = {}, 0
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # so that each is aligned
+    for name, tensor in ordered.items():
+        begin, end = end, end + tensor.nbytes
+        offsets = {"data_offsets": [begin, end]}
+        header[name] = {"dtype": _safetensors_dtype(tensor.dtype), "shape": list(tensor.shape)} | offsets
+    text = to_json(header)
+    text += b" " * (-len(text) % 8)
+    memories = [tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data for tensor in ordered.values()]
+    return [len(text).to_bytes(8, "little") + text, *memories]
+
+
+@functools.cache
+def _safetensors_dtype(dtype: torch.dtype) -> str:
+    data = safetensors.torch.save({"": torch.empty(0, dtype=dtype)})
+    return str(msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")])[""]["dtype"])
+
+
 def state_to_safetensors(state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the state of a module as a safetensors file: its tensors by name, and in the header all else, encoded.
 
@@ -188,12 +215,11 @@ class _Encoder:
         if type(value) in (list, tuple, torch.Size):
             items = [self.encode(item, f"{name}/{number}") for number, item in enumerate(value)]
             return items if type(value) is list else {"$tuple": items}
-        if is_shared_out(value):
-            return {"$tensor": self._set_aside(value, name)}
-        if isinstance(value, Tensor) and value.dtype is torch.complex128 and value.layout is torch.strided:
+        is_part = is_shared_out(value)
+        if not is_part and isinstance(value, Tensor) and _is_complex128(value):
             return {"$complex": self._keep(torch.view_as_real(value.detach().resolve_conj().resolve_neg()), name)}
         if isinstance(value, Tensor):
-            return {"$tensor": self._keep(value, name)}
+            return {"$tensor": self._set_aside(value, name) if is_part else self._keep(value, name)}
         if type(value) is np.ndarray and value.dtype.kind in "biufc":
             tensor = self.encode(torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), name)
             return {"$array": tensor.get("$tensor", tensor)}
@@ -252,6 +278,10 @@ class _Encoder:
         self._memories.add(memory.data_ptr())
         self.tensors[name] = kept.clone() if is_shared else kept
         return name
+
+
+def _is_complex128(tensor: Tensor) -> bool:
+    return tensor.dtype is torch.complex128 and tensor.layout is torch.strided
 
 
 def _is_text(value: Any) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,12 +26,14 @@ from hookline.runs.disk.checkpoint import (
 )
 from hookline.runs.disk.durable_files import (
     beside,
+    check_written,
     flush_folder,
     make_folder,
     move_folder,
     opened_folder,
     remove_folder,
     write_file,
+    write_pieces,
 )
 
 T = TypeVar("T")
@@ -102,29 +105,36 @@ class SaveTogether:
     def write(self) -> None:
         """Write the files of this rank, flush them to the disk, and read them again."""
         try:
-            self._files[self._name] = self._own_parts()
-            with opened_folder(self._new) as inside:
-                for name, data in self._files.items():
-                    write_file(self._new / name, data, inside)
-                    self._sums[name] = FileSum.of(data)
-                flush_folder(self._new, inside)
-            self._files.clear()
-            check_files(self._new, self._sums)
+            files: dict[str, list[bytes | memoryview]] = {name: [data] for name, data in self._files.items()}
+            files[self._name] = self._own_parts()
+            with ThreadPoolExecutor(1) as pool:
+                writing = pool.submit(self._write, files)
+                # Meanwhile: the disk takes as long as the sums.
+                self._sums = {name: FileSum.of(*pieces) for name, pieces in files.items()}
+                writing.result()
+            for name, pieces in files.items():
+                check_written(self._new / name, pieces)
         except OSError as error:
             hint = _SEEN_BY_ALL if not self._new.exists() else "free some space, or fix the reason given above"
             self._fault = CheckpointError(f"{self._new / self._name} cannot be written: {reason(error)}", hint=hint)
         except CheckpointError as error:
             self._fault = error
 
-    def _own_parts(self) -> bytes:
-        from hookline.runs.disk.encoding import to_safetensors
+    def _write(self, files: Mapping[str, Sequence[bytes | memoryview]]) -> None:
+        with opened_folder(self._new) as inside:
+            for name, pieces in files.items():
+                write_pieces(self._new / name, pieces, inside)
+            flush_folder(self._new, inside)
+
+    def _own_parts(self) -> list[bytes | memoryview]:
+        from hookline.runs.disk.encoding import safetensors_in_pieces
 
         own = {
             name: self._tensors[name].to_local()
             for name, one in self._shards.tensors.items()
             if any(part.file == self._name for part in one.parts)
         }
-        return to_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()})
+        return safetensors_in_pieces({name: tensor.detach().cpu() for name, tensor in own.items()})
 
     def complete(self) -> Path:
         """Agree with the other ranks that all is written; rank 0 then gives the checkpoint its name. Return its folder.
