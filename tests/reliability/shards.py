@@ -184,8 +184,9 @@ def _resumed_after_kill(parent: Path, rank: int, point: int, wanted: dict[str, s
 def inexact_resumes(_: Path, steps: range = range(1, 61)) -> dict[str, Any]:
     """Resume a run of two ranks after each of 60 steps: it ends with the bits of the whole run."""
     lost = []
-    for parallel in ("ddp", {"use": "fsdp", "wrap": ["Linear"]}):
-        for rank, told in enumerate(in_ranks(2, lambda ranks, use=parallel: inexact_steps(ranks, steps, use))):
+    strategies: tuple[Any, ...] = ("ddp", {"use": "fsdp", "wrap": ["Linear"]})
+    for parallel in strategies:
+        for rank, told in enumerate(in_ranks(2, partial(inexact_steps, steps=steps, parallel=parallel))):
             if isinstance(told, dict) or told[0]:
                 lost.append(f"{parallel}, rank {rank}: {told}")
     return {"points": 2 * len(steps), "lost": lost}
@@ -203,28 +204,42 @@ def damaged(path: Path, other: Path) -> Iterable[tuple[str, str, Callable[[], ob
     """
     for name in sorted(entry.name for entry in path.iterdir()):
         file, twin = path / name, _twin(path / name)
-        yield name, "missing", file.unlink
-        yield name, "cut off", lambda file=file: file.write_bytes(file.read_bytes()[:-1])
-        yield name, "longer", lambda file=file: file.write_bytes(file.read_bytes() + b" ")
-        yield name, "flipped", lambda file=file: _flip(file)
-        yield name, "a folder", lambda file=file: (file.unlink(), file.mkdir())
-        if (other / name).read_bytes() != file.read_bytes():
-            yield name, "of another checkpoint", lambda file=file, name=name: shutil.copy(other / name, file)
-        if twin:
-            yield name, "swapped", lambda file=file, twin=twin: _swap(file, twin)
+        ways: dict[str, Callable[[], object]] = {
+            "missing": file.unlink,
+            "cut off": partial(_changed, file, lambda data: data[:-1]),
+            "longer": partial(_changed, file, lambda data: data + b" "),
+            "flipped": partial(_changed, file, _flipped),
+            "a folder": partial(_made_a_folder, file),
+            "of another checkpoint": partial(shutil.copy, other / name, file),
+            "swapped": partial(_swap, file, twin),
+        }
+        if (other / name).read_bytes() == file.read_bytes():
+            del ways["of another checkpoint"]
+        if twin is None:
+            del ways["swapped"]
+        yield from ((name, what, damage) for what, damage in ways.items())
 
 
 def _twin(file: Path) -> Path | None:
     return next(file.parent.glob("shard-00002-*")) if file.name.startswith("shard-00001-") else None
 
 
-def _flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 4
-    file.write_bytes(data)
+def _changed(file: Path, change: Callable[[bytes], bytes]) -> None:
+    file.write_bytes(change(file.read_bytes()))
 
 
-def _swap(first: Path, second: Path) -> None:
+def _flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+def _made_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def _swap(first: Path, second: Path | None) -> None:
+    assert second is not None
     data = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(data)

@@ -10,10 +10,9 @@ if TYPE_CHECKING:
     from hookline.runs.config_text import complete_toml
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
-    from hookline.runs.disk.together import SaveTogether
+    from hookline.runs.disk.together import Save
     from hookline.runs.folder import (
         RunFolder,
-        Save,
         begin_save,
         command_of,
         folder_of,
@@ -38,10 +37,9 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
-    "disk.together": ("SaveTogether",),
+    "disk.together": ("Save",),
     "folder": (
         "RunFolder",
-        "Save",
         "begin_save",
         "command_of",
         "folder_of",
@@ -78,7 +76,6 @@ __all__ = [
     "RunFolder",
     "RunRecord",
     "Save",
-    "SaveTogether",
     "StateCheck",
     "begin_save",
     "command_of",

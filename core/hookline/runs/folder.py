@@ -33,6 +33,7 @@ from msgspec.structs import replace
 
 from hookline.engine.errors import CheckpointError, ConfigError
 from hookline.engine.files import reason
+from hookline.engine.ranks import Ranks
 from hookline.engine.view import RunView
 from hookline.runs.disk.checkpoint import (
     CHECKPOINTS,
@@ -60,7 +61,7 @@ from hookline.runs.disk.durable_files import (
     sync_folder,
 )
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold
-from hookline.runs.disk.together import SaveTogether
+from hookline.runs.disk.together import Save, SaveTogether
 from hookline.runs.names import check_name, next_number, point_to
 from hookline.runs.record import REBUILT, RECORD, RunRecord, read_record
 from hookline.runs.redaction import Redaction
@@ -123,49 +124,42 @@ def give_folder(run: RunView, folder: RunFolder) -> None:
 
 
 def give_weights(run: RunView) -> None:
-    """Give a run that is over its weights, gathered from all ranks, for its files; each rank calls it."""
+    """Give a run that is over its weights, gathered on rank 0, for its files; each rank calls it."""
     from hookline.engine.loop.state import weights_of
 
-    run.shared[_WEIGHTS] = run.ranks.whole(weights_of(run))
+    weights = _gathered(run.ranks, weights_of(run))
+    if run.ranks.is_zero:
+        run.shared[_WEIGHTS] = weights
 
 
-class Save:
-    """A save of a run by rank 0 alone: ``write`` it, perhaps in a thread, then ``complete`` it.
+def _gathered(ranks: Ranks, state: Any) -> Any:
+    """Return a state of any nesting with its tensors gathered one after the other, of which other ranks keep none."""
+    from hookline.engine.reading.batch import with_parts
+    from hookline.runs.disk.encoding import is_shared_out
 
-    Args:
-        folder: The folder of the run.
-        state: The state, from ``Run.state_dict``.
-        metrics: The metrics by which checkpoints are compared.
-        identity: Fingerprint of the run, ``identity_of(run)``.
-    """
+    if not is_shared_out(state):
+        return with_parts(state, partial(_gathered, ranks))
+    whole = ranks.whole(state)
+    return whole if ranks.is_zero else None
 
-    is_together = False
+
+class _SaveAlone(Save):
+    """A save by rank 0, or by the only process; the arguments are those of ``RunFolder.write_checkpoint``."""
 
     def __init__(
         self, folder: RunFolder, state: Mapping[str, Any], metrics: Mapping[str, float], identity: Mapping[str, Any]
     ) -> None:
-        self._folder, self._state, self._rest = folder, state, {"metrics": metrics, "identity": identity}
+        self._write = partial(folder.write_checkpoint, state, metrics=metrics, identity=identity)
         self._path = Path()
 
     def write(self) -> None:
-        """Save and verify it.
-
-        Raises:
-            CheckpointError: As ``RunFolder.write_checkpoint``.
-        """
-        self._path = self._folder.write_checkpoint(self._state, **self._rest)
+        self._path = self._write()
 
     def complete(self) -> Path:
-        """Return the folder of the checkpoint."""
         return self._path
 
-    def abandon(self) -> None:
-        """Do nothing: there is no checkpoint, or a whole one."""
 
-
-def begin_save(
-    run: RunView, *, metrics: Mapping[str, float], identity: Mapping[str, Any]
-) -> Save | SaveTogether | None:
+def begin_save(run: RunView, *, metrics: Mapping[str, float], identity: Mapping[str, Any]) -> Save | None:
     """Begin to save a run, at the same place on all ranks; return what is left to do, None if that is nothing.
 
     Where each rank has a part of some tensors, all ranks write the checkpoint; otherwise rank 0 does.
@@ -183,7 +177,7 @@ def begin_save(
     state, folder = run.state_dict(), folder_of(run)
     if any(run.ranks.gather(has_shared_out(state))):
         return SaveTogether(run.ranks, state, lambda: _expected(folder).describe(state, metrics, identity))
-    return Save(folder, state, metrics, identity) if folder else None
+    return _SaveAlone(folder, state, metrics, identity) if folder else None
 
 
 class RunFolder:

@@ -18,7 +18,7 @@ from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
     from hookline import RunView
-    from hookline.runs import Manifest, Save, SaveTogether, StateCheck
+    from hookline.runs import Manifest, Save, StateCheck
 
 
 _REQUEST = "checkpoint"
@@ -245,7 +245,7 @@ class _Saving(threading.Thread):
         prune_error: The reason that an old checkpoint was not removed.
     """
 
-    def __init__(self, options: SaveCheckpoints, run: RunView, save: Save | SaveTogether) -> None:
+    def __init__(self, options: SaveCheckpoints, run: RunView, save: Save) -> None:
         super().__init__(name="hookline checkpoint")
         self._options, self._folder, self.save = options, folder_of(run), save
         self.path: Path | None = None

@@ -303,8 +303,8 @@ class Run:
         """Return a copy of the complete state: tensors and plain values.
 
         Available between two steps (of ``steps()``), in ``on_save_point``, before the first step, and when the run is
-        over; of several ranks, all call it. A run of the same config that loads it ends with the same bits as an
-        uninterrupted one.
+        over. Of several ranks, all call it; each gets its part of a tensor that is shared out: see ``Ranks.whole``.
+        A run of the same config that loads the state ends with the same bits as an uninterrupted one.
 
         Raises:
             TrainingError: When called within a step or an event, or while ``num_ahead`` is not 0.

@@ -114,7 +114,7 @@ class StoredTensor:
             here = tuple(slice(low - at, high - at) for (low, high), at in zip(place, part.offsets, strict=True))
             there = tuple(slice(low - at, high - at) for (low, high), at in zip(place, offsets, strict=True))
             read.append((there, values[here]))
-        found = torch.empty(sizes, dtype=self.dtype)
+        found = torch.zeros(sizes, dtype=self.dtype)  # what is in memory by chance must never be a weight
         for there, values in read:
             found[there] = values
         return found
@@ -201,7 +201,7 @@ def stored_tensors(text: bytes, files: Mapping[str, ShardFile]) -> dict[str, Sto
             name: StoredTensor(name, DTYPES[one.dtype], torch.Size(one.shape), _checked(one, files), files)
             for name, one in shards.tensors.items()
         }
-    except (*NOT_JSON, KeyError, ValueError, RuntimeError) as error:
+    except (*NOT_JSON, KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"it does not tell where the parts of the tensors are: {error}") from error
 
 

@@ -40,11 +40,39 @@ T = TypeVar("T")
 _SEEN_BY_ALL = "put the folder of the runs on a file system that all ranks see"
 
 
-class SaveTogether:
+class Save:
+    """A checkpoint on its way to the disk: ``write`` it, perhaps in a thread, then ``complete`` it.
+
+    Attributes:
+        is_together: Whether all ranks take part: then all complete it, at the same place of the run.
+    """
+
+    is_together = False
+
+    def write(self) -> None:
+        """Write the files of this rank, flush them to the disk, and read them again.
+
+        Raises:
+            CheckpointError: When they cannot be written, unless others take part, who learn of it in ``complete``.
+        """
+        raise NotImplementedError
+
+    def complete(self) -> Path:
+        """Give the checkpoint its name, and return its folder.
+
+        Raises:
+            CheckpointError: When there is no checkpoint because it could not be written.
+        """
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Remove what was written of a checkpoint that is not complete."""
+
+
+class SaveTogether(Save):
     """A checkpoint on its way to the disk, of a state of which each rank has a part of some tensors.
 
-    All ranks make it and complete it, at the same places of the run. In between each writes its files, perhaps in a
-    thread, without a word to the others.
+    All ranks make it and complete it. In between each writes its files without a word to the others.
 
     Args:
         ranks: The ranks.
@@ -103,7 +131,7 @@ class SaveTogether:
         return shards
 
     def write(self) -> None:
-        """Write the files of this rank, flush them to the disk, and read them again."""
+        """Write the parts of this rank, and on rank 0 everything else."""
         try:
             files: dict[str, list[bytes | memoryview]] = {name: [data] for name, data in self._files.items()}
             files[self._name] = self._own_parts()
@@ -137,10 +165,10 @@ class SaveTogether:
         return safetensors_in_pieces({name: tensor.detach().cpu() for name, tensor in own.items()})
 
     def complete(self) -> Path:
-        """Agree with the other ranks that all is written; rank 0 then gives the checkpoint its name. Return its folder.
+        """Agree with the other ranks that all is written; rank 0 then writes the manifest and renames the folder.
 
         Raises:
-            CheckpointError: On all ranks, when one could not write. Then there is no checkpoint.
+            CheckpointError: On all ranks, when one could not write.
         """
 
         def written() -> dict[str, Any]:
