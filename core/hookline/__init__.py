@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
+    from hookline import cli as cli
     from hookline import config as config
     from hookline import engine as engine
     from hookline import ranks as ranks
@@ -90,7 +91,7 @@ _HOME = {
     "version": ("__version__",),
 }
 
-_ROOMS = ("config", "engine", "ranks", "runs", "testing", "trained", "trials")
+_ROOMS = ("cli", "config", "engine", "ranks", "runs", "testing", "trained", "trials")
 """Rooms with doors of their own."""
 
 __all__ = [

@@ -64,6 +64,7 @@ def test_what_varies_from_run_to_run_is_no_difference(shown: str, got: str) -> N
         ("300 steps", "301 steps"),
         ("loss = 0.25", "loss = 0.5"),
         ("", "warning"),
+        pytest.param("a ... " * 20 + "b", "a " * 500, id="many gaps, which are tried once each"),
     ],
 )
 def test_another_word_or_figure_is_a_difference(shown: str, got: str) -> None:

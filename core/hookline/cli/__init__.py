@@ -1,4 +1,7 @@
-"""The command line: parse arguments, call the library, print results, map errors to exit codes."""
+"""The command line: parse arguments, call the library, print results, map errors to exit codes.
+
+The door for distributions that add commands. Every name is loaded on first use.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,40 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
+from hookline.engine.door import lazy
+
 if TYPE_CHECKING:
+    from hookline.cli.arguments import load_words, noting_missing_files, output_options, plugin_options, words_argument
+    from hookline.cli.command import Command
+    from hookline.cli.commands.runs import run_argument, runs_option
     from hookline.cli.output import Output
+
+_HOME = {
+    "arguments": ("plugin_options", "load_words", "noting_missing_files", "output_options", "words_argument"),
+    "command": ("Command",),
+    "commands.runs": ("run_argument", "runs_option"),
+    "output": ("Output",),
+}
+
+__all__ = [
+    "Command",
+    "Output",
+    "load_words",
+    "noting_missing_files",
+    "output_options",
+    "plugin_options",
+    "run_argument",
+    "runs_option",
+    "words_argument",
+]
+
+if not TYPE_CHECKING:
+    # A type checker that saw it would accept any name.
+    __getattr__ = lazy(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ class ListByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
-def printing(command: _Command) -> _Command:
+def output_options(command: _Command) -> _Command:
     """Add the options of every command; the command receives an ``Output`` as its first argument."""
 
     @click.option("--quiet", is_flag=True, help="Print only results, without headings and hints.")
@@ -79,7 +79,7 @@ def printing(command: _Command) -> _Command:
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
-def choosing(command: _Command) -> _Command:
+def plugin_options(command: _Command) -> _Command:
     """Add the options that select plugins; the command receives a ``Catalog`` after its ``Output``."""
 
     @click.option(
@@ -97,12 +97,19 @@ def choosing(command: _Command) -> _Command:
         output: Output, /, *, files: Sequence[str], allow: Sequence[str], deny: Sequence[str], **arguments: Any
     ) -> None:
         locked = arguments.get("locked")
+        allow, deny = (*_before_command("allow"), *allow), (*_before_command("deny"), *deny)
         if allow or deny or locked:
             # Rules also hold for the device extensions that torch would import; who wants them sets it to 1.
             os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
         command(output, chosen_catalog(files, allow, deny, read_lock(locked) if locked else None), **arguments)
 
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
+
+
+def _before_command(rule: str) -> Sequence[str]:
+    """Return the distributions of a rule given as in ``hookline --deny DIST COMMAND``."""
+    names: Sequence[str] = click.get_current_context().find_root().params.get(rule) or ()
+    return names
 
 
 def chosen_catalog(
@@ -209,7 +216,11 @@ def _plugin_files(command: Sequence[str]) -> Iterator[str]:
 def choosing_words() -> list[str]:
     """Return the options of the current command that select plugins, as they would be typed."""
     given = click.get_current_context().params
-    flags = {"--plugin": given["files"], "--allow": given["allow"], "--deny": given["deny"]}
+    flags = {
+        "--plugin": given["files"],
+        "--allow": (*_before_command("allow"), *given["allow"]),
+        "--deny": (*_before_command("deny"), *given["deny"]),
+    }
     return [word for flag, values in flags.items() for value in values for word in (flag, value)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hookline.cli.arguments import choosing, noting_missing_files, printing
+from hookline.cli.arguments import noting_missing_files, output_options, plugin_options
 from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
@@ -37,8 +37,8 @@ from hookline.shortcuts.light_optimizer import light_optimizer
     "--checkpoint", metavar="CHECKPOINT", help="Use the weights of this checkpoint: `latest`, a name, or a folder."
 )
 @runs_option
-@printing
-@choosing
+@output_options
+@plugin_options
 def importance(  # noqa: PLR0913 - a parameter for each option
     output: Output,
     catalog: Catalog,

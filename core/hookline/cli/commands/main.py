@@ -11,10 +11,10 @@ import click
 from hookline.cli.arguments import (
     added_callbacks,
     callbacks_of_train,
-    choosing,
     choosing_words,
     load_words,
-    printing,
+    output_options,
+    plugin_options,
     unwanted_callbacks,
     without_callbacks,
     words_argument,
@@ -39,9 +39,15 @@ from hookline.trials.switches import trial_values
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.option(
+    "--allow", is_eager=True, multiple=True, metavar="DIST", help="Use only plugins of this distribution; repeatable."
+)
+@click.option(
+    "--deny", is_eager=True, multiple=True, metavar="DIST", help="Use no plugins of this distribution; repeatable."
+)
 @click.version_option(package_name="hookline", message="%(prog)s %(version)s")
 @click.pass_context
-def hookline(context: click.Context) -> None:
+def hookline(context: click.Context, allow: Sequence[str], deny: Sequence[str]) -> None:  # noqa: ARG001 - see _catalog
     """Train PyTorch models from plugins: data, model, loss, optimizer and callbacks.
 
     Without a config, `hookline train` fits a linear regression to synthetic data. Choose other plugins and options in a
@@ -78,8 +84,8 @@ hookline.lazy = {
 @click.option("--fast", "is_fast", is_flag=True, help="Run a few batches through every part of the run.")
 @nproc_option
 @shortcuts_option
-@printing
-@choosing
+@output_options
+@plugin_options
 @observing
 @outlasted_output()
 def train(  # noqa: PLR0913 - a parameter for each option
@@ -151,8 +157,8 @@ def _warn_of_drift(output: Output, words: Sequence[str], config: RunConfig) -> N
 
 @hookline.command()
 @words_argument
-@printing
-@choosing
+@output_options
+@plugin_options
 def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
     """Check a run without training it.
 
@@ -183,8 +189,8 @@ def check(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
 @hookline.command()
 @click.argument("key")
 @words_argument
-@printing
-@choosing
+@output_options
+@plugin_options
 def explain(output: Output, catalog: Catalog, key: str, words: Sequence[str]) -> None:
     """Show the value of KEY in a run, and its origin.
 
@@ -219,7 +225,7 @@ def explain(output: Output, catalog: Catalog, key: str, words: Sequence[str]) ->
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
 @click.option("--target", "column", metavar="COLUMN", help="Column of DATAFILE to predict.")
 @click.option("--task", type=click.Choice(["regression", "classification"]), help="How to treat the target.")
-@printing
+@output_options
 def init(
     output: Output, datafile: Path | None, target: Path, force: bool, column: str | None, task: str | None
 ) -> None:
@@ -259,7 +265,7 @@ def init(
     metavar="DIR",
     help="Folder to create.  [default: hookline-NAME]",
 )
-@printing
+@output_options
 def new(output: Output, kind: str, name: str, folder: Path | None) -> None:
     """Create a distribution with one plugin.
 
@@ -296,8 +302,8 @@ def new(output: Output, kind: str, name: str, folder: Path | None) -> None:
 
 
 @hookline.command()
-@printing
-@choosing
+@output_options
+@plugin_options
 def schema(output: Output, catalog: Catalog) -> None:
     """Print a JSON Schema of a config, for editors."""
     from hookline.cli.schema import config_schema
@@ -309,7 +315,7 @@ def schema(output: Output, catalog: Catalog) -> None:
 
 
 @hookline.command()
-@printing
+@output_options
 def version(output: Output) -> None:
     """Print the versions of Hookline and its dependencies."""
     import platform
@@ -337,7 +343,7 @@ def version(output: Output) -> None:
 
 @hookline.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
-@printing
+@output_options
 def completion(output: Output, shell: str) -> None:
     """Print the completion script for a shell.
 

@@ -16,13 +16,13 @@ import msgspec
 from hookline.cli.arguments import (
     ListByDefault,
     callbacks_of_train,
-    choosing,
     entry_values,
     find,
     load_words,
     local_files,
     option_values,
-    printing,
+    output_options,
+    plugin_options,
     words_argument,
 )
 from hookline.cli.command import Command
@@ -30,7 +30,7 @@ from hookline.cli.completion import complete_kind_and_words, complete_name, spli
 from hookline.cli.output import Output
 from hookline.config.loading import named_entries
 from hookline.engine.errors import ConfigError, Fault, PluginError
-from hookline.engine.plugin.catalog import KINDS, Catalog, Entry
+from hookline.engine.plugin.catalog import COMMAND, KINDS, Catalog, Entry
 from hookline.engine.plugin.plugin import combined
 from hookline.engine.words import did_you_mean
 from hookline.runs.lock import make_lock, read_lock
@@ -50,18 +50,20 @@ def plugins() -> None:
 @plugins.command("list")
 @click.argument("words", nargs=-1, metavar="[KIND] [CONFIG] [KEY=VALUE]...", shell_complete=complete_kind_and_words)
 @click.option("--order", is_flag=True, help="List the plugins called for each hook, in order.")
-@printing
-@choosing
+@output_options
+@plugin_options
 def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: bool) -> None:
     """List the installed plugins, without importing any.
 
-    KIND is data, model, loss, optimizer, parallel or callback. The column "state" refers to the run that `hookline
+    KIND is data, model, loss, optimizer, parallel or callback, or command: the commands that distributions add, which
+    are listed on their own. The column "state" refers to the run that `hookline
     train` would train with CONFIG and KEY=VALUE.
     """
-    kind, words = (words[0], words[1:]) if words and words[0] in KINDS else (None, words)
+    kinds = (*KINDS, COMMAND)
+    kind, words = (words[0], words[1:]) if words and words[0] in kinds else (None, words)
     path, overrides = split_words(words)
     if path and not Path(path).exists():
-        hint = did_you_mean(path, KINDS)
+        hint = did_you_mean(path, kinds)
         raise ConfigError(f"{path!r} is neither a kind of plugin nor a config file", hint=hint)
     if order and kind:
         raise ConfigError("--order lists the plugins of all kinds", hint=f"omit {kind!r}")
@@ -131,8 +133,8 @@ def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None
     metavar="SECONDS",
     help="Time limit for each plugin.",
 )
-@printing
-@choosing
+@output_options
+@plugin_options
 def check_plugins(
     output: Output,
     catalog: Catalog,
@@ -182,8 +184,8 @@ def _inspection_row(entry: Entry, catalog: Catalog, inspection: Inspection) -> l
 @click.command(cls=Command)
 @click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("name", shell_complete=complete_name)
-@printing
-@choosing
+@output_options
+@plugin_options
 def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
     """Show a plugin and its options.
 
@@ -219,8 +221,8 @@ def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
 @click.command(cls=Command)
 @words_argument
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="File to write.")
-@printing
-@choosing
+@output_options
+@plugin_options
 def lock(output: Output, catalog: Catalog, words: Sequence[str], target: Path | None) -> None:
     """Record the code of a run's plugins in a lock file.
 

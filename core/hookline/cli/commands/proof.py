@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hookline.cli.arguments import choosing, load_words, printing, words_argument
+from hookline.cli.arguments import load_words, output_options, plugin_options, words_argument
 from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import plan_lines
@@ -48,8 +48,8 @@ _WIDTH = 15
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="SEED", help="Seed of the kills; random by default.")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep both runs in this new folder.")
-@printing
-@choosing
+@output_options
+@plugin_options
 def prove_resume(
     output: Output,
     catalog: Catalog,

@@ -13,9 +13,9 @@ import click
 from hookline.cli.arguments import (
     ListByDefault,
     added_callbacks,
-    choosing,
     noting_missing_files,
-    printing,
+    output_options,
+    plugin_options,
     unwanted_callbacks,
     watched_imports,
 )
@@ -75,8 +75,8 @@ run_argument = click.argument("run", shell_complete=complete_run)
 @click.option("--allow-changed-data", is_flag=True, help="Resume even if the training data changed.")
 @nproc_option
 @shortcuts_option
-@printing
-@choosing
+@output_options
+@plugin_options
 @observing
 @outlasted_output()
 def resume(  # noqa: PLR0913, PLR0917 - a parameter for each option
@@ -188,7 +188,7 @@ def runs() -> None:
 @runs.command("list")
 @runs_option
 @click.option("--all", "has_all", is_flag=True, help=f"List all runs, not only the newest {_NEWEST}.")
-@printing
+@output_options
 def list_(output: Output, parent: Path, has_all: bool) -> None:
     """List the runs, newest last.
 
@@ -210,7 +210,7 @@ def list_(output: Output, parent: Path, has_all: bool) -> None:
 @runs.command()
 @run_argument
 @runs_option
-@printing
+@output_options
 def show(output: Output, run: str, parent: Path) -> None:
     """Show the details of a run.
 
@@ -228,7 +228,7 @@ def show(output: Output, run: str, parent: Path) -> None:
 @click.argument("first", shell_complete=complete_run)
 @click.argument("second", shell_complete=complete_run)
 @runs_option
-@printing
+@output_options
 def diff(output: Output, first: str, second: str, parent: Path) -> None:
     """Show the differences between two runs.
 
@@ -252,7 +252,7 @@ def diff(output: Output, first: str, second: str, parent: Path) -> None:
 )
 @click.option("--log", "is_log", is_flag=True, help="Use a logarithmic scale.")
 @runs_option
-@printing
+@output_options
 def plot(output: Output, names: Sequence[str], metrics: Sequence[str], is_log: bool, parent: Path) -> None:
     """Plot metrics of runs over their steps.
 
@@ -306,7 +306,7 @@ def _metrics_of(curves: Sequence[tuple[str, Curve]]) -> list[str]:
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--force", is_flag=True, help="Also remove foreign files, or a run with a broken record.")
 @runs_option
-@printing
+@output_options
 def rm(output: Output, names: Sequence[str], is_sure: bool, force: bool, parent: Path) -> None:
     """Remove run folders.
 
@@ -360,7 +360,7 @@ def _confirm(paths: Sequence[Path]) -> None:
 @runs.command()
 @run_argument
 @runs_option
-@printing
+@output_options
 def path(output: Output, run: str, parent: Path) -> None:
     """Print the path of a run folder.
 

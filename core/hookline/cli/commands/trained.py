@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from hookline.cli.arguments import choosing, noting_missing_files, printing
+from hookline.cli.arguments import noting_missing_files, output_options, plugin_options
 from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
@@ -109,8 +109,8 @@ def _on_streams(command: _Command) -> _Command:
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Evaluate only this split; repeatable.")
 @_checkpoint
 @runs_option
-@printing
-@choosing
+@output_options
+@plugin_options
 def eval_(
     output: Output,
     catalog: Catalog,
@@ -158,8 +158,8 @@ def eval_(
 @_overrides
 @_checkpoint
 @runs_option
-@printing
-@choosing
+@output_options
+@plugin_options
 @_writing
 @ended_at_once()
 @_on_streams
@@ -211,8 +211,8 @@ def predict(
 @_choosing_form
 @_checkpoint
 @runs_option
-@printing
-@choosing
+@output_options
+@plugin_options
 @_writing
 @ended_at_once()
 def export(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hookline.cli.arguments import choosing, load_words, printing, words_argument
+from hookline.cli.arguments import load_words, output_options, plugin_options, words_argument
 from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import plan_lines
@@ -31,8 +31,8 @@ from hookline.shortcuts.light_optimizer import light_optimizer
     metavar="N",
     help="Number of steps.",
 )
-@printing
-@choosing
+@output_options
+@plugin_options
 def lr_find(
     output: Output, catalog: Catalog, words: Sequence[str], start_lr: float, end_lr: float, num_steps: int
 ) -> None:
@@ -75,8 +75,8 @@ def lr_find(
     metavar="FILE",
     help="Also write a trace to this file, for https://ui.perfetto.dev.",
 )
-@printing
-@choosing
+@output_options
+@plugin_options
 def profile(output: Output, catalog: Catalog, words: Sequence[str], num_steps: int, target: Path | None) -> None:
     """Measure where a run spends its time.
 

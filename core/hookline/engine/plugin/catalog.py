@@ -25,8 +25,12 @@ from hookline.engine.words import did_you_mean
 KINDS = ("data", "model", "loss", "optimizer", "parallel", "callback")
 """The kinds of plugin, in the order in which a run builds them."""
 
+COMMAND = "command"
+"""The kind of entry that adds a command to the command line; it is no part of a run."""
+
 OWN_DISTRIBUTION = "hookline"
-_GROUP_OF_KIND = {f"hookline.{kind}": kind for kind in KINDS}
+_ORDER = (*KINDS, COMMAND)
+_GROUP_OF_KIND = {f"hookline.{kind}": kind for kind in _ORDER}
 _DEFAULTS_GROUP = "hookline.defaults"
 
 
@@ -35,7 +39,7 @@ class Entry:
     """An installed plugin, as declared in the metadata of its distribution.
 
     Attributes:
-        kind: One of ``KINDS``.
+        kind: One of ``KINDS``, or ``"command"``.
         name: The entry point's name, which is the plugin's name.
         value: The object reference, ``module:attribute``.
         distribution: Name of the distribution that declares it.
@@ -93,6 +97,7 @@ class Catalog:
 
     Attributes:
         entries: Every plugin, sorted by kind, name and distribution.
+        commands: Every command, likewise.
         problems: One sentence for each distribution whose entry points cannot be read.
 
     Example:
@@ -107,10 +112,12 @@ class Catalog:
         defaults: Iterable[EntryPoint] = (),
         problems: Sequence[str] = (),
     ) -> None:
-        self.entries = tuple(sorted(entries, key=lambda e: (KINDS.index(e.kind), e.name, e.distribution)))
+        self._all = tuple(sorted(entries, key=lambda e: (_ORDER.index(e.kind), e.name, e.distribution)))
+        self.entries = tuple(entry for entry in self._all if entry.kind != COMMAND)
+        self.commands = tuple(entry for entry in self._all if entry.kind == COMMAND)
         self.problems = tuple(problems)
         self._defaults = {entry_point.name: entry_point for entry_point in defaults}
-        self._offers = Counter((entry.kind, entry.name) for entry in self.entries if not entry.blocked_by)
+        self._offers = Counter((entry.kind, entry.name) for entry in self._all if not entry.blocked_by)
 
     @classmethod
     def installed(cls) -> Catalog:
@@ -146,7 +153,7 @@ class Catalog:
     def with_entries(self, entries: Iterable[Entry]) -> Catalog:
         """Return a catalog with additional plugins, such as those of a file."""
         more = tuple(entries)
-        return self._changed((*self.entries, *more)) if more else self
+        return self._changed((*self._all, *more)) if more else self
 
     def restricted(self, *, allow: Collection[str] | None = None, deny: Collection[str] = (), by: str) -> Catalog:
         """Return a catalog in which the plugins of some distributions may not be used.
@@ -170,14 +177,14 @@ class Catalog:
                 return replace(entry, blocked_by=by.format("allow"))
             return entry
 
-        return self._changed(map(checked, self.entries))
+        return self._changed(map(checked, self._all))
 
     def _changed(self, entries: Iterable[Entry]) -> Catalog:
         return Catalog(entries, defaults=self._defaults.values(), problems=self.problems)
 
     def of_kind(self, kind: str) -> tuple[Entry, ...]:
-        """Return the plugins of a kind, sorted by name."""
-        return tuple(entry for entry in self.entries if entry.kind == kind)
+        """Return the plugins of a kind, or the commands, sorted by name."""
+        return tuple(entry for entry in self._all if entry.kind == kind)
 
     def names(self, kind: str) -> list[str]:
         """Return the names by which a config can name the plugins of a kind; ambiguous ones are qualified."""
@@ -224,10 +231,11 @@ class Catalog:
     def default(self, part: str) -> Any:
         """Return a default that Hookline's own distribution declares.
 
-        The parts are ``run``, ``terminal``, ``json``, ``keep`` and ``ranks`` (tables of a config), ``starter`` (a
-        function that suggests a config for a data file, with its reasons), ``given-arrays`` (a function that makes a
-        data source of arrays), ``parent`` (a function that returns the folder of the runs), ``proof``, ``fast`` and
-        ``overfit`` (functions that return the overrides of a proof or a trial), and ``moved`` (new names of renamed
-        keys). Other distributions cannot declare defaults, so installing one does not change a run.
+        The parts are ``commands`` (summaries of Hookline's own commands among the plugins, by name), ``run``,
+        ``terminal``, ``json``, ``keep`` and ``ranks`` (tables of a config), ``starter`` (a function that suggests a
+        config for a data file, with its reasons), ``given-arrays`` (a function that makes a data source of arrays),
+        ``parent`` (a function that returns the folder of the runs), ``proof``, ``fast`` and ``overfit`` (functions that
+        return the overrides of a proof or a trial), and ``moved`` (new names of renamed keys). Other distributions
+        cannot declare defaults, so installing one does not change a run.
         """
         return self._defaults[part].load()
