@@ -110,16 +110,13 @@ class SaveCheckpoints:
 
     @hookimpl
     def on_run_error(self, run: RunView) -> None:
-        """Wait for a save in the background; the other ranks may no longer be there to complete one."""
-        if self._saving and self._saving.save.is_together:
-            self._saving.abandon()
-            self._saving = None
-        self._finish(run, must_succeed=False)
+        """Wait for a save in the background."""
+        self._leave(run)
 
     @hookimpl
     def on_run_end(self, run: RunView) -> None:
         """Wait for a save in the background: a program that leaves the steps of a run ends it without another save."""
-        self._finish(run, must_succeed=False)
+        self._leave(run)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best values of the metric, and the place of the last save: the current one, in a checkpoint."""
@@ -199,6 +196,12 @@ class SaveCheckpoints:
             run.warn(f"{saving.prune_error.message}; trying again after the next save")
         if saving.error:
             self._report_failure(run, saving.error, must_succeed=must_succeed)
+
+    def _leave(self, run: RunView) -> None:
+        if self._saving and self._saving.save.is_together:  # the other ranks may not come to complete it
+            self._saving.abandon()
+            self._saving = None
+        self._finish(run, must_succeed=False)
 
     def _is_written_by_all(self, run: RunView, saving: _Saving) -> bool:
         """Return whether all ranks have written their parts in the background: on all of them after the same step."""

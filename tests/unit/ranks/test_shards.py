@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from hookline import CheckpointError, Run, resume
 from hookline.engine import Ranks
 from hookline.runs import RunFolder, begin_save, give_folder, read_checkpoint
+from hookline.runs.disk import together
 from hookline.runs.disk.checkpoint import CHECKPOINTS, check_checkpoint, checkpoints_in, read_manifest
 from hookline.runs.disk.durable_files import TEMPORARY
 from hookline.runs.disk.encoding import DTYPES, encode, safetensors_in_pieces
@@ -193,6 +194,37 @@ def test_a_rank_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
         assert "rank 1: " in message
         assert "No such file or directory" in message
         assert hint == "put the folder of the runs on a file system that all ranks see"
+
+
+def test_checkpoints_that_one_rank_does_not_see_are_left_alone(saved: tuple[Path, list[Any]], tmp_path: Path) -> None:
+    there = copied(saved[0], tmp_path, keep=9)
+    names = [path.name for path in checkpoints_in(there / CHECKPOINTS)]
+
+    def task(ranks: Ranks) -> Any:
+        if ranks.rank == 1:  # as on a machine with a disk of its own
+            vars(together)["Path"] = lambda path: tmp_path / "elsewhere" / Path(path).name
+        return resume(there, plugins=PLUGINS, ranks=ranks).step
+
+    first, _ = in_ranks(2, task)
+    assert first["error"] == "UnreadableError"
+    assert "rank 1: " in first["text"]
+    assert "is not there\n  = put the folder of the runs on a file system that all ranks see" in first["text"]
+    assert [path.name for path in checkpoints_in(there / CHECKPOINTS)] == names
+
+
+def test_a_program_that_leaves_a_run_drops_what_its_ranks_write_in_the_background(tmp_path: Path) -> None:
+    def task(ranks: Ranks) -> Any:
+        run = job(ranks, tmp_path, in_background=True, every_steps=1)
+        for step in run.steps():
+            if step.step == 4:
+                break
+        return [run.step, ranks.gather(None)][:1]
+
+    assert in_ranks(2, task) == [[4]] * 2
+    paths = checkpoints_in(tmp_path / "0001-it" / CHECKPOINTS)
+    assert paths
+    assert {check_checkpoint(path).step for path in paths} < {1, 2, 3, 4}
+    assert [*tmp_path.rglob(f"{TEMPORARY}*")] == []
 
 
 def test_parts_are_written_in_the_background_and_completed_by_all(tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ class SaveTogether(Save):
         from hookline.runs.disk.shards import shards_of
 
         names = [shard_name(rank, len(of_ranks)) for rank in range(len(of_ranks))]
+        if any(boxes.keys() != of_ranks[0].keys() for boxes in of_ranks):
+            raise CheckpointError("the ranks have different tensors that are shared out: a state has the same on each")
         shards = shards_of(self._tensors, dict(zip(names, of_ranks, strict=True)))
         if self._ranks.is_zero:
             self._files[SHARDS] = to_json(shards)
@@ -238,6 +240,8 @@ class ReadTogether:
 
     def _check(self, path: Path) -> None:
         def own() -> None:
+            if not path.is_dir():  # rank 0 has read its manifest
+                raise UnreadableError(f"{path} is not there", hint=_SEEN_BY_ALL)
             names = sorted(filter(is_shard, files := read_manifest(path).files))
             check_files(path, {name: files[name] for name in names[self._ranks.rank :: self._ranks.world_size]})
 
@@ -256,7 +260,7 @@ def together(ranks: Ranks, task: Callable[[], Any]) -> list[Any]:
     except CheckpointError as error:
         told = [error.message, error.hint or "", not isinstance(error, UnreadableError)]
     except OSError as error:
-        told = [f"{error.filename}: {reason(error)}", _SEEN_BY_ALL if ranks.rank else "", True]
+        told = [f"{error.filename}: {reason(error)}", "", True]
     answers = ranks.gather([*told, result])
     failed = [(rank, *answer[:3]) for rank, answer in enumerate(answers) if answer[0]]
     if failed:
