@@ -29,7 +29,7 @@ import hookline.ranks.watch
 import hookline.runs.resuming
 from hookline.cli import main
 from hookline.config.loading import load_config
-from hookline.engine.plugin.catalog import Catalog
+from hookline.config.plugins.catalog import Catalog
 from hookline.runs import RunRecord
 from support import HANG_S
 

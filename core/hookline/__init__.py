@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from hookline import trials as trials
     from hookline.config.from_arrays import from_arrays
     from hookline.config.loading import load_config
-    from hookline.config.plugin_file import plugin
+    from hookline.config.plugins.catalog import Catalog
+    from hookline.config.plugins.options import Secret
+    from hookline.config.plugins.plugin_file import plugin
+    from hookline.config.run_config import RunConfig
     from hookline.config.training import train
     from hookline.engine.data import DataSource, Predictor
     from hookline.engine.errors import (
@@ -44,9 +47,6 @@ if TYPE_CHECKING:
     )
     from hookline.engine.hookspecs import hookimpl
     from hookline.engine.loop.run import Run
-    from hookline.engine.plugin.catalog import Catalog
-    from hookline.engine.plugin.options import Secret
-    from hookline.engine.plugin.run_config import RunConfig
     from hookline.engine.result import Outcome, RunResult, Step
     from hookline.engine.view import Metric, RunView
     from hookline.runs.resuming import resume
@@ -56,9 +56,11 @@ if TYPE_CHECKING:
 _HOME = {
     "config.from_arrays": ("from_arrays",),
     "config.loading": ("load_config",),
-    "config.plugin_file": ("plugin",),
+    "config.plugins.catalog": ("Catalog",),
+    "config.plugins.options": ("Secret",),
+    "config.plugins.plugin_file": ("plugin",),
+    "config.run_config": ("RunConfig",),
     "config.training": ("train",),
-    "engine.plugin.run_config": ("RunConfig",),
     "engine.data": (
         "DataSource",
         "Predictor",
@@ -79,8 +81,6 @@ _HOME = {
     ),
     "engine.hookspecs": ("hookimpl",),
     "engine.loop.run": ("Run",),
-    "engine.plugin.catalog": ("Catalog",),
-    "engine.plugin.options": ("Secret",),
     "engine.result": (
         "Outcome",
         "RunResult",

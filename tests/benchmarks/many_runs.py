@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 
 from hookline import load_config
-from hookline.engine.files import read_file
-from hookline.engine.plugin.options import lasting
+from hookline.config.files import read_file
+from hookline.config.plugins.options import lasting
 from hookline.runs import Attempt, BestValue, RunFolder, RunRecord
 from hookline.runs.identity import plugins_of
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from hookline import Catalog, DataSource, RunView, from_arrays, hookimpl
-from hookline.engine import Entry
+from hookline.config import Entry
 from hookline.runs import RunFolder, folder_of, give_folder
 from hookline.testing import check_plugin
 from hookline_plugins.callbacks.checkpoint import SaveCheckpoints

@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from hookline import Catalog, ConfigError, DataSource, Run, load_config
-from hookline.engine import Entry
-from hookline.engine.plugin.plugin import load_plugin
+from hookline.config import Entry
+from hookline.config.plugins.plugin import load_plugin
 from hookline.runs.config_text import commented_toml, option_lines
 from support import FIXTURES
 

@@ -20,10 +20,11 @@ import hookline as door
 from hookline import Catalog
 from hookline.cli.commands.main import hookline as command
 from hookline.cli.lazy_group import LazyGroup
-from hookline.engine import KINDS, Entry, PluginRules, errors
-from hookline.engine.plugin.hook_checks import HOOKS
-from hookline.engine.plugin.options import options_of
-from hookline.engine.plugin.plugin import load_plugin
+from hookline.config import KINDS, Entry, PluginRules
+from hookline.config.plugins.options import options_of
+from hookline.config.plugins.plugin import load_plugin
+from hookline.engine import errors
+from hookline.engine.plugin.hook_names import HOOKS
 from hookline.engine.train_options import TrainOptions
 from support import ROOT
 

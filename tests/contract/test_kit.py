@@ -19,9 +19,9 @@ from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
 
 import hookline.testing as kit
 from hookline import Catalog, ConfigError, DataSource, Run, hookimpl
-from hookline.engine import KINDS
-from hookline.engine.plugin.hook_checks import HOOKS
-from hookline.engine.plugin.plugin import Plugin, load_plugin
+from hookline.config import KINDS
+from hookline.config.plugins.plugin import Plugin, load_plugin
+from hookline.engine.plugin.hook_names import HOOKS
 from hookline.testing import CHECKS, RULES, HostedRun, check_plugin, conformance, skip
 from hookline.testing.kit import Check, Subject, run_check
 from hookline.testing.parts import Recorder

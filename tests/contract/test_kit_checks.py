@@ -660,7 +660,7 @@ class FindsItsTrace:
     @hookimpl
     def on_run_start(self, run: Run) -> None:
         if Path("trace").exists():
-            run._position.step += 100
+            run._loop.position.step += 100
         Path("trace").touch()
 
 
@@ -686,7 +686,7 @@ class MovesTheCount:
 
     @hookimpl
     def on_epoch_start(self, run: Run) -> None:
-        run._position.step += 100
+        run._loop.position.step += 100
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------

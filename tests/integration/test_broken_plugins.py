@@ -698,7 +698,7 @@ def test_unreadable_entry_points_are_reported_by_each_affected_command(
 
 RENAMING = """
 import sys
-from hookline.engine.plugin import hook_checks
+from hookline.config.plugins import hook_checks
 hook_checks.RENAMED["on_epoch_end"] = {{"scores": hook_checks.Renamed(new="metrics", since="0.1", removed_in="0.3")}}
 sys.argv = ["hookline", *{words!r}]
 from hookline.cli import main

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hookline.cli.scaffold.folder import folder_faults
-from hookline.engine.plugin.catalog import KINDS
+from hookline.config.plugins.catalog import KINDS
 from support import ROOT, Environment, make_environment, run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]

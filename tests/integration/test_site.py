@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import hookline as door
-from hookline.engine.plugin.hook_checks import HOOKS
+from hookline.engine.plugin.hook_names import HOOKS
 from support import ROOT
 
 for needed in ("sphinx", "myst_parser", "furo"):

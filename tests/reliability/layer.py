@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from hookline.engine import files as reading
+from hookline.config import files as reading
 from hookline.runs.disk import durable_files as writing
 from hookline.runs.disk import occupancy as locking
 

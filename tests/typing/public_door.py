@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import hookline
 from hookline import DataSource, Run, RunConfig, RunResult, load_config
-from hookline.engine import PluginChoice, Ranks, TrainOptions
-from hookline.engine.plugin.run_config import Setting
+from hookline.config import PluginChoice
+from hookline.config.run_config import Setting
+from hookline.engine import Ranks, TrainOptions
 from hookline.runs import folder_of, identity_of
 
 OUTCOMES = Literal["completed", "stopped", "interrupted", "failed"]
@@ -42,7 +43,7 @@ def check_run() -> None:
         assert_type(step.loss, Tensor)
     assert_type(run.outcome, OUTCOMES | None)
     assert_type(run.result(), RunResult)
-    assert_type(run.config, RunConfig)
+    assert_type(run.config.settings, Mapping[str, Any])
     assert_type(run.data, DataSource)
     assert_type(run.model, nn.Module)
     assert_type(run.optimizer, torch.optim.Optimizer)
@@ -103,10 +104,10 @@ def check_config() -> None:
 
 def check_catalog() -> None:
     catalog = assert_type(hookline.Catalog.installed(), hookline.Catalog)
-    entry = assert_type(catalog.find("model", "linear"), hookline.engine.Entry)
+    entry = assert_type(catalog.find("model", "linear"), hookline.config.Entry)
     assert_type(entry.qualified_name, str)
-    assert_type(catalog.of_kind("model"), tuple[hookline.engine.Entry, ...])
-    assert_type(hookline.engine.KINDS, tuple[str, str, str, str, str, str])
+    assert_type(catalog.of_kind("model"), tuple[hookline.config.Entry, ...])
+    assert_type(hookline.config.KINDS, tuple[str, str, str, str, str, str])
 
 
 def check_errors() -> None:

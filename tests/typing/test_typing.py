@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hookline import Run, hookimpl, load_config
-from hookline.engine.plugin.hook_checks import HOOKS
+from hookline.engine.plugin.hook_names import HOOKS
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".mypy_cache" / "typing"

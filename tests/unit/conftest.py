@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from hookline import Catalog
-from hookline.engine import Entry
+from hookline.config import Entry
 
 _OWN = {
     "data": {"synthetic-linear": "data.synthetic:SyntheticLinear", "csv": "data.tables.table:Table"},
@@ -40,7 +40,8 @@ def catalog_with() -> Callable[..., Catalog]:
         for kind, named in _OWN.items()
         for name, value in named.items()
     ]
-    defaults = [EntryPoint("run", "hookline_plugins.defaults:RUN", "hookline.defaults")]
+    declared = {"run": "defaults:RUN", "hooks": "default_hooks:DefaultHooks"}
+    defaults = [EntryPoint(name, f"hookline_plugins.{value}", "hookline.defaults") for name, value in declared.items()]
 
     def make(*entries: Entry) -> Catalog:
         return Catalog([*own, *entries], defaults=defaults)

@@ -89,8 +89,8 @@ def main() -> None:
 def _report(output: Output, error: BaseException) -> int:
     """Print an error, unless another rank does, and return its exit code."""
     from hookline.cli.ranks import is_said_elsewhere
+    from hookline.config.plugins.catalog import Catalog
     from hookline.engine.errors import HooklineError
-    from hookline.engine.plugin.catalog import Catalog
 
     code = error.exit_code if isinstance(error, HooklineError) else 1
     output.is_silent = is_said_elsewhere(output, code)

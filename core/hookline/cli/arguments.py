@@ -20,11 +20,11 @@ from hookline.cli.import_watch import ImportWatch
 from hookline.cli.output import Output
 from hookline.config.layers import read_overrides
 from hookline.config.loading import load_config
-from hookline.config.plugin_file import LocalEntry, entries_of_file
+from hookline.config.plugins.catalog import Catalog, Entry
+from hookline.config.plugins.plugin import combined
+from hookline.config.plugins.plugin_file import LocalEntry, entries_of_file
+from hookline.config.run_config import OFF, SHOWN, Origin, RunConfig, Setting
 from hookline.engine.errors import ConfigError, Fault, PluginError, text_of
-from hookline.engine.plugin.catalog import Catalog, Entry
-from hookline.engine.plugin.plugin import combined
-from hookline.engine.plugin.run_config import OFF, SHOWN, Origin, RunConfig, Setting
 from hookline.engine.read_only import ReadOnly
 from hookline.runs.lock import Lock, read_lock
 from hookline.runs.record import RunRecord

@@ -10,9 +10,9 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import KINDS, Catalog
+from hookline.config.run_config import SINGLE_KINDS
 from hookline.engine.errors import HooklineError
-from hookline.engine.plugin.catalog import KINDS, Catalog
-from hookline.engine.plugin.run_config import SINGLE_KINDS
 from hookline.runs.names import run_names
 
 _HARMLESS = re.compile(r"[\w.:/@%+=-]+")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hookline.cli.output import Output
     from hookline.engine.loop.run import Run
     from hookline.engine.plugin.observer import Observer
-    from hookline.engine.plugin.run_config import RunConfig
+    from hookline.engine.view import ConfigView
     from hookline.trials.ledger import Ledger
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
@@ -46,7 +46,7 @@ class Observers:
         """The observers that were requested."""
         return [observer for observer in (self.trace, self.ledger) if observer]
 
-    def print_costs(self, output: Output, config: RunConfig) -> None:
+    def print_costs(self, output: Output, config: ConfigView) -> None:
         """Print the ledger if it was requested."""
         from hookline.cli.printing.costs import print_ledger
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hookline.testing.import_probe import FOLDER, state_of_process
 
 if TYPE_CHECKING:
-    from hookline.engine.plugin.catalog import Entry
+    from hookline.config.plugins.catalog import Entry
 
 
 class ImportWatch:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from hookline.cli.command import Command
+from hookline.config.plugins.catalog import COMMAND, OWN_DISTRIBUTION, Catalog
+from hookline.config.plugins.plugin import load_plugin
 from hookline.engine.errors import HooklineError
-from hookline.engine.plugin.catalog import COMMAND, OWN_DISTRIBUTION, Catalog
-from hookline.engine.plugin.plugin import load_plugin
 from hookline.engine.words import did_you_mean
 
 if TYPE_CHECKING:

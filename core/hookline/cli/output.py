@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from hookline.config.files import reason
 from hookline.engine.errors import HooklineError, error_text
-from hookline.engine.files import reason
 from hookline.engine.words import encodable, printable
 from hookline.runs.redaction import Redaction
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hookline.cli.arguments import added_callbacks, chosen_catalog, load_words
 from hookline.cli.output import Output
-from hookline.engine.plugin.catalog import Catalog
-from hookline.engine.plugin.run_config import RunConfig
+from hookline.config.plugins.catalog import Catalog
+from hookline.config.run_config import RunConfig
 from hookline.trials.proof.driver import ORIGIN
 from hookline.trials.proof.process import carry_out
 from hookline.trials.proof.witness import Order

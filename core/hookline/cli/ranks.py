@@ -20,9 +20,9 @@ from hookline.runs.redaction import Redaction
 from hookline.runs.search import run_of_job
 
 if TYPE_CHECKING:
+    from hookline.config.plugins.catalog import Catalog
+    from hookline.config.run_config import RunConfig
     from hookline.engine.loop.run import Run
-    from hookline.engine.plugin.catalog import Catalog
-    from hookline.engine.plugin.run_config import RunConfig
     from hookline.engine.ranks import Ranks
 
 nproc_option = click.option(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, get_args
 
+from hookline.config.plugins.catalog import Catalog
+from hookline.config.plugins.choice import OnError
+from hookline.config.plugins.options import Option, options_of
+from hookline.config.plugins.plugin import load_plugin
+from hookline.config.run_config import OFF, SINGLE_KINDS, PluginRules
 from hookline.engine.errors import PluginError
-from hookline.engine.plugin.catalog import Catalog
-from hookline.engine.plugin.member import OnError
-from hookline.engine.plugin.options import Option, options_of
-from hookline.engine.plugin.plugin import load_plugin
-from hookline.engine.plugin.run_config import OFF, SINGLE_KINDS, PluginRules
 from hookline.engine.train_options import TrainOptions
 
 

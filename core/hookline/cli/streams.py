@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from hookline.config.files import reason
 from hookline.engine.errors import ConfigError, HooklineError
-from hookline.engine.files import reason
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
-    from hookline.config.plugin_file import entries_of_file
+    from hookline.config.files import memory_bytes
+    from hookline.config.plugins.catalog import KINDS, Entry
+    from hookline.config.plugins.choice import PluginChoice
+    from hookline.config.plugins.plugin_file import entries_of_file
+    from hookline.config.run_config import PluginRules
 
-_HOME = {"plugin_file": ("entries_of_file",)}
+_HOME = {
+    "files": ("memory_bytes",),
+    "plugins.catalog": ("KINDS", "Entry"),
+    "plugins.choice": ("PluginChoice",),
+    "plugins.plugin_file": ("entries_of_file",),
+    "run_config": ("PluginRules",),
+}
 
-__all__ = ["entries_of_file"]
+__all__ = ["KINDS", "Entry", "PluginChoice", "PluginRules", "entries_of_file", "memory_bytes"]
 
 if not TYPE_CHECKING:
     __getattr__ = lazy(__name__, _HOME)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hookline.engine.plugin.catalog import Catalog
+from hookline.config.plugins.catalog import Catalog
 
 
 def from_arrays(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hookline.config import toml_text
+from hookline.config.plugins.options import plain, shown
+from hookline.config.run_config import Origin
 from hookline.config.toml_positions import MAX_DEPTH, MAX_LINE, KeyPath
 from hookline.engine.errors import Fault, Location
-from hookline.engine.plugin.options import plain, shown
-from hookline.engine.plugin.run_config import Origin
 
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
 

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hookline.config.layers import Item, Source, read_overrides, read_source, walk_keys, walk_mapping
-from hookline.config.toml_positions import MAX_FAULTS, KeyPath
-from hookline.engine.errors import ConfigError, Fault, Location, PluginError
-from hookline.engine.plugin.catalog import OWN_DISTRIBUTION, Catalog, Entry
-from hookline.engine.plugin.member import OnError, PluginChoice
-from hookline.engine.plugin.options import Option, options_of, shown
-from hookline.engine.plugin.plugin import Plugin, as_faults, combined, is_called, load_plugin
-from hookline.engine.plugin.requirements import unmet
-from hookline.engine.plugin.run_config import (
+from hookline.config.plugins.catalog import OWN_DISTRIBUTION, Catalog, Entry
+from hookline.config.plugins.choice import OnError, PluginChoice
+from hookline.config.plugins.options import Option, options_of, shown
+from hookline.config.plugins.plugin import Plugin, as_faults, combined, is_called, load_plugin
+from hookline.config.plugins.requirements import unmet
+from hookline.config.run_config import (
     OFF,
     OPTIONAL_KINDS,
     SINGLE_KINDS,
@@ -28,6 +26,8 @@ from hookline.engine.plugin.run_config import (
     RunConfig,
     Setting,
 )
+from hookline.config.toml_positions import MAX_FAULTS, KeyPath
+from hookline.engine.errors import ConfigError, Fault, Location, PluginError
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean
@@ -254,7 +254,8 @@ class _Assembly:
         self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
-        return RunConfig(TrainOptions(**train), rules, tuple(choices), ReadOnly(self._settings))
+        base = self._catalog.default("hooks")
+        return RunConfig(TrainOptions(**train), rules, tuple(choices), ReadOnly(self._settings), base)
 
     def named(self) -> Named:
         """Return the plugin of each table, and the catalog restricted by the rules.

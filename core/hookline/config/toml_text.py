@@ -17,8 +17,8 @@ from typing import Any
 
 import tomli
 
+from hookline.config import files
 from hookline.config.toml_positions import KeyPath, Scan, Span, dotted, invalid, objection, scalar
-from hookline.engine import files
 from hookline.engine.errors import ConfigError, Fault, Location
 from hookline.engine.words import nearest, printable, shortened
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from hookline.config.layers import Source
 from hookline.config.loading import as_config
+from hookline.config.run_config import RunConfig
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.result import RunResult
 
 

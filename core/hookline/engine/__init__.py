@@ -11,14 +11,11 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.engine.errors import error_text, text_of
-    from hookline.engine.files import memory_bytes
     from hookline.engine.loop.evaluation import evaluation_mode
     from hookline.engine.loop.memory import first_line, is_out_of_memory
-    from hookline.engine.loop.weighted_mean import weight_of
-    from hookline.engine.plugin.catalog import KINDS, Entry
-    from hookline.engine.plugin.member import Member, PluginChoice
+    from hookline.engine.loop.weighted_mean import counted, weight_of
+    from hookline.engine.plugin.member import Member
     from hookline.engine.plugin.observer import Observer
-    from hookline.engine.plugin.run_config import PluginRules
     from hookline.engine.ranks import Parallel, Ranks
     from hookline.engine.reading.batch import (
         Forward,
@@ -31,50 +28,44 @@ if TYPE_CHECKING:
     )
     from hookline.engine.rng import RandomMark
     from hookline.engine.train_options import TrainOptions
-    from hookline.engine.view import Evaluated, Trial
+    from hookline.engine.view import Evaluated, Guard, Trial
     from hookline.engine.words import did_you_mean, encodable, nearest, printable
 
 _HOME = {
     "errors": ("error_text", "text_of"),
-    "files": ("memory_bytes",),
     "reading.batch": ("Forward", "brief", "count_examples", "part_of", "prediction_of", "tensors_in", "with_parts"),
     "loop.evaluation": ("evaluation_mode",),
-    "loop.weighted_mean": ("weight_of",),
+    "loop.weighted_mean": ("counted", "weight_of"),
     "loop.memory": ("first_line", "is_out_of_memory"),
     "ranks": ("Parallel", "Ranks"),
     "rng": ("RandomMark",),
-    "plugin.run_config": ("PluginRules",),
-    "plugin.catalog": ("KINDS", "Entry"),
-    "plugin.member": ("Member", "PluginChoice"),
+    "plugin.member": ("Member",),
     "plugin.observer": ("Observer",),
     "train_options": ("TrainOptions",),
-    "view": ("Evaluated", "Trial"),
+    "view": ("Evaluated", "Guard", "Trial"),
     "words": ("did_you_mean", "encodable", "nearest", "printable"),
 }
 
 __all__ = [
-    "KINDS",
-    "Entry",
     "Evaluated",
     "Forward",
+    "Guard",
     "Member",
     "Observer",
     "Parallel",
-    "PluginChoice",
-    "PluginRules",
     "RandomMark",
     "Ranks",
     "TrainOptions",
     "Trial",
     "brief",
     "count_examples",
+    "counted",
     "did_you_mean",
     "encodable",
     "error_text",
     "evaluation_mode",
     "first_line",
     "is_out_of_memory",
-    "memory_bytes",
     "nearest",
     "part_of",
     "prediction_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,6 +84,7 @@ class DataSource:
         return {name: dataset for name, dataset in named.items() if dataset is not None}
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """Turns a file into inputs of a trained model, and its predictions into columns.
 

@@ -19,18 +19,11 @@ a note that names the plugin, the hook and the distribution.
 
 from __future__ import annotations
 
-import dataclasses
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from hookline.engine.words import printable
-
-_OWN = ("<", str(Path(__file__).parents[1]))
-_LIBRARY = str(Path(dataclasses.__file__).parent)
-"""Prefixes of file names to skip in a traceback: Hookline and the standard library, whose folder may hold packages."""
 
 
 def text_of(error: BaseException) -> str:
@@ -50,27 +43,6 @@ def text_of(error: BaseException) -> str:
 def error_text(error: BaseException) -> str:
     """Return the type and text of an error, as ``text_of`` does."""
     return f"{type(error).__name__}: {text_of(error)}"
-
-
-def describe_error(error: BaseException) -> str:
-    """Return the type, text and place of an error raised by code outside Hookline.
-
-    >>> try:
-    ...     {}["gpu"]
-    ... except KeyError as error:
-    ...     print(describe_error(error).partition(" (")[0])
-    KeyError: 'gpu'
-    """
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(_OWN)
-        and ("site-packages" in frame.filename or not frame.filename.startswith(_LIBRARY))
-    ]
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    if isinstance(error, SyntaxError):
-        where = f" ({error.filename}:{error.lineno})"
-    return f"{error_text(error)}{where}"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hookline.engine.data import DataSource, Predictor
     from hookline.engine.ranks import Parallel
     from hookline.engine.result import Outcome
-    from hookline.engine.view import Evaluated, Metric, RunView, Trial
+    from hookline.engine.view import Evaluated, Guard, Metric, RunView, Trial
 
 
 PROJECT = "hookline"
@@ -203,6 +203,23 @@ def build_optimizer(run: RunView, model: nn.Module) -> Optimizer:
 
     Returns:
         An optimizer over parameters of that model.
+
+    Since 0.1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_guard(run: RunView) -> Guard:
+    """Make the check of losses and gradients, which keeps what is not finite from the weights.
+
+    Called after ``build_optimizer``. Without a plugin that implements it, the check is that of ``train.non_finite``.
+
+    Args:
+        run: The run under construction; it has ``data``, ``model``, ``loss`` and ``optimizer``.
+
+    Returns:
+        A ``hookline.engine.Guard``, which the steps ask as ``run.finite_guard``.
 
     Since 0.1.
     """

@@ -91,20 +91,40 @@ class Trial:
     attributing: Callable[..., AbstractContextManager[None]]
 
 
-class Guard(Protocol):
-    """The check that losses and gradients are finite (``train.non_finite``)."""
+class Guard:
+    """The check of losses and gradients in a step; this class accepts all.
 
-    def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:
+    Attributes:
+        has_skipped: Whether the update of the last step was skipped; reset when the step is counted.
+        is_used: Whether a plugin has asked for it.
+    """
+
+    has_skipped = is_used = False
+
+    def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:  # noqa: ARG002 - for subclasses
         """Return whether to continue with a loss, a scalar tensor; False to skip the step."""
+        return True
 
     def accepts_gradients(self) -> bool:
         """Return whether to continue with the gradients of the optimized parameters; False to skip the update."""
+        return True
 
     def accepts_losses(self) -> bool:
         """Return whether the losses of all ranks in this step are finite; all ask, once their gradients are not."""
+        return True
 
     def note_finite_update(self) -> None:
         """Record an update whose values were found finite elsewhere."""
+
+    def held(self, update: Callable[[], object]) -> Callable[[], object]:
+        """Return the optimizer's update, or one that does nothing once a step was not finite."""
+        return update
+
+    def check_use(self) -> None:
+        """Check, after the first step, that the step has asked for the check if it has to."""
+
+    def look(self) -> None:
+        """Wait for the device, and report a step that was not finite; called before a state or an epoch ends."""
 
 
 class ChoiceView(Protocol):

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hookline.config.plugins.choice import PluginChoice
+from hookline.config.plugins.options import Option, is_plain, options_of, plain
+from hookline.config.run_config import OFF, SHOWN, PluginRules, RunConfig
 from hookline.config.toml_text import parse_value
-from hookline.engine.plugin.member import PluginChoice
-from hookline.engine.plugin.options import Option, is_plain, options_of, plain
-from hookline.engine.plugin.run_config import OFF, SHOWN, PluginRules, RunConfig
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.view import ConfigView
 from hookline.engine.words import printable

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from hookline.config.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.runs.disk.formats import NOT_JSON
 from hookline.runs.folder import METRICS
 

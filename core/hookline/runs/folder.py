@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from hookline.config.files import reason
 from hookline.engine.errors import CheckpointError, ConfigError
-from hookline.engine.files import reason
 from hookline.engine.ranks import Ranks
 from hookline.engine.view import RunView
 from hookline.runs.disk.checkpoint import (

@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hookline.config.files import read_file
+from hookline.config.plugins.options import is_plain, plain
 from hookline.engine.errors import PluginError
-from hookline.engine.files import read_file
 from hookline.engine.hookspecs import API_VERSION
-from hookline.engine.plugin.options import is_plain, plain
 from hookline.engine.view import ConfigView, RunView
 from hookline.runs.lock import make_lock
 from hookline.runs.redaction import Redaction
@@ -22,7 +22,7 @@ from hookline.runs.redaction import Redaction
 if TYPE_CHECKING:
     from torch.utils.data import Dataset, TensorDataset
 
-    from hookline.engine.plugin.catalog import Entry
+    from hookline.config.plugins.catalog import Entry
 
 
 _SAMPLED_ROWS = 64

@@ -17,10 +17,10 @@ from typing import Literal
 
 import msgspec
 
+from hookline.config.files import read_file, reason
+from hookline.config.plugins.catalog import OWN_DISTRIBUTION, Entry
 from hookline.engine.errors import ConfigError, Fault
-from hookline.engine.files import read_file, reason
 from hookline.engine.hookspecs import API_VERSION
-from hookline.engine.plugin.catalog import OWN_DISTRIBUTION, Entry
 from hookline.runs.disk.formats import NOT_JSON
 
 _MAX_FILES_SHOWN = 5

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from hookline.config.files import read_file, reason
 from hookline.engine.errors import CheckpointError, ConfigError
-from hookline.engine.files import read_file, reason
 from hookline.runs.disk.checkpoint import CHECKPOINTS, FileSum, manifests_in
 from hookline.runs.disk.formats import NOT_JSON, Moment, check_format, format_of
 

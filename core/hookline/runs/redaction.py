@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from hookline.engine.plugin.options import is_plain
+from hookline.config.plugins.options import is_plain
 from hookline.engine.words import encodable
 
 if TYPE_CHECKING:

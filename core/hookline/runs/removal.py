@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hookline.config.files import reason
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import reason
 from hookline.runs.disk import checkpoint
 from hookline.runs.disk.checkpoint import CHECKPOINTS
 from hookline.runs.disk.durable_files import TEMPORARY, opened_folder, remove_folder, remove_opened_folder

@@ -14,12 +14,12 @@ import msgspec
 from torch import Tensor
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
+from hookline.config.run_config import OFF, SHOWN
 from hookline.engine.errors import CheckpointError, ConfigError, ContractError, DataError, Fault, HooklineError
 from hookline.engine.loop.building import Site, build_all
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.run_config import OFF, SHOWN
 from hookline.engine.ranks import Ranks
 from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes

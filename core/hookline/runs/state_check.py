@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hookline.config.run_config import RunConfig
 from hookline.engine.errors import CheckpointError, Fault
 from hookline.engine.loop.building import Site
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.rng import RandomState, preserved_rng
 from hookline.engine.view import RunView
 from hookline.runs.disk.encoding import encode
@@ -107,7 +107,7 @@ def _second_model(run: RunView) -> nn.Module | None:
     def build(site: Site) -> None:
         expect_saved_weights(site.run)
         site.parts.data = run.data
-        with RandomState(site.position.seed, "model").active():
+        with RandomState(site.run.config.train.seed, "model").active():
             site.host.first_result("build_model", run=site.run, data=run.data)
         models.append(site.host.makers.first["build_model"])
 

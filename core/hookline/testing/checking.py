@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hookline.config.plugins.catalog import KINDS, Catalog, Entry
+from hookline.config.plugins.options import plain
+from hookline.config.plugins.plugin import Plugin, load_plugin
 from hookline.engine.data import DataSource
-from hookline.engine.plugin.catalog import KINDS, Catalog, Entry
-from hookline.engine.plugin.options import plain
-from hookline.engine.plugin.plugin import Plugin, load_plugin
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.words import did_you_mean
 from hookline.testing import (
@@ -73,7 +73,7 @@ def check_plugin(
     """Run every check of a kind on a plugin, print a summary, and return the report.
 
     Args:
-        kind: One of ``hookline.engine.KINDS``.
+        kind: One of ``hookline.config.KINDS``.
         factory: The plugin: a class, a function, the name of an installed plugin, or its ``Entry``.
         data: Data for the runs of the checks. The default is the first that a run accepts of a regression, two classes
             as 0 and 1, and three class indices. Not for the kind ``data``.

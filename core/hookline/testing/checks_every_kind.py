@@ -17,7 +17,7 @@ from typing import Any
 
 import tomli
 
-from hookline.engine.plugin.options import is_plain, plain
+from hookline.config.plugins.options import is_plain, plain
 from hookline.engine.view import RunView
 from hookline.testing.kit import Broken, Subject, check, skip
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from hookline.config.plugins.options import Option, is_plain, plain
 from hookline.engine.errors import HooklineError
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.options import Option, is_plain, plain
 from hookline.testing.kit import Broken, Subject, check, new_folder, skip, whole_error
 
 _ADVICE = "keep nothing in state_dict that follows from the options, or compare it when the state is loaded"

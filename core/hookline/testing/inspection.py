@@ -16,12 +16,13 @@ from typing import Any
 import msgspec
 
 from hookline.config.loading import load_config
-from hookline.config.plugin_file import entries_of_file
+from hookline.config.plugins.catalog import Catalog, Entry
+from hookline.config.plugins.foreign_errors import describe_error
+from hookline.config.plugins.options import plain
+from hookline.config.plugins.plugin import load_plugin
+from hookline.config.plugins.plugin_file import entries_of_file
 from hookline.engine.data import DataSource
-from hookline.engine.errors import HooklineError, describe_error
-from hookline.engine.plugin.catalog import Catalog, Entry
-from hookline.engine.plugin.options import plain
-from hookline.engine.plugin.plugin import load_plugin
+from hookline.engine.errors import HooklineError
 
 _GRACE_S = 5.0
 """Time for a process that was too slow to write its traceback."""

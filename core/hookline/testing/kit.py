@@ -16,13 +16,13 @@ from typing import Any, Literal, NoReturn
 from torch import nn
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.options import copied
+from hookline.config.plugins.plugin import Plugin
+from hookline.config.run_config import RunConfig
 from hookline.engine.data import DataSource
 from hookline.engine.errors import HooklineError, error_text, text_of
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.hook_checks import MARK
-from hookline.engine.plugin.options import copied
-from hookline.engine.plugin.plugin import Plugin
-from hookline.engine.plugin.run_config import RunConfig
+from hookline.engine.plugin.hook_names import MARK
 from hookline.engine.rng import preserved_rng
 from hookline.testing import parts
 

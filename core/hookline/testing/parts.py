@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
+from hookline.config.plugins.catalog import Catalog, Entry
 from hookline.engine.data import DataSource
 from hookline.engine.hookspecs import hookimpl
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.catalog import Catalog, Entry
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.workers import Workers
 from hookline.engine.result import Outcome
@@ -37,12 +37,12 @@ _NUM_CLASSES = 3
 
 
 def closed_catalog(*entries: Entry) -> Catalog:
-    """Return a catalog of these plugins and the callbacks of every run, without defaults.
+    """Return a catalog of these plugins and the callbacks of every run, without default tables.
 
     A config cannot name other installed plugins.
     """
     found = dict.fromkeys((*entries, *_usual()[1]))
-    return Catalog(found, defaults=[EntryPoint("run", f"{__name__}:NO_DEFAULTS", "hookline.defaults")])
+    return Catalog.installed().closed(found, EntryPoint("run", f"{__name__}:NO_DEFAULTS", "hookline.defaults"))
 
 
 def usual_callbacks() -> dict[str, Any]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
+from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.building import Site, build_for_evaluation
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.catalog import Catalog
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.runs.changes import identity_changes
 from hookline.runs.folder import expect_saved_weights, saved_config
 from hookline.runs.identity import identity_of

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.building import Site
 from hookline.engine.loop.predicting import build_predictor
-from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.reading.batches import Batches
 from hookline.engine.words import did_you_mean
 from hookline.runs.folder import saved_config

@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.data import DataSource
 from hookline.engine.loop.building import Site, build_model
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.plugin.member import Member
 from hookline.engine.plugin.observer import Observer
 from hookline.engine.rng import RandomState
@@ -73,7 +73,7 @@ def _build_model_alone(data: DataSource, sites: list[Site], site: Site) -> None:
     """Build only the model, from the saved facts about the data; append its site to ``sites``."""
     expect_saved_weights(site.run)
     site.parts.data = data
-    with RandomState(site.position.seed, "model").active():
+    with RandomState(site.run.config.train.seed, "model").active():
         build_model(site)
     site.parts.loss = nn.Identity()  # it has no state, and is never called
     sites.append(site)

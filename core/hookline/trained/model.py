@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from hookline.config.run_config import RunConfig
 from hookline.engine.data import Predictor
 from hookline.engine.errors import ContractError, DataError
 from hookline.engine.loop.building import Site
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.predicting import build_predictor, output_for, predicting
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.reading.batch import brief, count_examples, placed
 from hookline.trained.weights import Weights
 

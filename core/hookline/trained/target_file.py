@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hookline.config.files import reason
 from hookline.engine.errors import ConfigError
-from hookline.engine.files import reason
 from hookline.runs.disk.durable_files import beside, sync_folder
 
 

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from hookline.config.layers import Source
 from hookline.config.loading import as_config
+from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ContractError, NonFiniteError
 from hookline.engine.loop.run import Run
-from hookline.engine.plugin.run_config import RunConfig
 
 _KEPT = 0.9
 """Weight of the previous smoothed loss in the next: a memory of about 10 steps.

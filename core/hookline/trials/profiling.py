@@ -15,10 +15,10 @@ from torch.profiler import ProfilerActivity
 
 from hookline.config.layers import Source
 from hookline.config.loading import as_config
+from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.run import Run
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.result import Step
 from hookline.engine.view import Row
 

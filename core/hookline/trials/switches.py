@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hookline.config.plugins.catalog import Catalog
+from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
-from hookline.engine.plugin.catalog import Catalog
-from hookline.engine.plugin.run_config import RunConfig
 
 
 def trial_values(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hookline import trained
-from hookline.engine import memory_bytes
+from hookline.config import memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

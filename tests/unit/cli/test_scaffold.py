@@ -11,7 +11,7 @@ import pytest
 
 from hookline import Catalog
 from hookline.cli.scaffold.scaffold import Scaffold, compatible_versions
-from hookline.engine import KINDS, Entry
+from hookline.config import KINDS, Entry
 
 NAME = "deep-net"
 Catalogs = Callable[..., Catalog]

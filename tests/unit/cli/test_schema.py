@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from hookline import Catalog, ConfigError, hookimpl, load_config
 from hookline.cli.schema import config_schema
-from hookline.engine import Entry
+from hookline.config import Entry
 
 MakeCatalog = Callable[..., Catalog]
 

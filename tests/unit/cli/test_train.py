@@ -16,7 +16,7 @@ from hookline.cli import arguments
 from hookline.cli.arguments import unwanted_callbacks, without_callbacks
 from hookline.cli.commands.main import hookline
 from hookline.cli.output import Output
-from hookline.engine.plugin.run_config import OFF, SHOWN
+from hookline.config.run_config import OFF, SHOWN
 from hookline.runs.redaction import REDACTED, Redaction
 
 FILE = """\

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hookline import Catalog, ConfigError, hookimpl, load_config
+from hookline.config import Entry
 from hookline.config.toml_positions import HIDDEN_IN_TEXT, MAX_DEPTH, MAX_FAULTS
-from hookline.engine import Entry
 from hookline.runs import complete_toml, read_lock
 from reliability.fuzz_targets import TARGETS, check_error, same_config
 from support import HANG_S

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hookline import Catalog, ConfigError, PluginError, RunConfig, hookimpl, load_config
+from hookline.config import Entry, PluginRules
 from hookline.config.loading import named_entries
-from hookline.engine import Entry, PluginRules, TrainOptions
-from hookline.engine.plugin.run_config import Setting
+from hookline.config.run_config import Setting
+from hookline.engine import TrainOptions
 
 MakeCatalog = Callable[..., Catalog]
 WriteConfig = Callable[[str], Path]

@@ -10,8 +10,9 @@ import pluggy
 import pytest
 
 from hookline import Metric
-from hookline.engine import KINDS, hookspecs
-from hookline.engine.plugin.hook_checks import HOOKS
+from hookline.config import KINDS
+from hookline.engine import hookspecs
+from hookline.engine.plugin.hook_names import HOOKS
 
 BUILD_HOOKS = [
     "build_data",
@@ -22,6 +23,7 @@ BUILD_HOOKS = [
     "build_evaluation",
     "build_parallel",
     "build_optimizer",
+    "build_guard",
     "build_backward",
     "build_update",
     "build_step",

@@ -277,7 +277,7 @@ def test_nothing_is_checked_with_ignore() -> None:
 
 def test_skips_with_good_blocks_between_are_not_in_a_row() -> None:
     run, _ = bad_run(6, "skip")
-    run.finite_guard._num_skips = 99
+    run.finite_guard._num_skips = 99  # type: ignore[attr-defined] # it is the default one
     assert run.fit().outcome == "completed"
 
 

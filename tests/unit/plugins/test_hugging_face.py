@@ -14,7 +14,7 @@ import torch
 from msgspec import Meta
 
 from hookline import DataError, DataSource, Run, hookimpl, load_config, resume
-from hookline.engine.plugin.plugin import Plugin
+from hookline.config.plugins.plugin import Plugin
 from hookline.testing.checks_data import starts_anywhere
 from hookline.testing.kit import Broken, Subject
 from hookline.trained import load_trained, write_predictions

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline import Catalog, ConfigError, ContractError, DataError, DataSource, HooklineError, Run, load_config, resume
-from hookline.engine import Entry
+from hookline.config import Entry
+from hookline.config.plugins.plugin import load_plugin
 from hookline.engine.loop.weighted_mean import weight_of
-from hookline.engine.plugin.plugin import load_plugin
 from hookline.engine.reading.batch import count_examples
 from hookline.trained import evaluate_run
 

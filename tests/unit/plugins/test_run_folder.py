@@ -251,7 +251,8 @@ def test_the_config_is_complete_and_means_the_same(tmp_path: Path) -> None:
     assert "lr = 0.03                     # default of optimizer 'sgd' (hookline 0.1.0)" in text
     again = load_config(path_of(run) / "config.toml")
     assert again.train == run.config.train
-    assert [choice.options for choice in again.plugins] == [choice.options for choice in run.config.plugins]
+    plugins: Any = run.config.plugins
+    assert [choice.options for choice in again.plugins] == [choice.options for choice in plugins]
 
 
 def test_there_is_a_line_for_each_epoch_and_each_evaluation_within_one(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hookline import Catalog, ConfigError, PluginError, Run, load_config
-from hookline.engine.plugin.plugin import load_plugin
+from hookline.config.plugins.plugin import load_plugin
 
 HAS_PACKAGE = importlib.util.find_spec("schedulefree") is not None
 WITH = pytest.mark.skipif(not HAS_PACKAGE, reason="schedulefree is not installed: pip install 'hookline[schedulefree]'")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from hookline import Catalog, ConfigError, DataError
-from hookline.engine import memory_bytes
-from hookline.engine.files import read_file
+from hookline.config import memory_bytes
+from hookline.config.files import read_file
 from hookline.runs.curves import metric_names, read_curves
 from hookline.runs.disk.durable_files import AppendedFile
 from hookline_plugins.data.arrays.source import Arrays

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from hookline import Catalog, RunConfig, hookimpl, load_config
+from hookline.config import Entry
+from hookline.config.plugins.options import Option
 from hookline.config.toml_text import parse
-from hookline.engine import Entry
-from hookline.engine.plugin.options import Option
 from hookline.runs.config_text import commented_toml, option_lines, to_toml
 
 MakeCatalog = Callable[..., Catalog]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hookline.engine.files import read_file, reason
+from hookline.config.files import read_file, reason
 from hookline.runs.disk.durable_files import (
     AppendedFile,
     beside,

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from hookline import Catalog, ConfigError, PluginError, load_config
-from hookline.config import entries_of_file
-from hookline.engine import Entry
+from hookline.config import Entry, entries_of_file
 from hookline.runs import Lock, make_lock, read_lock
 
 ACME = Entry("model", "net", "acme_locked.nets:Net", "acme-locked", "1.0")

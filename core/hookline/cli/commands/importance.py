@@ -11,7 +11,7 @@ from hookline.cli.arguments import noting_missing_files, output_options, plugin_
 from hookline.cli.command import Command
 from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
-from hookline.engine.plugin.catalog import Catalog
+from hookline.config.plugins.catalog import Catalog
 from hookline.runs.record import read_record
 from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer

@@ -27,10 +27,10 @@ from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step
 from hookline.cli.ranks import earlier_attempt, joined, launch_ranks, leave_to_zero, nproc_option, parallel_of_command
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import KINDS, Catalog
+from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
-from hookline.engine.plugin.catalog import KINDS, Catalog
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.words import did_you_mean
 from hookline.runs.folder import folder_of
 from hookline.runs.lock import make_lock, read_lock

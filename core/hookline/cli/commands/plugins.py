@@ -29,9 +29,9 @@ from hookline.cli.command import Command
 from hookline.cli.completion import complete_kind_and_words, complete_name, split_words
 from hookline.cli.output import Output
 from hookline.config.loading import named_entries
+from hookline.config.plugins.catalog import COMMAND, KINDS, Catalog, Entry
+from hookline.config.plugins.plugin import combined
 from hookline.engine.errors import ConfigError, Fault, PluginError
-from hookline.engine.plugin.catalog import COMMAND, KINDS, Catalog, Entry
-from hookline.engine.plugin.plugin import combined
 from hookline.engine.words import did_you_mean
 from hookline.runs.lock import make_lock, read_lock
 
@@ -97,11 +97,11 @@ def _state(entry: Entry, catalog: Catalog, active: Collection[tuple[str, str]]) 
 
 
 def _print_order(output: Output, catalog: Catalog, words: Sequence[str]) -> None:
-    from hookline.engine.plugin.hook_checks import HOOKS
+    from hookline.config.plugins.choice import make_members
+    from hookline.engine.plugin.hook_names import HOOKS
     from hookline.engine.plugin.host import Host
-    from hookline.engine.plugin.member import make_members
 
-    host = Host(make_members(load_words(words, catalog, callbacks_of_train(catalog)).plugins), base=object())
+    host = Host(make_members(load_words(words, catalog, callbacks_of_train(catalog)).plugins))
     calls = {hook: [(m.table, m.plugin, is_wrapper) for m, is_wrapper in host.order(hook)] for hook in HOOKS}
     if output.json:
         output.document(
@@ -191,7 +191,7 @@ def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
 
     KIND is data, model, loss, optimizer, parallel or callback. Also prints the lines to paste into a config.
     """
-    from hookline.engine.plugin.plugin import load_plugin
+    from hookline.config.plugins.plugin import load_plugin
     from hookline.runs.config_text import option_lines, to_toml
 
     entry = find(catalog, kind, name)

@@ -18,8 +18,8 @@ from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import plan_lines
 from hookline.cli.proof_child import order_config
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
-from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.redaction import Redaction
 from hookline.trials.proof.driver import Driver, first_order
 from hookline.trials.proof.witness import Report

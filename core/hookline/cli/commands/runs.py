@@ -36,8 +36,8 @@ from hookline.cli.printing.runs import (
 from hookline.cli.ranks import joined, launch_ranks, nproc_option, world_size
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError, Fault, HooklineError
-from hookline.engine.plugin.catalog import Catalog
 from hookline.engine.words import did_you_mean, printable
 from hookline.runs.changes import differences
 from hookline.runs.curves import Curve, metric_names, read_curves

@@ -18,8 +18,8 @@ from hookline.cli.commands.runs import run_argument, runs_option
 from hookline.cli.output import Output
 from hookline.cli.signals import ended_at_once
 from hookline.cli.streams import standard_input_file
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
-from hookline.engine.plugin.catalog import Catalog
 from hookline.runs.record import read_record
 from hookline.runs.search import find_run
 from hookline.shortcuts.light_optimizer import light_optimizer

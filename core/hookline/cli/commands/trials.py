@@ -11,8 +11,8 @@ from hookline.cli.arguments import load_words, output_options, plugin_options, w
 from hookline.cli.command import Command
 from hookline.cli.output import Output
 from hookline.cli.printing.plan import plan_lines
+from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
-from hookline.engine.plugin.catalog import Catalog
 from hookline.shortcuts.light_optimizer import light_optimizer
 
 

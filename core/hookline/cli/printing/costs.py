@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hookline.cli.output import Output
-from hookline.engine.plugin.run_config import RunConfig
+from hookline.engine.view import ConfigView
 from hookline.trials.ledger import Ledger
 
 
-def print_ledger(output: Output, ledger: Ledger, config: RunConfig) -> None:
+def print_ledger(output: Output, ledger: Ledger, config: ConfigView) -> None:
     """Print the time of each hook of each plugin, and the import time of each plugin."""
     imports = {choice.table: choice.plugin.import_s for choice in config.plugins}
     if output.json:

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hookline.engine.plugin.member import PluginChoice
-from hookline.engine.plugin.options import Option, options_of, plain
-from hookline.engine.plugin.run_config import RunConfig, Setting
+from hookline.config.plugins.choice import PluginChoice
+from hookline.config.plugins.options import Option, options_of, plain
+from hookline.config.run_config import RunConfig, Setting
 from hookline.engine.train_options import TrainOptions
 from hookline.runs.config_text import to_toml
 from hookline.runs.identity import plugins_of

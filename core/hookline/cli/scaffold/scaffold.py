@@ -15,9 +15,9 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from string import Template
 
+from hookline.config.plugins.catalog import OWN_DISTRIBUTION, Catalog
+from hookline.config.plugins.metadata import normalized_name
 from hookline.engine.errors import Fault
-from hookline.engine.plugin.catalog import OWN_DISTRIBUTION, Catalog
-from hookline.engine.plugin.metadata import normalized_name
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _VALUES = ("true", "false", "inf", "nan", "off")

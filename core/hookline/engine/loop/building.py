@@ -11,11 +11,10 @@ from hookline.engine.errors import ConfigError, ContractError
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import try_evaluation
-from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.metrics import build_metrics
 from hookline.engine.loop.position import Position
+from hookline.engine.loop.results import check_step_for_ranks
 from hookline.engine.loop.splits import SplitReader, evaluated_splits
-from hookline.engine.loop.step import shared_backward
 from hookline.engine.loop.weighted_mean import weight_of
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
@@ -25,7 +24,7 @@ from hookline.engine.reading.examples import with_sizes
 from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.rng import RandomState
-from hookline.engine.view import Evaluation, RunView, Trial
+from hookline.engine.view import Evaluation, Guard, RunView, Trial
 
 
 class Site(NamedTuple):
@@ -58,7 +57,7 @@ def build_for_evaluation(site: Site, *more: Callable[[Site], None]) -> None:
     """
     build_data(site)
     build_batches(site)
-    with RandomState(site.position.seed, "model").active():
+    with RandomState(site.run.config.train.seed, "model").active():
         for build in (build_model, build_loss, try_components, *more):
             build(site)
 
@@ -140,10 +139,7 @@ def build_parallel(site: Site) -> None:
     parts, host, ranks = site.parts, site.host, site.run.ranks
     if ranks.world_size == 1:
         return
-    for member, is_wrapper in host.order("build_step"):
-        if not is_wrapper and not getattr(member.instance, "allows_ranks", False):
-            message = f"the step of {member.plugin} cannot be taken by {ranks.world_size} ranks"
-            raise ConfigError(message, hint="train with one process, or without this plugin")
+    check_step_for_ranks(host.order("build_step"), ranks.world_size)
     parallel = host.first_result("build_parallel", run=site.run, model=parts.model)
     if parallel is None:
         message = f"a run of {ranks.world_size} ranks needs a plugin that implements build_parallel"
@@ -155,7 +151,7 @@ def build_optimizer(site: Site) -> None:
     """Build the optimizer, and the guard of its gradients."""
     parts = site.parts
     parts.optimizer = build_component(site.host, "optimizer", run=site.run, model=parts.model)
-    parts.finite_guard = FiniteGuard(site.run, site.position, parts.forward)
+    parts.finite_guard = site.host.first_result("build_guard", run=site.run) or Guard()
 
 
 def build_step(site: Site) -> None:
@@ -163,7 +159,8 @@ def build_step(site: Site) -> None:
     parts, host, run = site.parts, site.host, site.run
     parts.backward = host.first_result("build_backward", run=run)
     if parts.share:
-        parts.backward = shared_backward(parts.backward, parts.share, run)
+        is_checked = run.config.train.non_finite != "ignore"
+        parts.backward = parts.share.backward(parts.backward, is_checked=is_checked)
     parts.update = host.first_result("build_update", run=run)
     parts.step = host.first_result("build_step", run=run)
     parts.reader = host.first_result("build_reader", run=run)

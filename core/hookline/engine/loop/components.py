@@ -14,14 +14,14 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import evaluate_splits
-from hookline.engine.loop.finite_guard import FiniteGuard
+from hookline.engine.loop.metrics import metrics_of
 from hookline.engine.loop.splits import SplitReader
 from hookline.engine.reading.batch import Forward
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.view import Evaluation, LossFunction, Metric, RunView, StepFunction
+from hookline.engine.view import Evaluation, Guard, LossFunction, Metric, RunView, StepFunction
 from hookline.engine.words import did_you_mean
 
 _TYPES = ("auto", "cpu", "cuda", "mps")
@@ -74,7 +74,7 @@ class Components:
     metrics: Mapping[str, Metric]
     evaluation: Evaluation
     optimizer: Optimizer
-    finite_guard: FiniteGuard
+    finite_guard: Guard
     backward: Callable[[Tensor], None]
     update: Callable[[], None]
     step: StepFunction
@@ -95,6 +95,16 @@ class Components:
         """Put the model into training mode if it is in eval mode as a whole; otherwise keep the modes of its parts."""
         if not self.unwrapped_model.training:
             self.model.train()
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics of each epoch, without logged values."""
+        evaluated = [
+            f"{split}/{name}"
+            for split in self.evaluation_batches
+            for name in ("loss", *self.numbers, *metrics_of(split, self.metrics))
+        ]
+        return ("train/running_loss", *evaluated)
 
     def evaluate(self, run: RunView, splits: Iterable[str] | None = None) -> Mapping[str, float]:
         """Return the loss and the metrics of the given splits, by default of all that are evaluated; no events."""

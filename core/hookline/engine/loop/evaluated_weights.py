@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hookline.engine.errors import ContractError
-from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.plugin.member import Plugin
 from hookline.engine.reading.batch import brief
 
 

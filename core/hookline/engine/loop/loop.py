@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from hookline.engine.errors import NonFiniteError, TrainingError, error_text
+from hookline.engine.errors import TrainingError, error_text
 from hookline.engine.logged import Logged
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.memory import explaining, memory_error_of_step
 from hookline.engine.loop.position import Position
-from hookline.engine.loop.results import check_skipping, check_step_result
+from hookline.engine.loop.results import check_losses, check_step_result
 from hookline.engine.loop.state import Modes, Progress
 from hookline.engine.plugin.hook_call import ending_error
 from hookline.engine.plugin.host import Host
@@ -40,6 +40,7 @@ class Loop:
     Attributes:
         host: The plugins.
         parts: The components.
+        position: Position of the run.
         progress: The metrics so far, and the random state.
         outcome: The outcome; None until the run is over.
         is_resting: Whether the run is between two steps, where it has a state to save.
@@ -48,14 +49,14 @@ class Loop:
     def __init__(
         self, run: RunView, host: Host, parts: Components, position: Position, observers: Sequence[Observer]
     ) -> None:
-        self._run, self.host, self.parts, self._position = run, host, parts, position
+        self._run, self.host, self.parts, self.position = run, host, parts, position
         self._observers = observers
         self._options = run.config.train
         self._max_steps = run.config.train.max_steps or math.inf
         self._is_left = False
         self._notify_save_point: Callable[..., None] | None = host.caller("on_save_point")
         rank = run.ranks.rank
-        random = RandomState(position.seed, "train", *([rank] if rank else []), device=parts.device)
+        random = RandomState(run.config.train.seed, "train", *([rank] if rank else []), device=parts.device)
         self.progress = Progress(random, Modes(parts), Logged(run))
         self.outcome: Outcome | None = None
         self.is_resting = True
@@ -65,7 +66,7 @@ class Loop:
     def steps(self) -> Generator[Tensor]:  # noqa: C901, PLR0912 - the whole loop on one screen
         """Take all steps and yield their losses; every event is called from here."""
         self._begin()
-        host, run, position, step = self.host, self._run, self._position, self.parts.step
+        host, run, position, step = self.host, self._run, self.position, self.parts.step
         on_step_end, evaluate_every = host.caller("on_step_end"), self._options.evaluate_every_steps
         logged, log_every = self.progress.logged, self._options.log_every_steps
         is_shared, has_listeners = run.ranks.world_size > 1, self._notify_save_point is not None
@@ -121,12 +122,12 @@ class Loop:
         self._begin()
         with self.host.makers.attributing(), explaining(self._run):
             while True:
-                self._position.epoch += 1
-                for batch in self.parts.read("train", self.parts.batches, None, self._position.epoch):
+                self.position.epoch += 1
+                for batch in self.parts.read("train", self.parts.batches, None, self.position.epoch):
                     loss = self.parts.step(batch)
                     self._count(loss, batch)
                     yield loss
-                self._position.batch = 0
+                self.position.batch = 0
 
     def each(self, steps: Generator[Tensor]) -> Iterator[Step]:
         """Take each step when it is requested; leaving the iteration ends the loop."""
@@ -137,7 +138,7 @@ class Loop:
                         loss = next(steps)
                     except StopIteration:
                         return
-                yield Step(self._position.epoch, self._position.step, loss)
+                yield Step(self.position.epoch, self.position.step, loss)
         finally:
             self._is_left = True
             with self.working():
@@ -157,9 +158,9 @@ class Loop:
     # ---- the parts of the loop ---------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        if self._position.is_begun:
+        if self.position.is_begun:
             raise TrainingError("the run has already begun", hint="create a new Run")
-        self._position.is_begun = True
+        self.position.is_begun = True
         if self._options.max_time_s:
             self.progress.begin()
             self._check_time()
@@ -168,22 +169,22 @@ class Loop:
 
     def _training_batches(self) -> Iterator[Any]:
         """Return the remaining batches of the current epoch; none if the run is over within it."""
-        position = self._position
+        position = self.position
         if position.batch and (self._is_over() or position.epoch > position.num_epochs):
             return iter(())
         return self.parts.reader(position.epoch, position.batch)
 
     def _count(self, loss: Tensor, batch: Any) -> None:
         """Count a step."""
-        position = self._position
+        position = self.position
         position.step += 1
         position.batch += 1
         if position.step == position.num_before + 1:
             with self.host.makers.attributing(self.parts.step):
                 check_step_result(loss)
-            check_skipping(self._run, is_guarded=self.parts.finite_guard.is_used)
+            self.parts.finite_guard.check_use()
         if self.parts.finite_guard.has_skipped:
-            self.parts.finite_guard.forget_skip()
+            self.parts.finite_guard.has_skipped = False
         else:
             share = self.parts.share
             self.progress.running.add(loss, share.weight if share else self.parts.weigh(batch))
@@ -196,7 +197,7 @@ class Loop:
 
     def _agree(self, *, is_due: bool) -> None:
         """Learn what the other ranks ask for, and of what they warn, if that is due or it is time."""
-        ranks, position = self._run.ranks, self._position
+        ranks, position = self._run.ranks, self.position
         ranks.meet(position.step, is_due=is_due)
         position.stop_reason = position.stop_reason or ranks.agreed.get("stop_reason")
         position.interrupt_reason = position.interrupt_reason or ranks.agreed.get("interrupt_reason")
@@ -205,28 +206,28 @@ class Loop:
                 self._run.warn(text)
 
     def _is_over(self) -> bool:
-        position = self._position
+        position = self.position
         is_ending = position.stop_reason is not None or position.interrupt_reason is not None
         # While the weights are ahead of the step, the run continues.
         return (is_ending or position.step >= self._max_steps) and not position.num_ahead
 
     def _has_next_epoch(self) -> bool:
-        position = self._position
+        position = self.position
         return position.step < self._max_steps and position.epoch < position.num_epochs and position.stop_reason is None
 
     def _outcome_of_all_steps(self) -> Outcome:
         """Return the outcome; keep the weights that are evaluated, unless the run will be resumed."""
-        if self._position.interrupt_reason and (self._position.batch or self._has_next_epoch()):
+        if self.position.interrupt_reason and (self.position.batch or self._has_next_epoch()):
             return "interrupted"
         self._log()
         self.parts.evaluated_weights.keep()
-        return "completed" if self._position.stop_reason is None else "stopped"
+        return "completed" if self.position.stop_reason is None else "stopped"
 
     def _save_point(self, *, is_last: bool) -> None:
         # An evaluation may lead all ranks to the same request, which they fulfil in this step, as one process does.
-        is_measured = self.progress.evaluated_step == self._position.step
-        self._agree(is_due=is_last or is_measured or not self._position.batch)
-        if self._notify_save_point and not self._position.num_ahead:
+        is_measured = self.progress.evaluated_step == self.position.step
+        self._agree(is_due=is_last or is_measured or not self.position.batch)
+        if self._notify_save_point and not self.position.num_ahead:
             self.is_resting = True
             try:
                 self._notify_save_point(run=self._run, is_last=is_last)
@@ -242,19 +243,19 @@ class Loop:
         """Evaluate the splits that are due between the events, unless all of them were measured after this step."""
         every = self._options.evaluate_every
         due = [split for split in self.parts.evaluation_batches if number % every.get(split, 1) == 0]
-        measured = self.progress.measured_after(self._position.step)
+        measured = self.progress.measured_after(self.position.step)
         if all(f"{split}/loss" in measured for split in due):
             return
         with self.parts.evaluated_weights.loaded():
             self.host.notify("on_evaluation_start", run=self._run)
             with self.progress.logged.paused():
                 metrics = self.parts.evaluate(self._run, due)
-            self.progress.evaluated_step, self.progress.evaluated = self._position.step, metrics
+            self.progress.evaluated_step, self.progress.evaluated = self.position.step, metrics
             self.host.notify("on_evaluation_end", run=self._run, metrics=metrics)
 
     def _end_epoch(self) -> Mapping[str, float]:
         self.parts.finite_guard.look()
-        position, every = self._position, self._options.evaluate_every_epochs
+        position, every = self.position, self._options.evaluate_every_epochs
         is_last = position.epoch >= position.num_epochs or self._is_over()
         is_due = every and (position.epoch % every == 0 or is_last)
         if is_due:
@@ -265,13 +266,9 @@ class Loop:
         measured = {"train/running_loss": running, **evaluated}
         metrics = ReadOnly(measured | self.progress.logged.end_epoch())
         self.progress.history.append(metrics)
-        # If every update was skipped, the running loss is NaN.
-        checked = measured if num_counted else evaluated
         self.progress.running.reset()
-        for name, value in checked.items():
-            if name.endswith("loss") and not math.isfinite(value):
-                hint = "try a smaller learning rate, and look for extreme values in the data"
-                raise NonFiniteError(f"{name} is {value} in epoch {position.epoch}", hint=hint)
+        # If every update was skipped, the running loss is NaN.
+        check_losses(measured if num_counted else evaluated, position.epoch)
         return metrics
 
     def _early_end(self, raised: BaseException) -> tuple[Outcome, BaseException | None]:
@@ -280,16 +277,15 @@ class Loop:
             return "stopped", None
         if isinstance(raised, KeyboardInterrupt):
             return "interrupted", raised
-        position = self._position
         if isinstance(raised, SystemExit | StopIteration | GeneratorExit):
             error = ending_error(raised, self.host.makers.of(raised))
-            error.epoch, error.step = position.epoch, position.step
+            error.epoch, error.step = self.position.epoch, self.position.step
             raised = error
         else:
             raised = lost_worker(raised) or memory_error_of_step(raised, self._run) or raised
             self.host.makers.attribute(raised)
         raised = self._run.ranks.fail(raised)
-        raised.add_note(str(position))
+        raised.add_note(str(self.position))
         return "failed", raised
 
     def _end(self, outcome: Outcome, error: BaseException | None) -> None:

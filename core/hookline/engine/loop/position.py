@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hookline.engine.ranks import Ranks
 from hookline.engine.reading.batches import Batches
 
 
@@ -11,7 +12,6 @@ class Position:
     """The progress of a run; only the loop advances it.
 
     Attributes:
-        seed: Seed of all random numbers of the run.
         num_epochs: Number of epochs of the run.
         batches: The training batches; None until they are built.
         epoch: Number of the current epoch, from 1; 0 before the first.
@@ -24,8 +24,7 @@ class Position:
         interrupt_reason: Reason for which the run is interrupted; None if it is not.
     """
 
-    def __init__(self, seed: int, num_epochs: int) -> None:
-        self.seed = seed
+    def __init__(self, num_epochs: int) -> None:
         self.num_epochs = num_epochs
         self.batches: Batches | None = None
         self.epoch = self.step = self.batch = self.num_ahead = self.num_before = 0
@@ -57,6 +56,13 @@ class Position:
         self._resumed = epoch, step - batch
         self._num_extra = step + rest - epoch * (self.steps_per_epoch or 0)
 
+    def ask(self, ranks: Ranks, name: str, reason: str) -> None:
+        """Set ``stop_reason`` or ``interrupt_reason`` unless it is set, of several ranks when they meet."""
+        if ranks.world_size > 1:
+            ranks.ask(name, reason)
+        elif getattr(self, name) is None:
+            setattr(self, name, reason)
+
     def indices(self, step: int | None = None) -> list[int]:
         """Return the indices of the examples in the current batch, or in that of ``step``.
 
@@ -66,10 +72,6 @@ class Position:
         if not (self.epoch and self.batches and self.steps_per_epoch and step > self.num_before):
             return []
         return self.batches.indices(*self._place_of(step, self.steps_per_epoch))
-
-    def epoch_of(self, step: int) -> int:
-        """Return the epoch of a step; for a stream the current one."""
-        return self._place_of(step, self.steps_per_epoch)[0] if self.steps_per_epoch else self.epoch
 
     def _place_of(self, step: int, steps_per_epoch: int) -> tuple[int, int]:
         """Return the epoch of a step, and the number of its batch in it, from 0."""

@@ -13,7 +13,7 @@ from hookline.engine.errors import ContractError, PluginError
 from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import evaluation_mode
 from hookline.engine.plugin.host import Host
-from hookline.engine.reading.batch import Forward, brief, on_cpu, placed, prediction_of
+from hookline.engine.reading.batch import Forward, on_cpu, placed, prediction_of
 from hookline.engine.rng import preserved_rng
 from hookline.engine.view import RunView
 
@@ -29,12 +29,9 @@ def build_predictor(host: Host, run: RunView) -> Predictor:
     if not host.is_implemented("build_predictor"):
         hint = "its plugin needs a hook build_predictor; from Python, use the model itself: load_trained"
         raise PluginError(f"the data source {owner} reads no inputs to predict for", hint=hint)
-    built: Predictor = host.first_result("build_predictor", run=run, data=run.data)
-    if not (callable(getattr(built, "read", None)) and callable(getattr(built, "columns", None))):
-        raise ContractError(
-            f"build_predictor of {owner} returned {brief(built)}, but must return a Predictor",
-            hint="an object with the methods read(path, batch_size) and columns(prediction)",
-        )
+    built: Predictor | None = host.first_result("build_predictor", run=run, data=run.data)
+    if built is None:
+        raise ContractError(f"build_predictor of {owner} returned nothing, but must return a Predictor")
     return built
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hookline.engine.data import DataSource
-from hookline.engine.errors import ConfigError, ContractError
-from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.data import DataSource, Predictor
+from hookline.engine.errors import ConfigError, ContractError, NonFiniteError
+from hookline.engine.plugin.member import Member, Plugin
 from hookline.engine.ranks import Parallel
 from hookline.engine.reading.batch import brief
-from hookline.engine.view import RunView
+from hookline.engine.view import Guard
 from hookline.engine.words import with_article
 
 _RESULTS: Mapping[str, tuple[Any, str | None]] = {
@@ -22,7 +23,8 @@ _RESULTS: Mapping[str, tuple[Any, str | None]] = {
     "build_metrics": (Mapping, None),
     "build_parallel": (Parallel, None),
     "build_optimizer": (Optimizer, None),
-    "build_predictor": (None, None),
+    "build_guard": (Guard, None),
+    "build_predictor": (Predictor, "an object with the methods read(path, batch_size) and columns(prediction)"),
 }
 """The type that a build hook must return, with a hint; any other hook must return a callable."""
 
@@ -38,21 +40,32 @@ def check_step_result(loss: Any) -> None:
         raise ContractError(message, hint="end the step with: return loss.detach()")
 
 
-def check_skipping(run: RunView, *, is_guarded: bool) -> None:
-    """Check that the step of a plugin uses the run's check of numbers if ``train.non_finite`` is ``skip``.
+def check_step_for_ranks(order: Iterable[tuple[Member, bool]], world_size: int) -> None:
+    """Check that the plugins that implement the step know of other ranks.
 
     Args:
-        run: The run, after its first step.
-        is_guarded: Whether a plugin has asked for the check.
+        order: The plugins with the hook ``build_step``, each with a flag that marks wrappers.
+        world_size: Number of ranks.
 
     Raises:
-        ConfigError: When it does not.
+        ConfigError: When one does not.
     """
-    owners = [member.plugin for member, is_wrapper in run.hook_order("build_step") if not is_wrapper]
-    if owners and run.config.train.non_finite == "skip" and not is_guarded:
-        message = f"the step of {owners[0]} skips no update, but train.non_finite = 'skip' is set"
-        hint = "set it to 'fail' or 'ignore'; a step that skips calls run.update, or asks run.finite_guard"
-        raise ConfigError(message, hint=hint)
+    for member, is_wrapper in order:
+        if not is_wrapper and not getattr(member.instance, "allows_ranks", False):
+            message = f"the step of {member.plugin} cannot be taken by {world_size} ranks"
+            raise ConfigError(message, hint="train with one process, or without this plugin")
+
+
+def check_losses(metrics: Mapping[str, float], epoch: int) -> None:
+    """Check that each loss among the metrics of an epoch is finite.
+
+    Raises:
+        NonFiniteError: When one is not.
+    """
+    for name, value in metrics.items():
+        if name.endswith("loss") and not math.isfinite(value):
+            hint = "try a smaller learning rate, and look for extreme values in the data"
+            raise NonFiniteError(f"{name} is {value} in epoch {epoch}", hint=hint)
 
 
 def check_result(plugin: Plugin, hook: str, result: Any) -> None:
@@ -62,6 +75,6 @@ def check_result(plugin: Plugin, hook: str, result: Any) -> None:
         ContractError: When it is not of the type that the hook must return.
     """
     expected, hint = _RESULTS.get(hook, (Callable, None))
-    if expected and result is not None and not isinstance(result, expected):
+    if result is not None and not isinstance(result, expected):
         message = f"{hook} of {plugin} returned {with_article(type(result).__name__)}"
         raise ContractError(f"{message}, but must return {with_article(expected.__name__)}", hint=hint)

@@ -17,22 +17,19 @@ from hookline.engine.data import DataSource
 from hookline.engine.errors import TrainingError
 from hookline.engine.loop.building import Site, build_all
 from hookline.engine.loop.components import Components
-from hookline.engine.loop.finite_guard import FiniteGuard
 from hookline.engine.loop.loop import Loop
-from hookline.engine.loop.metrics import metrics_of
 from hookline.engine.loop.position import Position
 from hookline.engine.loop.predicting import predicting
 from hookline.engine.loop.results import check_result
 from hookline.engine.loop.state import component_state, load_component_state
 from hookline.engine.loop.step import CoreHooks
 from hookline.engine.plugin.host import Host
-from hookline.engine.plugin.member import Member, PluginChoice, make_members
+from hookline.engine.plugin.member import Config, Member
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.run_config import RunConfig
 from hookline.engine.ranks import Ranks
 from hookline.engine.result import Outcome, RunResult, Step, plain_rows
 from hookline.engine.rng import RandomState, in_run, make_generator
-from hookline.engine.view import LossFunction, Reduction, Row
+from hookline.engine.view import Guard, LossFunction, Reduction, Row
 from hookline.engine.words import as_text
 
 
@@ -70,14 +67,14 @@ class Run:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: Config,
         *,
         observers: Sequence[Observer] = (),
         shortcuts: bool = True,
         ranks: Ranks | None = None,
         build: Callable[[Site], None] = build_all,
     ) -> None:
-        if not isinstance(config, RunConfig):
+        if not isinstance(config, Config):
             raise TypeError(
                 f"a run takes a RunConfig, not a {type(config).__name__}: pass that to hookline.load_config"
             )
@@ -86,16 +83,16 @@ class Run:
         self.shared: dict[str, object] = {}
         self.summary: dict[str, Sequence[Row]] = {}
         self.warnings: list[str] = []
-        self._position = Position(config.train.seed, config.train.epochs)
+        position = Position(config.train.epochs)
         parts = Components(config.train)
-        core = CoreHooks(parts, shortcuts=shortcuts)
+        core = Member("the loop", "the loop", CoreHooks(parts, shortcuts=shortcuts), is_core=True)
+        watches = (*observers, *self.ranks.observers)
         with in_run(RandomState(config.train.seed, "build")):
-            members = make_members([choice for choice in config.plugins if self._takes_part(choice)])
-            watches = (*observers, *self.ranks.observers)
-            host = Host(members, core, warn=self.warn, observers=watches, check=check_result)
-            self._loop = Loop(self, host, parts, self._position, observers)
+            members = [*config.make_members(self.ranks.rank), core]
+            host = Host(members, warn=self.warn, observers=watches, check=check_result)
+            self._loop = Loop(self, host, parts, position, observers)
             with host.makers.attributing():
-                build(Site(parts, host, self, self._position, observers))
+                build(Site(parts, host, self, position, observers))
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse to set anything but ``micro_batch_size`` and ``num_ahead`` once the attributes of a run exist."""
@@ -103,9 +100,6 @@ class Run:
         if "_loop" in vars(self) and name not in ("micro_batch_size", "num_ahead"):
             raise AttributeError(f"run.{name} cannot be set, only run.micro_batch_size and run.num_ahead can")
         super().__setattr__(name, value)
-
-    def _takes_part(self, choice: PluginChoice) -> bool:
-        return self.ranks.is_zero or getattr(choice.plugin.target, "ranks", "all") != "zero"
 
     # ---- components --------------------------------------------------------------------------------------------------
 
@@ -151,7 +145,7 @@ class Run:
         return self._loop.parts.update
 
     @property
-    def finite_guard(self) -> FiniteGuard:
+    def finite_guard(self) -> Guard:
         """The check of losses and gradients; for custom steps."""
         self._loop.parts.finite_guard.is_used = True
         return self._loop.parts.finite_guard
@@ -170,48 +164,42 @@ class Run:
     @property
     def epoch(self) -> int:
         """Number of the current epoch, from 1; 0 before the first."""
-        return self._position.epoch
+        return self._loop.position.epoch
 
     @property
     def step(self) -> int:
         """Number of steps taken."""
-        return self._position.step
+        return self._loop.position.step
 
     @property
     def position(self) -> int:
         """Number of batches used in the current epoch; 0 between two epochs."""
-        return self._position.batch
+        return self._loop.position.batch
 
     @property
     def num_ahead(self) -> int:
         """Number of steps whose updates are in the weights but not yet in ``step``."""
-        return self._position.num_ahead
+        return self._loop.position.num_ahead
 
     @num_ahead.setter
     def num_ahead(self, num_steps: int) -> None:
-        self._position.num_ahead = num_steps
+        self._loop.position.num_ahead = num_steps
 
     @property
     def steps_per_epoch(self) -> int | None:
         """Number of steps in an epoch; None for a stream of unknown length."""
-        return self._position.steps_per_epoch
+        return self._loop.position.steps_per_epoch
 
     @property
     def num_steps(self) -> int | None:
         """Number of steps of the run; None if neither the data nor ``train.max_steps`` determine it."""
-        limits = self._position.num_steps, self.config.train.max_steps or None
+        limits = self._loop.position.num_steps, self.config.train.max_steps or None
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics of each epoch, without logged values."""
-        parts = self._loop.parts
-        evaluated = [
-            f"{split}/{name}"
-            for split in parts.evaluation_batches
-            for name in ("loss", *parts.numbers, *metrics_of(split, parts.metrics))
-        ]
-        return ("train/running_loss", *evaluated)
+        return self._loop.parts.metric_names
 
     @property
     def history(self) -> Sequence[Mapping[str, float]]:
@@ -226,12 +214,12 @@ class Run:
     @property
     def stop_reason(self) -> str | None:
         """Reason for which the run is stopped; None if it is not."""
-        return self._position.stop_reason
+        return self._loop.position.stop_reason
 
     @property
     def interrupt_reason(self) -> str | None:
         """Reason for which the run is interrupted; None if it is not."""
-        return self._position.interrupt_reason or self.ranks.asked.get("interrupt_reason")
+        return self._loop.position.interrupt_reason or self.ranks.asked.get("interrupt_reason")
 
     # ---- requests of plugins and programs ----------------------------------------------------------------------------
 
@@ -241,7 +229,7 @@ class Run:
 
     def batch_indices(self, step: int | None = None) -> list[int]:
         """Return the indices of the examples in the current batch, or in that of ``step``; empty for a stream."""
-        return self._position.indices(step)
+        return self._loop.position.indices(step)
 
     def generator(self, name: str) -> torch.Generator:
         """Return a new CPU generator that depends on the seed of the run and on ``name`` alone."""
@@ -258,20 +246,14 @@ class Run:
 
     def request_stop(self, reason: str) -> None:
         """Stop the run after this step; its epoch is evaluated and ended as usual."""
-        self._ask("stop_reason", as_text(reason, "the reason for a stop"))
+        self._loop.position.ask(self.ranks, "stop_reason", as_text(reason, "the reason for a stop"))
 
     def interrupt(self, reason: str) -> None:
         """Interrupt the run after this step, within its epoch, so that it can be resumed from there.
 
         Safe to call from a signal handler or another thread.
         """
-        self._ask("interrupt_reason", as_text(reason, "the reason for an interrupt"))
-
-    def _ask(self, name: str, reason: str) -> None:
-        if self.ranks.world_size > 1:
-            self.ranks.ask(name, reason)
-        elif getattr(self._position, name) is None:
-            setattr(self._position, name, reason)
+        self._loop.position.ask(self.ranks, "interrupt_reason", as_text(reason, "the reason for an interrupt"))
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Add a table of plain values to the summary, which is shown when the run ends."""
@@ -279,7 +261,7 @@ class Run:
 
     def log(self, name: str, value: float | Tensor, reduce: Reduction = "mean") -> None:
         """Log a number under a name, reduced over ``train.log_every_steps`` steps; does not wait for a device."""
-        if self._position.is_begun:  # a model may log while the first batch is tried
+        if self._loop.position.is_begun:  # a model may log while the first batch is tried
             self._loop.progress.logged.add(name, value, reduce)
 
     def warn(self, message: str) -> None:
@@ -290,7 +272,7 @@ class Run:
             self.warnings.append(message)
             if not self.ranks.is_zero:  # which tells for all
                 self.ranks.ask(f"rank {self.ranks.rank}: {message}", message)
-        if self._position.is_begun:
+        if self._loop.position.is_begun:
             self._loop.host.notify_started("on_warning", run=self, message=message)
 
     def announce_checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -319,7 +301,7 @@ class Run:
         self._loop.parts.finite_guard.look()  # a resumed run could not report it
         self._loop.parts.synchronize()
         own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
-        progress = self._loop.progress.state_dict(self._position, self.ranks)
+        progress = self._loop.progress.state_dict(self._loop.position, self.ranks)
         return copy.deepcopy(progress | own | component_state(self._loop.parts))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -332,15 +314,15 @@ class Run:
             ContractError: When the state belongs to a different model or optimizer, or to different plugins; or, when
                 the run begins, when a plugin cannot load its state.
         """
-        if self._position.is_begun:
+        if self._loop.position.is_begun:
             hint = "create a new Run, and load the state before its first step"
             raise TrainingError("the run has already begun", hint=hint)
         state = copy.deepcopy(dict(state))
-        absent = [choice.table for choice in self.config.plugins if not self._takes_part(choice)]
+        absent = {choice.table for choice in self.config.plugins} - {member.table for member in self.members}
         plugins = {table: of_plugin for table, of_plugin in state["plugins"].items() if table not in absent}
         self._loop.host.states.load_state_dict(plugins)
         load_component_state(self._loop.parts, state, self.ranks)
-        self._loop.progress.load_state_dict(state, self._position, self.ranks)
+        self._loop.progress.load_state_dict(state, self._loop.position, self.ranks)
         self.summary.update(state["summary"])
         self.warnings[:] = state["warnings"]
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from hookline.engine.errors import ConfigError, ContractError
 from hookline.engine.hookspecs import hookimpl
 from hookline.engine.loop.components import Components
 from hookline.engine.loop.evaluation import usual_evaluation
 from hookline.engine.loop.memory import MEMORY_ERRORS, check_update
 from hookline.engine.loop.weighted_mean import counted
 from hookline.engine.reading.batch import count_examples, part_of
-from hookline.engine.reading.share import Share
 from hookline.engine.view import Evaluation, RunView, StepFunction
 from hookline.shortcuts.torch_calls import backward_on, update_of, zero_grad_of
 
@@ -35,7 +31,6 @@ class CoreHooks:
     def __init__(self, parts: Components, *, shortcuts: bool = True) -> None:
         self._parts = parts
         self._shortcuts = shortcuts
-        self._update: Callable[[], None] | None = None  # stays None where a plugin builds the update
 
     @hookimpl(trylast=True)
     def build_evaluation(self) -> Evaluation:
@@ -57,24 +52,14 @@ class CoreHooks:
             if guard.accepts_gradients():
                 update()
 
-        self._update = guarded_update
         return guarded_update
 
     @hookimpl(trylast=True)
     def build_step(self, run: RunView) -> StepFunction:
         """Return the step for the model, loss and optimizer of the run."""
-        if not _needs_closure(run.optimizer):
-            self._parts.micro_batch_size = run.config.train.micro_batch_size
-            zero_grad = zero_grad_of(run.optimizer) if self._shortcuts else run.optimizer.zero_grad
-            return _default_step(run, self._parts, zero_grad)
-        if run.update is not self._update:
-            name = type(run.optimizer).__name__
-            message = f"{name} updates the weights several times per step, so build_update cannot be wrapped"
-            raise ContractError(message, hint="use another optimizer, or disable the plugin that wraps it")
-        if self._parts.share:
-            message = f"{type(run.optimizer).__name__} updates the weights several times per step, each by its own loss"
-            raise ConfigError(f"{message}: {run.ranks.world_size} ranks cannot", hint="use another optimizer")
-        return _closure_step(run, self._parts)
+        self._parts.micro_batch_size = run.config.train.micro_batch_size
+        zero_grad = zero_grad_of(run.optimizer) if self._shortcuts else run.optimizer.zero_grad
+        return _default_step(run, self._parts, zero_grad)
 
     @hookimpl(trylast=True)
     def build_reader(self) -> Callable[[int, int], Iterator[Any]]:
@@ -86,20 +71,6 @@ class CoreHooks:
 
 def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
-
-
-def shared_backward(backward: Callable[[Tensor], None], share: Share, run: RunView) -> Callable[[Tensor], None]:
-    """Return a function that computes the gradients of this rank's part of the loss of a batch.
-
-    The gradients of all ranks add up to those of the whole batch. If the loss is not finite, all are NaN, so that all
-    ranks refuse them, unless such losses are ignored.
-    """
-    is_checked = run.config.train.non_finite != "ignore"
-
-    def backward_in_ranks(loss: Tensor) -> None:
-        backward(loss * (loss.detach() * 0 + share.fraction if is_checked else share.fraction))
-
-    return backward_in_ranks
 
 
 def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], object]) -> StepFunction:
@@ -148,27 +119,3 @@ def _default_step(run: RunView, parts: Components, zero_grad: Callable[[], objec
         return torch.stack(values).sum(), True
 
     return step
-
-
-def _closure_step(run: RunView, parts: Components) -> StepFunction:
-    """Return a step for an optimizer whose ``step`` calls a closure (``torch.optim.LBFGS``)."""
-    optimizer, guard, backward = run.optimizer, run.finite_guard, run.backward
-    forward = parts.forward.with_loss(counted(run.loss), run.model)
-
-    def step(batch: Any) -> Tensor:
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            value = forward.loss_of(batch)
-            if guard.accepts_loss(value, batch):
-                backward(value)
-            return value
-
-        value: Any = optimizer.step(closure)  # type: ignore[arg-type] # torch declares that the closure returns a float
-        return cast(Tensor, value).detach()
-
-    return step
-
-
-def _needs_closure(optimizer: Optimizer) -> bool:
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty

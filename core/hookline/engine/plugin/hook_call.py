@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from hookline.engine.errors import TrainingError, text_of
-from hookline.engine.plugin.hook_checks import HOOKS, WRAPPER_FORM
-from hookline.engine.plugin.member import Member, is_wrapper
+from hookline.engine.plugin.hook_names import HOOKS
+from hookline.engine.plugin.member import Member, Plugin, is_wrapper
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.plugin import Plugin
-from hookline.engine.plugin.renamed import with_new_names
 
+WRAPPER_FORM = "write result = yield, then return the result or a replacement"
+"""Hint for a wrapper of another form."""
 _ENDINGS = (SystemExit, GeneratorExit, StopIteration)
 
 
@@ -21,7 +21,6 @@ def guarded(
     method: Callable[..., Any], member: Member, hook: str, observers: Sequence[Observer] = ()
 ) -> Callable[..., Any]:
     """Wrap a hook's ``method`` so that its errors name plugin and hook, and ``observers`` see each call."""
-    method = with_new_names(method, hook)
     names = tuple(inspect.signature(method).parameters)
     observed = functools.partial(_observed, observers, member)
 
@@ -40,7 +39,7 @@ def guarded(
         except _ENDINGS as error:
             raise ending_error(error, (member.plugin, hook), "in hook") from error
         except BaseException as error:
-            _attribute(error, member.plugin, hook)
+            _attribute(error, member, hook)
             raise
 
     @functools.wraps(method)
@@ -51,7 +50,7 @@ def guarded(
         except SystemExit as error:
             raise ending_error(error, (member.plugin, hook), "in hook") from error
         except Exception as error:
-            _attribute(error, member.plugin, hook)
+            _attribute(error, member, hook)
             raise
 
     return wrap if is_wrapper(method) else call
@@ -106,10 +105,10 @@ def _driven(
     return observed(f"{hook} (after)", finish)
 
 
-def _attribute(error: BaseException, plugin: Plugin, hook: str) -> None:
-    """Add a note with plugin and hook to an error, unless it names a plugin."""
-    if not is_attributed(error):
-        error.add_note(f"raised in {'hook' if hook in HOOKS else 'method'} {hook!r} of {plugin}")
+def _attribute(error: BaseException, member: Member, hook: str) -> None:
+    """Add a note with plugin and hook to an error, unless it names a plugin, or was raised by the core."""
+    if not (member.is_core or is_attributed(error)):
+        error.add_note(f"raised in {'hook' if hook in HOOKS else 'method'} {hook!r} of {member.plugin}")
 
 
 def is_attributed(error: BaseException) -> bool:

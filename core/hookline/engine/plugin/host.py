@@ -16,13 +16,11 @@ import pluggy
 from hookline.engine import hookspecs
 from hookline.engine.errors import HooklineError, error_text
 from hookline.engine.plugin.hook_call import guarded
-from hookline.engine.plugin.hook_checks import HOOKS, MARK
+from hookline.engine.plugin.hook_names import HOOKS, MARK
 from hookline.engine.plugin.makers import Makers
-from hookline.engine.plugin.member import Member, is_wrapper
+from hookline.engine.plugin.member import Member, Plugin, is_wrapper
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.plugin import Plugin
 from hookline.engine.plugin.plugin_states import PluginStates
-from hookline.engine.plugin.renamed import old_arguments
 
 _CLOSING = ("on_run_error", "on_run_end")
 _DISABLED = " and is disabled for the rest of the run"
@@ -41,8 +39,7 @@ class Host:
     """The plugins of one run and the mechanism that calls their hooks.
 
     Args:
-        members: The plugins in the order of the config.
-        base: The core's own hooks, called after all plugins.
+        members: The plugins in the order of the config; then the core, whose hooks are called after theirs.
         warn: Called with each warning.
         observers: Observers of every call.
         check: Called with each result of a build hook: plugin, hook, result; raises ``ContractError`` to refuse it.
@@ -56,13 +53,12 @@ class Host:
     def __init__(
         self,
         members: Sequence[Member],
-        base: object,
         *,
         warn: Callable[[str], None] | None = None,
         observers: Sequence[Observer] = (),
         check: Callable[[Plugin, str, Any], None] | None = None,
     ) -> None:
-        self.members = tuple(members)
+        self.members = tuple(member for member in members if not member.is_core)
         for observer in observers:
             observer.meet(self.members)
         self._warn = warn or (lambda _: None)
@@ -71,10 +67,9 @@ class Host:
         self.makers = Makers(check or (lambda *_: None))
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        loop = Member("the loop", Plugin("callback", "the loop", base), base, is_core=True)
-        for member in (loop, *reversed(self.members)):
+        for member in reversed(members):
             self._register(member, "hooks", lambda method: not is_wrapper(method))
-        for member in self.members:
+        for member in members:
             self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
         self.states = PluginStates(self.members, self._failed)
@@ -85,9 +80,6 @@ class Host:
         for made in (member.instance, type(member.instance)):
             self.makers.add(member, None, made)
         wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
-        for name, method in wanted.items():
-            for warning in old_arguments(method, member.plugin, name):
-                self._warn(warning)
         hooks = {name: self._guarded(method, member, name) for name, method in wanted.items()}
         self._manager.register(_Half(member, hooks), f"{member.table} ({part})")
 
@@ -143,7 +135,8 @@ class Host:
 
     def owner(self, kind: str) -> Plugin:
         """Return the plugin of a ``kind`` of which a run has exactly one."""
-        return next(member.plugin for member in self.members if member.table == kind)
+        plugin: Plugin = next(member.plugin for member in self.members if member.table == kind)
+        return plugin
 
     def results(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
         """Call ``hook`` on each plugin in turn; yield the plugin with its result."""

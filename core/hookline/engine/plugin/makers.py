@@ -18,10 +18,9 @@ from typing import Any
 
 from hookline.engine.data import DataSource
 from hookline.engine.plugin.hook_call import ending_error, is_attributed
-from hookline.engine.plugin.hook_checks import HOOKS
-from hookline.engine.plugin.member import Member
+from hookline.engine.plugin.hook_names import HOOKS
+from hookline.engine.plugin.member import Member, Plugin
 from hookline.engine.plugin.observer import Observer
-from hookline.engine.plugin.plugin import Plugin
 
 Maker = tuple[Plugin, str | None]
 """The plugin that made an object, and its hook; None for the plugin's own object."""
@@ -62,7 +61,7 @@ class Makers(Observer):
             if part is not None:  # a wrapper may return what it got
                 self._made.setdefault(_key(part), None if member.is_core else (member.plugin, hook))
                 module = str(getattr(part, "__module__", None))
-                if self._modules.setdefault(module, member.plugin) is not member.plugin:
+                if not member.is_core and self._modules.setdefault(module, member.plugin) is not member.plugin:
                     self._modules[module] = None
 
     def of(self, error: BaseException) -> Maker | None:

@@ -1,36 +1,25 @@
-"""Plugins of a run: the choices of its config, and the instances made from them."""
+"""``Member``: a plugin that takes part in a run; and what the engine needs of a plugin and of a config."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol, runtime_checkable
 
-from hookline.engine.errors import ConfigError, Fault, Location, PluginError
-from hookline.engine.plugin.hook_checks import MARK
-from hookline.engine.plugin.options import copied
-from hookline.engine.plugin.plugin import Plugin, as_faults, combined
-
-OnError = Literal["fail", "warn"]
+from hookline.engine.errors import PluginError
+from hookline.engine.plugin.hook_names import MARK
+from hookline.engine.view import ConfigView
 
 
-@dataclass(frozen=True)
-class PluginChoice:
-    """A plugin that a config names, with all its options.
+class Plugin(Protocol):
+    """A plugin, as far as the engine knows it; its text is its kind and name, with its distribution."""
 
-    Attributes:
-        table: Its table: ``model``, ``callbacks.best``.
-        plugin: The plugin.
-        options: The converted value of each option.
-        location: Position of the choice, to show in errors.
-        on_error: Effect of an error in a callback: ``fail`` ends the run, ``warn`` disables the callback.
-    """
+    @property
+    def name(self) -> str:
+        """Its name in the config."""
 
-    table: str
-    plugin: Plugin
-    options: Mapping[str, Any]
-    location: Location | None = None
-    on_error: OnError = "fail"
+    def error(self, message: str, *, hint: str | None = None) -> PluginError:
+        """Return an error that names this plugin and its distribution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,39 +35,25 @@ class Member:
     """
 
     table: str
-    plugin: Plugin
+    plugin: Any
     instance: object
     is_tolerated: bool = False
     is_core: bool = False
 
 
+@runtime_checkable
+class Config(ConfigView, Protocol):
+    """A complete config, whose plugins were found, and their options checked."""
+
+    def make_members(self, rank: int) -> Sequence[Member]:
+        """Make the plugins that take part in a run on a rank, in the order of the config.
+
+        Raises:
+            ConfigError: When plugins refuse the values of their options; carries every refusal.
+            PluginError: When a plugin cannot be created, or does not match the hook specification.
+        """
+
+
 def is_wrapper(method: Callable[..., Any]) -> bool:
     """Whether a hook's method is a wrapper; pluggy's old form, ``hookwrapper=True``, is refused by the checks."""
     return bool(getattr(method, MARK, {}).get("wrapper"))
-
-
-def make_members(choices: Sequence[PluginChoice]) -> list[Member]:
-    """Make the plugins that a config chooses.
-
-    Raises:
-        ConfigError: When plugins refuse the values of their options; carries every refusal.
-        PluginError: When a plugin cannot be created, or does not match the hook specification.
-    """
-    members: list[Member] = []
-    refusals: list[Fault] = []
-    broken: list[PluginError] = []
-    for choice in choices:
-        try:
-            # A copy: a plugin may change its options, which must not affect other runs.
-            instance = choice.plugin.make(copied(choice.options))
-            members.append(Member(choice.table, choice.plugin, instance, choice.on_error == "warn"))
-        except ValueError as error:
-            refusals.append(Fault(f"{choice.plugin}: {error}", choice.location))
-        except PluginError as error:
-            broken.append(error)
-    if refusals:
-        refusals += [fault for error in broken for fault in as_faults(error)]
-        raise ConfigError("plugins refused their options", faults=refusals)
-    if broken:
-        raise combined(broken)
-    return members

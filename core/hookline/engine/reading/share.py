@@ -64,6 +64,18 @@ class Share:
             if rows := self.rows(number, count_examples(batch)):
                 yield part_of(batch, rows.start, rows.stop)
 
+    def backward(self, backward: Callable[[Tensor], None], *, is_checked: bool) -> Callable[[Tensor], None]:
+        """Return a function that computes the gradients of this rank's part of the loss of a batch.
+
+        The gradients of all ranks add up to those of the whole batch. If they are checked and the loss is not finite,
+        all are NaN, so that all ranks refuse them.
+        """
+
+        def backward_in_ranks(loss: Tensor) -> None:
+            backward(loss * (loss.detach() * 0 + self.fraction if is_checked else self.fraction))
+
+        return backward_in_ranks
+
     def counting(
         self, reader: Callable[[int, int], Iterator[Any]], weigh: Callable[[Any], int | Tensor]
     ) -> Callable[[int, int], Iterator[Any]]:

@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from hookline.engine.errors import DataError, text_of
-from hookline.engine.rng import Bystanders, make_generator
+from hookline.engine.rng import make_generator
+from hookline.shortcuts.generators import Bystanders
 
 
 @dataclass

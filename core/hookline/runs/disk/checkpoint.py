@@ -34,8 +34,8 @@ from typing import Any
 
 import msgspec
 
+from hookline.config.files import read_file, reason
 from hookline.engine.errors import CheckpointError
-from hookline.engine.files import read_file, reason
 from hookline.runs.disk.durable_files import (
     beside,
     file_sum,

@@ -7,17 +7,19 @@ It contains none of the data themselves.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline.engine.data import DataSource
 from hookline.engine.errors import CheckpointError, DataError
-from hookline.engine.rng import Bystanders, seed_all
+from hookline.engine.rng import preserved_rng, seed_all
 from hookline.runs.disk.encoding import decode, encode, from_json, to_json
 from hookline.runs.disk.formats import check_format
 
@@ -109,13 +111,14 @@ def _form_of_first(dataset: Dataset[Any]) -> Any:
         return _form(dataset.example)
     if type(dataset) is TensorDataset:
         return _form(tuple(tensor[0] for tensor in dataset.tensors))
-    bystanders = Bystanders()  # random numbers drawn by the dataset must not affect the training
-    bystanders.keep()
-    try:
-        seed_all(0)
-        return _form(dataset[0])
-    finally:
-        bystanders.restore()
+    states = random.getstate(), np.random.get_state()
+    with preserved_rng():  # random numbers drawn by the dataset must not affect the training
+        try:
+            seed_all(0)
+            return _form(dataset[0])
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def _form(value: Any) -> Any:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from hookline.engine.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular
+from hookline.config.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular
 
 TEMPORARY = ".tmp-"
 """Prefix of the names of unfinished files and folders."""

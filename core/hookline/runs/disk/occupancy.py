@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from hookline.config.files import NO_LINKS, NO_WAITING, read_file, reason
 from hookline.engine.errors import ConfigError, RunBusyError
-from hookline.engine.files import NO_LINKS, NO_WAITING, read_file, reason
 from hookline.runs.disk.durable_files import place
 from hookline.runs.disk.formats import NOT_JSON
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hookline.config.files import reason
 from hookline.engine.errors import CheckpointError
-from hookline.engine.files import reason
 from hookline.engine.ranks import Ranks
 from hookline.runs.disk.checkpoint import (
     SHARDS,

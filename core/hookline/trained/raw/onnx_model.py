@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hookline.config.files import read_file, reason
 from hookline.engine.errors import CheckpointError, PluginError
-from hookline.engine.files import read_file, reason
 from hookline.trained.exportable import Description, read_description
 from hookline.trained.raw.arrays import read_arrays
 from hookline.trained.raw.faults import Batch

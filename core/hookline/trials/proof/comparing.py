@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from hookline.engine.plugin.catalog import OWN_DISTRIBUTION
+from hookline.config.plugins.catalog import OWN_DISTRIBUTION
 from hookline.runs.folder import METRICS
 from hookline.runs.record import read_record
 from hookline.trials.proof.evidence import Evidence, checkpoints_of, end_of, metrics_of, state_of

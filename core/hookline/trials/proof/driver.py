@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hookline.config.run_config import Setting
 from hookline.engine.errors import CheckpointError, ConfigError, HooklineError, TrainingError
-from hookline.engine.plugin.run_config import Setting
 from hookline.trials.proof.witness import Order, Report
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import msgspec
 from hookline.trials.proof.witness import Order, Report, Witness
 
 if TYPE_CHECKING:
-    from hookline.engine.plugin.catalog import Catalog
-    from hookline.engine.plugin.run_config import RunConfig
+    from hookline.config.plugins.catalog import Catalog
+    from hookline.config.run_config import RunConfig
 
 
 def carry_out(catalog_of: Callable[[Order], Catalog], config_of: Callable[[Order, Catalog], RunConfig]) -> None:

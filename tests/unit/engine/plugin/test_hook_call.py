@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hookline import PluginError, hookimpl, train
-from hookline.engine.plugin.hook_checks import RENAMED, Renamed
+from hookline.config.plugins.hook_checks import RENAMED, Renamed
 
 SMALL = {"train": {"epochs": 2, "batch_size": 4}, "data": {"num_examples": 8}}
 

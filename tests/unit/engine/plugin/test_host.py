@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from hookline import Catalog, ConfigError, TrainingError, hookimpl, load_config
-from hookline.engine import Entry
+from hookline.config import Entry
+from hookline.config.plugins.choice import make_members
+from hookline.config.plugins.plugin import Plugin
 from hookline.engine.plugin.host import Host
-from hookline.engine.plugin.member import Member, make_members
-from hookline.engine.plugin.plugin import Plugin
+from hookline.engine.plugin.member import Member
 
 Log = list[str]
 
@@ -24,6 +25,10 @@ class Base:
     @hookimpl(trylast=True)
     def build_step(self) -> str:
         return "step of the core"
+
+
+def base() -> Member:
+    return Member("the loop", "the loop", Base(), is_core=True)
 
 
 @dataclass
@@ -97,7 +102,7 @@ def member(name: str, instance: object) -> Member:
 
 
 def host_of(*instances: object) -> Host:
-    return Host([member(name, instance) for name, instance in zip("abcdefgh", instances, strict=False)], Base())
+    return Host([*(member(name, instance) for name, instance in zip("abcdefgh", instances, strict=False)), base()])
 
 
 # ---- order -----------------------------------------------------------------------------------------------------------
@@ -258,7 +263,7 @@ def test_a_wrapper_alone_does_not_count_as_an_implementation() -> None:
 
 
 def test_the_owner_of_a_kind_is_the_plugin_of_its_table(catalog_with: Callable[..., Catalog]) -> None:
-    host = Host(make_members(load_config({"optimizer": "adamw"}, catalog=catalog_with()).plugins), Base())
+    host = Host([*make_members(load_config({"optimizer": "adamw"}, catalog=catalog_with()).plugins), base()])
     assert str(host.owner("optimizer")) == "optimizer 'adamw' (hookline 0.1.0)"
     assert host.owner("model").name == "linear"
 
@@ -398,7 +403,7 @@ def test_open_makes_the_plugins_of_the_config_in_its_order_with_their_options(
     catalog_with: Callable[..., Catalog],
 ) -> None:
     source = {"optimizer": {"lr": 0.5}, "callbacks": {"early-stopping": {"patience": 7}}}
-    host = Host(make_members(load_config(source, catalog=catalog_with()).plugins), Base())
+    host = Host([*make_members(load_config(source, catalog=catalog_with()).plugins), base()])
     assert [member.table for member in host.members] == [
         "data",
         "model",
@@ -414,7 +419,7 @@ def test_every_refusal_of_options_by_the_plugins_is_reported_at_once(catalog_wit
     words = ["optimizer.nesterov=true", "data=csv", "data.path=a.csv", "data.target=y", "data.split=[0.5]"]
     config = load_config(None, words, catalog=catalog_with())
     with pytest.raises(ConfigError) as caught:
-        Host(make_members(config.plugins), Base())
+        Host([*make_members(config.plugins), base()])
     assert caught.value.message == "plugins refused their options"
     assert [fault.message for fault in caught.value.faults] == [
         "data 'csv' (hookline 0.1.0): the fractions in `split` must sum to 1, not 0.5",
@@ -462,7 +467,7 @@ def test_notify_started_reaches_only_started_plugins() -> None:
 
 def tolerant_host(warnings: Log, *instances: object) -> Host:
     members = [member(name, instance) for name, instance in zip("abcdefgh", instances, strict=False)]
-    return Host([replace(one, is_tolerated=True) for one in members], Base(), warn=warnings.append)
+    return Host([*(replace(one, is_tolerated=True) for one in members), base()], warn=warnings.append)
 
 
 def test_a_tolerated_plugin_that_fails_is_reported_once_and_disabled_but_closed() -> None:

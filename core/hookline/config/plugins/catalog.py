@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint
 from typing import Any
 
-from hookline.engine.errors import Fault, PluginError
-from hookline.engine.plugin.metadata import (
+from hookline.config.plugins.metadata import (
     declared_entry_points,
     find_distributions,
     name_and_version,
     normalized_name,
     place_of,
 )
+from hookline.engine.errors import Fault, PluginError
 from hookline.engine.words import did_you_mean
 
 KINDS = ("data", "model", "loss", "optimizer", "parallel", "callback")
@@ -228,14 +228,19 @@ class Catalog:
         new_keys = self.default("moved") if "moved" in self._defaults else {}
         return f"it is now {new_keys[key]!r}" if key in new_keys else None
 
+    def closed(self, entries: Iterable[Entry], run: EntryPoint) -> Catalog:
+        """Return a catalog of these plugins alone, with the same defaults except for the tables of a run."""
+        defaults = {**self._defaults, "run": run}
+        return Catalog(entries, defaults=defaults.values())
+
     def default(self, part: str) -> Any:
         """Return a default that Hookline's own distribution declares.
 
         The parts are ``commands`` (summaries of Hookline's own commands among the plugins, by name), ``run``,
         ``terminal``, ``json``, ``keep`` and ``ranks`` (tables of a config), ``starter`` (a function that suggests a
         config for a data file, with its reasons), ``given-arrays`` (a function that makes a data source of arrays),
-        ``parent`` (a function that returns the folder of the runs), ``proof``, ``fast`` and ``overfit`` (functions that
-        return the overrides of a proof or a trial), and ``moved`` (new names of renamed keys). Other distributions
-        cannot declare defaults, so installing one does not change a run.
+        ``hooks`` (a class with hooks), ``parent`` (a function that returns the folder of the runs), ``proof``, ``fast``
+        and ``overfit`` (functions that return the overrides of a proof or a trial), and ``moved`` (new names of renamed
+        keys). Other distributions cannot declare defaults, so installing one does not change a run.
         """
         return self._defaults[part].load()

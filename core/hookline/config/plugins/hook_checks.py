@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hookline.engine import hookspecs
 from hookline.engine.errors import Fault, Location
+from hookline.engine.plugin.hook_call import WRAPPER_FORM
+from hookline.engine.plugin.hook_names import HOOKS, MARK
 from hookline.engine.words import did_you_mean
 
 
@@ -23,23 +24,10 @@ class Renamed(NamedTuple):
 RENAMED: dict[str, dict[str, Renamed]] = {}
 """Old names of arguments by hook, which plugins may still use for one minor release."""
 
-HOOKS: Mapping[str, tuple[str, ...]] = {
-    name: tuple(inspect.signature(spec).parameters)
-    for name, spec in vars(hookspecs).items()
-    if hasattr(spec, f"{hookspecs.PROJECT}_spec")
-}
-"""Names of the arguments of each hook."""
-
 WRAPPABLE = tuple(
     name for name in HOOKS if getattr(getattr(hookspecs, name), f"{hookspecs.PROJECT}_spec")["firstresult"]
 )
 """The hooks that can have wrappers: those with one result."""
-
-WRAPPER_FORM = "write result = yield, then return the result or a replacement"
-"""Hint for a wrapper of another form."""
-
-MARK = f"{hookspecs.PROJECT}_impl"
-"""The attribute with which pluggy's ``@hookimpl`` marks a method."""
 
 
 def hook_fault(name: str, member: Any) -> Fault | None:

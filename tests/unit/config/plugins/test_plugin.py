@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource, PluginError, hookimpl, train
-from hookline.engine import Entry
-from hookline.engine.plugin.hook_checks import HOOKS
-from hookline.engine.plugin.options import Option
-from hookline.engine.plugin.plugin import Plugin, has_hooks, load_plugin
+from hookline.config import Entry
+from hookline.config.plugins.options import Option
+from hookline.config.plugins.plugin import Plugin, has_hooks, load_plugin
+from hookline.engine.plugin.hook_names import HOOKS
 
 DATA = DataSource(TensorDataset(torch.zeros(4, 3), torch.zeros(4, 1)), in_features=3, out_features=1)
 RUN = object()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from typing import Protocol
 
-from hookline.engine.files import NO_WAITING, check_regular
+from hookline.config.files import NO_WAITING, check_regular
 
 _FIELD = re.compile(r"^(Name|Version):[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 

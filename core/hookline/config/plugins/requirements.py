@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import TYPE_CHECKING
 
-from hookline.engine.plugin.catalog import OWN_DISTRIBUTION, Entry
-from hookline.engine.plugin.metadata import normalized_name
+from hookline.config.plugins.catalog import OWN_DISTRIBUTION, Entry
+from hookline.config.plugins.metadata import normalized_name
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -19,8 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from hookline.engine.errors import ConfigError, PluginError, describe_error
-from hookline.engine.plugin.catalog import KINDS, Entry
+from hookline.config.plugins.catalog import KINDS, Entry
+from hookline.config.plugins.foreign_errors import describe_error
+from hookline.engine.errors import ConfigError, PluginError
 from hookline.engine.words import did_you_mean
 
 _MARK = "__hookline_plugins__"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hookline import PluginError
-from hookline.engine import Entry
-from hookline.engine.plugin.plugin import load_plugin
-from hookline.engine.plugin.requirements import unmet
+from hookline.config import Entry
+from hookline.config.plugins.plugin import load_plugin
+from hookline.config.plugins.requirements import unmet
 
 ACME = Entry("model", "net", "acme_with_effect:Net", "acme-net", "1.0")
 

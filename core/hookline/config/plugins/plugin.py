@@ -20,12 +20,15 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from hookline.config.plugins.catalog import Entry
+from hookline.config.plugins.foreign_errors import describe_error
+from hookline.config.plugins.hook_checks import hook_fault, signature_of
+from hookline.config.plugins.options import Option, options_of
+from hookline.config.plugins.renamed import with_new_names
+from hookline.config.plugins.requirements import check_fits
 from hookline.engine import hookspecs
-from hookline.engine.errors import Fault, PluginError, describe_error
-from hookline.engine.plugin.catalog import Entry
-from hookline.engine.plugin.hook_checks import HOOKS, MARK, hook_fault, signature_of
-from hookline.engine.plugin.options import Option, options_of
-from hookline.engine.plugin.requirements import check_fits
+from hookline.engine.errors import Fault, PluginError
+from hookline.engine.plugin.hook_names import HOOKS, MARK
 from hookline.engine.words import with_article
 
 RESERVED = ("use", "on_error")
@@ -98,9 +101,9 @@ class Plugin:
             return self._component_builder(values)
         self._check_hooks()
         if not inspect.isclass(self.target):
-            return self.target
+            return with_new_names(self.target, str(self))
         try:
-            return self.target(**values)
+            return with_new_names(self.target(**values), str(self))
         except (ValueError, PluginError):
             raise
         except (Exception, SystemExit) as error:

@@ -16,7 +16,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from hookline import Secret
-from hookline.engine.plugin.options import Option, describe, options_of, plain
+from hookline.config.plugins.options import Option, describe, options_of, plain
 from hookline.engine.train_options import TrainOptions
 
 HERE = Path("/data")

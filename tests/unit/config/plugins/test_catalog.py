@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hookline import Catalog, PluginError
-from hookline.engine import KINDS, Entry
+from hookline.config import KINDS, Entry
 
 ACME = Entry("model", "mlp", "acme_plugins:MLP", "acme-plugins", "1.2")
 ZETA = Entry("model", "mlp", "zeta:MLP", "zeta", "0.1")

@@ -1,4 +1,4 @@
-"""``FiniteGuard``: the check of losses and gradients for NaN and infinity, before the update."""
+"""``FiniteGuard``: the check of losses and gradients for NaN and infinity, before the update (``train.non_finite``)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hookline.engine.errors import NonFiniteError
-from hookline.engine.loop.position import Position
-from hookline.engine.reading.batch import Forward, tensors_in
-from hookline.engine.reading.share import rows_of
-from hookline.engine.view import RunView
+from hookline import ConfigError, NonFiniteError, RunView
+from hookline.engine import Forward, Guard, tensors_in
 
 _MAX_SKIPS = 100
 """Number of updates skipped in a row after which a run fails."""
@@ -30,7 +27,7 @@ def _is_quick(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-class FiniteGuard:
+class FiniteGuard(Guard):
     """Protects the weights of a run from losses and gradients that are not finite (``train.non_finite``).
 
     On the CPU, every loss and every gradient is checked before the update. On an accelerator, reading the result would
@@ -40,21 +37,12 @@ class FiniteGuard:
 
     Args:
         run: The run, with its model and optimizer built.
-        position: Position of the run.
-        forward: Passes a batch through the model, to find where numbers stop being finite.
-
-    Attributes:
-        has_skipped: Whether the update of the last step was skipped.
-        is_used: Whether a plugin has asked for it.
     """
 
-    def __init__(self, run: RunView, position: Position, forward: Forward) -> None:
+    def __init__(self, run: RunView) -> None:
         self._run = run
-        self._forward = forward
         self._optimizer = run.optimizer
-        self._position = position
         self._policy = run.config.train.non_finite
-        self._is_ignoring = self._policy == "ignore"
         self._is_waiting = _is_quick(run.device)
         self._first_bad = torch.zeros((), dtype=torch.int64, device=run.device)  # from 1; 0: none
         # Arguments of the check of gradients, independent of torch's default dtype and device.
@@ -64,7 +52,6 @@ class FiniteGuard:
         self._losses: Tensor | float = 0.0  # of this step, summed: a rank must not end one that the others take
         # A rank then sees only a part of the gradients.
         self._is_shared_out = any(_is_shared_out(p) for group in run.optimizer.param_groups for p in group["params"])
-        self.has_skipped = self.is_used = False
 
     def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:
         """Return whether to continue with a loss, a scalar tensor; False to skip the step.
@@ -72,8 +59,6 @@ class FiniteGuard:
         Raises:
             NonFiniteError: When it is not finite and the policy is to fail.
         """
-        if self._is_ignoring:
-            return True
         if self._run.ranks.world_size > 1:
             self._losses = self._losses + loss.detach()
             return True  # if it is not finite, all ranks will refuse the gradients
@@ -88,8 +73,6 @@ class FiniteGuard:
         Raises:
             NonFiniteError: When one is not finite and the policy is to fail.
         """
-        if self._is_ignoring:
-            return True
         groups = self._optimizer.param_groups
         gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
         if not gradients:
@@ -146,7 +129,7 @@ class FiniteGuard:
         step = 0 if self._is_waiting else int(self._first_bad)
         if not step:
             return
-        num_steps, problem = self._position.step, f"a loss or gradient is not finite in step {step}"
+        num_steps, problem = self._run.step, f"a loss or gradient is not finite in step {step}"
         if self._policy == "skip":
             self._first_bad.zero_()
             self._run.warn(f"{problem}, found after step {num_steps}: on an accelerator its update was not skipped")
@@ -159,9 +142,17 @@ class FiniteGuard:
         """Record an update whose values were found finite elsewhere."""
         self._num_skips = 0
 
-    def forget_skip(self) -> None:
-        """Reset ``has_skipped`` once the step is counted."""
-        self.has_skipped = False
+    def check_use(self) -> None:
+        """Check that the step of a plugin asks for this check if ``train.non_finite`` is ``skip``.
+
+        Raises:
+            ConfigError: When it does not.
+        """
+        owners = [member.plugin for member, is_wrapper in self._run.hook_order("build_step") if not is_wrapper]
+        if owners and self._policy == "skip" and not self.is_used:
+            message = f"the step of {owners[0]} skips no update, but train.non_finite = 'skip' is set"
+            hint = "set it to 'fail' or 'ignore'; a step that skips calls run.update, or asks run.finite_guard"
+            raise ConfigError(message, hint=hint)
 
     def _are_finite(self, gradients: list[Tensor]) -> bool:
         try:
@@ -181,36 +172,45 @@ class FiniteGuard:
 
     def _note(self, is_finite: bool | Tensor) -> None:
         """Record a result on the device, and read it when due."""
-        self._first_bad.masked_fill_((self._first_bad == 0) & ~torch.as_tensor(is_finite), self._position.step + 1)
-        if self._position.step % _STRIDE == 0:
+        self._first_bad.masked_fill_((self._first_bad == 0) & ~torch.as_tensor(is_finite), self._run.step + 1)
+        if self._run.step % _STRIDE == 0:
             self.look()
 
     def _refused(self, problem: str, batch: Any = None, rank: int | None = None) -> bool:
-        step = self._position.step + 1
+        step = self._run.step + 1
         self._num_skips += 1
-        where = f"in step {step} (epoch {self._position.epoch})"
+        where = f"in step {step} (epoch {self._run.epoch})"
         if self._policy == "skip" and self._num_skips < _MAX_SKIPS:
             self.has_skipped = True
             if self._num_skips <= 3:
                 self._run.warn(f"{problem} {where}: the step was skipped")
             return False
-        first = _first_bad_output(self._forward, batch) if batch is not None else ""
+        first = _first_bad_output(self._run, batch) if batch is not None else ""
         raise self._error(f"{problem} {where}, before the weights were touched{first}", step, rank)
 
     def _error(self, problem: str, step: int, rank: int | None = None) -> NonFiniteError:
-        indices = self._position.indices(step)
-        if rank is not None:
-            indices = indices[rows_of(self._run.ranks.part_of(rank), len(self._run.ranks.first_readers), len(indices))]
+        indices = self._run.batch_indices(step)
+        if rank is not None:  # as the ranks share out a batch
+            part, num_parts = self._run.ranks.part_of(rank), len(self._run.ranks.first_readers)
+            indices = indices[len(indices) * part // num_parts : len(indices) * (part + 1) // num_parts]
         shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
         examples = f"; its examples are {shown}" if indices else ""
         return NonFiniteError(
-            f"{problem}{examples}; the seed is {self._position.seed}",
-            epoch=self._position.epoch_of(step),
+            f"{problem}{examples}; the seed is {self._run.config.train.seed}",
+            epoch=self._epoch_of(step),
             step=step,
             indices=indices,
             hint=f"to reproduce it, set train.max_steps={step}; try a smaller learning rate, or look for extreme "
             "values in the data",
         )
+
+    def _epoch_of(self, step: int) -> int:
+        """Return the epoch of a step of this epoch or an earlier one; for a stream the current one."""
+        run = self._run
+        num_after = run.step - run.position - step  # steps from it to the end of the epoch before
+        if num_after < 0 or not run.steps_per_epoch:
+            return run.epoch
+        return run.epoch - 1 - num_after // run.steps_per_epoch
 
     def _first_bad_gradient(self) -> str:
         names = self._run.unwrapped_model.named_parameters()
@@ -237,8 +237,9 @@ def _can_skip(optimizer: Optimizer) -> bool:
     )
 
 
-def _first_bad_output(forward: Forward, batch: Any) -> str:
+def _first_bad_output(run: RunView, batch: Any) -> str:
     """Return the part of a model with the first output that is not finite, for a message."""
+    forward = Forward(run.model, run.loss, run.data.target, run.unwrapped_model, run)
     inputs, target = forward.pair(batch)
     if any(tensor.is_floating_point() and not torch.isfinite(tensor).all() for tensor in tensors_in(inputs)):
         return "; first in the input"

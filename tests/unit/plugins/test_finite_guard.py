@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable, Generator
 from typing import Any, cast
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from hookline import ConfigError, DataSource, NonFiniteError, Run, RunView, hookimpl, load_config, train
+from hookline import ConfigError, ContractError, DataSource, NonFiniteError, Run, RunView, hookimpl, load_config, train
+from hookline.engine import Guard
 
 
 def data_with(bad: float, at: int, num_examples: int = 12) -> DataSource:
@@ -175,7 +177,7 @@ def test_nothing_is_checked_with_ignore() -> None:
 @pytest.fixture
 def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the code path of an accelerator, on the CPU."""
-    monkeypatch.setattr("hookline.engine.loop.finite_guard._is_quick", lambda device: False)
+    monkeypatch.setattr("hookline_plugins.steps.finite_guard._is_quick", lambda device: False)
 
 
 FUSED = {
@@ -490,3 +492,43 @@ def test_a_parameter_has_its_name_in_the_model_without_wrappers() -> None:
     plugins = {"data": data_with(0.5, at=0), "callbacks.around": Around()}
     with pytest.raises(NonFiniteError, match="the gradient of 'weight' is not finite"):
         train(IN_ORDER, plugins=plugins)
+
+
+class Counting(Guard):
+    """Counts the losses, and accepts all."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:
+        self.losses.append(loss.item())
+        return True
+
+
+def test_the_check_of_a_plugin_takes_the_place_of_the_default_one() -> None:
+    class Brings:
+        @hookimpl
+        def build_guard(self, run: RunView) -> Guard:
+            self.guard = Counting()
+            assert run.optimizer.param_groups, "it is built after the optimizer"
+            return self.guard
+
+    brings = Brings()
+    plugins = {"data": data_with(float("nan"), at=6), "callbacks.brings": brings}
+    run = Run(load_config(IN_ORDER, plugins=plugins))
+    with pytest.raises(NonFiniteError, match="train/running_loss is nan in epoch 1"):
+        run.fit()
+    assert (run.step, run.finite_guard) == (3, brings.guard)
+    assert [math.isfinite(loss) for loss in brings.guard.losses] == [True, False, False]
+
+
+def test_what_is_no_guard_is_refused() -> None:
+    class Brings:
+        @hookimpl
+        def build_guard(self) -> Any:
+            return print
+
+    with pytest.raises(
+        ContractError, match=r"build_guard of callback 'Brings' .* returned a builtin_function_or_method"
+    ):
+        Run(load_config(IN_ORDER, plugins={"callbacks.brings": Brings()}))

@@ -10,8 +10,7 @@ import pytest
 
 import hookline
 from hookline import Catalog, ConfigError, PluginError, load_config
-from hookline.config import entries_of_file
-from hookline.engine import Entry
+from hookline.config import Entry, entries_of_file
 
 WriteFile = Callable[..., Path]
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from hookline.config.plugins.catalog import KINDS
+from hookline.config.plugins.choice import PluginChoice, make_members
+from hookline.config.plugins.options import is_plain, lasting
 from hookline.engine.errors import Location
-from hookline.engine.plugin.catalog import KINDS
-from hookline.engine.plugin.member import PluginChoice
-from hookline.engine.plugin.options import is_plain, lasting
+from hookline.engine.plugin.member import Member
 from hookline.engine.train_options import TrainOptions
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
@@ -96,12 +97,24 @@ class RunConfig:
         rules: Rules for its plugins.
         plugins: Data, model, loss, optimizer, perhaps parallel, then the callbacks in order.
         settings: Every setting by its full key, in the order of the tables.
+        base: Makes an object whose hooks are called after those of the plugins.
     """
 
     train: TrainOptions
     rules: PluginRules
     plugins: tuple[PluginChoice, ...]
     settings: Mapping[str, Setting] = field(repr=False)
+    base: Callable[[], object] = field(repr=False, compare=False)
+
+    def make_members(self, rank: int = 0) -> list[Member]:
+        """Make the plugins that take part in a run on a rank, in their order.
+
+        Raises:
+            ConfigError: When plugins refuse the values of their options; carries every refusal.
+            PluginError: When a plugin cannot be created, or does not match the hook specification.
+        """
+        members = make_members(choice for choice in self.plugins if choice.is_on(rank))
+        return [*members, Member("the defaults", "the defaults", self.base(), is_core=True)]
 
     def lasting(self, key: str) -> Any:
         """Return the value of a key as plain data with absolute paths, so that it can be read from any folder.
