@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from hookline import DataSource, Run, load_config
+from hookline import DataSource, Run, RunView, hookimpl, load_config
 from hookline.engine import Ranks
 
 
@@ -107,6 +107,93 @@ def trained(ranks: Ranks | None, **options: Any) -> dict[str, Tensor]:
     run = run_of(ranks, train=train, **options)
     run.fit()
     return weights(run)
+
+
+class Logs:
+    """Logs a number that differs between ranks and steps, and keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    @hookimpl
+    def on_step_end(self, run: RunView) -> None:
+        run.log("noise", 1 / (run.step + run.ranks.rank))
+
+    @hookimpl
+    def on_log(self, run: RunView, values: Mapping[str, float]) -> None:
+        self.seen.append([run.step, dict(values)])
+
+
+class Net(nn.Module):
+    """A model with dropout and batch normalization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+def resumable(ranks: Ranks | None, epochs: int = 12, parallel: Any = "ddp") -> tuple[Run, Logs]:
+    """Return a run with everything that has a state."""
+    logs = Logs()
+    run = run_of(
+        ranks,
+        train={"epochs": epochs, "log_every_steps": 7, "evaluate_every_steps": 4},
+        model="net",
+        num_classes=3,
+        loss={"use": "cross-entropy", "weight": [1.0, 5.0, 0.25]},
+        optimizer={"use": "adamw", "lr": 0.01},
+        callbacks={
+            "averaging": {"decay": 0.5},
+            "lr-schedule": {"interval": "step", "warmup_steps": 3},
+            "best": {"restore": True},
+            "logs": {},
+        },
+        plugins={"model": Net, "callbacks.logs": logs},
+        parallel=parallel,
+    )
+    return run, logs
+
+
+def ended(run: Run, logs: Logs, after: int) -> list[Any]:
+    """Finish a run, and return everything that it ends with."""
+    run.fit()
+    return end_of(run, logs, after)
+
+
+def end_of(run: Run, logs: Logs, after: int) -> list[Any]:
+    """Return what a run has ended with, and what it logged after a step."""
+    seen = [one for one in logs.seen if one[0] > after]
+    parts = run.ranks.whole([weights(run), run.state_dict()["optimizer"]])
+    return [*parts, [dict(metrics) for metrics in run.history], seen]
+
+
+def is_equal(first: Any, second: Any) -> bool:
+    """Return whether two values of any nesting are the same to the last bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(is_equal(value, second[key]) for key, value in first.items())
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(is_equal, first, second))
+    return bool(first == second)
+
+
+def inexact_steps(ranks: Ranks, steps: range, parallel: Any) -> tuple[list[int], int]:
+    """Return the steps after which a run does not resume to the last bit, and the number of intervals it logged."""
+    run, logs = resumable(ranks, parallel=parallel)
+    # Rank 0 writes the file that all read.
+    states = [ranks.gather(ranks.whole(run.state_dict()))[0] for step in run.steps() if step.step in steps]
+    assert len(states) == len(steps)
+    num_logged, wrong = len(logs.seen), []
+    for state in states:
+        resumed, own = resumable(ranks, parallel=parallel)
+        resumed.load_state_dict(state)
+        if not is_equal(ended(resumed, own, state["step"]), end_of(run, logs, state["step"])):
+            wrong.append(state["step"])
+    return wrong, num_logged
 
 
 def by_hand(

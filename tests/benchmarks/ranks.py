@@ -14,13 +14,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
@@ -87,17 +89,29 @@ def gpt() -> tuple[hookline.DataSource, Any, Any]:
     return data, {"use": "gpt", "layers": 2, "heads": 2, "width": 64}, "cross-entropy"
 
 
-def config_of(job: tuple[hookline.DataSource, Any, Any]) -> hookline.RunConfig:
-    """Return the config of a job of many epochs."""
+def config_of(job: tuple[hookline.DataSource, Any, Any], wrap: Sequence[str]) -> hookline.RunConfig:
+    """Return the config of a job of many epochs, with fsdp if it names classes of modules and ddp otherwise."""
     data, model, loss = job
-    tables = {"model": model, "loss": loss, "parallel": "ddp", "optimizer": {"use": "sgd", "lr": 0.01}}
+    parallel = {"use": "fsdp", "wrap": [*wrap]} if wrap else "ddp"
+    tables = {"model": model, "loss": loss, "parallel": parallel, "optimizer": {"use": "sgd", "lr": 0.01}}
     train = {"epochs": 1_000, "batch_size": 64, "evaluate": []}
     return hookline.load_config({**tables, "train": train}, plugins={"data": lambda: data})
 
 
-def by_hand(run: hookline.Run, ranks: Ranks) -> Iterator[Tensor]:
-    """Yield the losses of a loop by hand with DDP, over the job of a run of one process."""
-    model: Any = DistributedDataParallel(run.unwrapped_model)
+def parallelized(model: Any, ranks: Ranks, wrap: Sequence[str]) -> Any:
+    """Return a model for several ranks, as a script would."""
+    if not wrap:
+        return DistributedDataParallel(model)
+    mesh = init_device_mesh("cpu", (ranks.world_size,))
+    for module in (*(part for part in model.modules() if type(part).__name__ in wrap), model):
+        sharded: Any = fully_shard(module, mesh=mesh)
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo has nothing else
+    return model
+
+
+def by_hand(run: hookline.Run, ranks: Ranks, wrap: Sequence[str]) -> Iterator[Tensor]:
+    """Yield the losses of a loop by hand with DDP or FSDP2, over the job of a run of one process."""
+    model = parallelized(run.unwrapped_model, ranks, wrap)
     loss_function: Any = run.loss
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     inputs, targets = run.data.train.tensors  # type: ignore[attr-defined] # it is a TensorDataset
@@ -112,13 +126,16 @@ def by_hand(run: hookline.Run, ranks: Ranks) -> Iterator[Tensor]:
             yield loss
 
 
-def step_times(job: Callable[[], Any], rounds: int, num_steps: int) -> dict[str, list[float]]:
-    """Return the seconds of a step on rank 0: of a loop by hand and of Hookline, which take turns."""
+def step_times(job: Callable[[], Any], rounds: int, num_steps: int, wrap: Sequence[str] = ()) -> dict[str, list[float]]:
+    """Return the seconds of a step on rank 0: of a loop by hand and of Hookline, which take turns.
+
+    Both use fsdp where classes of modules are named, and ddp otherwise.
+    """
 
     def timed(ranks: Ranks) -> dict[str, list[float]]:
         made = job()
-        run = hookline.Run(config_of(made), ranks=ranks)
-        loops = {"by hand": by_hand(hookline.Run(config_of(made)), ranks), "hookline": run.steps()}
+        run = hookline.Run(config_of(made, wrap), ranks=ranks)
+        loops = {"by hand": by_hand(hookline.Run(config_of(made, ())), ranks, wrap), "hookline": run.steps()}
         times: dict[str, list[float]] = {name: [] for name in loops}
         for number in range(rounds + 1):
             for name, loop in loops.items():
@@ -191,6 +208,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {NUM_RANKS} ranks, gloo")
     show("a step of a perceptron, 64 examples", step_times(mlp, options.rounds, 100))
     show("a step of a small GPT, 64 sequences", step_times(gpt, options.rounds, 10))
+    show("a step of a perceptron with fsdp", step_times(mlp, options.rounds, 100, ["Linear"]))
+    show("a step of a small GPT with fsdp", step_times(gpt, options.rounds, 10, ["Block"]))
     show("a whole program of 300 steps", start_times(options.starts))
     answers = one_process(options.before, options.starts)
     show("a step of one process", {name: [each["step"] for each in found] for name, found in answers.items()})

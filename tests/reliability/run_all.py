@@ -21,7 +21,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reliability import broken_disks, crashes, crowds, embedded, kills, power, ranks, strangers, traced
+from reliability import broken_disks, crashes, crowds, embedded, kills, power, ranks, shards, strangers, traced
 
 Part = Callable[[Path], dict[str, Any]]
 
@@ -53,6 +53,12 @@ LONG: dict[str, Part] = {
     "a kill of each rank in each phase": ranks.kills_in_each_phase,
     "a rank that hangs": ranks.hangs,
     "a second signal while a rank hangs": ranks.second_signals,
+    "a kill of each rank on entry to each operation of a save in parts": shards.kills_of_a_save,
+    "a kill of each rank at operations of a run that saves in parts": lambda f: shards.kills_of_runs(
+        f, slice(0, None, 25)
+    ),
+    "damage to each file of a checkpoint in parts": shards.damages,
+    "a resume of two ranks after each step": shards.inexact_resumes,
 }
 QUICK: dict[str, Part] = LONG | {
     "a kill on entry to each operation on a file of a run": lambda f: kills.kill_points(
@@ -75,8 +81,15 @@ QUICK: dict[str, Part] = LONG | {
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 8, num_before=4),
 }
 del QUICK["a kill on entry to each system call of a save"]
-# tests/integration/test_ranks.py has what is quick of these.
-for name in ("signals to ranks and their launcher at any time", "kills of ranks and their launcher at any time"):
+# tests/integration/test_ranks.py and tests/unit/ranks have what is quick of these.
+for name in (
+    "signals to ranks and their launcher at any time",
+    "kills of ranks and their launcher at any time",
+    "a kill of each rank on entry to each operation of a save in parts",
+    "a kill of each rank at operations of a run that saves in parts",
+    "damage to each file of a checkpoint in parts",
+    "a resume of two ranks after each step",
+):
     del QUICK[name]
 del QUICK["a kill of each rank in each phase"]
 # All points of a save, without the training around it.

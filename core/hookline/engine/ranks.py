@@ -68,11 +68,17 @@ class Ranks:
         return is_true
 
     def whole(self, state: Any) -> Any:
-        """Return a state of any nesting in which each tensor that is shared out is gathered from all ranks."""
+        """Return a state of any nesting in which each tensor that is shared out is gathered from all ranks.
+
+        To save a run, there is no need to: ``hookline.runs.begin_save`` lets each rank write its part.
+        """
         return state
 
     def sharded(self, state: Any, like: Any) -> Any:  # noqa: ARG002 - several ranks need it
-        """Return a whole state with the tensors shared out as those of ``like``.
+        """Return a state with its tensors shared out as those of ``like``.
+
+        A plugin passes the weights that it gets in ``load_state_dict`` through it first: those of a checkpoint that
+        several ranks have written are read here, as far as this rank needs them.
 
         Args:
             state: The state, the same on each rank.

@@ -306,7 +306,10 @@ class RunView(Protocol):
         """Return the plugins that implement a hook in calling order, each with a flag that marks wrappers."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of the complete state; in ``on_save_point`` and between two steps only."""
+        """Return a copy of the complete state; in ``on_save_point`` and between two steps only.
+
+        Of a tensor that is shared out among ranks, it has the part of this rank: see ``Ranks.whole``.
+        """
 
     def report(self, title: str, rows: Sequence[Row]) -> None:
         """Add a table of plain values to the summary, which is shown when the run ends."""

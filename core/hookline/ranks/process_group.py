@@ -22,6 +22,8 @@ from hookline.engine.reading.batch import with_parts
 from hookline.ranks.agreed import told_key
 from hookline.ranks.hook_watch import HookWatch, Untolerated
 from hookline.ranks.messages import from_bytes, to_bytes
+from hookline.runs.disk.encoding import is_shared_out
+from hookline.runs.disk.shards import StoredTensor, box_of, read_whole
 
 _FRAME = 1024
 """Bytes that ranks exchange in one go; longer messages need a second."""
@@ -105,20 +107,25 @@ class ProcessGroup(Ranks):
         """Return a state of any nesting in which each tensor that is shared out, a DTensor, is whole and on the CPU."""
         if not isinstance(state, torch.Tensor):
             return with_parts(state, self.whole)
-        if not _is_shared_out(state):
+        if not is_shared_out(state):
             return state
         with self.noticing():
             return state.full_tensor().cpu()  # type: ignore[attr-defined] # a DTensor has it
 
     def sharded(self, state: Any, like: Any) -> Any:
-        """Return a whole state with the tensors shared out as those of ``like`` that are DTensors."""
+        """Return a state with its tensors shared out as those of ``like`` that are DTensors.
+
+        Of a tensor of a checkpoint in parts, this rank reads what it needs.
+        """
         if isinstance(like, Mapping):
             return {key: self.sharded(value, like.get(key)) for key, value in state.items()}
-        if not _is_shared_out(like):
-            return state
-        if not isinstance(state, torch.Tensor):
+        if not isinstance(state, torch.Tensor | StoredTensor):
             return with_parts(state, lambda part: self.sharded(part, like))
-        return _shared_out(state, like) if state.shape == like.shape else state
+        if is_shared_out(state):
+            return state
+        if is_shared_out(like) and state.shape == like.shape:
+            return _shared_out(state, like)
+        return read_whole(state)
 
     def meet(self, step: int, *, is_due: bool = False) -> None:
         """Meet the other ranks, so often that it takes 0.4 % of the time, and half a second pass at most."""
@@ -244,15 +251,14 @@ class ProcessGroup(Ranks):
         return self._store.get(key).decode() if self._store.check([key]) else ""
 
 
-def _is_shared_out(tensor: Any) -> bool:
-    return hasattr(tensor, "full_tensor")  # a DTensor, whose module takes a second to import
+def _shared_out(tensor: torch.Tensor | StoredTensor, like: Any) -> torch.Tensor:
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-
-def _shared_out(tensor: torch.Tensor, like: Any) -> torch.Tensor:
-    from torch.distributed.tensor import distribute_tensor
-
-    mesh = like.device_mesh
-    return distribute_tensor(tensor.to(like.device), mesh, like.placements, src_data_rank=None)  # each rank has it
+    mesh, placements = like.device_mesh, like.placements
+    if isinstance(tensor, StoredTensor):
+        part = tensor.read(*box_of(like)).to(like.device)
+        return DTensor.from_local(part, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
+    return distribute_tensor(tensor.to(like.device), mesh, placements, src_data_rank=None)  # each rank has it
 
 
 def _is_of_peer(error: RuntimeError) -> bool:

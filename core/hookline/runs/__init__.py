@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from hookline.runs.curves import Curve, metric_names, read_curves
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
+    from hookline.runs.disk.together import Save
     from hookline.runs.folder import (
         RunFolder,
+        begin_save,
         command_of,
         folder_of,
         give_command,
@@ -54,8 +56,10 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
+    "disk.together": ("Save",),
     "folder": (
         "RunFolder",
+        "begin_save",
         "command_of",
         "folder_of",
         "give_command",
@@ -121,7 +125,9 @@ __all__ = [
     "RunFolder",
     "RunRecord",
     "RunRow",
+    "Save",
     "StateCheck",
+    "begin_save",
     "checkpoint_rows",
     "command_of",
     "commit_of",

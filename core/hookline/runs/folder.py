@@ -25,6 +25,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from msgspec.structs import replace
 
 from hookline.config.files import NO_LINKS, NO_WAITING, check_regular, reason
 from hookline.engine.errors import CheckpointError, ConfigError
+from hookline.engine.ranks import Ranks
 from hookline.engine.view import RunView
 from hookline.runs.disk.checkpoint import (
     CHECKPOINTS,
@@ -40,8 +42,10 @@ from hookline.runs.disk.checkpoint import (
     FileSum,
     Manifest,
     check_checkpoint,
+    manifest_of,
     newest_checkpoint,
     prune,
+    read_checkpoint,
     read_summed,
     remove_unfinished,
     run_of,
@@ -58,6 +62,7 @@ from hookline.runs.disk.durable_files import (
     sync_folder,
 )
 from hookline.runs.disk.occupancy import LOCK, FileLock, hold
+from hookline.runs.disk.together import Save, SaveTogether
 from hookline.runs.names import check_name, next_number, point_to
 from hookline.runs.overview.notes import NOTES
 from hookline.runs.record import REBUILT, RECORD, RunRecord, read_record
@@ -121,10 +126,60 @@ def give_folder(run: RunView, folder: RunFolder) -> None:
 
 
 def give_weights(run: RunView) -> None:
-    """Give a run that is over its weights, gathered from all ranks, for its files; each rank calls it."""
+    """Give a run that is over its weights, gathered on rank 0, for its files; each rank calls it."""
     from hookline.engine.loop.state import weights_of
 
-    run.shared[_WEIGHTS] = run.ranks.whole(weights_of(run))
+    weights = _gathered(run.ranks, weights_of(run))
+    if run.ranks.is_zero:
+        run.shared[_WEIGHTS] = weights
+
+
+def _gathered(ranks: Ranks, state: Any) -> Any:
+    """Return a state of any nesting with its tensors gathered one after the other, of which other ranks keep none."""
+    from hookline.engine.reading.batch import with_parts
+    from hookline.runs.disk.encoding import is_shared_out
+
+    if not is_shared_out(state):
+        return with_parts(state, partial(_gathered, ranks))
+    whole = ranks.whole(state)
+    return whole if ranks.is_zero else None
+
+
+class _SaveAlone(Save):
+    """A save by rank 0, or by the only process; the arguments are those of ``RunFolder.write_checkpoint``."""
+
+    def __init__(
+        self, folder: RunFolder, state: Mapping[str, Any], metrics: Mapping[str, float], identity: Mapping[str, Any]
+    ) -> None:
+        self._write = partial(folder.write_checkpoint, state, metrics=metrics, identity=identity)
+        self._path = Path()
+
+    def write(self) -> None:
+        self._path = self._write()
+
+    def complete(self) -> Path:
+        return self._path
+
+
+def begin_save(run: RunView, *, metrics: Mapping[str, float], identity: Mapping[str, Any]) -> Save | None:
+    """Begin to save a run, at the same place on all ranks; return what is left to do, None if that is nothing.
+
+    Where each rank has a part of some tensors, all ranks write the checkpoint; otherwise rank 0 does.
+
+    Args:
+        run: The run.
+        metrics: The metrics by which checkpoints are compared.
+        identity: Fingerprint of the run, ``identity_of(run)``.
+
+    Raises:
+        CheckpointError: When the state contains something that cannot be saved.
+    """
+    from hookline.runs.disk.encoding import has_shared_out
+
+    state, folder = run.state_dict(), folder_of(run)
+    if any(run.ranks.gather(has_shared_out(state))):
+        return SaveTogether(run.ranks, state, lambda: _expected(folder).describe(state, metrics, identity))
+    return _SaveAlone(folder, state, metrics, identity) if folder else None
 
 
 class RunFolder:
@@ -328,6 +383,17 @@ class RunFolder:
             raise
         return path
 
+    def describe(
+        self, state: Mapping[str, Any], metrics: Mapping[str, float], identity: Mapping[str, Any]
+    ) -> tuple[Path, Mapping[str, Any], Callable[[Mapping[str, FileSum]], Manifest]]:
+        """Return what ``SaveTogether`` needs; the arguments are those of ``write_checkpoint``.
+
+        Raises:
+            CheckpointError: When the state contains a secret, or the folder cannot be made.
+        """
+        manifest = partial(manifest_of, state, run=self.record.run, metrics=metrics, identity=identity)
+        return self.checkpoints, self._without_secrets(state), manifest
+
     def prune_checkpoints(self, keep: int, best: Callable[[Manifest], float | None], keep_best: int) -> None:
         """Remove checkpoints except the newest and the best; the arguments are those of ``prune``.
 
@@ -341,13 +407,16 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"an old checkpoint cannot be removed: {error.filename}: {reason(error)}") from error
 
-    def newest_checkpoint(self, report: Callable[[CheckpointError], None]) -> Checkpoint | None:
+    def newest_checkpoint(
+        self, report: Callable[[CheckpointError], None], read: Callable[..., Checkpoint] = read_checkpoint
+    ) -> Checkpoint | None:
         """Return the newest valid checkpoint; None if there are no checkpoints.
 
         Unfinished files, left by killed programs, are removed; damaged checkpoints are set aside.
 
         Args:
             report: Called with the error of each newer checkpoint.
+            read: Reads and verifies one, as ``read_checkpoint``.
 
         Raises:
             CheckpointError: When there are checkpoints, but none is valid.
@@ -359,7 +428,7 @@ class RunFolder:
         except OSError as error:
             report(CheckpointError(f"an unfinished file cannot be removed: {error.filename}: {reason(error)}"))
         try:
-            return newest_checkpoint(folder, report, run=self.record.run)
+            return newest_checkpoint(folder, report, run=self.record.run, read=read)
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be read: {reason(error)}") from error
 
@@ -436,6 +505,12 @@ class RunFolder:
         except OSError as error:
             raise _unwritten(folder, error) from error
         return folder
+
+
+def _expected(folder: RunFolder | None) -> RunFolder:
+    if folder is None:
+        raise CheckpointError("the run has no folder to save in", hint="give it one on rank 0: give_folder")
+    return folder
 
 
 def _identity_of(path: Path) -> tuple[int, int] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from hookline.engine.ranks import Ranks
 from hookline.engine.read_only import ReadOnly
 from hookline.runs.changes import Change, identity_changes
 from hookline.runs.disk.checkpoint import Checkpoint, checkpoints_in, read_checkpoint, set_aside
+from hookline.runs.disk.encoding import has_shared_out
+from hookline.runs.disk.shards import read_whole
+from hookline.runs.disk.together import ReadTogether
 from hookline.runs.folder import RunFolder, expect_saved_weights, give_folder, saved_config
 from hookline.runs.identity import identity_of
 from hookline.runs.overview.search import find_run
@@ -84,15 +89,17 @@ def resume(  # noqa: PLR0913 - each is a choice of its own
             catalog=catalog,
         )
         problems: list[str] = []
-        newest = folder.newest_checkpoint(lambda error: problems.append(error.message)) if folder else None
+        reading = ReadTogether(ranks)
+        newest = reading.led(lambda: _newest(folder, problems, reading))
         build = _build_to_resume if ranks.gather(newest is not None)[0] else build_all
         resumed = Run(config, observers=observers, shortcuts=shortcuts, ranks=ranks, build=build)
         used: Path | None = None
         if folder:
             give_folder(resumed, folder)
-            used, warnings = _resume_from(
-                newest, problems, resumed, folder, allow_changed_data=allow_changed_data, aside=shown
-            )
+        load = partial(_resume_from, newest, problems, resumed, folder, reading)
+        tried = reading.led(lambda: load(allow_changed_data=allow_changed_data, aside=shown))
+        if folder and tried:
+            used, warnings = tried
             for text in [*folder.findings, *warnings]:
                 resumed.warn(text)
             if overrides:
@@ -100,7 +107,7 @@ def resume(  # noqa: PLR0913 - each is a choice of its own
         # Rank 0 has tried the checkpoints, and set aside those that cannot be used.
         [used_by_zero, *_] = ranks.gather(str(used) if used else None)
         if not folder and used_by_zero:
-            checkpoint = read_checkpoint(Path(used_by_zero))
+            checkpoint = read_checkpoint(Path(used_by_zero), is_whole=False)
             resume_from(resumed, checkpoint, allow_changed_data=allow_changed_data, aside=shown)
     except BaseException:
         if folder:
@@ -139,7 +146,8 @@ def _resume_from(
     newest: Checkpoint | None,
     problems: list[str],
     run: Run,
-    folder: RunFolder,
+    folder: RunFolder | None,
+    reading: ReadTogether,
     *,
     allow_changed_data: bool,
     aside: Collection[str],
@@ -148,8 +156,9 @@ def _resume_from(
 
     Newer ones are set aside once an older one is loaded. If none can be used, all stay where they are.
     """
+    assert folder is not None, "rank 0 has opened it"
     unusable: dict[Path, HooklineError] = {}
-    for checkpoint in _from_newest(newest, folder):
+    for checkpoint in _from_newest(newest, folder, reading):
         try:
             notes = resume_from(run, checkpoint, allow_changed_data=allow_changed_data, aside=aside)
         except (CheckpointError, ContractError) as error:
@@ -165,14 +174,19 @@ def _resume_from(
     return None, [*problems, *_described(changes, "it began")]
 
 
-def _from_newest(newest: Checkpoint | None, folder: RunFolder) -> Iterator[Checkpoint]:
+def _newest(folder: RunFolder | None, problems: list[str], reading: ReadTogether) -> Checkpoint | None:
+    assert folder is not None, "rank 0 has opened it"
+    return folder.newest_checkpoint(lambda error: problems.append(error.message), reading.read)
+
+
+def _from_newest(newest: Checkpoint | None, folder: RunFolder, reading: ReadTogether) -> Iterator[Checkpoint]:
     """Yield a checkpoint and the valid older ones, each read when it is needed."""
     if newest:
         yield newest
         paths = checkpoints_in(folder.checkpoints)
         for path in paths[paths.index(newest.path) + 1 :]:
             with contextlib.suppress(CheckpointError):
-                yield read_checkpoint(path, run=folder.record.run)
+                yield reading.read(path, run=folder.record.run)
 
 
 def _check_unfinished(run: Run, folder: RunFolder) -> None:
@@ -236,6 +250,8 @@ def resume_from(
     """
     if missing := [part for part in _State.__struct_fields__ if part not in (*checkpoint.state, "ranks")]:
         raise CheckpointError(f"{checkpoint.path} lacks {', '.join(missing)}")
+    if not has_shared_out([*run.model.parameters()]):  # of several ranks, each has the whole model
+        checkpoint = replace(checkpoint, state=read_whole(checkpoint.state))
     now = identity_of(run)  # computed here, so that an error of a dataset is not blamed on the checkpoint
     changes = _changes(checkpoint.manifest.identity, now, aside)
     changed_data = [Fault(str(change)) for change in changes if change.part == "data"]

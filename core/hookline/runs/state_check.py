@@ -43,7 +43,7 @@ class StateCheck:
         Raises:
             CheckpointError: When it cannot be saved or loaded again; names every part of it that cannot.
         """
-        encode(dict(state))
+        encode(dict(state), shared_out={})
         faults = [
             *self._faults_of_secrets(state),
             *self._faults_of_plugins(),
@@ -74,7 +74,8 @@ class StateCheck:
 
     def _faults_of_modules(self, state: Mapping[str, Any]) -> Iterator[Fault]:
         run = self._run
-        yield from _faults_of(run.unwrapped_model, _second_model(run), state["model"], "the model")
+        whole = run.ranks.whole(state["model"])
+        yield from _faults_of(run.unwrapped_model, _second_model(run), whole, "the model")
         if isinstance(run.loss, nn.Module):
             yield from _faults_of(run.loss, None, state["loss"], "the loss")
 

@@ -247,9 +247,10 @@ def synchronizes_buffers(subject: Subject) -> None:
 def keeps_the_names(subject: Subject) -> None:
     """The state of the model has the names and values of one process, so that any number of ranks can load it."""
 
-    def task(run: Run, _: Ranks) -> None:
+    def task(run: Run, ranks: Ranks) -> None:
         alone = _run(subject)
-        found, expected = (_flat(each.state_dict(), ("model", "wrappers")) for each in (run, alone))
+        states = (ranks.whole(each.state_dict()) for each in (run, alone))
+        found, expected = (_flat(state, ("model", "wrappers")) for state in states)
         if names := _different(found, expected):
             raise Broken(
                 f"different, or in one of them alone: {names}", "add no entries, and keep the names and values"
@@ -280,11 +281,12 @@ def evaluates_the_model(subject: Subject) -> None:
 def trains_as_one(subject: Subject) -> None:
     """Each rank ends with the weights of one process that takes the batches whole, up to rounding."""
 
-    def task(run: Run, _: Ranks) -> None:
+    def task(run: Run, ranks: Ranks) -> None:
         alone = _run(subject)
         for each in (alone, run):
             each.fit()
-        found, expected = (_parameters(each.state_dict()["model"], alone.unwrapped_model) for each in (run, alone))
+        states = (ranks.whole(each.state_dict()) for each in (run, alone))
+        found, expected = (_parameters(state["model"], alone.unwrapped_model) for state in states)
         if names := _different(found, expected):
             raise Broken(
                 f"different after {alone.step} steps: {names}", "sum the gradients of every step on every rank"

@@ -34,8 +34,8 @@ def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def taken_over(run: RunView, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of saved weights, which may be on another device, as those of a run: each rank may have a part."""
     weights = weights_of(run)
-    there = {name: value.to(weights[name].device, copy=True) for name, value in values.items()}
-    return dict(run.ranks.sharded(there, weights))
+    there = run.ranks.sharded(values, weights)
+    return {name: value.to(weights[name].device, copy=True) for name, value in there.items()}
 
 
 def put(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:

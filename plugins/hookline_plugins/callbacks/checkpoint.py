@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from hookline import CheckpointError, ConfigError, hookimpl
-from hookline.runs import folder_of, identity_of
+from hookline.runs import begin_save, folder_of, identity_of
 from hookline.trained import only_watches
 from hookline_plugins.callback_parts.monitoring import check_measured, check_monitored
 from hookline_plugins.callback_parts.single import check_single
 
 if TYPE_CHECKING:
     from hookline import RunView
-    from hookline.runs import Manifest, RunFolder, StateCheck
+    from hookline.runs import Manifest, Save, StateCheck
 
 
 _REQUEST = "checkpoint"
@@ -69,6 +69,7 @@ class SaveCheckpoints:
         self._saved_at = time.monotonic()
         self._state_check: StateCheck | None = None
         self._saving: _Saving | None = None
+        self._written: set[str] = set()
 
     @hookimpl
     def on_run_start(self, run: RunView) -> None:
@@ -99,6 +100,8 @@ class SaveCheckpoints:
     @hookimpl
     def on_save_point(self, run: RunView, is_last: bool) -> None:
         """Save if a checkpoint is due."""
+        if self._saving and self._is_written_by_all(run, self._saving):
+            self._finish(run, must_succeed=self.on_failure == "fail")
         if not (is_last or self._is_due(run)):
             return
         place = run.step, len(run.history)
@@ -111,12 +114,12 @@ class SaveCheckpoints:
     @hookimpl
     def on_run_error(self, run: RunView) -> None:
         """Wait for a save in the background."""
-        self._finish(run, must_succeed=False)
+        self._leave(run)
 
     @hookimpl
     def on_run_end(self, run: RunView) -> None:
         """Wait for a save in the background: a program that leaves the steps of a run ends it without another save."""
-        self._finish(run, must_succeed=False)
+        self._leave(run)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best values of the metric, and the place of the last save: the current one, in a checkpoint."""
@@ -167,14 +170,17 @@ class SaveCheckpoints:
     def _save(self, run: RunView, place: tuple[int, int], *, must_succeed: bool) -> None:
         self._finish(run, must_succeed=self.on_failure == "fail")
         self._saved, self._saved_at, self._has_failed = place, time.monotonic(), False
-        if self._folder is None:
-            run.state_dict()  # rank 0 writes what all have
-            return
+        step, metrics = self.measured
         try:
-            self._saving = saving = _Saving(self, run, self._folder)
+            # Metrics of an earlier step do not describe these weights.
+            save = begin_save(run, metrics=metrics if step == run.step else {}, identity=identity_of(run))
         except CheckpointError as error:
             self._report_failure(run, error, must_succeed=must_succeed)
             return
+        if save is None:
+            return
+        self._saving = saving = _Saving(self, run, save)
+        self._written = set()
         if self.in_background and not must_succeed:
             saving.start()
         else:
@@ -186,14 +192,29 @@ class SaveCheckpoints:
         saving, self._saving = self._saving, None
         if saving is None:
             return
-        if saving.is_alive():
-            saving.join()
-        if saving.path:
+        saving.finish()
+        if saving.path and self._folder:
             run.announce_checkpoint(saving.path)
         if saving.prune_error:
             run.warn(f"{saving.prune_error.message}; trying again after the next save")
         if saving.error:
             self._report_failure(run, saving.error, must_succeed=must_succeed)
+
+    def _leave(self, run: RunView) -> None:
+        if self._saving and self._saving.save.is_together:  # the other ranks may not come to complete it
+            self._saving.abandon()
+            self._saving = None
+        self._finish(run, must_succeed=False)
+
+    def _is_written_by_all(self, run: RunView, saving: _Saving) -> bool:
+        """Return whether all ranks have written their parts in the background: on all of them after the same step."""
+        if not saving.save.is_together:
+            return False
+        told = f"checkpoint {self._saved} is written by rank "
+        self._written |= {name for name in run.ranks.agreed if name.startswith(told)}
+        if not (saving.is_alive() or f"{told}{run.ranks.rank}" in self._written):
+            run.ranks.ask(f"{told}{run.ranks.rank}")
+        return len(self._written) == run.ranks.world_size
 
     def _report_failure(self, run: RunView, error: BaseException, *, must_succeed: bool) -> None:
         self._has_failed = True
@@ -221,37 +242,56 @@ def _check_state(run: RunView, state_check: StateCheck) -> None:
 
 
 class _Saving(threading.Thread):
-    """One save of a copy of the state, in the calling thread or in a new one.
+    """One save of a copy of the state, written in the calling thread or in a new one.
 
     Attributes:
-        path: Folder of the checkpoint, once it is on disk.
+        save: The save.
+        path: Folder of the checkpoint, once it is complete.
         error: The reason that it is not.
         prune_error: The reason that an old checkpoint was not removed.
     """
 
-    def __init__(self, options: SaveCheckpoints, run: RunView, folder: RunFolder) -> None:
+    def __init__(self, options: SaveCheckpoints, run: RunView, save: Save) -> None:
         super().__init__(name="hookline checkpoint")
-        self._options, self._folder, self._identity = options, folder, identity_of(run)
-        self._state = run.state_dict()
-        step, metrics = options.measured
-        # Metrics of an earlier step do not describe these weights.
-        self._metrics = metrics if step == run.step else {}
+        self._options, self._folder, self.save = options, folder_of(run), save
         self.path: Path | None = None
         self.error: BaseException | None = None
         self.prune_error: CheckpointError | None = None
 
     def run(self) -> None:
-        """Write the state, and remove old checkpoints."""
+        """Write the state; if no other rank has to agree, complete the checkpoint and remove old ones."""
         try:
-            self.path = self._folder.write_checkpoint(self._state, metrics=self._metrics, identity=self._identity)
-            self._prune()
+            self.save.write()
+            if not self.save.is_together:
+                self._complete()
         except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for the save
             self.error = error
 
-    def _prune(self) -> None:
+    def finish(self) -> None:
+        """Wait until it is written, and complete it."""
+        self._wait()
+        if self.error or not self.save.is_together:
+            return
+        try:
+            self._complete()
+        except CheckpointError as error:
+            self.error = error
+
+    def abandon(self) -> None:
+        """Wait until it is written, and remove it."""
+        self._wait()
+        self.save.abandon()
+
+    def _wait(self) -> None:
+        if self.is_alive():
+            self.join()
+
+    def _complete(self) -> None:
+        self.path = self.save.complete()
         options = self._options
         try:
-            self._folder.prune_checkpoints(options.keep, self._badness, options.keep_best)
+            if self._folder:
+                self._folder.prune_checkpoints(options.keep, self._badness, options.keep_best)
         except CheckpointError as error:
             self.prune_error = error
 

@@ -178,7 +178,11 @@ class Averaging:
             return copied(weights)
         rules: Any = swa_utils
         join = rules.get_ema_multi_avg_fn(self.decay) if self.method == "ema" else rules.get_swa_multi_avg_fn()
-        join([average[name] for name in names], [weights[name] for name in names], self._num_averaged)
+        by_type: dict[type, list[str]] = {}  # with fsdp, weights are in parts and buffers are not
+        for name in names:
+            by_type.setdefault(type(weights[name]), []).append(name)
+        for some in by_type.values():
+            join([average[name] for name in some], [weights[name] for name in some], self._num_averaged)
         put({name: tensor for name, tensor in average.items() if name not in names}, weights)
         return average
 

@@ -50,7 +50,7 @@ CALLBACKS = {"averaging": {"decay": 0.5}, "best": {"restore": True}}
 
 def states(run: Run, steps: tuple[int, ...]) -> dict[int, Any]:
     """Take the steps of a run, and return its state after some of them."""
-    return {step.step: run.state_dict() for step in run.steps() if step.step in steps}
+    return {step.step: run.ranks.whole(run.state_dict()) for step in run.steps() if step.step in steps}
 
 
 def without_time(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_a_state_goes_from_two_ranks_to_one_and_back_bit_for_bit() -> None:
         for parallel in ({"use": "ddp"}, {"use": "fsdp"}):
             run = run_of(ranks, **tables, parallel=parallel)
             run.load_state_dict(second)
-            found.append(is_equal(components(run.state_dict()), components(second)))
+            found.append(is_equal(components(ranks.whole(run.state_dict())), components(second)))
             ends.append(states(run, (10,))[10])
         return [found, ends]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from torch import nn
 
 from hookline import RunView, hookimpl
 from hookline.engine import Parallel, Ranks
+from hookline.runs import read_checkpoint
+from hookline.runs.disk.checkpoint import checkpoints_in
 from rank_runs import run_of, same, weights
+from reliability.shards import save
 from several import in_ranks
 
 
@@ -51,13 +55,16 @@ TABLES: dict[str, Any] = {
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # the output is not changed in place
-def test_ranks_that_share_out_a_layer_read_the_same_and_train_as_one_process() -> None:
+def test_ranks_that_share_out_a_layer_read_the_same_and_train_as_one_process(tmp_path: Path) -> None:
     def trained(ranks: Ranks) -> Any:
         run = run_of(ranks, **TABLES, parallel={}, plugins={"parallel": Pairs()})
         states = {step.step: run.state_dict() for step in run.steps()}
+        save(ranks, tmp_path, 7, states[7])
         again = run_of(ranks, **TABLES, parallel={}, plugins={"parallel": Pairs()})
         again.load_state_dict(states[7])
-        loaded = same(states[7]["model"], ranks.whole(weights(again)))
+        wanted = ranks.whole(states[7]["model"])
+        [path] = checkpoints_in(tmp_path)
+        loaded = same(wanted, ranks.whole(weights(again))) and same(wanted, read_checkpoint(path).state["model"])
         again.fit()
         end = ranks.whole(weights(run))
         return [end, dict(run.history[-1]), loaded, same(end, ranks.whole(weights(again)))]

@@ -6,99 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
 from hookline import Run, RunView, hookimpl
 from hookline.engine import Ranks
-from rank_runs import Items, Stream, StreamWithState, run_of, same, source, weights
+from rank_runs import (
+    Items,
+    Stream,
+    StreamWithState,
+    inexact_steps,
+    is_equal,
+    resumable,
+    run_of,
+    same,
+    source,
+    weights,
+)
 from several import in_ranks
 
 
-class Logs:
-    """Logs a number that differs between ranks and steps, and keeps what is logged."""
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-
-    @hookimpl
-    def on_step_end(self, run: RunView) -> None:
-        run.log("noise", 1 / (run.step + run.ranks.rank))
-
-    @hookimpl
-    def on_log(self, run: RunView, values: Mapping[str, float]) -> None:
-        self.seen.append([run.step, dict(values)])
-
-
-class Net(nn.Module):
-    """A model with dropout and batch normalization."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)  # type: ignore[no-any-return]
-
-
-def resumable(ranks: Ranks | None, epochs: int = 12) -> tuple[Run, Logs]:
-    """Return a run with everything that has a state."""
-    logs = Logs()
-    run = run_of(
-        ranks,
-        train={"epochs": epochs, "log_every_steps": 7, "evaluate_every_steps": 4},
-        model="net",
-        num_classes=3,
-        loss={"use": "cross-entropy", "weight": [1.0, 5.0, 0.25]},
-        optimizer={"use": "adamw", "lr": 0.01},
-        callbacks={
-            "averaging": {"decay": 0.5},
-            "lr-schedule": {"interval": "step", "warmup_steps": 3},
-            "best": {"restore": True},
-            "logs": {},
-        },
-        plugins={"model": Net, "callbacks.logs": logs},
-    )
-    return run, logs
-
-
-def ended(run: Run, logs: Logs, after: int) -> list[Any]:
-    """Finish a run, and return everything that it ends with."""
-    run.fit()
-    seen = [one for one in logs.seen if one[0] > after]
-    return [weights(run), [dict(metrics) for metrics in run.history], seen, run.state_dict()["optimizer"]]
-
-
-def is_equal(first: Any, second: Any) -> bool:
-    """Return whether two values of any nesting are the same to the last bit."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, Mapping):
-        return first.keys() == second.keys() and all(is_equal(value, second[key]) for key, value in first.items())
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(is_equal, first, second))
-    return bool(first == second)
-
-
-def inexact_steps(ranks: Ranks, steps: range) -> tuple[list[int], int]:
-    """Return the steps after which a run does not resume to the last bit, and the number of intervals it logged."""
-    run, logs = resumable(ranks)
-    # Rank 0 writes the file that all read.
-    states = [ranks.gather(run.state_dict())[0] for step in run.steps() if step.step in steps]
-    assert len(states) == len(steps)
-    whole = [weights(run), [dict(metrics) for metrics in run.history], logs.seen, run.state_dict()["optimizer"]]
-    wrong = []
-    for state in states:
-        resumed, logs = resumable(ranks)
-        resumed.load_state_dict(state)
-        after = [*whole[:2], [one for one in whole[2] if one[0] > state["step"]], whole[3]]
-        if not is_equal(ended(resumed, logs, state["step"]), after):
-            wrong.append(state["step"])
-    return wrong, len(whole[2])
-
-
 def test_a_run_of_two_ranks_resumes_exactly_within_an_interval_an_epoch_and_between_them() -> None:
-    for result in in_ranks(2, lambda ranks: inexact_steps(ranks, range(1, 61, 13))):
+    for result in in_ranks(2, lambda ranks: inexact_steps(ranks, range(1, 61, 13), "ddp")):
         assert "error" not in result, result
         wrong, num_logged = result
         assert wrong == []

@@ -285,8 +285,8 @@ class Run(Shown):
         """Return a copy of the complete state: tensors and plain values.
 
         Available between two steps (of ``steps()``), in ``on_save_point``, before the first step, and when the run is
-        over; of several ranks, all call it. A run of the same config that loads it ends with the same bits as an
-        uninterrupted one.
+        over. Of several ranks, all call it; each gets its part of a tensor that is shared out: see ``Ranks.whole``.
+        A run of the same config that loads the state ends with the same bits as an uninterrupted one.
 
         Raises:
             TrainingError: When called within a step or an event, or while ``num_ahead`` is not 0.
@@ -302,7 +302,7 @@ class Run(Shown):
         self._loop.parts.parallel.synchronize()
         own = {"summary": self.summary, "warnings": self.warnings, "plugins": self._loop.host.states.state_dict()}
         progress = self._loop.progress.state_dict(self._loop.position, self.ranks)
-        return self.ranks.whole(copy.deepcopy(progress | own | component_state(self._loop.parts)))  # type: ignore[no-any-return]
+        return copy.deepcopy(progress | own | component_state(self._loop.parts))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by ``state_dict`` of a run of the same config, before the first step.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from hookline.config.files import CHUNK_BYTES, NO_LINKS, NO_WAITING, check_regular
@@ -38,10 +40,18 @@ def write_file(path: Path, data: bytes | memoryview, at: int | None = None) -> N
         FileExistsError: When the name is taken.
         OSError: When it cannot be written; then there is no such file.
     """
+    write_pieces(path, [data], at)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], at: int | None = None) -> None:
+    """Write a new file of which the contents are in several places, as ``write_file`` does."""
     descriptor = os.open(place(path, at), os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS, 0o666, dir_fd=at)
     try:
         try:
-            _write(descriptor, data)
+            size = 0
+            for data in pieces:
+                _write(descriptor, data, size)
+                size += len(data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -109,6 +119,43 @@ def flush_folder(path: Path, at: int | None) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush folders
             raise
+
+
+def file_sum(path: Path) -> tuple[int, str]:
+    """Return the size of a regular file, and its SHA-256 in hexadecimal digits; it is not read into memory as a whole.
+
+    Raises:
+        OSError: When it cannot be read, or is a link or not a regular file.
+    """
+    with _opened(path) as stream:
+        return os.fstat(stream.fileno()).st_size, hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_written(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Read a file again, and compare it with what was written to it.
+
+    Raises:
+        OSError: When it cannot be read, or has other contents.
+    """
+    with _opened(path) as stream:
+        for data in pieces:
+            for start in range(0, len(data), CHUNK_BYTES):
+                wanted = bytes(data[start : start + CHUNK_BYTES])
+                if stream.read(len(wanted)) != wanted:
+                    raise OSError(errno.EIO, "it does not have what was written to it", str(path))
+        if stream.read(1):
+            raise OSError(errno.EIO, "it has more than was written to it", str(path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    descriptor = os.open(path, os.O_RDONLY | NO_LINKS | NO_WAITING)
+    try:
+        check_regular(os.fstat(descriptor), path)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            yield stream
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: Path, at: int | None = None) -> None:

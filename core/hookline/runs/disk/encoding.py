@@ -13,7 +13,9 @@ unchanged; every other value becomes an object with one key that begins with ``$
 from __future__ import annotations
 
 import base64
+import functools
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -28,14 +30,15 @@ from hookline.engine.errors import CheckpointError
 from hookline.runs.disk.formats import NOT_JSON
 
 _INT64 = range(-(2**63), 2**63)
-_DTYPES = frozenset(
-    (
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
         *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
         *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8),
         *(torch.complex64, torch.bool),
     )
-)
-"""The dtypes that both safetensors and torch have."""
+}
+"""The dtypes that both safetensors and torch have, by name."""
 _NO_TENSOR = "__metadata__"
 """The only name in a safetensors file that is not a tensor's."""
 _OTHERS = "extra_state"
@@ -43,7 +46,19 @@ _OTHERS = "extra_state"
 _HINT = "a state consists of tensors, numbers, texts, lists, tuples and mappings"
 
 
-def encode(state: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
+def is_shared_out(value: Any) -> bool:
+    """Return whether a value is a tensor of which each rank has a part: a DTensor, whose module is slow to import."""
+    return isinstance(value, Tensor) and hasattr(value, "full_tensor")
+
+
+def has_shared_out(state: Any) -> bool:
+    """Return whether there is such a tensor in a state of any nesting."""
+    if isinstance(state, Mapping):
+        return any(map(has_shared_out, state.values()))
+    return any(map(has_shared_out, state)) if isinstance(state, list | tuple) else is_shared_out(state)
+
+
+def encode(state: Any, name: str = "", shared_out: dict[str, Any] | None = None) -> tuple[Any, dict[str, Tensor]]:
     """Return a state as JSON values, and its tensors by name.
 
     Tensors that share their memory, such as tied weights, are written once.
@@ -51,6 +66,7 @@ def encode(state: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
     Args:
         state: The state.
         name: Prefix of the names of its tensors.
+        shared_out: Gets the tensors by name of which each rank has a part, DTensors; None if there must not be any.
 
     Raises:
         CheckpointError: When the state contains values that cannot be saved; names each of them.
@@ -59,7 +75,7 @@ def encode(state: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
         >>> encode({"lr": 0.1, "betas": (0.9, 0.999)})
         ({'lr': 0.1, 'betas': {'$tuple': [0.9, 0.999]}}, {})
     """
-    encoder = _Encoder()
+    encoder = _Encoder(shared_out)
     try:
         tree = encoder.encode(state, name)
     except RecursionError as error:
@@ -105,6 +121,31 @@ def from_json(data: bytes) -> Any:
 def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors as the bytes of a safetensors file."""
     return safetensors.torch.save(dict(tensors))
+
+
+def safetensors_in_pieces(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
+    """Return tensors on the CPU as the pieces of a safetensors file: its header, and the memory of each tensor.
+
+    Nothing is copied, unlike by ``to_safetensors``. The format: https://github.com/huggingface/safetensors.
+    """
+    if sys.byteorder == "big":  # a file is little-endian
+        return [to_safetensors(tensors)]
+    header, end = {}, 0
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # so that each is aligned
+    for name, tensor in ordered.items():
+        begin, end = end, end + tensor.nbytes
+        offsets = {"data_offsets": [begin, end]}
+        header[name] = {"dtype": _safetensors_dtype(tensor.dtype), "shape": list(tensor.shape)} | offsets
+    text = to_json(header)
+    text += b" " * (-len(text) % 8)
+    memories = [tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data for tensor in ordered.values()]
+    return [len(text).to_bytes(8, "little") + text, *memories]
+
+
+@functools.cache
+def _safetensors_dtype(dtype: torch.dtype) -> str:
+    data = safetensors.torch.save({"": torch.empty(0, dtype=dtype)})
+    return str(msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")])[""]["dtype"])
 
 
 def state_to_safetensors(state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -159,8 +200,9 @@ def from_safetensors(data: bytes) -> dict[str, Tensor]:
 class _Encoder:
     """Collects the tensors of a state, and the faults that keep it from being saved."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared_out: dict[str, Any] | None) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self._shared_out = shared_out
         self.faults: list[str] = []
         self._names: dict[tuple[Any, ...], str] = {}
         self._seen: list[Tensor] = []
@@ -173,10 +215,11 @@ class _Encoder:
         if type(value) in (list, tuple, torch.Size):
             items = [self.encode(item, f"{name}/{number}") for number, item in enumerate(value)]
             return items if type(value) is list else {"$tuple": items}
-        if isinstance(value, Tensor) and value.dtype is torch.complex128 and value.layout is torch.strided:
+        is_part = is_shared_out(value)
+        if not is_part and isinstance(value, Tensor) and _is_complex128(value):
             return {"$complex": self._keep(torch.view_as_real(value.detach().resolve_conj().resolve_neg()), name)}
         if isinstance(value, Tensor):
-            return {"$tensor": self._keep(value, name)}
+            return {"$tensor": self._set_aside(value, name) if is_part else self._keep(value, name)}
         if type(value) is np.ndarray and value.dtype.kind in "biufc":
             tensor = self.encode(torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), name)
             return {"$array": tensor.get("$tensor", tensor)}
@@ -200,11 +243,23 @@ class _Encoder:
             return items
         return {"$map": [[self.encode(key, f"a key of {name}"), item] for key, item in items.items()]}
 
-    def _keep(self, tensor: Tensor, name: str) -> str:
-        if hasattr(tensor, "full_tensor"):  # a DTensor
+    def _set_aside(self, tensor: Any, name: str) -> str:
+        if self._shared_out is None:
             self.faults.append(f"{name} is a tensor that is shared out: gather it by run.ranks.whole")
-            return name
-        if tensor.layout is not torch.strided or tensor.device.type == "meta" or tensor.dtype not in _DTYPES:
+        elif tensor.dtype not in DTYPES.values() or any(placement.is_partial() for placement in tensor.placements):
+            self.faults.append(f"{name} is a tensor of dtype {tensor.dtype}, shared out as {tensor.placements}")
+        else:
+            name = self._free(name)
+            self._shared_out[name] = tensor
+        return name
+
+    def _free(self, name: str) -> str:
+        while name in self.tensors or name in (self._shared_out or ()) or name.endswith(_NO_TENSOR):
+            name += "'"
+        return name
+
+    def _keep(self, tensor: Tensor, name: str) -> str:
+        if tensor.layout is not torch.strided or tensor.device.type == "meta" or tensor.dtype not in DTYPES.values():
             form = f"dtype {tensor.dtype} and layout {tensor.layout} on device {tensor.device}"
             self.faults.append(f"{name} is a tensor of {form}")
             return name
@@ -213,9 +268,7 @@ class _Encoder:
         # Empty tensors may all have the same address.
         if tensor.numel() and same in self._names:
             return self._names[same]
-        while name in self.tensors or name.endswith(_NO_TENSOR):
-            name += "'"
-        self._names[same] = name
+        self._names[same] = name = self._free(name)
         # While it is alive, no other tensor can have its address.
         self._seen.append(tensor)
         kept = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
@@ -225,6 +278,10 @@ class _Encoder:
         self._memories.add(memory.data_ptr())
         self.tensors[name] = kept.clone() if is_shared else kept
         return name
+
+
+def _is_complex128(tensor: Tensor) -> bool:
+    return tensor.dtype is torch.complex128 and tensor.layout is torch.strided
 
 
 def _is_text(value: Any) -> bool:
