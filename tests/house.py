@@ -17,7 +17,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"hookline": ROOT / "core" / "hookline", "hookline_plugins": ROOT / "plugins" / "hookline_plugins"}
 
-ENGINE_BOUND = 3291
+ENGINE_BOUND = 3289
 """Lines of code that the engine may have; lower it whenever it has fewer."""
 
 EIGHT = ("hookspecs", "host", "hook_call", "loop", "position", "building", "step", "run")

@@ -15,8 +15,15 @@ from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
 from hookline import DataSource, Metric, Outcome, Predictor, Run, hookimpl
-from hookline.engine import Evaluated, Parallel, Trial, count_examples
+from hookline.engine import Evaluated, Guard, Parallel, Trial, count_examples
 from hookline.sections import Section, Table
+
+
+class Bounded(Guard):
+    """A check that refuses large losses."""
+
+    def accepts_loss(self, loss: Tensor, batch: Any = None) -> bool:
+        return loss.item() < 10 and super().accepts_loss(loss, batch)
 
 
 @dataclass
@@ -256,6 +263,10 @@ class Careful:
     @hookimpl
     def build_evaluated_weights(self, run: Run) -> Callable[[], list[tuple[Tensor, Tensor]]]:
         return lambda: [(weight, weight.nan_to_num()) for weight in run.model.parameters()]
+
+    @hookimpl
+    def build_guard(self, run: Run) -> Guard:
+        return Guard() if run.device.type == "cpu" else Bounded()
 
     @hookimpl(wrapper=True)
     def build_backward(self) -> Generator[None, Callable[[Tensor], None], Callable[[Tensor], None]]:
