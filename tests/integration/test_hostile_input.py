@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hookline.runs.record import read_record
-from support import HANG_S, run
+from support import HANG_S, run, warm_program
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 PROGRAM = str(Path(sys.executable).parent / "hookline")
@@ -179,7 +179,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two runs of a plugin that prints control characters: one completed, one failed."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "net.py").write_text(HOSTILE_PLUGIN)
-    words = [PROGRAM, "train", "--plugin", "net.py", "callbacks.hostile={}", *QUICK]
+    words = [str(warm_program()), "train", "--plugin", "net.py", "callbacks.hostile={}", *QUICK]
     done = run(words, cwd=folder)
     assert done.returncode == 0, done.stderr
     failed = run([*words, "callbacks.hostile.fail=true", "callbacks.hostile.length=400000", "--traceback"], cwd=folder)
