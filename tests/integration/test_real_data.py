@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,9 @@ def test_init_writes_a_config_for_a_table_that_trains(
     assert [choice.plugin.name for choice in config.plugins] == names
     done = hookline("train", "run.toml")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "validation/accuracy" in done.stdout
+    head = next(line for line in done.stdout.splitlines() if line.strip().startswith("epoch"))
+    assert len(head) <= 80
+    assert re.search(r"val\w*(/|\.\.\.)\w*curacy", head)
 
 
 def test_init_writes_a_path_relative_to_the_config(

@@ -60,19 +60,6 @@ def test_a_report_without_evaluation_needs_no_torch_and_keeps_nothing(place: tup
     assert not list(folder.glob("runs/0002*/artifacts"))
 
 
-def test_the_importance_of_the_features_is_measured_when_asked_for_and_kept(place: tuple[Path, Hookline]) -> None:
-    _, hookline = place
-    measured = json.loads(hookline("importance", "2", "--json").stdout)
-    found = json.loads(hookline("report", "2", "--importance", "--json").stdout)
-    [shown] = [section for section in found if section["title"] == "Importance of the features"]
-    assert shown["labels"] == [one["feature"] for one in measured["features"]]
-    assert shown["values"] == [one["mean"] for one in measured["features"]]
-    assert json.loads(hookline("report", "2", "--json").stdout) == found, "it is kept"
-    done = hookline("report", "2", "--importance", "--no-evaluation")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--importance is for the evaluation of one run" in done.stderr
-
-
 def test_a_file_that_exists_is_replaced_only_with_force(place: tuple[Path, Hookline]) -> None:
     folder, hookline = place
     (folder / "mine.html").write_text("mine")
@@ -129,3 +116,16 @@ def test_a_run_that_is_not_there_is_an_error(place: tuple[Path, Hookline]) -> No
     done = hookline("report", "9")
     assert done.returncode == 2
     assert "there is no run '9'" in done.stderr
+
+
+def test_the_importance_of_the_features_is_measured_when_asked_for_and_kept(place: tuple[Path, Hookline]) -> None:
+    _, hookline = place
+    measured = json.loads(hookline("importance", "2", "--json").stdout)
+    found = json.loads(hookline("report", "2", "--importance", "--json").stdout)
+    [shown] = [section for section in found if section["title"] == "Importance of the features"]
+    assert shown["labels"] == [one["feature"] for one in measured["features"]]
+    assert shown["values"] == [one["mean"] for one in measured["features"]]
+    assert json.loads(hookline("report", "2", "--json").stdout) == found, "it is kept"
+    done = hookline("report", "2", "--importance", "--no-evaluation")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--importance is for the evaluation of one run" in done.stderr

@@ -3,7 +3,7 @@
 Everything here is loaded on first use, so importing the package imports neither torch nor pytest.
 
 >>> from hookline.testing import CHECKS, RULES
->>> CHECKS["model"][8], RULES["output_shape"]
+>>> CHECKS["model"][10], RULES["output_shape"]
 ('output_shape', 'The prediction has shape [B, O], or [B, O, T] for T class indices, for any batch size, including 1.')
 """
 

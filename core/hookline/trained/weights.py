@@ -14,7 +14,15 @@ from hookline.engine.errors import CheckpointError
 from hookline.engine.loop.run import Run
 from hookline.engine.loop.state import load_state_of_wrappers
 from hookline.engine.words import did_you_mean
-from hookline.runs.disk.checkpoint import CHECKPOINTS, Checkpoint, checkpoints_in, newest_valid, read_checkpoint, run_of
+from hookline.runs.disk.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    UnreadableError,
+    checkpoints_in,
+    newest_valid,
+    read_checkpoint,
+    run_of,
+)
 from hookline.runs.folder import MODEL, REST, read_model
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.resuming import model_faults
@@ -95,9 +103,10 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> None:
 def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:
     try:
         model = read_model(path)
+    except UnreadableError:
+        raise
     except CheckpointError as error:
-        hint = "use the newest checkpoint: --checkpoint latest"
-        raise CheckpointError(error.message, hint=error.hint or hint) from error
+        raise CheckpointError(error.message, hint="use the newest checkpoint: --checkpoint latest") from error
 
     parts: dict[str, dict[str, Any]] = {part: {} for part in ("", *REST)}
     for name, value in model.items():

@@ -59,6 +59,10 @@ def report(  # noqa: PLR0913 - a parameter for each option
     from hookline_plugins.drawing.page import report_page
 
     paths = list(dict.fromkeys(find_run(run, parent) for run in runs))
+    if has_importance and (no_evaluation or len(paths) > 1):
+        raise ConfigError(
+            "--importance is for the evaluation of one run", hint="omit --no-evaluation, and name one run"
+        )
     target = target or Path(f"{paths[0].name}.html" if len(paths) == 1 else "report.html")
     if not output.json:
         check_target(target, force=force)

@@ -30,6 +30,7 @@ BUILD_HOOKS = [
     "build_reader",
     "build_evaluated_weights",
     "build_predictor",
+    "build_report",
 ]
 EVENTS = {
     "on_model_built": ("run", "trial"),
@@ -74,7 +75,7 @@ def test_a_build_hook_passes_the_run_first() -> None:
 @pytest.mark.parametrize("hook", BUILD_HOOKS)
 def test_the_first_result_wins_where_there_can_be_only_one_component(hook: str) -> None:
     options = spec(hook).hookline_spec  # type: ignore[attr-defined] # pluggy's mark
-    assert options["firstresult"] is (hook not in ("build_metrics", "build_evaluated_weights"))
+    assert options["firstresult"] is (hook not in ("build_metrics", "build_evaluated_weights", "build_report"))
 
 
 @pytest.mark.parametrize("hook", EVENTS)

@@ -589,8 +589,9 @@ def run_of_animals(tmp_path: Path, **overrides: Any) -> Run:
 
 
 def test_a_matrix_is_in_the_history_the_files_and_the_evaluation_of_a_saved_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     counts = {"cat/cat": 9.0, "cat/dog": 3.0, "dog/cat": 0.0, "dog/dog": 6.0}
     expected = {f"validation/confusion/{name}": value for name, value in counts.items()}
     following = {"callbacks.best": {"monitor": "validation/confusion/cat/dog"}}

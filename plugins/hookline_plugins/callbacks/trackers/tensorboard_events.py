@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,7 +88,7 @@ class Events:
             from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
             status = Status.Value("STATUS_SUCCESS" if outcome in ("completed", "stopped") else "STATUS_FAILURE")
-            ended = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
+            ended = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=_now()))
             self._write_parameters(SESSION_END_INFO_TAG, ended)
             self._sync()
         self._file.close()
@@ -97,8 +97,8 @@ class Events:
         from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 
-        self._write(wall_time=time.time(), file_version="brain.Event:2")
-        started = SessionStartInfo(group_name=sent.id, start_time_secs=time.time())
+        self._write(wall_time=_now(), file_version="brain.Event:2")
+        started = SessionStartInfo(group_name=sent.id, start_time_secs=_now())
         for key, value in sent.settings.items():
             if isinstance(value, bool):
                 started.hparams[key].bool_value = value
@@ -115,7 +115,7 @@ class Events:
         from tensorboard.plugins.hparams.metadata import NULL_TENSOR, create_summary_metadata
 
         value = Summary.Value(tag=tag, metadata=create_summary_metadata(data), tensor=NULL_TENSOR)
-        self._write(wall_time=time.time(), summary=Summary(value=[value]))
+        self._write(wall_time=_now(), summary=Summary(value=[value]))
 
     def _write_text(self, tag: str, text: str) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -123,7 +123,7 @@ class Events:
         from tensorboard.util.tensor_util import make_tensor_proto
 
         value = Summary.Value(tag=tag, metadata=create_summary_metadata(tag, ""), tensor=make_tensor_proto(text))
-        self._write(wall_time=time.time(), summary=Summary(value=[value]))
+        self._write(wall_time=_now(), summary=Summary(value=[value]))
 
     def _write(self, **fields: Any) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -159,3 +159,8 @@ def _about(sent: Sent) -> Iterator[tuple[str, str]]:
         yield "tags", ", ".join(sent.tags)
     if sent.notes:
         yield "notes", re.sub(r"\s+", " ", sent.notes)
+
+
+def _now() -> float:
+    """Return the seconds since 1970."""
+    return datetime.now(UTC).timestamp()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -197,7 +197,7 @@ class Tracker:
         return Job(job.tracker, job.options, job.sent, first, points, outcome, weights, job.lock)
 
     def _add(self, run: RunView, values: Mapping[str, float]) -> None:
-        self._sender.add(Point(run.epoch, run.step, time.time(), dict(values)))
+        self._sender.add(Point(run.epoch, run.step, datetime.now(UTC).timestamp(), dict(values)))
         if self.when == "live":
             self._sender.release(self._sender.count)
         self._warn(run)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Index:
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     # From the time, so that a page that outlives a server asks the next one for everything.
-    _version: int = field(default_factory=lambda: int(time.time() * 1000))
+    _version: int = field(default_factory=lambda: int(datetime.now(UTC).timestamp() * 1000))
     _surveyed: float = -_SURVEY_S
     _seen: tuple[int, ...] = ()
 
