@@ -194,6 +194,16 @@ def test_ranks_that_differ_are_refused_with_the_difference(tmp_path: Path, words
     assert len(re.findall("^error", told, re.MULTILINE)) == 1
 
 
+def test_an_evaluation_by_several_ranks_is_that_of_one(start: Callable[..., Command]) -> None:
+    assert start("train", *SMALL, "train.epochs=1", "--quiet").end().code == 0
+    words = ("eval", "1", "train.eval_batch_size=300", "data.noise_std=0.2", "--json")  # other data, which is a warning
+    alone, together = start(*words).end(), start(*words, "--nproc", "2").end()
+    assert (together.code, together.out) == (0, alone.out)
+    assert len(json.loads(alone.out)["warnings"]) == 1
+    refused = start(*words[:-1], "--nproc", "2", "--split", "nope").end()
+    assert (refused.code, refused.err.count("the data have no split 'nope'")) == (2, 1)
+
+
 def test_other_commands_are_those_of_rank_0_alone(tmp_path: Path) -> None:
     first, second = TorchrunJob(tmp_path).attempt(["check", "--quiet"])
     assert (first.code, second.code, second.out, second.err) == (0, 0, "", "")

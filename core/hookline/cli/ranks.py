@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from hookline.engine.ranks import Ranks
 
 nproc_option = click.option(
-    "--nproc", type=click.IntRange(min=1), default=1, metavar="N", help="Train with N processes on this machine."
+    "--nproc", type=click.IntRange(min=1), default=1, metavar="N", help="Use N processes on this machine."
 )
-"""The option of commands that train, for several processes."""
+"""The option of commands that train or evaluate, for several processes."""
 
 _START_S = 1800.0
 """Seconds for which the ranks wait for one another until the first step has been taken: torch's own for gloo."""
@@ -37,7 +37,7 @@ _TIMEOUT_S = 600.0
 _REFUSED = "hookline-refused"
 _REFUSALS = (ConfigError.exit_code, PluginError.exit_code)
 """Exit codes after which another attempt would end in the same way."""
-_RANKED = ("train", "resume")
+_RANKED = ("train", "resume", "eval")
 """The commands that all ranks carry out."""
 
 

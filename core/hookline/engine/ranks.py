@@ -4,13 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
+
+    Reader = Callable[[int, int], Iterator[Any]]
+
+
+class Share(Protocol):
+    """The part of the batches that a rank reads, and its part in their losses.
+
+    Attributes:
+        weight: Weight of the current part in the mean loss.
+    """
+
+    weight: int | Tensor
+
+    def readers(self, stream: Any, batch_size: int) -> list[int]:
+        """Return for each rank the number of the part of a stream that it reads; ``[0]``: each reads the whole."""
+
+    def part(self) -> tuple[int, int]:
+        """Return the number of the part that this rank reads, and the number of parts."""
+
+    def rows(self, number: int, size: int) -> slice | None:
+        """Return the rows of batch ``number`` (from 0) of ``size`` examples to read; None: it is another's turn."""
+
+    def parts(self, batches: Iterator[Any], start: int = 0) -> Iterator[Any]:
+        """Yield the part of each batch to read; the first batch has the number ``start``."""
+
+    def backward(self, backward: Callable[[Tensor], None], divisor: int, policy: str) -> Callable[[Tensor], None]:
+        """Return a function that computes the gradients of this rank's part of the loss of a batch."""
+
+    def counting(self, reader: Reader, weigh: Callable[[Any], int | Tensor], first: Callable[[], Any]) -> Reader:
+        """Return a reader that says of each batch which weight it has among those of all ranks.
+
+        Args:
+            reader: Reader of batches; of a stream that is shared out, it yields None when its part has ended.
+            weigh: Returns the weight of a batch.
+            first: Returns the first batch of the whole stream.
+        """
 
 
 class Ranks:
@@ -54,6 +90,10 @@ class Ranks:
     def part_of(self, rank: int) -> int:
         """Return the number of the part of the data that a rank reads."""
         return self.readers[rank] if self.readers else rank
+
+    def share(self, *, in_turns: bool = False) -> Share | None:  # noqa: ARG002 - several ranks need it
+        """Return the part of the batches that this rank reads, or the batches it reads in turns; None: it reads all."""
+        return None
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order: tensors and plain values of any nesting."""

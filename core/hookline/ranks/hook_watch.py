@@ -74,15 +74,19 @@ class HookWatch(Observer):
         """Yield the batches of a stream, whose end must be the same on all ranks.
 
         Raises:
-            DataError: When it ends on some of them alone; the others would wait.
+            DataError: When it ends on some of them alone; the others would wait. Or when none has a batch.
         """
-        batches = reader(epoch, start)
+        batches, num_read = reader(epoch, start), start
         while (batch := next(batches, None)) is not None or self._num_reading(0):
             if batch is None or self._num_reading(1) < self._world_size:
                 where = "has ended here" if batch is None else "goes on here"
                 message = f"the stream of training examples {where} in epoch {epoch}, but not on all ranks"
                 raise DataError(message, hint="let it give the same examples to all ranks, which take parts of them")
+            num_read += 1
             yield batch
+        if not num_read:
+            hint = "a stream must restart for each iteration"
+            raise DataError(f"the stream of training examples yields no batch in epoch {epoch}", hint=hint)
 
     def _num_reading(self, is_reading: int) -> float:
         """Return the number of ranks that have a batch."""

@@ -22,6 +22,7 @@ from hookline.engine.reading.batch import with_parts
 from hookline.ranks.agreed import told_key
 from hookline.ranks.hook_watch import HookWatch, Untolerated
 from hookline.ranks.messages import from_bytes, to_bytes
+from hookline.ranks.share import ShareOfRank
 from hookline.runs.disk.encoding import is_shared_out
 from hookline.runs.disk.shards import StoredTensor, box_of, read_whole
 
@@ -88,6 +89,10 @@ class ProcessGroup(Ranks):
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order: tensors, on the CPU, and plain values of any nesting."""
         return [from_bytes(data) for data in self._gathered(to_bytes(value))]
+
+    def share(self, *, in_turns: bool = False) -> ShareOfRank | None:
+        """Return the part of the batches that this rank reads, or the batches it reads in turns; None: it reads all."""
+        return ShareOfRank(self, in_turns=in_turns) if self.world_size > 1 else None
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return the sums of some numbers over all ranks, computed in float64."""

@@ -14,6 +14,7 @@ from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.building import Site, build_for_evaluation
 from hookline.engine.loop.run import Run
+from hookline.engine.ranks import Ranks
 from hookline.runs.changes import identity_changes
 from hookline.runs.folder import expect_saved_weights, saved_config
 from hookline.runs.identity import identity_of
@@ -51,6 +52,7 @@ def evaluate_run(
     checkpoint: str | os.PathLike[str] | None = None,
     parent: str | os.PathLike[str] = "runs",
     catalog: Catalog | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Evaluate the model of a run on its data. No event is fired, and nothing is written.
 
@@ -62,6 +64,7 @@ def evaluate_run(
         checkpoint: ``latest`` or the folder of a checkpoint, instead of the final weights of the run.
         parent: Folder to search for runs by number or name.
         catalog: The plugins that may be used; default: the installed ones.
+        ranks: The processes that evaluate it together, batches by turns; default: this one alone.
 
     Raises:
         CheckpointError: When there are no such weights, or they are damaged or belong to a different model.
@@ -71,7 +74,7 @@ def evaluate_run(
     path = find_run(run, parent)
     switches = {"--split": {"train.evaluate": list(splits) or "all"}}
     config = load_config(saved_config(path), overrides, plugins=plugins, switches=switches, catalog=catalog)
-    found = load_evaluated(path, config, checkpoint)
+    found = load_evaluated(path, config, checkpoint, ranks)
     check_evaluated(found.run, splits)
     metrics = dict(found.run.evaluate())
     evaluated = dict.fromkeys(name.partition("/")[0] for name in metrics)
@@ -96,7 +99,9 @@ class Evaluated(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def load_evaluated(path: Path, config: RunConfig, checkpoint: str | os.PathLike[str] | None) -> Evaluated:
+def load_evaluated(
+    path: Path, config: RunConfig, checkpoint: str | os.PathLike[str] | None, ranks: Ranks | None = None
+) -> Evaluated:
     """Build the run of a config for evaluations, with the weights of a run folder.
 
     Raises:
@@ -111,7 +116,7 @@ def load_evaluated(path: Path, config: RunConfig, checkpoint: str | os.PathLike[
         build_for_evaluation(site)
         sites.append(site)
 
-    run = Run(config, build=build)
+    run = Run(config, build=build, ranks=ranks)
     load_weights_into(run, weights, path)
     warnings = (*weights.notes, *run.warnings, *_notes_on_data(run, weights))
     return Evaluated(run, sites[0], weights, warnings)

@@ -235,9 +235,7 @@ def _check_state(run: RunView, state_check: StateCheck) -> None:
     except CheckpointError:
         return  # a disk that is full now may have room when the state is saved
     state_check.check(state)
-    if run.steps_per_epoch is None and not any(
-        "state" in share for share in (state["place"] or {"shares": ()})["shares"]
-    ):
+    if run.steps_per_epoch is None and not any((state["place"] or {"shares": ()})["shares"]):
         run.warn(_READ_AGAIN)
 
 

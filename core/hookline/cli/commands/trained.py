@@ -15,10 +15,13 @@ import click
 from hookline.cli.arguments import noting_missing_files, output_options, plugin_options, run_argument, runs_option
 from hookline.cli.command import Command
 from hookline.cli.output import Output
+from hookline.cli.ranks import joined, launch_ranks, nproc_option, world_size
 from hookline.cli.signals import ended_at_once
 from hookline.cli.streams import standard_input_file
+from hookline.config.loading import load_config
 from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
+from hookline.runs.folder import saved_config
 from hookline.runs.overview.search import find_run
 from hookline.runs.record import read_record
 from hookline.shortcuts.light_optimizer import light_optimizer
@@ -108,6 +111,7 @@ def _on_streams(command: _Command) -> _Command:
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Evaluate only this split; repeatable.")
 @_checkpoint
 @runs_option
+@nproc_option
 @output_options
 @plugin_options
 def eval_(
@@ -118,18 +122,23 @@ def eval_(
     splits: Sequence[str],
     checkpoint: str | None,
     parent: Path,
+    nproc: int,
 ) -> None:
     """Evaluate the model of RUN.
 
     Evaluates every split of its data and writes nothing. RUN is a number, a name, a path, `last` or `best`. KEY=VALUE
     overrides its config.
     """
-    path = find_run(run, parent)  # before torch is imported
+    path, config = find_run(run, parent), None  # before torch is imported
+    with noting_missing_files(read_record(path)):
+        if max(nproc, world_size()) > 1:
+            config = load_config(saved_config(path), overrides, catalog=catalog)
+        launch_ranks(nproc)
 
-    from hookline.trained.evaluating import evaluate_run
+        from hookline.trained.evaluating import evaluate_run
 
-    with light_optimizer(), noting_missing_files(read_record(path)):
-        found = evaluate_run(path, overrides, splits=splits, checkpoint=checkpoint, catalog=catalog)
+        with joined(output, config) as ranks, contextlib.nullcontext() if ranks else light_optimizer():
+            found = evaluate_run(path, overrides, splits=splits, checkpoint=checkpoint, catalog=catalog, ranks=ranks)
     _print_warnings(output, found)
     if output.json:
         values = {"splits": found.num_examples, "metrics": found.metrics}

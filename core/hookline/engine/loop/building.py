@@ -21,7 +21,6 @@ from hookline.engine.plugin.observer import Observer
 from hookline.engine.reading.batch import Forward, count_examples, placed_module
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.examples import with_sizes
-from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.rng import RandomState
 from hookline.engine.view import Evaluation, Guard, RunView, Trial
@@ -74,17 +73,17 @@ def build_batches(site: Site) -> None:
     reading = parts.dtype, parts.device, options.num_workers, options.worker_timeout_s
     workers = parts.workers = Workers(*reading, parts.data.collate, options.seed)
     size = None if options.batch_size == "all" else options.batch_size
-    seed = options.seed if options.shuffle else None
     splits = parts.data.splits()
     name, drop_last = f"train split of {owner}", options.drop_last
-    parts.batches = Batches(parts.data.train, size, workers, seed=seed, name=name, order=order, drop_last=drop_last)
+    parts.share = share = site.run.ranks.share()
+    how: dict[str, Any] = {"seed": options.seed if options.shuffle else None, "order": order, "share": share}
+    parts.batches = Batches(parts.data.train, size, workers, name=name, drop_last=drop_last, **how)
     parts.evaluation_batches = {
         split: Batches(splits[split], options.eval_batch_size, workers, seed=None, name=f"{split} split of {owner}")
         for split in evaluated_splits(options, splits)
         if not (split == "train" and parts.batches.num_batches is None)
     }
     parts.read = SplitReader(site.host, site.position, site.observers)
-    parts.share = Share(site.run.ranks) if site.run.ranks.world_size > 1 else None
     site.position.batches = parts.batches
 
 

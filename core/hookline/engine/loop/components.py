@@ -15,10 +15,9 @@ from hookline.engine.loop.evaluated_weights import EvaluatedWeights
 from hookline.engine.loop.evaluation import evaluate_splits
 from hookline.engine.loop.metrics import metrics_of
 from hookline.engine.loop.splits import SplitReader
-from hookline.engine.ranks import Parallel
+from hookline.engine.ranks import Parallel, Share
 from hookline.engine.reading.batch import Forward
 from hookline.engine.reading.batches import Batches
-from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import Workers
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.view import Evaluation, Guard, LossFunction, Metric, RunView, StepFunction

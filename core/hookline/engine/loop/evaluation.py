@@ -22,7 +22,6 @@ from hookline.engine.read_only import ReadOnly
 from hookline.engine.reading.batch import Forward, count_examples
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.failure import note_examples
-from hookline.engine.reading.share import Share
 from hookline.engine.rng import preserved_rng
 from hookline.engine.view import Evaluated, Evaluation, Metric, RunView
 
@@ -139,7 +138,7 @@ def evaluate_splits(
     measured: dict[str, float] = {}
     for split, batches in splits.items():
         # Closed at once even if the model raises: the error refers to the frames that hold the stream.
-        share = Share(run.ranks, in_turns=True) if run.ranks.world_size > 1 else None
+        share = run.ranks.share(in_turns=True)
         with closing(read(split, batches, share, 1)) as stream, evaluating(run, split, batches.num_examples):
             where, parts, of_split = (
                 f"the evaluation of the {split} split",

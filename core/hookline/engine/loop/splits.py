@@ -10,8 +10,8 @@ from hookline.engine.errors import ConfigError, DataError, HooklineError, error_
 from hookline.engine.loop.position import Position
 from hookline.engine.plugin.host import Host
 from hookline.engine.plugin.observer import Observer
+from hookline.engine.ranks import Share
 from hookline.engine.reading.batches import Batches
-from hookline.engine.reading.share import Share
 from hookline.engine.reading.workers import lost_worker
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean

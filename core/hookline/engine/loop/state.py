@@ -113,6 +113,7 @@ class Progress:
             "random": self.random.state_dict(),
             "running": self.running.state_dict(),
             "logged": self.logged.state_dict(),
+            "place": position.batches and position.batches.place(position.batch),
         }
         return {
             **own,
@@ -122,7 +123,6 @@ class Progress:
             "used_s": self.used_s,
             "position": position.batch,
             "examples": position.num_examples,
-            "place": position.batches and position.batches.place(position.batch),
             "stop_reason": position.stop_reason,
             "history": [dict(metrics) for metrics in self.history],
             "modes": self.modes.state(),
@@ -131,12 +131,14 @@ class Progress:
 
     def load_state_dict(self, state: Mapping[str, Any], position: Position, ranks: Ranks) -> None:
         """Load a state returned by ``state_dict``, perhaps of another number of ranks, and set the position."""
-        position.resume(state["epoch"], state["step"], state["position"], state["examples"], state["place"])
         position.stop_reason, self._used_s = state["stop_reason"], state["used_s"]
         self.history = [ReadOnly(metrics) for metrics in state["history"]]
         self.modes.changed = state["modes"]
         saved = state.get("ranks") or [state]  # one process, or a state from before there were ranks
-        if len(saved) == ranks.world_size:
+        is_same = len(saved) == ranks.world_size
+        place = saved[ranks.rank].get("place", state["place"]) if is_same else state["place"]
+        position.resume(state["epoch"], state["step"], state["position"], state["examples"], place)
+        if is_same:
             saved = [saved[ranks.rank]]
             self.running.load_state_dict(saved[0]["running"])
         else:  # rank 0 continues what all had of their own

@@ -66,7 +66,8 @@ class CoreHooks:
         """Return the reader of the training batches."""
         parts = self._parts
         reader = functools.partial(parts.read, "train", parts.batches, parts.share)
-        return parts.share.counting(reader, parts.weigh) if parts.share else reader
+        first = functools.partial(parts.read.first, "train", parts.batches)
+        return parts.share.counting(reader, parts.weigh, first) if parts.share else reader
 
 
 def _backward(loss: Tensor) -> None:

@@ -38,6 +38,11 @@ def part_of(batch: Any, start: int, stop: int | None) -> Any:
     return with_parts(batch, lambda part: part_of(part, start, stop))
 
 
+def rows_of(rank: int, world_size: int, size: int) -> slice:
+    """Return the rows of a batch of ``size`` examples that a rank takes."""
+    return slice(size * rank // world_size, size * (rank + 1) // world_size)
+
+
 def tensors_in(batch: Any) -> Iterator[Tensor]:
     """Yield every tensor of a batch of any nesting.
 

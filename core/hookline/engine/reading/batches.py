@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hookline.engine.errors import DataError
+from hookline.engine.ranks import Share
 from hookline.engine.reading.batch import placed
 from hookline.engine.reading.examples import ExampleReader, Rows
 from hookline.engine.reading.failure import Failure, name_examples
-from hookline.engine.reading.share import Share
-from hookline.engine.reading.streams import ENDED, StreamReader, Turn
+from hookline.engine.reading.streams import ENDED, WHOLE, StreamReader, Turn
 from hookline.engine.reading.workers import Workers, lost_worker
 from hookline.engine.rng import make_generator
 from hookline.shortcuts.copies import copied_ahead
@@ -41,6 +41,7 @@ class Batches:
         name: Name of the dataset in messages.
         order: Returns the indices of the examples of an epoch, int64, instead of a random permutation.
         drop_last: Whether to leave out the last batch of an epoch if it is smaller than the others.
+        share: The part of this rank, if a stream is shared out by its method ``shard``.
 
     Attributes:
         num_examples: Number of examples in an epoch; None for a stream.
@@ -65,6 +66,7 @@ class Batches:
         name: str = "dataset",
         order: Callable[[int], Tensor] | None = None,
         drop_last: bool = False,
+        share: Share | None = None,
     ) -> None:
         self._is_stream = isinstance(dataset, IterableDataset)
         self.num_examples = None if self._is_stream else _length(dataset, name)
@@ -81,7 +83,7 @@ class Batches:
         self._dataset = dataset
         self._workers = workers
         self._seed = seed
-        self._name = name
+        self._name, self._share = name, share
         self._order = order
         self._begun: Iterator[Any] | None = None
         self._place: tuple[int, Mapping[str, Any] | None] = 0, None
@@ -95,7 +97,7 @@ class Batches:
             self.num_examples -= self.num_examples % self._batch_size
         self._reader: Any = None
         if self._is_stream:
-            self._reader = StreamReader(dataset, self._batch_size, workers, self._batch_size if drop_last else 1)
+            self._reader = StreamReader(dataset, self._batch_size, workers, drop_last=drop_last)
         elif type(dataset) is not TensorDataset or workers.collate is not None:
             self._reader = ExampleReader(dataset, workers)
         if self._reader:
@@ -107,6 +109,11 @@ class Batches:
         """Number of batches in an epoch; None for a stream."""
         return None if self.num_examples is None else -(-self.num_examples // self._batch_size)
 
+    @property
+    def _readers(self) -> list[int]:
+        """For each rank the number of the part of a stream that it reads; ``[0]``: this process reads the whole."""
+        return self._share.readers(self._dataset, self._batch_size) if self._share else [0]
+
     def place(self, number: int) -> Mapping[str, Any] | None:
         """Return the place of a stream after ``number`` batches of the current epoch, for a state; None if unknown."""
         return self._place[1] if number and self._place[0] == number else None
@@ -117,15 +124,20 @@ class Batches:
         Return the number of its batches that remain, 0 for a stream, which goes on at its ``place`` if that is known.
 
         Raises:
-            DataError: When a stream was read in batches of another size, or by another number of workers.
+            DataError: When a stream was read in batches of another size, or by other workers or ranks.
         """
         self._resumed_epoch, self._offset = epoch, num_used - number * self._batch_size
         if self.num_examples is not None:
             return max(-(-(len(self.order(epoch)) - num_used) // self._batch_size), 0)
         self._resumed, self._place = place or {}, (number, place)
-        if self._offset or (place and len(place["shares"]) != max(self._workers.num_workers, 1)):
-            message = f"the {self._name} is a stream, read in batches of another size or by other workers so far"
-            raise DataError(message, hint="resume with the same train.batch_size and train.num_workers")
+        now = max(self._workers.num_workers, 1), self._readers
+        before = (len(place["shares"]), place.get("readers", [0])) if place else (now[0], [0])
+        if self._offset or before != now:
+            message = (
+                f"the {self._name} is a stream, read in batches of another size or by other workers or ranks so far"
+            )
+            hint = "resume with the same train.batch_size, train.num_workers and number of ranks"
+            raise DataError(message, hint=hint)
         return 0
 
     def num_used(self, epoch: int, number: int) -> int:
@@ -140,24 +152,28 @@ class Batches:
         if self._reader and not self._is_stream:
             return self._taken(self._results(self._rows(epoch, start, share)), epoch, start)
         batches: Iterator[Any]
+        part = WHOLE
         begun, self._begun = self._begun, None
         if not self._reader:
             batches = self._gathered(cast(TensorDataset, self._dataset).tensors, epoch, start)
         elif begun and epoch == 1 and not start:
             batches = begun
         else:
-            batches = self._taken(self._streamed(epoch, start), epoch, start)
-        return share.parts(batches, start) if share else batches
+            part = share.part() if share and self._readers != [0] else WHOLE
+            batches = self._taken(self._streamed(epoch, start, part), epoch, start)
+        return share.parts(batches, start) if share and part == WHOLE else batches
 
     def first(self) -> Iterator[Any]:
         """Yield the first batch of the first epoch alone; a stream that this process reads goes on from there."""
         batches: Any = self.epoch(1)
+        place = self._place
         batch = next(batches)
-        if self._is_stream and not self._workers.num_workers:
+        if self._is_stream and not self._workers.num_workers and self._readers == [0]:
             self._begun = itertools.chain([batch], batches)
         else:
             batches.close()
             self._workers.stop()
+            self._place = place
         yield batch
 
     def order(self, epoch: int) -> Tensor:
@@ -198,19 +214,24 @@ class Batches:
             batches = zip(*(torch.split(piece, size) for piece in pieces), strict=True)
             yield from itertools.islice(batches, max(used - first, 0) // size, None)
 
-    def _streamed(self, epoch: int, start: int) -> Generator[Any]:
-        """Yield batches of a stream, from the place where it was resumed if that is known."""
+    def _streamed(self, epoch: int, start: int, part: tuple[int, int]) -> Generator[Any]:
+        """Yield batches of a stream, from the place where it was resumed if that is known.
+
+        After those of one of several parts, yield None without end.
+        """
         resumed, self._resumed = self._resumed if epoch == self._resumed_epoch else {}, {}
-        is_known = any("state" in share for share in resumed.get("shares", ()))
+        shares = list(resumed.get("shares", ()))
+        is_known = any("state" in share for share in shares) or 0 < shares.count(ENDED) == len(shares)
         first, num_read = (resumed["turn"], start) if is_known else (0, 0)
-        shares = list(resumed["shares"]) if is_known else [{}] * max(self._workers.num_workers, 1)
-        results = self._results(_turns(epoch, first, list(shares)))
+        shares = shares if is_known else [{}] * max(self._workers.num_workers, 1)
+        readers = self._readers
+        results = self._results(_turns(epoch, first, list(shares), part))
         try:
             for turn, result in enumerate(results, first - first % len(shares)):
                 if result is not None:
                     batch, shares[turn % len(shares)], mark = result
                     num_read += 1
-                    self._place = num_read, {"turn": turn + 1, "shares": [*shares], "mark": mark}
+                    self._place = num_read, {"turn": turn + 1, "shares": [*shares], "mark": mark, "readers": readers}
                     if num_read > start:
                         yield batch
                     elif num_read == start and resumed.get("mark", mark) != mark:
@@ -221,11 +242,15 @@ class Batches:
                     if shares.count(ENDED) == len(shares):
                         break
         finally:
+            results.close()  # the workers are free
             self._reader.rewind()
         if num_read < start:
             message = f"the {self._name} yields other examples in epoch {epoch} than before the run was interrupted"
             hint = "give it state_dict and load_state_dict, or resume from a checkpoint at the end of an epoch"
             raise DataError(message, hint=hint)
+        for num_after in itertools.count(num_read + 1) if part != WHOLE else ():
+            self._place = num_after, {"turn": turn + 1, "shares": shares, "readers": readers}
+            yield None
         if not num_read:
             hint = "a stream must restart for each iteration"
             raise DataError(f"the {self._name} yields no batch in epoch {epoch}", hint=hint)
@@ -280,13 +305,13 @@ class Batches:
         return cast(Tensor, order)
 
 
-def _turns(epoch: int, first: int, places: list[Any]) -> Iterator[Turn | None]:
+def _turns(epoch: int, first: int, places: list[Any], part: tuple[int, int]) -> Iterator[Turn | None]:
     """Yield the turns of the readers of a stream, each with its place; None for those before the ``first``."""
     yield from [None] * (first % len(places))
     for number in itertools.count(first):
         share = number % len(places)
         place, places[share] = places[share], None
-        yield Turn(epoch, number, place)
+        yield Turn(epoch, number, place, part)
 
 
 def _repeats(order: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from hookline.engine.errors import DataError
-from hookline.engine.reading.batch import count_examples, tensors_in
+from hookline.engine.reading.batch import count_examples, rows_of, tensors_in
 from hookline.engine.reading.failure import Failure
 from hookline.engine.reading.workers import Workers
 from hookline.engine.rng import derive_seed, seed_all
@@ -28,11 +28,17 @@ class Turn(NamedTuple):
         epoch: Number of the epoch.
         number: Number of the turn in it, from 0; the readers take turns, also those whose examples are over.
         place: Where the reader begins: ``{}``, the beginning, or a place that it returned; None: it goes on.
+        part: Number of the part of the stream to read, and the number of parts.
     """
 
     epoch: int
     number: int
     place: dict[str, Any] | None
+    part: tuple[int, int]
+
+
+WHOLE = 0, 1
+"""The part of a stream that is not shared out."""
 
 
 ENDED = {"ended": True}
@@ -44,18 +50,19 @@ class StreamReader:
 
     The random numbers drawn for a batch depend on the seed, the epoch and the number of the turn. Before each epoch, a
     stream with a ``state_dict`` gets the state of its beginning; a stream with ``shard`` is shared out between workers
-    by it, and another one that gives all its examples to each of several workers is refused. A stream with a method
-    ``batches(batch_size)`` makes its batches itself.
+    and parts by it, and another one that gives all its examples to each of several workers is refused. A stream with a
+    method ``batches(batch_size)`` makes its batches itself.
     """
 
     draws = True
 
-    def __init__(self, dataset: Dataset[Any], batch_size: int, workers: Workers, min_size: int = 1) -> None:
+    def __init__(self, dataset: Dataset[Any], batch_size: int, workers: Workers, *, drop_last: bool = False) -> None:
         self._stream: Any = dataset
         self._batch_size = batch_size
         self._collate = workers.collate or default_collate
         self._item_seed = workers.item_seed
-        self._min_size = min_size
+        self._drops_last = drop_last
+        self._part: tuple[int, int] | None = None
         self._source: Any = None
         self._first: Mapping[str, Any] = {}
         self._batches: Iterator[Any] = iter(())
@@ -70,7 +77,7 @@ class StreamReader:
             if self.draws:
                 seed_all(derive_seed(self._item_seed, "stream", turn.number, turn.epoch))
             if turn.place is not None:
-                self._begin(turn.epoch, turn.place)
+                self._begin(turn.epoch, turn.place, turn.part)
             batch = next(self._batches, None)
             if batch is None:
                 return None
@@ -88,10 +95,10 @@ class StreamReader:
         if self._first:
             self._source.load_state_dict(copy.deepcopy(self._first["state"]))
 
-    def _begin(self, epoch: int, place: Mapping[str, Any]) -> None:
+    def _begin(self, epoch: int, place: Mapping[str, Any], part: tuple[int, int]) -> None:
         self._num_read, self._batches = 0, iter(())
-        if self._source is None:
-            self._source = self._share()
+        if part != self._part:
+            self._part, self._source = part, self._share(*part)
             if all(callable(getattr(self._source, name, None)) for name in ("state_dict", "load_state_dict")):
                 self._first = {"state": copy.deepcopy(self._source.state_dict())}
         if place != ENDED:
@@ -99,28 +106,30 @@ class StreamReader:
                 self._source.set_epoch(epoch)
             if place or self._first:
                 self._source.load_state_dict(copy.deepcopy((place or self._first)["state"]))
-            self._batches = self._read_batches()
+            self._batches = self._read_batches(len(range(self._batch_size)[rows_of(*part, self._batch_size)]))
 
-    def _read_batches(self) -> Iterator[Any]:
+    def _read_batches(self, size: int) -> Iterator[Any]:
+        min_size = size if self._drops_last else 1
         if hasattr(self._source, "batches"):
-            made = self._source.batches(self._batch_size)
-            yield from (batch for batch in made if count_examples(batch) >= self._min_size)
+            made = self._source.batches(size)
+            yield from (batch for batch in made if count_examples(batch) >= min_size)
             return
         examples = enumerate(self._source, 1)
         while True:
             items: list[Any] = []
-            for number, example in itertools.islice(examples, self._batch_size):
+            for number, example in itertools.islice(examples, size):
                 items.append(example)
                 self._num_read = number
-            if len(items) < self._min_size:
+            if len(items) < min_size:
                 return
             yield self._collate(items)
 
-    def _share(self) -> Any:
-        """Return the share of this process in the stream."""
+    def _share(self, part: int, num_parts: int) -> Any:
+        """Return the share of this process in a part of the stream."""
         worker: Any = get_worker_info()
         if shard := shard_of(self._stream):
-            return shard(worker=worker.id if worker else 0, num_workers=worker.num_workers if worker else 1)
+            number, num_workers = (worker.id, worker.num_workers) if worker else WHOLE
+            return shard(worker=part * num_workers + number, num_workers=num_parts * num_workers)
         if worker and worker.num_workers > 1:
             self._asked = _recorded_reads(worker)
         return self._stream

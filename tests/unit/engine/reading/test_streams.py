@@ -224,8 +224,8 @@ def test_another_number_of_workers_within_an_epoch_is_refused() -> None:
     with pytest.raises(DataError) as caught:
         run_of(Stateful(), 2).load_state_dict(state)
     assert str(caught.value).endswith(
-        "is a stream, read in batches of another size or by other workers so far\n"
-        "  = resume with the same train.batch_size and train.num_workers"
+        "is a stream, read in batches of another size or by other workers or ranks so far\n"
+        "  = resume with the same train.batch_size, train.num_workers and number of ranks"
     )
 
 
