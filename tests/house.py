@@ -17,7 +17,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"hookline": ROOT / "core" / "hookline", "hookline_plugins": ROOT / "plugins" / "hookline_plugins"}
 
-ENGINE_BOUND = 3279
+ENGINE_BOUND = 3273
 """Lines of code that the engine may have; lower it whenever it has fewer."""
 
 EIGHT = ("hookspecs", "host", "hook_call", "loop", "position", "building", "step", "run")
@@ -197,7 +197,7 @@ def figures() -> Iterator[Figure]:
     in_engine = {name: lines_of_code(path) for name, path in known.items() if engine in path.parents}
     yield Figure("engine: lines of code", sum(in_engine.values()), ENGINE_BOUND)
     eight = [in_engine.get(name, 0) for name in in_engine if name.rpartition(".")[2] in EIGHT]
-    yield Figure(f"engine: lines of code of {', '.join(EIGHT)}", sum(eight), 1003)
+    yield Figure(f"engine: lines of code of {', '.join(EIGHT)}", sum(eight), 1000)
     yield Figure("members of Run", len(members(engine / "loop" / "run.py", "Run")), 45)
     yield Figure("members of RunView", len(members(engine / "view.py", "RunView")), 36, goal=35)
     for room in rooms():

@@ -75,9 +75,8 @@ class Run(Shown):
         build: Callable[[Site], None] = build_all,
     ) -> None:
         if not isinstance(config, Config):
-            raise TypeError(
-                f"a run takes a RunConfig, not a {type(config).__name__}: pass that to hookline.load_config"
-            )
+            message = f"a run takes a RunConfig, not a {type(config).__name__}: pass that to hookline.load_config"
+            raise TypeError(message)
         self.config = config
         self.ranks = ranks or Ranks()
         self.shared: dict[str, object] = {}
@@ -358,14 +357,9 @@ class Run(Shown):
 
     def evaluate(self) -> Mapping[str, float]:
         """Evaluate the current weights, without events; return the loss and the metrics of each split."""
-        parts, makers = self._loop.parts, self._loop.host.makers
-        with (
-            self._loop.working(),
-            makers.attributing(),
-            parts.workers,
-            parts.evaluated_weights.loaded(),
-            self._loop.progress.logged.paused(),
-        ):
+        loop = self._loop
+        parts, makers, logged = loop.parts, loop.host.makers, loop.progress.logged
+        with loop.working(), makers.attributing(), parts.workers, parts.evaluated_weights.loaded(), logged.paused():
             return parts.evaluate(self)
 
     def result(self) -> RunResult:
