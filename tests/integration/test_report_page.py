@@ -22,7 +22,7 @@ from hookline.sections import (
     Image,
     Images,
     Matrix,
-    Parallel,
+    ParallelCoordinates,
     Scatter,
     Section,
     Series,
@@ -74,7 +74,7 @@ def each_kind(name: str) -> list[Section]:
         Text(title=name, topic="warnings", paragraphs=[name], note=name),
         Text(title=name, topic="repeat", paragraphs=[f"{name} " * 20], is_preformatted=True),
         Images(title=name, images=[Image(data=picture_file(), caption=name)]),
-        Parallel(
+        ParallelCoordinates(
             title=name,
             topic="run",
             labels=[name, "b"],

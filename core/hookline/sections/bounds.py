@@ -15,7 +15,7 @@ from hookline.sections.kinds import (
     Histogram,
     Images,
     Matrix,
-    Parallel,
+    ParallelCoordinates,
     Scatter,
     Section,
     Series,
@@ -172,7 +172,7 @@ def _cut_images(section: Images) -> tuple[Section, str]:
     return replace(section, images=shown), _more(section.images, shown, "pictures")
 
 
-def _cut_parallel(section: Parallel) -> tuple[Section, str]:
+def _cut_parallel(section: ParallelCoordinates) -> tuple[Section, str]:
     _check(
         all(len(axis.values) == len(section.labels) for axis in section.axes), "an axis has not a value for every line"
     )
@@ -199,7 +199,7 @@ _CUTS: dict[type[Section], Callable[[Any], tuple[Section, str]]] = {
     Matrix: _cut_matrix,
     Text: _cut_text,
     Images: _cut_images,
-    Parallel: _cut_parallel,
+    ParallelCoordinates: _cut_parallel,
 }
 
 

@@ -194,7 +194,7 @@ class Axis(msgspec.Struct, frozen=True, kw_only=True):
     values: Sequence[Cell]
 
 
-class Parallel(Section, frozen=True, kw_only=True):
+class ParallelCoordinates(Section, frozen=True, kw_only=True, tag="parallel"):
     """Parallel coordinates: a line for each of several runs across axes of settings and metrics.
 
     Attributes:
@@ -206,7 +206,7 @@ class Parallel(Section, frozen=True, kw_only=True):
     axes: Sequence[Axis]
 
 
-AnySection = Table | Curves | Scatter | Histogram | Bars | Matrix | Text | Images | Parallel
+AnySection = Table | Curves | Scatter | Histogram | Bars | Matrix | Text | Images | ParallelCoordinates
 
 
 def sections_to_json(sections: Sequence[Section]) -> bytes:

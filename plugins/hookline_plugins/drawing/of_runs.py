@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hookline.runs import RunRecord, RunRow, row_of
-from hookline.sections import Axis, Parallel, Section, Table, bounded
+from hookline.sections import Axis, ParallelCoordinates, Section, Table, bounded
 from hookline_plugins.drawing.curves import curve_sections
 from hookline_plugins.drawing.of_run import duration, splits_of, words
 
@@ -45,7 +45,7 @@ def comparison_of_runs(paths: Sequence[Path]) -> list[Section]:
     if len(records) > 1 and len(axes) > 1:
         note = "Each line is a run; point at it, or move to it with the Tab key, to read its values."
         title = "Settings and results"
-        sections.append(Parallel(title=title, topic="run", labels=list(records), axes=axes, note=note))
+        sections.append(ParallelCoordinates(title=title, topic="run", labels=list(records), axes=axes, note=note))
     return list(map(bounded, sections))
 
 

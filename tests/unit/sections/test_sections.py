@@ -17,7 +17,7 @@ from hookline.sections import (
     Image,
     Images,
     Matrix,
-    Parallel,
+    ParallelCoordinates,
     Scatter,
     Section,
     Series,
@@ -39,7 +39,9 @@ EACH: list[Section] = [
     Matrix(title="m", row_labels=["a"], column_labels=["x", "y"], counts=[[1, 2]]),
     Text(title="x", paragraphs=[MARKUP]),
     Images(title="i", images=[Image(data=b"\x89PNG", caption=MARKUP)]),
-    Parallel(title="p", labels=["r"], axes=[Axis(name="lr", values=[0.1]), Axis(name="model", values=["mlp"])]),
+    ParallelCoordinates(
+        title="p", labels=["r"], axes=[Axis(name="lr", values=[0.1]), Axis(name="model", values=["mlp"])]
+    ),
 ]
 
 
@@ -51,7 +53,7 @@ def test_each_kind_is_the_same_after_json_and_has_no_surrogate_and_no_number_tha
     (again,) = sections_from_json(text)
     assert type(again) is type(section)
     assert sections_from_json(sections_to_json([bounded(again)])) == [again]
-    assert json.loads(text.decode(), parse_constant=pytest.fail)[0]["kind"] == type(section).__name__.lower()
+    assert json.loads(text.decode(), parse_constant=pytest.fail)[0]["kind"] == section.__struct_config__.tag
 
 
 def test_a_gap_stays_a_gap() -> None:
@@ -105,7 +107,7 @@ def test_a_stretch_without_a_finite_value_is_a_gap() -> None:
         Histogram(title="h", edges=[0.0], counts=[1]),
         Bars(title="b", labels=["a"], values=[]),
         Matrix(title="m", row_labels=["a"], column_labels=["b"], counts=[]),
-        Parallel(title="p", labels=["a"], axes=[Axis(name="x", values=[])]),
+        ParallelCoordinates(title="p", labels=["a"], axes=[Axis(name="x", values=[])]),
     ],
     ids=lambda section: type(section).__name__,
 )
