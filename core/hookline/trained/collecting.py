@@ -24,10 +24,8 @@ from hookline.runs.folder import saved_config
 from hookline.runs.overview.search import find_run
 from hookline.runs.redaction import Redaction
 from hookline.sections import MAX_SECTIONS, Section, Text, bounded
-from hookline.trained.evaluating import load_evaluated
+from hookline.trained.evaluating import USUAL_SPLITS, load_evaluated
 
-_USUAL = ("validation", "test", "train")
-"""The splits to evaluate unless one is named: the first that the data have."""
 _MAX_NUMBERS = 2**24
 """Number of predicted values that are kept: 64 MiB in float32."""
 _HOOK = "build_report"
@@ -60,10 +58,10 @@ def collect_sections(
         HooklineError: As ``Run`` raises it.
     """
     path = find_run(run, parent)
-    switches = {"report": {"train.evaluate": list(_USUAL)}}
+    switches = {"report": {"train.evaluate": list(USUAL_SPLITS)}}
     config = load_config(saved_config(path), overrides, plugins=plugins, switches=switches, catalog=catalog)
     found = load_evaluated(path, config, checkpoint)
-    split = next((name for name in _USUAL if name in found.site.parts.evaluation_batches), "train")
+    split = next((name for name in USUAL_SPLITS if name in found.site.parts.evaluation_batches), "train")
     evaluated = _evaluated(found.site, split)
     redaction = Redaction.of(config)
     sections = [_redacted(one, redaction) for one in sections_of_plugins(found.site, split, evaluated)]

@@ -21,6 +21,9 @@ from hookline.runs.identity import identity_of
 from hookline.runs.overview.search import find_run
 from hookline.trained.weights import Weights, load_weights_into, read_weights
 
+USUAL_SPLITS = ("validation", "test", "train")
+"""The splits to examine unless one is named: the first that the data have."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

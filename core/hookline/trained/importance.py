@@ -23,11 +23,8 @@ from hookline.engine.reading.batches import Batches
 from hookline.engine.words import did_you_mean
 from hookline.runs.folder import saved_config
 from hookline.runs.overview.search import find_run
-from hookline.trained.evaluating import Evaluated, check_evaluated, load_evaluated
+from hookline.trained.evaluating import USUAL_SPLITS, Evaluated, check_evaluated, load_evaluated
 from hookline.trained.permuted import Feature, features_of, permuted
-
-_USUAL = ("validation", "test", "train")
-"""The splits to permute unless one is named: the first that the data have."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +112,10 @@ def measure_importance(  # noqa: PLR0913 - an argument for each option
         HooklineError: As ``Run`` raises it.
     """
     path = find_run(run, parent)
-    switches = {"--split": {"train.evaluate": [split] if split else list(_USUAL)}}
+    switches = {"--split": {"train.evaluate": [split] if split else list(USUAL_SPLITS)}}
     config = load_config(saved_config(path), overrides, plugins=plugins, switches=switches, catalog=catalog)
     found = load_evaluated(path, config, checkpoint)
-    chosen = split or next(name for name in _USUAL if name in found.run.data.splits())
+    chosen = split or next(name for name in USUAL_SPLITS if name in found.run.data.splits())
     check_evaluated(found.run, [chosen])
     measured = _Measured(found, chosen, metric)
     value, features = _changes(measured, repeats, seed)
