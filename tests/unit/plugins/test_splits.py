@@ -91,6 +91,91 @@ def test_the_guarantee_is_that_of_scikit_learn() -> None:
     assert all(abs(one - other).max() <= 1 for one, other in zip(ours, theirs, strict=True))
 
 
+# ---- folds -----------------------------------------------------------------------------------------------------------
+
+
+def folds_of(codes: list[int], count: int, seed: int = 0, **options: Any) -> list[list[int]]:
+    """Return the rows of the validation split of each fold; check that the others train, and that test rows stay."""
+    key = Key("k", torch.tensor(codes), [f"v{code}" for code in range(max(codes) + 1)])
+    found, tests = [], set()
+    for number in range(1, count + 1):
+        table = Table(Path("t.csv"), "y", fold=f"{number}/{count}", fold_seed=seed, **options)
+        faults = Faults(None)
+        rows = split_rows(len(codes), table, key, faults)
+        faults.check()
+        assert sorted(torch.cat(list(rows.values())).tolist()) == list(range(len(codes)))
+        found.append(rows["validation"].tolist())
+        tests.add(tuple(rows["test"].tolist()) if "test" in rows else ())
+    assert len(tests) == 1, "each fold leaves the same rows for the test"
+    together = sorted(row for fold in found for row in fold)
+    assert together == sorted({*range(len(codes))} - {*tests.pop()}), "each row is in one fold"
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10])
+def test_each_class_has_its_share_of_each_fold_to_less_than_one_row(count: int) -> None:
+    for seed in range(10):
+        sizes = [random.Random(seed + k).randint(count, 50) for k in range(1 + seed % 5)]
+        codes = codes_of(sizes, seed)
+        folds = folds_of(codes, count, seed, stratify="k")
+        assert max(map(len, folds)) - min(map(len, folds)) <= 1
+        for fold in folds:
+            found = Counter(codes[row] for row in fold)
+            assert all(abs(found[code] - size / count) < 1 for code, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_no_group_is_in_two_folds_and_no_fold_is_empty(count: int) -> None:
+    for seed in range(20):
+        # As many groups as folds, one of them with most of the rows.
+        codes = codes_of([40, *([1] * (count - 1))], seed)
+        folds = folds_of(codes, count, seed, group_by="k")
+        assert sorted(map(len, folds)) == [*([1] * (count - 1)), 40]
+        codes = codes_of([random.Random(seed + k).randint(1, 9) for k in range(30)], seed)
+        groups = [{codes[row] for row in fold} for fold in folds_of(codes, count, seed, group_by="k")]
+        assert sum(map(len, groups)) == 30
+
+
+def test_folds_at_random_have_equal_sizes_and_depend_on_their_seed() -> None:
+    first, other = (folds_of([0] * 23, 5, seed) for seed in (0, 1))
+    assert sorted(map(len, first)) == [4, 4, 5, 5, 5]
+    assert first != other
+    assert folds_of([0] * 3, 3, split=(0.5, 0.5)) == folds_of([0] * 3, 3), "train and validation are divided anew"
+    assert [len(fold) for fold in folds_of([0] * 20, 2, split=(0.6, 0.2, 0.2))] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("codes", "count", "options", "message"),
+    [
+        ([0, 0, 0], 4, {}, "4 folds need a row each, and there are 3 rows for them"),
+        ([0] * 9 + [1] * 4, 5, {"stratify": "k"}, "has 1 value with fewer rows than the 5 folds: 'v1' (4)"),
+        ([0] * 9 + [1] * 4, 3, {"group_by": "k"}, "the column 'k' has 2 values, fewer than the 3 folds"),
+    ],
+)
+def test_too_few_rows_for_the_folds_say_what_to_do(
+    codes: list[int], count: int, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        folds_of(codes, count, **options)
+    [fault] = caught.value.faults
+    assert message in fault.message
+    assert "ask for fewer folds" in str(fault.hint)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fold": "6/5"}, "`fold` is '1/N' to 'N/N' with at least 2 folds, not '6/5'"),
+        ({"fold": "1/1"}, "with at least 2 folds"),
+        ({"fold": "1/5", "order_by": "day", "split": (0.8, 0.2)}, "would train on later rows than it validates on"),
+        ({"fold": "1/5", "files": {"validation": Path("v.csv")}}, "takes the validation split from `path`"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Table(Path("t.csv"), "y", **options)
+
+
 # ---- by group and by time --------------------------------------------------------------------------------------------
 
 
