@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 STANDARD = ("train", "validation", "test")
+FOLD = "fold"
+"""The split of the rows that are left out with an option ``fold``."""
 _SYNONYMS = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "testing": "test"}
 """Other names that people give to a split; those of the files of Hugging Face ``datasets`` (``data_files.py``)."""
 
@@ -50,7 +52,7 @@ Fold = Annotated[
     str,
     Meta(
         pattern=r"^([1-9][0-9]*/[1-9][0-9]*)?$",
-        description="'2/5': divide the rows of train and validation anew; the 2nd of 5 parts is for validation",
+        description="'2/5': divide the rows but those of the test into 5 parts; leave the 2nd out, as the split `fold`",
     ),
 ]
 """Type of an option ``fold``."""
@@ -68,7 +70,7 @@ class Options(Protocol):
         group_by: The column whose equal values stay in one split.
         order_by: The column by which the first rows train.
         split_column: The column that names the splits.
-        fold: The fold to validate on, such as ``2/5``; empty without folds.
+        fold: The fold to leave out, such as ``2/5``; empty without folds.
         fold_seed: The seed of the folds.
     """
 
@@ -116,6 +118,8 @@ class _Parts(NamedTuple):
     remedy: str = ""
 
 
+_By = tuple[str, Key | None]
+"""The option that names a column, empty for none, and its values."""
 _BY = ("stratify", "group_by", "order_by", "split_column")
 
 
@@ -151,9 +155,9 @@ def check_options(options: Options) -> None:
         raise ValueError(f"`{given[0]}` {what}")
     check_fold(options.fold)
     if options.fold and options.order_by:
-        raise ValueError("`fold` would train on later rows than it validates on: set `order_by` to '', or `fold`")
-    if options.fold and "validation" in options.files:
-        raise ValueError("`fold` takes the validation split from `path`: remove it from `files`")
+        raise ValueError("a fold would be predicted by a model of later rows: set `order_by` to '', or `fold`")
+    if options.fold and FOLD in options.files:
+        raise ValueError(f"`files` names a file for the split {FOLD!r}, but `fold` takes it from `path`")
     for name in options.files:
         if name in STANDARD[: len(fractions)]:
             source = "`path` is the training split" if name == "train" else "`split` takes it from `path`"
@@ -181,36 +185,29 @@ def _number_and_count(fold: str) -> tuple[int, int]:
 def split_rows(num_rows: int, options: Options, key: Key | None, faults: Faults) -> dict[str, Tensor]:
     """Return the row numbers of each split, int64, in the order of the file; an empty split is a fault."""
     by = key_of(options)
+    way, key = (by[0], key) if by else ("", None)
+    if way == "split_column" and key is not None:
+        rows = _as_named(key, faults)
+        return _with_fold(rows, options, ("", None), faults) if options.fold and not faults.has_any else rows
+
+    def divide(rows: Tensor | None, fractions: Sequence[float]) -> dict[str, Tensor]:
+        own = key if key is None or rows is None else _of_rows(key, rows)
+        parts = _Parts(tuple(fractions), options.split_seed)
+        return _divided(num_rows if rows is None else len(rows), parts, (way, own), faults)
+
     if not options.fold:
-        return _split_rows(num_rows, options, by, key, faults)
-    if len(options.split) < 3 and (by is None or by[0] != "split_column"):
-        rows = {"train": _every(num_rows)}
-    else:
-        rows = _split_rows(num_rows, options, by, key, faults)
-    return rows if faults.has_any else folded(rows, options, by and by[0], key, faults)
+        return divide(None, options.split)
+    return folded(num_rows, options.split, options, (way, key), divide, faults)
 
 
-def _every(num_rows: int) -> Tensor:
-    import torch
-
-    return torch.arange(num_rows)
-
-
-def _split_rows(
-    num_rows: int, options: Options, by: tuple[str, str] | None, key: Key | None, faults: Faults
-) -> dict[str, Tensor]:
-    names: Sequence[str] = STANDARD[: len(options.split)]
-    parts = _Parts(options.split, options.split_seed)
-    if key is None or by is None:
-        marks = _at_random(num_rows, parts)
-    elif by[0] == "split_column":
-        return _as_named(key, faults)
-    else:
-        marks = _WAYS[by[0]](key, parts, faults)
+def _divided(num_rows: int, parts: _Parts, by: _By, faults: Faults) -> dict[str, Tensor]:
+    way, key = by
+    marks = _at_random(num_rows, parts) if key is None else _WAYS[way](key, parts, faults)
+    names: Sequence[str] = STANDARD[: len(parts.fractions)]
     rows = {name: (marks == number).nonzero().squeeze(1) for number, name in enumerate(names)}
     if faults.has_any:
         return rows
-    for name, fraction in zip(names, options.split, strict=True):
+    for name, fraction in zip(names, parts.fractions, strict=True):
         if not len(rows[name]):
             few = f", and the column {key.name!r} has {_times(len(key.values), 'value')}" if key else ""
             message = f"the {name} split is empty: {fraction:g} of {_times(num_rows, 'row')}{few}"
@@ -460,42 +457,68 @@ class Folding(Protocol):
 
 
 def folded(
-    rows: Mapping[str, Tensor], options: Folding, by: str | None, key: Key | None, faults: Faults
+    num_rows: int,
+    fractions: Sequence[float],
+    options: Folding,
+    by: _By,
+    divide: Callable[[Tensor | None, Sequence[float]], dict[str, Tensor]],
+    faults: Faults,
 ) -> dict[str, Tensor]:
-    """Return the splits with the rows of train and validation divided anew: one fold validates, the others train.
+    """Return the row numbers of each split, int64: one fold is left out, and the rows of the others are divided.
 
-    Each row is in one fold, and the folds differ in size by at most one row, unless groups stay together. With
-    ``stratify`` the share of a value in a fold is exact to less than one row.
+    The test split is the same as without folds. Of the other rows, each is in one fold. The folds differ in size by at
+    most one row, unless groups stay together; with ``stratify``, the share of a value is exact to less than one row.
 
     Args:
-        rows: The row numbers of each split, int64.
+        num_rows: The number of rows.
+        fractions: Those for train, validation and test; 0 for a split that there is not.
         options: The fold, and the seed of the folds.
-        by: ``stratify`` or ``group_by``; anything else for a random division.
-        key: The value of each row in the column that decides.
+        by: What decides on the fold of each row.
+        divide: Divides some rows by fractions, None for all rows; the numbers that it returns count within them.
         faults: Gets a fault if there are fewer rows, or groups, or rows of a class, than folds.
     """
+    train, validation, test, *_ = (*fractions, 0.0, 0.0)
+    rows = divide(None, fractions) if test else {}
+    if faults.has_any:
+        return rows
+    is_own = _every(num_rows) >= 0
+    if test:
+        is_own[rows["test"]] = False
+    found = _with_fold({**rows, "train": is_own.nonzero().squeeze(1)}, options, by, faults)
+    if validation and not faults.has_any:
+        rest = found["train"]
+        again = divide(rest, (train / (train + validation), validation / (train + validation)))
+        found |= {name: rest[own] for name, own in again.items()}
+    return found
+
+
+def _every(num_rows: int) -> Tensor:
     import torch
 
+    return torch.arange(num_rows)
+
+
+def _with_fold(rows: Mapping[str, Tensor], options: Folding, by: _By, faults: Faults) -> dict[str, Tensor]:
+    """Return the splits with a fold of the rows of ``train`` as a split of its own."""
     number, count = _number_and_count(options.fold)
-    own = torch.cat([rows[name] for name in STANDARD[:2] if name in rows]).sort().values
-    parts = _Parts((1 / count,) * count, options.fold_seed, "fold", "ask for fewer folds, ")
-    if len(own) < count:
+    (way, key), own = by, rows["train"]
+    parts = _Parts((1 / count,) * count, options.fold_seed, FOLD, "ask for fewer folds, ")
+    key = key and _of_rows(key, own)
+    if FOLD in rows:
+        faults.add(f"a split is called {FOLD!r} already", hint="rename it: the rows that are left out are called so")
+    elif len(own) < count:
         hint = "ask for fewer folds, or add rows"
         faults.add(f"{count} folds need a row each, and there are {_times(len(own), 'row')} for them", hint=hint)
-        return dict(rows)
-    if key is None or by not in ("stratify", "group_by"):
-        marks = _at_random(len(own), parts)
-    else:
-        key = _of_rows(key, own)
-        if by == "group_by" and len(key.values) < count:
-            what = f"the column {key.name!r} has {_times(len(key.values), 'value')}, fewer than the {count} folds"
-            faults.add(what, hint="a group stays in one fold: ask for fewer folds, or group by another column")
-            return dict(rows)
-        marks = _WAYS[by](key, parts, faults)
+    elif key and way == "group_by" and len(key.values) < count:
+        what = f"the column {key.name!r} has {_times(len(key.values), 'value')}, fewer than the {count} folds"
+        faults.add(what, hint="a group stays in one fold: ask for fewer folds, or group by another column")
     if faults.has_any:
         return dict(rows)
-    is_held_out = marks == number - 1
-    return {**rows, "train": own[~is_held_out], "validation": own[is_held_out]}
+    marks = _WAYS[way](key, parts, faults) if key else _at_random(len(own), parts)
+    if faults.has_any:
+        return dict(rows)
+    is_left_out = marks == number - 1
+    return {**rows, "train": own[~is_left_out], FOLD: own[is_left_out]}
 
 
 def _of_rows(key: Key, rows: Tensor) -> Key:
@@ -507,7 +530,7 @@ def number_fold(parts: Mapping[str, Any], rows: Mapping[str, Any], options: Fold
     """Give the dataset of a fold an attribute ``rows``, the numbers of its rows, for the predictions out of fold."""
     if options.fold:
         # An attribute and no subclass, whose examples a run would not index as whole tensors.
-        vars(parts["validation"])["rows"] = rows["validation"]
+        vars(parts[FOLD])["rows"] = rows[FOLD]
 
 
 def chosen_rows(
@@ -518,12 +541,18 @@ def chosen_rows(
     generator: Generator | None,
     faults: Faults,
 ) -> dict[str, Tensor]:
-    """Return the row numbers of each split as ``held_out_rows`` chooses them, and with a fold as ``folded`` does then.
+    """Return the row numbers of each split as ``held_out_rows`` chooses them, with a fold as ``folded`` leaves it out.
 
     The shares of the ``classes`` are kept; None to ignore them.
     """
-    if options.fold and "test" not in shares:
-        rows = {"train": _every(num_rows)}
-    else:
-        rows = held_out_rows(num_rows, shares, faults, generator, classes.codes if classes else None)
-    return folded(rows, options, "stratify", classes, faults) if options.fold and not faults.has_any else rows
+
+    def divide(rows: Tensor | None, fractions: Sequence[float]) -> dict[str, Tensor]:
+        own = classes if classes is None or rows is None else _of_rows(classes, rows)
+        count = num_rows if rows is None else len(rows)
+        named = {name: share for name, share in zip(STANDARD[1:], fractions[1:], strict=False) if share}
+        return held_out_rows(count, named, faults, generator, own and own.codes)
+
+    fractions = (1 - sum(shares.values()), *(shares.get(name, 0.0) for name in STANDARD[1:]))
+    if not options.fold:
+        return divide(None, fractions)
+    return folded(num_rows, fractions, options, ("stratify", classes), divide, faults)

@@ -62,8 +62,6 @@ class FromArrays:
         if self.validation + self.test >= 1:
             raise ValueError(f"`validation` and `test` leave no rows to train on: {self.validation:g} + {self.test:g}")
         check_fold(self.fold)
-        if self.fold and "validation" in self.given:
-            raise ValueError("`fold` takes the validation split from the training rows: pass all rows as those")
         if self.standardize_target and self.task in ("classification", "binary"):
             raise ValueError(f"`standardize_target` is for numbers, not for task = {self.task!r}")
 

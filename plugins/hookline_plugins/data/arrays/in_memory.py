@@ -20,6 +20,7 @@ from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_inputs, as_tensor
 from hookline_plugins.data.rows import Rows, read_numbers
 from hookline_plugins.data.splits import Folding, Key, chosen_rows, number_fold
+from hookline_plugins.data.splits import named as split_names
 from hookline_plugins.data.tables.scaling import Scale, Unscale, measure
 from hookline_plugins.data.targets import Targets, Task, read_targets
 
@@ -155,9 +156,7 @@ def _source(
         if scale:
             kept |= {f"{prefix}mean": scale.mean.tolist(), f"{prefix}scale": scale.scale.tolist()}
     return DataSource(
-        datasets["train"],
-        datasets.get("validation"),
-        datasets.get("test"),
+        **split_names(datasets),
         in_features=inputs.shape[1] if inputs.dim() == 2 else None,
         out_features=len(labels) if labels and targets.task == "classification" else outputs.shape[1],
         feature_names=names[0],

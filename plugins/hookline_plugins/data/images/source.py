@@ -246,7 +246,7 @@ class Images:
         """Return the numbers of the images of each split: as given, and shares of the training split."""
         import torch
 
-        from hookline_plugins.data.splits import Key, chosen_rows
+        from hookline_plugins.data.splits import FOLD, STANDARD, Key, chosen_rows
 
         splits = listing.splits or ["train"] * len(listing.names)
         given: dict[str, list[int]] = {
@@ -263,8 +263,7 @@ class Images:
         faults.check()
         if not (shares or self.fold):
             return given
-        in_folds = given.pop("validation", []) if self.fold else []
-        own = torch.tensor(sorted([*given.pop("train"), *in_folds]))
+        own = torch.tensor(given.pop("train"))
         generator = torch.Generator().manual_seed(self.split_seed)
         values = torch.from_numpy(targets.values["train"])[own]
         classes = None
@@ -273,7 +272,7 @@ class Images:
             classes = Key(next(iter(listing.targets)), values.flatten().long(), names)
         parts = chosen_rows(len(own), shares, self, classes, generator, faults)
         found = {split: own[rows].tolist() for split, rows in parts.items()} | given
-        return {name: found[name] for name in ("train", "validation", "test") if name in found}
+        return {name: found[name] for name in (*STANDARD, FOLD) if name in found}
 
     def _pictures(
         self, listing: Listing, rows: Mapping[str, list[int]], form: Form, faults: Faults
@@ -313,6 +312,7 @@ class Images:
         from hookline_plugins.data.forms import as_tensor
         from hookline_plugins.data.images.dataset import AugmentedDataset, ImageDataset
         from hookline_plugins.data.images.preparation import unscale_of
+        from hookline_plugins.data.splits import named
 
         outputs: dict[str, Tensor] = {split: as_tensor(array) for split, array in values.items()}
         unscale = unscale_of(outputs["train"]) if self.standardize_target else None
@@ -326,9 +326,7 @@ class Images:
             datasets["train"] = AugmentedDataset(datasets["train"], self._operations, preparation)
         labels = None if targets.labels is None else targets.labels.tolist()
         return DataSource(
-            datasets["train"],
-            datasets.get("validation"),
-            datasets.get("test"),
+            **named(datasets),
             out_features=len(labels) if labels and targets.task == "classification" else outputs["train"].shape[1],
             target_names=targets.names,
             class_names=tuple(map(str, labels or ())),

@@ -23,6 +23,7 @@ from hookline_plugins.data.splits import (
     check_fold,
     check_fractions,
     chosen_rows,
+    named,
     number_fold,
 )
 from hookline_plugins.data.text.labelled.reading import Labelled, TextFormat, read_labelled
@@ -117,9 +118,7 @@ class Texts:
         }
         number_fold(parts, {name: [used[row] for row in rows.tolist()] for name, rows in splits.items()}, self)
         return DataSource(
-            parts["train"],
-            parts.get("validation"),
-            parts.get("test"),
+            **named(parts),
             out_features=len(read.class_names),
             target_names=(self.target,),
             class_names=tuple(read.class_names),
