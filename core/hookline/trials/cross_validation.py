@@ -91,7 +91,7 @@ class FoldPlan:
         parent: The folder of the runs.
         plugins: Objects by table, if the config has any.
         catalog: The plugins that may be used; default: the installed ones.
-        is_kept: Whether the runs are kept, and so can be resumed.
+        is_kept: Whether the runs are kept, so that the result names their folders.
 
     Attributes:
         planned: The folds, each with its config and, if an earlier call has begun it, its run.
@@ -122,7 +122,7 @@ class FoldPlan:
 
     def look(self) -> None:
         """Look again which folds have begun or are finished."""
-        self.planned = plan(self._load, self._counts, self.parent, self._catalog, is_kept=self._is_kept)
+        self.planned = plan(self._load, self._counts, self.parent, self._catalog)
 
     def check(self, target: Path | None = None) -> None:
         """Read the data once, to find their faults, and whether a file with predictions can be written.
