@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hookline import HooklineError
+from hookline_plugins.commands.cross_validating.processes import run_jobs
 from support import ROOT
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
@@ -60,30 +57,17 @@ def test_each_fold_is_a_run_and_the_same_command_trains_none_again(hookline: Hoo
     assert hookline("cv", "iris.toml", "-o", "iris.toml", cwd=folder).returncode == 2
 
 
-def test_processes_that_train_at_the_same_time_find_the_same_numbers(hookline: Hookline, folder: Path) -> None:
-    words = ("cv", "iris.toml", "--folds", "2", "--json", "train.epochs=1", "--no-keep")
-    one = hookline(*words, cwd=folder)
-    two = hookline(*words, "--jobs", "2", "-o", "out.csv", cwd=folder)
-    assert two.stderr == one.stderr == ""
-    first, second = (json.loads(done.stdout) for done in (one, two))
-    assert first["folds"] == second["folds"]
-    assert second["runs"] is None
-    assert not (folder / "runs").exists()
-    with (folder / "out.csv").open(newline="") as file:
-        assert [int(row["row"]) for row in csv.DictReader(file)] == list(range(150))
-
-
-def test_a_signal_ends_all_processes_and_the_command_goes_on_later(folder: Path) -> None:
-    words = [sys.executable, "-m", "hookline", "cv", "iris.toml", "--folds", "2", "--jobs", "2", "train.epochs=100000"]
-    words += ["train.evaluate=[]", "callbacks.checkpoint.every_s=0.1"]
-    with subprocess.Popen(words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        runs = folder / "runs" / "cv-iris"
-        while len(list(runs.glob("*/checkpoints/*"))) < 2 and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 143
-    records = [json.loads((run / "run.json").read_text()) for run in runs.glob("0*")]
-    assert [record["status"] for record in records] == ["interrupted", "interrupted"]
+def test_a_command_that_fails_is_named_and_no_further_one_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = [["init", "-o", name, "--quiet"] for name in ("first.toml", "second.toml")]
+    assert run_jobs([("fold 1/2", written[0]), ("fold 2/2", written[1])], 2) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.toml", "second.toml"]
+    jobs = [("fold 1/2", ["train", "no.toml"]), ("fold 2/2", ["init", "-o", "third.toml"])]
+    with pytest.raises(HooklineError, match="fold 1/2 failed: see above"):
+        run_jobs(jobs, 1)
+    assert not (tmp_path / "third.toml").exists()
 
 
 def test_a_class_with_too_few_rows_is_an_error_before_anything_is_trained(hookline: Hookline, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Trials of a run: cross-validation, learning-rate finder, profile, ledger, hook trace, model summary. All load on first use."""
+"""Trials of a run: cross-validation, learning-rate finder, profile, ledger, and more. All load on first use."""
 
 from __future__ import annotations
 
