@@ -46,7 +46,7 @@ def test_each_fold_is_a_run_and_the_same_command_trains_none_again(hookline: Hoo
     assert lines[-2:] == ["saved in runs/cv-iris", "wrote runs/cv-iris/out-of-fold.csv: 150 rows"]
     names = ["0001-repeat-1-fold-1-of-2", "0002-repeat-1-fold-2-of-2"]
     assert sorted(path.name for path in (folder / "runs" / "cv-iris").glob("0*")) == names
-    again = hookline("cv", "iris.toml", "--folds", "2", "-o", "out.parquet", cwd=folder)
+    again = hookline("cv", "iris.toml", "--folds", "2", "--jobs", "2", "-o", "out.parquet", cwd=folder)
     assert again.stdout.splitlines()[4 - 2 :] == [*lines[4:-1], "wrote out.parquet: 150 rows"]
     document = json.loads(hookline("cv", "iris.toml", "--folds", "2", "--json", cwd=folder).stdout)
     assert [(one["run"], one["step"], one["examples"]) for one in document["folds"]] == [

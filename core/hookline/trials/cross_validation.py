@@ -107,14 +107,14 @@ class FoldPlan:
         *,
         folds: int = 5,
         repeats: int = 1,
-        parent: Path,
+        parent: str | os.PathLike[str],
         plugins: Mapping[str, Any] | None = None,
         catalog: Catalog | None = None,
         is_kept: bool = True,
     ) -> None:
         if folds < 2 or repeats < 1:
             raise ValueError(f"a cross-validation has at least 2 folds and 1 repeat, not {folds} and {repeats}")
-        self.parent = parent.absolute()
+        self.parent = Path(parent).absolute()
         self._catalog, self._plugins, self._is_kept = catalog or Catalog.installed(), plugins, is_kept
         self._load, self._counts = load, (folds, repeats)
         self.planned: list[Planned] = []
@@ -124,27 +124,29 @@ class FoldPlan:
         """Look again which folds have begun or are finished."""
         self.planned = plan(self._load, self._counts, self.parent, self._catalog)
 
-    def check(self, target: Path | None = None) -> None:
+    def check(self, target: str | os.PathLike[str] | None = None) -> None:
         """Read the data once, to find their faults, and whether a file with predictions can be written.
 
         Raises:
             DataError: With every fault of the data.
             ConfigError: When the file cannot be written.
         """
-        check_fold(self.planned[0], target)
+        check_fold(self.planned[0], Path(target) if target else None)
 
     def train(self, planned: Planned, train: Callable[[Run], object] = Run.fit) -> Path:
         """Train a fold with a function, from where it was left, unless it is finished; return its run folder."""
         return train_fold(planned, train, self._plugins, self._catalog)
 
-    def result(self, paths: Sequence[Path]) -> CrossValidation:
+    def result(self, paths: Sequence[str | os.PathLike[str]]) -> CrossValidation:
         """Measure the run of each fold, and return the result.
 
         Raises:
             DataError: When the data have changed since.
         """
         pairs = zip(self.planned, paths, strict=True)
-        return CrossValidation(((one.fold, measure_fold(one, path)) for one, path in pairs), is_kept=self._is_kept)
+        return CrossValidation(
+            ((one.fold, measure_fold(one, Path(path))) for one, path in pairs), is_kept=self._is_kept
+        )
 
 
 def cross_validate(

@@ -36,9 +36,9 @@ def least_squares(folder: Path, **data: Any) -> dict[str, Any]:
     }
 
 
-def plan_of(config: dict[str, Any], parent: Path, **counts: int) -> FoldPlan:
+def plan_of(config: dict[str, Any], parent: Path, folds: int) -> FoldPlan:
     return FoldPlan(
-        lambda defaults, switches: load_config(config, defaults=defaults, switches=switches), parent=parent, **counts
+        lambda defaults, switches: load_config(config, defaults=defaults, switches=switches), parent=parent, folds=folds
     )
 
 
