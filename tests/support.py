@@ -14,10 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hookline import RunView
 from hookline.runs import RunFolder, folder_of
+
+if TYPE_CHECKING:
+    from hookline.trained import Comparison, Exported
 
 ROOT = Path(__file__).parents[1]
 HANG_S = 240.0
@@ -94,6 +97,12 @@ def saved_folder(run: RunView) -> RunFolder:
 
 
 @functools.cache
+def compared(made: Exported) -> Comparison:
+    """Return the comparison of an exported model with the model."""
+    assert made.comparison is not None
+    return made.comparison
+
+
 def warm_program(python: Path = Path(sys.executable)) -> Path:
     """Return a program that does what ``hookline`` of an environment does, in a fork of a process with torch.
 
