@@ -96,13 +96,13 @@ def saved_folder(run: RunView) -> RunFolder:
     return folder
 
 
-@functools.cache
 def compared(made: Exported) -> Comparison:
     """Return the comparison of an exported model with the model."""
     assert made.comparison is not None
     return made.comparison
 
 
+@functools.cache
 def warm_program(python: Path = Path(sys.executable)) -> Path:
     """Return a program that does what ``hookline`` of an environment does, in a fork of a process with torch.
 

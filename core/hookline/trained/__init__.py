@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hookline.trained.importance import FeatureImportance, Importance, measure_importance
     from hookline.trained.loading import load_trained
     from hookline.trained.model import Trained
+    from hookline.trained.portable import portable_files
     from hookline.trained.predicting import write_predictions
     from hookline.trained.raw.faults import Faults
     from hookline.trained.raw.onnx_model import OnnxModel, load_onnx
@@ -59,6 +60,7 @@ _HOME = {
     ),
     "loading": ("load_trained",),
     "model": ("Trained",),
+    "portable": ("portable_files",),
     "predicting": ("write_predictions",),
     "raw.faults": ("Faults",),
     "raw.onnx_model": (
@@ -111,6 +113,7 @@ __all__ = [
     "measure_importance",
     "model_metadata",
     "only_watches",
+    "portable_files",
     "read_weights",
     "subject_of",
     "write_predictions",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hookline.config.loading import load_choice
+from hookline.config.packed import SUFFIX
 from hookline.config.plugins.catalog import EXPORT, Catalog, Entry
 from hookline.config.plugins.options import copied
 from hookline.config.plugins.plugin import Plugin
@@ -128,7 +129,7 @@ def export_model(
     """
     form = load_format(to) if isinstance(to, str) else to
     suffix = form.made.suffix
-    target = Path(target or f"{trained.path.name}{suffix}")
+    target = Path(target or f"{trained.path.name.removesuffix(SUFFIX)}{suffix}")
     check_target(target, force=force, is_folder=not suffix)
 
     import torch  # after the checks
