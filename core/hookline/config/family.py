@@ -56,13 +56,14 @@ class Family:
         if self._faults:
             raise invalid(source, *self._faults[:MAX_FAULTS])
 
-    def _take(self, path: Path, document: Document) -> None:
-        """Add a file, after its bases."""
+    def _take(self, path: Path, document: Document, location: Location | None = None) -> None:
+        """Add a file, named at ``location``, after those that it extends."""
         real = _real_path(path)
         self._seen.add(real)
         self._num_items += document.scan.num_items
         self._num_characters += len(document.scan.text)
         self._open[real] = path
+        self._check_size(location)
         if EXTENDS in document.values:
             place = document.places[EXTENDS,].value
             self._read_bases(
@@ -96,7 +97,7 @@ class Family:
             except ConfigError as error:
                 self._faults += [Fault(error.message, location, error.hint or _advice(name)), *error.faults]
             else:
-                self._take(path, document)
+                self._take(path, document, location)
             self._check_size(location)
 
     def _check_size(self, location: Location | None) -> None:

@@ -320,7 +320,7 @@ class _Assembly:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
         known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
         for name, number in self._unknown.items():
-            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, TABLES)
+            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, (*TABLES, EXTENDS))
             self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]

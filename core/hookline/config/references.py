@@ -18,8 +18,8 @@ from hookline.engine.words import nearest, shortened
 
 MAX_REFERENCES = 100
 """Keys that a value may refer to, directly or through others."""
-MAX_SIZE = 1 << 20
-"""Characters and values that references may put into a config, together: as many as a file may have."""
+MAX_SIZE = 1 << 18
+"""Characters and values that references may put into a config, together."""
 NO_VALUE = REQUIRED
 """Value of a setting that has none: it is required, or its references have faults."""
 
@@ -57,11 +57,13 @@ class References:
         self.settings: dict[str, Setting] = {}
         self.unclear: set[str] = set()
         self._faults = faults
+        self._tables: set[str] = set()
         self._done: set[str] = set()
         self._room = MAX_SIZE
 
     def replace(self, wanted: Iterable[str]) -> None:
         """Replace the references of the wanted settings, and of those that they refer to, by values."""
+        self._tables = {table for key in self.settings for table in (key.partition(".")[0], key.rpartition(".")[0])}
         graph: dict[str, list[str]] = {}
         waiting = [*wanted]
         for key in waiting:
@@ -103,10 +105,12 @@ class References:
         marks: dict[str, tuple[re.Match[str], KeyPath]] = {}
         for text, inner in _texts(setting.value):
             marks |= {match.group(): (match, inner) for match in _MARK.finditer(text) if match["name"] is not None}
+        targets: list[str | None] = [None]
         if len(marks) > MAX_REFERENCES:
             self.fault(setting, f"{setting.key!r} has more than {MAX_REFERENCES} references")
-        targets = [self._target(setting, *mark) for mark in islice(marks.values(), MAX_REFERENCES)]
-        if len(marks) > MAX_REFERENCES or None in targets:
+        else:
+            targets = [self._target(setting, *mark) for mark in marks.values()]
+        if None in targets:
             self.settings[setting.key] = replace(setting, value=NO_VALUE)
             return []
         return [target for target in targets if target]
@@ -118,7 +122,7 @@ class References:
             return found[0].key
         if not match["end"] or not name:
             message, hint = "is not a reference", "write ${table.key}; for the characters themselves, $${"
-        elif found or any(key.startswith(f"{name}.") for key in self.settings):
+        elif found or name in self._tables:
             message, hint = "is a table, and a reference takes one value", f"write ${{{shortened(name)}.KEY}}"
         elif any(name.startswith(f"{table}.") for table in self.unclear):
             return None

@@ -27,8 +27,8 @@ from hookline.cli.printing.plan import next_steps, plan_events, plan_lines, step
 from hookline.cli.ranks import earlier_attempt, joined, launch_ranks, leave_to_zero, nproc_option, parallel_of_command
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
-from hookline.config.references import escaped
 from hookline.config.plugins.catalog import KINDS, Catalog
+from hookline.config.references import escaped
 from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
