@@ -49,7 +49,7 @@ class Family:
 
     def read_bases(self, values: Mapping[str, Any], source: str) -> None:
         """Read the files that a mapping extends; raise as ``read`` does, with ``source`` as the name of the mapping."""
-        self._read_bases(plain(values.get(EXTENDS, [])), Path.cwd(), lambda _: None)
+        self._read_bases(plain(values.get(EXTENDS, [])), Path(), lambda _: None)
         self._raise_faults(source)
 
     def _raise_faults(self, source: str) -> None:

@@ -456,6 +456,8 @@ class _Assembly:
             if name not in known:
                 hint = did_you_mean(name, known) if known else f"{owner} has no options"
                 hint = self._catalog.moved(setting.key) or hint
+                if name == EXTENDS:
+                    hint = f"write {EXTENDS!r} above the first table"
                 message = f"unknown key {shown(setting.key)}: {owner} has no such option"
                 self._fault(message, setting.key_location, hint)
         values: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -92,10 +93,10 @@ class References:
         """Add a fault at a mark in a setting."""
         self._faults.append(Fault(message, setting.origin.locate(mark, inner), hint))
 
-    def objection(self, value: Any, level: int) -> str | None:
-        """Return the reason why a value cannot be put in ``level`` levels deep; None if it can."""
+    def objection(self, value: Any, level: int, count: int) -> str | None:
+        """Return the reason why a value cannot be put in ``count`` times, ``level`` levels deep; None if it can."""
         try:
-            self._room -= _size(value, level)
+            self._room -= _size(value, level) * count
         except ValueError as error:
             return str(error)
         return f"puts in too much: more than {MAX_SIZE:,} characters and values in all" if self._room < 0 else None
@@ -118,7 +119,7 @@ class References:
     def _target(self, setting: Setting, match: re.Match[str], inner: KeyPath) -> str | None:
         name, mark = match["name"], match.group()
         found = self.find(name)
-        if found and not isinstance(found[1], Mapping):
+        if found and match["end"] and not isinstance(found[1], Mapping):
             return found[0].key
         if not match["end"] or not name:
             message, hint = "is not a reference", "write ${table.key}; for the characters themselves, $${"
@@ -200,26 +201,27 @@ class _Filling:
         # A relative path starts where its beginning is written.
         self._folders[(start[0] if start else self._setting).origin.folder] = None
         if first and first["name"] and first.end() == len(value):
-            return self._value(first, inner, level)
-        parts, end = [""], 0
-        for match in _MARK.finditer(value):
-            parts += [value[end : match.start()], self._text(match, inner, level) if match["name"] else "${"]
-            end = match.end()
-        return "".join([*parts, value[end:]])
+            return self._value(value, inner, level, 1)
+        counts = Counter(match.group() for match in _MARK.finditer(value))
+        texts = {mark: self._text(mark, inner, level, count) for mark, count in counts.items()}
+        return "" if self._is_faulty else _MARK.sub(lambda match: texts[match.group()], value)
 
-    def _text(self, match: re.Match[str], inner: KeyPath, level: int) -> str:
-        value = self._value(match, inner, level)
+    def _text(self, mark: str, inner: KeyPath, level: int, count: int) -> str:
+        if mark == "$${":
+            return "${"
+        value = self._value(mark, inner, level, count)
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, str | int | float):
             return str(value)
         if value is not NO_VALUE:
             what = "a list" if isinstance(value, list) else shown(value)
-            self._refuse(match.group(), inner, f"is {what}, and only text, a number, true or false fits into a text")
+            self._refuse(mark, inner, f"is {what}, and only text, a number, true or false fits into a text")
         return ""
 
-    def _value(self, match: re.Match[str], inner: KeyPath, level: int) -> Any:
-        found = self._references.find(match["name"])
+    def _value(self, mark: str, inner: KeyPath, level: int, count: int) -> Any:
+        """Return the value that a mark stands for, ``count`` times."""
+        found = self._references.find(mark[2:-1])
         assert found, "a setting with an unknown reference is not filled"
         setting, value = found
         if value is NO_VALUE:
@@ -227,8 +229,9 @@ class _Filling:
             return value
         self._sources |= {setting.key: replace(setting.origin, references=())} | dict(setting.origin.references)
         value = plain(value)
-        if problem := self._references.objection(value, level):
-            self._refuse(match.group(), inner, problem)
+        if problem := self._references.objection(value, level, count):
+            if not self._is_faulty:
+                self._refuse(mark, inner, problem)
             return NO_VALUE
         return value
 
