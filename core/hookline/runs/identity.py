@@ -141,7 +141,7 @@ def _declared(plugin: Any) -> dict[str, Any]:
 
 
 def settings_of(config: ConfigView) -> dict[str, Any]:
-    """Return the settings of a run as plain values without secrets, by their full keys."""
+    """Return the settings of a config as plain values, without secrets."""
     redaction = Redaction.of(config)
     values = {key: config.lasting(key) for key in config.settings}
     return {
