@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hookline import HooklineError
-from hookline.engine import encodable, printable, tensors_in
+from hookline.engine import encodable, printable
 from hookline.runs import read_record, row_of
 from hookline.trained import evaluate_run
 
@@ -23,7 +23,7 @@ _MODEL = "model.safetensors"
 _MAX_NAMES = 40
 """Number of columns or classes that are listed."""
 
-_PIPELINES = {
+_PIPELINES: dict[str, dict[str | None, str]] = {
     "csv": {"regression": "tabular-regression", "classification": "tabular-classification"},
     "images": {"classification": "image-classification"},
     "texts": {"classification": "text-classification"},
@@ -46,8 +46,8 @@ def card_of(trained: Trained, folder: Path, *, title: str, license_name: str, ta
     """
     record, title = read_record(folder), title or _label(trained)
     metrics, origin = _metrics(trained, record)
-    tags = dict.fromkeys(["hookline", *tags, *row_of(trained.path).tags])
-    header = _header(trained, record, title, metrics, [*tags], license_name)
+    every = dict.fromkeys(("hookline", *tags, *row_of(trained.path).tags))
+    header = _header(trained, record, title, metrics, [*every], license_name)
     parts = [
         f"---\n{header}---",
         f"# {_plain(title)}",
@@ -130,13 +130,23 @@ def _snippet(trained: Trained, record: RunRecord) -> str:
     try:
         _ = trained.predictor
     except HooklineError:
-        shape = next(tuple(part.shape) for part in tensors_in(trained.data.train[0]))
-        batch = ", ".join(map(str, (1, *shape)))
-        use = f"print(trained.output(torch.zeros({batch})))  # inputs as in training"
-        return f"import hookline\nimport torch\n\n{load}\n{use}"
+        return f"import hookline\nimport torch\n\n{load}\n{_use_of_tensors(trained)}"
     suffix = Path(_dataset(record)).suffix
     name = f"new{suffix}" if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else "new"
     return f'import hookline\n\n{load}\nfor columns in trained.predictions("{name}"):\n    print(columns)'
+
+
+def _use_of_tensors(trained: Trained) -> str:
+    import torch
+
+    try:
+        inputs = trained.data.train[0][0]
+    except (HooklineError, LookupError, TypeError):
+        inputs = None
+    if not isinstance(inputs, torch.Tensor):
+        return "print(trained.model)"
+    batch = f"torch.zeros({', '.join(map(str, (1, *inputs.shape)))}, dtype={inputs.dtype})"
+    return f"inputs = {batch}  # as in training: scaled, for instance\nprint(trained.output(inputs))"
 
 
 def _data(trained: Trained, record: RunRecord) -> str:
