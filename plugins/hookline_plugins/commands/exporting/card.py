@@ -31,7 +31,8 @@ _PIPELINES: dict[str, dict[str | None, str]] = {
 }
 """Tasks of the Hub (https://huggingface.co/tasks), by data source and task."""
 
-_MARKUP = re.compile(r"""([\\`*_{}\[\]()<>#+!|~&$:@^])""")
+_ENTITIES = str.maketrans({mark: f"&#{ord(mark)};" for mark in "<>&|~$@"})
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!])")
 
 
 def card_of(trained: Trained, folder: Path, *, title: str, license_name: str, tags: Sequence[str]) -> str:
@@ -112,7 +113,7 @@ def _yaml(value: Any) -> str:
 def _usage(trained: Trained, record: RunRecord) -> str:
     needed = {"torch": record.identity["versions"]["torch"].partition("+")[0]}
     needed |= {name: found["version"] for name, found in record.identity.get("code", {}).items()}
-    packages = ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in needed.items())
+    packages = " and ".join(f"{_plain(name)} {_plain(version)}" for name, version in needed.items())
     return f"""## Use it
 
 Install {packages}. In this folder, or with its path instead of the dot:
@@ -161,7 +162,7 @@ def _data(trained: Trained, record: RunRecord) -> str:
         (name, split.get("num_examples") or "", split.get("content") or "")
         for name, split in record.identity.get("data", {}).items()
     ]
-    return _table(("", ""), rows) + "\n\n" + _table(("split", "examples", "fingerprint"), splits)
+    return _table(("property", "value"), rows) + "\n\n" + _table(("split", "examples", "fingerprint"), splits)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -202,7 +203,7 @@ def _training(record: RunRecord) -> str:
     ]
     return "\n\n".join(
         [
-            _table(("", ""), facts),
+            _table(("property", "value"), facts),
             _table(("part", "plugin", "distribution"), plugins),
             "<details><summary>Options</summary>",
             _table(("option", "value"), settings.items()),
@@ -220,8 +221,8 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return a text that Markdown shows as it is: its punctuation is escaped (CommonMark 0.31.2, section 2.4)."""
-    return _MARKUP.sub(r"\\\1", _one_line(value))
+    """Return a text that Markdown shows as it is, as CommonMark (0.31.2, sections 2.4 and 2.5) and its relatives do."""
+    return _MARKUP.sub(r"\\\1", _one_line(value)).translate(_ENTITIES)
 
 
 def _one_line(value: Any) -> str:
