@@ -328,7 +328,10 @@ class _Assembly:
             if item.path[0] != kind or len(item.path) < 2:
                 self._fault(f"unknown key {shown(item.path[0])}", item.location, f"its options are {kind}.NAME=VALUE")
             self._set(table, item.path[1:], item)
-        choice = self._finish_plugin(table, vet)
+        self._references.settings |= {setting.key: setting for setting in table.settings.values()}
+        found = self._found(table, vet)
+        self._references.replace([*self._references.settings])
+        choice = self._finish_plugin(found)
         self._raise_faults([choice] if choice else [])
         if choice is None:
             raise combined(self._plugin_errors)
