@@ -145,7 +145,7 @@ class RunConfig(Shown):
 
 
 def has_path(value: Any) -> bool:
-    """Return whether a value contains a ``Path``."""
+    """Return whether a value of an option is a path, or contains one."""
     if isinstance(value, Mapping | list | tuple):
         return any(map(has_path, value.values() if isinstance(value, Mapping) else value))
     return isinstance(value, Path)
