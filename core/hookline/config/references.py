@@ -64,9 +64,10 @@ class References:
 
     def replace(self, wanted: Iterable[str]) -> None:
         """Replace the references of the wanted settings, and of those that they refer to, by values."""
-        self._tables = {table for key in self.settings for table in (key.partition(".")[0], key.rpartition(".")[0])}
         graph: dict[str, list[str]] = {}
-        waiting = [*wanted]
+        waiting = [key for key in wanted if _has_marks(self.settings[key])]
+        if waiting:
+            self._tables = {table for key in self.settings for table in (key.partition(".")[0], key.rpartition(".")[0])}
         for key in waiting:
             if key not in graph and key not in self._done and _has_marks(self.settings[key]):
                 graph[key] = self._targets(self.settings[key])
