@@ -34,7 +34,7 @@ from hookline.config.toml_positions import MAX_DEPTH, MAX_FAULTS, KeyPath
 from hookline.engine.errors import ConfigError, Fault, Location, PluginError
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.words import did_you_mean
+from hookline.engine.words import did_you_mean, shortened
 
 _PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 
@@ -305,7 +305,7 @@ class _Assembly:
         rules = self._finish_rules(self._tables.pop("plugins"))
         train = self._tables.pop("train")
         found = [self._found(table, vet) for table in self._chosen_by_name()]
-        self._references.replace([*self._references.settings])
+        self._replace_all_references()
         options = self._convert(train)
         choices = [choice for one in found if (choice := self._finish_plugin(one))]
         self._raise_faults(choices)
@@ -331,7 +331,7 @@ class _Assembly:
             self._set(table, item.path[1:], item)
         self._refer_to(table)
         found = self._found(table, vet)
-        self._references.replace([*self._references.settings])
+        self._replace_all_references()
         choice = self._finish_plugin(found)
         self._raise_faults([choice] if choice else [])
         if choice is None:
@@ -361,6 +361,10 @@ class _Assembly:
     def _refer_to(self, table: _Table) -> None:
         """Make the settings of a table known to references."""
         self._references.settings |= {setting.key: setting for setting in table.settings.values()}
+
+    def _replace_all_references(self) -> None:
+        self._references.has_options = True
+        self._references.replace([*self._references.settings])
 
     def _learn(self, label: str, options: Sequence[Option], owner: str) -> None:
         """Set the options that a table has, and make their defaults known to references."""
@@ -542,7 +546,7 @@ class _Assembly:
         references = setting.origin.references
         if any(key in self._secrets for key, _ in references):
             problem = f"{problem.partition(', got ')[0]}, got a secret that is not"
-        places = [f"${{{key}}} is from {origin.location or origin}" for key, origin in references]
+        places = [f"${{{shortened(key)}}} is from {origin.location or origin}" for key, origin in references]
         self._fault(f"{setting.key!r}: {problem}", setting.origin.location, "; ".join(places[:MAX_DEPTH]) or None)
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:
