@@ -34,7 +34,7 @@ from hookline.config.toml_positions import MAX_DEPTH, MAX_FAULTS, KeyPath
 from hookline.engine.errors import ConfigError, Fault, Location, PluginError
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.words import did_you_mean
+from hookline.engine.words import did_you_mean, shortened
 
 _PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 
@@ -207,6 +207,7 @@ class _Assembly:
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
         self._unknown: dict[str, int] = {}  # numbers of their faults, which get a hint at the end
+        self._options: dict[str, tuple[Sequence[Option], str]] = {}  # by table, with their owner
         self._secrets: set[str] = set()
         self._secret_lines: set[str | None] = set()
         self._references = References(self.faults)
@@ -229,7 +230,7 @@ class _Assembly:
             self._add(walk_keys(values, Origin(option)))
         self._add(read_overrides(overrides, self.faults))
         for table in self._tables.values():
-            self._references.settings |= {setting.key: setting for setting in table.settings.values()}
+            self._refer_to(table)
         self._learn("train", options_of(TrainOptions), "the loop")
 
     def _add(self, items: Iterable[Item]) -> None:
@@ -304,8 +305,8 @@ class _Assembly:
         rules = self._finish_rules(self._tables.pop("plugins"))
         train = self._tables.pop("train")
         found = [self._found(table, vet) for table in self._chosen_by_name()]
-        self._references.replace([*self._references.settings])
-        options = self._convert(train, options_of(TrainOptions), "the loop")
+        self._replace_all_references()
+        options = self._convert(train)
         choices = [choice for one in found if (choice := self._finish_plugin(one))]
         self._raise_faults(choices)
         if self._plugin_errors:
@@ -328,9 +329,9 @@ class _Assembly:
             if item.path[0] != kind or len(item.path) < 2:
                 self._fault(f"unknown key {shown(item.path[0])}", item.location, f"its options are {kind}.NAME=VALUE")
             self._set(table, item.path[1:], item)
-        self._references.settings |= {setting.key: setting for setting in table.settings.values()}
+        self._refer_to(table)
         found = self._found(table, vet)
-        self._references.replace([*self._references.settings])
+        self._replace_all_references()
         choice = self._finish_plugin(found)
         self._raise_faults([choice] if choice else [])
         if choice is None:
@@ -357,12 +358,24 @@ class _Assembly:
         self._references.replace(table.settings["use"].key for table in tables if "use" in table.settings)
         return tables
 
-    def _learn(self, label: str, options: Iterable[Option], owner: str) -> None:
-        """Make the options of a table known to references, with their defaults."""
-        for option in options:
-            key = f"{label}.{option.name}"
-            self._references.settings.setdefault(key, Setting(key, option.default, Origin("default", detail=owner)))
-            self._secrets |= {key} if option.is_secret else set()
+    def _refer_to(self, table: _Table) -> None:
+        """Make the settings of a table known to references."""
+        self._references.settings |= {setting.key: setting for setting in table.settings.values()}
+
+    def _replace_all_references(self) -> None:
+        self._references.has_options = True
+        self._references.replace([*self._references.settings])
+
+    def _learn(self, label: str, options: Sequence[Option], owner: str) -> None:
+        """Set the options that a table has, and make their defaults known to references."""
+        self._options[label] = options, owner
+        keys = {f"{label}.{option.name}": option for option in options}
+        self._secrets |= {key for key, option in keys.items() if option.is_secret}
+        self._references.settings |= {
+            key: Setting(key, option.default, Origin("default", detail=owner))
+            for key, option in keys.items()
+            if key not in self._references.settings
+        }
 
     def _raise_faults(self, choices: Iterable[PluginChoice] = ()) -> None:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
@@ -387,7 +400,7 @@ class _Assembly:
         num_before = len(self.faults)
         self._learn(table.name, options_of(PluginRules), "[plugins]")
         self._references.replace(setting.key for setting in table.settings.values())
-        values = self._convert(table, options_of(PluginRules), "[plugins]")
+        values = self._convert(table)
         location = table.settings["require"].origin.location if "require" in table.settings else None
         missing: list[Fault] = []
         for requirement in values.get("require", ()):
@@ -419,7 +432,9 @@ class _Assembly:
                 self._plugin_errors.append(error)
         if plugin:
             self._learn(table.name, plugin.options, str(plugin))
-            self._learn(table.name, [Option("on_error", str, "fail")] if table.kind == "callback" else [], "the loop")
+            if table.kind == "callback":
+                on_error = Setting(f"{table.name}.on_error", "fail", Origin("default", detail="the loop"))
+                self._references.settings.setdefault(on_error.key, on_error)
         elif not use or use.value != OFF:
             self._references.unclear.add(table.name)
         if use:
@@ -438,7 +453,7 @@ class _Assembly:
             return None
         location = use.origin.location or table.header
         on_error = self._finish_on_error(table, plugin) if plugin.kind == "callback" else "fail"
-        options = self._convert(table, plugin.options, str(plugin), location)
+        options = self._convert(table, location)
         return PluginChoice(table.name, plugin, ReadOnly(options), location, on_error)
 
     def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
@@ -495,10 +510,9 @@ class _Assembly:
             self._plugin_errors.append(error)
         return None
 
-    def _convert(
-        self, table: _Table, options: Sequence[Option], owner: str, location: Location | None = None
-    ) -> dict[str, Any]:
+    def _convert(self, table: _Table, location: Location | None = None) -> dict[str, Any]:
         """Return the converted value of each option; unknown, invalid and missing ones become faults."""
+        options, owner = self._options[table.name]
         known = {option.name: option for option in options}
         for name, setting in table.settings.items():
             if name not in known:
@@ -532,7 +546,7 @@ class _Assembly:
         references = setting.origin.references
         if any(key in self._secrets for key, _ in references):
             problem = f"{problem.partition(', got ')[0]}, got a secret that is not"
-        places = [f"${{{key}}} is from {origin.location or origin}" for key, origin in references]
+        places = [f"${{{shortened(key)}}} is from {origin.location or origin}" for key, origin in references]
         self._fault(f"{setting.key!r}: {problem}", setting.origin.location, "; ".join(places[:MAX_DEPTH]) or None)
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:
