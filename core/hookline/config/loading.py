@@ -384,7 +384,10 @@ class _Assembly:
         try:
             return self._catalog.find(kind, name)
         except LookupError as error:
-            self._fault(f"no {kind} plugin named {shown(name)} is installed", location, str(error))
+            from hookline.config.plugins.index import where_to_get  # most runs never ask
+
+            hint = "\n  = ".join((str(error), *where_to_get(self._catalog, kind, name)))
+            self._fault(f"no {kind} plugin named {shown(name)} is installed", location, hint)
         except PluginError as error:
             error.faults = (Fault("named here", location),) if location else ()
             self._plugin_errors.append(error)

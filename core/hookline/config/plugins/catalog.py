@@ -28,8 +28,11 @@ KINDS = ("data", "model", "loss", "optimizer", "parallel", "callback")
 COMMAND = "command"
 """The kind of entry that adds a command to the command line; it is no part of a run."""
 
+INDEX = "index"
+"""The kind of entry that names a file which lists plugins; see ``hookline.config.plugins.index``."""
+
 OWN_DISTRIBUTION = "hookline"
-_ORDER = (*KINDS, COMMAND)
+_ORDER = (*KINDS, COMMAND, INDEX)
 _GROUP_OF_KIND = {f"hookline.{kind}": kind for kind in _ORDER}
 _DEFAULTS_GROUP = "hookline.defaults"
 
@@ -39,7 +42,7 @@ class Entry:
     """An installed plugin, as declared in the metadata of its distribution.
 
     Attributes:
-        kind: One of ``KINDS``, or ``"command"``.
+        kind: One of ``KINDS``, or ``"command"``, or ``"index"``.
         name: The entry point's name, which is the plugin's name.
         value: The object reference, ``module:attribute``.
         distribution: Name of the distribution that declares it.
@@ -113,7 +116,7 @@ class Catalog:
         problems: Sequence[str] = (),
     ) -> None:
         self._all = tuple(sorted(entries, key=lambda e: (_ORDER.index(e.kind), e.name, e.distribution)))
-        self.entries = tuple(entry for entry in self._all if entry.kind != COMMAND)
+        self.entries = tuple(entry for entry in self._all if entry.kind in KINDS)
         self.commands = tuple(entry for entry in self._all if entry.kind == COMMAND)
         self.problems = tuple(problems)
         self._defaults = {entry_point.name: entry_point for entry_point in defaults}
@@ -183,7 +186,7 @@ class Catalog:
         return Catalog(entries, defaults=self._defaults.values(), problems=self.problems)
 
     def of_kind(self, kind: str) -> tuple[Entry, ...]:
-        """Return the plugins of a kind, or the commands, sorted by name."""
+        """Return the plugins of a kind, the commands or the indexes, sorted by name."""
         return tuple(entry for entry in self._all if entry.kind == kind)
 
     def names(self, kind: str) -> list[str]:
