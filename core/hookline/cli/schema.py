@@ -58,7 +58,7 @@ def _table(options: Iterable[Option], **extra: Any) -> dict[str, Any]:
     options = tuple(options)
     table: dict[str, Any] = {
         "type": "object",
-        "properties": {**extra, **{option.name: option.schema() for option in options}},
+        "properties": {**extra, **{option.name: option.schema() for option in options if not option.is_from_user}},
         "additionalProperties": False,
     }
     if required := [option.name for option in options if option.is_required]:

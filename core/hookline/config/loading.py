@@ -419,7 +419,18 @@ class _Assembly:
                 self._fault(f"{key!r}: {error}", self._settings[key].origin.location)
             if option.is_secret and (line := self._settings[key].origin.location):
                 self._secret_lines.add(line.text)
+            if option.is_from_user:
+                self._check_giver(given)
         return values
+
+    def _check_giver(self, setting: Setting | None) -> None:
+        """Check that no file sets an option, nor a part of it."""
+        while setting:
+            if setting.origin.layer == "file":
+                message = f"{setting.key!r} cannot be set in a file, which somebody else may have written"
+                hint = f"set it where the run is started: {setting.key}=VALUE on the command line, or from Python"
+                self._fault(message, setting.key_location or setting.origin.location, hint)
+            setting = setting.overrode
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:
         self.faults.append(Fault(message, location, hint))

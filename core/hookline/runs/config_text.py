@@ -48,9 +48,9 @@ def commented_toml(config: RunConfig) -> str:
 def complete_toml(config: ConfigView) -> str:
     """Return ``config`` as TOML that does not depend on later defaults: every value, with its origin.
 
-    Values with secrets are left out, and so are values that a config cannot hold: None, objects passed from Python,
-    numbers that are not finite, text with hidden characters. So is a callback that was switched off only to show the
-    run differently.
+    Values with secrets and options that no file may set are left out, and so are values that a config cannot hold:
+    None, objects passed from Python, numbers that are not finite, text with hidden characters. So is a callback that
+    was switched off only to show the run differently.
     """
     tables: dict[str, list[str]] = {}
     redaction = Redaction.of(config)
@@ -70,7 +70,7 @@ def complete_toml(config: ConfigView) -> str:
 
 def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
     """Return the lines that add a plugin to a config: required options to fill in, the others as comments."""
-    settings = [_line(option, option.default, is_comment=True) for option in options]
+    settings = [_line(option, option.default, is_comment=True) for option in options if not option.is_from_user]
     return [_header(label), f"use = {to_toml(name)}", *settings]
 
 
@@ -89,6 +89,8 @@ def _section(label: str, choice: PluginChoice | None, options: Iterable[Option],
     if choice and choice.on_error != "fail":
         lines.append(f"on_error = {to_toml(choice.on_error)}")
     for option in options:
+        if option.is_from_user:
+            continue
         setting = config.settings[f"{label}.{option.name}"]
         lines.append(_line(option, setting.value, is_comment=setting.origin.layer == "default"))
     return "\n".join(lines) + "\n"

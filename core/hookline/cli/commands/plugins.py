@@ -246,7 +246,12 @@ def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
     output.prose(f"{entry}: {entry.value}\n\n{about}\n")
     if plugin.options and not output.quiet:
         rows = [
-            [o.name, "required" if o.is_required else to_toml(o.default), o.expected, o.description]
+            [
+                o.name,
+                "required" if o.is_required else to_toml(o.default),
+                o.expected,
+                f"{o.description}{' (not in a file)' if o.is_from_user else ''}",
+            ]
             for o in plugin.options
         ]
         output.table(["option", "default", "takes", "meaning"], rows)
