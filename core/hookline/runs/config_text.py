@@ -13,7 +13,7 @@ from hookline.config.toml_text import parse_value
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.view import ConfigView
 from hookline.engine.words import printable
-from hookline.runs.redaction import REDACTED, Redaction
+from hookline.runs.redaction import REDACTED, Redaction, keys_from_user
 
 _KEY_WIDTH = 28
 
@@ -53,7 +53,7 @@ def complete_toml(config: ConfigView) -> str:
     was switched off only to show the run differently.
     """
     tables: dict[str, list[str]] = {}
-    redaction = Redaction.of(config)
+    redaction, from_user = Redaction.of(config), keys_from_user(config)
     for key, setting in config.settings.items():
         label, _, name = key.rpartition(".")
         if name == "use" and setting.origin.layer == SHOWN and setting.value == OFF:
@@ -61,7 +61,7 @@ def complete_toml(config: ConfigView) -> str:
         value = config.lasting(key)
         shown = redaction.setting(key, value) if is_plain(value) else None
         # A value without its secrets is not the value, so it must not be read back.
-        is_setting = shown is not None and shown == value and _is_readable(to_toml(value))
+        is_setting = key not in from_user and shown is not None and shown == value and _is_readable(to_toml(value))
         text = "none" if shown is None else REDACTED if shown == REDACTED else to_toml(shown)
         line = f"{_key(name)} = {text}" if is_setting else f"# {_key(name)} = {printable(text)}"
         tables.setdefault(label, []).append(f"{line.ljust(_KEY_WIDTH)}  # {printable(str(setting.origin))}")

@@ -253,3 +253,10 @@ def test_an_option_that_no_file_may_set_is_neither_saved_nor_recorded_nor_compar
     }.items():
         assert redaction.word(word) == shown
     assert redaction.text("it shows it") == "it shows it", "its words are no secrets"
+
+
+def test_the_saved_config_of_a_run_never_sets_an_option_that_no_file_may_set(tmp_path: Path) -> None:
+    config = load_config(None, {"callbacks.notify.on": ["failed"], "callbacks.preview.use": "notify"})
+    (tmp_path / "config.toml").write_text(complete_toml(config))
+    again = load_config(tmp_path / "config.toml")
+    assert [choice.options for choice in again.plugins] == [choice.options for choice in config.plugins]
