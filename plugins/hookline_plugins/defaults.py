@@ -23,6 +23,15 @@ COMMANDS: Final[dict[str, str]] = {
 }
 """The summaries of the commands in the group ``hookline.command``, which are not imported to list them."""
 
+EXPORTS: Final[dict[str, str]] = {
+    "bundle": "One file, with which another machine predicts and evaluates.",
+    "hub-folder": "A folder with a model card, for the Hugging Face Hub or anyone.",
+    "onnx": "An ONNX file, for hookline predict and other programs.",
+    "safetensors": "The weights, as a safetensors file.",
+    "torch-export": "A program for torch.export.load.",
+}
+"""The summaries of the formats in the group ``hookline.export``, likewise."""
+
 RUN: Final[dict[str, Any]] = {
     "data": {"use": "synthetic-linear"},
     "model": {"use": "linear"},

@@ -152,6 +152,30 @@ def named_entries(
     return assembly.named()
 
 
+def load_choice(
+    kind: str,
+    name: str,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    catalog: Catalog | None = None,
+    vet: Callable[[Entry], None] | None = None,
+) -> PluginChoice:
+    """Return a plugin that is no part of a run, such as an export format, with its options.
+
+    Args:
+        kind: Its kind, with which the keys of its options begin.
+        name: Its name.
+        overrides: The options by dotted key, ``{"export.bare": True}``, or ``key=value`` words.
+        catalog: The plugins that may be named; default: those installed.
+        vet: As for ``load_config``.
+
+    Raises:
+        ConfigError: With every fault of the options, or when there is no such plugin.
+        PluginError: When it may not be used, is ambiguous, or cannot be imported.
+    """
+    return _Assembly(catalog or Catalog.installed()).finish_alone(kind, name, overrides, vet or (lambda _: None))
+
+
 class _Assembly:
     """The tables of a config while layers are added, and the faults found so far."""
 
@@ -256,6 +280,27 @@ class _Assembly:
             raise combined(self._plugin_errors)
         base = self._catalog.default("hooks")
         return RunConfig(TrainOptions(**train), rules, tuple(choices), ReadOnly(self._settings), base)
+
+    def finish_alone(
+        self, kind: str, name: str, overrides: Mapping[str, Any] | Sequence[str], vet: Callable[[Entry], None]
+    ) -> PluginChoice:
+        """Return the plugin with a name and its options, all of whose keys begin with its kind.
+
+        Raises:
+            ConfigError: With every fault found.
+            PluginError: When the plugin is the only fault.
+        """
+        table = _Table(kind)
+        table.settings["use"] = Setting(f"{kind}.use", name, Origin("python"))
+        for item in read_overrides(overrides, self.faults):
+            if item.path[0] != kind or len(item.path) < 2:
+                self._fault(f"unknown key {shown(item.path[0])}", item.location, f"its options are {kind}.NAME=VALUE")
+            self._set(table, item.path[1:], item)
+        choice = self._finish_plugin(table, vet)
+        self._raise_faults([choice] if choice else [])
+        if choice is None:
+            raise combined(self._plugin_errors)
+        return choice
 
     def named(self) -> Named:
         """Return the plugin of each table, and the catalog restricted by the rules.

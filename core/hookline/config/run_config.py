@@ -125,11 +125,12 @@ class RunConfig(Shown):
         value = self.settings[key].value
         label, _, name = key.rpartition(".")
         converted = next((choice.options.get(name) for choice in self.plugins if choice.table == label), None)
-        source = converted if _has_path(converted) and is_plain(converted) else value
+        source = converted if has_path(converted) and is_plain(converted) else value
         return lasting(source) if is_plain(value) else value
 
 
-def _has_path(value: Any) -> bool:
+def has_path(value: Any) -> bool:
+    """Return whether a value of an option is a path, or contains one."""
     if isinstance(value, Mapping | list | tuple):
-        return any(map(_has_path, value.values() if isinstance(value, Mapping) else value))
+        return any(map(has_path, value.values() if isinstance(value, Mapping) else value))
     return isinstance(value, Path)

@@ -18,6 +18,7 @@ from typing import Any
 import tomli
 
 from hookline.config import files
+from hookline.config.packed import is_bundle
 from hookline.config.toml_positions import KeyPath, Scan, Span, dotted, invalid, objection, scalar
 from hookline.engine.errors import ConfigError, Fault, Location
 from hookline.engine.words import nearest, printable, shortened
@@ -153,11 +154,11 @@ def read_file(path: Path) -> Document:
     """
     source = str(path)
     try:
-        status = path.stat()
+        status = (path.parent if is_bundle(path.parent) else path).stat()
         # Checked before opening, which fails for a socket and can have effects on a device.
         if not stat.S_ISREG(status.st_mode):
             raise _unreadable(source, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
-        if status.st_size > MAX_BYTES:
+        if status.st_size > MAX_BYTES and not is_bundle(path.parent):
             raise _unreadable(source, f"it has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
         data = files.read_file(Path(os.path.realpath(path)), MAX_BYTES)
     except FileNotFoundError:

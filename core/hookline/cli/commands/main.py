@@ -72,7 +72,7 @@ hookline.lazy = {
     "importance": LazyCommand(
         "commands.importance", "importance", "Measure how much each feature matters to the model of RUN."
     ),
-    "export": LazyCommand("commands.trained", "export", "Export the model of RUN for other programs."),
+    "export": LazyCommand("commands.export", "export", "Export the model of RUN for other programs."),
 }
 
 
