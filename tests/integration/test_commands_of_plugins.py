@@ -12,8 +12,8 @@ def test_the_help_lists_a_command_with_its_distribution_and_imports_none(extende
     done = extended.hookline("--help")
     assert (done.returncode, done.stderr) == (0, "")
     own, _, added = done.stdout.partition("\nCommands of plugins:\n")
-    assert [line.split()[0] for line in added.splitlines()] == ["fails", "no-command", "size"]
-    assert "size        A command of acme-rival 2.0.0." in added
+    assert [line.split()[0] for line in added.splitlines()] == ["broken-command", "fails", "no-command", "size"]
+    assert "size            A command of acme-rival 2.0.0." in added
     assert "rival" not in own, "a command of the core keeps its name"
     done = extended.hookline("plugins", "command", "--json")
     assert {one["name"] for one in json.loads(done.stdout)} >= {"fails", "no-command", "size", "train"}

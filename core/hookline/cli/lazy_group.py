@@ -71,7 +71,7 @@ class LazyGroup(click.Group):
             from hookline.config.plugins.index import where_to_get
 
             hint = did_you_mean(args[0], self.list_commands(ctx))
-            found = where_to_get(_catalog(ctx), COMMAND, args[0])
+            found = where_to_get(catalog_of(ctx), COMMAND, args[0])
             ctx.fail("\n".join((f"No such command {args[0]!r}. {hint[:1].upper()}{hint[1:]}", *found)))
         return super().resolve_command(ctx, args)
 

@@ -31,7 +31,7 @@ class KnownPlugin(msgspec.Struct, frozen=True, order=True):
     """A plugin that an index lists.
 
     Attributes:
-        kind: Its kind, or ``command``.
+        kind: Its kind, or ``command`` or ``export``.
         name: The name by which a config or a command line names it.
         distribution: The distribution to install for it, as pip takes it: with extras in brackets, or a range of
             versions, if the plugin needs them.
