@@ -13,6 +13,7 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.cli.arguments import (
+        choosing_words,
         load_words,
         noting_missing_files,
         output_options,
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
         words_argument,
     )
     from hookline.cli.command import Command
+    from hookline.cli.fitting import fit_until_signal, light_training
     from hookline.cli.output import Output
 
 _HOME = {
     "arguments": (
+        "choosing_words",
         "load_words",
         "noting_missing_files",
         "output_options",
@@ -35,12 +38,19 @@ _HOME = {
         "words_argument",
     ),
     "command": ("Command",),
+    "fitting": (
+        "fit_until_signal",
+        "light_training",
+    ),
     "output": ("Output",),
 }
 
 __all__ = [
     "Command",
     "Output",
+    "choosing_words",
+    "fit_until_signal",
+    "light_training",
     "load_words",
     "noting_missing_files",
     "output_options",

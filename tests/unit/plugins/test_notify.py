@@ -215,6 +215,16 @@ def test_no_file_can_set_a_command_or_an_address(option: str, tmp_path: Path) ->
     assert f"callbacks.{table}" not in [choice.table for choice in off.plugins]
 
 
+def test_no_reference_brings_a_part_of_a_command_from_a_file(tmp_path: Path) -> None:
+    overrides = ['callbacks.notify.command=["true", "${loss.use}"]']
+    config = load_config(None, overrides)
+    assert config.plugins[-1].options["command"] == ("true", "mse")
+    (tmp_path / "base.toml").write_text("loss = 'l1'")
+    (tmp_path / "run.toml").write_text("extends = 'base.toml'")
+    with pytest.raises(ConfigError, match=r"'callbacks\.notify\.command' cannot be set in a file"):
+        load_config(tmp_path / "run.toml", overrides)
+
+
 def test_a_resumed_run_does_what_its_own_start_says_and_is_the_same_run(receiver: Receiver, tmp_path: Path) -> None:
     notify = {"callbacks.notify.url": receiver.url("/200-canary"), "callbacks.notify.command": ["touch", "canary"]}
     run = Run(load_config(None, {**SAVED, **notify}))
