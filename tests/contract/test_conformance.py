@@ -44,6 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
     "cnn": {"widths": [4, 4], "norm": "group"},
+    "notify": {"command": ["true"]},
     "worst-images": {"split": "train"},
     "tensorboard": {"at": "events"},
     "transformers": {

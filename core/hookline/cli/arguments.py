@@ -306,7 +306,10 @@ def find(catalog: Catalog, kind: str, name: str) -> Entry:
     try:
         return catalog.find(kind, name)
     except LookupError as error:
-        raise ConfigError(f"no {kind} plugin named {name!r} is installed", hint=str(error)) from None
+        from hookline.config.plugins.index import where_to_get
+
+        hint = "\n  = ".join((str(error), *where_to_get(catalog, kind, name)))
+        raise ConfigError(f"no {kind} plugin named {name!r} is installed", hint=hint) from None
 
 
 def entry_values(entry: Entry, catalog: Catalog) -> dict[str, str]:

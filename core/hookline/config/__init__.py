@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hookline.config.files import memory_bytes
     from hookline.config.plugins.catalog import KINDS, Entry
     from hookline.config.plugins.choice import PluginChoice
+    from hookline.config.plugins.options import FromUser
     from hookline.config.plugins.plugin_file import entries_of_file
     from hookline.config.run_config import PluginRules
 
@@ -17,11 +18,12 @@ _HOME = {
     "files": ("memory_bytes",),
     "plugins.catalog": ("KINDS", "Entry"),
     "plugins.choice": ("PluginChoice",),
+    "plugins.options": ("FromUser",),
     "plugins.plugin_file": ("entries_of_file",),
     "run_config": ("PluginRules",),
 }
 
-__all__ = ["KINDS", "Entry", "PluginChoice", "PluginRules", "entries_of_file", "memory_bytes"]
+__all__ = ["KINDS", "Entry", "FromUser", "PluginChoice", "PluginRules", "entries_of_file", "memory_bytes"]
 
 if not TYPE_CHECKING:
     __getattr__ = lazy(__name__, _HOME)

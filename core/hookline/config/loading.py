@@ -504,7 +504,10 @@ class _Assembly:
         try:
             return self._catalog.find(kind, name)
         except LookupError as error:
-            self._fault(f"no {kind} plugin named {shown(name)} is installed", location, str(error))
+            from hookline.config.plugins.index import where_to_get  # most runs never ask
+
+            hint = "\n  = ".join((str(error), *where_to_get(self._catalog, kind, name)))
+            self._fault(f"no {kind} plugin named {shown(name)} is installed", location, hint)
         except PluginError as error:
             error.faults = (Fault("named here", location),) if location else ()
             self._plugin_errors.append(error)
@@ -533,6 +536,8 @@ class _Assembly:
             if option.is_secret:
                 origins = [setting.origin, *(origin for _, origin in setting.origin.references)]
                 self._secret_lines |= {origin.location.text for origin in origins if origin.location}
+            if option.is_from_user:
+                self._check_giver(setting)
             if setting.value is NO_VALUE:
                 continue
             try:
@@ -548,6 +553,15 @@ class _Assembly:
             problem = f"{problem.partition(', got ')[0]}, got a secret that is not"
         places = [f"${{{shortened(key)}}} is from {origin.location or origin}" for key, origin in references]
         self._fault(f"{setting.key!r}: {problem}", setting.origin.location, "; ".join(places[:MAX_DEPTH]) or None)
+
+    def _check_giver(self, setting: Setting | None) -> None:
+        """Check that no file sets an option, nor a part of it."""
+        while setting:
+            if "file" in (setting.origin.layer, *(origin.layer for _, origin in setting.origin.references)):
+                message = f"{setting.key!r} cannot be set in a file, which somebody else may have written"
+                hint = f"set it where the run is started: {setting.key}=VALUE on the command line, or from Python"
+                self._fault(message, setting.key_location or setting.origin.location, hint)
+            setting = setting.overrode
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:
         self.faults.append(Fault(message, location, hint))
