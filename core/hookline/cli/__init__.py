@@ -13,6 +13,8 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.cli.arguments import (
+        GroupWithDefault,
+        choosing_words,
         load_words,
         noting_missing_files,
         output_options,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "arguments": (
+        "GroupWithDefault",
+        "choosing_words",
         "load_words",
         "noting_missing_files",
         "output_options",
@@ -40,7 +44,9 @@ _HOME = {
 
 __all__ = [
     "Command",
+    "GroupWithDefault",
     "Output",
+    "choosing_words",
     "load_words",
     "noting_missing_files",
     "output_options",

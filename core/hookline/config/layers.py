@@ -59,6 +59,33 @@ def read_source(source: Source) -> list[Item]:
     return items
 
 
+def read_table(source: str | os.PathLike[str], name: str) -> list[Item]:
+    """Return the settings of a table of a config file that a command reads, such as ``[sweep]``; none without it.
+
+    Tables within it are walked down to their values. Something else than a table is one item with an empty path.
+
+    Raises:
+        ConfigError: When the file cannot be read, or is not TOML.
+    """
+    path = Path(source)
+    document = toml_text.read_file(path)
+    if name not in document.values:
+        return []
+    return [
+        Item(key[1:], value, Origin("file", place.value, folder=path.parent.absolute()), place.key)
+        for key, value in _walked(document.values[name], (name,))
+        if (place := document.places.get(key))
+    ]
+
+
+def _walked(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for name, item in value.items():
+        yield from _walked(item, (*path, str(name)))
+
+
 def walk_mapping(values: Mapping[str, Any], origin: Origin) -> list[Item]:
     """Return a mapping of tables as a layer."""
     return [Item(path, value, origin) for path, value in _leaves(values, ())]

@@ -205,6 +205,8 @@ class _Assembly:
         label = ".".join(path[:size])
         takes_plugin = path[0] not in ("train", "plugins")
         if path[0] not in TABLES:
+            if path[0] in self._catalog.default("tables"):
+                return None
             if path[0] not in self._unknown:
                 self._unknown[path[0]] = len(self.faults)
                 self._fault(f"unknown table {shown(path[0])}", item.location)
@@ -279,7 +281,9 @@ class _Assembly:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
         known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
         for name, number in self._unknown.items():
-            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, TABLES)
+            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(
+                name, (*TABLES, *self._catalog.default("tables"))
+            )
             self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from hookline.cli.arguments import (
-    ListByDefault,
+    GroupWithDefault,
     callbacks_of_train,
     entry_values,
     find,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from hookline.testing.inspection import Inspection
 
 
-@click.group(cls=ListByDefault)
+@click.group(cls=GroupWithDefault)
 def plugins() -> None:
     """List or check the installed plugins.
 
