@@ -161,7 +161,7 @@ def _carry_out(output: Output, study: Study, found: Sweep, descriptor: int) -> N
         rows = study.rows()
         done = sum(row.state != "running" for row in rows)
         words = shlex.join(["hookline", "sweep", "--resume", str(folder), *choosing_words()])
-        output.note(f"interrupted: {done} of {count} trials are done, {len(rows) - done} are saved; go on with: {words}")
+        output.note(f"interrupted: {done} of {count} trials are done, {len(rows) - done} unfinished; go on with: {words}")
         click.get_current_context().exit(128 + trials.signal)
     if output.json:
         output.event("sweep", folder=str(folder.resolve()), best=[values_of(study, row) for row in best])

@@ -71,11 +71,9 @@ class Trials:
         Raises:
             HooklineError: When a trial fails before any has ended, by an error that the others would have as well.
         """
-        import hookline
-
-        assert hookline.Run  # imports torch: a fork begins its trial at once, a new process some seconds later
         (self._folder / OUTPUT).mkdir(exist_ok=True)
         with _noticed_signals(self._on_signal) as wakeup:
+            _import_torch()
             try:
                 while self._start_some() or self._processes:
                     sentinels = {process.sentinel: number for number, (_, process) in self._processes.items()}
@@ -180,6 +178,13 @@ class Trials:
             process.terminate()
         for _, process in self._processes.values():
             process.join()
+
+
+def _import_torch() -> None:
+    """Import torch here, so that a fork begins its trial at once; a new process needs seconds for it."""
+    from hookline import Run
+
+    assert Run
 
 
 def _words_of(definition: Definition, folder: Path, number: int) -> list[str]:

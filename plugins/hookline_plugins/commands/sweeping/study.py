@@ -1,7 +1,7 @@
 """The trials of a sweep, in Optuna's study: chosen, told, listed.
 
-The values of a trial depend on the seed, its number and the results at the time, and on nothing else: each gets a
-sampler with a seed of its own. So a sweep that was killed chooses the same values when it goes on, also for a trial
+The values of a trial depend on the seed, its number and the results at the time, and on nothing else: each value gets
+a sampler with a seed of its own. So a sweep that was killed chooses the same values when it goes on, also for a trial
 of which only some values had been written.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,16 @@ class Study:
         """Return the overrides of a trial; the next number makes a new trial."""
         from optuna.trial import Trial
 
-        self._study.sampler = _sampler(self.definition, number, sweep.dimensions)
+        sampler = partial(_sampler, self.definition, number, sweep.dimensions)
+        self._study.sampler = sampler()
         trials = self._trials()
         trial = Trial(self._study, trials[number]._trial_id) if number < len(trials) else self._study.ask()  # noqa: SLF001 - Optuna has no other way to continue a trial
-        return [f"{one.key}={_suggest(trial, one, is_integer=one.key in sweep.integers)}" for one in sweep.dimensions]
+        assert isinstance(trial.relative_params, dict)  # chosen together, before the others
+        chosen = []
+        for one in sweep.dimensions:
+            self._study.sampler = sampler(one.key)
+            chosen.append(f"{one.key}={_suggest(trial, one, is_integer=one.key in sweep.integers)}")
+        return chosen
 
     def tell(self, number: int, values: Sequence[float], *, run: str, is_pruned: bool = False) -> None:
         """Save the result of a trial."""
@@ -218,10 +225,11 @@ def _suggest(trial: Any, dimension: Dimension, *, is_integer: bool) -> str:
     return str(suggest(dimension.key, low, high, log=is_log))
 
 
-def _sampler(definition: Definition, number: int, dimensions: Sequence[Dimension]) -> Any:
+def _sampler(definition: Definition, number: int, dimensions: Sequence[Dimension], key: str = "") -> Any:
+    """Return the sampler of a trial: of the values that are chosen together, or of those of a key."""
     from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-    seed = int.from_bytes(hashlib.sha256(f"{definition.seed} {number}".encode()).digest()[:4], "big")
+    seed = int.from_bytes(hashlib.sha256(f"{definition.seed} {number} {key}".encode()).digest()[:4], "big")
     if definition.sampler == "tpe":
         return TPESampler(seed=seed)
     if definition.sampler == "random":
