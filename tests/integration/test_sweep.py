@@ -128,7 +128,11 @@ def test_a_sweep_goes_on_after_a_signal_with_each_trial_once(
 ) -> None:
     pytest.importorskip("optuna", reason="the extra sweep is not installed")
     (tmp_path / "strike.py").write_text(STRIKE)
-    strike = ("callbacks.strike.trial=trial-1", f"callbacks.strike.to_sweep={target}", f"callbacks.strike.signal={name}")
+    strike = (
+        "callbacks.strike.trial=trial-1",
+        f"callbacks.strike.to_sweep={target}",
+        f"callbacks.strike.signal={name}",
+    )
     words = (*WORDS, *strike, "callbacks.checkpoint.every_epochs=1", "--trials", "3", "--plugin", "strike.py")
     struck = hookline("sweep", *words)
     assert struck.returncode == (128 - code if code < 0 else code)

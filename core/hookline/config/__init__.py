@@ -8,8 +8,8 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.config.files import memory_bytes
-    from hookline.config.plugins.catalog import KINDS, Entry
     from hookline.config.layers import Item, read_table
+    from hookline.config.plugins.catalog import KINDS, Entry
     from hookline.config.plugins.choice import PluginChoice
     from hookline.config.plugins.options import options_of
     from hookline.config.plugins.plugin_file import entries_of_file

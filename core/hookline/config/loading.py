@@ -281,8 +281,10 @@ class _Assembly:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
         known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
         for name, number in self._unknown.items():
-            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(
-                name, (*TABLES, *self._catalog.default("tables"))
+            meant = (
+                f"did you mean {known[name]!r}?"
+                if name in known
+                else did_you_mean(name, (*TABLES, *self._catalog.default("tables")))
             )
             self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:

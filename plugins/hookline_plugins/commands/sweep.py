@@ -97,7 +97,9 @@ def run(
 
 @sweep.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("-o", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write the config of the best trial.")
+@click.option(
+    "-o", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write the config of the best trial."
+)
 @click.option("--trial", type=click.IntRange(0), metavar="N", help="Write the config of this trial instead.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @output_options
@@ -152,7 +154,9 @@ def _carry_out(output: Output, study: Study, found: Sweep, descriptor: int) -> N
         output.prose(line(study, cells(study, row)))
 
     ended = sum(row.state != "running" for row in study.rows())
-    output.prose(f"{count} trials in {folder}, chosen by {found.definition.sampler}{f'; {ended} are done' * (ended > 0)}\n")
+    output.prose(
+        f"{count} trials in {folder}, chosen by {found.definition.sampler}{f'; {ended} are done' * (ended > 0)}\n"
+    )
     output.prose(line(study, header(study)))
     trials = Trials(study, found, tuple(choosing_words()), told, descriptor)
     trials.run()
@@ -161,7 +165,9 @@ def _carry_out(output: Output, study: Study, found: Sweep, descriptor: int) -> N
         rows = study.rows()
         done = sum(row.state != "running" for row in rows)
         words = shlex.join(["hookline", "sweep", "--resume", str(folder), *choosing_words()])
-        output.note(f"interrupted: {done} of {count} trials are done, {len(rows) - done} unfinished; go on with: {words}")
+        output.note(
+            f"interrupted: {done} of {count} trials are done, {len(rows) - done} unfinished; go on with: {words}"
+        )
         click.get_current_context().exit(128 + trials.signal)
     if output.json:
         output.event("sweep", folder=str(folder.resolve()), best=[values_of(study, row) for row in best])

@@ -200,7 +200,7 @@ def test_values_are_written_as_overrides() -> None:
 
 def test_inner_tables_of_the_space_are_keys_with_dots(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[sweep.space.optimizer]\nlr = [1, 2]\n[sweep.space]\na.b.c = ['x', 'y']\n")
-    items = [item for item in read_table(tmp_path / "run.toml", "sweep")]
+    items = list(read_table(tmp_path / "run.toml", "sweep"))
     assert [item.path for item in items] == [("space", "optimizer", "lr"), ("space", "a", "b", "c")]
     assert dimensions_of_table([], []) == []
     assert read_table(tmp_path / "run.toml", "cv") == []

@@ -204,7 +204,9 @@ def _check(
             pairs = [*zip(searched, plugins, strict=True), *zip(others, chosen, strict=True)]
             placed = {f"{dimension.key}={one.text}": (dimension, one) for dimension, one in pairs}
             try:
-                configs.append(load_words([*([config] if config else []), *overrides, *placed], catalog, _saved(catalog)))
+                configs.append(
+                    load_words([*([config] if config else []), *overrides, *placed], catalog, _saved(catalog))
+                )
             except ConfigError as error:
                 if not error.faults:
                     raise
@@ -223,7 +225,7 @@ def _saved(catalog: Catalog) -> dict[str, Any]:
 def _moved(fault: Fault, placed: Mapping[str, tuple[Dimension, Candidate]]) -> Fault:
     """Return a fault with the place that a person wrote, if it is in a word that was made of a dimension."""
     where: Location | None = fault.location
-    if where is None or where.text not in placed:
+    if where is None or where.text is None or where.text not in placed:
         return fault
     dimension, candidate = placed[where.text]
     return replace(fault, location=dimension.key_place if where.column is None else candidate.place)

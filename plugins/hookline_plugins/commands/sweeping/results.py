@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hookline import ConfigError
@@ -86,7 +85,9 @@ def config_of(study: Study, row: TrialRow) -> str:
         text = path.read_text(encoding="utf-8")
     except (ConfigError, OSError) as error:
         raise ConfigError(f"the run of trial {row.number} cannot be read: {error}") from error
-    sections = [part for part in re.split(r"^(?=\[)", text, flags=re.MULTILINE) if not part.startswith("[callbacks.prune]")]
+    sections = [
+        part for part in re.split(r"^(?=\[)", text, flags=re.MULTILINE) if not part.startswith("[callbacks.prune]")
+    ]
     kept = [_without_sweep(part) if part.startswith("[callbacks.run-folder]") else part for part in sections]
     values = ", ".join(f"{name} = {value:.6g}" for name, value in zip(objectives(study), row.values, strict=False))
     return f"# Trial {row.number} of the sweep {study.folder.name}: {values}\n\n{''.join(kept)}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MAX_KILLS = 5
-"""How often a trial may be killed without a step in between, such as by a lack of memory, before it counts as failed."""
+"""How often a trial may be killed without a step in between, as by a lack of memory, before it counts as failed."""
 _WRONG = (2, 3, 4, 5)
 """Exit codes of errors that a whole sweep has in common, if its first trial has one: see ``hookline.HooklineError``."""
 _MAX_ERROR = 1000
@@ -182,9 +182,7 @@ class Trials:
 
 def _import_torch() -> None:
     """Import torch here, so that a fork begins its trial at once; a new process needs seconds for it."""
-    from hookline import Run
-
-    assert Run
+    from hookline import Run  # noqa: F401 - for its import
 
 
 def _words_of(definition: Definition, folder: Path, number: int) -> list[str]:
@@ -212,7 +210,9 @@ def _last_words(path: Path) -> str:
 @contextmanager
 def _noticed_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[int]:
     """Handle the signals that end a command; yield a descriptor that can be read after one."""
-    numbers = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+    numbers = [
+        number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
+    ]
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before: Mapping[Any, Any] = {

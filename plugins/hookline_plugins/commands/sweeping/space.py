@@ -94,7 +94,7 @@ class Dimension:
 
 
 def split_space(words: Sequence[str], faults: list[Fault]) -> tuple[list[str], list[Dimension]]:
-    """Return the overrides among ``KEY=VALUE`` words, and the dimensions among them; append a fault for each mistake."""
+    """Return the overrides and the dimensions among ``KEY=VALUE`` words; append a fault for each mistake."""
     plain: list[str] = []
     found: dict[str, Dimension | None] = {}
     for word in words:
@@ -208,7 +208,9 @@ def _checked_range(dimension: Dimension, faults: list[Fault]) -> Dimension | Non
 def _with_integers(dimension: Dimension, numbers: Sequence[int], faults: list[Fault]) -> Dimension | None:
     """Return a dimension of ``range``, whose candidates are its first and its last integer."""
     if len(numbers) == 3 and numbers[2] < 1:
-        faults.append(Fault(f"{dimension.key!r}: the step is {numbers[2]}", dimension.candidates[2].place, "use 1 or more"))
+        faults.append(
+            Fault(f"{dimension.key!r}: the step is {numbers[2]}", dimension.candidates[2].place, "use 1 or more")
+        )
         return None
     values = range(*numbers)
     if not values:

@@ -103,8 +103,8 @@ class Study:
             hint = "choose another folder with --folder, or repeat the command that started this one"
             raise ConfigError(f"{folder} has another sweep", faults=changes, hint=hint)
         size = {"trials": sweep.num_trials, "jobs": sweep.num_jobs}
-        if found._study.user_attrs.get(_SIZE) != size:
-            found._study.set_user_attr(_SIZE, size)
+        if study.user_attrs.get(_SIZE) != size:
+            study.set_user_attr(_SIZE, size)
         return found
 
     @property
@@ -244,9 +244,10 @@ def _sampler(definition: Definition, number: int, dimensions: Sequence[Dimension
         def sample_relative(self, *_: Any) -> dict[str, Any]:
             return {}
 
-        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-            value = dict(_combination(dimensions, number))[param_name]
-            return value if hasattr(param_distribution, "choices") else int(value)
+        def sample_independent(self, *given: Any) -> Any:
+            _study, _trial, name, distribution = given
+            value = dict(_combination(dimensions, number))[name]
+            return value if hasattr(distribution, "choices") else int(value)
 
     return Grid()
 

@@ -93,8 +93,8 @@ def run_trial(trial: Trial, held: int | None) -> None:
     for stream in (1, 2):
         os.dup2(output, stream)
     # The objects of the process that this one was forked from may be anything, such as those of a test.
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, PTH123 - to the end of the process
-    sys.stderr = open(2, "w", 1, closefd=False)  # noqa: SIM115, PTH123 - likewise
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - to the end of the process
+    sys.stderr = open(2, "w", 1, closefd=False)  # noqa: SIM115 - likewise
     os.chdir(trial.folder)
     sys.argv[:] = ["hookline", *words]
     if trial.num_threads:
