@@ -16,6 +16,7 @@ _FAST_BATCHES = 3
 _LIMIT = "callbacks.limit-examples.num_examples"
 
 COMMANDS: Final[dict[str, str]] = {
+    "cv": "Cross-validate a config: train it on each fold of its data.",
     "dashboard": "Show the runs in FOLDER in a browser, until Ctrl-C.",
     "eject": "Write RUN as a plain PyTorch script.",
     "report": "Make a report of a run, or of several, as one HTML file.",
@@ -26,6 +27,15 @@ COMMANDS: Final[dict[str, str]] = {
 
 TABLES: Final[tuple[str, ...]] = ("sweep",)
 """Tables of a config file that these commands read. A run has none of them, so it ignores them."""
+
+EXPORTS: Final[dict[str, str]] = {
+    "bundle": "One file, with which another machine predicts and evaluates.",
+    "hub-folder": "A folder with a model card, for the Hugging Face Hub or anyone.",
+    "onnx": "An ONNX file, for hookline predict and other programs.",
+    "safetensors": "The weights, as a safetensors file.",
+    "torch-export": "A program for torch.export.load.",
+}
+"""The summaries of the formats in the group ``hookline.export``, likewise."""
 
 RUN: Final[dict[str, Any]] = {
     "data": {"use": "synthetic-linear"},
@@ -52,6 +62,15 @@ RANKS: Final[dict[str, Any]] = {"parallel": {"use": "ddp"}}
 def named(name: str) -> dict[str, Any]:
     """Return the overrides of ``hookline train --name NAME``: the name of the run folder."""
     return {"callbacks.run-folder.name": name}
+
+
+def fold(parent: Path, name: str) -> dict[str, Any]:
+    """Return the overrides of a cross-validation for the run of a fold: its folder, and its name there."""
+    return {
+        "callbacks.run-folder.use": "run-folder",
+        "callbacks.run-folder.parent": str(parent),
+        "callbacks.run-folder.name": name,
+    }
 
 
 def parent(config: RunConfig) -> Path | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         words_argument,
     )
     from hookline.cli.command import Command
+    from hookline.cli.fitting import fit_until_signal, light_training
     from hookline.cli.output import Output
 
 _HOME = {
@@ -39,6 +40,10 @@ _HOME = {
         "words_argument",
     ),
     "command": ("Command",),
+    "fitting": (
+        "fit_until_signal",
+        "light_training",
+    ),
     "output": ("Output",),
 }
 
@@ -47,6 +52,8 @@ __all__ = [
     "GroupWithDefault",
     "Output",
     "choosing_words",
+    "fit_until_signal",
+    "light_training",
     "load_words",
     "noting_missing_files",
     "output_options",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hookline.runs.curves import Curve, metric_names, read_curves
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
+    from hookline.runs.disk.encoding import state_from_safetensors, state_to_safetensors
     from hookline.runs.disk.together import Save
     from hookline.runs.folder import (
         RunFolder,
@@ -60,6 +61,7 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
+    "disk.encoding": ("state_from_safetensors", "state_to_safetensors"),
     "disk.together": ("Save",),
     "folder": (
         "RunFolder",
@@ -161,6 +163,8 @@ __all__ = [
     "redacted_word",
     "row_of",
     "run_names",
+    "state_from_safetensors",
+    "state_to_safetensors",
     "to_toml",
 ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hookline.config.plugins.choice import PluginChoice
 from hookline.config.plugins.options import Option, is_plain, options_of, plain
+from hookline.config.references import escaped
 from hookline.config.run_config import OFF, SHOWN, PluginRules, RunConfig
 from hookline.config.toml_text import parse_value
 from hookline.engine.train_options import TrainOptions
@@ -62,7 +63,7 @@ def complete_toml(config: ConfigView) -> str:
         shown = redaction.setting(key, value) if is_plain(value) else None
         # A value without its secrets is not the value, so it must not be read back.
         is_setting = shown is not None and shown == value and _is_readable(to_toml(value))
-        text = "none" if shown is None else REDACTED if shown == REDACTED else to_toml(shown)
+        text = "none" if shown is None else REDACTED if shown == REDACTED else to_toml(escaped(shown))
         line = f"{_key(name)} = {text}" if is_setting else f"# {_key(name)} = {printable(text)}"
         tables.setdefault(label, []).append(f"{line.ljust(_KEY_WIDTH)}  # {printable(str(setting.origin))}")
     return "\n".join("\n".join([_header(label), *lines, ""]) for label, lines in tables.items())
@@ -96,7 +97,7 @@ def _section(label: str, choice: PluginChoice | None, options: Iterable[Option],
 
 def _line(option: Option, value: Any, *, is_comment: bool) -> str:
     # A value that TOML cannot hold (no value yet, None, an object passed from Python) is left to the reader.
-    text, is_comment = (to_toml(value), is_comment) if is_plain(value) else ("...", True)
+    text, is_comment = (to_toml(escaped(value)), is_comment) if is_plain(value) else ("...", True)
     setting = f"{'# ' if is_comment else ''}{_key(option.name)} = {text}"
     meaning = f"{option.description} ({option.expected})" if option.description else option.expected
     return f"{setting.ljust(_KEY_WIDTH)}  # {meaning}"

@@ -51,7 +51,7 @@ def _fingerprint_of(run: RunView) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("hookline", "torch", "numpy")}
         | {"hooks": API_VERSION, "python": platform.python_version()},
         **plugins_of(run.config),
-        "settings": _settings_of(run.config),
+        "settings": settings_of(run.config),
         "data": {split: _fingerprint(dataset) for split, dataset in run.data.splits().items()},
         "optimizer": _options_as_built(run),
         "machine": {"device": str(run.device), "type": platform.machine(), "num_threads": torch.get_num_threads()}
@@ -140,7 +140,8 @@ def _declared(plugin: Any) -> dict[str, Any]:
     return declared | ({"orders": True} if "build_order" in plugin.hooks else {})
 
 
-def _settings_of(config: ConfigView) -> dict[str, Any]:
+def settings_of(config: ConfigView) -> dict[str, Any]:
+    """Return the settings of a config as plain values, without secrets."""
     redaction = Redaction.of(config)
     values = {key: config.lasting(key) for key in config.settings}
     return {

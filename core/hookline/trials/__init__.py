@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
+    from hookline.trials.cross_validation import CrossValidation, FoldPlan, FoldResult, cross_validate
     from hookline.trials.hook_trace import HookCall, HookTrace
     from hookline.trials.ledger import Ledger
     from hookline.trials.lr_finder import LRCurve, LRPoint, lr_find
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from hookline.trials.profiling import Profile, profile
 
 _HOME = {
+    "cross_validation": (
+        "CrossValidation",
+        "FoldPlan",
+        "FoldResult",
+        "cross_validate",
+    ),
     "hook_trace": (
         "HookCall",
         "HookTrace",
@@ -36,6 +43,9 @@ _HOME = {
 }
 
 __all__ = [
+    "CrossValidation",
+    "FoldPlan",
+    "FoldResult",
     "HookCall",
     "HookTrace",
     "LRCurve",
@@ -44,6 +54,7 @@ __all__ = [
     "ModelSummary",
     "OutputShapes",
     "Profile",
+    "cross_validate",
     "lr_find",
     "profile",
     "summarize",

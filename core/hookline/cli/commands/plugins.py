@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import shlex
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,13 +30,14 @@ from hookline.cli.command import Command
 from hookline.cli.completion import complete_kind_and_words, complete_name, split_words
 from hookline.cli.output import Output
 from hookline.config.loading import named_entries
-from hookline.config.plugins.catalog import COMMAND, KINDS, Catalog, Entry
+from hookline.config.plugins.catalog import COMMAND, EXPORT, KINDS, Catalog, Entry
 from hookline.config.plugins.plugin import combined
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.engine.words import did_you_mean
 from hookline.runs.lock import make_lock, read_lock
 
 if TYPE_CHECKING:
+    from hookline.config.plugins.plugin import Plugin
     from hookline.testing.inspection import Inspection
 
 
@@ -55,11 +57,11 @@ def plugins() -> None:
 def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: bool) -> None:
     """List the installed plugins, without importing any.
 
-    KIND is data, model, loss, optimizer, parallel or callback, or command: the commands that distributions add, which
-    are listed on their own. The column "state" refers to the run that `hookline
+    KIND is data, model, loss, optimizer, parallel or callback; or command or export: the commands and the export
+    formats, which are listed on their own. The column "state" refers to the run that `hookline
     train` would train with CONFIG and KEY=VALUE.
     """
-    kinds = (*KINDS, COMMAND)
+    kinds = (*KINDS, COMMAND, EXPORT)
     kind, words = (words[0], words[1:]) if words and words[0] in kinds else (None, words)
     path, overrides = split_words(words)
     if path and not Path(path).exists():
@@ -182,22 +184,22 @@ def _inspection_row(entry: Entry, catalog: Catalog, inspection: Inspection) -> l
 
 
 @click.command(cls=Command)
-@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
+@click.argument("kind", type=click.Choice((*KINDS, EXPORT)), metavar="KIND")
 @click.argument("name", shell_complete=complete_name)
 @output_options
 @plugin_options
 def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
     """Show a plugin and its options.
 
-    KIND is data, model, loss, optimizer, parallel or callback. Also prints the lines to paste into a config.
+    KIND is data, model, loss, optimizer, parallel, callback or export. Also prints the lines to paste into a config,
+    or the command of an export format.
     """
     from hookline.config.plugins.plugin import load_plugin
-    from hookline.runs.config_text import option_lines, to_toml
+    from hookline.runs.config_text import to_toml
 
     entry = find(catalog, kind, name)
     plugin = load_plugin(entry)
-    label = f"callbacks.{entry.name}" if kind == "callback" else kind
-    lines = option_lines(label, catalog.callable_name(entry), plugin.options)
+    lines = _usage_lines(catalog.callable_name(entry), plugin)
     about = inspect.getdoc(plugin.target) or ""
     if output.json:
         options = [
@@ -213,9 +215,19 @@ def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
             for o in plugin.options
         ]
         output.table(["option", "default", "takes", "meaning"], rows)
-        output.line("\nin a config:\n")
+        output.line(f"\n{'on the command line' if kind == EXPORT else 'in a config'}:\n")
     for line in lines:
         output.line(line)
+
+
+def _usage_lines(name: str, plugin: Plugin) -> list[str]:
+    from hookline.runs.config_text import option_lines, to_toml
+
+    if plugin.kind == EXPORT:
+        words = [f"{EXPORT}.{o.name}={'...' if o.is_required else to_toml(o.default)}" for o in plugin.options]
+        return [shlex.join(["hookline", "export", "last", "--to", name, *words])]
+    label = f"callbacks.{plugin.name}" if plugin.kind == "callback" else plugin.kind
+    return option_lines(label, name, plugin.options)
 
 
 @click.command(cls=Command)
