@@ -71,6 +71,8 @@ def test_every_fault_is_told_before_anything_starts(hookline: Hookline, tmp_path
 def test_a_config_with_a_table_for_sweeps_trains(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[train]\nepochs = 1\n[sweep]\ntrials = 3\n")
     assert hookline("train", "run.toml", "--quiet").returncode == 0
+    refused = hookline("train", "run.toml", "sweep.trials=5")
+    assert "unknown table 'sweep'" in refused.stderr
     (tmp_path / "wrong.toml").write_text("[swep]\ntrials = 3\n")
     refused = hookline("train", "wrong.toml")
     assert refused.returncode == 2
@@ -103,7 +105,10 @@ def test_trials_are_runs_and_the_best_can_be_trained_again(hookline: Hookline, t
     assert best["values"]["loss"] == min(trial["values"]["loss"] for trial in found["trials"])
     assert f"best: trial {best['number']}, loss = " in done.stdout
 
-    written = hookline("sweep", "show", "lr", "-o", "best.toml")
+    # The first trial, and the best in its place.
+    assert hookline("sweep", "show", "lr", "-o", "best.toml", "--trial", "0").returncode == 0
+    assert f"lr = {found['trials'][0]['params']['optimizer.lr']} " in (tmp_path / "best.toml").read_text()
+    written = hookline("sweep", "show", "lr", "-o", "best.toml", "--force")
     assert written.stdout.splitlines()[-1] == f"wrote best.toml: the config of trial {best['number']}"
     assert hookline("train", "best.toml", "--quiet").returncode == 0
     [again] = run_names(tmp_path / "runs")
@@ -111,7 +116,7 @@ def test_trials_are_runs_and_the_best_can_be_trained_again(hookline: Hookline, t
     assert read_record(tmp_path / "runs" / again).metrics["train/loss"] == best["values"]["loss"]
 
     # The same command goes on, which is nothing, and with one more trial that one.
-    assert hookline("sweep", *WORDS, "--trials", "3", "--folder", "lr").returncode == 0
+    assert hookline("sweep", "run", *WORDS, "--trials", "3", "--folder", "lr", "--sampler", "tpe").returncode == 0
     assert shown(hookline, "lr") == found
     more = hookline("sweep", "--resume", "lr", "--trials", "4", "--json")
     assert [json.loads(line)["event"] for line in more.stdout.splitlines()] == ["trial", "sweep"]

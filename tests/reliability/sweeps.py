@@ -44,7 +44,8 @@ def _compared(folder: Path, num_trials: int, num_kills: int, *options: str) -> d
     undisturbed_s = time.perf_counter() - begin
     kills = _disturb(disturbed, words, num_kills, undisturbed_s)
     wanted, found = _trials(calm), _trials(disturbed)
-    runs = [path.name.partition("-")[2] for path in disturbed.glob("[0-9]*-trial-*")]
+    # A folder without a record is that of a run which was killed before it began.
+    runs = [path.parent.name.partition("-")[2] for path in disturbed.glob("[0-9]*-trial-*/run.json")]
     lost = [f"trial {n}: {found.get(n)} instead of {one}" for n, one in wanted.items() if found.get(n) != one]
     lost += [f"trial {n} is one too many" for n in found.keys() - wanted.keys()]
     lost += [f"{len(runs)} run folders of {len(set(runs))} trials"] if len(runs) != len(set(runs)) else []

@@ -222,8 +222,9 @@ class _Assembly:
         """Apply all layers, each on top of the previous one."""
         self._add(walk_mapping(self._catalog.default("run"), Origin("default")))
         self._add(walk_mapping(defaults, Origin("default", detail="this command")))
+        of_commands = self._catalog.default("tables")
         for layer in read_source(source):
-            self._add(layer)
+            self._add(item for item in layer if item.path[0] not in of_commands)
         self._add(item for label, target in plugins.items() if (item := self._object(label, target)))
         for option, values in switches.items():
             self._add(walk_keys(values, Origin(option)))
@@ -256,8 +257,6 @@ class _Assembly:
         label = ".".join(path[:size])
         takes_plugin = path[0] not in ("train", "plugins")
         if path[0] not in TABLES:
-            if path[0] in self._catalog.default("tables"):
-                return None
             if path[0] == EXTENDS:
                 self._fault(f"only a config file or a mapping can have {EXTENDS!r}", item.location)
             elif path[0] not in self._unknown:

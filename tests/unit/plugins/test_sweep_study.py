@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 
 import hookline
 from hookline import Catalog, ConfigError
+from hookline.sections import Scatter
 from hookline.testing import check_plugin
 
 optuna = pytest.importorskip("optuna", reason="the extra sweep is not installed")
 
 from hookline_plugins.commands.sweeping.definition import Sweep, define  # noqa: E402 - after the check
 from hookline_plugins.commands.sweeping.journal import JOURNAL, open_journal  # noqa: E402
+from hookline_plugins.commands.sweeping.sections import sections_of_sweep  # noqa: E402
 from hookline_plugins.commands.sweeping.study import Study  # noqa: E402
 
 CATALOG = Catalog.installed()
@@ -158,6 +161,28 @@ def test_a_trial_that_is_worse_than_the_median_is_pruned(tmp_path: Path) -> None
     study.tell(5, [], run="", is_pruned=True)
     row = study.rows()[5]
     assert (row.state, row.values) == ("pruned", (result.history[1]["train/loss"],))
+
+
+def test_the_report_of_a_sweep_shows_which_option_matters(tmp_path: Path) -> None:
+    space = ("optimizer.lr=log(1e-4, 1)", "optimizer.momentum=0.5,0.9")
+    study, sweep = begun(tmp_path, *space, maximize=("train/accuracy",), sampler="random")
+    for number in range(20):
+        lr, _ = study.choose(number, sweep)
+        study.tell(number, [float(lr.removeprefix("optimizer.lr="))], run=f"{number:04d}-trial-{number}")
+    importance = study.importance()
+    assert importance["optimizer.lr"] > 0.9  # the objective is this option
+    assert sum(importance.values()) == pytest.approx(1)
+    shown = [tmp_path / f"{number:04d}-trial-{number}" for number in (3, 5)]
+    sections = sections_of_sweep(shown)
+    assert [section.title for section in sections] == [
+        "Importance of the options",
+        "train/accuracy over optimizer.lr",
+        "train/accuracy over optimizer.momentum",
+    ]
+    points = sections[1]
+    assert isinstance(points, Scatter)
+    assert points.x == pytest.approx([math.log10(value) for value in points.y if value is not None])
+    assert sections_of_sweep([tmp_path / "elsewhere" / "0001-x"]) == []
 
 
 def test_the_callback_prune_meets_the_contract_of_callbacks(tmp_path: Path) -> None:

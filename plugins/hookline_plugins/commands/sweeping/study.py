@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -182,7 +183,10 @@ class Study:
 
         if len([row for row in self.rows() if row.state == "complete"]) < 2:
             return {}
-        found: dict[str, float] = get_param_importances(self._study, target=lambda trial: trial.values[0])
+        sign = -1 if self.directions[0] == "maximize" else 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it is the importance for low values
+            found: dict[str, float] = get_param_importances(self._study, target=lambda trial: sign * trial.values[0])
         return found
 
     def _note(self, number: int, **texts: str) -> None:
