@@ -223,8 +223,9 @@ class _Assembly:
         """Apply all layers, each on top of the previous one."""
         self._add(walk_mapping(self._catalog.default("run"), Origin("default")))
         self._add(walk_mapping(defaults, Origin("default", detail="this command")))
+        of_commands = self._catalog.default("tables")
         for layer in read_source(source):
-            self._add(layer)
+            self._add(item for item in layer if item.path[0] not in of_commands)
         self._add(item for label, target in plugins.items() if (item := self._object(label, target)))
         for option, values in switches.items():
             self._add(walk_keys(values, Origin(option)))
@@ -381,7 +382,8 @@ class _Assembly:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
         known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
         for name, number in self._unknown.items():
-            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, (*TABLES, EXTENDS))
+            tables = (*TABLES, EXTENDS, *self._catalog.default("tables"))
+            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, tables)
             self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
