@@ -71,6 +71,7 @@ def test_every_fault_is_told_before_anything_starts(hookline: Hookline, tmp_path
 def test_a_config_with_a_table_for_sweeps_trains(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[train]\nepochs = 1\n[sweep]\ntrials = 3\n")
     assert hookline("train", "run.toml", "--quiet").returncode == 0
+    assert json.loads(hookline("schema").stdout)["properties"]["sweep"] == {"type": "object"}
     refused = hookline("train", "run.toml", "sweep.trials=5")
     assert "unknown table 'sweep'" in refused.stderr
     (tmp_path / "wrong.toml").write_text("[swep]\ntrials = 3\n")
