@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from hookline.trained.evaluating import Evaluation, evaluate_run
     from hookline.trained.exportable import Exportable, RawInput, RawOutput, TableForm
     from hookline.trained.exporting import Exported, export_model
-    from hookline.trained.importance import FeatureImportance, Importance, measure_importance
     from hookline.trained.loading import load_trained
+    from hookline.trained.measuring.board import Board, BoardRow, compare_runs
+    from hookline.trained.measuring.importance import FeatureImportance, Importance, measure_importance
+    from hookline.trained.measuring.split_predictions import SplitPredictions, predict_split
     from hookline.trained.model import Trained
     from hookline.trained.predicting import write_predictions
     from hookline.trained.raw.faults import Faults
@@ -37,12 +39,18 @@ _HOME = {
         "Exported",
         "export_model",
     ),
-    "importance": (
+    "loading": ("load_trained",),
+    "measuring.board": (
+        "Board",
+        "BoardRow",
+        "compare_runs",
+    ),
+    "measuring.importance": (
         "FeatureImportance",
         "Importance",
         "measure_importance",
     ),
-    "loading": ("load_trained",),
+    "measuring.split_predictions": ("SplitPredictions", "predict_split"),
     "model": ("Trained",),
     "predicting": ("write_predictions",),
     "raw.faults": ("Faults",),
@@ -62,6 +70,8 @@ _HOME = {
 }
 
 __all__ = [
+    "Board",
+    "BoardRow",
     "Evaluation",
     "Exportable",
     "Exported",
@@ -72,17 +82,20 @@ __all__ = [
     "RawInput",
     "RawOutput",
     "Snippet",
+    "SplitPredictions",
     "TableForm",
     "Trained",
     "Weights",
     "check_target",
     "collect_sections",
+    "compare_runs",
     "evaluate_run",
     "export_model",
     "load_onnx",
     "load_trained",
     "measure_importance",
     "only_watches",
+    "predict_split",
     "read_weights",
     "write_predictions",
     "written_whole",

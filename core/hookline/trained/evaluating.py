@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from hookline.config.loading import load_config
 from hookline.config.plugins.catalog import Catalog
 from hookline.config.run_config import RunConfig
+from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.building import Site, build_for_evaluation
 from hookline.engine.loop.run import Run
@@ -82,7 +83,7 @@ def evaluate_run(
     metrics = dict(found.run.evaluate())
     evaluated = dict.fromkeys(name.partition("/")[0] for name in metrics)
     there = found.run.data.splits()
-    sizes = {name: _num_examples(there[name]) for name in evaluated}
+    sizes = {name: num_examples(there[name]) for name in evaluated}
     return Evaluation(path, found.weights.origin, found.weights.step, sizes, metrics, found.warnings)
 
 
@@ -93,19 +94,28 @@ class Evaluated(NamedTuple):
         run: The run.
         site: Its components.
         weights: The weights.
-        warnings: Warnings about the weights and the data.
+        notes_on_data: Warnings about the data: they are not those of the training.
     """
 
     run: Run
     site: Site
     weights: Weights
-    warnings: tuple[str, ...]
+    notes_on_data: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about the weights and the data."""
+        return (*self.weights.notes, *self.run.warnings, *self.notes_on_data)
 
 
 def load_evaluated(
-    path: Path, config: RunConfig, checkpoint: str | os.PathLike[str] | None, ranks: Ranks | None = None
+    path: Path,
+    config: RunConfig,
+    checkpoint: str | os.PathLike[str] | None,
+    ranks: Ranks | None = None,
+    data: DataSource | None = None,
 ) -> Evaluated:
-    """Build the run of a config for evaluations, with the weights of a run folder.
+    """Build the run of a config for evaluations, with the weights of a run folder; with ``data``, build none.
 
     Raises:
         CheckpointError: When there are no such weights, or they are damaged or belong to a different model.
@@ -116,13 +126,12 @@ def load_evaluated(
 
     def build(site: Site) -> None:
         expect_saved_weights(site.run)
-        build_for_evaluation(site)
+        build_for_evaluation(site, first=_giving(data) if data else None)
         sites.append(site)
 
     run = Run(config, build=build, ranks=ranks)
     load_weights_into(run, weights, path)
-    warnings = (*weights.notes, *run.warnings, *_notes_on_data(run, weights))
-    return Evaluated(run, sites[0], weights, warnings)
+    return Evaluated(run, sites[0], weights, tuple(_notes_on_data(run, weights)))
 
 
 def check_evaluated(run: Run, splits: Iterable[str]) -> None:
@@ -134,6 +143,13 @@ def check_evaluated(run: Run, splits: Iterable[str]) -> None:
     if missing := [name for name in splits if f"{name}/loss" not in run.metric_names]:
         hint = f"they have {', '.join(run.data.splits())}"
         raise ConfigError(f"the data have no split {missing[0]!r} that can be evaluated", hint=hint)
+
+
+def _giving(data: DataSource) -> Callable[[Site], None]:
+    def give(site: Site) -> None:
+        site.parts.data = data
+
+    return give
 
 
 # ---- notes and checks ------------------------------------------------------------------------------------------------
@@ -148,7 +164,8 @@ def _notes_on_data(run: Run, weights: Weights) -> list[str]:
     ]
 
 
-def _num_examples(dataset: Any) -> int | None:
+def num_examples(dataset: Any) -> int | None:
+    """Return the number of examples of a dataset; None for a stream."""
     try:
         return len(dataset)
     except TypeError:

@@ -19,7 +19,7 @@ from hookline import DataSource
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_inputs, as_tensor
 from hookline_plugins.data.rows import Rows, read_numbers
-from hookline_plugins.data.splits import held_out_rows
+from hookline_plugins.data.splits import held_out_rows, with_origins
 from hookline_plugins.data.tables.scaling import Scale, Unscale, measure
 from hookline_plugins.data.targets import Targets, Task, read_targets
 
@@ -62,11 +62,14 @@ def build_source(options: Options, generator: torch.Generator | None) -> DataSou
     assert targets is not None, "as above"
     inputs = {split: as_inputs(as_tensor(one.values), is_float=options.float_inputs) for split, one in read.items()}
     outputs = {split: as_tensor(values) for split, values in targets.values.items()}
-    _split(options, targets, (inputs, outputs), generator, faults)
+    rows = _split(options, targets, (inputs, outputs), generator, faults)
     names = read["train"].names, targets.names
     scales = _scales(options, targets, (inputs, outputs), names, faults)
     faults.check()
-    return _source(targets, inputs, outputs, names, scales, read["train"].values.dtype.name)
+    data = _source(targets, inputs, outputs, names, scales, read["train"].values.dtype.name)
+    for split, dataset in data.splits().items():
+        with_origins(dataset, rows[split].numpy() if split in rows else None)
+    return data
 
 
 def _read_inputs(given: Mapping[str, tuple[str, Any]], faults: Faults) -> dict[str, Rows] | None:
@@ -99,17 +102,18 @@ _Splits = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 def _split(
     options: Options, targets: Targets, parts: _Splits, generator: torch.Generator | None, faults: Faults
-) -> None:
-    """Move rows of the training split to splits of their own."""
+) -> Mapping[str, Tensor]:
+    """Move rows of the training split to splits of their own; return the rows of each of these splits."""
     named = {"validation": options.validation, "test": options.test}
     shares = {name: share for name, share in named.items() if share and name not in options.given}
     if not shares:
-        return
+        return {}
     classes = parts[1]["train"].flatten().long() if targets.labels is not None and options.stratify else None
     rows = held_out_rows(len(parts[0]["train"]), shares, faults, generator, classes)
     faults.check()
     for part in parts:
         part.update({name: part["train"][chosen] for name, chosen in reversed(rows.items())})
+    return rows
 
 
 def _scales(

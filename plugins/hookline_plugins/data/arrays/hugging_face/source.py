@@ -14,7 +14,7 @@ from msgspec import Meta
 from hookline import DataSource, Location, hookimpl
 from hookline_plugins.data.arrays.hugging_face.reading import check_columns, is_stacked, open_datasets
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, held_out_rows
+from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, held_out_rows, with_origins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,14 +77,17 @@ class HuggingFace:
         form = Form(self.inputs, is_stacked(features, self.inputs), self.target if is_list else None)
         labels, targets = ([], {}) if is_list else self._targets(found, faults)
         faults.check()
-        parts = {name: ArrowRows(dataset, form, targets.get(name)) for name, dataset in found.items()}
+        parts = {
+            name: with_origins(ArrowRows(dataset, form, targets.get(name)), None) for name, dataset in found.items()
+        }
         if len(self.split) > 1:
             shares = dict(zip(("validation", "test"), self.split[1:], strict=False))
             generator = torch.Generator().manual_seed(self.split_seed)
             classes = targets["train"] if labels else None
             rows = held_out_rows(len(parts["train"]), shares, faults, generator, classes)
             faults.check()
-            parts = {name: ArrowRows(found["train"], form, targets.get("train"), one) for name, one in rows.items()}
+            whole = found["train"], form, targets.get("train")
+            parts = {name: with_origins(ArrowRows(*whole, one), one.numpy()) for name, one in rows.items()}
         return self._source(parts, labels, form)
 
     @hookimpl

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, held_out_rows
+from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, held_out_rows, with_origins
 from hookline_plugins.data.text.labelled.reading import Labelled, TextFormat, read_labelled
 from hookline_plugins.data.text.labelled.tokenizing import Tokenizer, make_tokenizer
 
@@ -97,9 +97,14 @@ class Texts:
         splits = held_out_rows(len(targets), shares, faults, generator, targets)
         read.check()
         tokens, starts, lengths = joined(ids)
+        name, places = read.places
         parts = {
-            name: TokenRows(tokens, starts[rows], lengths[rows], targets[rows], tokenizer.pad)
-            for name, rows in splits.items()
+            split: with_origins(
+                TokenRows(tokens, starts[rows], lengths[rows], targets[rows], tokenizer.pad),
+                [places[used[row]] for row in rows.tolist()],
+                name,
+            )
+            for split, rows in splits.items()
         }
         return DataSource(
             parts["train"],
