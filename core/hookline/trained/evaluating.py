@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from hookline.config.loading import load_config
 from hookline.config.plugins.catalog import Catalog
 from hookline.config.run_config import RunConfig
-from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError
 from hookline.engine.loop.building import Site, build_for_evaluation
 from hookline.engine.loop.run import Run
+from hookline.engine.plugin.observer import Observer
 from hookline.engine.ranks import Ranks
 from hookline.runs.changes import identity_changes
 from hookline.runs.folder import expect_saved_weights, saved_config
@@ -113,9 +113,9 @@ def load_evaluated(
     config: RunConfig,
     checkpoint: str | os.PathLike[str] | None,
     ranks: Ranks | None = None,
-    data: DataSource | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Evaluated:
-    """Build the run of a config for evaluations, with the weights of a run folder; with ``data``, build none.
+    """Build the run of a config for evaluations, with the weights of a run folder.
 
     Raises:
         CheckpointError: When there are no such weights, or they are damaged or belong to a different model.
@@ -126,10 +126,10 @@ def load_evaluated(
 
     def build(site: Site) -> None:
         expect_saved_weights(site.run)
-        build_for_evaluation(site, first=_giving(data) if data else None)
+        build_for_evaluation(site)
         sites.append(site)
 
-    run = Run(config, build=build, ranks=ranks)
+    run = Run(config, observers=observers, build=build, ranks=ranks)
     load_weights_into(run, weights, path)
     return Evaluated(run, sites[0], weights, tuple(_notes_on_data(run, weights)))
 
@@ -143,13 +143,6 @@ def check_evaluated(run: Run, splits: Iterable[str]) -> None:
     if missing := [name for name in splits if f"{name}/loss" not in run.metric_names]:
         hint = f"they have {', '.join(run.data.splits())}"
         raise ConfigError(f"the data have no split {missing[0]!r} that can be evaluated", hint=hint)
-
-
-def _giving(data: DataSource) -> Callable[[Site], None]:
-    def give(site: Site) -> None:
-        site.parts.data = data
-
-    return give
 
 
 # ---- notes and checks ------------------------------------------------------------------------------------------------

@@ -49,15 +49,12 @@ def build_all(site: Site) -> None:
     build_for_evaluation(site, build_parallel, build_optimizer, build_step)
 
 
-def build_for_evaluation(
-    site: Site, *more: Callable[[Site], None], first: Callable[[Site], None] | None = None
-) -> None:
+def build_for_evaluation(site: Site, *more: Callable[[Site], None]) -> None:
     """Build the components of an evaluation in order, and let plugins try them; then build ``more``.
 
-    Without optimizer and step, no plugin checks what only a training needs. With ``first``, that sets the data source,
-    which is not built.
+    Without optimizer and step, no plugin checks what only a training needs.
     """
-    (first or build_data)(site)
+    build_data(site)
     build_batches(site)
     with RandomState(site.run.config.train.seed, "model").active():
         for build in (build_model, build_loss, try_components, *more):

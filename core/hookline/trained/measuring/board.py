@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from hookline.config.loading import load_config
 from hookline.config.plugins.catalog import Catalog
 from hookline.config.run_config import RunConfig
-from hookline.engine.data import DataSource
 from hookline.engine.errors import ConfigError, HooklineError
 from hookline.engine.words import did_you_mean
 from hookline.runs.folder import saved_config
@@ -25,7 +24,7 @@ from hookline.runs.overview.columns import differing_settings
 from hookline.runs.overview.search import find_run
 from hookline.runs.record import read_record
 from hookline.trained.evaluating import USUAL_SPLITS, Evaluated, check_evaluated, load_evaluated, num_examples
-from hookline.trained.measuring.sameness import Examples, data_key, evaluate_and_keep
+from hookline.trained.measuring.sameness import Examples, SharedData, data_key, evaluate_and_keep, examples_key
 
 _MODES = {"min": False, "max": True}
 
@@ -185,26 +184,25 @@ def _measured(
     """Evaluate the runs, those of the same data one after another, so that only one data source is in memory."""
     keys = {path: data_key(config) for path, config in configs.items()}
     for key in dict.fromkeys(keys.values()):
-        data: DataSource | None = None
+        shared = SharedData()
         for path in [path for path in configs if keys[path] == key]:
+            observers = [] if key is None else [shared]
             try:
-                found = load_evaluated(path, configs[path], checkpoint, data=data)
+                found = load_evaluated(path, configs[path], checkpoint, observers=observers)
                 check_evaluated(found.run, [split])
-                yield _evaluated(path, found, split, key)
+                yield _evaluated(path, configs[path], found, split)
             except Exception as error:  # noqa: BLE001 - it is reported, and the others are evaluated
                 failed[path] = error
-            else:
-                data = None if key is None else found.run.data
 
 
-def _evaluated(path: Path, found: Evaluated, split: str, key: str | None) -> _Measured:
+def _evaluated(path: Path, config: RunConfig, found: Evaluated, split: str) -> _Measured:
     metrics, targets = evaluate_and_keep(found.site, split)
     said = {name: getattr(metric, "higher_is_better", None) for name, metric in found.site.parts.metrics.items()}
     directions = {name: bool(value) for name, value in said.items() if value is not None}
     data, settings = found.run.data, identity_of(found.run)["settings"]
     size = num_examples(data.splits()[split])
     row = BoardRow(path, found.weights.origin, found.weights.step, size, metrics, settings)
-    examples = Examples(key, data, split, targets)
+    examples = Examples(examples_key(config), data, split, targets)
     before = found.weights.identity.get("settings") or {}
     trained_with = [
         f"{key} = {before[key]!r}" for key in differing_settings([before, settings]) if key in before and _is_data(key)

@@ -5,14 +5,18 @@ Shapes: ``N`` examples of a split.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hookline.config.plugins.choice import PluginChoice
 from hookline.config.run_config import RunConfig
 from hookline.engine.data import DataSource
 from hookline.engine.loop.building import Site
+from hookline.engine.plugin.member import Member
+from hookline.engine.plugin.observer import Observer
 
 _WITHOUT_EFFECT = (
     "epochs",
@@ -28,7 +32,7 @@ _WITHOUT_EFFECT = (
 )
 """Options of ``[train]`` on which no data source can depend: they are about the steps and the evaluations."""
 _USED = ("build_order", "build_model", "build_loss", "build_metrics", "build_evaluation", "on_model_built")
-"""Hooks of an evaluation: a plugin that has one of them may need what its ``build_data`` has found."""
+"""Hooks of an evaluation: a data source that has one of them may need what its ``build_data`` has found."""
 
 _KEPT = "leaderboard/targets"
 _MAX_VALUES = 2**22
@@ -39,27 +43,48 @@ _TOLERANCE = 1e-5
 
 def data_key(config: RunConfig) -> str | None:
     """Return a text that is equal for configs with equal data sources; None if one cannot serve another run."""
-    makers = [choice for choice in config.plugins if "build_data" in choice.plugin.hooks]
-    if any(hook in choice.plugin.hooks for choice in makers for hook in _USED):
-        return None
-    named = [(one.table, str(one.plugin), None if one.plugin.entry else id(one.plugin.target)) for one in makers]
+    choice = next(choice for choice in config.plugins if choice.table == "data")
+    return None if any(hook in choice.plugin.hooks for hook in _USED) else _key(config, [choice])
+
+
+def examples_key(config: RunConfig) -> str:
+    """Return a text that is equal for configs with equal examples: those of the data source, with all wrappers."""
+    return _key(config, [choice for choice in config.plugins if "build_data" in choice.plugin.hooks])
+
+
+def _key(config: RunConfig, choices: Sequence[PluginChoice]) -> str:
     without_effect = [f"train.{name}" for name in _WITHOUT_EFFECT]
-    tables = ("train.", *(f"{choice.table}." for choice in makers))
+    tables = ("train.", *(f"{choice.table}." for choice in choices))
     keys = [key for key in config.settings if key.startswith(tables) and key not in without_effect]
-    return repr((named, [(key, config.lasting(key)) for key in sorted(keys)]))
+    plugins = [(one.table, str(one.plugin), None if one.plugin.entry else id(one.plugin.target)) for one in choices]
+    return repr((plugins, [(key, config.lasting(key)) for key in sorted(keys)]))
+
+
+class SharedData(Observer):
+    """Lets several runs have the data source of the first one; wrappers of other plugins are called for each run."""
+
+    def __init__(self) -> None:
+        self._data: Any = None
+
+    def call(self, member: Member, hook: str, run: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002 - those of ``run``
+        """Call a hook, unless it would build the data source again."""
+        if (member.table, hook) != ("data", "build_data"):
+            return run()
+        self._data = run() if self._data is None else self._data
+        return self._data
 
 
 class Examples:
     """The examples of a split, as an evaluation has read them: their targets, and where they come from.
 
     Attributes:
-        key: The key of their data source.
+        key: The key of the config.
         targets: Their targets as the loss gets them; None if they are no single tensor of a bounded size.
         in_units: The targets in the units of the data.
         origins: Columns that say where they come from; None if the dataset does not.
     """
 
-    def __init__(self, key: str | None, data: DataSource, split: str, targets: Tensor | None) -> None:
+    def __init__(self, key: str, data: DataSource, split: str, targets: Tensor | None) -> None:
         self.key, self.targets = key, targets
         unscale = data.unscale or (lambda values: values)
         self.in_units = None if targets is None else unscale(targets.double()) if data.unscale else targets
@@ -69,7 +94,7 @@ class Examples:
 
     def are_same(self, other: Examples) -> bool:
         """Return whether these are the examples of another run."""
-        if self.key is not None and self.key == other.key:
+        if self.key == other.key:
             return True
         if None not in (self.origins, other.origins) and self.origins != other.origins:
             return False
@@ -77,7 +102,7 @@ class Examples:
 
     def are_scaled_alike(self, other: Examples) -> bool:
         """Return whether the loss of another run gets the same targets."""
-        return (self.key is not None and self.key == other.key) or _are_close(self.targets, other.targets)
+        return self.key == other.key or _are_close(self.targets, other.targets)
 
 
 def _are_close(one: Tensor | None, other: Tensor | None) -> bool:
