@@ -63,7 +63,7 @@ class Board:
         sort: The metric that the runs are sorted by.
         higher_is_better: Whether a larger value of it is better.
         rows: The runs that were evaluated, group by group, the best first.
-        options: The keys of the settings in which they differ.
+        options: The keys of the settings in which they differ, without those of callbacks that show or save a run.
         failed: The runs that could not be evaluated, each with its error.
         warnings: Warnings about the runs, each with the names of those that it is about.
     """
@@ -126,7 +126,8 @@ def compare_runs(
     groups = _groups_of(measured)
     chosen, is_higher = _sort_of(sort, groups, split)
     rows = tuple(_ranked(groups, chosen, is_higher=is_higher))
-    options = differing_settings([row.settings for row in rows])
+    ignored = tuple(f"{table}." for table in (catalog or Catalog.installed()).watching_tables())
+    options = [key for key in differing_settings([row.settings for row in rows]) if not key.startswith(ignored)]
     warnings = (*_own_warnings(measured), *_warnings(groups, split, chosen))
     return Board(split, chosen, is_higher, rows, tuple(options), failed, warnings)
 

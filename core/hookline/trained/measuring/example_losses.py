@@ -5,7 +5,7 @@ Shapes: ``B`` examples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -68,11 +68,11 @@ class ExampleLosses:
         """
         size = count_examples(forwarded.batch)
         pairs = list(self._of_each(forwarded, size))
-        losses = torch.stack([loss.detach().double().cpu() for loss, _ in pairs])
+        losses = torch.stack([loss for loss, _ in pairs]).double().cpu()
         weights = torch.tensor([1.0 if weight is None else float(weight) for _, weight in pairs], dtype=torch.float64)
-        self._check(losses, weights, forwarded)
-        for loss, weight in zip(losses, weights, strict=True):
-            self.mean.add(loss, weight)
+        mean = (losses.where(weights > 0, 0.0) * weights).sum() / weights.sum()
+        self._check(mean, losses, forwarded)
+        self.mean.add(mean, weights.sum())
         found = [loss if weight else None for loss, weight in zip(losses.tolist(), weights.tolist(), strict=True)]
         return {"loss": found, **({"weight": weights.tolist()} if self._has_weights(forwarded.target) else {})}
 
@@ -90,25 +90,28 @@ class ExampleLosses:
                 yield torch.as_tensor(found.loss), found.weight
             return
         loss, weigh, asked = self._parts.loss, self._weigh, forwarded.asked
-        pair = forwarded.prediction, forwarded.target
-        for number in range(size):
-            prediction, target = part_of(pair, number, number + 1)
+        pairs = zip(_ones(forwarded.prediction, size), _ones(forwarded.target, size), strict=True)
+        for number, (prediction, target) in enumerate(pairs):
             own = {
                 name: part_of(value, number, number + 1) if name == "inputs" else value for name, value in asked.items()
             }
             yield loss(prediction, target, **own), weigh(target) if weigh else None
 
-    def _check(self, losses: Tensor, weights: Tensor, forwarded: Forwarded) -> None:
+    def _check(self, mean: Tensor, losses: Tensor, forwarded: Forwarded) -> None:
         """Check that the loss of a batch is the mean of those of its examples."""
         if self._is_usual:
             whole = float(self._parts.loss(forwarded.prediction, forwarded.target, **forwarded.asked))
         else:
             whole = float(self._parts.evaluation(forwarded.batch).loss)
-        values, eps = losses.where(weights > 0, 0.0), torch.finfo(self._parts.dtype).eps
-        mean = (values * weights).sum() / weights.sum()
-        near = _ROUNDINGS * eps * float(values.abs().max())
+        near = _ROUNDINGS * torch.finfo(self._parts.dtype).eps * float(losses.nan_to_num(0.0).abs().max())
         if torch.isclose(mean, torch.tensor(whole).double(), rtol=0.0, atol=near, equal_nan=True):
             return
         got = f"that of a batch is {whole:.6g}, and the mean of its examples {float(mean):.6g}"
         hint = "it depends on the other examples of the batch: leave the losses out with --no-loss"
         raise ContractError(f"{self._owner} is no loss of single examples: {got}", hint=hint)
+
+
+def _ones(values: Any, size: int) -> Iterable[Any]:
+    """Return the examples of a batch as batches of one; splitting a tensor takes a tenth of the time of slicing it."""
+    is_batch = isinstance(values, Tensor) and values.dim() and len(values) == size
+    return values.split(1) if is_batch else (part_of(values, number, number + 1) for number in range(size))
