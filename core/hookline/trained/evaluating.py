@@ -140,9 +140,14 @@ def check_evaluated(run: Run, splits: Iterable[str]) -> None:
     Raises:
         ConfigError: When one is not.
     """
-    if missing := [name for name in splits if f"{name}/loss" not in run.metric_names]:
-        hint = f"they have {', '.join(run.data.splits())}"
-        raise ConfigError(f"the data have no split {missing[0]!r} that can be evaluated", hint=hint)
+    there = run.data.splits()
+    for name in splits:
+        if f"{name}/loss" not in run.metric_names:
+            is_stream = name in there
+            message = f"the data have no split {name!r} that can be evaluated"
+            message = f"the split {name!r} is a stream, which is not evaluated" if is_stream else message
+            others = [other for other in there if other != name]
+            raise ConfigError(message, hint=f"the data have {', '.join(others)}" if others else None)
 
 
 # ---- notes and checks ------------------------------------------------------------------------------------------------

@@ -174,15 +174,24 @@ class Stream(IterableDataset[Any]):
 def test_a_stream_is_numbered_in_its_order(tmp_path: Path) -> None:
     data = DataSource(TensorDataset(torch.ones(8, 1), torch.ones(8, 1)), test=Stream(), in_features=1, out_features=1)
     path = trained(tmp_path, {"train": {"epochs": 1, "eval_batch_size": 3}}, {"data": data})
+    with pytest.raises(ConfigError, match="the data have no split 'validation'"):
+        predict_split(path, "validation", plugins={"data": data})
     found = rows_of(path, "test", plugins={"data": data})
     assert (found["example"], found["target_0"]) == ([0, 1, 2, 3], [0.0, 2.0, 4.0, 6.0])
+
+
+def test_a_training_split_that_is_a_stream_is_not_evaluated(tmp_path: Path) -> None:
+    data = DataSource(Stream(), in_features=1, out_features=1)
+    path = trained(tmp_path, {}, {"data": data})
+    with pytest.raises(ConfigError, match="the split 'train' is a stream, which is not evaluated"):
+        predict_split(path, "train", plugins={"data": data})
 
 
 def test_targets_that_are_no_columns_are_refused(tmp_path: Path) -> None:
     images = TensorDataset(torch.ones(4, 1, 2, 2), torch.ones(4, 1, 2, 2))
     data = DataSource(images)
     path = trained(tmp_path, {}, {"data": data, "model": nn.Conv2d(1, 1, 1)})
-    with pytest.raises(ContractError, match=r"the target of a batch is \[4, 1, 2, 2\] float32"):
+    with pytest.raises(ContractError, match=r"the targets of a batch are \[4, 1, 2, 2\] float32"):
         rows_of(path, "train", plugins={"data": data, "model": nn.Conv2d(1, 1, 1)})
 
 

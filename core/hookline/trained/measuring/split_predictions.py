@@ -127,6 +127,7 @@ class SplitPredictions:
                 note_examples(error, range(first, first + len(indices)), f"the {self.split} split")
                 raise
             target, prediction = on_cpu(forwarded.target), on_cpu(forwarded.prediction)
+            _check_form(prediction, target)
             columns = {**target_columns(target, run.data), **self._predicted(prediction, target)}
             return {**self._origins(indices), **columns, **losses}
 
@@ -181,7 +182,9 @@ def predict_split(  # noqa: PLR0913 - an argument for each option
         HooklineError: As ``Run`` raises it.
     """
     if hardest_first and not losses:
-        raise ConfigError("examples cannot be sorted by a loss that is left out", hint="compute the losses")
+        raise ConfigError(
+            "examples cannot be sorted by a loss that is left out", hint="leave out --no-loss, or losses=False"
+        )
     path = find_run(run, parent)
     switches = {"--split": {"train.evaluate": [split]}}
     config = load_config(saved_config(path), overrides, plugins=plugins, switches=switches, catalog=catalog)
@@ -201,12 +204,7 @@ def target_columns(values: Any, data: DataSource, prefix: str = "target") -> dic
     >>> target_columns(torch.tensor([[1.0, 2.0]]), data)
     {'target_a': [1.0], 'target_b': [2.0]}
 
-    Raises:
-        ContractError: When they have another form.
     """
-    if not isinstance(values, Tensor) or values.dim() not in (1, 2):
-        message = f"the {prefix} of a batch is {brief(values)}, which is no column of a table"
-        raise ContractError(message, hint="predictions of a split are for targets [B] or [B, O]")
     names = data.target_names
     if not values.is_floating_point() and values.dim() == 1:
         texts = data.class_names
@@ -219,6 +217,19 @@ def target_columns(values: Any, data: DataSource, prefix: str = "target") -> dic
         columns = [[data.class_names[int(one > 0.5)] for one in column] for column in columns]
     numbered = names if len(names) == len(columns) else [str(number) for number in range(len(columns))]
     return {f"{prefix}_{name}": column for name, column in zip(numbered, columns, strict=True)}
+
+
+def _check_form(prediction: Any, target: Any) -> None:
+    """Check that targets are ``[B]``, or ``[B, O]`` like the predictions, so that each has a row.
+
+    Raises:
+        ContractError: When they are not.
+    """
+    is_column = isinstance(target, Tensor) and target.dim() in (1, 2)
+    if not is_column or (target.dim() == 2 and getattr(prediction, "shape", None) != target.shape):
+        message = f"the targets of a batch are {brief(target)} and the predictions {brief(prediction)}"
+        hint = "the examples of a split are rows if their targets are [B], or [B, O] like the predictions"
+        raise ContractError(f"{message}, which are no columns of a table", hint=hint)
 
 
 def _shortest(values: Tensor) -> list[float]:
