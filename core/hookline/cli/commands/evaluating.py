@@ -17,6 +17,7 @@ from hookline.cli.arguments import (
     runs_option,
 )
 from hookline.cli.command import Command
+from hookline.cli.commands.trained import checkpoint_option
 from hookline.cli.completion import complete_run
 from hookline.cli.output import Output
 from hookline.cli.printing.evaluated import (
@@ -47,9 +48,7 @@ _SUFFIXES = (".csv", ".json")
     "-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write a CSV or JSON file."
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
-@click.option(
-    "--checkpoint", metavar="CHECKPOINT", help="Use the weights of this checkpoint: `latest`, a name, or a folder."
-)
+@checkpoint_option
 @runs_option
 @nproc_option
 @output_options

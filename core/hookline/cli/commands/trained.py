@@ -1,4 +1,4 @@
-"""Commands that predict with and export trained models."""
+"""Command that predicts with trained models."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _ONNX = ".onnx"
 _CHUNK = 2**16
 """Number of characters of predictions to print at once."""
 
-_overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-_checkpoint = click.option(
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+checkpoint_option = click.option(
     "--checkpoint", metavar="CHECKPOINT", help="Use the weights of this checkpoint: `latest`, a name, or a folder."
 )
 _Command = TypeVar("_Command", bound=Callable[..., None])
@@ -66,37 +66,13 @@ def _writing(command: _Command) -> _Command:
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
-class Form(NamedTuple):
-    """Form of an exported model.
-
-    Attributes:
-        to: The format of its file.
-        bare: Whether it lacks the preparation of its inputs.
-    """
-
-    to: str
-    bare: bool
-
-
-def _choosing_form(command: _Command) -> _Command:
-    """Add the options of the form; the command receives a ``form``."""
-
-    @click.option("--to", required=True, metavar="FORMAT", help="File format: safetensors, torch-export or onnx.")
-    @click.option("--bare", is_flag=True, help="Export the model without the preparation of its inputs.")
-    @functools.wraps(command)
-    def wrapped(*given: Any, to: str, bare: bool, **arguments: Any) -> None:
-        command(*given, form=Form(to, bare), **arguments)
-
-    return wrapped  # type: ignore[return-value] # click calls it with the options added above
-
-
 @click.command(cls=Command)
 @run_argument
 @click.argument("words", nargs=-1, metavar="[INPUT] [KEY=VALUE]...")
 @click.option("--split", metavar="NAME", help="Predict this split of the data of RUN, with targets and losses.")
 @click.option("--sort", type=click.Choice(["loss"]), help="Of a split: the examples with the largest loss first.")
 @click.option("--no-loss", is_flag=True, help="Of a split: leave out the loss of each example.")
-@_checkpoint
+@checkpoint_option
 @runs_option
 @output_options
 @plugin_options
@@ -206,65 +182,6 @@ def _give_predictions(
     output.prose(origin_of(source))
     mean = "" if loss is None else f", mean loss {loss:.6g}"
     output.prose(f"wrote {target.path}: {num_rows} rows{mean}")
-
-
-@click.command(cls=Command)
-@run_argument
-@_overrides
-@_choosing_form
-@_checkpoint
-@runs_option
-@output_options
-@plugin_options
-@_writing
-@ended_at_once()
-def export(
-    output: Output,
-    catalog: Catalog,
-    run: str,
-    overrides: Sequence[str],
-    form: Form,
-    target: Target,
-    checkpoint: str | None,
-    parent: Path,
-) -> None:
-    """Export the model of RUN for other programs.
-
-    The file takes the values of the data file and gives predictions in its units, if the data source offers that.
-    Compares the outputs of the exported model with those of the original. Without -o, the file is named after the run
-    and written to the current folder. RUN is a number, a name, a path, `last` or `best`. KEY=VALUE overrides its
-    config.
-    """
-    path = find_run(run, parent)
-
-    from hookline.trained.exporting import export_model
-    from hookline.trained.loading import load_trained
-
-    with noting_missing_files(read_record(path)):
-        trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
-    print_warnings(output, trained)
-    made = export_model(trained, form.to, target.path, force=target.force, bare=form.bare)
-    if output.json:
-        values = {
-            "path": str(made.path),
-            "format": made.format,
-            "inputs": "raw" if made.takes_raw else "prepared",
-            "examples": made.num_examples,
-            "largest_difference": made.largest_difference,
-            "rtol": made.rtol,
-            "atol": made.atol,
-        }
-        output.document({**values_of(trained), **values, "warnings": trained.warnings})
-    output.prose(origin_of(trained))
-    output.prose(f"wrote {made.path}")
-    if made.format != "safetensors":
-        taken = "the values of the data file" if made.takes_raw else "inputs prepared as in training"
-        output.prose(f"it takes {taken}")
-    spread = " * spread" if made.takes_raw else ""
-    allowed = "0" if made.rtol == 0 else f"{made.atol:g}{spread} + {made.rtol:g} * output"
-    output.prose(
-        f"compared on {made.inputs}: largest output difference {made.largest_difference:.3g}, allowed {allowed}"
-    )
 
 
 def _onnx_model(path: Path, overrides: Sequence[str], checkpoint: str | None) -> OnnxModel:
