@@ -80,7 +80,10 @@ def _choices(catalog: Catalog, kind: str, definitions: dict[str, Any], errors: l
 
 
 def _table(options: Iterable[Option], **extra: Any) -> dict[str, Any]:
-    properties = {**extra, **{option.name: _or_reference(option.schema()) for option in options}}
+    properties = {
+        **extra,
+        **{option.name: _or_reference(option.schema()) for option in options if not option.is_from_user},
+    }
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 

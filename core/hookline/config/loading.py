@@ -215,8 +215,9 @@ class _Assembly:
         """Apply all layers, each on top of the previous one."""
         self._add(walk_mapping(self._catalog.default("run"), Origin("default")))
         self._add(walk_mapping(defaults, Origin("default", detail="this command")))
+        of_commands = self._catalog.default("tables")
         for layer in read_source(source):
-            self._add(layer)
+            self._add(item for item in layer if item.path[0] not in of_commands)
         self._add(item for label, target in plugins.items() if (item := self._object(label, target)))
         for option, values in switches.items():
             self._add(walk_keys(values, Origin(option)))
@@ -375,7 +376,8 @@ class _Assembly:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
         known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
         for name, number in self._unknown.items():
-            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, (*TABLES, EXTENDS))
+            tables = (*TABLES, EXTENDS, *self._catalog.default("tables"))
+            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, tables)
             self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
@@ -497,7 +499,10 @@ class _Assembly:
         try:
             return self._catalog.find(kind, name)
         except LookupError as error:
-            self._fault(f"no {kind} plugin named {shown(name)} is installed", location, str(error))
+            from hookline.config.plugins.index import where_to_get  # most runs never ask
+
+            hint = "\n  = ".join((str(error), *where_to_get(self._catalog, kind, name)))
+            self._fault(f"no {kind} plugin named {shown(name)} is installed", location, hint)
         except PluginError as error:
             error.faults = (Fault("named here", location),) if location else ()
             self._plugin_errors.append(error)
@@ -525,6 +530,8 @@ class _Assembly:
             if option.is_secret:
                 origins = [setting.origin, *(origin for _, origin in setting.origin.references)]
                 self._secret_lines |= {origin.location.text for origin in origins if origin.location}
+            if option.is_from_user:
+                self._check_giver(setting)
             if setting.value is NO_VALUE:
                 continue
             try:
@@ -540,6 +547,15 @@ class _Assembly:
             problem = f"{problem.partition(', got ')[0]}, got a secret that is not"
         places = [f"${{{shortened(key)}}} is from {origin.location or origin}" for key, origin in references]
         self._fault(f"{setting.key!r}: {problem}", setting.origin.location, "; ".join(places[:MAX_DEPTH]) or None)
+
+    def _check_giver(self, setting: Setting | None) -> None:
+        """Check that no file sets an option, nor a part of it."""
+        while setting:
+            if "file" in (setting.origin.layer, *(origin.layer for _, origin in setting.origin.references)):
+                message = f"{setting.key!r} cannot be set in a file, which somebody else may have written"
+                hint = f"set it where the run is started: {setting.key}=VALUE on the command line, or from Python"
+                self._fault(message, setting.key_location or setting.origin.location, hint)
+            setting = setting.overrode
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:
         self.faults.append(Fault(message, location, hint))
