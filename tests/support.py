@@ -14,10 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hookline import RunView
 from hookline.runs import RunFolder, folder_of
+
+if TYPE_CHECKING:
+    from hookline.trained import Comparison, Exported
 
 ROOT = Path(__file__).parents[1]
 HANG_S = 240.0
@@ -93,6 +96,12 @@ def saved_folder(run: RunView) -> RunFolder:
     return folder
 
 
+def compared(made: Exported) -> Comparison:
+    """Return the comparison of an exported model with the model."""
+    assert made.comparison is not None
+    return made.comparison
+
+
 @functools.cache
 def warm_program(python: Path = Path(sys.executable)) -> Path:
     """Return a program that does what ``hookline`` of an environment does, in a fork of a process with torch.
@@ -102,9 +111,11 @@ def warm_program(python: Path = Path(sys.executable)) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="hookline-warm-"))
     script, address = ROOT / "tests" / "warm.py", folder / "socket"
     program = folder / "hookline"
-    real = python.parent / "hookline"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} ask {address} {real} "$@"\n')
-    program.chmod(0o755)
+    # Programs of Python, python -c CODE, in such a fork.
+    for name, real in (("hookline", str(python.parent / "hookline")), ("python", "")):
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} ask {address} {real} "$@"\n')
+        path.chmod(0o755)
     env = {**os.environ, "PYTHONWARNINGS": "error"}
     server = subprocess.Popen([python, script, "serve", address], stdout=subprocess.PIPE, text=True, env=env)
     atexit.register(shutil.rmtree, folder)
@@ -113,3 +124,8 @@ def warm_program(python: Path = Path(sys.executable)) -> Path:
     assert server.stdout is not None
     assert server.stdout.readline() == "ready\n"
     return program
+
+
+def warm_python() -> str:
+    """Return a program that is ``python -c CODE WORD...`` with torch imported, in a fork as above."""
+    return str(warm_program().with_name("python"))

@@ -150,12 +150,13 @@ def test_export_writes_a_file_and_prints_how_far_its_outputs_differ(place: tuple
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1:] == [
         "wrote m.safetensors",
+        "it takes inputs prepared as in training",
         "compared on the first 16 training examples: largest output difference 0, allowed 0",
     ]
     assert set(load_file(folder / "m.safetensors")) == {"weight", "bias"}
     for words, taken in (
         ([], "the values of the data file"),
-        (["--bare", "--force"], "inputs prepared as in training"),
+        (["export.bare=true", "--force"], "inputs prepared as in training"),
     ):
         done = hookline("export", "last", "--to", "torch-export", "-o", "m.pt2", *words)
         assert (done.returncode, done.stdout.splitlines()[2]) == (0, f"it takes {taken}"), done.stderr

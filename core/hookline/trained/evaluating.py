@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hookline.config.loading import load_config
+from hookline.config.packed import is_bundle
 from hookline.config.plugins.catalog import Catalog
 from hookline.config.run_config import RunConfig
-from hookline.engine.errors import ConfigError
+from hookline.engine.errors import ConfigError, DataError
 from hookline.engine.loop.building import Site, build_for_evaluation
 from hookline.engine.loop.run import Run
 from hookline.engine.ranks import Ranks
@@ -19,7 +20,7 @@ from hookline.runs.changes import identity_changes
 from hookline.runs.folder import expect_saved_weights, saved_config
 from hookline.runs.identity import identity_of
 from hookline.runs.overview.search import find_run
-from hookline.trained.weights import Weights, load_weights_into, read_weights
+from hookline.trained.weights import Weights, load_weights_into, read_weights, version_notes
 
 USUAL_SPLITS = ("validation", "test", "train")
 """The splits to examine unless one is named: the first that the data have."""
@@ -119,9 +120,14 @@ def load_evaluated(
         build_for_evaluation(site)
         sites.append(site)
 
-    run = Run(config, build=build, ranks=ranks)
+    try:
+        run = Run(config, build=build, ranks=ranks)
+    except DataError as error:
+        if is_bundle(path):
+            error.add_note("a bundle holds no data; name a file that you have: data.path=FILE")
+        raise
     load_weights_into(run, weights, path)
-    warnings = (*weights.notes, *run.warnings, *_notes_on_data(run, weights))
+    warnings = (*weights.notes, *version_notes(path, weights, config), *run.warnings, *_notes_on_data(run, weights))
     return Evaluated(run, sites[0], weights, warnings)
 
 

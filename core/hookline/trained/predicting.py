@@ -49,11 +49,26 @@ def write_predictions(
     """
     source, target = Path(source), Path(target)
     check_target(target, force=force, source=source)
-    write = _writer_for(trained.writers, target)
+    write = writer_for(trained.writers, target)
     counter = _Counter()
     with written_whole(target, force=force) as new:
         write(new, counter.counting(trained.predictions(source)))
     return counter.num_rows
+
+
+def write_columns(
+    columns: Columns, writers: Mapping[str, Writer], target: str | os.PathLike[str], *, force: bool = False
+) -> None:
+    """Write columns to a CSV file, or to one with another suffix that there is a writer for; whole or not at all.
+
+    Raises:
+        ConfigError: When the file cannot be written, or exists.
+    """
+    target = Path(target)
+    check_target(target, force=force)
+    write = writer_for(writers, target)
+    with written_whole(target, force=force) as new:
+        write(new, iter([columns]))
 
 
 def csv_texts(parts: Iterable[Columns]) -> Iterator[str]:
@@ -95,7 +110,12 @@ class _Counter:
             yield part
 
 
-def _writer_for(others: Mapping[str, Writer], target: Path) -> Writer:
+def writer_for(others: Mapping[str, Writer], target: Path) -> Writer:
+    """Return the writer of a file, by its suffix.
+
+    Raises:
+        ConfigError: When there is none.
+    """
     writers: dict[str, Writer] = {_CSV: _write_csv, **others}
     ending = target.suffix.lower()
     if ending not in writers:

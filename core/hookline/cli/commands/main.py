@@ -28,6 +28,7 @@ from hookline.cli.ranks import earlier_attempt, joined, launch_ranks, leave_to_z
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
 from hookline.config.plugins.catalog import KINDS, Catalog
+from hookline.config.references import escaped
 from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
@@ -72,7 +73,7 @@ hookline.lazy = {
     "importance": LazyCommand(
         "commands.importance", "importance", "Measure how much each feature matters to the model of RUN."
     ),
-    "export": LazyCommand("commands.trained", "export", "Export the model of RUN for other programs."),
+    "export": LazyCommand("commands.export", "export", "Export the model of RUN for other programs."),
 }
 
 
@@ -242,7 +243,7 @@ def init(
     if datafile is None and (column or task):
         raise ConfigError("--target and --task are for a DATAFILE", hint="hookline init DATAFILE --target COLUMN")
     starter = catalog.default("starter")(datafile, target.parent, column, task) if datafile else None
-    config = load_config(starter.tables if starter else {}, catalog=catalog)
+    config = load_config(escaped(starter.tables) if starter else {}, catalog=catalog)
     head = f"# Train with: hookline train {target}\n# A line that begins with # shows a default.\n"
     write_text_file(target, f"{head}\n{commented_toml(config)}", force=force)
     remarks, warnings = (starter.remarks, starter.warnings) if starter else ([], [])

@@ -1,4 +1,4 @@
-"""Commands that evaluate, predict with and export trained models."""
+"""Commands that evaluate trained models and predict with them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _ONNX = ".onnx"
 _CHUNK = 2**16
 """Number of characters of predictions to print at once."""
 
-_overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-_checkpoint = click.option(
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+checkpoint_option = click.option(
     "--checkpoint", metavar="CHECKPOINT", help="Use the weights of this checkpoint: `latest`, a name, or a folder."
 )
 _Command = TypeVar("_Command", bound=Callable[..., None])
@@ -68,30 +68,6 @@ def _writing(command: _Command) -> _Command:
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
-class Form(NamedTuple):
-    """Form of an exported model.
-
-    Attributes:
-        to: The format of its file.
-        bare: Whether it lacks the preparation of its inputs.
-    """
-
-    to: str
-    bare: bool
-
-
-def _choosing_form(command: _Command) -> _Command:
-    """Add the options of the form; the command receives a ``form``."""
-
-    @click.option("--to", required=True, metavar="FORMAT", help="File format: safetensors, torch-export or onnx.")
-    @click.option("--bare", is_flag=True, help="Export the model without the preparation of its inputs.")
-    @functools.wraps(command)
-    def wrapped(*given: Any, to: str, bare: bool, **arguments: Any) -> None:
-        command(*given, form=Form(to, bare), **arguments)
-
-    return wrapped  # type: ignore[return-value] # click calls it with the options added above
-
-
 def _on_streams(command: _Command) -> _Command:
     """Let ``-`` stand for standard input as ``source``, and for standard output as ``target``."""
 
@@ -107,9 +83,9 @@ def _on_streams(command: _Command) -> _Command:
 
 @click.command("eval", cls=Command)
 @run_argument
-@_overrides
+@overrides_argument
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Evaluate only this split; repeatable.")
-@_checkpoint
+@checkpoint_option
 @runs_option
 @nproc_option
 @output_options
@@ -139,12 +115,12 @@ def eval_(
 
         with joined(output, config) as ranks, contextlib.nullcontext() if ranks else light_optimizer():
             found = evaluate_run(path, overrides, splits=splits, checkpoint=checkpoint, catalog=catalog, ranks=ranks)
-    _print_warnings(output, found)
+    print_warnings(output, found)
     if output.json:
         values = {"splits": found.num_examples, "metrics": found.metrics}
-        output.document({**_values_of(found), **values, "warnings": found.warnings})
+        output.document({**values_of(found), **values, "warnings": found.warnings})
         return
-    output.prose(f"{_origin_of(found)}\n")
+    output.prose(f"{origin_of(found)}\n")
     every = dict.fromkeys(name.partition("/")[2] for name in found.metrics)
     names, parts = [name for name in every if "/" not in name], [name for name in every if "/" in name]
     rows = [
@@ -163,8 +139,8 @@ def eval_(
 @click.command(cls=Command)
 @run_argument
 @click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
-@_overrides
-@_checkpoint
+@overrides_argument
+@checkpoint_option
 @runs_option
 @output_options
 @plugin_options
@@ -197,7 +173,7 @@ def predict(
 
         with noting_missing_files(read_record(path)):
             trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
-    _print_warnings(output, trained)
+    print_warnings(output, trained)
 
     from hookline.trained.predicting import write_predictions
 
@@ -207,69 +183,10 @@ def predict(
     num_rows = write_predictions(trained, source, target.path, force=target.force)
     if output.json:
         output.document(
-            {**_values_of(trained), "path": str(target.path), "rows": num_rows, "warnings": trained.warnings}
+            {**values_of(trained), "path": str(target.path), "rows": num_rows, "warnings": trained.warnings}
         )
-    output.prose(_origin_of(trained))
+    output.prose(origin_of(trained))
     output.prose(f"wrote {target.path}: {num_rows} rows")
-
-
-@click.command(cls=Command)
-@run_argument
-@_overrides
-@_choosing_form
-@_checkpoint
-@runs_option
-@output_options
-@plugin_options
-@_writing
-@ended_at_once()
-def export(
-    output: Output,
-    catalog: Catalog,
-    run: str,
-    overrides: Sequence[str],
-    form: Form,
-    target: Target,
-    checkpoint: str | None,
-    parent: Path,
-) -> None:
-    """Export the model of RUN for other programs.
-
-    The file takes the values of the data file and gives predictions in its units, if the data source offers that.
-    Compares the outputs of the exported model with those of the original. Without -o, the file is named after the run
-    and written to the current folder. RUN is a number, a name, a path, `last` or `best`. KEY=VALUE overrides its
-    config.
-    """
-    path = find_run(run, parent)
-
-    from hookline.trained.exporting import export_model
-    from hookline.trained.loading import load_trained
-
-    with noting_missing_files(read_record(path)):
-        trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
-    _print_warnings(output, trained)
-    made = export_model(trained, form.to, target.path, force=target.force, bare=form.bare)
-    if output.json:
-        values = {
-            "path": str(made.path),
-            "format": made.format,
-            "inputs": "raw" if made.takes_raw else "prepared",
-            "examples": made.num_examples,
-            "largest_difference": made.largest_difference,
-            "rtol": made.rtol,
-            "atol": made.atol,
-        }
-        output.document({**_values_of(trained), **values, "warnings": trained.warnings})
-    output.prose(_origin_of(trained))
-    output.prose(f"wrote {made.path}")
-    if made.format != "safetensors":
-        taken = "the values of the data file" if made.takes_raw else "inputs prepared as in training"
-        output.prose(f"it takes {taken}")
-    spread = " * spread" if made.takes_raw else ""
-    allowed = "0" if made.rtol == 0 else f"{made.atol:g}{spread} + {made.rtol:g} * output"
-    output.prose(
-        f"compared on {made.inputs}: largest output difference {made.largest_difference:.3g}, allowed {allowed}"
-    )
 
 
 def _onnx_model(path: Path, overrides: Sequence[str], checkpoint: str | None) -> OnnxModel:
@@ -313,16 +230,19 @@ def _json_texts(parts: Iterator[Columns]) -> Iterator[str]:
             yield msgspec.json.encode(dict(zip(part, row, strict=True))).decode() + "\n"
 
 
-def _print_warnings(output: Output, source: Evaluation | Trained | OnnxModel) -> None:
+def print_warnings(output: Output, source: Evaluation | Trained | OnnxModel) -> None:
+    """Print the warnings about the weights of a model as notes."""
     for text in source.warnings:
         output.note(f"warning: {text}")
 
 
-def _origin_of(source: Evaluation | Trained | OnnxModel) -> str:
+def origin_of(source: Evaluation | Trained | OnnxModel) -> str:
+    """Return the run and the origin of the weights of a model, for people."""
     return f"{source.path.name}: {source.weights}, after {source.step} steps"
 
 
-def _values_of(source: Evaluation | Trained | OnnxModel) -> dict[str, Any]:
+def values_of(source: Evaluation | Trained | OnnxModel) -> dict[str, Any]:
+    """Return the run and the origin of the weights of a model, for programs."""
     return {"run": source.path.name, "weights": source.weights, "step": source.step}
 
 

@@ -28,10 +28,12 @@ class Division(NamedTuple):
     Attributes:
         files: The number of the file of each row; the first one is split further.
         key: The value of each row in the column that decides; None for a random split.
+        rows: The number of each row in the files, from 0 below the header of the first.
     """
 
     files: pl.Series
     key: pl.Series | None
+    rows: pl.Series
 
     def lacks_key(self) -> pl.Series:
         """Return a mask of the rows of the first file whose cell in the column that decides is empty."""
@@ -40,7 +42,8 @@ class Division(NamedTuple):
 
     def of_rows(self, keep: pl.Series) -> Division:
         """Return what decides on the rows under a mask."""
-        return Division(self.files.filter(keep), None if self.key is None else self.key.filter(keep))
+        key = None if self.key is None else self.key.filter(keep)
+        return Division(self.files.filter(keep), key, self.rows.filter(keep))
 
 
 def read_division(
@@ -58,13 +61,14 @@ def read_division(
     files = file_numbers(sheet)
     by = key_of(options)
     if by is None or by[1] not in sheet.names:  # a missing column is a fault already
-        return Division(files, None)
+        return Division(files, None, sheet.rows)
     option, name = by
     column = sheet.column(name)
     is_empty = column.is_null() & (files == 0)
     if refuses_gaps and is_empty.any():
         _add_cells(sheet, column, is_empty, f"the cell is empty, but `{option}` needs it", faults)
-    return Division(files, _in_order(sheet, column, dates, faults) if option == "order_by" else _as_labels(column))
+    key = _in_order(sheet, column, dates, faults) if option == "order_by" else _as_labels(column)
+    return Division(files, key, sheet.rows)
 
 
 def split_table(division: Division, options: Options, faults: Faults) -> dict[str, Tensor]:
