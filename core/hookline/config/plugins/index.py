@@ -11,7 +11,7 @@ import importlib.util
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 import tomli
@@ -65,7 +65,7 @@ class KnownPlugin(msgspec.Struct, frozen=True, order=True):
         return f"pip install {upgrade}{shlex.quote(self.distribution)}"
 
 
-class Index(NamedTuple):
+class Index:
     """What the indexes of the installed distributions list.
 
     Attributes:
@@ -73,8 +73,19 @@ class Index(NamedTuple):
         problems: One sentence for each index that cannot be read.
     """
 
-    plugins: Sequence[KnownPlugin]
-    problems: Sequence[str]
+    def __init__(self, plugins: Sequence[KnownPlugin], problems: Sequence[str]) -> None:
+        self.plugins, self.problems = plugins, problems
+        self._found: dict[tuple[str, str], list[KnownPlugin]] = {}
+        for plugin in plugins:
+            self._found.setdefault((plugin.kind, normalized_name(plugin.name)), []).append(plugin)
+
+    def hints(self, kind: str, name: str) -> list[str]:
+        """Return a hint for each distribution that is known to offer a plugin that is not installed."""
+        return [
+            f"{name!r} is in the distribution {plugin.distribution}: {plugin.how_to_install}"
+            + (f" (says the index of {plugin.listed_by})" if plugin.listed_by else "")
+            for plugin in self._found.get((kind, normalized_name(name.rpartition("/")[2])), ())
+        ]
 
 
 def read_index(catalog: Catalog) -> Index:
@@ -89,17 +100,6 @@ def read_index(catalog: Catalog) -> Index:
         except Exception as error:  # noqa: BLE001 - a faulty index must not hide the others, nor the error of a config
             problems.append(printable(f"the index of {entry.source} cannot be read: {text_of(error)}"))
     return Index(sorted(plugins), problems)
-
-
-def where_to_get(catalog: Catalog, kind: str, name: str) -> list[str]:
-    """Return a hint for each distribution that is known to offer a plugin that is not installed."""
-    wanted = normalized_name(name.rpartition("/")[2])
-    return [
-        f"{name!r} is in the distribution {plugin.distribution}: {plugin.how_to_install}"
-        + (f" (says the index of {plugin.listed_by})" if plugin.listed_by else "")
-        for plugin in read_index(catalog).plugins
-        if plugin.kind == kind and normalized_name(plugin.name) == wanted
-    ]
 
 
 def _plugins_of(value: str, listed_by: str) -> list[KnownPlugin]:
