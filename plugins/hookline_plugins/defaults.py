@@ -20,9 +20,13 @@ COMMANDS: Final[dict[str, str]] = {
     "dashboard": "Show the runs in FOLDER in a browser, until Ctrl-C.",
     "eject": "Write RUN as a plain PyTorch script.",
     "report": "Make a report of a run, or of several, as one HTML file.",
+    "sweep": "Search for the best values of options, with a run for each trial.",
     "verify": "Compare SCRIPT with RUN, to the last bit.",
 }
 """The summaries of the commands in the group ``hookline.command``, which are not imported to list them."""
+
+TABLES: Final[tuple[str, ...]] = ("sweep",)
+"""Tables of a config file that these commands read. A run has none of them, so it ignores them."""
 
 EXPORTS: Final[dict[str, str]] = {
     "bundle": "One file, with which another machine predicts and evaluates.",

@@ -216,6 +216,7 @@ ELSEWHERE = [
     ("data", "images"),
     ("callback", "init-from"),
     ("loss", "transformers"),
+    ("callback", "prune"),
     *(("callback", name) for name in ("mlflow", "trackio", "wandb")),
 ]
 """Plugins that are checked below, that have no meaning without another plugin, or whose hooks are tensorboard's."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from support import Environment
+from support import Environment, run, warm_program
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,20 @@ def test_show_has_the_options_of_a_format_and_the_command(extended: Environment)
     done = extended.hookline("show", "export", "arrays")
     assert "beginning of the names of the files" in done.stdout
     assert done.stdout.splitlines()[-1] == "hookline export last --to arrays 'export.prefix=\"w-\"'"
+
+
+def test_a_bundle_predicts_in_another_environment_without_the_run_and_its_data(
+    extended: Environment, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    rows = [f"{n % 9},{['x', 'y'][n % 2]},{3 * (n % 9)}" for n in range(30)]
+    (tmp_path / "there" / "a.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
+    (tmp_path / "new.csv").write_text("a,b\n3,y\n1e-3,x\n")
+    words = ["data=csv", "data.path=a.csv", "data.target=y", 'data.one_hot=["b"]', "data.standardize=true"]
+    assert extended.hookline("train", *words, "--quiet", cwd=tmp_path / "there").returncode == 0
+    expected = extended.hookline("predict", "last", "../new.csv", cwd=tmp_path / "there")
+    assert extended.hookline("export", "last", "--to", "bundle", "-o", "../b.zip", cwd=tmp_path / "there").stderr == ""
+    shutil.rmtree(tmp_path / "there")
+    found = run([str(warm_program()), "predict", "b.zip", "new.csv"], cwd=tmp_path)
+    assert (found.returncode, found.stdout) == (0, expected.stdout), found.stderr
+    assert found.stdout.count("\n") == 3

@@ -58,15 +58,23 @@ run_argument = click.argument("run", shell_complete=complete_run)
 """A run: its number, name or path, ``last`` or ``best``."""
 
 
-class ListByDefault(click.Group):
-    """Click group whose default command is ``list``."""
+class GroupWithDefault(click.Group):
+    """Click group with a command that is called when the first word names none.
+
+    Args:
+        default_command: Its name; the other arguments are those of ``click.Group``.
+    """
 
     command_class = Command
 
+    def __init__(self, *arguments: Any, default_command: str = "list", **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._default_command = default_command
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Insert ``list`` unless the first word names a command."""
+        """Insert the default command unless the first word names a command."""
         if not args or args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
-            args = ["list", *args]
+            args = [self._default_command, *args]
         return super().parse_args(ctx, args)
 
 

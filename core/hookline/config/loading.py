@@ -35,7 +35,7 @@ from hookline.config.toml_positions import MAX_DEPTH, MAX_FAULTS, KeyPath
 from hookline.engine.errors import ConfigError, Fault, Location, PluginError
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.words import did_you_mean
+from hookline.engine.words import did_you_mean, shortened
 
 if TYPE_CHECKING:
     from hookline.config.plugins.index import Index
@@ -211,6 +211,7 @@ class _Assembly:
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
         self._unknown: dict[str, int] = {}  # numbers of their faults, which get a hint at the end
+        self._options: dict[str, tuple[Sequence[Option], str]] = {}  # by table, with their owner
         self._secrets: set[str] = set()
         self._secret_lines: set[str | None] = set()
         self._references = References(self.faults)
@@ -226,14 +227,15 @@ class _Assembly:
         """Apply all layers, each on top of the previous one."""
         self._add(walk_mapping(self._catalog.default("run"), Origin("default")))
         self._add(walk_mapping(defaults, Origin("default", detail="this command")))
+        of_commands = self._catalog.default("tables")
         for layer in read_source(source):
-            self._add(layer)
+            self._add(item for item in layer if item.path[0] not in of_commands)
         self._add(item for label, target in plugins.items() if (item := self._object(label, target)))
         for option, values in switches.items():
             self._add(walk_keys(values, Origin(option)))
         self._add(read_overrides(overrides, self.faults))
         for table in self._tables.values():
-            self._references.settings |= {setting.key: setting for setting in table.settings.values()}
+            self._refer_to(table)
         self._learn("train", options_of(TrainOptions), "the loop")
 
     def _add(self, items: Iterable[Item]) -> None:
@@ -308,8 +310,8 @@ class _Assembly:
         rules = self._finish_rules(self._tables.pop("plugins"))
         train = self._tables.pop("train")
         found = [self._found(table, vet) for table in self._chosen_by_name()]
-        self._references.replace([*self._references.settings])
-        options = self._convert(train, options_of(TrainOptions), "the loop")
+        self._replace_all_references()
+        options = self._convert(train)
         choices = [choice for one in found if (choice := self._finish_plugin(one))]
         self._raise_faults(choices)
         if self._plugin_errors:
@@ -332,7 +334,10 @@ class _Assembly:
             if item.path[0] != kind or len(item.path) < 2:
                 self._fault(f"unknown key {shown(item.path[0])}", item.location, f"its options are {kind}.NAME=VALUE")
             self._set(table, item.path[1:], item)
-        choice = self._finish_plugin(table, vet)
+        self._refer_to(table)
+        found = self._found(table, vet)
+        self._replace_all_references()
+        choice = self._finish_plugin(found)
         self._raise_faults([choice] if choice else [])
         if choice is None:
             raise combined(self._plugin_errors)
@@ -358,18 +363,31 @@ class _Assembly:
         self._references.replace(table.settings["use"].key for table in tables if "use" in table.settings)
         return tables
 
-    def _learn(self, label: str, options: Iterable[Option], owner: str) -> None:
-        """Make the options of a table known to references, with their defaults."""
-        for option in options:
-            key = f"{label}.{option.name}"
-            self._references.settings.setdefault(key, Setting(key, option.default, Origin("default", detail=owner)))
-            self._secrets |= {key} if option.is_secret else set()
+    def _refer_to(self, table: _Table) -> None:
+        """Make the settings of a table known to references."""
+        self._references.settings |= {setting.key: setting for setting in table.settings.values()}
+
+    def _replace_all_references(self) -> None:
+        self._references.has_options = True
+        self._references.replace([*self._references.settings])
+
+    def _learn(self, label: str, options: Sequence[Option], owner: str) -> None:
+        """Set the options that a table has, and make their defaults known to references."""
+        self._options[label] = options, owner
+        keys = {f"{label}.{option.name}": option for option in options}
+        self._secrets |= {key for key, option in keys.items() if option.is_secret}
+        self._references.settings |= {
+            key: Setting(key, option.default, Origin("default", detail=owner))
+            for key, option in keys.items()
+            if key not in self._references.settings
+        }
 
     def _raise_faults(self, choices: Iterable[PluginChoice] = ()) -> None:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
         known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
         for name, number in self._unknown.items():
-            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, (*TABLES, EXTENDS))
+            tables = (*TABLES, EXTENDS, *self._catalog.default("tables"))
+            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, tables)
             self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
@@ -388,7 +406,7 @@ class _Assembly:
         num_before = len(self.faults)
         self._learn(table.name, options_of(PluginRules), "[plugins]")
         self._references.replace(setting.key for setting in table.settings.values())
-        values = self._convert(table, options_of(PluginRules), "[plugins]")
+        values = self._convert(table)
         location = table.settings["require"].origin.location if "require" in table.settings else None
         missing: list[Fault] = []
         for requirement in values.get("require", ()):
@@ -420,7 +438,9 @@ class _Assembly:
                 self._plugin_errors.append(error)
         if plugin:
             self._learn(table.name, plugin.options, str(plugin))
-            self._learn(table.name, [Option("on_error", str, "fail")] if table.kind == "callback" else [], "the loop")
+            if table.kind == "callback":
+                on_error = Setting(f"{table.name}.on_error", "fail", Origin("default", detail="the loop"))
+                self._references.settings.setdefault(on_error.key, on_error)
         elif not use or use.value != OFF:
             self._references.unclear.add(table.name)
         if use:
@@ -439,7 +459,7 @@ class _Assembly:
             return None
         location = use.origin.location or table.header
         on_error = self._finish_on_error(table, plugin) if plugin.kind == "callback" else "fail"
-        options = self._convert(table, plugin.options, str(plugin), location)
+        options = self._convert(table, location)
         return PluginChoice(table.name, plugin, ReadOnly(options), location, on_error)
 
     def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
@@ -503,10 +523,9 @@ class _Assembly:
             self._plugin_errors.append(error)
         return None
 
-    def _convert(
-        self, table: _Table, options: Sequence[Option], owner: str, location: Location | None = None
-    ) -> dict[str, Any]:
+    def _convert(self, table: _Table, location: Location | None = None) -> dict[str, Any]:
         """Return the converted value of each option; unknown, invalid and missing ones become faults."""
+        options, owner = self._options[table.name]
         known = {option.name: option for option in options}
         for name, setting in table.settings.items():
             if name not in known:
@@ -542,7 +561,7 @@ class _Assembly:
         references = setting.origin.references
         if any(key in self._secrets for key, _ in references):
             problem = f"{problem.partition(', got ')[0]}, got a secret that is not"
-        places = [f"${{{key}}} is from {origin.location or origin}" for key, origin in references]
+        places = [f"${{{shortened(key)}}} is from {origin.location or origin}" for key, origin in references]
         self._fault(f"{setting.key!r}: {problem}", setting.origin.location, "; ".join(places[:MAX_DEPTH]) or None)
 
     def _check_giver(self, setting: Setting | None) -> None:

@@ -522,8 +522,11 @@ def _with_fold(rows: Mapping[str, Tensor], options: Folding, by: _By, faults: Fa
 
 
 def _of_rows(key: Key, rows: Tensor) -> Key:
-    found, codes = key.codes[rows].unique(return_inverse=True)
-    return Key(key.name, codes, [key.values[code] for code in found.tolist()])
+    import torch
+
+    own = key.codes[rows]
+    found = own.bincount().nonzero().flatten()  # the values that these rows have
+    return Key(key.name, torch.searchsorted(found, own), [key.values[code] for code in found.tolist()])
 
 
 def number_fold(parts: Mapping[str, Any], rows: Mapping[str, Any], options: Folding) -> None:

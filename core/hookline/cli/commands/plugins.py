@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from hookline.cli.arguments import (
-    ListByDefault,
+    GroupWithDefault,
     callbacks_of_train,
     entry_values,
     find,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hookline.testing.inspection import Inspection
 
 
-@click.group(cls=ListByDefault)
+@click.group(cls=GroupWithDefault)
 def plugins() -> None:
     """List or check the installed plugins.
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from hookline.cli.arguments import (
-    ListByDefault,
+    GroupWithDefault,
     added_callbacks,
     noting_missing_files,
     output_options,
@@ -173,7 +173,7 @@ def _shown_callbacks(output: Output, catalog: Catalog) -> dict[str, bool]:
 # ---- looking at runs -------------------------------------------------------------------------------------------------
 
 
-@click.group(cls=ListByDefault)
+@click.group(cls=GroupWithDefault)
 def runs() -> None:
     """List, watch, show, tag, compare, plot or remove runs.
 

@@ -246,8 +246,8 @@ class Catalog:
         plugins, by name), ``run``, ``terminal``, ``json``, ``keep`` and ``ranks`` (tables of a config), ``starter`` (a
         function that suggests a config for a data file, with its reasons), ``given-arrays`` (a function that makes a
         data source of arrays), ``hooks`` (a class with hooks), ``parent`` (a function that returns the folder of the
-        runs), ``proof``, ``fast`` and ``overfit`` (functions that return the overrides of a proof or a trial), and
-        ``moved`` (new names of renamed keys). Other distributions cannot declare defaults, so installing one does not
-        change a run.
+        runs), ``proof``, ``fast`` and ``overfit`` (functions that return the overrides of a proof or a trial),
+        ``tables`` (names of tables of a config file that a command reads, and no run), and ``moved`` (new names of
+        renamed keys). Other distributions cannot declare defaults, so installing one does not change a run.
         """
         return self._defaults[part].load()

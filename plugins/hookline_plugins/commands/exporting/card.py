@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hookline import HooklineError
-from hookline.engine import encodable, printable, tensors_in
+from hookline.engine import encodable, printable
 from hookline.runs import read_record, row_of
 from hookline.trained import evaluate_run
 
@@ -23,7 +23,7 @@ _MODEL = "model.safetensors"
 _MAX_NAMES = 40
 """Number of columns or classes that are listed."""
 
-_PIPELINES = {
+_PIPELINES: dict[str, dict[str | None, str]] = {
     "csv": {"regression": "tabular-regression", "classification": "tabular-classification"},
     "images": {"classification": "image-classification"},
     "texts": {"classification": "text-classification"},
@@ -31,7 +31,8 @@ _PIPELINES = {
 }
 """Tasks of the Hub (https://huggingface.co/tasks), by data source and task."""
 
-_MARKUP = re.compile(r"""([\\`*_{}\[\]()<>#+!|~&$:@^])""")
+_ENTITIES = str.maketrans({mark: f"&#{ord(mark)};" for mark in "<>&|~$@"})
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!])")
 
 
 def card_of(trained: Trained, folder: Path, *, title: str, license_name: str, tags: Sequence[str]) -> str:
@@ -46,8 +47,8 @@ def card_of(trained: Trained, folder: Path, *, title: str, license_name: str, ta
     """
     record, title = read_record(folder), title or _label(trained)
     metrics, origin = _metrics(trained, record)
-    tags = dict.fromkeys(["hookline", *tags, *row_of(trained.path).tags])
-    header = _header(trained, record, title, metrics, [*tags], license_name)
+    every = dict.fromkeys(("hookline", *tags, *row_of(trained.path).tags))
+    header = _header(trained, record, title, metrics, [*every], license_name)
     parts = [
         f"---\n{header}---",
         f"# {_plain(title)}",
@@ -112,7 +113,7 @@ def _yaml(value: Any) -> str:
 def _usage(trained: Trained, record: RunRecord) -> str:
     needed = {"torch": record.identity["versions"]["torch"].partition("+")[0]}
     needed |= {name: found["version"] for name, found in record.identity.get("code", {}).items()}
-    packages = ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in needed.items())
+    packages = " and ".join(f"{_plain(name)} {_plain(version)}" for name, version in needed.items())
     return f"""## Use it
 
 Install {packages}. In this folder, or with its path instead of the dot:
@@ -130,13 +131,23 @@ def _snippet(trained: Trained, record: RunRecord) -> str:
     try:
         _ = trained.predictor
     except HooklineError:
-        shape = next(tuple(part.shape) for part in tensors_in(trained.data.train[0]))
-        batch = ", ".join(map(str, (1, *shape)))
-        use = f"print(trained.output(torch.zeros({batch})))  # inputs as in training"
-        return f"import hookline\nimport torch\n\n{load}\n{use}"
+        return f"import hookline\nimport torch\n\n{load}\n{_use_of_tensors(trained)}"
     suffix = Path(_dataset(record)).suffix
     name = f"new{suffix}" if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else "new"
     return f'import hookline\n\n{load}\nfor columns in trained.predictions("{name}"):\n    print(columns)'
+
+
+def _use_of_tensors(trained: Trained) -> str:
+    import torch
+
+    try:
+        inputs = trained.data.train[0][0]
+    except (HooklineError, LookupError, TypeError):
+        inputs = None
+    if not isinstance(inputs, torch.Tensor):
+        return "print(trained.model)"
+    batch = f"torch.zeros({', '.join(map(str, (1, *inputs.shape)))}, dtype={inputs.dtype})"
+    return f"inputs = {batch}  # as in training: scaled, for instance\nprint(trained.output(inputs))"
 
 
 def _data(trained: Trained, record: RunRecord) -> str:
@@ -151,7 +162,7 @@ def _data(trained: Trained, record: RunRecord) -> str:
         (name, split.get("num_examples") or "", split.get("content") or "")
         for name, split in record.identity.get("data", {}).items()
     ]
-    return _table(("", ""), rows) + "\n\n" + _table(("split", "examples", "fingerprint"), splits)
+    return _table(("property", "value"), rows) + "\n\n" + _table(("split", "examples", "fingerprint"), splits)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -192,7 +203,7 @@ def _training(record: RunRecord) -> str:
     ]
     return "\n\n".join(
         [
-            _table(("", ""), facts),
+            _table(("property", "value"), facts),
             _table(("part", "plugin", "distribution"), plugins),
             "<details><summary>Options</summary>",
             _table(("option", "value"), settings.items()),
@@ -210,8 +221,8 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return a text that Markdown shows as it is: its punctuation is escaped (CommonMark 0.31.2, section 2.4)."""
-    return _MARKUP.sub(r"\\\1", _one_line(value))
+    """Return a text that Markdown shows as it is, as CommonMark (0.31.2, sections 2.4 and 2.5) and its relatives do."""
+    return _MARKUP.sub(r"\\\1", _one_line(value)).translate(_ENTITIES)
 
 
 def _one_line(value: Any) -> str:
