@@ -107,9 +107,14 @@ def _plugins_of(value: str, listed_by: str) -> list[KnownPlugin]:
     plugins = msgspec.convert(document.get("plugin", []), list[KnownPlugin])
     for plugin in plugins:
         unmet(plugin.distribution)  # raises if it is no requirement, or an address
+    own = {"listed_by": listed_by}  # whatever the file says
     # Texts of others: no line of an error or of a list may be forged with them.
-    fields = [f for f in KnownPlugin.__struct_fields__ if f != "listed_by"]
-    return [KnownPlugin(*(printable(getattr(plugin, f)) for f in fields), listed_by) for plugin in plugins]
+    return [
+        msgspec.structs.replace(
+            plugin, **{name: printable(text) for name, text in msgspec.structs.asdict(plugin).items()} | own
+        )
+        for plugin in plugins
+    ]
 
 
 def _path_of(value: str) -> Path:
