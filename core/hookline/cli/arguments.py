@@ -321,9 +321,9 @@ def find(catalog: Catalog, kind: str, name: str) -> Entry:
     try:
         return catalog.find(kind, name)
     except LookupError as error:
-        from hookline.config.plugins.index import where_to_get
+        from hookline.config.plugins.index import read_index
 
-        hint = "\n  = ".join((str(error), *where_to_get(catalog, kind, name)))
+        hint = "\n  = ".join((str(error), *read_index(catalog).hints(kind, name)))
         raise ConfigError(f"no {kind} plugin named {name!r} is installed", hint=hint) from None
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from hookline.config.family import EXTENDS
 from hookline.config.layers import Item, Source, read_overrides, read_source, walk_keys, walk_mapping
@@ -35,6 +36,9 @@ from hookline.engine.errors import ConfigError, Fault, Location, PluginError
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean, shortened
+
+if TYPE_CHECKING:
+    from hookline.config.plugins.index import Index
 
 _PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 
@@ -489,6 +493,12 @@ class _Assembly:
         self._fault(f"{use.key!r}: expected a plugin name, got {shown(use.value)}", use.origin.location)
         return None
 
+    @cached_property
+    def _index(self) -> Index:
+        from hookline.config.plugins.index import read_index  # most runs never ask
+
+        return read_index(self._catalog)
+
     def _entry(self, table: _Table, use: Setting) -> Entry | None:
         """Return the installed plugin with the name in ``use``; None, with a fault, if there is none."""
         kind, name = table.kind, str(use.value)
@@ -499,9 +509,7 @@ class _Assembly:
         try:
             return self._catalog.find(kind, name)
         except LookupError as error:
-            from hookline.config.plugins.index import where_to_get  # most runs never ask
-
-            hint = "\n  = ".join((str(error), *where_to_get(self._catalog, kind, name)))
+            hint = "\n  = ".join((str(error), *self._index.hints(kind, name)))
             self._fault(f"no {kind} plugin named {shown(name)} is installed", location, hint)
         except PluginError as error:
             error.faults = (Fault("named here", location),) if location else ()
