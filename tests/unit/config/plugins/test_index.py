@@ -15,7 +15,7 @@ from support import ROOT
 
 PROJECT = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = tomli.loads((ROOT / "plugins" / "hookline_plugins" / "commands" / "index.toml").read_text())["plugin"]
-NOT_OF_A_PLUGIN = {"dev", "docs", "test", "testing", "metrics", "plots", "sklearn", "tokenizers"}
+NOT_OF_A_PLUGIN = {"dev", "docs", "test", "testing", "hub", "metrics", "plots", "sklearn", "tokenizers"}
 """Extras for which a plugin has options, or commands and programs have uses: none is needed by a plugin as such."""
 
 ACME = """
