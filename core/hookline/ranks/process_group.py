@@ -31,7 +31,7 @@ _FRAME = 1024
 _COST = 0.004
 """Share of the time that meetings may take."""
 _WAIT_S = 0.5
-"""Seconds to the next meeting, at most, if the steps keep their pace; one that becomes slow makes it late."""
+"""Seconds to the next meeting, at most, if the steps keep their pace; those that become slow make it late."""
 _ANSWER_S = 2.0
 """Seconds in which the other ranks notice that one is gone."""
 _SIGNS = ("gloo", "NCCL", "onnection closed", "Application timeout")
@@ -72,7 +72,7 @@ class ProcessGroup(Ranks):
         self._timeout_s, self.place = timeout_s, place
         self._next = 0
         self._met = time.perf_counter(), 0
-        self._cost_s = 0.0
+        self._cost_s = self._pace_s = 0.0
         self._has_failed = self.is_first = False
         self._watch = HookWatch(self.world_size, self.sum)
         self.observers = (self._watch,)
@@ -154,7 +154,9 @@ class ProcessGroup(Ranks):
     def _steps_to_next(self, now: float, step: int) -> int:
         before, step_before = self._met
         step_s = (now - before) / max(step - step_before, 1)
-        return max(min(int(self._cost_s / _COST / step_s) + 1, int(_WAIT_S / step_s)), 1)
+        # On a busy machine, steps that were slow may be so again.
+        self._pace_s = max(step_s, self._pace_s / 2)
+        return max(min(int(self._cost_s / _COST / step_s) + 1, int(_WAIT_S / self._pace_s)), 1)
 
     @contextmanager
     def noticing(self) -> Iterator[None]:
