@@ -25,8 +25,8 @@ from hookline.engine.words import printable
 
 _MAX_BYTES = 2**20
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-# A name, extras, a range of versions (PEP 508), and nothing else: no address, no marker. A pattern, because the import of
-# packaging takes longer than all else.
+# A name, extras, a range of versions (PEP 508), and nothing else: no address, no marker. The import of packaging, which
+# could check it, takes longer than all else.
 _Requirement = Annotated[
     str,
     msgspec.Meta(
