@@ -111,9 +111,11 @@ def warm_program(python: Path = Path(sys.executable)) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="hookline-warm-"))
     script, address = ROOT / "tests" / "warm.py", folder / "socket"
     program = folder / "hookline"
-    real = python.parent / "hookline"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} ask {address} {real} "$@"\n')
-    program.chmod(0o755)
+    # Programs of Python, python -c CODE, in such a fork.
+    for name, real in (("hookline", str(python.parent / "hookline")), ("python", "")):
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} ask {address} {real} "$@"\n')
+        path.chmod(0o755)
     env = {**os.environ, "PYTHONWARNINGS": "error"}
     server = subprocess.Popen([python, script, "serve", address], stdout=subprocess.PIPE, text=True, env=env)
     atexit.register(shutil.rmtree, folder)
@@ -122,3 +124,8 @@ def warm_program(python: Path = Path(sys.executable)) -> Path:
     assert server.stdout is not None
     assert server.stdout.readline() == "ready\n"
     return program
+
+
+def warm_python() -> str:
+    """Return a program that is ``python -c CODE WORD...`` with torch imported, in a fork as above."""
+    return str(warm_program().with_name("python"))

@@ -4,7 +4,8 @@ The import of torch is most of the time of a short command, and the tests run so
 of its own here, too, with its own folder, environment, streams and exit code. Tests of the start, of imports and of
 signals start the program itself.
 
-``python warm.py serve SOCKET`` is the process to be forked, ``python warm.py ask SOCKET PROGRAM WORD...`` a command.
+``python warm.py serve SOCKET`` is the process to be forked, ``python warm.py ask SOCKET PROGRAM WORD...`` a command;
+the program ``-c`` is Python itself, with its code as the first word.
 """
 
 from __future__ import annotations
@@ -69,20 +70,19 @@ def start(request: Mapping[str, Any], streams: Sequence[int]) -> NoReturn:
     os.chdir(request["cwd"])
     sys.argv[:] = request["words"]
     sys.path[0] = sys.argv[0].rpartition("/")[0]
+    code = sys.argv.pop(1) if sys.argv[0] == "-c" else "from hookline.cli import main\nmain()"
     sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, closefd=False, errors="backslashreplace")
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)
-    from hookline.cli import main
-
-    code: Any = 1
+    status: Any = 0
     try:
-        main()
+        exec(code, {"__name__": "__main__"})
     except SystemExit as ending:
-        code = ending.code or 0
+        status = ending.code or 0
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(code)  # taking all modules apart would take longer than the command
+    os._exit(status)  # taking all modules apart would take longer than the command
 
 
 if __name__ == "__main__":

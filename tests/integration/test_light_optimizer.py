@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support import run
+from support import run, warm_program, warm_python
 
 SETTING = """
 import functools, inspect, json, sys
@@ -47,9 +47,9 @@ def fitted(make, context=None, steps=5):
 """
 
 
-def told(program: str, warnings: str = "error") -> Any:
+def told(program: str) -> Any:
     """Run a program in a separate process; return its last line of output, parsed as JSON."""
-    done = run([sys.executable, "-c", SETTING + program], PYTHONWARNINGS=warnings)
+    done = run([warm_python(), "-c", SETTING + program])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -95,12 +95,12 @@ class Compiles:
         run.report("weights", [{"w": value} for value in run.model.weight.flatten().tolist()])
 """)
     words = ["--plugin", "compiles.py", "callbacks.compiles={}", "train.epochs=1", "--json"]
-    done = run([sys.executable, "-m", "hookline", "train", *words], cwd=tmp_path)
+    done = run([str(warm_program()), "train", *words], cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])["summary"]
     assert summary["compiled"][0]["was loaded"] is False
     assert summary["compiled"][0]["graphs"] > 0
-    plain = run([sys.executable, "-m", "hookline", "train", "train.epochs=1", "--json"], cwd=tmp_path)
+    plain = run([str(warm_program()), "train", "train.epochs=1", "--json"], cwd=tmp_path)
     learned = json.loads(plain.stdout.splitlines()[-1])["summary"]["learned and true parameters"]
     assert [row["w"] for row in summary["weights"]] == [row["learned"] for row in learned][:2]
 
@@ -117,7 +117,7 @@ class Loaded:
     def on_run_end(self, run):
         run.report("compiler", [{"is_loaded": "torch._dynamo" in sys.modules}])
 """)
-    command = [sys.executable, "-m", "hookline", "train", "--plugin", "loaded.py", "callbacks.loaded={}", "--json"]
+    command = [str(warm_program()), "train", "--plugin", "loaded.py", "callbacks.loaded={}", "--json"]
     parts = []
     for more in ([], ["--no-shortcuts"]):
         done = run([*command, "train.epochs=1", *more], cwd=tmp_path)
@@ -126,7 +126,7 @@ class Loaded:
     assert [summary.pop("compiler") for summary in parts] == [[{"is_loaded": False}], [{"is_loaded": True}]]
     assert parts[0] == parts[1]
     words = ["--plugin", "loaded.py", "--no-shortcuts", "--json", "last", "train.epochs=2"]
-    resumed = run([sys.executable, "-m", "hookline", "resume", *words], cwd=tmp_path)
+    resumed = run([str(warm_program()), "resume", *words], cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert json.loads(resumed.stdout.splitlines()[-1])["summary"]["compiler"] == [{"is_loaded": True}]
 
@@ -240,7 +240,11 @@ print(json.dumps([num_changed, inside, is_back, on_import == before, is_disabled
 
 
 def test_later_compilation_gives_the_same_graphs_and_the_same_results() -> None:
+    # torch's compiler uses features that torch itself warns of.
     program = """
+import warnings
+
+warnings.simplefilter("ignore")
 torch.manual_seed(0)
 with CONTEXT:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -264,11 +268,7 @@ with CONTEXT:
 graphs = [[counter.frame_count, counter.op_count] for counter in (whole, update)]
 print(json.dumps([was_loaded, losses, graphs, [parameter.tolist() for parameter in model.parameters()]]))
 """
-    # torch's compiler uses features that torch itself warns of.
-    light, plain = (
-        told(program.replace("CONTEXT", context), warnings="ignore")
-        for context in ("light_optimizer()", "nullcontext()")
-    )
+    light, plain = (told(program.replace("CONTEXT", context)) for context in ("light_optimizer()", "nullcontext()"))
     assert (light[0], plain[0]) == (False, True)
     assert light[1:] == plain[1:]
     assert all(num_graphs > 0 for num_graphs, _ in light[2])

@@ -462,7 +462,7 @@ _CONFIG = b"""[train]\nepochs = 2\nbatch_size = "all"\n[data]\nuse = "csv"\npath
 [model]\nuse = "mlp"\nhidden = [4, 2]\n[optimizer]\nuse = "adam"\nlr = 1e-3\nbetas = [0.9, 0.99]\n
 [callbacks.early-stopping]\npatience = 2\n[callbacks."a b"]\nuse = "json-lines"\non_error = "warn"
 [plugins]\nallow = "all"\n"""
-_FAMILY = b"""extends = ["base.toml"]\n[train]\nseed = "${train.epochs}"\nevaluate = ["${train.dtype}", "a${train.seed}"]\n
+_FAMILY = b"""extends = ["base.toml"]\n[train]\nseed = "${train.epochs}"\nevaluate = ["a${train.seed}"]\n
 [callbacks.early-stopping]\nmonitor = "x/$${loss}-${optimizer.lr}"\npatience = "${train.epochs}"\0
 [train]\nepochs = 2\nbatch_size = "${train.seed}"\n[model]\nuse = "mlp"\nhidden = ["${train.epochs}", 2]\n"""
 _METRICS = b'{"epoch":1,"step":2,"train/loss":0.5,"x":null}\n{"epoch":2,"step":4,"train/loss":1e300}\n{"epoch":2,"st'

@@ -13,6 +13,7 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.cli.arguments import (
+        GroupWithDefault,
         choosing_words,
         load_words,
         noting_missing_files,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "arguments": (
+        "GroupWithDefault",
         "choosing_words",
         "load_words",
         "noting_missing_files",
@@ -47,6 +49,7 @@ _HOME = {
 
 __all__ = [
     "Command",
+    "GroupWithDefault",
     "Output",
     "choosing_words",
     "fit_until_signal",

@@ -72,6 +72,33 @@ def _walk_document(path: Path, document: Document) -> list[Item]:
     return items
 
 
+def read_table(source: str | os.PathLike[str], name: str) -> list[Item]:
+    """Return the settings of a table of a config file that a command reads, such as ``[sweep]``; none without it.
+
+    Tables within it are walked down to their values. Something else than a table is one item with an empty path. Values
+    of a file win over those of the files that it extends.
+
+    Raises:
+        ConfigError: When a file cannot be read, or is not TOML.
+    """
+    family = Family()
+    family.read(Path(source))
+    found: dict[KeyPath, Item] = {}
+    for path, document in family.members:
+        for key, value in _walked(document.values.get(name, {}), (name,)):
+            place = document.places[key]
+            found[key] = Item(key[1:], value, Origin("file", place.value, folder=path.parent.absolute()), place.key)
+    return list(found.values())
+
+
+def _walked(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for name, item in value.items():
+        yield from _walked(item, (*path, str(name)))
+
+
 def walk_mapping(values: Mapping[str, Any], origin: Origin) -> list[Item]:
     """Return a mapping of tables as a layer."""
     return [Item(path, value, origin) for path, value in _leaves(values, ())]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from hookline.config.family import EXTENDS
 from hookline.config.layers import Item, Source, read_overrides, read_source, walk_keys, walk_mapping
@@ -34,7 +35,10 @@ from hookline.config.toml_positions import MAX_DEPTH, MAX_FAULTS, KeyPath
 from hookline.engine.errors import ConfigError, Fault, Location, PluginError
 from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
-from hookline.engine.words import did_you_mean
+from hookline.engine.words import did_you_mean, shortened
+
+if TYPE_CHECKING:
+    from hookline.config.plugins.index import Index
 
 _PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 
@@ -54,23 +58,6 @@ class Named:
     errors: tuple[PluginError, ...]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A table when its plugin has been looked for.
-
-    Attributes:
-        table: The table.
-        use: The setting that names its plugin; None after a fault.
-        plugin: The plugin; None if it is off, or after a fault.
-        faults: The faults.
-    """
-
-    table: _Table
-    use: Setting | None
-    plugin: Plugin | None
-    faults: list[Fault]
-
-
 @dataclass
 class _Table:
     """A table while the layers are combined.
@@ -80,12 +67,22 @@ class _Table:
         settings: The settings so far, by key within the table.
         origin: The layer that mentions it last.
         header: Position of that mention.
+        use: The setting that names its plugin; None after a fault.
+        plugin: The plugin; None before it is found, if it is off, and after a fault.
+        options: The options that it can have.
+        owner: Their owner, in words.
+        faults: The faults found with its plugin, to be reported with those of its options.
     """
 
     name: str
     settings: dict[str, Setting] = field(default_factory=dict)
     origin: Origin = field(default_factory=lambda: Origin("default"))
     header: Location | None = None
+    use: Setting | None = None
+    plugin: Plugin | None = None
+    options: Sequence[Option] = ()
+    owner: str = ""
+    faults: list[Fault] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -222,15 +219,16 @@ class _Assembly:
         """Apply all layers, each on top of the previous one."""
         self._add(walk_mapping(self._catalog.default("run"), Origin("default")))
         self._add(walk_mapping(defaults, Origin("default", detail="this command")))
+        of_commands = self._catalog.default("tables")
         for layer in read_source(source):
-            self._add(layer)
+            self._add(item for item in layer if item.path[0] not in of_commands)
         self._add(item for label, target in plugins.items() if (item := self._object(label, target)))
         for option, values in switches.items():
             self._add(walk_keys(values, Origin(option)))
         self._add(read_overrides(overrides, self.faults))
         for table in self._tables.values():
-            self._references.settings |= {setting.key: setting for setting in table.settings.values()}
-        self._learn("train", options_of(TrainOptions), "the loop")
+            self._refer_to(table)
+        self._learn(self._tables["train"], options_of(TrainOptions), "the loop")
 
     def _add(self, items: Iterable[Item]) -> None:
         """Apply one layer."""
@@ -303,10 +301,12 @@ class _Assembly:
         """
         rules = self._finish_rules(self._tables.pop("plugins"))
         train = self._tables.pop("train")
-        found = [self._found(table, vet) for table in self._chosen_by_name()]
-        self._references.replace([*self._references.settings])
-        options = self._convert(train, options_of(TrainOptions), "the loop")
-        choices = [choice for one in found if (choice := self._finish_plugin(one))]
+        tables = self._chosen_by_name()
+        for table in tables:
+            self._find_plugin(table, vet)
+        self._replace_all_references()
+        options = self._convert(train)
+        choices = [choice for table in tables if (choice := self._finish_plugin(table))]
         self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
@@ -328,10 +328,10 @@ class _Assembly:
             if item.path[0] != kind or len(item.path) < 2:
                 self._fault(f"unknown key {shown(item.path[0])}", item.location, f"its options are {kind}.NAME=VALUE")
             self._set(table, item.path[1:], item)
-        self._references.settings |= {setting.key: setting for setting in table.settings.values()}
-        found = self._found(table, vet)
-        self._references.replace([*self._references.settings])
-        choice = self._finish_plugin(found)
+        self._refer_to(table)
+        self._find_plugin(table, vet)
+        self._replace_all_references()
+        choice = self._finish_plugin(table)
         self._raise_faults([choice] if choice else [])
         if choice is None:
             raise combined(self._plugin_errors)
@@ -357,18 +357,31 @@ class _Assembly:
         self._references.replace(table.settings["use"].key for table in tables if "use" in table.settings)
         return tables
 
-    def _learn(self, label: str, options: Iterable[Option], owner: str) -> None:
-        """Make the options of a table known to references, with their defaults."""
-        for option in options:
-            key = f"{label}.{option.name}"
-            self._references.settings.setdefault(key, Setting(key, option.default, Origin("default", detail=owner)))
-            self._secrets |= {key} if option.is_secret else set()
+    def _refer_to(self, table: _Table) -> None:
+        """Make the settings of a table known to references."""
+        self._references.settings |= {setting.key: setting for setting in table.settings.values()}
+
+    def _replace_all_references(self) -> None:
+        self._references.has_options = True
+        self._references.replace([*self._references.settings])
+
+    def _learn(self, table: _Table, options: Sequence[Option], owner: str) -> None:
+        """Set the options that a table can have, and make their defaults known to references."""
+        table.options, table.owner = options, owner
+        keys = {f"{table.name}.{option.name}": option for option in options}
+        self._secrets |= {key for key, option in keys.items() if option.is_secret}
+        self._references.settings |= {
+            key: Setting(key, option.default, Origin("default", detail=owner))
+            for key, option in keys.items()
+            if key not in self._references.settings
+        }
 
     def _raise_faults(self, choices: Iterable[PluginChoice] = ()) -> None:
         known = {name: f"{choice.table}.{name}" for choice in choices for name in choice.options}
         known |= {name: f"train.{name}" for name in TrainOptions.__dataclass_fields__}
         for name, number in self._unknown.items():
-            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, (*TABLES, EXTENDS))
+            tables = (*TABLES, EXTENDS, *self._catalog.default("tables"))
+            meant = f"did you mean {known[name]!r}?" if name in known else did_you_mean(name, tables)
             self.faults[number] = replace(self.faults[number], hint=meant)
         if self.faults:
             self.faults += [fault for error in self._plugin_errors for fault in as_faults(error)]
@@ -385,9 +398,9 @@ class _Assembly:
     def _finish_rules(self, table: _Table) -> PluginRules:
         """Apply the rules to the catalog. If they are invalid or not met, nothing else is checked or imported."""
         num_before = len(self.faults)
-        self._learn(table.name, options_of(PluginRules), "[plugins]")
+        self._learn(table, options_of(PluginRules), "[plugins]")
         self._references.replace(setting.key for setting in table.settings.values())
-        values = self._convert(table, options_of(PluginRules), "[plugins]")
+        values = self._convert(table)
         location = table.settings["require"].origin.location if "require" in table.settings else None
         missing: list[Fault] = []
         for requirement in values.get("require", ()):
@@ -406,40 +419,41 @@ class _Assembly:
         self._catalog = self._catalog.restricted(allow=allow, deny=rules.deny, by="plugins.{}")
         return rules
 
-    def _found(self, table: _Table, vet: Callable[[Entry], None]) -> _Found:
+    def _find_plugin(self, table: _Table, vet: Callable[[Entry], None]) -> None:
         """Find the plugin of a table, and make its options known to references."""
         num_before = len(self.faults)
-        use, plugin = self._use(table), None
+        use = table.use = self._use(table)
         if use and use.value == OFF and table.kind not in ("callback", *OPTIONAL_KINDS):
             self._fault(f"{table.name!r} cannot be {OFF!r}: every run needs one", use.origin.location)
         elif use and use.value != OFF:
             try:
-                plugin = self._find(table, use, vet)
+                table.plugin = self._find(table, use, vet)
             except PluginError as error:
                 self._plugin_errors.append(error)
-        if plugin:
-            self._learn(table.name, plugin.options, str(plugin))
-            self._learn(table.name, [Option("on_error", str, "fail")] if table.kind == "callback" else [], "the loop")
+        if table.plugin:
+            self._learn(table, table.plugin.options, str(table.plugin))
+            if table.kind == "callback":
+                on_error = Setting(f"{table.name}.on_error", "fail", Origin("default", detail="the loop"))
+                self._references.settings.setdefault(on_error.key, on_error)
         elif not use or use.value != OFF:
             self._references.unclear.add(table.name)
+        if use and table.plugin and not isinstance(use.value, str):
+            use = table.use = replace(use, value=table.plugin.name)
         if use:
-            named = use if plugin is None or isinstance(use.value, str) else replace(use, value=plugin.name)
-            self._references.settings[use.key] = use = named
-        faults = self.faults[num_before:]
-        del self.faults[num_before:]  # they are reported with those of the table's options
-        return _Found(table, use, plugin, faults)
+            self._references.settings[use.key] = use
+        table.faults = self.faults[num_before:]
+        del self.faults[num_before:]
 
-    def _finish_plugin(self, found: _Found) -> PluginChoice | None:
-        table, use, plugin = found.table, found.use, found.plugin
-        self.faults += found.faults
+    def _finish_plugin(self, table: _Table) -> PluginChoice | None:
+        use, plugin = table.use, table.plugin
+        self.faults += table.faults
         if use and (plugin or use.value == OFF):
             self._settings[use.key] = use
         if not use or not plugin:
             return None
         location = use.origin.location or table.header
         on_error = self._finish_on_error(table, plugin) if plugin.kind == "callback" else "fail"
-        options = self._convert(table, plugin.options, str(plugin), location)
-        return PluginChoice(table.name, plugin, ReadOnly(options), location, on_error)
+        return PluginChoice(table.name, plugin, ReadOnly(self._convert(table, location)), location, on_error)
 
     def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
         key = f"{table.name}.on_error"
@@ -479,6 +493,12 @@ class _Assembly:
         self._fault(f"{use.key!r}: expected a plugin name, got {shown(use.value)}", use.origin.location)
         return None
 
+    @cached_property
+    def _index(self) -> Index:
+        from hookline.config.plugins.index import read_index  # most runs never ask
+
+        return read_index(self._catalog)
+
     def _entry(self, table: _Table, use: Setting) -> Entry | None:
         """Return the installed plugin with the name in ``use``; None, with a fault, if there is none."""
         kind, name = table.kind, str(use.value)
@@ -489,17 +509,16 @@ class _Assembly:
         try:
             return self._catalog.find(kind, name)
         except LookupError as error:
-            self._fault(f"no {kind} plugin named {shown(name)} is installed", location, str(error))
+            hint = "\n  = ".join((str(error), *self._index.hints(kind, name)))
+            self._fault(f"no {kind} plugin named {shown(name)} is installed", location, hint)
         except PluginError as error:
             error.faults = (Fault("named here", location),) if location else ()
             self._plugin_errors.append(error)
         return None
 
-    def _convert(
-        self, table: _Table, options: Sequence[Option], owner: str, location: Location | None = None
-    ) -> dict[str, Any]:
+    def _convert(self, table: _Table, location: Location | None = None) -> dict[str, Any]:
         """Return the converted value of each option; unknown, invalid and missing ones become faults."""
-        known = {option.name: option for option in options}
+        owner, known = table.owner, {option.name: option for option in table.options}
         for name, setting in table.settings.items():
             if name not in known:
                 hint = did_you_mean(name, known) if known else f"{owner} has no options"
@@ -519,6 +538,8 @@ class _Assembly:
             if option.is_secret:
                 origins = [setting.origin, *(origin for _, origin in setting.origin.references)]
                 self._secret_lines |= {origin.location.text for origin in origins if origin.location}
+            if option.is_from_user:
+                self._check_giver(setting)
             if setting.value is NO_VALUE:
                 continue
             try:
@@ -532,8 +553,17 @@ class _Assembly:
         references = setting.origin.references
         if any(key in self._secrets for key, _ in references):
             problem = f"{problem.partition(', got ')[0]}, got a secret that is not"
-        places = [f"${{{key}}} is from {origin.location or origin}" for key, origin in references]
+        places = [f"${{{shortened(key)}}} is from {origin.location or origin}" for key, origin in references]
         self._fault(f"{setting.key!r}: {problem}", setting.origin.location, "; ".join(places[:MAX_DEPTH]) or None)
+
+    def _check_giver(self, setting: Setting | None) -> None:
+        """Check that no file sets an option, nor a part of it."""
+        while setting:
+            if "file" in (setting.origin.layer, *(origin.layer for _, origin in setting.origin.references)):
+                message = f"{setting.key!r} cannot be set in a file, which somebody else may have written"
+                hint = f"set it where the run is started: {setting.key}=VALUE on the command line, or from Python"
+                self._fault(message, setting.key_location or setting.origin.location, hint)
+            setting = setting.overrode
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:
         self.faults.append(Fault(message, location, hint))

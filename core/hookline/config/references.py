@@ -48,6 +48,7 @@ class References:
 
     Attributes:
         settings: Every setting that a reference can name, by its full key.
+        has_options: Whether ``settings`` has the defaults of all options.
         unclear: Tables whose keys are not known, because of other faults: references to them are no further faults.
 
     Args:
@@ -56,6 +57,7 @@ class References:
 
     def __init__(self, faults: list[Fault]) -> None:
         self.settings: dict[str, Setting] = {}
+        self.has_options = False
         self.unclear: set[str] = set()
         self._faults = faults
         self._tables: set[str] = set()
@@ -64,9 +66,10 @@ class References:
 
     def replace(self, wanted: Iterable[str]) -> None:
         """Replace the references of the wanted settings, and of those that they refer to, by values."""
-        self._tables = {table for key in self.settings for table in (key.partition(".")[0], key.rpartition(".")[0])}
         graph: dict[str, list[str]] = {}
-        waiting = [*wanted]
+        waiting = [key for key in wanted if _has_marks(self.settings[key])]
+        if waiting:
+            self._tables = {table for key in self.settings for table in (key.partition(".")[0], key.rpartition(".")[0])}
         for key in waiting:
             if key not in graph and key not in self._done and _has_marks(self.settings[key]):
                 graph[key] = self._targets(self.settings[key])
@@ -131,7 +134,11 @@ class References:
             candidates = islice(self.settings, _MAX_CANDIDATES if len(self._faults) < MAX_FAULTS else 0)
             near = nearest(name, candidates)
             message = "refers to a key that this config does not have"
-            hint = f"did you mean ${{{near}}}?" if near else "hookline explain TABLE lists the keys of a table"
+            hint = (
+                f"did you mean ${{{shortened(near)}}}?" if near else "hookline explain TABLE lists the keys of a table"
+            )
+            if not self.has_options:
+                message, hint = "refers to a key that nothing sets", "plugins are named before their defaults are known"
         self.fault(setting, f"{setting.key!r}: {shortened(mark)} {message}", mark, inner, hint)
         return None
 

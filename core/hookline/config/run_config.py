@@ -17,6 +17,7 @@ from hookline.engine.errors import Location
 from hookline.engine.plugin.member import Member
 from hookline.engine.result import Shown
 from hookline.engine.train_options import TrainOptions
+from hookline.engine.words import printable
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
 """The kinds of which a run has one plugin, in the table with the name of the kind."""
@@ -77,7 +78,7 @@ class Origin:
         place = f"{self.layer} of {self.detail}" if self.detail else self.layer
         if self.layer == "file" and self.location:
             place = f"{self.location.source}:{self.location.line}"
-        sources = [f"${{{key}}} from {origin}" for key, origin in self.references]
+        sources = [f"${{{printable(key)}}} from {origin}" for key, origin in self.references]
         return ", ".join([place, *sources[:_MAX_SHOWN], *["..."][len(sources) <= _MAX_SHOWN :]])
 
     def locate(self, part: str, inner: KeyPath = ()) -> Location | None:

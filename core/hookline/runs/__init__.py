@@ -8,7 +8,7 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.runs.changes import Change, differences
-    from hookline.runs.config_text import complete_toml
+    from hookline.runs.config_text import complete_toml, to_toml
     from hookline.runs.curves import Curve, metric_names, read_curves
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hookline.runs.overview.frame import frame
     from hookline.runs.overview.glance import Glance, glance_at
     from hookline.runs.overview.growing import GrowingFile
+    from hookline.runs.overview.notes import change_tags
     from hookline.runs.overview.search import find_run
     from hookline.runs.record import Attempt, BestValue, RunRecord, read_record
     from hookline.runs.redaction import Redaction, redacted_word
@@ -45,7 +46,10 @@ _HOME = {
         "Change",
         "differences",
     ),
-    "config_text": ("complete_toml",),
+    "config_text": (
+        "complete_toml",
+        "to_toml",
+    ),
     "curves": (
         "Curve",
         "metric_names",
@@ -96,6 +100,7 @@ _HOME = {
         "glance_at",
     ),
     "overview.growing": ("GrowingFile",),
+    "overview.notes": ("change_tags",),
     "overview.search": ("find_run",),
     "record": (
         "Attempt",
@@ -130,6 +135,7 @@ __all__ = [
     "Save",
     "StateCheck",
     "begin_save",
+    "change_tags",
     "checkpoint_rows",
     "command_of",
     "commit_of",
@@ -159,6 +165,7 @@ __all__ = [
     "run_names",
     "state_from_safetensors",
     "state_to_safetensors",
+    "to_toml",
 ]
 
 if not TYPE_CHECKING:

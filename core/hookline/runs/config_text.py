@@ -14,7 +14,7 @@ from hookline.config.toml_text import parse_value
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.view import ConfigView
 from hookline.engine.words import printable
-from hookline.runs.redaction import REDACTED, Redaction
+from hookline.runs.redaction import REDACTED, Redaction, keys_from_user
 
 _KEY_WIDTH = 28
 
@@ -49,12 +49,12 @@ def commented_toml(config: RunConfig) -> str:
 def complete_toml(config: ConfigView) -> str:
     """Return ``config`` as TOML that does not depend on later defaults: every value, with its origin.
 
-    Values with secrets are left out, and so are values that a config cannot hold: None, objects passed from Python,
-    numbers that are not finite, text with hidden characters. So is a callback that was switched off only to show the
-    run differently.
+    Values with secrets and options that no file may set are left out, and so are values that a config cannot hold:
+    None, objects passed from Python, numbers that are not finite, text with hidden characters. So is a callback that
+    was switched off only to show the run differently.
     """
     tables: dict[str, list[str]] = {}
-    redaction = Redaction.of(config)
+    redaction, from_user = Redaction.of(config), keys_from_user(config)
     for key, setting in config.settings.items():
         label, _, name = key.rpartition(".")
         if name == "use" and setting.origin.layer == SHOWN and setting.value == OFF:
@@ -62,7 +62,7 @@ def complete_toml(config: ConfigView) -> str:
         value = config.lasting(key)
         shown = redaction.setting(key, value) if is_plain(value) else None
         # A value without its secrets is not the value, so it must not be read back.
-        is_setting = shown is not None and shown == value and _is_readable(to_toml(value))
+        is_setting = key not in from_user and shown is not None and shown == value and _is_readable(to_toml(value))
         text = "none" if shown is None else REDACTED if shown == REDACTED else to_toml(escaped(shown))
         line = f"{_key(name)} = {text}" if is_setting else f"# {_key(name)} = {printable(text)}"
         tables.setdefault(label, []).append(f"{line.ljust(_KEY_WIDTH)}  # {printable(str(setting.origin))}")
@@ -71,7 +71,7 @@ def complete_toml(config: ConfigView) -> str:
 
 def option_lines(label: str, name: str, options: Iterable[Option]) -> list[str]:
     """Return the lines that add a plugin to a config: required options to fill in, the others as comments."""
-    settings = [_line(option, option.default, is_comment=True) for option in options]
+    settings = [_line(option, option.default, is_comment=True) for option in options if not option.is_from_user]
     return [_header(label), f"use = {to_toml(name)}", *settings]
 
 
@@ -90,6 +90,8 @@ def _section(label: str, choice: PluginChoice | None, options: Iterable[Option],
     if choice and choice.on_error != "fail":
         lines.append(f"on_error = {to_toml(choice.on_error)}")
     for option in options:
+        if option.is_from_user:
+            continue
         setting = config.settings[f"{label}.{option.name}"]
         lines.append(_line(option, setting.value, is_comment=setting.origin.layer == "default"))
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Trials of a run: learning-rate finder, profile, ledger, hook trace, model summary. All load on first use."""
+"""Trials of a run: cross-validation, learning-rate finder, profile, ledger, and more. All load on first use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.trials.cross_validation import CrossValidation, FoldPlan, FoldResult, cross_validate
+    from hookline.trials.folds.planning import Fold, Planned
     from hookline.trials.hook_trace import HookCall, HookTrace
     from hookline.trials.ledger import Ledger
     from hookline.trials.lr_finder import LRCurve, LRPoint, lr_find
@@ -20,6 +21,10 @@ _HOME = {
         "FoldPlan",
         "FoldResult",
         "cross_validate",
+    ),
+    "folds.planning": (
+        "Fold",
+        "Planned",
     ),
     "hook_trace": (
         "HookCall",
@@ -44,6 +49,7 @@ _HOME = {
 
 __all__ = [
     "CrossValidation",
+    "Fold",
     "FoldPlan",
     "FoldResult",
     "HookCall",
@@ -53,6 +59,7 @@ __all__ = [
     "Ledger",
     "ModelSummary",
     "OutputShapes",
+    "Planned",
     "Profile",
     "cross_validate",
     "lr_find",

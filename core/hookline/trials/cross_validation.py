@@ -91,7 +91,7 @@ class FoldPlan:
         parent: The folder of the runs.
         plugins: Objects by table, if the config has any.
         catalog: The plugins that may be used; default: the installed ones.
-        is_kept: Whether the runs are kept, and so can be resumed.
+        is_kept: Whether the runs are kept, so that the result names their folders.
 
     Attributes:
         planned: The folds, each with its config and, if an earlier call has begun it, its run.
@@ -107,14 +107,14 @@ class FoldPlan:
         *,
         folds: int = 5,
         repeats: int = 1,
-        parent: Path,
+        parent: str | os.PathLike[str],
         plugins: Mapping[str, Any] | None = None,
         catalog: Catalog | None = None,
         is_kept: bool = True,
     ) -> None:
         if folds < 2 or repeats < 1:
             raise ValueError(f"a cross-validation has at least 2 folds and 1 repeat, not {folds} and {repeats}")
-        self.parent = parent.absolute()
+        self.parent = Path(parent).absolute()
         self._catalog, self._plugins, self._is_kept = catalog or Catalog.installed(), plugins, is_kept
         self._load, self._counts = load, (folds, repeats)
         self.planned: list[Planned] = []
@@ -122,29 +122,31 @@ class FoldPlan:
 
     def look(self) -> None:
         """Look again which folds have begun or are finished."""
-        self.planned = plan(self._load, self._counts, self.parent, self._catalog, is_kept=self._is_kept)
+        self.planned = plan(self._load, self._counts, self.parent, self._catalog)
 
-    def check(self, target: Path | None = None) -> None:
+    def check(self, target: str | os.PathLike[str] | None = None) -> None:
         """Read the data once, to find their faults, and whether a file with predictions can be written.
 
         Raises:
             DataError: With every fault of the data.
             ConfigError: When the file cannot be written.
         """
-        check_fold(self.planned[0], target)
+        check_fold(self.planned[0], Path(target) if target else None)
 
     def train(self, planned: Planned, train: Callable[[Run], object] = Run.fit) -> Path:
         """Train a fold with a function, from where it was left, unless it is finished; return its run folder."""
         return train_fold(planned, train, self._plugins, self._catalog)
 
-    def result(self, paths: Sequence[Path]) -> CrossValidation:
+    def result(self, paths: Sequence[str | os.PathLike[str]]) -> CrossValidation:
         """Measure the run of each fold, and return the result.
 
         Raises:
             DataError: When the data have changed since.
         """
         pairs = zip(self.planned, paths, strict=True)
-        return CrossValidation(((one.fold, measure_fold(one, path)) for one, path in pairs), is_kept=self._is_kept)
+        return CrossValidation(
+            ((one.fold, measure_fold(one, Path(path))) for one, path in pairs), is_kept=self._is_kept
+        )
 
 
 def cross_validate(

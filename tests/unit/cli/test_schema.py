@@ -160,3 +160,10 @@ def test_ambiguous_plugins_are_offered_by_their_qualified_names(catalog_with: Ma
     assert validator.is_valid({"model": {"use": "acme/mlp", "hidden": [3]}})
     assert validator.is_valid({"model": "hookline/mlp"})
     assert not validator.is_valid({"model": "mlp"})
+
+
+def test_the_schema_of_a_file_has_no_option_that_no_file_may_set(catalog_with: MakeCatalog) -> None:
+    notify = Entry("callback", "notify", "hookline_plugins.callbacks.notify:Notify", "hookline", "0.1.0")
+    validator = Draft7Validator(schema_of(catalog_with(notify)))
+    assert validator.is_valid({"callbacks": {"notify": {"on": ["failed"]}}})
+    assert not validator.is_valid({"callbacks": {"notify": {"command": ["true"]}}})

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hookline import Catalog, ConfigError, load_config
+from hookline import Catalog, ConfigError, load_config, resume, train
 from hookline.config.loading import named_entries
 from hookline.config.run_config import Setting
 from hookline.runs import complete_toml
+from hookline.trained import evaluate_run
 
 MakeCatalog = Callable[..., Catalog]
 BASE = """\
@@ -155,6 +157,21 @@ def test_a_complete_config_needs_no_other_file_and_names_the_files_of_its_values
     write(here, complete=text)
     (here / "base.toml").unlink()
     assert load_config("complete.toml", catalog=catalog_with()).train == config.train
+
+
+def test_a_run_is_evaluated_and_resumed_without_the_files_that_it_was_started_from(here: Path) -> None:
+    callbacks = "[callbacks.run-folder]\nname = 's-${train.seed}-$${x}'\n[callbacks.checkpoint]\n"
+    write(here, base=f"[train]\nepochs = 1\nseed = 7\n{callbacks}", run='extends = "base.toml"\n[train]\nseed = 8\n')
+    with pytest.raises(ConfigError, match=r"s-8-\$\{x\}"):  # a run cannot have this name
+        train("run.toml")
+    result = train("run.toml", ["callbacks.run-folder.name=s-${train.seed}"])
+    for path in here.glob("*.toml"):
+        path.unlink()
+    shutil.move(here / "runs" / "0001-s-8", here / "moved")
+    assert evaluate_run(here / "moved").metrics["train/loss"] == result.metrics["train/loss"]
+    resumed = resume(here / "moved", ["train.epochs=2", "train.max_steps=${data.num_examples}"])
+    assert resumed.config.train.max_steps == 1000
+    assert resumed.fit().epochs == 2
 
 
 def test_plugins_are_named_and_forbidden_by_a_base(here: Path, catalog_with: MakeCatalog) -> None:

@@ -144,7 +144,7 @@ def test_plugins_can_be_named_by_reference(load: Any, catalog_with: MakeCatalog)
     text = '[callbacks.any]\n[callbacks.b]\nuse = "${callbacks.c.use}"\n[callbacks.c]\nuse = "any"\n'
     text += '[model]\nuse = "${loss.x}"\n'
     [fault] = faults_of(load, text)
-    assert "'model.use': ${loss.x} refers to a key that this config does not have" in fault
+    assert "'model.use': ${loss.x} refers to a key that nothing sets" in fault
     config = load(text, "model=mlp")
     assert options_of(config, "callbacks.b")["text"] == "words"
     named = named_entries("run.toml", ["model=mlp"], catalog=catalog_with(ANYTHING))

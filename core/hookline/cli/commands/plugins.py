@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from hookline.cli.arguments import (
-    ListByDefault,
+    GroupWithDefault,
     callbacks_of_train,
     entry_values,
     find,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hookline.testing.inspection import Inspection
 
 
-@click.group(cls=ListByDefault)
+@click.group(cls=GroupWithDefault)
 def plugins() -> None:
     """List or check the installed plugins.
 
@@ -183,6 +183,43 @@ def _inspection_row(entry: Entry, catalog: Catalog, inspection: Inspection) -> l
     return [entry.kind, catalog.callable_name(entry), entry.source, seconds, *map(str, counts), result]
 
 
+@plugins.command("index")
+@click.argument("text", required=False, metavar="[NAME]")
+@output_options
+@plugin_options
+def list_index(output: Output, catalog: Catalog, text: str | None) -> None:
+    """List known plugins, with the distribution to install for each.
+
+    With NAME, only those with this text in their name, kind, distribution or summary. Nothing is fetched: Hookline
+    brings the list, and so may other distributions.
+    """
+    from hookline.config.plugins.index import read_index
+
+    index = read_index(catalog)
+    for problem in index.problems:
+        output.note(f"note: {problem}")
+    found = [plugin for plugin in index.plugins if (text or "").casefold() in plugin.line.casefold()]
+    if text and not found:
+        names = {plugin.name for plugin in index.plugins}
+        raise ConfigError(f"no index lists {text!r}", hint=did_you_mean(text, names))
+    states = ["installed" if plugin.is_installed else "" for plugin in found]
+    if output.json:
+        output.document(
+            [{**msgspec.to_builtins(p), "installed": bool(state)} for p, state in zip(found, states, strict=True)]
+        )
+        return
+    rows = [
+        [p.kind, p.name, p.distribution, state, p.summary, p.homepage, p.listed_by]
+        for p, state in zip(found, states, strict=True)
+    ]
+    head = ["kind", "name", "distribution", "state", "summary", "homepage", "listed by"]
+    # Most plugins of most indexes have neither of the last two.
+    kept = [number for number in range(len(head)) if number < 5 or any(row[number] for row in rows)]
+    output.table([head[number] for number in kept], [[row[number] for number in kept] for row in rows])
+    if len(found) == 1 and not found[0].is_installed:
+        output.prose(f"\nto install it: {found[0].how_to_install}")
+
+
 @click.command(cls=Command)
 @click.argument("kind", type=click.Choice((*KINDS, EXPORT)), metavar="KIND")
 @click.argument("name", shell_complete=complete_name)
@@ -211,7 +248,12 @@ def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
     output.prose(f"{entry}: {entry.value}\n\n{about}\n")
     if plugin.options and not output.quiet:
         rows = [
-            [o.name, "required" if o.is_required else to_toml(o.default), o.expected, o.description]
+            [
+                o.name,
+                "required" if o.is_required else to_toml(o.default),
+                o.expected,
+                f"{o.description}{' (not in a file)' if o.is_from_user else ''}",
+            ]
             for o in plugin.options
         ]
         output.table(["option", "default", "takes", "meaning"], rows)

@@ -136,7 +136,7 @@ def measure_fold(planned: Planned, path: Path) -> Measured:
         **_target_columns(run.data, evaluated.target),
         **predictor.columns(evaluated.prediction),
     }
-    metrics = dict(evaluated.numbers)
+    metrics = {name: float(number) for name, number in evaluated.numbers.items()}
     return Measured(path, found.weights.step, metrics, columns, getattr(predictor, "writers", {}), found.warnings)
 
 

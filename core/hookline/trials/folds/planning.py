@@ -72,7 +72,7 @@ class Planned(NamedTuple):
     values: dict[str, Any]
 
 
-def plan(load: Load, counts: tuple[int, int], parent: Path, catalog: Catalog, *, is_kept: bool) -> list[Planned]:
+def plan(load: Load, counts: tuple[int, int], parent: Path, catalog: Catalog) -> list[Planned]:
     """Return the folds of a cross-validation in their order.
 
     Args:
@@ -80,12 +80,11 @@ def plan(load: Load, counts: tuple[int, int], parent: Path, catalog: Catalog, *,
         counts: The number of folds and of repeats.
         parent: The folder of the runs.
         catalog: The plugins that may be used.
-        is_kept: Whether the runs are kept, and so can be resumed.
 
     Raises:
         ConfigError: When the config is faulty, its data have no folds, or the folder has runs of another config.
     """
-    defaults = catalog.default("keep") if is_kept else {}
+    defaults = catalog.default("keep")
     config = load(defaults, {})
     _check_data(config)
     first_seed = config.settings[_SEED].value
