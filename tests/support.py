@@ -111,8 +111,8 @@ def warm_program(python: Path = Path(sys.executable)) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="hookline-warm-"))
     script, address = ROOT / "tests" / "warm.py", folder / "socket"
     program = folder / "hookline"
-    # Programs of Python, python -c CODE, in such a fork.
-    for name, real in (("hookline", str(python.parent / "hookline")), ("python", "")):
+    # Programs of Python, python -c CODE, in such a fork; not named python, which pages call with files.
+    for name, real in (("hookline", str(python.parent / "hookline")), ("python-c", "")):
         path = folder / name
         path.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} ask {address} {real} "$@"\n')
         path.chmod(0o755)
@@ -128,4 +128,4 @@ def warm_program(python: Path = Path(sys.executable)) -> Path:
 
 def warm_python() -> str:
     """Return a program that is ``python -c CODE WORD...`` with torch imported, in a fork as above."""
-    return str(warm_program().with_name("python"))
+    return str(warm_program().with_name("python-c"))
