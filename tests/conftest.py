@@ -8,8 +8,10 @@ import shutil
 import tempfile
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Generator
 
 # Before torch is imported, here and in the processes that tests start: on a busy machine threads that wait for each
 # other make small operations many times slower, and no test is about threads.
@@ -26,6 +28,19 @@ if kernels := os.environ.get("ATEN_CPU_CAPABILITY"):
 def pytest_addoption(parser: pytest.Parser) -> None:
     help_text = "run everything with torch called in its own way; the numbers must be the same"
     parser.addoption("--without-shortcuts", action="store_true", help=help_text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Report a test module that cannot be imported: only plugins may lack an extra, and with it their doctests."""
+    option = collector.config.option
+    before, option.doctest_ignore_import_errors = option.doctest_ignore_import_errors, False
+    try:
+        return (yield)
+    finally:
+        option.doctest_ignore_import_errors = before
 
 
 def pytest_configure(config: pytest.Config) -> None:

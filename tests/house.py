@@ -25,7 +25,7 @@ EIGHT = ("hookspecs", "host", "hook_call", "loop", "position", "building", "step
 
 MAY_IMPORT = {
     "cli": ("trials", "trained", "testing", "ranks", "runs", "config", "engine", "shortcuts", "sections"),
-    "trials": ("runs", "config", "engine", "shortcuts"),
+    "trials": ("trained", "runs", "config", "engine", "shortcuts"),
     "trained": ("runs", "config", "engine", "sections"),
     "testing": ("ranks", "config", "engine", "sections"),
     "ranks": ("runs", "engine"),

@@ -14,10 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hookline import RunView
 from hookline.runs import RunFolder, folder_of
+
+if TYPE_CHECKING:
+    from hookline.trained import Comparison, Exported
 
 ROOT = Path(__file__).parents[1]
 HANG_S = 240.0
@@ -93,6 +96,12 @@ def saved_folder(run: RunView) -> RunFolder:
     folder = folder_of(run)
     assert folder is not None
     return folder
+
+
+def compared(made: Exported) -> Comparison:
+    """Return the comparison of an exported model with the model."""
+    assert made.comparison is not None
+    return made.comparison
 
 
 @functools.cache

@@ -26,11 +26,11 @@ def optional_package(name: str, needed_by: str, extra: str = "") -> ModuleType:
         raise PluginError(f"{needed_by} {name}: {error}", hint=f"pip install 'hookline[{extra or name}]'") from error
 
 
-def check_package(name: str, needed_by: str) -> None:
+def check_package(name: str, needed_by: str, extra: str = "") -> None:
     """Check that an optional package is installed, without importing it; the arguments are those above.
 
     Raises:
         PluginError: When it is not.
     """
     if importlib.util.find_spec(name) is None:
-        raise PluginError(f"{needed_by} {name}: it is not installed", hint=f"pip install 'hookline[{name}]'")
+        raise PluginError(f"{needed_by} {name}: it is not installed", hint=f"pip install 'hookline[{extra or name}]'")

@@ -1,7 +1,9 @@
 """Time for a step with logging, ``telemetry`` and a tracker, as ratios to the same run without, in one process.
 
 Run it with ``python tests/benchmarks/telemetry.py`` on a machine that does nothing else. The runs take turns of a few
-steps, and each turn is compared with the turn of the run without logging beside it; medians are what to quote.
+steps, and each turn is compared with the turn of the run without logging beside it; medians are what to quote. On a
+busy machine the time of the CPU varies less than that of the clock, and the job with next to no model shows what is
+added to each step.
 """
 
 from __future__ import annotations
@@ -72,7 +74,13 @@ def cnn() -> nn.Module:
     return nn.Sequential(*features, nn.Flatten(), nn.Linear(800, 10))
 
 
+def small() -> nn.Module:
+    """Return a model that takes less time than the loop."""
+    return nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 4))
+
+
 JOBS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor], int, int, int]] = {
+    "two small layers, 10 examples": (small, lambda n: torch.rand(n, 2), 10, 4, 50),
     "MLP with embeddings, 256 examples": (mlp_with_embeddings, lambda n: torch.randint(100, (n, 8)), 256, 10, 50),
     "small CNN, 64 images": (cnn, lambda n: torch.rand(n, 1, 28, 28), 64, 10, 50),
     "GPT of 10 million, 8 texts of 64 bytes": (GPT, lambda n: torch.randint(256, (n, 64)), 8, 256, 5),
@@ -112,14 +120,21 @@ def steps_of(job: str, device: str, **callbacks: Any) -> Any:
     return Run(load_config({**tables, "callbacks": named}, plugins=plugins | objects)).steps()
 
 
-def time_turn(steps: Any, num_steps: int, device: str) -> float:
-    """Return the seconds of some steps."""
-    start = time.perf_counter()
+def time_turn(steps: Any, num_steps: int, device: str) -> tuple[float, float]:
+    """Return the microseconds of a step by the clock, and those of the CPU."""
+    start, start_cpu = time.perf_counter(), time.process_time()
     for _ in range(num_steps):
         next(steps)
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return 1e6 * (time.perf_counter() - start) / num_steps, 1e6 * (time.process_time() - start_cpu) / num_steps
+
+
+def compared(values: tuple[float, ...], bases: tuple[float, ...]) -> str:
+    """Return the median of some times, and of what they add to others, turn by turn: the difference and the ratio."""
+    pairs = list(zip(values, bases, strict=True))
+    added, ratio = statistics.median(a - b for a, b in pairs), statistics.median(a / b for a, b in pairs)
+    return f"{statistics.median(values):12.1f}{added:8.1f}{ratio:8.3f}"
 
 
 def main() -> None:
@@ -139,18 +154,18 @@ def main() -> None:
         if importlib.util.find_spec("tensorboard"):
             tracker = {"at": tempfile.mkdtemp(), "when": "live"}
             contenders["telemetry and tensorboard"] = steps_of(job, arguments.device, telemetry={}, tensorboard=tracker)
-        times: dict[str, list[float]] = {name: [] for name in contenders}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
         for turn in range(arguments.turns + 1):
             # The first of a turn changes, because what runs before may warm up what runs after.
             order = list(contenders)[turn % len(contenders) :] + list(contenders)[: turn % len(contenders)]
             for name in order:
-                seconds = time_turn(contenders[name], num_steps, arguments.device)
+                taken = time_turn(contenders[name], num_steps, arguments.device)
                 if turn:
-                    times[name].append(seconds / num_steps)
-        print(f"\n{job}\n{'':28}{'us':>12}{'ratio':>8}")
+                    times[name].append(taken)
+        print(f"\n{job}\n{'':28}" + 2 * f"{'us':>12}{'added':>8}{'ratio':>8}" + "   (clock, CPU)")
         for name, values in times.items():
-            ratio = statistics.median(value / base for value, base in zip(values, times["off"], strict=True))
-            print(f"{name:28}{statistics.median(values) * 1e6:12.1f}{ratio:8.3f}")
+            columns = zip(zip(*values, strict=True), zip(*times["off"], strict=True), strict=True)
+            print(f"{name:28}" + "".join(compared(*each) for each in columns))
             contenders[name].close()
 
 

@@ -44,6 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {"targets": ["*"], "rank": 4},
     "limit-examples": {"num_examples": 12},
     "cnn": {"widths": [4, 4], "norm": "group"},
+    "notify": {"command": ["true"]},
     "worst-images": {"split": "train"},
     "tensorboard": {"at": "events"},
     "transformers": {
@@ -215,6 +216,7 @@ ELSEWHERE = [
     ("data", "images"),
     ("callback", "init-from"),
     ("loss", "transformers"),
+    ("callback", "prune"),
     *(("callback", name) for name in ("mlflow", "trackio", "wandb")),
 ]
 """Plugins that are checked below, that have no meaning without another plugin, or whose hooks are tensorboard's."""

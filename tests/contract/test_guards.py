@@ -233,7 +233,6 @@ ALLOWED = {
     # The parent of the ranks of a command trains nothing: it starts them, and passes signals on.
     "ranks/launching.py": ("os.environ", "signal.signal"),
     "testing/checks_parallel.py": ("os.environ",),  # of its forks
-    "trained/onnx_file.py": ("logging.",),  # keeps torch's exporter quiet while it runs, as it does with its warnings
 }
 
 

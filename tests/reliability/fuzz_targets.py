@@ -157,8 +157,13 @@ def run_command(*words: str) -> None:
 
 
 def fuzz_config(data: bytes, folder: Path) -> None:
-    """A file is a config or a reported fault; a config that is written is read back unchanged."""
-    (folder / "run.toml").write_bytes(data)
+    """A file is a config or a reported fault; a config that is written is read back unchanged.
+
+    The part after the first NUL is a file that the config may extend, and which may extend it.
+    """
+    config_data, _, base = data.partition(b"\0")
+    (folder / "run.toml").write_bytes(config_data if base else data)
+    (folder / "base.toml").write_bytes(base)
     config = answer(lambda: load_config(folder / "run.toml", catalog=_CATALOG), folder)
     if isinstance(config, RunConfig):
         (folder / "complete.toml").write_text(complete_toml(config), encoding="utf-8")
@@ -429,7 +434,9 @@ class Target:
 
 _TOML_WORDS = ("train", "epochs", "data", "model", "use", "callbacks", "optimizer", "lr", "hidden", "linear", "mlp",
                "csv", "path", "target", "adam", "nan", "1e999", "0x", "\"\"\"", "'''", "[[", "]]", "plugins", "allow",
-               "off", "early-stopping", "run-folder", "on_error", "warn", "\\u001b", "2024-01-01")  # fmt: skip
+               "off", "early-stopping", "run-folder", "on_error", "warn", "\\u001b", "2024-01-01", "extends",
+               "base.toml", "run.toml", "${", "$${", "}", "${train.seed}", "${model.use}", "a${optimizer.lr}",
+               "${callbacks.early-stopping.patience}", "${model.hidden}")  # fmt: skip
 _JSON_WORDS = ("$tensor", "$array", "$tuple", "$map", "$int", "$float", "$bytes", "null", "true", "1e999", "\\ud800",
                "\\u009b", "data_offsets", "dtype", "shape", "F32", "BF16", "U64", "F8_E4M3", "__metadata__",
                "18446744073709551615", "-1", "files", "sha256", "size", "format", "step", "epoch")  # fmt: skip
@@ -437,6 +444,9 @@ _CONFIG = b"""[train]\nepochs = 2\nbatch_size = "all"\n[data]\nuse = "csv"\npath
 [model]\nuse = "mlp"\nhidden = [4, 2]\n[optimizer]\nuse = "adam"\nlr = 1e-3\nbetas = [0.9, 0.99]\n
 [callbacks.early-stopping]\npatience = 2\n[callbacks."a b"]\nuse = "json-lines"\non_error = "warn"
 [plugins]\nallow = "all"\n"""
+_FAMILY = b"""extends = ["base.toml"]\n[train]\nseed = "${train.epochs}"\nevaluate = ["a${train.seed}"]\n
+[callbacks.early-stopping]\nmonitor = "x/$${loss}-${optimizer.lr}"\npatience = "${train.epochs}"\0
+[train]\nepochs = 2\nbatch_size = "${train.seed}"\n[model]\nuse = "mlp"\nhidden = ["${train.epochs}", 2]\n"""
 _METRICS = b'{"epoch":1,"step":2,"train/loss":0.5,"x":null}\n{"epoch":2,"step":4,"train/loss":1e300}\n{"epoch":2,"st'
 _LOCK = (
     b'{"hookline":"0.1.0","hook_api":"1","plugins":{"model":{"kind":"model","name":"m","distribution":"d"}},'
@@ -454,7 +464,7 @@ _KEPT = (
     b'"kept":{},"example":[{"dtype":"float32","shape":[2]},{"mapping":{"a":{"dtype":"int64","shape":[]}}}]}'
 )
 TARGETS = {
-    "config": Target(fuzz_config, (_CONFIG, b"a.b.c = {d = [1, 'x']}\n"), _TOML_WORDS),
+    "config": Target(fuzz_config, (_CONFIG, _FAMILY, b"a.b.c = {d = [1, 'x']}\n"), _TOML_WORDS),
     "overrides": Target(
         fuzz_overrides, (b"train.epochs=3\noptimizer=adam\noptimizer.lr=1e-3", b"a.b={c=[1]}"), _TOML_WORDS
     ),

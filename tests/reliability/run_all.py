@@ -21,7 +21,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reliability import broken_disks, crashes, crowds, embedded, kills, power, ranks, shards, strangers, traced
+from reliability import broken_disks, crashes, crowds, embedded, folds, kills, power, ranks, shards, strangers, traced
 
 Part = Callable[[Path], dict[str, Any]]
 
@@ -48,6 +48,8 @@ LONG: dict[str, Part] = {
     "values of wrong kinds in the files of a run": lambda f: strangers.wrong_kinds(f, 1),
     "something else in the place of an entry of a run folder": strangers.strange_entries,
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 1000),
+    "kills of a cross-validation at any time": lambda f: folds.kills_at_any_time(f, 30),
+    "signals to a cross-validation in processes": lambda f: folds.signals_to_processes(f, 20),
     "signals to ranks and their launcher at any time": lambda f: ranks.signals_at_any_time(f, 200),
     "kills of ranks and their launcher at any time": lambda f: ranks.kills_of_ranks_at_any_time(f, 100),
     "a kill of each rank in each phase": ranks.kills_in_each_phase,
@@ -77,6 +79,8 @@ QUICK: dict[str, Part] = LONG | {
         f, slice(40, None, 140)
     ),
     "a reader during saves": lambda f: crowds.reading_during_saves(f, 100),
+    "kills of a cross-validation at any time": lambda f: folds.kills_at_any_time(f, 3),
+    "signals to a cross-validation in processes": lambda f: folds.signals_to_processes(f, 2),
     "values of wrong kinds in the files of a run": lambda f: strangers.wrong_kinds(f, 67),
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 8, num_before=4),
 }

@@ -13,6 +13,8 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.cli.arguments import (
+        GroupWithDefault,
+        choosing_words,
         load_words,
         noting_missing_files,
         output_options,
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
         words_argument,
     )
     from hookline.cli.command import Command
+    from hookline.cli.fitting import fit_until_signal, light_training
     from hookline.cli.output import Output
 
 _HOME = {
     "arguments": (
+        "GroupWithDefault",
+        "choosing_words",
         "load_words",
         "noting_missing_files",
         "output_options",
@@ -35,12 +40,20 @@ _HOME = {
         "words_argument",
     ),
     "command": ("Command",),
+    "fitting": (
+        "fit_until_signal",
+        "light_training",
+    ),
     "output": ("Output",),
 }
 
 __all__ = [
     "Command",
+    "GroupWithDefault",
     "Output",
+    "choosing_words",
+    "fit_until_signal",
+    "light_training",
     "load_words",
     "noting_missing_files",
     "output_options",

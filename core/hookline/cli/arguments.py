@@ -58,15 +58,23 @@ run_argument = click.argument("run", shell_complete=complete_run)
 """A run: its number, name or path, ``last`` or ``best``."""
 
 
-class ListByDefault(click.Group):
-    """Click group whose default command is ``list``."""
+class GroupWithDefault(click.Group):
+    """Click group with a command that is called when the first word names none.
+
+    Args:
+        default_command: Its name; the other arguments are those of ``click.Group``.
+    """
 
     command_class = Command
 
+    def __init__(self, *arguments: Any, default_command: str = "list", **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._default_command = default_command
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Insert ``list`` unless the first word names a command."""
+        """Insert the default command unless the first word names a command."""
         if not args or args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
-            args = ["list", *args]
+            args = [self._default_command, *args]
         return super().parse_args(ctx, args)
 
 
@@ -204,18 +212,25 @@ def local_files() -> Sequence[str]:
 
 @contextlib.contextmanager
 def noting_missing_files(record: RunRecord) -> Iterator[None]:
-    """Add a note to an error for each plugin file that the run had and this command lacks.
-
-    Files named in a record are never imported: the user must name those to trust.
-    """
+    """Add a note to an error for each plugin file that the run had and this command lacks."""
     try:
         yield
     except (ConfigError, PluginError) as error:
-        had = dict.fromkeys(file for attempt in record.attempts for file in _plugin_files(attempt.command))
-        for file in had:
-            if Path(file).name not in {Path(given).name for given in local_files()}:
-                error.add_note(f"the run was started with --plugin {file}, and this command was not")
+        note_missing_files(error, record)
         raise
+
+
+def note_missing_files(error: Exception, record: RunRecord) -> None:
+    """Add a note to an error of config or plugins for each plugin file that the run had and this command lacks.
+
+    Files named in a record are never imported: the user must name those to trust.
+    """
+    if not isinstance(error, (ConfigError, PluginError)):
+        return
+    had = dict.fromkeys(file for attempt in record.attempts for file in _plugin_files(attempt.command))
+    for file in had:
+        if Path(file).name not in {Path(given).name for given in local_files()}:
+            error.add_note(f"the run was started with --plugin {file}, and this command was not")
 
 
 def _plugin_files(command: Sequence[str]) -> Iterator[str]:
@@ -306,7 +321,10 @@ def find(catalog: Catalog, kind: str, name: str) -> Entry:
     try:
         return catalog.find(kind, name)
     except LookupError as error:
-        raise ConfigError(f"no {kind} plugin named {name!r} is installed", hint=str(error)) from None
+        from hookline.config.plugins.index import read_index
+
+        hint = "\n  = ".join((str(error), *read_index(catalog).hints(kind, name)))
+        raise ConfigError(f"no {kind} plugin named {name!r} is installed", hint=hint) from None
 
 
 def entry_values(entry: Entry, catalog: Catalog) -> dict[str, str]:

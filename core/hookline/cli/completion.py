@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from hookline.config.loading import load_config
-from hookline.config.plugins.catalog import KINDS, Catalog
+from hookline.config.plugins.catalog import EXPORT, KINDS, Catalog
 from hookline.config.run_config import SINGLE_KINDS
 from hookline.engine.errors import HooklineError
 from hookline.runs.names import run_names
@@ -80,6 +80,11 @@ def _values(key: str) -> list[str]:
 def complete_name(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the names of the plugins of the given kind."""
     return _starting(incomplete, Catalog.installed().names(context.params.get("kind") or ""))
+
+
+def complete_format(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the names of export formats."""
+    return _starting(incomplete, Catalog.installed().names(EXPORT))
 
 
 def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

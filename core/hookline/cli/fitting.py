@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ from hookline.cli.signals import ending_by_signals, exit_code
 from hookline.engine.errors import PeerError
 from hookline.runs.folder import folder_of, give_command
 from hookline.runs.redaction import Redaction
+from hookline.shortcuts.light_optimizer import light_optimizer
 
 if TYPE_CHECKING:
     from hookline.cli.output import Output
@@ -80,11 +82,31 @@ shortcuts_option = click.option(
 """The option of commands that train."""
 
 
+@contextmanager
+def light_training() -> Iterator[None]:
+    """Train without importing torch's compiler, unless something else needs it: it takes as long as torch itself."""
+    with light_optimizer():
+        yield
+
+
+def fit_until_signal(run: Run) -> None:
+    """Train a run to its end; a signal ends it after its step, saves it, and ends the command with its exit code."""
+    _give_command(run)
+    with ending_by_signals(run):
+        run.fit()
+    if code := exit_code(run):
+        click.get_current_context().exit(code)
+
+
+def _give_command(run: Run) -> None:
+    name = Path(sys.argv[0]).name
+    give_command(run, ["hookline" if name == "__main__.py" else name, *sys.argv[1:]], job())
+
+
 def fit(output: Output, run: Run, observers: Observers) -> None:
     """Train a run to its end. An interrupted run exits with the exit code of its signal."""
     output.redaction = Redaction.of(run.config)
-    name = Path(sys.argv[0]).name
-    give_command(run, ["hookline" if name == "__main__.py" else name, *sys.argv[1:]], job())
+    _give_command(run)
     check_same_data(run)
     while output.warnings:
         run.warn(output.warnings.pop(0))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from hookline.cli.command import Command
-from hookline.config.plugins.catalog import COMMAND, OWN_DISTRIBUTION, Catalog
+from hookline.config.plugins.catalog import COMMAND, EXPORT, OWN_DISTRIBUTION, Catalog
 from hookline.config.plugins.plugin import load_plugin
 from hookline.engine.errors import HooklineError
 from hookline.engine.words import did_you_mean
@@ -61,15 +61,18 @@ class LazyGroup(click.Group):
             found = self.lazy[cmd_name]
             module = importlib.import_module(f"hookline.cli.{found.module}")
             self.add_command(getattr(module, found.attribute), cmd_name)
-        return super().get_command(ctx, cmd_name) or _load(_catalog(ctx), cmd_name)
+        return super().get_command(ctx, cmd_name) or _load(catalog_of(ctx), cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that the words name; the error of an unknown one has the nearest name."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from hookline.config.plugins.index import read_index
+
             hint = did_you_mean(args[0], self.list_commands(ctx))
-            ctx.fail(f"No such command {args[0]!r}. {hint[:1].upper()}{hint[1:]}")
+            found = read_index(catalog_of(ctx)).hints(COMMAND, args[0])
+            ctx.fail("\n".join((f"No such command {args[0]!r}. {hint[:1].upper()}{hint[1:]}", *found)))
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -81,7 +84,7 @@ class LazyGroup(click.Group):
         except Exception as error:
             name = ctx.invoked_subcommand or ""
             if name not in self._own_names(ctx):
-                error.add_note(f"raised in {_catalog(ctx).find(COMMAND, name)}")
+                error.add_note(f"raised in {catalog_of(ctx).find(COMMAND, name)}")
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -110,31 +113,43 @@ class LazyGroup(click.Group):
     def _own_names(self, ctx: click.Context) -> set[str]:
         return {*super().list_commands(ctx), *self.lazy}
 
-    def _added(self, ctx: click.Context) -> dict[str, _Added]:
+    def _added(self, ctx: click.Context) -> dict[str, Added]:
         """Return the commands of plugins that may be used and do not have the name of one of the core."""
-        catalog, own = _catalog(ctx), self._own_names(ctx)
-        entries = [entry for entry in catalog.commands if not entry.blocked_by]
-        summaries = catalog.default("commands") if any(e.distribution == OWN_DISTRIBUTION for e in entries) else {}
-        return {
-            name: _Added(summaries[name], True)
-            if entry.distribution == OWN_DISTRIBUTION
-            else _Added(f"A command of {entry.source}.", False)
-            for entry in entries
-            if (name := catalog.callable_name(entry)) not in own
-        }
+        own = self._own_names(ctx)
+        return {name: one for name, one in added_entries(catalog_of(ctx), COMMAND).items() if name not in own}
 
-    def _listed(self, name: str, added: Mapping[str, _Added]) -> click.Command:
+    def _listed(self, name: str, added: Mapping[str, Added]) -> click.Command:
         if name in self.commands:
             return self.commands[name]
         return click.Command(name, help=self.lazy[name].summary if name in self.lazy else added[name].summary)
 
 
-class _Added(NamedTuple):
+class Added(NamedTuple):
+    """A command or an export format of a plugin, which is not imported.
+
+    Attributes:
+        summary: Its summary, or the distribution that adds it.
+        is_ours: Whether that is Hookline.
+    """
+
     summary: str
     is_ours: bool
 
 
-def _catalog(ctx: click.Context) -> Catalog:
+def added_entries(catalog: Catalog, kind: str) -> dict[str, Added]:
+    """Return the commands or the export formats that may be used, by the names that call them."""
+    entries = [entry for entry in catalog.of_kind(kind) if not entry.blocked_by]
+    summaries = catalog.default(f"{kind}s") if any(e.distribution == OWN_DISTRIBUTION for e in entries) else {}
+    nouns = {COMMAND: "command", EXPORT: "format"}
+    return {
+        catalog.callable_name(entry): Added(summaries[entry.name], True)
+        if entry.distribution == OWN_DISTRIBUTION
+        else Added(f"A {nouns[kind]} of {entry.source}.", False)
+        for entry in entries
+    }
+
+
+def catalog_of(ctx: click.Context) -> Catalog:
     """Return the installed plugins, under the rules given before the command."""
     rules = ctx.find_root().params
     return Catalog.installed().restricted(allow=rules.get("allow") or None, deny=rules.get("deny", ()), by="--{}")

@@ -10,6 +10,8 @@ import stat
 import sys
 from pathlib import Path
 
+from hookline.config.packed import is_bundle, read_member
+
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # opening a named pipe would wait for its writer
 CHUNK_BYTES = 2**20
@@ -28,10 +30,18 @@ def reason(error: OSError) -> str:
 def read_file(path: Path, max_bytes: int, at: int | None = None) -> bytes:
     """Return the contents of a regular file, in the folder of the descriptor ``at`` if one is given.
 
+    The folder may be a bundle: ``houses.zip/run.json``.
+
     Raises:
         OSError: When it cannot be read, is a link or not a regular file, or is larger than ``max_bytes``.
     """
-    descriptor = os.open(path if at is None else path.name, os.O_RDONLY | NO_LINKS | NO_WAITING, dir_fd=at)
+    try:
+        descriptor = os.open(path if at is None else path.name, os.O_RDONLY | NO_LINKS | NO_WAITING, dir_fd=at)
+    except NotADirectoryError:
+        if not is_bundle(path.parent):
+            raise
+        with path.parent.open("rb") as stream:
+            return read_member(stream, path.name, min(max_bytes, memory_bytes()))
     try:
         status = os.fstat(descriptor)
         check_regular(status, path)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hookline.config import toml_text
+from hookline.config.family import EXTENDS, Family
 from hookline.config.plugins.options import plain, shown
 from hookline.config.run_config import Origin
 from hookline.config.toml_positions import MAX_DEPTH, MAX_LINE, KeyPath
+from hookline.config.toml_text import Document
 from hookline.engine.errors import Fault, Location
 
 Source = Mapping[str, Any] | str | os.PathLike[str] | None
@@ -39,24 +42,61 @@ class Item:
         return self.key_location or self.origin.location
 
 
-def read_source(source: Source) -> list[Item]:
-    """Read a file or a mapping as a layer.
+def read_source(source: Source) -> list[list[Item]]:
+    """Read a file or a mapping, and the files that it extends, as layers.
 
     Raises:
-        ConfigError: When the file cannot be read, is not TOML, or has a value that no option takes.
+        ConfigError: When a file cannot be read, is not TOML, or has a value that no option takes; with every fault.
     """
     if source is None:
         return []
-    if isinstance(source, Mapping):
-        return walk_mapping(source, Origin("python"))
-    path = Path(source)
-    document = toml_text.read_file(path)
+    family = Family()
+    if not isinstance(source, Mapping):
+        family.read(Path(source))
+        return [_walk_document(path, document) for path, document in family.members]
+    family.read_bases(source, "the mapping")
+    own = {name: value for name, value in source.items() if name != EXTENDS}
+    return [*(_walk_document(path, document) for path, document in family.members), walk_mapping(own, Origin("python"))]
+
+
+def _walk_document(path: Path, document: Document) -> list[Item]:
+    """Return a TOML file as a layer."""
     items = []
-    for key, value in _leaves(document.values, ()):
+    folder = path.parent.absolute()
+    values = {name: value for name, value in document.values.items() if name != EXTENDS}
+    for key, value in _leaves(values, ()):
         place = document.places.get(key)
-        origin = Origin("file", place.value if place else None, folder=path.parent.absolute())
+        find = partial(document.find, key)
+        origin = Origin("file", place.value if place else None, folder=folder, find=find)
         items.append(Item(key, value, origin, place.key if place else None))
     return items
+
+
+def read_table(source: str | os.PathLike[str], name: str) -> list[Item]:
+    """Return the settings of a table of a config file that a command reads, such as ``[sweep]``; none without it.
+
+    Tables within it are walked down to their values. Something else than a table is one item with an empty path. Values
+    of a file win over those of the files that it extends.
+
+    Raises:
+        ConfigError: When a file cannot be read, or is not TOML.
+    """
+    family = Family()
+    family.read(Path(source))
+    found: dict[KeyPath, Item] = {}
+    for path, document in family.members:
+        for key, value in _walked(document.values.get(name, {}), (name,)):
+            place = document.places[key]
+            found[key] = Item(key[1:], value, Origin("file", place.value, folder=path.parent.absolute()), place.key)
+    return list(found.values())
+
+
+def _walked(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for name, item in value.items():
+        yield from _walked(item, (*path, str(name)))
 
 
 def walk_mapping(values: Mapping[str, Any], origin: Origin) -> list[Item]:
@@ -112,5 +152,13 @@ def _read_override(word: str, faults: list[Fault]) -> Iterator[Item]:
     except ValueError as error:
         faults.append(Fault(f"cannot read the value of {shown(key)}: {error}", location, "quote text: key='\"...\"'"))
         return
+    origin = Origin("command line", location, find=partial(_part_of, location))
     for path, leaf in _leaves_at(key, value):
-        yield Item(path, leaf, Origin("command line", location), key_location)
+        yield Item(path, leaf, origin, key_location)
+
+
+def _part_of(location: Location, _path: KeyPath, part: str) -> Location:
+    """Return the position of a part of the value of an override."""
+    text, column = location.text or "", location.column or 1
+    found = text.find(part, column - 1)
+    return replace(location, column=found + 1, width=len(part)) if found >= 0 else location

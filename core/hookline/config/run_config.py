@@ -12,10 +12,12 @@ from msgspec import Meta
 from hookline.config.plugins.catalog import KINDS
 from hookline.config.plugins.choice import PluginChoice, make_members
 from hookline.config.plugins.options import is_plain, lasting
+from hookline.config.toml_positions import KeyPath
 from hookline.engine.errors import Location
 from hookline.engine.plugin.member import Member
 from hookline.engine.result import Shown
 from hookline.engine.train_options import TrainOptions
+from hookline.engine.words import printable
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if kind != "callback")
 """The kinds of which a run has one plugin, in the table with the name of the kind."""
@@ -28,6 +30,8 @@ OFF = "off"
 """The plugin name that switches a callback off: ``callbacks.best=off``."""
 SHOWN = "how it is shown"
 """The layer that switches off callbacks which would show the run differently than the command requests."""
+
+_MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,29 @@ class Origin:
         location: Position in the text, if there is one.
         detail: For a default, its owner.
         folder: Folder that relative paths in the value start from.
+        has_folders: Whether references put in paths that start from other folders.
+        references: The keys that references in the value name, directly or through others, each with its origin.
+        find: Finds the position of a part of the value's text, in a table within the value.
     """
 
     layer: str
     location: Location | None = None
     detail: str = ""
     folder: Path = field(default_factory=Path.cwd, compare=False)  # of now, which an import could change
+    has_folders: bool = False
+    references: tuple[tuple[str, Origin], ...] = ()
+    find: Callable[[KeyPath, str], Location | None] | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
+        place = f"{self.layer} of {self.detail}" if self.detail else self.layer
         if self.layer == "file" and self.location:
-            return f"{self.location.source}:{self.location.line}"
-        return f"{self.layer} of {self.detail}" if self.detail else self.layer
+            place = f"{self.location.source}:{self.location.line}"
+        sources = [f"${{{printable(key)}}} from {origin}" for key, origin in self.references]
+        return ", ".join([place, *sources[:_MAX_SHOWN], *["..."][len(sources) <= _MAX_SHOWN :]])
+
+    def locate(self, part: str, inner: KeyPath = ()) -> Location | None:
+        """Return the position of a part of the value's text, in a table within the value; or else that of the value."""
+        return (self.find and self.find(inner, part)) or self.location
 
 
 @dataclass(frozen=True)
@@ -125,11 +141,12 @@ class RunConfig(Shown):
         value = self.settings[key].value
         label, _, name = key.rpartition(".")
         converted = next((choice.options.get(name) for choice in self.plugins if choice.table == label), None)
-        source = converted if _has_path(converted) and is_plain(converted) else value
+        source = converted if has_path(converted) and is_plain(converted) else value
         return lasting(source) if is_plain(value) else value
 
 
-def _has_path(value: Any) -> bool:
+def has_path(value: Any) -> bool:
+    """Return whether a value of an option is a path, or contains one."""
     if isinstance(value, Mapping | list | tuple):
-        return any(map(_has_path, value.values() if isinstance(value, Mapping) else value))
+        return any(map(has_path, value.values() if isinstance(value, Mapping) else value))
     return isinstance(value, Path)

@@ -57,6 +57,7 @@ class Scan:
         spans: Full path of a key -> start and end of the key, start and end of the value.
         ends: End of a setting or of the name in a header -> its path and the span of its key.
         faults: The faults.
+        num_items: Number of parts of keys, and of values.
         stopped_at: Position at which the scan stopped: the end, or something that it does not understand.
     """
 
@@ -67,7 +68,7 @@ class Scan:
         self.faults: list[Fault] = []
         self.stopped_at = len(self.text)
         self._source = source
-        self._num_items = 0
+        self.num_items = 0
         self._lines = [0, *(newline.end() for newline in re.finditer("\n", self.text))]
 
     def walk(self) -> None:
@@ -164,10 +165,10 @@ class Scan:
         return found
 
     def _check_size(self, depth: int, start: int, end: int) -> None:
-        self._num_items += 1
+        self.num_items += 1
         if depth > MAX_DEPTH:
             too_much = f"this is nested more than {MAX_DEPTH} levels deep"
-        elif self._num_items > MAX_ITEMS:
+        elif self.num_items > MAX_ITEMS:
             too_much = f"there are more than {MAX_ITEMS:,} keys and values"
         else:
             return

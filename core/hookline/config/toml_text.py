@@ -11,13 +11,14 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tomli
 
 from hookline.config import files
+from hookline.config.packed import is_bundle
 from hookline.config.toml_positions import KeyPath, Scan, Span, dotted, invalid, objection, scalar
 from hookline.engine.errors import ConfigError, Fault, Location
 from hookline.engine.words import nearest, printable, shortened
@@ -63,10 +64,18 @@ class Document:
         values: The values, as plain dicts, lists, strings, numbers and booleans.
         places: Full path of each key -> its position, tables included. The elements of an array share their paths;
             the position is that of the first one with the path.
+        scan: The text, scanned.
     """
 
     values: dict[str, Any]
     places: Mapping[KeyPath, Place]
+    scan: Scan = field(repr=False, compare=False)
+
+    def find(self, option: KeyPath, inner: KeyPath, part: str) -> Location | None:
+        """Return the position of a part of the text of an option's value, or of a key within it, if it is there."""
+        _, (start, end) = self.scan.spans.get((*option, *inner), (None, (0, 0)))
+        found = self.scan.text.find(part, start, end)
+        return self.scan.locate(found, found + len(part)) if found >= 0 else None
 
 
 def parse(text: str, source: str) -> Document:
@@ -88,7 +97,7 @@ def parse(text: str, source: str) -> Document:
     """
     scan, values = _read(text, source)
     places = {path: Place(scan.locate(*key), scan.locate(*value)) for path, (key, value) in scan.spans.items()}
-    return Document(values, places)
+    return Document(values, places, scan)
 
 
 def _read(text: str, source: str) -> tuple[Scan, dict[str, Any]]:
@@ -153,11 +162,11 @@ def read_file(path: Path) -> Document:
     """
     source = str(path)
     try:
-        status = path.stat()
+        status = (path.parent if is_bundle(path.parent) else path).stat()
         # Checked before opening, which fails for a socket and can have effects on a device.
         if not stat.S_ISREG(status.st_mode):
             raise _unreadable(source, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
-        if status.st_size > MAX_BYTES:
+        if status.st_size > MAX_BYTES and not is_bundle(path.parent):
             raise _unreadable(source, f"it has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
         data = files.read_file(Path(os.path.realpath(path)), MAX_BYTES)
     except FileNotFoundError:

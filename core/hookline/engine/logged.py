@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ PREFIX = "logged/"
 
 
 class Logged:
-    """The numbers that plugins log. Tensors stay on their device until an interval ends.
+    """The numbers that plugins log. Tensors stay on an accelerator until an interval ends.
 
     Args:
         run: The run, for the names of its metrics.
@@ -58,21 +59,22 @@ class Logged:
         found = self.pending.get(name) if isinstance(name, str) else None
         if found is None or found.reduce != reduce:
             found = self._begin(as_text(name, "the name of a logged value"), reduce)
-        if isinstance(value, Real):
-            value = torch.tensor(float(value), dtype=torch.float64, device="cpu")
-        if not isinstance(value, Tensor) or value.shape or value.is_complex():
+        if isinstance(value, Tensor) and not (value.shape or value.is_complex()):
+            # On the CPU, reading a number does not wait. Elsewhere it is a copy, as the original may change.
+            value = float(value.item()) if value.is_cpu else value.detach().to(torch.float64, copy=True)
+        elif not isinstance(value, Real):
             got = f"{value.dtype} {[*value.shape]}" if isinstance(value, Tensor) else with_article(type(value).__name__)
             message = f"the logged value {name!r} must be a number or a tensor without dimensions, not {got}"
             raise ContractError(message, hint="log a number made from it, such as value.mean()")
-        found.add(value.detach().to(torch.float64, copy=True))  # a copy, as the original may change
+        found.add(value if isinstance(value, Tensor) else float(value))
 
     def end_interval(self) -> dict[str, float]:
-        """Return the reduced values of the interval on all ranks, and begin the next; wait once for each device."""
+        """Return the reduced values of the interval on all ranks, and begin the next; wait once for the device."""
         ended, self.pending = self.pending, {}
-        for device in {one.value.device for one in ended.values()}:
-            there = [one for one in ended.values() if one.value.device == device]
-            for one, value in zip(there, torch.stack([one.value for one in there]).cpu(), strict=True):
-                one.value = value
+        there = [one for one in ended.values() if isinstance(one.value, Tensor)]
+        values = torch.stack([one.value.to(self._run.device) for one in there]).tolist() if there else ()
+        for one, value in zip(there, values, strict=True):
+            one.value = value
         if self._run.ranks.world_size > 1:
             ended = _joined(self._run.ranks.gather(_rows(ended)))
         for name, one in ended.items():
@@ -104,12 +106,12 @@ class Logged:
 
 
 class _Reduced:
-    """Values of one name, reduced to one on their device."""
+    """Values of one name, reduced to one number: a tensor if they are on an accelerator."""
 
     def __init__(self, reduce: str, value: Any = None, count: int = 0) -> None:
         self.reduce, self.value, self.count = reduce, value, count
 
-    def add(self, value: Tensor, count: int = 1) -> None:
+    def add(self, value: float | Tensor, count: int = 1) -> None:
         self.value = _JOIN[self.reduce](self.value, value) if self.count else value
         self.count += count
 
@@ -130,5 +132,11 @@ def _joined(parts: Iterable[_Rows]) -> dict[str, _Reduced]:
     return joined
 
 
+def _larger(own: float | Tensor, new: float | Tensor) -> Tensor:
+    return torch.maximum(
+        *(torch.as_tensor(value, dtype=torch.float64) for value in (own, new))
+    )  # NaN is the larger one
+
+
 _Rows = Sequence[Sequence[Any]]
-_JOIN: dict[str, Any] = {"mean": torch.add, "last": lambda _, new: new, "sum": torch.add, "max": torch.maximum}
+_JOIN: dict[str, Any] = {"mean": add, "last": lambda _, new: new, "sum": add, "max": _larger}

@@ -31,7 +31,7 @@ _FRAME = 1024
 _COST = 0.004
 """Share of the time that meetings may take."""
 _WAIT_S = 0.5
-"""Seconds to the next meeting, at most, if the steps keep their pace; one that becomes slow makes it late."""
+"""Seconds to the next meeting, at most, if the steps keep their pace; those that become slow make it late."""
 _ANSWER_S = 2.0
 """Seconds in which the other ranks notice that one is gone."""
 _SIGNS = ("gloo", "NCCL", "onnection closed", "Application timeout")
@@ -72,7 +72,7 @@ class ProcessGroup(Ranks):
         self._timeout_s, self.place = timeout_s, place
         self._next = 0
         self._met = time.perf_counter(), 0
-        self._cost_s = 0.0
+        self._cost_s = self._pace_s = 0.0
         self._has_failed = self.is_first = False
         self._watch = HookWatch(self.world_size, self.sum)
         self.observers = (self._watch,)
@@ -97,15 +97,13 @@ class ProcessGroup(Ranks):
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return the sums of some numbers over all ranks, computed in float64."""
         total = torch.tensor(values, dtype=torch.float64)
-        with self.noticing():
-            dist.all_reduce(total, group=self._group)
+        self._add_up(total, self._group)
         return total.tolist()
 
     def all(self, is_true: torch.Tensor) -> torch.Tensor:
         """Return whether a boolean tensor is true on all ranks, without waiting for its device."""
         num_false = (~is_true).float()
-        with self.noticing():
-            dist.all_reduce(num_false)
+        self._add_up(num_false, dist.group.WORLD)
         return num_false == 0
 
     def whole(self, state: Any) -> Any:
@@ -156,7 +154,9 @@ class ProcessGroup(Ranks):
     def _steps_to_next(self, now: float, step: int) -> int:
         before, step_before = self._met
         step_s = (now - before) / max(step - step_before, 1)
-        return max(min(int(self._cost_s / _COST / step_s) + 1, int(_WAIT_S / step_s)), 1)
+        # On a busy machine, steps that were slow may be so again.
+        self._pace_s = max(step_s, self._pace_s / 2)
+        return max(min(int(self._cost_s / _COST / step_s) + 1, int(_WAIT_S / self._pace_s)), 1)
 
     @contextmanager
     def noticing(self) -> Iterator[None]:
@@ -199,6 +199,11 @@ class ProcessGroup(Ranks):
         if still != self._told_place:
             self._told_place = still
             self._store.set(f"place/{self.rank}", still)
+
+    def _add_up(self, numbers: torch.Tensor, group: Any) -> None:
+        """Replace numbers by their sums over all ranks: ``dist.all_reduce`` without the Python around it."""
+        with self.noticing():
+            group.allreduce([numbers]).wait()
 
     def _gathered(self, data: bytes) -> list[bytes]:
         """Return the bytes of all ranks."""

@@ -59,7 +59,8 @@ class ShareOfRank(Share):
 
     def part(self) -> tuple[int, int]:
         """Return the number of the part that this rank reads, and the number of parts."""
-        return self._ranks.part_of(self._ranks.rank), len(self._ranks.first_readers)
+        readers = self._ranks.readers
+        return self._ranks.part_of(self._ranks.rank), max(readers) + 1 if readers else self._ranks.world_size
 
     def rows(self, number: int, size: int) -> slice | None:
         """Return the rows of batch ``number`` (from 0) of ``size`` examples to read; None: it is another's turn."""

@@ -8,10 +8,11 @@ from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
     from hookline.runs.changes import Change, differences
-    from hookline.runs.config_text import complete_toml
+    from hookline.runs.config_text import complete_toml, to_toml
     from hookline.runs.curves import Curve, metric_names, read_curves
     from hookline.runs.disk.checkpoint import Checkpoint, Manifest, read_checkpoint
     from hookline.runs.disk.durable_files import AppendedFile
+    from hookline.runs.disk.encoding import state_from_safetensors, state_to_safetensors
     from hookline.runs.disk.together import Save
     from hookline.runs.folder import (
         RunFolder,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hookline.runs.overview.frame import frame
     from hookline.runs.overview.glance import Glance, glance_at
     from hookline.runs.overview.growing import GrowingFile
+    from hookline.runs.overview.notes import change_tags
     from hookline.runs.overview.search import find_run
     from hookline.runs.record import Attempt, BestValue, RunRecord, read_record
     from hookline.runs.redaction import Redaction, redacted_word
@@ -44,7 +46,10 @@ _HOME = {
         "Change",
         "differences",
     ),
-    "config_text": ("complete_toml",),
+    "config_text": (
+        "complete_toml",
+        "to_toml",
+    ),
     "curves": (
         "Curve",
         "metric_names",
@@ -56,6 +61,7 @@ _HOME = {
         "read_checkpoint",
     ),
     "disk.durable_files": ("AppendedFile",),
+    "disk.encoding": ("state_from_safetensors", "state_to_safetensors"),
     "disk.together": ("Save",),
     "folder": (
         "RunFolder",
@@ -94,6 +100,7 @@ _HOME = {
         "glance_at",
     ),
     "overview.growing": ("GrowingFile",),
+    "overview.notes": ("change_tags",),
     "overview.search": ("find_run",),
     "record": (
         "Attempt",
@@ -128,6 +135,7 @@ __all__ = [
     "Save",
     "StateCheck",
     "begin_save",
+    "change_tags",
     "checkpoint_rows",
     "command_of",
     "commit_of",
@@ -155,6 +163,9 @@ __all__ = [
     "redacted_word",
     "row_of",
     "run_names",
+    "state_from_safetensors",
+    "state_to_safetensors",
+    "to_toml",
 ]
 
 if not TYPE_CHECKING:

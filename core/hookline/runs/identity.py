@@ -17,7 +17,7 @@ from hookline.engine.errors import PluginError
 from hookline.engine.hookspecs import API_VERSION
 from hookline.engine.view import ConfigView, RunView
 from hookline.runs.lock import make_lock
-from hookline.runs.redaction import Redaction
+from hookline.runs.redaction import Redaction, keys_from_user
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset, TensorDataset
@@ -51,7 +51,7 @@ def _fingerprint_of(run: RunView) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("hookline", "torch", "numpy")}
         | {"hooks": API_VERSION, "python": platform.python_version()},
         **plugins_of(run.config),
-        "settings": _settings_of(run.config),
+        "settings": settings_of(run.config),
         "data": {split: _fingerprint(dataset) for split, dataset in run.data.splits().items()},
         "optimizer": _options_as_built(run),
         "machine": {"device": str(run.device), "type": platform.machine(), "num_threads": torch.get_num_threads()}
@@ -140,9 +140,11 @@ def _declared(plugin: Any) -> dict[str, Any]:
     return declared | ({"orders": True} if "build_order" in plugin.hooks else {})
 
 
-def _settings_of(config: ConfigView) -> dict[str, Any]:
+def settings_of(config: ConfigView) -> dict[str, Any]:
+    """Return the settings of a config as plain values, without secrets."""
     redaction = Redaction.of(config)
-    values = {key: config.lasting(key) for key in config.settings}
+    left_out = keys_from_user(config)  # they belong to whoever starts a run, not to the run
+    values = {key: config.lasting(key) for key in config.settings if key not in left_out}
     return {
         key: redaction.setting(key, value) if is_plain(value) else f"<{type(value).__name__}>"
         for key, value in values.items()

@@ -155,7 +155,7 @@ class Redaction:
     """Removes the secrets of a config, wherever they occur, and what looks like a secret.
 
     Args:
-        keys: Keys whose values are secret.
+        keys: Keys whose values are not written: those of secrets, and of options that no file may set.
         values: The secrets.
     """
 
@@ -170,23 +170,24 @@ class Redaction:
     @classmethod
     def of(cls, config: ConfigView) -> Redaction:
         """Return the redaction for the secrets of a config."""
-        typed = {
-            f"{choice.table}.{option.name}"
-            for choice in config.plugins
-            for option in choice.plugin.options
-            if option.is_secret
-        }
+        typed = _keys_of(config, "is_secret")
         values: list[str] = []
         for key, setting in config.settings.items():
             layer = setting
             while layer:
                 values += _secrets_in(layer.value, key, is_all=key in typed)
                 layer = layer.overrode
-        return cls(typed, values)
+        return cls(typed | keys_from_user(config), values)
 
     def text(self, text: str) -> str:
         """Return a text without secrets."""
         return redacted_text(self.known(text))
+
+    def word(self, word: str) -> str:
+        """Return a word of the command line without secrets."""
+        key, _, value = word.partition("=")
+        is_within = value.startswith("{") and any(each.startswith(f"{key}.") for each in self._keys)
+        return f"{key}={REDACTED}" if key in self._keys or is_within else self.known(redacted_word(word))
 
     def known(self, text: str) -> str:
         """Return a text without the secrets of the config; ``plain`` is for JSON, whose numbers and keys must stay."""
@@ -221,6 +222,20 @@ class Redaction:
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             for name, item in items:
                 yield from self.places(item, f"{place}.{name}")
+
+
+def keys_from_user(config: ConfigView) -> set[str]:
+    """Return the keys of the options of a config that no file may set; they are not saved with a run."""
+    return _keys_of(config, "is_from_user")
+
+
+def _keys_of(config: ConfigView, mark: str) -> set[str]:
+    return {
+        f"{choice.table}.{option.name}"
+        for choice in config.plugins
+        for option in choice.plugin.options
+        if getattr(option, mark)
+    }
 
 
 def _mapped(change: Callable[[str], str], value: Any) -> Any:

@@ -138,7 +138,7 @@ class _Running(msgspec.Struct):
             msgspec.convert(self.weights, list[float])
 
 
-_NEUTRAL = ("train.device", "train.num_workers", "train.worker_timeout_s", "train.micro_batch_size")
+NEUTRAL = ("train.device", "train.num_workers", "train.worker_timeout_s", "train.micro_batch_size")
 """Settings whose change is no reason to go on in spite of a reason to stop."""
 
 
@@ -255,7 +255,7 @@ def resume_from(
     now = identity_of(run)  # computed here, so that an error of a dataset is not blamed on the checkpoint
     changes = _changes(checkpoint.manifest.identity, now, aside)
     changed_data = [Fault(str(change)) for change in changes if change.part == "data"]
-    is_changed = any(change.part == "settings" and change.key not in _NEUTRAL for change in changes)
+    is_changed = any(change.part == "settings" and change.key not in NEUTRAL for change in changes)
     try:
         _check_model(run, checkpoint)
         if changed_data and not allow_changed_data:

@@ -62,7 +62,7 @@ def collect_sections(
     config = load_config(saved_config(path), overrides, plugins=plugins, switches=switches, catalog=catalog)
     found = load_evaluated(path, config, checkpoint)
     split = next((name for name in USUAL_SPLITS if name in found.site.parts.evaluation_batches), "train")
-    evaluated = _evaluated(found.site, split)
+    evaluated = evaluated_split(found.site, split)
     redaction = Redaction.of(config)
     sections = [_redacted(one, redaction) for one in sections_of_plugins(found.site, split, evaluated)]
     if found.warnings:
@@ -89,15 +89,16 @@ def _sections_of(member: Member, given: Mapping[str, Any]) -> list[Section]:
     return [bounded(section) for section in itertools.islice(hook(**arguments) or (), MAX_SECTIONS)]
 
 
-def _evaluated(site: Site, split: str) -> Evaluated | None:
-    """Evaluate a split; return the result with the predictions and targets of its first examples as one batch.
+def evaluated_split(site: Site, split: str, max_numbers: float = _MAX_NUMBERS) -> Evaluated | None:
+    """Evaluate a split; return the result with the predictions and targets of its examples as one batch.
 
-    None if the model predicts nothing that is measured, or the split is not evaluated.
+    These are None if they have more than ``max_numbers`` numbers, or are no tensors. The result is None if the model
+    predicts nothing that is measured, or the split is not evaluated.
     """
     parts, run = site.parts, site.run
     if split not in parts.evaluation_batches:
         return None
-    kept = _Kept()
+    kept = _Kept(max_numbers)
     parts.evaluation_batches = {split: parts.evaluation_batches[split]}
     measured = parts.metrics
     parts.metrics = {**measured, "report/kept": kept}
@@ -119,13 +120,14 @@ def _evaluate(run: RunView) -> dict[str, float]:
 class _Kept:
     """A metric that keeps predictions and targets, as long as there is room."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_numbers: float) -> None:
+        self._max_numbers = max_numbers
         self.reset()
 
     def reset(self) -> None:
         """Forget all batches."""
         self._batches: list[tuple[Any, Any]] = []
-        self._room = _MAX_NUMBERS
+        self._room = self._max_numbers
 
     def update(self, prediction: Any, target: Any) -> None:
         """Keep a batch on the CPU, if it and its predecessors have only tensors and there is room."""

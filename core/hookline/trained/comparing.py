@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,28 @@ from torch import Tensor
 
 from hookline.engine.errors import ContractError
 from hookline.engine.reading.batch import tensors_in
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Comparison of the outputs of an exported model with the model's, all within the tolerance.
+
+    Attributes:
+        num_examples: Number of examples whose outputs were compared.
+        inputs: Description of those examples.
+        largest_difference: The largest absolute difference of an output.
+        rtol: Tolerance relative to the model's output.
+        atol: Absolute tolerance, added to the relative one; for raw inputs, relative to the spread of the outputs.
+        takes_raw: Whether the export takes the values of the data file, and gives predictions in its units.
+    """
+
+    num_examples: int
+    inputs: str
+    largest_difference: float
+    rtol: float
+    atol: float
+    takes_raw: bool
+
 
 Columns = Mapping[str, Sequence[Any]]
 

@@ -169,7 +169,7 @@ def read_description(metadata: Mapping[str, str], file: str) -> Description:
     """
     text = metadata.get(ENTRY)
     if text is None:
-        hint = "export the run again without --bare; its data source must offer the preparation"
+        hint = "export the run again without export.bare; its data source must offer the preparation"
         if "hookline" not in metadata:
             hint = "use a file that hookline export has written"
         raise CheckpointError(f"{file} holds no preparation of its inputs, so no file can be read for it", hint=hint)

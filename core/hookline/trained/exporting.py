@@ -1,176 +1,168 @@
-"""Export a trained model to a file for other programs, after comparing the outputs of both."""
+"""Export a trained model in a format that a plugin adds, an ``ExportFormat``."""
 
 from __future__ import annotations
 
-import copy
-import json
+import inspect
 import os
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor, nn
-
-from hookline.engine.errors import ConfigError, ContractError
-from hookline.engine.reading.batch import with_parts
-from hookline.engine.rng import preserved_rng
-from hookline.engine.words import did_you_mean
-from hookline.runs.disk.data_file import to_kept
-from hookline.runs.disk.encoding import state_from_safetensors, state_to_safetensors, to_json
+from hookline.config.loading import load_choice
+from hookline.config.packed import SUFFIX
+from hookline.config.plugins.catalog import EXPORT, Catalog, Entry
+from hookline.config.plugins.options import copied
+from hookline.config.plugins.plugin import Plugin
+from hookline.engine.errors import ConfigError, ContractError, HooklineError
 from hookline.runs.record import read_record
-from hookline.trained.exportable import ENTRY, Description
-from hookline.trained.model import Trained
-from hookline.trained.onnx_file import check_libraries, runner, write_onnx
-from hookline.trained.subject import Subject, bare_subject, call, raw_subject
-from hookline.trained.target_file import check_target, written_whole
+from hookline.trained.target_file import check_target, folder_written_whole, written_whole
 
-ENDINGS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
-"""The formats, with the suffix of their files."""
+if TYPE_CHECKING:
+    from hookline.trained.comparing import Comparison
+    from hookline.trained.exportable import Description
+    from hookline.trained.model import Trained
 
-_EXACT = (0.0, 0.0)
-_CLOSE = {torch.float32: (1.3e-6, 1e-5), torch.float64: (1e-7, 1e-7)}
-"""Tolerances, relative and absolute, for two computations of the same outputs: the defaults of
-``torch.testing.assert_close`` (https://docs.pytorch.org/docs/stable/testing.html)."""
-_OTHER_KERNELS = (1e-3, 1e-5)
-"""Tolerances for another library, which sums in another order: those of PyTorch's tutorial "Exporting a Model from
-PyTorch to ONNX and Running it using ONNX Runtime"."""
 
-_Outputs = Callable[[Any], Any]
+class ExportFormat(Protocol):
+    """A format of exported models: the class that an entry point in the group ``hookline.export`` names.
+
+    Its fields are its options, ``export.NAME=VALUE`` on the command line. A method ``publish(path)`` is optional: it is
+    called with the complete file or folder, and returns a sentence for people, such as the place of an upload.
+    """
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of its files, such as ``.onnx``; empty if it writes a folder."""
+
+    def export(self, trained: Trained, target: Path) -> Comparison | None:
+        """Write a model.
+
+        Args:
+            trained: The model.
+            target: A new file with the suffix, which does not exist; for a folder, an empty one. It is renamed when it
+                is complete, and removed when an error is raised.
+
+        Returns:
+            The comparison of what was written with the model, from ``Subject.compared``; None if there is none.
+        """
+
+
+@dataclass(frozen=True)
+class Format:
+    """An export format with its options.
+
+    Attributes:
+        plugin: Its plugin.
+        made: The object that exports.
+    """
+
+    plugin: Plugin
+    made: ExportFormat
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported model, and the result of its comparison.
+    """An exported model.
 
     Attributes:
-        path: The file.
-        format: ``safetensors``, ``torch-export`` or ``onnx``.
-        num_examples: Number of examples whose outputs were compared with the model's.
-        inputs: Description of those examples.
-        largest_difference: The largest absolute difference of an output.
-        rtol: Tolerance relative to the model's output.
-        atol: Absolute tolerance, added to the relative one; for raw inputs, relative to the spread of the outputs.
-        takes_raw: Whether the file takes the values of the data file, and gives predictions in its units.
+        path: The file or folder.
+        comparison: The comparison of its outputs with the model's; None if there was none.
+        published: A sentence of the format about what it did with the complete file; empty if it did nothing.
     """
 
     path: Path
-    format: str
-    num_examples: int
-    inputs: str
-    largest_difference: float
-    rtol: float
-    atol: float
-    takes_raw: bool
+    comparison: Comparison | None
+    published: str = ""
+
+
+def load_format(
+    name: str,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    catalog: Catalog | None = None,
+    vet: Callable[[Entry], None] | None = None,
+) -> Format:
+    """Return an export format by its name. Only its plugin is imported.
+
+    Args:
+        name: Its name, perhaps with its distribution: ``acme-formats/tar``.
+        overrides: Its options by dotted key, ``{"export.bare": True}``, or words ``export.bare=true``.
+        catalog: The plugins that may be used; default: the installed ones.
+        vet: As for ``load_config``.
+
+    Raises:
+        ConfigError: When there is no such format, or an option is wrong; carries every fault.
+        PluginError: When its plugin may not be used, is ambiguous, or is not an export format.
+    """
+    choice = load_choice(EXPORT, name, overrides, catalog=catalog, vet=vet)
+    plugin = choice.plugin
+    try:
+        made: Any = plugin.called(copied(choice.options)) if inspect.isclass(plugin.target) else plugin.target
+    except ValueError as error:
+        raise ConfigError(f"{plugin}: {error}") from error
+    if not (isinstance(getattr(made, "suffix", None), str) and callable(getattr(made, "export", None))):
+        hint = "its class needs a text `suffix` and a method `export(trained, target)`"
+        raise plugin.error(f"{plugin} is not an export format", hint=hint)
+    return Format(plugin, made)
 
 
 def export_model(
-    trained: Trained,
-    to: str,
-    target: str | os.PathLike[str] | None = None,
-    *,
-    force: bool = False,
-    bare: bool = False,
+    trained: Trained, to: str | Format, target: str | os.PathLike[str] | None = None, *, force: bool = False
 ) -> Exported:
-    """Export a trained model to a file for other programs, after comparing its outputs with the model's.
+    """Export a trained model to a file or a folder, which is written whole or not at all.
 
-    - ``safetensors``: the weights. The file is read back and compared bit by bit.
-    - ``torch-export``: a program for any number of examples, written by ``torch.export.save``.
-    - ``onnx``: an ONNX file for any number of examples, compared in ONNX Runtime.
-
-    The model is exported with the wrappers that belong to it, in eval mode. A program and an ONNX file hold the
-    preparation of the inputs as well, if the data source offers it: they take the values of the data file, and give
-    predictions in its units. The entry ``description`` of the file's metadata has the names and types. A bare model
-    takes inputs as in training: scaled, for instance. The entry ``data`` describes them.
+    The model is exported with the wrappers that belong to it, in eval mode.
 
     Args:
         trained: The model.
-        to: The format.
-        target: The file; default: the name of the run with the suffix of the format, in the working directory.
-        force: Whether an existing file may be replaced.
-        bare: Whether the model is exported without the preparation of its inputs.
+        to: The format, or the name of one without options.
+        target: The file or folder; default: the name of the run with the suffix of the format, in the working
+            directory.
+        force: Whether an existing one may be replaced.
 
     Raises:
-        ConfigError: When there is no such format, or the file exists or cannot be written.
+        ConfigError: When there is no such format, or the target exists or cannot be written.
         ContractError: When the model cannot be exported, or its outputs differ too much.
         PluginError: When a required library is not installed.
     """
-    if to not in ENDINGS:
-        raise ConfigError(f"there is no format {to!r}", hint=did_you_mean(to, ENDINGS))
-    target = Path(target or f"{trained.path.name}{ENDINGS[to]}")
-    check_target(target, force=force)
-    if to == "onnx":
-        check_libraries()
-    with written_whole(target, force=force) as new, preserved_rng(), torch.no_grad(), warnings.catch_warnings():
-        # While it exports, torch warns about its own internals.
-        warnings.simplefilter("ignore")
-        subject = (None if bare or to == "safetensors" else raw_subject(trained)) or bare_subject(trained)
-        if to == "safetensors":
-            outputs, (rtol, atol) = _to_safetensors(trained, new), _EXACT
-        elif to == "torch-export":
-            outputs, (rtol, atol) = _to_program(trained, subject, new), _CLOSE[trained.dtype]
-        else:
-            outputs, (rtol, atol) = _to_onnx(trained, subject, new), _OTHER_KERNELS
-        difference = max(compare(outputs(part), rtol, atol) for part, compare in subject.parts)
-    takes_raw = subject.description is not None
-    return Exported(target, to, subject.num_examples, subject.examples, difference, rtol, atol, takes_raw)
+    form = load_format(to) if isinstance(to, str) else to
+    suffix = form.made.suffix
+    target = Path(target or f"{trained.path.name.removesuffix(SUFFIX)}{suffix}")
+    check_target(target, force=force, is_folder=not suffix)
+
+    import torch  # after the checks
+
+    from hookline.engine.rng import preserved_rng
+
+    written = written_whole if suffix else folder_written_whole
+    with written(target, force=force) as new:
+        try:
+            with preserved_rng(), torch.no_grad():
+                comparison = form.made.export(trained, new)
+        except HooklineError:
+            raise
+        except Exception as error:
+            error.add_note(f"raised in {form.plugin}")
+            raise
+        if not (new.is_file() if suffix else any(new.iterdir())):
+            raise ContractError(f"{form.plugin} wrote nothing")
+    publish = getattr(form.made, "publish", None)
+    return Exported(target, comparison, str(publish(target) or "") if publish else "")
 
 
-def _to_safetensors(trained: Trained, path: Path) -> _Outputs:
-    path.write_bytes(state_to_safetensors(trained.model.state_dict(), _metadata(trained)))
-    again = copy.deepcopy(trained.model)
-    again.load_state_dict(state_from_safetensors(path.read_bytes()))
-    return partial(call, again)
+def model_metadata(trained: Trained, description: Description | None = None) -> dict[str, str]:
+    """Return texts about a trained model for the metadata of a file: run, weights, options of the model, data.
 
+    Args:
+        trained: The model.
+        description: The description of its raw inputs; None if it takes inputs as in training.
+    """
+    from hookline.runs.disk.data_file import to_kept
+    from hookline.runs.disk.encoding import to_json
+    from hookline.trained.exportable import ENTRY
 
-def _to_program(trained: Trained, subject: Subject, path: Path) -> _Outputs:
-    program = _program(subject)
-    extra = {"hookline.json": json.dumps(_metadata(trained, subject.description))}
-    torch.export.save(program, path, extra_files=extra)
-    # The program is compared, not the file: torch reads such files with pickle.
-    module: nn.Module = program.module()
-    return lambda part: module(**part) if subject.takes_by_name else module(part)
-
-
-def _to_onnx(trained: Trained, subject: Subject, path: Path) -> _Outputs:
-    program = _program(subject)
-    names = ["inputs"] if isinstance(subject.inputs, Tensor) else list(subject.inputs) if subject.description else None
-    try:
-        write_onnx(program, names, subject.description, partial(_metadata, trained), path)
-    except Exception as error:
-        raise _unexportable(error) from error
-    return runner(path, subject.description)
-
-
-def _program(subject: Subject) -> torch.export.ExportedProgram:
-    module, inputs = subject.module, subject.inputs
-    dims = _dynamic_dims(inputs, torch.export.Dim("batch"))
-    try:
-        if subject.takes_by_name:
-            return torch.export.export(module, (), dict(inputs), dynamic_shapes=dims)
-        return torch.export.export(module, (inputs,), dynamic_shapes=(dims,))
-    except Exception as error:
-        raise _unexportable(error) from error
-
-
-def _dynamic_dims(value: Any, batch: Any) -> Any:
-    """Return the dynamic dimension of each tensor: the number of examples."""
-    if isinstance(value, Tensor):
-        return {0: batch} if value.dim() else None
-    return with_parts(value, lambda part: _dynamic_dims(part, batch))
-
-
-def _unexportable(error: Exception) -> ContractError:
-    first_line = next((line for line in str(error).splitlines() if line.strip()), "")
-    hint = "export only the weights: --to safetensors; limits of torch.export: https://docs.pytorch.org/docs/stable/export.html"
-    return ContractError(f"the model cannot be exported: {type(error).__name__}: {first_line}", hint=hint)
-
-
-def _metadata(trained: Trained, description: Description | None = None) -> dict[str, str]:
     settings = read_record(trained.path).identity.get("settings", {})
     model = {key: value for key, value in settings.items() if key.startswith("model.")}
     return {

@@ -20,7 +20,7 @@ from hookline.engine.rng import RandomState
 from hookline.runs.folder import expect_saved_weights, read_data, saved_config
 from hookline.runs.overview.search import find_run
 from hookline.trained.model import Trained
-from hookline.trained.weights import load_weights_into, read_weights
+from hookline.trained.weights import load_weights_into, read_weights, version_notes
 
 
 def load_trained(
@@ -51,7 +51,14 @@ def load_trained(
     for member in built.members:
         # A plugin whose model is trained in another form than it is used in: adapters that are merged, for instance.
         getattr(member.instance, "finish_model", bool)()
-    return Trained(sites[0], used.model, config, path, weights, (*weights.notes, *built.warnings))
+    return Trained(
+        sites[0],
+        used.model,
+        config,
+        path,
+        weights,
+        (*weights.notes, *version_notes(path, weights, config), *built.warnings),
+    )
 
 
 class _UsedModel(Observer):

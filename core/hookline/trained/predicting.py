@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,11 +50,38 @@ def write_predictions(
     """
     source, target = Path(source), Path(target)
     check_target(target, force=force, source=source)
-    write = _writer_for(trained.writers, target)
+    return write_parts(trained.writers, functools.partial(trained.predictions, source), target, force=force)
+
+
+def write_parts(
+    writers: Mapping[str, Writer], predictions: Callable[[], Iterator[Columns]], target: Path, *, force: bool
+) -> int:
+    """Write predictions to a file, as ``write_predictions`` does; return the number of rows.
+
+    Raises:
+        ConfigError: When the file cannot be written, or exists.
+    """
+    check_target(target, force=force)
+    write = writer_for(writers, target)
     counter = _Counter()
     with written_whole(target, force=force) as new:
-        write(new, counter.counting(trained.predictions(source)))
+        write(new, counter.counting(predictions()))
     return counter.num_rows
+
+
+def write_columns(
+    columns: Columns, writers: Mapping[str, Writer], target: str | os.PathLike[str], *, force: bool = False
+) -> None:
+    """Write columns to a CSV file, or to one with another suffix that there is a writer for; whole or not at all.
+
+    Raises:
+        ConfigError: When the file cannot be written, or exists.
+    """
+    target = Path(target)
+    check_target(target, force=force)
+    write = writer_for(writers, target)
+    with written_whole(target, force=force) as new:
+        write(new, iter([columns]))
 
 
 def csv_texts(parts: Iterable[Columns]) -> Iterator[str]:
@@ -95,7 +123,12 @@ class _Counter:
             yield part
 
 
-def _writer_for(others: Mapping[str, Writer], target: Path) -> Writer:
+def writer_for(others: Mapping[str, Writer], target: Path) -> Writer:
+    """Return the writer of a file, by its suffix.
+
+    Raises:
+        ConfigError: When there is none.
+    """
     writers: dict[str, Writer] = {_CSV: _write_csv, **others}
     ending = target.suffix.lower()
     if ending not in writers:

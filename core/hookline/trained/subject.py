@@ -28,7 +28,7 @@ from hookline.engine.reading.batch import (
 from hookline.engine.reading.batches import Batches
 from hookline.engine.reading.workers import Workers
 from hookline.engine.rng import make_generator
-from hookline.trained.comparing import difference, difference_of_columns
+from hookline.trained.comparing import Comparison, difference, difference_of_columns
 from hookline.trained.exportable import Description, Exportable, description_of
 from hookline.trained.model import Trained
 
@@ -68,23 +68,51 @@ class Subject:
         """Whether the module takes the entries of its inputs as arguments."""
         return self.description is None and Forward(self.module, None).takes_by_name(self.inputs)
 
+    def compared(self, outputs: Callable[[Any], Any], rtol: float = 0.0, atol: float = 0.0) -> Comparison:
+        """Compare the outputs of an exported model with those of the module.
 
-def call(model: nn.Module, inputs: Any) -> Any:
+        Args:
+            outputs: Returns the outputs for a batch of ``inputs``, as the module does; also as NumPy arrays by name.
+            rtol: Tolerance relative to the module's outputs.
+            atol: Absolute tolerance, added to it; for raw inputs, relative to the spread of the outputs.
+
+        Raises:
+            ContractError: When they differ more than that.
+        """
+        largest = max(compare(outputs(part), rtol, atol) for part, compare in self.parts)
+        takes_raw = self.description is not None
+        return Comparison(self.num_examples, self.examples, largest, rtol, atol, takes_raw)
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
     """Return the output of a model for a batch, whose entries are passed by name if the model takes them so."""
     return Forward(model, None).output(inputs)
 
 
-def bare_subject(trained: Trained) -> Subject:
+def subject_of(trained: Trained, *, bare: bool = False) -> Subject:
+    """Return what to export of a trained model: with the preparation of its inputs, if its data source offers that.
+
+    Args:
+        trained: The model.
+        bare: Whether to return the model without it in any case.
+
+    Raises:
+        ContractError: When the data source breaks the contract of ``Exportable``.
+    """
+    return (None if bare else _raw_subject(trained)) or _bare_subject(trained)
+
+
+def _bare_subject(trained: Trained) -> Subject:
     """Return the model as it was trained, with the training data as examples if they can be read."""
     inputs, described = _example_inputs(trained)
 
     def compare(part: Any) -> Compare:
-        return lambda outputs, rtol, atol: difference(outputs, call(trained.model, part), rtol, atol)
+        return lambda outputs, rtol, atol: difference(outputs, call_model(trained.model, part), rtol, atol)
 
     return Subject(trained.model, inputs, described, [(part, compare(part)) for part in _parts(inputs)])
 
 
-def raw_subject(trained: Trained) -> Subject | None:
+def _raw_subject(trained: Trained) -> Subject | None:
     """Return the model with the preparation of its inputs.
 
     None if its data source does not offer it, or has no columns for such predictions: a model may predict anything
@@ -109,7 +137,7 @@ def raw_subject(trained: Trained) -> Subject | None:
     pairs = zip(_parts(inputs), _parts(_at_least_two(trained.placed(prepared))), strict=True)
 
     def compare(part: Any) -> Compare:
-        expected = predictor.columns(on_cpu(prediction_of(call(trained.model, part))))
+        expected = predictor.columns(on_cpu(prediction_of(call_model(trained.model, part))))
         return lambda outputs, rtol, atol: difference_of_columns(_columns(description, outputs), expected, rtol, atol)
 
     with torch.no_grad():
@@ -138,7 +166,7 @@ class _Placed(nn.Module):
         self.model, self._device, self._dtype = trained.model, trained.device, trained.dtype
 
     def forward(self, inputs: Any) -> Any:
-        return prediction_of(call(self.model, placed(inputs, self._device, self._dtype)))
+        return prediction_of(call_model(self.model, placed(inputs, self._device, self._dtype)))
 
 
 # ---- examples --------------------------------------------------------------------------------------------------------

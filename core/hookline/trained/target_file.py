@@ -1,4 +1,4 @@
-"""Output files: written whole or not at all, and never over an existing file unless that is allowed."""
+"""Output files and folders: written whole or not at all, and never over an existing one unless that is allowed."""
 
 from __future__ import annotations
 
@@ -10,26 +10,34 @@ from pathlib import Path
 
 from hookline.config.files import reason
 from hookline.engine.errors import ConfigError
-from hookline.runs.disk.durable_files import beside, sync_folder
+from hookline.runs.disk.durable_files import beside, make_folder, move_folder, remove_folder, sync_folder
 
 
-def check_target(target: str | os.PathLike[str], *, force: bool, source: str | os.PathLike[str] | None = None) -> None:
-    """Raise if a file cannot be written, before any work is done for it.
+def check_target(
+    target: str | os.PathLike[str],
+    *,
+    force: bool,
+    source: str | os.PathLike[str] | None = None,
+    is_folder: bool = False,
+) -> None:
+    """Raise if a file or a folder cannot be written, before any work is done for it.
 
     Args:
-        target: The file.
-        force: Whether an existing file may be replaced.
+        target: The file or folder.
+        force: Whether an existing one may be replaced.
         source: A file that must not be overwritten.
+        is_folder: Whether the target is a folder.
 
     Raises:
-        ConfigError: When it exists, is the source, or its folder is missing.
+        ConfigError: When it exists, is the source, or its parent folder is missing.
     """
     target, source = Path(target), Path(source) if source else None
     if source and target.exists() and source.exists() and target.samefile(source):
         raise ConfigError(f"{target} is the input, and cannot be overwritten", hint="choose another name with -o")
     if os.path.lexists(target):
-        if target.is_dir():
-            raise ConfigError(f"{target} is a folder", hint="name a file with -o")
+        if target.is_dir() != is_folder or (is_folder and target.is_symlink()):
+            is_what, named = ("is not a folder", "a folder") if is_folder else ("is a folder", "a file")
+            raise ConfigError(f"{target} {is_what}", hint=f"name {named} with -o")
         if not force:
             raise _taken(target)
     if not target.parent.is_dir():
@@ -61,6 +69,43 @@ def written_whole(target: str | os.PathLike[str], *, force: bool) -> Iterator[Pa
     finally:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(target: str | os.PathLike[str], *, force: bool) -> Iterator[Path]:
+    """Yield a new folder next to ``target`` to fill; then flush its files to disk and rename it to ``target``.
+
+    With ``force``, it takes the place of a folder that has no other names in it than the new one. When an error is
+    raised meanwhile, no folder is left, and an existing one is as it was.
+
+    Raises:
+        ConfigError: When it cannot be written, or an existing one may not be replaced.
+    """
+    target = Path(target)
+    new = beside(target)
+    try:
+        make_folder(new)
+        yield new
+        for path in new.rglob("*"):
+            (sync_folder if path.is_dir() else _flush)(path)
+        sync_folder(new)
+        if os.path.lexists(target):
+            _check_replaceable(target, new, force=force)
+            remove_folder(target)
+        move_folder(new, target)
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written: {reason(error)}", hint="choose another name with -o") from error
+    finally:
+        if new.exists():
+            remove_folder(new)
+
+
+def _check_replaceable(target: Path, new: Path, *, force: bool) -> None:
+    if not force:
+        raise _taken(target)
+    if others := sorted({path.name for path in target.iterdir()} - {path.name for path in new.iterdir()}):
+        message = f"{target} is not replaced: it also holds {', '.join(map(repr, others[:3]))}"
+        raise ConfigError(message, hint="choose another name with -o, or remove the folder yourself")
 
 
 def _flush(path: Path) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from hookline.config.packed import is_bundle
+from hookline.config.run_config import RunConfig
 from hookline.engine.errors import CheckpointError
 from hookline.engine.loop.run import Run
 from hookline.engine.loop.state import load_state_of_wrappers
 from hookline.engine.words import did_you_mean
+from hookline.runs.changes import identity_changes
 from hookline.runs.disk.checkpoint import (
     CHECKPOINTS,
     Checkpoint,
@@ -24,6 +28,7 @@ from hookline.runs.disk.checkpoint import (
     run_of,
 )
 from hookline.runs.folder import MODEL, REST, read_model
+from hookline.runs.identity import plugins_of
 from hookline.runs.record import RunRecord, read_record
 from hookline.runs.resuming import model_faults
 
@@ -50,6 +55,12 @@ class Weights:
     identity: Mapping[str, Any]
     notes: tuple[str, ...]
     rest: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """All of them by the names that ``model.safetensors`` has."""
+        rest = {f"{part}/{name}": value for part in REST for name, value in self.rest.get(part, {}).items()}
+        return {**self.model, **rest}
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
@@ -98,6 +109,19 @@ def load_weights_into(run: Run, weights: Weights, path: Path) -> None:
             run.loss.load_state_dict(weights.rest["loss"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{weights.origin} of {path.name} belongs to a different run: {error}") from error
+
+
+def version_notes(path: Path, weights: Weights, config: RunConfig) -> list[str]:
+    """Return a warning if the code or the versions here differ from those of a bundle; none for a run folder."""
+    if not is_bundle(path):
+        return []
+    now: dict[str, Any] = {"versions": {name: version(name) for name in ("hookline", "torch", "numpy")}}
+    now["code"] = plugins_of(config)["code"]
+    then = {part: {name: weights.identity.get(part, {}).get(name) for name in each} for part, each in now.items()}
+    changes = [str(change) for change in identity_changes(then, now) if change.before is not None]
+    if not changes:
+        return []
+    return [f"{path.name} was made with other versions, with which results can differ: {'; '.join(changes)}"]
 
 
 def _of_end(path: Path, record: RunRecord, notes: tuple[str, ...]) -> Weights:

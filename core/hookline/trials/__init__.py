@@ -1,4 +1,4 @@
-"""Trials of a run: learning-rate finder, profile, ledger, hook trace, model summary. All load on first use."""
+"""Trials of a run: cross-validation, learning-rate finder, profile, ledger, and more. All load on first use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from hookline.engine.door import lazy
 
 if TYPE_CHECKING:
+    from hookline.trials.cross_validation import CrossValidation, FoldPlan, FoldResult, cross_validate
+    from hookline.trials.folds.planning import Fold, Planned
     from hookline.trials.hook_trace import HookCall, HookTrace
     from hookline.trials.ledger import Ledger
     from hookline.trials.lr_finder import LRCurve, LRPoint, lr_find
@@ -14,6 +16,16 @@ if TYPE_CHECKING:
     from hookline.trials.profiling import Profile, profile
 
 _HOME = {
+    "cross_validation": (
+        "CrossValidation",
+        "FoldPlan",
+        "FoldResult",
+        "cross_validate",
+    ),
+    "folds.planning": (
+        "Fold",
+        "Planned",
+    ),
     "hook_trace": (
         "HookCall",
         "HookTrace",
@@ -36,6 +48,10 @@ _HOME = {
 }
 
 __all__ = [
+    "CrossValidation",
+    "Fold",
+    "FoldPlan",
+    "FoldResult",
     "HookCall",
     "HookTrace",
     "LRCurve",
@@ -43,7 +59,9 @@ __all__ = [
     "Ledger",
     "ModelSummary",
     "OutputShapes",
+    "Planned",
     "Profile",
+    "cross_validate",
     "lr_find",
     "profile",
     "summarize",

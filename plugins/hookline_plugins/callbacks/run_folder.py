@@ -31,7 +31,6 @@ from hookline.runs import (
     give_folder,
     identity_of,
     job_of,
-    redacted_word,
 )
 from hookline.trained import only_watches
 from hookline_plugins.callback_parts.event_text import EventText
@@ -221,7 +220,7 @@ class KeepRunFolder:
             self._folder.write_data(run.data)
         changes = [] if self._is_new else self._redaction.messages(run.warnings)
         started, host = datetime.now(UTC), platform.node()
-        command = [self._redaction.known(redacted_word(word)) for word in command_of(run)]
+        command = [self._redaction.word(word) for word in command_of(run)]
         self._attempt = Attempt(
             started, command, host, os.getpid(), run.step, run.step, changes=changes, job=job_of(run)
         )

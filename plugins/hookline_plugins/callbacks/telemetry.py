@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from hookline import engine, hookimpl
+from hookline import hookimpl
 from hookline.trained import only_watches
 
 if TYPE_CHECKING:
@@ -77,8 +77,10 @@ class Telemetry:
         return (lambda epoch, start: self._counting(read(epoch, start))) if self.speed else read
 
     def _counting(self, batches: Iterator[Any]) -> Iterator[Any]:
+        from hookline.engine import count_examples  # imports torch; here, because a door looks a name up in each use
+
         for batch in batches:
-            self._num_examples += engine.count_examples(batch)
+            self._num_examples += count_examples(batch)
             if (num_tokens := _tokens(batch)) is not None:
                 self._num_tokens = num_tokens if self._num_tokens is None else self._num_tokens + num_tokens
             yield batch

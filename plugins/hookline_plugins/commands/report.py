@@ -54,6 +54,7 @@ def report(  # noqa: PLR0913 - a parameter for each option
     The file needs no network. RUN is a number, a name, a path, `last` or `best`; several are compared. The first report
     of a finished run evaluates its model and keeps the results in the run folder, so that the next one is made at once.
     """
+    from hookline_plugins.commands.sweeping.sections import sections_of_sweep
     from hookline_plugins.drawing.of_run import sections_of_run
     from hookline_plugins.drawing.of_runs import sections_of_runs
     from hookline_plugins.drawing.page import report_page
@@ -71,7 +72,7 @@ def report(  # noqa: PLR0913 - a parameter for each option
             "--importance is for the evaluation of one run", hint="omit --no-evaluation, and name one run"
         )
     if len(paths) > 1:
-        sections = sections_of_runs(paths)
+        sections = [*sections_of_runs(paths), *sections_of_sweep(paths)]
     else:
         sections = sections_of_run(paths[0])
         if not no_evaluation:

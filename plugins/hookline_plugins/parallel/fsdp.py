@@ -142,9 +142,9 @@ class FullyShardedDataParallel:
 
 def _own_memory(_module: Any, _inputs: Any, output: Any) -> Any:
     """Return an output whose tensors are no views: a loss that changed a view in place would pass torch's hooks by."""
-    from hookline.engine import with_parts  # imports torch
-
     if not hasattr(output, "requires_grad"):
+        from hookline.engine import with_parts  # imports torch; looked up where it is needed, not in each call
+
         return with_parts(output, lambda part: _own_memory(None, None, part))
     return output.clone() if output.requires_grad and output._is_view() else output  # noqa: SLF001 - torch's own check
 

@@ -79,7 +79,8 @@ class FiniteGuard(Guard):
             return True
         losses, self._losses = self._losses, 0.0
         if self._is_shared_out:
-            gradients = [own for gradient in gradients if (own := _values(gradient)).numel()] or [self._one]
+            with torch.no_grad():  # a DTensor would enter its local part into the graph
+                gradients = [own for gradient in gradients if (own := _values(gradient)).numel()] or [self._one]
         if not self._is_waiting:
             norms = torch._foreach_norm(gradients, math.inf)  # noqa: SLF001 - torch's own clipping uses it; one call for all
             is_finite = torch.isfinite(torch.stack(norms)).all()

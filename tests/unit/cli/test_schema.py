@@ -53,6 +53,14 @@ ACCEPTED: list[dict[str, Any]] = [
     {"callbacks": {"best": "early-stopping", "other": "off"}},
     {"callbacks": {"early-stopping": {"use": "needy", "room": "lab"}}},
     {"callbacks": {"needy": {"room": "lab", "sizes": [1, 2]}}},
+    {"train": {"epochs": "${train.seed}", "evaluate_every": {"long": "${train.batch_size}"}}},
+    {"callbacks": {"needy": {"room": "lab-${train.seed}", "sizes": ["${train.epochs}", 2]}}},
+    {"extends": []},
+]
+SAID_BY_A_BASE: list[dict[str, Any]] = [
+    {"extends": "base.toml", "model": {"hidden": [3]}, "optimizer": {"betas": [0.5, 0.5]}},
+    {"extends": ["base.toml"], "data": {"use": "csv", "path": "a.csv"}, "callbacks": {"best": {"patience": 2}}},
+    {"extends": "base.toml", "callbacks": {"needy": {}}, "parallel": {"bucket_cap_mb": 5}},
 ]
 REFUSED: list[dict[str, Any]] = [
     {"parallel": {"bucket_cap_mb": 5}},
@@ -82,6 +90,12 @@ REFUSED: list[dict[str, Any]] = [
     {"callbacks": {"needy": {"room": "lab", "sizes": [0]}}},
     {"callbacks": {"needy": {"room": "lab", "extra": 1}}},
     {"callbacks": ["needy"]},
+    {"extends": 5},
+    {"extends": [5]},
+    {"train": {"epochs": "$train.seed"}},
+    {"extends": [], "train": {"epochs": -1}},
+    {"extends": [], "model": {"use": "mlp", "hiden": [3]}},
+    {"extends": [], "callbacks": {"best": {"use": "early-stopping", "patience": 0}}},
 ]
 
 
@@ -113,9 +127,14 @@ def test_the_schema_rejects_an_invalid_config(document: dict[str, Any], catalog_
     assert not Draft7Validator(schema_of(catalog)).is_valid(document)
 
 
+@pytest.mark.parametrize("document", SAID_BY_A_BASE, ids=str)
+def test_the_schema_accepts_what_a_base_may_complete(document: dict[str, Any], catalog_with: MakeCatalog) -> None:
+    assert [error.message for error in Draft7Validator(schema_of(catalog_with(NEEDY))).iter_errors(document)] == []
+
+
 def test_the_default_plugins_options_need_no_use(catalog_with: MakeCatalog) -> None:
     schema = schema_of(catalog_with())
-    table = schema["properties"]["model"]["anyOf"][1]
+    table = schema["else"]["properties"]["model"]["anyOf"][1]
     assert table["properties"]["use"]["default"] == "linear"
     assert table["properties"]["use"]["enum"] == ["linear", "mlp"]
 
@@ -123,10 +142,9 @@ def test_the_default_plugins_options_need_no_use(catalog_with: MakeCatalog) -> N
 def test_options_have_their_description_and_default(catalog_with: MakeCatalog) -> None:
     epochs = schema_of(catalog_with())["properties"]["train"]["properties"]["epochs"]
     assert epochs == {
-        "type": "integer",
-        "minimum": 0,
         "description": "number of passes over the training data",
         "default": 3,
+        "anyOf": [{"type": "integer", "minimum": 0}, {"$ref": "#/definitions/reference"}],
     }
 
 
@@ -142,3 +160,10 @@ def test_ambiguous_plugins_are_offered_by_their_qualified_names(catalog_with: Ma
     assert validator.is_valid({"model": {"use": "acme/mlp", "hidden": [3]}})
     assert validator.is_valid({"model": "hookline/mlp"})
     assert not validator.is_valid({"model": "mlp"})
+
+
+def test_the_schema_of_a_file_has_no_option_that_no_file_may_set(catalog_with: MakeCatalog) -> None:
+    notify = Entry("callback", "notify", "hookline_plugins.callbacks.notify:Notify", "hookline", "0.1.0")
+    validator = Draft7Validator(schema_of(catalog_with(notify)))
+    assert validator.is_valid({"callbacks": {"notify": {"on": ["failed"]}}})
+    assert not validator.is_valid({"callbacks": {"notify": {"command": ["true"]}}})

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hookline import Catalog, ConfigError, hookimpl, load_config
 from hookline.config import Entry
+from hookline.config.references import escaped
 from hookline.config.toml_positions import HIDDEN_IN_TEXT, MAX_DEPTH, MAX_FAULTS
 from hookline.runs import complete_toml, read_lock
 from reliability.fuzz_targets import TARGETS, check_error, same_config
@@ -99,9 +100,9 @@ class Everything:
 
 
 LETTERS = st.characters(codec="utf-8").filter(lambda c: not HIDDEN_IN_TEXT.search(c)) | st.sampled_from(
-    "\"'\\#=[]{}\t\né"
+    "\"'\\#=[]{}$\t\né"
 )
-TEXTS = st.text(LETTERS, max_size=8)
+TEXTS = st.lists(LETTERS | st.just("${"), max_size=8).map("".join)
 KEYS = TEXTS.filter(lambda text: "\t" not in text and "\n" not in text)
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([1e22, 5e-324, -0.0, 1e16, 123456789.125])
@@ -131,7 +132,10 @@ CATALOG = Catalog.installed().with_entries([Entry("callback", "everything", f"{_
 def test_a_complete_config_is_read_as_the_same_config(
     options: dict[str, Any], train: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = load_config({"callbacks": {"everything": options}, "train": train}, catalog=CATALOG)
+    source = {"callbacks": {"everything": escaped(options)}, "train": escaped(train)}
+    config = load_config(source, catalog=CATALOG)
+    given = next(choice.options for choice in config.plugins if choice.table == "callbacks.everything")
+    assert {**given} | {"path": 0, "texts": 0} == {**given, **options, "path": 0, "texts": 0}
     (tmp_path / "complete.toml").write_text(complete_toml(config), encoding="utf-8")
     again = load_config(tmp_path / "complete.toml", catalog=CATALOG)
     same_config(config, again)

@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim import SGD, Optimizer, lr_scheduler
 from torch.utils.data import TensorDataset
 
-from hookline import ConfigError, DataSource, Run, hookimpl, load_config
+from hookline import ConfigError, DataSource, Run, RunView, hookimpl, load_config
+from hookline.engine import Evaluated
 from hookline_plugins.callbacks.lr_schedule import LRSchedule
 
 EPOCHS, STEPS_PER_EPOCH = 6, 4
@@ -77,13 +78,14 @@ def optimizer(params: Any) -> Optimizer:
     return SGD(params, lr=0.05, momentum=0.9)
 
 
-def scheduled(table: Mapping[str, Any], **train: Any) -> tuple[Run, Rates]:
+def scheduled(table: Mapping[str, Any], *others: object, **train: Any) -> tuple[Run, Rates]:
     rates = Rates()
+    callbacks = {f"callbacks.other-{number}": other for number, other in enumerate((rates, *others))}
     source = {
         "train": {"epochs": EPOCHS, "batch_size": 4, **train},
         "callbacks": {"it": {"use": LRSchedule, **table}},
     }
-    return Run(load_config(source, plugins={"data": data(), "optimizer": optimizer, "callbacks.rates": rates})), rates
+    return Run(load_config(source, plugins={"data": data(), "optimizer": optimizer, **callbacks})), rates
 
 
 def by_hand(make: Callable[[Optimizer, int], Scheduler], interval: str) -> list[tuple[float, float]]:
@@ -192,6 +194,23 @@ def test_a_plateau_follows_the_running_loss_without_an_evaluation() -> None:
     run, _ = scheduled({**PLATEAU, "monitor": "train/running_loss"}, epochs=12, evaluate=[])
     run.fit()
     assert run.optimizer.param_groups[0]["lr"] < 0.05
+
+
+def test_a_plateau_follows_the_numbers_of_an_evaluation_of_a_plugin() -> None:
+    class Scores:
+        """Evaluates by a score of its own: 1, 2, 2, 2, 3 in the epochs."""
+
+        @hookimpl
+        def build_evaluation(self, run: RunView) -> Any:
+            scores = (0.0, 1.0, 2.0, 2.0, 2.0, 3.0)  # the first one: the trial of the first batch
+            return lambda batch: Evaluated(batch[1].mean(), numbers={"score": scores[run.epoch]})
+
+    arguments = {"mode": "max", "patience": 0}
+    plateau = {**PLATEAU, "monitor": "train/score", "arguments": arguments}
+    run, rates = scheduled(plateau, Scores(), epochs=5)
+    run.fit()
+    # No better than before after the epochs 3 and 4.
+    assert [rate for rate, _ in rates.seen[::STEPS_PER_EPOCH]] == pytest.approx([0.05, 0.05, 0.05, 0.005, 0.0005])
 
 
 def test_a_resumed_plateau_continues_with_the_same_bits() -> None:

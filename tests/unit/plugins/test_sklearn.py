@@ -17,10 +17,15 @@ from support import ROOT
 sklearn = pytest.importorskip("sklearn", reason="the extra sklearn is not installed: pip install 'hookline[sklearn]'")
 
 from sklearn.base import clone  # noqa: E402 - only where it is installed
+from sklearn.datasets import load_diabetes, load_iris  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
-from sklearn.model_selection import cross_val_score  # noqa: E402
+from sklearn.linear_model import LinearRegression, LogisticRegression  # noqa: E402
+from sklearn.model_selection import PredefinedSplit, cross_val_predict, cross_val_score  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
+from hookline.trials import cross_validate  # noqa: E402
 from hookline_plugins.sklearn import HooklineClassifier, HooklineRegressor  # noqa: E402
 
 GENERATOR = np.random.default_rng(0)
@@ -108,3 +113,33 @@ def test_the_search_of_the_page_finds_the_larger_model(capsys: pytest.CaptureFix
     (block,) = (b for b in blocks(ROOT / "docs/how-to/train-on-arrays.md") if b.file == "search.py")
     exec(compile(block.text, "search.py", "exec"), {})
     assert capsys.readouterr().out == "[32, 32] True\n"
+
+
+def test_cross_validation_agrees_with_that_of_scikit_learn_on_the_same_folds() -> None:
+    """On real data, for models whose training has one optimum, to the tolerance to which both find it."""
+    train = {"batch_size": "all", "dtype": "float64", "epochs": 10, "evaluate": []}
+    optimizer = {"use": "lbfgs", "tolerance_grad": 1e-13, "tolerance_change": 1e-16}
+    config: dict[str, Any] = {"train": train, "model": {"use": "linear"}, "optimizer": optimizer}
+
+    x, y = load_diabetes(return_X_y=True)
+    data = hookline.from_arrays(x, y, standardize=True, standardize_target=True)
+    newton = {"optimizer": optimizer | {"line_search_fn": "none"}}  # a line search is accurate to half of the digits
+    found = cross_validate(config | newton, plugins={"data": data})
+    folds = PredefinedSplit(np.array(found.predictions["fold"]) - 1)
+    theirs = cross_val_predict(LinearRegression(), x, y, cv=folds)
+    np.testing.assert_allclose(found.predictions["predicted_0"], theirs, rtol=1e-6)
+    errors = (np.array(found.predictions["predicted_0"]) - y) ** 2
+    ours = [errors[np.array(found.predictions["fold"]) == fold.fold.number].mean() for fold in found.folds]
+    squared = cross_val_score(LinearRegression(), x, y, cv=folds, scoring="neg_mean_squared_error")
+    np.testing.assert_allclose(ours, -squared, rtol=1e-7)
+
+    x, y = load_iris(return_X_y=True)
+    x, y = x[50:, :2], y[50:]  # these two classes overlap, so that the weights have an optimum
+    found = cross_validate(
+        config | {"loss": {"use": "cross-entropy"}}, plugins={"data": hookline.from_arrays(x, y, standardize=True)}
+    )
+    folds = PredefinedSplit(np.array(found.predictions["fold"]) - 1)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000))
+    for name, scoring, sign in (("accuracy", "accuracy", 1), ("loss", "neg_log_loss", -1)):
+        scores = sign * cross_val_score(model, x, y, cv=folds, scoring=scoring)
+        np.testing.assert_allclose([fold.metrics[name] for fold in found.folds], scores, rtol=1e-6)

@@ -91,6 +91,112 @@ def test_the_guarantee_is_that_of_scikit_learn() -> None:
     assert all(abs(one - other).max() <= 1 for one, other in zip(ours, theirs, strict=True))
 
 
+# ---- folds -----------------------------------------------------------------------------------------------------------
+
+
+def folds_of(codes: list[int], count: int, seed: int = 0, **options: Any) -> list[list[int]]:
+    """Return the rows that each fold leaves out; check that all others are in use, and that test rows stay."""
+    key = Key("k", torch.tensor(codes), [f"v{code}" for code in range(max(codes) + 1)])
+    found, tests = [], set()
+    for number in range(1, count + 1):
+        table = Table(Path("t.csv"), "y", fold=f"{number}/{count}", fold_seed=seed, **options)
+        faults = Faults(None)
+        rows = split_rows(len(codes), table, key, faults)
+        faults.check()
+        assert sorted(torch.cat(list(rows.values())).tolist()) == list(range(len(codes)))
+        found.append(rows["fold"].tolist())
+        tests.add(tuple(rows["test"].tolist()) if "test" in rows else ())
+    assert len(tests) == 1, "each fold leaves the same rows for the test"
+    together = sorted(row for fold in found for row in fold)
+    assert together == sorted({*range(len(codes))} - {*tests.pop()}), "each row is in one fold"
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10])
+def test_each_class_has_its_share_of_each_fold_to_less_than_one_row(count: int) -> None:
+    for seed in range(10):
+        sizes = [random.Random(seed + k).randint(count, 50) for k in range(1 + seed % 5)]
+        codes = codes_of(sizes, seed)
+        folds = folds_of(codes, count, seed, stratify="k")
+        assert max(map(len, folds)) - min(map(len, folds)) <= 1
+        for fold in folds:
+            found = Counter(codes[row] for row in fold)
+            assert all(abs(found[code] - size / count) < 1 for code, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_no_group_is_in_two_folds_and_no_fold_is_empty(count: int) -> None:
+    for seed in range(20):
+        # As many groups as folds, one of them with most of the rows.
+        codes = codes_of([40, *([1] * (count - 1))], seed)
+        folds = folds_of(codes, count, seed, group_by="k")
+        assert sorted(map(len, folds)) == [*([1] * (count - 1)), 40]
+        codes = codes_of([random.Random(seed + k).randint(1, 9) for k in range(30)], seed)
+        groups = [{codes[row] for row in fold} for fold in folds_of(codes, count, seed, group_by="k")]
+        assert sum(map(len, groups)) == 30
+
+
+def test_folds_at_random_have_equal_sizes_and_depend_on_their_seed() -> None:
+    first, other = (folds_of([0] * 23, 5, seed) for seed in (0, 1))
+    assert sorted(map(len, first)) == [4, 4, 5, 5, 5]
+    assert first != other
+    assert folds_of([0] * 23, 5, split=(0.5, 0.5)) == first, "the rows of train and validation are in the folds"
+    assert [len(fold) for fold in folds_of([0] * 20, 2, split=(0.6, 0.2, 0.2))] == [8, 8]
+
+
+def test_the_other_folds_are_split_as_all_rows_would_be() -> None:
+    table = Table(Path("t.csv"), "y", split=(0.6, 0.2, 0.2), stratify="k", fold="2/4")
+    codes = torch.arange(100) % 5
+    rows = split_rows(100, table, Key("k", codes, list("abcde")), Faults(None))
+    # By hand: of 100 rows 20 are for the test and a quarter of the others is left out; of 60, three quarters train.
+    assert {name: len(own) for name, own in rows.items()} == {"train": 45, "validation": 15, "test": 20, "fold": 20}
+    assert all(len({*codes[own].bincount().tolist()}) == 1 for own in rows.values())
+
+
+def test_rows_that_a_column_gives_to_another_split_stay_there() -> None:
+    table = Table(Path("t.csv"), "y", split_column="k", fold="1/2")
+    key = Key("k", torch.tensor([0, 0, 0, 0, 1, 2]), ["train", "val", "north"])
+    rows = split_rows(6, table, key, Faults(None))
+    assert (rows["validation"].tolist(), rows["north"].tolist()) == ([4], [5])
+    assert sorted([*rows["train"].tolist(), *rows["fold"].tolist()]) == [0, 1, 2, 3]
+    faults = Faults(None)
+    split_rows(6, table, key._replace(values=["train", "val", "fold"]), faults)
+    with pytest.raises(DataError, match="a split is called 'fold' already"):
+        faults.check()
+
+
+@pytest.mark.parametrize(
+    ("codes", "count", "options", "message"),
+    [
+        ([0, 0, 0], 4, {}, "4 folds need a row each, and there are 3 rows for them"),
+        ([0] * 9 + [1] * 4, 5, {"stratify": "k"}, "has 1 value with fewer rows than the 5 folds: 'v1' (4)"),
+        ([0] * 9 + [1] * 4, 3, {"group_by": "k"}, "the column 'k' has 2 values, fewer than the 3 folds"),
+    ],
+)
+def test_too_few_rows_for_the_folds_say_what_to_do(
+    codes: list[int], count: int, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        folds_of(codes, count, **options)
+    [fault] = caught.value.faults
+    assert message in fault.message
+    assert "ask for fewer folds" in str(fault.hint)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fold": "6/5"}, "`fold` is '1/N' to 'N/N' with at least 2 folds, not '6/5'"),
+        ({"fold": "1/1"}, "with at least 2 folds"),
+        ({"fold": "1/5", "order_by": "day", "split": (0.8, 0.2)}, "would be predicted by a model of later rows"),
+        ({"fold": "1/5", "files": {"fold": Path("v.csv")}}, "but `fold` takes it from `path`"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Table(Path("t.csv"), "y", **options)
+
+
 # ---- by group and by time --------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from hookline.trained import export_model, load_trained, write_predictions
 from hookline_plugins.data.text.labelled.rows import TokenRows
 from hookline_plugins.data.text.labelled.source import Texts
 from hookline_plugins.models.bag_of_tokens import BagOfTokens
-from support import FIXTURES, saved_folder
+from support import FIXTURES, compared, saved_folder
 
 SENTENCES = FIXTURES / "sentences" / "sentences.csv"
 ROWS = [("a good film", "good"), ("Bad, bad!", "bad"), ("good", "good"), ("so bad", "bad")]
@@ -340,4 +340,4 @@ def test_a_list_with_anything_but_texts_is_refused(saved: Path, texts: list[Any]
 
 
 def test_the_model_is_exported_for_any_number_of_texts(tmp_path: Path, saved: Path) -> None:
-    assert export_model(load_trained(saved), "torch-export", tmp_path / "model.pt2").num_examples == 16
+    assert compared(export_model(load_trained(saved), "torch-export", tmp_path / "model.pt2")).num_examples == 16

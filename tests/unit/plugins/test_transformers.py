@@ -28,7 +28,7 @@ from hookline import (
 )
 from hookline.config import entries_of_file
 from hookline.trained import evaluate_run, export_model, load_trained
-from support import saved_folder
+from support import compared, saved_folder
 
 NUM, TOKENS, WORDS, CLASSES = 12, 7, 20, 3
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -215,7 +215,7 @@ def test_a_saved_run_is_evaluated_used_and_exported(task: str, tmp_path: Path, c
     inputs, _ = Examples(task, 5, 2)[:]
     assert torch.equal(trained.output(inputs), run.model.eval()(**trained.placed(inputs)).logits)
     for name in ("safetensors", *(["torch-export"] if task == "image-classification" else [])):
-        assert export_model(trained, name, tmp_path / f"model.{name}", force=True).num_examples == NUM
+        assert compared(export_model(trained, name, tmp_path / f"model.{name}", force=True)).num_examples == NUM
 
 
 def test_numbers_are_predicted_with_one_output(tmp_path: Path, catalog: Catalog) -> None:
@@ -289,7 +289,7 @@ def test_a_mean_pooled_model_has_the_loss_of_transformers_and_is_exported(
     assert metrics["validation/loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item())
     trained = load_trained(saved_folder(run).path, catalog=catalog)
     assert torch.equal(trained.output(inputs), logits)
-    assert export_model(trained, "torch-export", tmp_path / "model.pt2").num_examples == NUM
+    assert compared(export_model(trained, "torch-export", tmp_path / "model.pt2")).num_examples == NUM
     assert [warning for warning in run.warnings if "classifier" not in warning] == []
 
 

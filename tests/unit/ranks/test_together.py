@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -180,3 +181,29 @@ def test_ranks_tell_one_another_no_secrets_of_their_configs() -> None:
 
     config = load_config({"callbacks": {"keyed": {"key": "hunter2"}}}, plugins={"callbacks.keyed": Keyed})
     assert "hunter2" not in str(_values_of(config))
+
+
+def test_ranks_meet_more_often_for_a_while_after_slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("hookline.ranks.process_group.time.perf_counter", lambda: now[0])
+
+    def steps_between_meetings(ranks: Any) -> list[int]:
+        """Return the numbers of steps up to each of five meetings: one slow step of 49 ms, then fast ones of 1 ms."""
+        add_up = ranks.sum
+        met: list[int] = []
+
+        def slow_sum(values: Any) -> Any:
+            met.append(step)
+            now[0] += 0.01  # so that the meetings would take their share of the time only every 2.5 s
+            return add_up(values)
+
+        monkeypatch.setattr(ranks, "sum", slow_sum)
+        step = 0
+        while len(met) < 6:
+            now[0] += 0.049 if step == 1 else 0.001
+            ranks.meet(step)
+            step += 1
+        return [after - before for before, after in pairwise(met)]
+
+    # Half a second at 49 ms, then at a half of that, and so on.
+    assert in_ranks(2, steps_between_meetings) == [[1, 10, 20, 40, 81]] * 2

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from hookline import ConfigError, RunConfig, Secret, hookimpl, load_config
-from hookline.runs import complete_toml
+from hookline import ConfigError, Run, RunConfig, Secret, hookimpl, load_config
+from hookline.config import FromUser
+from hookline.runs import complete_toml, identity_of
 from hookline.runs.redaction import REDACTED, Redaction, is_secret, redacted, redacted_text, redacted_word
 
 
@@ -220,3 +221,42 @@ def test_a_fault_does_not_show_a_secret(value: Any, tmp_path: Path) -> None:
     assert "'callbacks.upload.dsn': expected text, got a secret that is not" in str(caught.value)
     assert "run.toml:2:7" in str(caught.value)
     assert "1234" not in str(caught.value)
+
+
+@dataclass
+class Preview:
+    """A callback with an option that no file may set."""
+
+    program: FromUser[tuple[str, ...]] = ()
+    size: int = 1
+
+    @hookimpl
+    def on_run_end(self) -> None: ...
+
+
+def test_an_option_that_no_file_may_set_is_neither_saved_nor_recorded_nor_compared() -> None:
+    values = {"callbacks.preview.program": ["show", "it"], "callbacks.preview.size": 2}
+    run = Run(load_config(None, values, plugins={"callbacks.preview": Preview}))
+    redaction = Redaction.of(run.config)
+    written = complete_toml(run.config)
+    assert f"# program = {REDACTED}" in written
+    assert "\nsize = 2 " in written
+    settings = identity_of(run)["settings"]
+    assert "callbacks.preview.program" not in settings
+    assert settings["callbacks.preview.size"] == 2
+    for word, shown in {
+        'callbacks.preview.program=["show"]': f"callbacks.preview.program={REDACTED}",
+        'callbacks.preview={program=["show"]}': f"callbacks.preview={REDACTED}",
+        "callbacks.preview=preview": "callbacks.preview=preview",
+        "callbacks.preview.size=2": "callbacks.preview.size=2",
+        "callbacks.other.token=1234": f"callbacks.other.token={REDACTED}",
+    }.items():
+        assert redaction.word(word) == shown
+    assert redaction.text("it shows it") == "it shows it", "its words are no secrets"
+
+
+def test_the_saved_config_of_a_run_never_sets_an_option_that_no_file_may_set(tmp_path: Path) -> None:
+    config = load_config(None, {"callbacks.notify.on": ["failed"], "callbacks.preview.use": "notify"})
+    (tmp_path / "config.toml").write_text(complete_toml(config))
+    again = load_config(tmp_path / "config.toml")
+    assert [choice.options for choice in again.plugins] == [choice.options for choice in config.plugins]

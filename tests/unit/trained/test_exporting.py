@@ -44,11 +44,11 @@ from hookline.trained import (
     Trained,
     comparing,
     export_model,
-    exporting,
+    load_format,
     load_onnx,
     load_trained,
 )
-from support import run, saved_folder
+from support import compared, run, saved_folder
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 with_onnx = pytest.mark.skipif(not HAS_ONNX, reason="the extra onnx is not installed")
@@ -199,8 +199,8 @@ def test_a_wrapper_that_belongs_to_the_model_is_evaluated_predicted_with_and_exp
 def test_weights_are_exported_bit_by_bit_with_the_metadata_to_use_them(tmp_path: Path) -> None:
     trained = trained_with(tmp_path / "runs", model={"use": "mlp", "hidden": [4]})
     made = export_model(trained, "safetensors", tmp_path / "m.safetensors")
-    assert (made.largest_difference, made.rtol, made.atol) == (0, 0, 0)
-    assert made.inputs == "the first 16 training examples"
+    assert (compared(made).largest_difference, compared(made).rtol, compared(made).atol) == (0, 0, 0)
+    assert compared(made).inputs == "the first 16 training examples"
     weights = load_file(made.path)
     assert {name: value.tolist() for name, value in weights.items()} == {
         name: value.tolist() for name, value in trained.model.state_dict().items()
@@ -239,7 +239,7 @@ def extra() -> nn.Module:
 def test_weights_are_exported_with_what_is_no_plain_tensor(tmp_path: Path) -> None:
     trained = trained_with(tmp_path, model={"use": "extra"}, train={"epochs": 1, "dtype": "float64"})
     done = export_model(trained, "safetensors", tmp_path / "m.safetensors")
-    assert done.largest_difference == 0
+    assert compared(done).largest_difference == 0
     data = done.path.read_bytes()
     state = state_from_safetensors(data)
     assert state.keys() == {"weight", "bias", "turn", "_extra_state"}
@@ -254,7 +254,7 @@ def test_a_program_has_the_outputs_of_the_model_for_any_number_of_examples(tmp_p
         tmp_path / "runs", model={"use": "mlp", "hidden": [4], "dropout": 0.5}, train={"epochs": 1, "dtype": dtype}
     )
     made = export_model(trained, "torch-export", tmp_path / "m.pt2")
-    assert made.largest_difference == 0
+    assert compared(made).largest_difference == 0
     program = torch.export.load(made.path).module()
     inputs = torch.randn(7, 2, dtype=getattr(torch, dtype))
     with torch.no_grad():
@@ -268,10 +268,10 @@ def test_a_model_of_several_inputs_is_exported_even_without_the_training_data(tm
         tmp_path / "runs", data={"use": "pairs", "path": str(tmp_path / "there")}, model={"use": "branches"}
     )
     made = export_model(trained, "torch-export", tmp_path / "a.pt2")
-    assert made.inputs == "the first 16 training examples"
+    assert compared(made).inputs == "the first 16 training examples"
     (tmp_path / "there").unlink()
     made = export_model(trained, "torch-export", tmp_path / "b.pt2")
-    assert made.inputs == "16 random examples, because the training data cannot be read"
+    assert compared(made).inputs == "16 random examples, because the training data cannot be read"
     inputs = {"a": torch.randn(5, 3), "b": torch.arange(5)}
     with torch.no_grad():
         assert torch.equal(torch.export.load(made.path).module()(inputs), trained.model(inputs))
@@ -284,8 +284,8 @@ def test_a_model_that_takes_its_inputs_by_name_is_exported_with_these_names(tmp_
     with torch.no_grad():
         expected = trained.model(**inputs)
     assert torch.equal(trained.output(inputs), expected["logits"])
-    made = export_model(trained, to, tmp_path / f"m{exporting.ENDINGS[to]}")
-    assert made.largest_difference < 1e-5
+    made = export_model(trained, to, tmp_path / f"m{load_format(to).made.suffix}")
+    assert compared(made).largest_difference < 1e-5
     if to == "torch-export":
         got = torch.export.load(made.path).module()(**inputs)
         assert all(torch.allclose(got[name], value) for name, value in expected.items())
@@ -294,7 +294,7 @@ def test_a_model_that_takes_its_inputs_by_name_is_exported_with_these_names(tmp_
 def test_one_example_is_enough_for_a_program_that_takes_any_number(tmp_path: Path) -> None:
     trained = trained_with(tmp_path / "runs", data={"use": "lone"})
     made = export_model(trained, "torch-export", tmp_path / "m.pt2")
-    assert made.num_examples == 2
+    assert compared(made).num_examples == 2
     assert torch.export.load(made.path).module()(torch.ones(9, 2)).shape == (9, 1)
 
 
@@ -334,7 +334,7 @@ def test_a_difference_is_measured_against_the_output(got: float, expected: float
 
 def test_an_unknown_format_and_an_existing_file_are_refused(tmp_path: Path) -> None:
     trained = trained_with(tmp_path / "runs")
-    with pytest.raises(ConfigError, match=r"there is no format 'onx'\n.*did you mean 'onnx'"):
+    with pytest.raises(ConfigError, match=r"no export plugin named 'onx' is installed\n.*did you mean 'onnx'"):
         export_model(trained, "onx", tmp_path / "m")
     (tmp_path / "m.safetensors").write_text("mine")
     with pytest.raises(ConfigError, match="already exists"):
@@ -373,14 +373,16 @@ def test_an_onnx_file_has_the_outputs_of_the_model_for_any_number_of_examples(tm
         inputs = torch.randn(count, 2, dtype=getattr(torch, dtype))
         (got,) = session.run(["outputs"], {"inputs": inputs.numpy()})
         with torch.no_grad():
-            assert torch.allclose(torch.from_numpy(got), trained.model(inputs), rtol=made.rtol, atol=made.atol)
+            assert torch.allclose(
+                torch.from_numpy(got), trained.model(inputs), rtol=compared(made).rtol, atol=compared(made).atol
+            )
     assert session.get_modelmeta().custom_metadata_map["run"] == "0001-synthetic-linear-mlp"
 
 
 @with_onnx
 def test_an_onnx_file_of_several_inputs_takes_them_in_their_order(tmp_path: Path) -> None:
     trained = trained_with(tmp_path / "runs", data={"use": "pairs"}, model={"use": "branches"})
-    assert export_model(trained, "onnx", tmp_path / "m.onnx").largest_difference < 1e-5
+    assert compared(export_model(trained, "onnx", tmp_path / "m.onnx")).largest_difference < 1e-5
 
 
 # ---- raw inputs ------------------------------------------------------------------------------------------------------
@@ -406,8 +408,8 @@ def test_an_export_scales_the_rows_of_arrays_and_gives_predictions_in_their_unit
     config = {"model": "linear", "train": {"epochs": 1}, "callbacks": {"run-folder": {"parent": str(tmp_path)}}}
     hookline.train(config, plugins={"data": data})
     trained = load_trained("last", parent=tmp_path)
-    made = export_model(trained, to, tmp_path / f"m{exporting.ENDINGS[to]}")
-    assert (made.takes_raw, made.inputs[:18]) == (True, "16 random examples")
+    made = export_model(trained, to, tmp_path / f"m{load_format(to).made.suffix}")
+    assert (compared(made).takes_raw, compared(made).inputs[:18]) == (True, "16 random examples")
     weights = load_file(trained.path / "model.safetensors")
     scaled = (rows - rows.mean(0, dtype="float64")) / rows.std(0, dtype="float64")
     predicted = scaled @ weights["weight"].numpy()[0] + weights["bias"].numpy()
@@ -419,8 +421,8 @@ def test_an_export_scales_the_rows_of_arrays_and_gives_predictions_in_their_unit
         (same,) = trained.predictions(tmp_path / "new.npz")
         assert list(columns) == list(same) == ["predicted_0"]
         np.testing.assert_allclose(columns["predicted_0"], same["predicted_0"], rtol=1e-6)
-    bare = export_model(trained, to, tmp_path / f"bare{exporting.ENDINGS[to]}", bare=True)
-    assert not bare.takes_raw
+    bare = export_model(trained, load_format(to, ["export.bare=true"]), tmp_path / f"bare{load_format(to).made.suffix}")
+    assert not compared(bare).takes_raw
     if to == "onnx":
         with pytest.raises(CheckpointError, match="holds no preparation of its inputs"):
             load_onnx(bare.path)
@@ -437,7 +439,7 @@ def test_an_export_gives_the_class_and_the_probabilities(tmp_path: Path, to: str
     config = {"loss": loss, "optimizer": {"lr": 1e-3}, "callbacks": {"run-folder": {"parent": str(tmp_path)}}}
     hookline.train(config, plugins={"data": data})
     trained = load_trained("last", parent=tmp_path)
-    made = export_model(trained, to, tmp_path / f"m{exporting.ENDINGS[to]}")
+    made = export_model(trained, to, tmp_path / f"m{load_format(to).made.suffix}")
     got = outputs_for(made.path, {"inputs": pixels})
     weights = load_file(trained.path / "model.safetensors")
     logits = pixels @ weights["weight"].numpy().T.astype("float64") + weights["bias"].numpy()
@@ -502,7 +504,7 @@ class TokensData:
 def test_any_data_source_can_offer_the_preparation_and_is_held_to_it(tmp_path: Path) -> None:
     trained = trained_with(tmp_path / "runs", data={"use": "tokens"})
     made = export_model(trained, "torch-export", tmp_path / "m.pt2")
-    assert (made.takes_raw, made.inputs, made.num_examples) == (True, "four rows", 4)
+    assert (compared(made).takes_raw, compared(made).inputs, compared(made).num_examples) == (True, "four rows", 4)
     extra = {"hookline.json": ""}
     module = torch.export.load(made.path, extra_files=extra).module()
     rows = torch.randn(3, 2)
@@ -590,8 +592,8 @@ def test_an_export_of_a_table_predicts_from_its_columns_as_the_run_does(tmp_path
         data={**TABLE, "path": str(path), "standardize_target": True},
         model={"use": "mlp", "hidden": [3]},
     )
-    made = export_model(trained, to, tmp_path / f"m{exporting.ENDINGS[to]}")
-    assert (made.takes_raw, made.inputs) == (True, "16 rows of the training data")
+    made = export_model(trained, to, tmp_path / f"m{load_format(to).made.suffix}")
+    assert (compared(made).takes_raw, compared(made).inputs) == (True, "16 rows of the training data")
     (expected,) = trained.predictions(path)
     if to == "onnx":
         (got,) = load_onnx(made.path).predictions(path)
@@ -627,7 +629,7 @@ def test_an_exported_classifier_of_a_table_gives_texts_and_leaves_out_what_it_ca
     )
     path.unlink()
     made = export_model(trained, "onnx", tmp_path / "m.onnx")
-    assert made.inputs == "16 invented rows, because the training data cannot be read"
+    assert compared(made).inputs == "16 invented rows, because the training data cannot be read"
     new = tmp_path / "new.csv"
     rows = [
         "1,5;red;3;1.1.2000 01:00;7",

@@ -28,6 +28,7 @@ from hookline.cli.ranks import earlier_attempt, joined, launch_ranks, leave_to_z
 from hookline.cli.streams import outlasted_output
 from hookline.config.loading import load_config
 from hookline.config.plugins.catalog import KINDS, Catalog
+from hookline.config.references import escaped
 from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError
 from hookline.engine.hookspecs import API_VERSION
@@ -67,12 +68,12 @@ hookline.lazy = {
     "resume": LazyCommand("commands.runs", "resume", "Resume RUN from its newest valid checkpoint."),
     "runs": LazyCommand("commands.runs", "runs", "List, watch, show, tag, compare, plot or remove runs."),
     "prove-resume": LazyCommand("commands.proof", "prove_resume", "Prove that a run resumes exactly."),
-    "eval": LazyCommand("commands.trained", "eval_", "Evaluate the model of RUN."),
-    "predict": LazyCommand("commands.trained", "predict", "Predict the rows of INPUT with the model of RUN."),
+    "eval": LazyCommand("commands.evaluating", "eval_", "Evaluate the model of RUN, or compare several runs."),
+    "predict": LazyCommand("commands.trained", "predict", "Predict the rows of INPUT, or a split of the data of RUN."),
     "importance": LazyCommand(
         "commands.importance", "importance", "Measure how much each feature matters to the model of RUN."
     ),
-    "export": LazyCommand("commands.trained", "export", "Export the model of RUN for other programs."),
+    "export": LazyCommand("commands.export", "export", "Export the model of RUN for other programs."),
 }
 
 
@@ -242,7 +243,7 @@ def init(
     if datafile is None and (column or task):
         raise ConfigError("--target and --task are for a DATAFILE", hint="hookline init DATAFILE --target COLUMN")
     starter = catalog.default("starter")(datafile, target.parent, column, task) if datafile else None
-    config = load_config(starter.tables if starter else {}, catalog=catalog)
+    config = load_config(escaped(starter.tables) if starter else {}, catalog=catalog)
     head = f"# Train with: hookline train {target}\n# A line that begins with # shows a default.\n"
     write_text_file(target, f"{head}\n{commented_toml(config)}", force=force)
     remarks, warnings = (starter.remarks, starter.warnings) if starter else ([], [])

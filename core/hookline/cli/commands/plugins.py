@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import shlex
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import click
 import msgspec
 
 from hookline.cli.arguments import (
-    ListByDefault,
+    GroupWithDefault,
     callbacks_of_train,
     entry_values,
     find,
@@ -29,17 +30,18 @@ from hookline.cli.command import Command
 from hookline.cli.completion import complete_kind_and_words, complete_name, split_words
 from hookline.cli.output import Output
 from hookline.config.loading import named_entries
-from hookline.config.plugins.catalog import COMMAND, KINDS, Catalog, Entry
+from hookline.config.plugins.catalog import COMMAND, EXPORT, KINDS, Catalog, Entry
 from hookline.config.plugins.plugin import combined
 from hookline.engine.errors import ConfigError, Fault, PluginError
 from hookline.engine.words import did_you_mean
 from hookline.runs.lock import make_lock, read_lock
 
 if TYPE_CHECKING:
+    from hookline.config.plugins.plugin import Plugin
     from hookline.testing.inspection import Inspection
 
 
-@click.group(cls=ListByDefault)
+@click.group(cls=GroupWithDefault)
 def plugins() -> None:
     """List or check the installed plugins.
 
@@ -55,11 +57,11 @@ def plugins() -> None:
 def list_plugins(output: Output, catalog: Catalog, words: Sequence[str], order: bool) -> None:
     """List the installed plugins, without importing any.
 
-    KIND is data, model, loss, optimizer, parallel or callback, or command: the commands that distributions add, which
-    are listed on their own. The column "state" refers to the run that `hookline
+    KIND is data, model, loss, optimizer, parallel or callback; or command or export: the commands and the export
+    formats, which are listed on their own. The column "state" refers to the run that `hookline
     train` would train with CONFIG and KEY=VALUE.
     """
-    kinds = (*KINDS, COMMAND)
+    kinds = (*KINDS, COMMAND, EXPORT)
     kind, words = (words[0], words[1:]) if words and words[0] in kinds else (None, words)
     path, overrides = split_words(words)
     if path and not Path(path).exists():
@@ -181,23 +183,60 @@ def _inspection_row(entry: Entry, catalog: Catalog, inspection: Inspection) -> l
     return [entry.kind, catalog.callable_name(entry), entry.source, seconds, *map(str, counts), result]
 
 
+@plugins.command("index")
+@click.argument("text", required=False, metavar="[NAME]")
+@output_options
+@plugin_options
+def list_index(output: Output, catalog: Catalog, text: str | None) -> None:
+    """List known plugins, with the distribution to install for each.
+
+    With NAME, only those with this text in their name, kind, distribution or summary. Nothing is fetched: Hookline
+    brings the list, and so may other distributions.
+    """
+    from hookline.config.plugins.index import read_index
+
+    index = read_index(catalog)
+    for problem in index.problems:
+        output.note(f"note: {problem}")
+    found = [plugin for plugin in index.plugins if (text or "").casefold() in plugin.line.casefold()]
+    if text and not found:
+        names = {plugin.name for plugin in index.plugins}
+        raise ConfigError(f"no index lists {text!r}", hint=did_you_mean(text, names))
+    states = ["installed" if plugin.is_installed else "" for plugin in found]
+    if output.json:
+        output.document(
+            [{**msgspec.to_builtins(p), "installed": bool(state)} for p, state in zip(found, states, strict=True)]
+        )
+        return
+    rows = [
+        [p.kind, p.name, p.distribution, state, p.summary, p.homepage, p.listed_by]
+        for p, state in zip(found, states, strict=True)
+    ]
+    head = ["kind", "name", "distribution", "state", "summary", "homepage", "listed by"]
+    # Most plugins of most indexes have neither of the last two.
+    kept = [number for number in range(len(head)) if number < 5 or any(row[number] for row in rows)]
+    output.table([head[number] for number in kept], [[row[number] for number in kept] for row in rows])
+    if len(found) == 1 and not found[0].is_installed:
+        output.prose(f"\nto install it: {found[0].how_to_install}")
+
+
 @click.command(cls=Command)
-@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
+@click.argument("kind", type=click.Choice((*KINDS, EXPORT)), metavar="KIND")
 @click.argument("name", shell_complete=complete_name)
 @output_options
 @plugin_options
 def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
     """Show a plugin and its options.
 
-    KIND is data, model, loss, optimizer, parallel or callback. Also prints the lines to paste into a config.
+    KIND is data, model, loss, optimizer, parallel, callback or export. Also prints the lines to paste into a config,
+    or the command of an export format.
     """
     from hookline.config.plugins.plugin import load_plugin
-    from hookline.runs.config_text import option_lines, to_toml
+    from hookline.runs.config_text import to_toml
 
     entry = find(catalog, kind, name)
     plugin = load_plugin(entry)
-    label = f"callbacks.{entry.name}" if kind == "callback" else kind
-    lines = option_lines(label, catalog.callable_name(entry), plugin.options)
+    lines = _usage_lines(catalog.callable_name(entry), plugin)
     about = inspect.getdoc(plugin.target) or ""
     if output.json:
         options = [
@@ -209,13 +248,28 @@ def show(output: Output, catalog: Catalog, kind: str, name: str) -> None:
     output.prose(f"{entry}: {entry.value}\n\n{about}\n")
     if plugin.options and not output.quiet:
         rows = [
-            [o.name, "required" if o.is_required else to_toml(o.default), o.expected, o.description]
+            [
+                o.name,
+                "required" if o.is_required else to_toml(o.default),
+                o.expected,
+                f"{o.description}{' (not in a file)' if o.is_from_user else ''}",
+            ]
             for o in plugin.options
         ]
         output.table(["option", "default", "takes", "meaning"], rows)
-        output.line("\nin a config:\n")
+        output.line(f"\n{'on the command line' if kind == EXPORT else 'in a config'}:\n")
     for line in lines:
         output.line(line)
+
+
+def _usage_lines(name: str, plugin: Plugin) -> list[str]:
+    from hookline.runs.config_text import option_lines, to_toml
+
+    if plugin.kind == EXPORT:
+        words = [f"{EXPORT}.{o.name}={'...' if o.is_required else to_toml(o.default)}" for o in plugin.options]
+        return [shlex.join(["hookline", "export", "last", "--to", name, *words])]
+    label = f"callbacks.{plugin.name}" if plugin.kind == "callback" else plugin.kind
+    return option_lines(label, name, plugin.options)
 
 
 @click.command(cls=Command)

@@ -28,8 +28,14 @@ KINDS = ("data", "model", "loss", "optimizer", "parallel", "callback")
 COMMAND = "command"
 """The kind of entry that adds a command to the command line; it is no part of a run."""
 
+EXPORT = "export"
+"""The kind of entry that adds a format to ``hookline export``; it is no part of a run either."""
+
+INDEX = "index"
+"""The kind of entry that names a file which lists plugins; see ``hookline.config.plugins.index``."""
+
 OWN_DISTRIBUTION = "hookline"
-_ORDER = (*KINDS, COMMAND)
+_ORDER = (*KINDS, COMMAND, EXPORT, INDEX)
 _GROUP_OF_KIND = {f"hookline.{kind}": kind for kind in _ORDER}
 _DEFAULTS_GROUP = "hookline.defaults"
 
@@ -39,7 +45,7 @@ class Entry:
     """An installed plugin, as declared in the metadata of its distribution.
 
     Attributes:
-        kind: One of ``KINDS``, or ``"command"``.
+        kind: One of ``KINDS``, ``"command"``, ``"export"`` or ``"index"``.
         name: The entry point's name, which is the plugin's name.
         value: The object reference, ``module:attribute``.
         distribution: Name of the distribution that declares it.
@@ -113,7 +119,7 @@ class Catalog:
         problems: Sequence[str] = (),
     ) -> None:
         self._all = tuple(sorted(entries, key=lambda e: (_ORDER.index(e.kind), e.name, e.distribution)))
-        self.entries = tuple(entry for entry in self._all if entry.kind != COMMAND)
+        self.entries = tuple(entry for entry in self._all if entry.kind in KINDS)
         self.commands = tuple(entry for entry in self._all if entry.kind == COMMAND)
         self.problems = tuple(problems)
         self._defaults = {entry_point.name: entry_point for entry_point in defaults}
@@ -183,7 +189,7 @@ class Catalog:
         return Catalog(entries, defaults=self._defaults.values(), problems=self.problems)
 
     def of_kind(self, kind: str) -> tuple[Entry, ...]:
-        """Return the plugins of a kind, or the commands, sorted by name."""
+        """Return the plugins of a kind, the commands, the export formats or the indexes, sorted by name."""
         return tuple(entry for entry in self._all if entry.kind == kind)
 
     def names(self, kind: str) -> list[str]:
@@ -236,11 +242,18 @@ class Catalog:
     def default(self, part: str) -> Any:
         """Return a default that Hookline's own distribution declares.
 
-        The parts are ``commands`` (summaries of Hookline's own commands among the plugins, by name), ``run``,
-        ``terminal``, ``json``, ``keep`` and ``ranks`` (tables of a config), ``starter`` (a function that suggests a
-        config for a data file, with its reasons), ``given-arrays`` (a function that makes a data source of arrays),
-        ``hooks`` (a class with hooks), ``parent`` (a function that returns the folder of the runs), ``proof``, ``fast``
-        and ``overfit`` (functions that return the overrides of a proof or a trial), and ``moved`` (new names of renamed
-        keys). Other distributions cannot declare defaults, so installing one does not change a run.
+        The parts are ``commands`` and ``exports`` (summaries of Hookline's own commands and export formats among the
+        plugins, by name), ``run``, ``terminal``, ``json``, ``keep`` and ``ranks`` (tables of a config), ``starter`` (a
+        function that suggests a config for a data file, with its reasons), ``given-arrays`` (a function that makes a
+        data source of arrays), ``hooks`` (a class with hooks), ``parent`` (a function that returns the folder of the
+        runs), ``proof``, ``fast`` and ``overfit`` (functions that return the overrides of a proof or a trial),
+        ``tables`` (names of tables of a config file that a command reads, and no run), and ``moved`` (new names of
+        renamed keys). Other distributions cannot declare defaults, so installing one does not change a run.
         """
         return self._defaults[part].load()
+
+    def watching_tables(self) -> list[str]:
+        """Return the tables of the default callbacks that show or save a run, which do not affect its results."""
+        return [
+            f"callbacks.{name}" for part in ("terminal", "json", "keep") for name in self.default(part)["callbacks"]
+        ]

@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,13 @@ REQUIRED: Any = inspect.Parameter.empty
 
 Secret = Annotated[str, Meta(extra_json_schema={"writeOnly": True})]
 """Type of an option whose text is never written or printed: a password, a token, an address that contains one."""
+
+_Type = TypeVar("_Type")
+FromUser = Annotated[_Type, Meta(extra_json_schema={"readOnly": True})]
+"""Type of an option that only the command line or a program may set, such as a program to run: ``FromUser[str]``.
+
+No config file can, because somebody else may have written it; and it is not saved with a run.
+"""
 
 _BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
 _LENGTHS = {"min_length": "at least {} long", "max_length": "at most {} long", "pattern": "matching {!r}"}
@@ -65,7 +72,15 @@ class Option:
     @property
     def is_secret(self) -> bool:
         """Whether it is a ``Secret``, or contains one."""
-        return any((meta.extra_json_schema or {}).get("writeOnly") for meta in _metas(self.type))
+        return self._is_marked("writeOnly")
+
+    @property
+    def is_from_user(self) -> bool:
+        """Whether it is ``FromUser``, or contains one: no file may set it."""
+        return self._is_marked("readOnly")
+
+    def _is_marked(self, keyword: str) -> bool:
+        return any((meta.extra_json_schema or {}).get(keyword) for meta in _metas(self.type))
 
     @property
     def description(self) -> str:

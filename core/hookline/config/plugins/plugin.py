@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from hookline.config.plugins.catalog import Entry
+from hookline.config.plugins.catalog import EXPORT, Entry
 from hookline.config.plugins.foreign_errors import describe_error
 from hookline.config.plugins.hook_checks import hook_fault, signature_of
 from hookline.config.plugins.options import Option, options_of
@@ -41,6 +41,7 @@ _SUPPLIED = {
     "optimizer": ("run", "model", "params"),
     "parallel": ("run", "model"),
     "callback": (),
+    EXPORT: (),
 }
 
 
@@ -49,7 +50,7 @@ class Plugin:
     """An imported plugin, or an object given from Python.
 
     Attributes:
-        kind: One of ``KINDS``.
+        kind: One of ``KINDS``, or ``"export"``.
         name: Its name in the config.
         target: The class or function to call, or the object itself.
         entry: Its catalog entry; None for an object given from Python.
@@ -102,8 +103,17 @@ class Plugin:
         self._check_hooks()
         if not inspect.isclass(self.target):
             return with_new_names(self.target, str(self))
+        return with_new_names(self.called(values), str(self))
+
+    def called(self, values: Mapping[str, Any]) -> object:
+        """Return the result of calling its class or function with the option ``values``.
+
+        Raises:
+            ValueError: When the plugin refuses the values.
+            PluginError: When it fails otherwise.
+        """
         try:
-            return with_new_names(self.target(**values), str(self))
+            return self.target(**values)
         except (ValueError, PluginError):
             raise
         except (Exception, SystemExit) as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
-from hookline.config.plugins.catalog import KINDS, Entry
+from hookline.config.plugins.catalog import EXPORT, KINDS, Entry
 from hookline.config.plugins.foreign_errors import describe_error
 from hookline.engine.errors import ConfigError, PluginError
 from hookline.engine.words import did_you_mean
@@ -53,11 +53,11 @@ def plugin(kind: str, name: str) -> Callable[[_Target], _Target]:
     """Mark a class or function as a plugin of its file.
 
     A plugin is a class with methods marked ``@hookimpl``, or a plain class or function that builds the component of its
-    kind. The mark itself has no effect; a run can use the plugin if its file is named, with
-    ``hookline train --plugin FILE`` or ``entries_of_file``.
+    kind; an export format is a class as ``hookline.trained.ExportFormat``. The mark itself has no effect; a run can use
+    the plugin if its file is named, with ``hookline train --plugin FILE`` or ``entries_of_file``.
 
     Args:
-        kind: ``data``, ``model``, ``loss``, ``optimizer`` or ``callback``.
+        kind: ``data``, ``model``, ``loss``, ``optimizer``, ``parallel``, ``callback`` or ``export``.
         name: The plugin's name in a config: a letter or digit, then letters, digits and ``- _ .``.
 
     Raises:
@@ -68,8 +68,8 @@ def plugin(kind: str, name: str) -> Callable[[_Target], _Target]:
         ... def cubic(prediction, target):
         ...     return (prediction - target).abs().pow(3).mean()
     """
-    if kind not in KINDS:
-        raise ValueError(f"{kind!r} is not a kind of plugin; {did_you_mean(kind, KINDS)}")
+    if kind not in (*KINDS, EXPORT):
+        raise ValueError(f"{kind!r} is not a kind of plugin; {did_you_mean(kind, (*KINDS, EXPORT))}")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, flags=re.ASCII):
         raise ValueError(f"{name!r} is not a valid plugin name: use letters and digits, and - _ . after the first")
 

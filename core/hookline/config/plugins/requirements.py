@@ -24,16 +24,31 @@ def unmet(requirement: str) -> str | None:
         raise ValueError(f"{requirement!r} gives a URL; give a name and a range of versions")
     if wanted.marker and not wanted.marker.evaluate():
         return None
+    return _unmet(wanted, set())
+
+
+def _unmet(wanted: Requirement, asked: set[str]) -> str | None:
+    """Return why a requirement or one of its extras is not met; ``asked`` are those that are being looked at."""
     try:
-        metadata = distribution(wanted.name).metadata
+        found = distribution(wanted.name)
     except PackageNotFoundError:
         return f"{wanted.name} is not installed"
-    if "Version" not in metadata:
+    if "Version" not in found.metadata:
         return f"{wanted.name} is installed without a version"
-    installed = metadata["Version"]
-    if wanted.specifier.contains(installed, prereleases=True):
-        return None
-    return f"{wanted.name} {installed} is installed"
+    installed = found.metadata["Version"]
+    if not wanted.specifier.contains(installed, prereleases=True):
+        return f"{wanted.name} {installed} is installed"
+    asked.add(str(wanted))  # extras can ask for each other
+    needed = [each for extra in sorted(wanted.extras) for each in _of_extra(found.requires or (), extra)]
+    return next((reason for each in needed if str(each) not in asked and (reason := _unmet(each, asked))), None)
+
+
+def _of_extra(requires: Iterable[str], extra: str) -> Iterable[Requirement]:
+    """Yield the requirements that an extra adds, without their markers."""
+    for needed in map(_parsed, requires):
+        marker, needed.marker = needed.marker, None
+        if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
+            yield needed
 
 
 def check_fits(entry: Entry) -> None:

@@ -59,7 +59,7 @@ def evaluate(
         ContractError: When the evaluation returns anything else, or a metric does not return numbers.
     """
     means = _measure(batches, evaluation, parts, metrics, where, ranks, first)
-    if not means["loss"].weight:
+    if not means["loss"].sums()[1]:
         message = "there was no batch to evaluate, or none with a target that counts in the loss"
         raise DataError(message, hint="a stream must restart for each iteration")
     measured = {name: mean.compute() for name, mean in means.items()}

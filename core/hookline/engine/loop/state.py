@@ -98,8 +98,6 @@ class Progress:
 
     def running_loss(self, ranks: Ranks) -> tuple[float, float]:
         """Return the mean loss over the steps of the current epoch, and the sum of the weights, of all ranks."""
-        if ranks.world_size == 1:
-            return self.running.compute(), self.running.weight
         total, weight = (sum(column) for column in zip(*ranks.gather(self.running.sums()), strict=True))
         return total / weight if weight else math.nan, weight
 

@@ -84,11 +84,6 @@ class WeightedMean:
         self._sum: Tensor | float = 0.0
         self._weight: Tensor | float = 0.0
 
-    @property
-    def weight(self) -> float:
-        """The sum of all weights; wait for the device if they are tensors."""
-        return float(self._weight + sum(self._weights))
-
     def add(self, value: Tensor, weight: int | Tensor) -> None:
         """Add a value, a scalar of any floating dtype; with a weight of 0 it does not count, even if it is NaN."""
         self._values.append(value)

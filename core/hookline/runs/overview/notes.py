@@ -6,6 +6,7 @@ The program that trains writes the record and never this file, so it can be chan
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -63,13 +64,13 @@ def read_notes(path: Path) -> Notes:
         raise ConfigError(f"{path / NOTES} cannot be read: {error}", hint=hint) from error
 
 
-def change_tags(path: Path, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Notes:
-    """Add and remove tags of a run, and return what it has then.
+def change_tags(path: str | os.PathLike[str], add: Iterable[str] = (), remove: Iterable[str] = ()) -> Notes:
+    """Add and remove tags of a run folder, and return what it has then.
 
     Raises:
         ConfigError: When a tag is not valid, there are too many, or the file cannot be read or written.
     """
-    added = [encodable(tag) for tag in add]
+    path, added = Path(path), [encodable(tag) for tag in add]
     if faults := [fault for tag in added for fault in _faults(tag)]:
         raise ConfigError("these are not valid tags", faults=faults)
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from hookline.config.packed import check_bundle, is_bundle
 from hookline.engine.errors import ConfigError
 from hookline.engine.words import nearest
 from hookline.runs.folder import CONFIG
@@ -20,14 +21,16 @@ def find_run(name: str | os.PathLike[str], parent: str | os.PathLike[str] = "run
     """Return the folder of a run.
 
     Args:
-        name: A number, a name, a full name with its number, a path, ``last`` or ``best``.
+        name: A number, a name, a full name with its number, a path, ``last`` or ``best``. The path may be that of a
+            bundle: it is checked, and read like a run folder, but nothing can be written to it.
         parent: The folder of the runs.
 
     Raises:
         ConfigError: When there is no such run, or several have that name.
+        CheckpointError: When a bundle is damaged.
     """
     name, parent = os.fspath(name), Path(parent)
-    if "/" in name or os.sep in name or name in (".", "..") or _is_run_folder(name):
+    if "/" in name or os.sep in name or name in (".", "..") or _is_run_folder(name) or is_bundle(name):
         return _checked(Path(name))
     names = run_names(parent)
     if name in (LAST, BEST) and names:
@@ -74,6 +77,8 @@ def _meant(name: str, names: list[str]) -> str:
 def _checked(path: Path) -> Path:
     if path.name in (RECORD, CONFIG) and os.path.isfile(path):  # noqa: PTH113 - see _is_run_folder
         path = path.parent
+    if is_bundle(path):
+        check_bundle(path)
     read_record(path)
     return path.resolve()
 

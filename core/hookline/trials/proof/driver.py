@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hookline.config.references import escaped
 from hookline.config.run_config import Setting
 from hookline.engine.errors import CheckpointError, ConfigError, HooklineError, TrainingError
 from hookline.trials.proof.witness import Order, Report
@@ -143,7 +144,7 @@ class Driver:
             if number == 0 or folder is None:
                 last = self._work(name, role="train", kill=kill)
             else:
-                last = self._work(name, role="resume", run=str(folder), overrides=self._secrets, kill=kill)
+                last = self._work(name, role="resume", run=str(folder), overrides=escaped(self._secrets), kill=kill)
             begin = next(report for report in self._reports(name) if report.event == "begun")
             begun.append((begin.step, begin.epochs))
             resumed = f"resumed from step {begin.step}, " if number else ""

@@ -15,6 +15,7 @@ from msgspec import Meta
 from hookline import DataError, DataSource, hookimpl
 from hookline.engine import did_you_mean
 from hookline_plugins.data.faults import Faults
+from hookline_plugins.data.splits import Fold, FoldSeed, check_fold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,8 @@ class FromArrays:
     stratify: Annotated[bool, Meta(description="keep the shares of the classes in each split, if it is shuffled")] = (
         True
     )
+    fold: Fold = ""
+    fold_seed: FoldSeed = 0
     task: Annotated[
         Literal["auto", "regression", "classification", "binary"],
         Meta(description="how to treat the targets; auto: floating-point numbers as numbers, all others as labels"),
@@ -58,6 +61,7 @@ class FromArrays:
     def __post_init__(self) -> None:
         if self.validation + self.test >= 1:
             raise ValueError(f"`validation` and `test` leave no rows to train on: {self.validation:g} + {self.test:g}")
+        check_fold(self.fold)
         if self.standardize_target and self.task in ("classification", "binary"):
             raise ValueError(f"`standardize_target` is for numbers, not for task = {self.task!r}")
 

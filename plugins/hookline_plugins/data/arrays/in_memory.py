@@ -19,12 +19,13 @@ from hookline import DataSource
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_inputs, as_tensor
 from hookline_plugins.data.rows import Rows, read_numbers
-from hookline_plugins.data.splits import held_out_rows
+from hookline_plugins.data.splits import Folding, Key, chosen_rows, number_fold, with_origins
+from hookline_plugins.data.splits import named as split_names
 from hookline_plugins.data.tables.scaling import Scale, Unscale, measure
 from hookline_plugins.data.targets import Targets, Task, read_targets
 
 
-class Options(Protocol):
+class Options(Folding, Protocol):
     """The options of ``FromArrays``, and its arrays."""
 
     validation: float
@@ -62,11 +63,16 @@ def build_source(options: Options, generator: torch.Generator | None) -> DataSou
     assert targets is not None, "as above"
     inputs = {split: as_inputs(as_tensor(one.values), is_float=options.float_inputs) for split, one in read.items()}
     outputs = {split: as_tensor(values) for split, values in targets.values.items()}
-    _split(options, targets, (inputs, outputs), generator, faults)
+    rows = _split(options, targets, (inputs, outputs), generator, faults)
     names = read["train"].names, targets.names
     scales = _scales(options, targets, (inputs, outputs), names, faults)
     faults.check()
-    return _source(targets, inputs, outputs, names, scales, read["train"].values.dtype.name)
+    datasets = {
+        split: with_origins(_dataset(x, outputs[split]), rows[split].numpy() if split in rows else None)
+        for split, x in inputs.items()
+    }
+    number_fold(datasets, rows, options)
+    return _source(targets, datasets, names, scales, read["train"].values.dtype.name)
 
 
 def _read_inputs(given: Mapping[str, tuple[str, Any]], faults: Faults) -> dict[str, Rows] | None:
@@ -99,17 +105,21 @@ _Splits = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 def _split(
     options: Options, targets: Targets, parts: _Splits, generator: torch.Generator | None, faults: Faults
-) -> None:
-    """Move rows of the training split to splits of their own."""
+) -> Mapping[str, Tensor]:
+    """Move rows of the training split to splits of their own; return the numbers of those of each."""
     named = {"validation": options.validation, "test": options.test}
     shares = {name: share for name, share in named.items() if share and name not in options.given}
-    if not shares:
-        return
-    classes = parts[1]["train"].flatten().long() if targets.labels is not None and options.stratify else None
-    rows = held_out_rows(len(parts[0]["train"]), shares, faults, generator, classes)
+    if not (shares or options.fold):
+        return {}
+    classes = None
+    if targets.labels is not None and options.stratify:
+        name = targets.names[0] if targets.names else "targets"
+        classes = Key(name, parts[1]["train"].flatten().long(), list(map(str, targets.labels.tolist())))
+    rows = chosen_rows(len(parts[0]["train"]), shares, options, classes, generator, faults)
     faults.check()
     for part in parts:
-        part.update({name: part["train"][chosen] for name, chosen in reversed(rows.items())})
+        part.update({name: part["train"][chosen] for name, chosen in rows.items()})
+    return rows
 
 
 def _scales(
@@ -137,24 +147,21 @@ def _scales(
 
 def _source(
     targets: Targets,
-    inputs: Mapping[str, Tensor],
-    outputs: Mapping[str, Tensor],
+    datasets: Mapping[str, TensorDataset],
     names: tuple[tuple[str, ...], ...],
     scales: list[Scale | None],
     dtype: str,
 ) -> DataSource:
-    datasets = {split: _dataset(x, outputs[split]) for split, x in inputs.items()}
+    inputs, outputs = datasets["train"].tensors
     labels = None if targets.labels is None else targets.labels.tolist()
     kept: dict[str, Any] = {"labels": labels or [], "is_flat": targets.is_flat, "dtype": dtype}
     for prefix, scale in zip(("", "target_"), scales, strict=True):
         if scale:
             kept |= {f"{prefix}mean": scale.mean.tolist(), f"{prefix}scale": scale.scale.tolist()}
     return DataSource(
-        datasets["train"],
-        datasets.get("validation"),
-        datasets.get("test"),
-        in_features=inputs["train"].shape[1] if inputs["train"].dim() == 2 else None,
-        out_features=len(labels) if labels and targets.task == "classification" else outputs["train"].shape[1],
+        **split_names(datasets),
+        in_features=inputs.shape[1] if inputs.dim() == 2 else None,
+        out_features=len(labels) if labels and targets.task == "classification" else outputs.shape[1],
         feature_names=names[0],
         target_names=names[1],
         class_names=tuple(map(str, labels or ())),

@@ -18,6 +18,8 @@ from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_inputs
 from hookline_plugins.data.splits import (
     Files,
+    Fold,
+    FoldSeed,
     Fractions,
     GroupBy,
     OrderBy,
@@ -27,7 +29,9 @@ from hookline_plugins.data.splits import (
     check_options,
     key_of,
     named,
+    number_fold,
     split_rows,
+    with_origins,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from torch import Tensor
-    from torch.utils.data import Dataset
 
     from hookline import Predictor
 
@@ -76,6 +79,8 @@ class Arrays:
     order_by: OrderBy = ""
     split_column: SplitColumn = ""
     files: Files = field(default_factory=dict)
+    fold: Fold = ""
+    fold_seed: FoldSeed = 0
     memory_map: Annotated[
         bool | Literal["auto"],
         Meta(description="leave the arrays in their file and read batch by batch; auto: if larger than 1 GiB"),
@@ -94,13 +99,14 @@ class Arrays:
         num_rows, by = own.inputs.shape[0], key_of(self)
         key = read_key(self.path, by[1], num_rows, faults) if by else None
         faults.check()
-        is_split = bool(by) or len(self.split) > 1
+        is_split = bool(by or self.fold) or len(self.split) > 1
         rows: dict[str, Any] = split_rows(num_rows, self, key, faults) if is_split else {"train": None}
         parts = {name: self._further(name, path, own, rows) for name, path in self.files.items()}
         faults.check()
         classes = [part.num_classes for part in (own, *parts.values())]
         num_classes = None if own.num_classes is None else max(count or 0 for count in classes)
         datasets = {name: own.dataset(chosen) for name, chosen in rows.items()}
+        number_fold(datasets, rows, self)
         datasets |= {name: part.dataset(None) for name, part in parts.items()}
         return DataSource(
             **named(datasets),
@@ -284,16 +290,18 @@ class _Part(NamedTuple):
     forms: _Forms
     num_classes: int | None
 
-    def dataset(self, rows: Tensor | None) -> Dataset[tuple[Tensor, ...]]:
+    def dataset(self, rows: Tensor | None) -> Any:
         """Return the dataset of some rows; None for all."""
+        places = None if rows is None else rows.numpy()
         if self.values is None:
             from hookline_plugins.data.arrays.mapped_rows import MappedRows
 
-            return MappedRows(self.inputs, self.targets, self.forms, rows)
+            return with_origins(MappedRows(self.inputs, self.targets, self.forms, rows), places)
         from torch.utils.data import TensorDataset
 
         x, y = self.values
         assert x is not None
         assert y is not None
         inputs, targets = self.forms[0](x), self.forms[1](y)
-        return TensorDataset(*((inputs, targets) if rows is None else (inputs[rows], targets[rows])))
+        chosen = (inputs, targets) if rows is None else (inputs[rows], targets[rows])
+        return with_origins(TensorDataset(*chosen), places)

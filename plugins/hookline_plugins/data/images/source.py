@@ -16,7 +16,15 @@ from msgspec import Meta
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.images.options import Mode, Resize
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions
+from hookline_plugins.data.splits import (
+    Fold,
+    FoldSeed,
+    Fractions,
+    SplitSeed,
+    check_fold,
+    check_fractions,
+    with_origins,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +84,8 @@ class Images:
     ] = "auto"
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
+    fold: Fold = ""
+    fold_seed: FoldSeed = 0
     split_column: Annotated[str, Meta(description="column of the table with the split of each image")] = ""
     size: Annotated[
         tuple[_Size, _Size] | None, Meta(description="height and width of all images; none: they have the same size")
@@ -117,6 +127,7 @@ class Images:
         from hookline_plugins.data.images.augmenting import operations
 
         check_fractions(self.split)
+        check_fold(self.fold)
         self._operations = operations(self.augment)
         if len(self.mean) != len(self.std):
             raise ValueError(
@@ -128,6 +139,7 @@ class Images:
         """Find the images, look at all files, and read those that are kept in memory."""
         from hookline_plugins.data.images.dataset import read_all
         from hookline_plugins.data.images.reading import pillow, scan
+        from hookline_plugins.data.splits import number_fold
 
         pillow()
         faults = Faults(self.path)
@@ -145,7 +157,9 @@ class Images:
         targets, rows = self._targets(listing, faults)
         pictures = self._pictures(listing, rows, form, faults)
         preparation, kept = self._prepared(pictures["train"], form)
-        return self._source(pictures, {split: targets.values[split] for split in rows}, targets, preparation, kept)
+        data = self._source(pictures, {split: targets.values[split] for split in rows}, targets, preparation, kept)
+        number_fold(data.splits(), rows, self)
+        return data
 
     @hookimpl
     def build_report(self, run: RunView, split: str, evaluated: Evaluated | None) -> list[Section]:
@@ -240,7 +254,7 @@ class Images:
         """Return the numbers of the images of each split: as given, and shares of the training split."""
         import torch
 
-        from hookline_plugins.data.splits import held_out_rows
+        from hookline_plugins.data.splits import FOLD, STANDARD, Key, chosen_rows
 
         splits = listing.splits or ["train"] * len(listing.names)
         given: dict[str, list[int]] = {
@@ -255,15 +269,18 @@ class Images:
         if "train" not in given:
             faults.add("there are no images of the training split")
         faults.check()
-        if not shares:
+        if not (shares or self.fold):
             return given
         own = torch.tensor(given.pop("train"))
         generator = torch.Generator().manual_seed(self.split_seed)
         values = torch.from_numpy(targets.values["train"])[own]
-        classes = None if targets.labels is None else values.flatten().long()
-        parts = held_out_rows(len(own), shares, faults, generator, classes)
+        classes = None
+        if targets.labels is not None:
+            names = [str(label) for label in targets.labels.tolist()]
+            classes = Key(next(iter(listing.targets)), values.flatten().long(), names)
+        parts = chosen_rows(len(own), shares, self, classes, generator, faults)
         found = {split: own[rows].tolist() for split, rows in parts.items()} | given
-        return {name: found[name] for name in ("train", "validation", "test") if name in found}
+        return {name: found[name] for name in (*STANDARD, FOLD) if name in found}
 
     def _pictures(
         self, listing: Listing, rows: Mapping[str, list[int]], form: Form, faults: Faults
@@ -303,6 +320,7 @@ class Images:
         from hookline_plugins.data.forms import as_tensor
         from hookline_plugins.data.images.dataset import AugmentedDataset, ImageDataset
         from hookline_plugins.data.images.preparation import unscale_of
+        from hookline_plugins.data.splits import named
 
         outputs: dict[str, Tensor] = {split: as_tensor(array) for split, array in values.items()}
         unscale = unscale_of(outputs["train"]) if self.standardize_target else None
@@ -314,11 +332,11 @@ class Images:
         }
         if self._operations:
             datasets["train"] = AugmentedDataset(datasets["train"], self._operations, preparation)
+        for split, found in pictures.items():
+            with_origins(datasets[split], found.names, "file")
         labels = None if targets.labels is None else targets.labels.tolist()
         return DataSource(
-            datasets["train"],
-            datasets.get("validation"),
-            datasets.get("test"),
+            **named(datasets),
             out_features=len(labels) if labels and targets.task == "classification" else outputs["train"].shape[1],
             target_names=targets.names,
             class_names=tuple(map(str, labels or ())),

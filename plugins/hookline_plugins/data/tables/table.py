@@ -29,6 +29,8 @@ from hookline_plugins.data.options import (
 )
 from hookline_plugins.data.splits import (
     Files,
+    Fold,
+    FoldSeed,
     Fractions,
     GroupBy,
     OrderBy,
@@ -68,9 +70,10 @@ class Table:
     is a missing value, and so is one of ``missing_words``; blanks around a cell are ignored. A row without a target is
     left out, with a warning, unless ``missing`` is ``error``.
 
-    Rows are split at random; each split keeps the order of the file. Means and standard deviations are those of the
-    training split, with ``N`` in the denominator; a column that is constant there is only centered. One-hot columns are
-    standardized like all others. New rows are read with the categories, means and scales of the training data.
+    Rows are split at random, or divided into folds; each split keeps the order of the file. Means and standard
+    deviations are those of the training split, with ``N`` in the denominator; a column that is constant there is only
+    centered. One-hot columns are standardized like all others. New rows are read with the categories, means and scales
+    of the training data.
 
     Missing cells of features are filled in, then numbers are transformed, then standardized. After a regression with a
     linear model, its coefficients are reported in the units of the file, unless a target is transformed. Metrics are in
@@ -90,6 +93,8 @@ class Table:
     order_by: OrderBy = ""
     split_column: SplitColumn = ""
     files: Files = field(default_factory=dict)
+    fold: Fold = ""
+    fold_seed: FoldSeed = 0
     standardize: Standardize = False
     standardize_target: StandardizeTarget = False
     missing: Annotated[

@@ -100,7 +100,7 @@ def test_a_mean_leaves_out_what_weighs_nothing() -> None:
     for value, weight in ((2.0, 3.0), (math.nan, 0.0), (6.0, 1.0)):
         mean.add(torch.tensor(value), torch.tensor(weight))
     assert mean.compute() == 3.0
-    assert mean.weight == 4
+    assert mean.sums() == (12.0, 4.0)
 
 
 def test_a_mean_with_tensors_for_weights_goes_on_from_its_state() -> None:

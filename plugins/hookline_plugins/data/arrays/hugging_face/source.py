@@ -14,7 +14,18 @@ from msgspec import Meta
 from hookline import DataSource, Location, hookimpl
 from hookline_plugins.data.arrays.hugging_face.reading import check_columns, is_stacked, open_datasets
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, held_out_rows
+from hookline_plugins.data.splits import (
+    Fold,
+    FoldSeed,
+    Fractions,
+    Key,
+    SplitSeed,
+    check_fold,
+    check_fractions,
+    chosen_rows,
+    number_fold,
+    with_origins,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,9 +60,12 @@ class HuggingFace:
     ] = "auto"
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
+    fold: Fold = ""
+    fold_seed: FoldSeed = 0
 
     def __post_init__(self) -> None:
         check_fractions(self.split)
+        check_fold(self.fold)
         if self.target in self.inputs:
             raise ValueError(f"`inputs` name the target {self.target!r}")
 
@@ -62,8 +76,9 @@ class HuggingFace:
         found = open_datasets(self.path, faults)
         if "train" not in found:
             faults.add("there is no split 'train'", hint=f"it has {', '.join(found)}")
-        if len(self.split) > 1 and len(found) > 1:
-            faults.add(f"the dataset has the splits {', '.join(found)}", hint="leave out `split`")
+        if (len(self.split) > 1 or self.fold) and len(found) > 1:
+            option = "fold" if self.fold else "split"
+            faults.add(f"the dataset has the splits {', '.join(found)}", hint=f"leave out `{option}`")
         for name, dataset in found.items():
             check_columns(name, dataset, self.inputs, self.target, self.path, faults)
         faults.check()
@@ -77,14 +92,18 @@ class HuggingFace:
         form = Form(self.inputs, is_stacked(features, self.inputs), self.target if is_list else None)
         labels, targets = ([], {}) if is_list else self._targets(found, faults)
         faults.check()
-        parts = {name: ArrowRows(dataset, form, targets.get(name)) for name, dataset in found.items()}
-        if len(self.split) > 1:
+        parts = {
+            name: with_origins(ArrowRows(dataset, form, targets.get(name)), None) for name, dataset in found.items()
+        }
+        if len(self.split) > 1 or self.fold:
             shares = dict(zip(("validation", "test"), self.split[1:], strict=False))
             generator = torch.Generator().manual_seed(self.split_seed)
-            classes = targets["train"] if labels else None
-            rows = held_out_rows(len(parts["train"]), shares, faults, generator, classes)
+            classes = Key(self.target, targets["train"], labels) if labels else None
+            rows = chosen_rows(len(parts["train"]), shares, self, classes, generator, faults)
             faults.check()
-            parts = {name: ArrowRows(found["train"], form, targets.get("train"), one) for name, one in rows.items()}
+            whole = found["train"], form, targets.get("train")
+            parts = {name: with_origins(ArrowRows(*whole, one), one.numpy()) for name, one in rows.items()}
+            number_fold(parts, rows, self)
         return self._source(parts, labels, form)
 
     @hookimpl

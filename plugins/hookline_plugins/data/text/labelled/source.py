@@ -14,7 +14,19 @@ from msgspec import Meta
 
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
-from hookline_plugins.data.splits import Fractions, SplitSeed, check_fractions, held_out_rows
+from hookline_plugins.data.splits import (
+    Fold,
+    FoldSeed,
+    Fractions,
+    Key,
+    SplitSeed,
+    check_fold,
+    check_fractions,
+    chosen_rows,
+    named,
+    number_fold,
+    with_origins,
+)
 from hookline_plugins.data.text.labelled.reading import Labelled, TextFormat, read_labelled
 from hookline_plugins.data.text.labelled.tokenizing import Tokenizer, make_tokenizer
 
@@ -35,8 +47,8 @@ class Texts:
     with its special tokens. The longest text has ``max_length`` tokens; the rest of a longer one is left out, with a
     warning. 512 is the length of BERT.
 
-    Texts are split at random, so that each split has the same shares of the classes. The classes are the sorted labels,
-    or the names of the folders.
+    Texts are split at random, or divided into folds, so that each split has the same shares of the classes. The classes
+    are the sorted labels, or the names of the folders.
     """
 
     path: Annotated[Path, Meta(description="CSV or Parquet file; or a folder with a folder of .txt files per class")]
@@ -50,6 +62,8 @@ class Texts:
     max_length: Annotated[int, Meta(ge=1, description="largest number of tokens of a text")] = 512
     split: Fractions = (1.0,)
     split_seed: SplitSeed = 0
+    fold: Fold = ""
+    fold_seed: FoldSeed = 0
     missing: Annotated[
         Literal["error", "drop"], Meta(description="rows without a text or a label: report an error, or leave them out")
     ] = "error"
@@ -64,6 +78,7 @@ class Texts:
 
     def __post_init__(self) -> None:
         check_fractions(self.split)
+        check_fold(self.fold)
         if self.text == self.target:
             raise ValueError(f"`text` and `target` both name the column {self.text!r}")
         self._form.reading()  # a format that cannot be is refused
@@ -94,17 +109,22 @@ class Texts:
         targets = torch.tensor([read.labels[index] for index in used])
         shares = dict(zip(("validation", "test"), self.split[1:], strict=False))
         generator = torch.Generator().manual_seed(self.split_seed)
-        splits = held_out_rows(len(targets), shares, faults, generator, targets)
+        classes = Key(self.target, targets, read.class_names)
+        splits = chosen_rows(len(targets), shares, self, classes, generator, faults)
         read.check()
         tokens, starts, lengths = joined(ids)
+        name, places = read.places
         parts = {
-            name: TokenRows(tokens, starts[rows], lengths[rows], targets[rows], tokenizer.pad)
-            for name, rows in splits.items()
+            split: with_origins(
+                TokenRows(tokens, starts[rows], lengths[rows], targets[rows], tokenizer.pad),
+                [places[used[row]] for row in rows.tolist()],
+                name,
+            )
+            for split, rows in splits.items()
         }
+        number_fold(parts, {name: [used[row] for row in rows.tolist()] for name, rows in splits.items()}, self)
         return DataSource(
-            parts["train"],
-            parts.get("validation"),
-            parts.get("test"),
+            **named(parts),
             out_features=len(read.class_names),
             target_names=(self.target,),
             class_names=tuple(read.class_names),

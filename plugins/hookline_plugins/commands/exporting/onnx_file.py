@@ -1,4 +1,4 @@
-"""Write an ONNX file, with texts in place of codes and classes, and run it."""
+"""Format ``onnx``: a program as an ONNX file, with texts in place of codes and classes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
-import torch
-from torch import Tensor
 
-from hookline.engine.errors import PluginError
-from hookline.engine.reading.batch import tensors_in
-from hookline.trained.exportable import Description, RawInput
+from hookline import PluginError
+from hookline.engine import tensors_in
+from hookline.trained import model_metadata, subject_of
+from hookline_plugins.commands.exporting.program import Bare, program_of, unexportable, without_torch_warnings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from hookline.trained import Comparison, Description, RawInput, Subject, Trained
+
+_OTHER_KERNELS = (1e-3, 1e-5)
+"""Tolerances for another library, which sums in another order: those of PyTorch's tutorial "Exporting a Model from
+PyTorch to ONNX and Running it using ONNX Runtime"."""
 
 _PREFIX = "hookline/"
 """Beginning of the names of values inside a file, so that none has the name of an input."""
@@ -27,7 +37,40 @@ _TEXT_OPSET = 2
 (https://onnx.ai/onnx/operators/onnx_aionnxml_LabelEncoder.html)."""
 
 
-def check_libraries() -> None:
+@dataclass(frozen=True)
+class Onnx:
+    """An ONNX file for any number of examples, which ``hookline predict`` and other programs run; extra ``onnx``.
+
+    It holds the preparation of the inputs as well, as a program of the format ``torch-export`` does, and takes and
+    gives texts. Its outputs are compared in ONNX Runtime.
+    """
+
+    suffix: ClassVar[str] = ".onnx"
+
+    bare: Bare = False
+
+    def export(self, trained: Trained, target: Path) -> Comparison:
+        """Write the file, and compare its outputs."""
+        _check_libraries()
+        with without_torch_warnings():
+            subject = subject_of(trained, bare=self.bare)
+            program = program_of(subject)
+            try:
+                _write(program, _input_names(subject), subject.description, partial(model_metadata, trained), target)
+            except Exception as error:
+                raise unexportable(error) from error
+            return subject.compared(_runner(target, subject.description), *_OTHER_KERNELS)
+
+
+def _input_names(subject: Subject) -> list[str] | None:
+    import torch
+
+    if isinstance(subject.inputs, torch.Tensor):
+        return ["inputs"]
+    return list(subject.inputs) if subject.description else None
+
+
+def _check_libraries() -> None:
     """Check that the libraries are installed that exporting to ONNX needs.
 
     Raises:
@@ -41,7 +84,7 @@ def check_libraries() -> None:
         raise PluginError(message, hint="pip install 'hookline[onnx]'") from error
 
 
-def write_onnx(
+def _write(
     program: torch.export.ExportedProgram,
     names: list[str] | None,
     description: Description | None,
@@ -57,6 +100,8 @@ def write_onnx(
         metadata: Returns the metadata for a description.
         path: The file.
     """
+    import torch
+
     outputs = ["outputs"]
     if description is not None:
         description = _with_free_names(description)
@@ -82,8 +127,10 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def runner(path: Path, description: Description | None) -> Callable[[Any], Any]:
+def _runner(path: Path, description: Description | None) -> Callable[[Any], Any]:
     """Return the function from a batch of inputs, tensors, to the outputs of a file in ONNX Runtime."""
+    import torch
+
     session = importlib.import_module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     taken = [one.name for one in session.get_inputs()]
     if description is not None:

@@ -1,0 +1,1 @@
+"""Cross-validation: the folds of a run, their training, and what they measure."""
