@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 HANG_S = 240.0
 """Bounds a hang, on the busiest machine: no test waits so long for anything that happens, and none passes by speed."""
 FIXTURES = ROOT / "tests" / "fixtures"
+MYPY_CACHE = ROOT / ".mypy_cache" / "tests"
+"""What mypy knows of torch, in strict mode: it reads for half a minute what it has not read before."""
 
 
 @dataclass(frozen=True)
