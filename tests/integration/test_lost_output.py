@@ -17,7 +17,7 @@ import pytest
 
 import hookline as door
 from hookline.runs import read_checkpoint
-from support import HANG_S, run, saved_folder
+from support import HANG_S, run, saved_folder, warm_program, warm_python
 
 PROGRAM = str(Path(sys.executable).parent / "hookline")
 EPOCHS = "train.epochs=20"
@@ -64,7 +64,7 @@ def test_training_goes_on_when_the_reader_of_its_output_has_gone(tmp_path: Path,
     """Like ``hookline train | head``."""
     (tmp_path / "talker.py").write_text(PRINTING.replace("        os.write(1", "        # os.write(1"))
     with subprocess.Popen(
-        [PROGRAM, "train", EPOCHS, *words],
+        [str(warm_program()), "train", EPOCHS, *words],
         cwd=tmp_path, env=environment(), text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
@@ -83,8 +83,8 @@ def test_a_resumed_run_goes_on_without_its_output(hookline: Hookline, tmp_path: 
     assert hookline("train").returncode == 0
     with FULL.open("w") as full:
         done = subprocess.run(
-            [PROGRAM, "resume", "last", EPOCHS], cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE,
-            text=True, timeout=HANG_S, check=False,
+            [str(warm_program()), "resume", "last", EPOCHS], cwd=tmp_path, env=environment(), stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=HANG_S, check=False,
         )  # fmt: skip
     assert done.returncode == 0
     assert done.stderr.count("warning: standard output cannot be written: No space left on device (ENOSPC)") == 1
@@ -94,7 +94,7 @@ def test_a_resumed_run_goes_on_without_its_output(hookline: Hookline, tmp_path: 
 @pytest.mark.parametrize("lost", [(1,), (1, 2)])
 def test_training_goes_on_when_the_disk_below_its_output_is_full(tmp_path: Path, lost: tuple[int, ...]) -> None:
     words = " ".join(f"{number}>{FULL}" for number in lost)
-    done = run(["sh", "-c", f"exec {PROGRAM} train {EPOCHS} --trace-hooks {words}"], tmp_path)
+    done = run(["sh", "-c", f"exec {warm_program()} train {EPOCHS} --trace-hooks {words}"], tmp_path)
     assert done.returncode == 0
     is_told = lost == (1,)
     assert ("warning: standard output cannot be written: No space left on device" in done.stderr) == is_told
@@ -122,8 +122,7 @@ def start_in_terminal(folder: Path, *words: str, ignores_hangup: bool) -> tuple[
     master, slave = pty.openpty()
 
     def prepare() -> None:
-        if ignores_hangup:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignores_hangup else signal.SIG_DFL)
         os.setsid()
         # The first terminal that the leader of a session opens becomes that of the session.
         os.close(os.open(os.ttyname(0), os.O_RDWR))
@@ -180,7 +179,7 @@ sys.stderr.write(f"{result.outcome} {result.warnings}")
 def test_a_plugin_that_shows_a_run_is_off_after_a_failure_with_one_warning(tmp_path: Path, name: str) -> None:
     with FULL.open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", EMBEDDED, name], cwd=tmp_path, env=environment(), stdout=full,
+            [warm_python(), "-c", EMBEDDED, name], cwd=tmp_path, env=environment(), stdout=full,
             stderr=subprocess.PIPE, text=True, timeout=HANG_S, check=False,
         )  # fmt: skip
     reason = "standard output cannot be written: [Errno 28] No space left on device"
@@ -197,7 +196,7 @@ def test_a_live_line_that_fails_is_off_and_gives_standard_output_back() -> None:
     )
     with FULL.open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", program], env=environment(), stdout=full, stderr=subprocess.PIPE, text=True,
+            [warm_python(), "-c", program], env=environment(), stdout=full, stderr=subprocess.PIPE, text=True,
             timeout=HANG_S, check=False,
         )  # fmt: skip
     assert done.stderr.startswith("completed 1 True")
@@ -211,8 +210,8 @@ def test_a_result_that_cannot_be_written_is_an_error(hookline: Hookline, tmp_pat
     for words in ("runs show last --json", "completion bash"):
         with FULL.open("w") as full:
             done = subprocess.run(
-                [PROGRAM, *words.split()], cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE,
-                text=True, timeout=HANG_S, check=False,
+                [str(warm_program()), *words.split()], cwd=tmp_path, env=environment(), stdout=full,
+                stderr=subprocess.PIPE, text=True, timeout=HANG_S, check=False,
             )  # fmt: skip
         told = "error: standard output cannot be written: No space left on device (ENOSPC)\n"
         assert (done.returncode, done.stderr) == (1, told), words

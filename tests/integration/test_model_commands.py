@@ -191,3 +191,52 @@ def test_a_file_that_is_no_config_is_pointed_to_the_command_that_takes_it(
     done = hookline("train", file)
     assert done.returncode == 2
     assert f"  = a config is a TOML file; {hint}\n" in done.stderr
+
+
+def test_eval_of_several_runs_is_a_leaderboard_and_a_missing_run_costs_a_line(place: tuple[Path, Hookline]) -> None:
+    folder, hookline = place
+    changed = [*WORDS, "data.split=[0.8, 0.2]", "optimizer.lr=0.3", "callbacks.run-folder.parent=board"]
+    assert hookline("train", *changed, "--quiet").returncode == 0
+    runs = ["runs/0001-csv-linear", "board/0001-csv-linear"]
+    done = hookline("eval", *runs, "callbacks.metrics.metrics=['mae']", "--sort", "mae", "-o", "board.csv", "--force")
+    assert (done.returncode, done.stderr) == (0, "")
+    head, _, names, *rows, _, wrote = done.stdout.splitlines()
+    assert head == "validation split, 12 examples; by mae, the smallest first"
+    assert names.split() == ["run", "optimizer.lr", "loss", "mae"]
+    assert [row.split()[1] for row in rows] == ["0.3", "0.03"]
+    assert wrote == "wrote board.csv: 2 runs"
+    written = pl.read_csv(folder / "board.csv")
+    assert written["rank"].to_list() == [1, 2]
+    assert written["mae"].is_sorted()
+    done = hookline("eval", "9", *runs, "--split", "train", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, len(found["runs"]), found["failed"][0]["run"]) == (2, 2, "9")
+    assert "error: 9: there is no run '9' in runs" in done.stderr
+    assert {row["examples"] for row in found["runs"]} == {48}
+    assert hookline("eval", *runs, "--nproc", "2").stderr.startswith("error: several processes evaluate one run")
+
+
+def test_predict_of_a_split_has_rows_targets_and_losses(place: tuple[Path, Hookline]) -> None:
+    folder, hookline = place
+    done = hookline("predict", "1", "--split", "validation", "--sort", "loss", "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, done.stderr, len(rows)) == (0, "", 12)
+    assert list(rows[0]) == ["row", "target_y", "predicted_y", "loss"]
+    targets = [float(LINES[row["row"]].split(",")[2]) for row in rows]
+    assert [row["target_y"] for row in rows] == pytest.approx(targets, abs=1e-5)
+    assert [row["loss"] for row in rows] == sorted((row["loss"] for row in rows), reverse=True)
+    evaluated = json.loads(hookline("eval", "1", "--split", "validation", "--json").stdout)["metrics"]
+    done = hookline("predict", "1", "--split", "validation", "-o", "split.parquet", "--json")
+    assert json.loads(done.stdout)["loss"] == pytest.approx(evaluated["validation/loss"], rel=1e-6)
+    assert pl.read_parquet(folder / "split.parquet").height == 12
+    done = hookline("predict", "1", "--split", "validation", "--no-loss", "--quiet")
+    assert done.stdout.splitlines()[0] == "row,target_y,predicted_y"
+    for words, message in (
+        (["new.csv", "--split", "validation"], "INPUT and --split exclude each other"),
+        (["--split", "test"], "the data have no split 'test'"),
+        (["--sort", "loss"], "--sort and --no-loss are for a split"),
+        ([], "predict needs an INPUT"),
+    ):
+        done = hookline("predict", "1", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr

@@ -212,18 +212,25 @@ def local_files() -> Sequence[str]:
 
 @contextlib.contextmanager
 def noting_missing_files(record: RunRecord) -> Iterator[None]:
-    """Add a note to an error for each plugin file that the run had and this command lacks.
-
-    Files named in a record are never imported: the user must name those to trust.
-    """
+    """Add a note to an error for each plugin file that the run had and this command lacks."""
     try:
         yield
     except (ConfigError, PluginError) as error:
-        had = dict.fromkeys(file for attempt in record.attempts for file in _plugin_files(attempt.command))
-        for file in had:
-            if Path(file).name not in {Path(given).name for given in local_files()}:
-                error.add_note(f"the run was started with --plugin {file}, and this command was not")
+        note_missing_files(error, record)
         raise
+
+
+def note_missing_files(error: Exception, record: RunRecord) -> None:
+    """Add a note to an error of config or plugins for each plugin file that the run had and this command lacks.
+
+    Files named in a record are never imported: the user must name those to trust.
+    """
+    if not isinstance(error, (ConfigError, PluginError)):
+        return
+    had = dict.fromkeys(file for attempt in record.attempts for file in _plugin_files(attempt.command))
+    for file in had:
+        if Path(file).name not in {Path(given).name for given in local_files()}:
+            error.add_note(f"the run was started with --plugin {file}, and this command was not")
 
 
 def _plugin_files(command: Sequence[str]) -> Iterator[str]:
@@ -314,9 +321,9 @@ def find(catalog: Catalog, kind: str, name: str) -> Entry:
     try:
         return catalog.find(kind, name)
     except LookupError as error:
-        from hookline.config.plugins.index import where_to_get
+        from hookline.config.plugins.index import read_index
 
-        hint = "\n  = ".join((str(error), *where_to_get(catalog, kind, name)))
+        hint = "\n  = ".join((str(error), *read_index(catalog).hints(kind, name)))
         raise ConfigError(f"no {kind} plugin named {name!r} is installed", hint=hint) from None
 
 

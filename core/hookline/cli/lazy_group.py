@@ -68,10 +68,10 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that the words name; the error of an unknown one has the nearest name."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            from hookline.config.plugins.index import where_to_get
+            from hookline.config.plugins.index import read_index
 
             hint = did_you_mean(args[0], self.list_commands(ctx))
-            found = where_to_get(catalog_of(ctx), COMMAND, args[0])
+            found = read_index(catalog_of(ctx)).hints(COMMAND, args[0])
             ctx.fail("\n".join((f"No such command {args[0]!r}. {hint[:1].upper()}{hint[1:]}", *found)))
         return super().resolve_command(ctx, args)
 

@@ -73,7 +73,11 @@ class Output:
 
     def document(self, value: Any) -> None:
         """Print a JSON document; non-finite numbers become null."""
-        _print(_visible(msgspec.json.format(self._json(value), indent=2).decode()))
+        _print(self.as_json(value))
+
+    def as_json(self, value: Any) -> str:
+        """Return a JSON document; non-finite numbers become null."""
+        return _visible(msgspec.json.format(self._json(value), indent=2).decode())
 
     def event(self, event: str, **values: Any) -> None:
         """Print a JSON object on one line; non-finite numbers become null."""

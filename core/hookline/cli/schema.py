@@ -89,7 +89,7 @@ def _table(options: Iterable[Option], **extra: Any) -> dict[str, Any]:
 
 def _or_reference(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a value that may also be a reference, or contain some."""
-    about = {key: schema[key] for key in ("description", "default") if key in schema}
+    about: dict[str, Any] = {key: schema[key] for key in ("description", "default") if key in schema}
     rest = {key: value for key, value in schema.items() if key not in about}
     return {**about, "anyOf": [*map(_with_references, rest.get("anyOf", [rest])), _REFERENCE]}
 
@@ -127,7 +127,8 @@ def _plugin_table(choices: list[_Choice], default: str, *, is_whole: bool, **mor
     branches = [
         _branch(choice, is_default=is_whole and choice.name == default, is_whole=is_whole) for choice in choices
     ]
-    table = {"type": "object", "properties": {"use": use, **more}, **({"allOf": branches} if branches else {})}
+    table: dict[str, Any] = {"type": "object", "properties": {"use": use, **more}}
+    table |= {"allOf": branches} if branches else {}
     bare = sorted(choice.name for choice in choices if not (is_whole and choice.required))
     return {"anyOf": [{"enum": bare}, table]}
 

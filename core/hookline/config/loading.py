@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from hookline.config.family import EXTENDS
 from hookline.config.layers import Item, Source, read_overrides, read_source, walk_keys, walk_mapping
@@ -36,6 +37,9 @@ from hookline.engine.read_only import ReadOnly
 from hookline.engine.train_options import TrainOptions
 from hookline.engine.words import did_you_mean, shortened
 
+if TYPE_CHECKING:
+    from hookline.config.plugins.index import Index
+
 _PLAIN = (bool, int, float, list, tuple, Mapping, type(None))
 
 
@@ -54,23 +58,6 @@ class Named:
     errors: tuple[PluginError, ...]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A table when its plugin has been looked for.
-
-    Attributes:
-        table: The table.
-        use: The setting that names its plugin; None after a fault.
-        plugin: The plugin; None if it is off, or after a fault.
-        faults: The faults.
-    """
-
-    table: _Table
-    use: Setting | None
-    plugin: Plugin | None
-    faults: list[Fault]
-
-
 @dataclass
 class _Table:
     """A table while the layers are combined.
@@ -80,12 +67,22 @@ class _Table:
         settings: The settings so far, by key within the table.
         origin: The layer that mentions it last.
         header: Position of that mention.
+        use: The setting that names its plugin; None after a fault.
+        plugin: The plugin; None before it is found, if it is off, and after a fault.
+        options: The options that it can have.
+        owner: Their owner, in words.
+        faults: The faults found with its plugin, to be reported with those of its options.
     """
 
     name: str
     settings: dict[str, Setting] = field(default_factory=dict)
     origin: Origin = field(default_factory=lambda: Origin("default"))
     header: Location | None = None
+    use: Setting | None = None
+    plugin: Plugin | None = None
+    options: Sequence[Option] = ()
+    owner: str = ""
+    faults: list[Fault] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -207,7 +204,6 @@ class _Assembly:
         self._tables = {name: _Table(name) for name in ("train", "plugins", *SINGLE_KINDS)}
         self._settings: dict[str, Setting] = {}
         self._unknown: dict[str, int] = {}  # numbers of their faults, which get a hint at the end
-        self._options: dict[str, tuple[Sequence[Option], str]] = {}  # by table, with their owner
         self._secrets: set[str] = set()
         self._secret_lines: set[str | None] = set()
         self._references = References(self.faults)
@@ -232,7 +228,7 @@ class _Assembly:
         self._add(read_overrides(overrides, self.faults))
         for table in self._tables.values():
             self._refer_to(table)
-        self._learn("train", options_of(TrainOptions), "the loop")
+        self._learn(self._tables["train"], options_of(TrainOptions), "the loop")
 
     def _add(self, items: Iterable[Item]) -> None:
         """Apply one layer."""
@@ -305,10 +301,12 @@ class _Assembly:
         """
         rules = self._finish_rules(self._tables.pop("plugins"))
         train = self._tables.pop("train")
-        found = [self._found(table, vet) for table in self._chosen_by_name()]
+        tables = self._chosen_by_name()
+        for table in tables:
+            self._find_plugin(table, vet)
         self._replace_all_references()
         options = self._convert(train)
-        choices = [choice for one in found if (choice := self._finish_plugin(one))]
+        choices = [choice for table in tables if (choice := self._finish_plugin(table))]
         self._raise_faults(choices)
         if self._plugin_errors:
             raise combined(self._plugin_errors)
@@ -331,9 +329,9 @@ class _Assembly:
                 self._fault(f"unknown key {shown(item.path[0])}", item.location, f"its options are {kind}.NAME=VALUE")
             self._set(table, item.path[1:], item)
         self._refer_to(table)
-        found = self._found(table, vet)
+        self._find_plugin(table, vet)
         self._replace_all_references()
-        choice = self._finish_plugin(found)
+        choice = self._finish_plugin(table)
         self._raise_faults([choice] if choice else [])
         if choice is None:
             raise combined(self._plugin_errors)
@@ -367,10 +365,10 @@ class _Assembly:
         self._references.has_options = True
         self._references.replace([*self._references.settings])
 
-    def _learn(self, label: str, options: Sequence[Option], owner: str) -> None:
-        """Set the options that a table has, and make their defaults known to references."""
-        self._options[label] = options, owner
-        keys = {f"{label}.{option.name}": option for option in options}
+    def _learn(self, table: _Table, options: Sequence[Option], owner: str) -> None:
+        """Set the options that a table can have, and make their defaults known to references."""
+        table.options, table.owner = options, owner
+        keys = {f"{table.name}.{option.name}": option for option in options}
         self._secrets |= {key for key, option in keys.items() if option.is_secret}
         self._references.settings |= {
             key: Setting(key, option.default, Origin("default", detail=owner))
@@ -400,7 +398,7 @@ class _Assembly:
     def _finish_rules(self, table: _Table) -> PluginRules:
         """Apply the rules to the catalog. If they are invalid or not met, nothing else is checked or imported."""
         num_before = len(self.faults)
-        self._learn(table.name, options_of(PluginRules), "[plugins]")
+        self._learn(table, options_of(PluginRules), "[plugins]")
         self._references.replace(setting.key for setting in table.settings.values())
         values = self._convert(table)
         location = table.settings["require"].origin.location if "require" in table.settings else None
@@ -421,42 +419,41 @@ class _Assembly:
         self._catalog = self._catalog.restricted(allow=allow, deny=rules.deny, by="plugins.{}")
         return rules
 
-    def _found(self, table: _Table, vet: Callable[[Entry], None]) -> _Found:
+    def _find_plugin(self, table: _Table, vet: Callable[[Entry], None]) -> None:
         """Find the plugin of a table, and make its options known to references."""
         num_before = len(self.faults)
-        use, plugin = self._use(table), None
+        use = table.use = self._use(table)
         if use and use.value == OFF and table.kind not in ("callback", *OPTIONAL_KINDS):
             self._fault(f"{table.name!r} cannot be {OFF!r}: every run needs one", use.origin.location)
         elif use and use.value != OFF:
             try:
-                plugin = self._find(table, use, vet)
+                table.plugin = self._find(table, use, vet)
             except PluginError as error:
                 self._plugin_errors.append(error)
-        if plugin:
-            self._learn(table.name, plugin.options, str(plugin))
+        if table.plugin:
+            self._learn(table, table.plugin.options, str(table.plugin))
             if table.kind == "callback":
                 on_error = Setting(f"{table.name}.on_error", "fail", Origin("default", detail="the loop"))
                 self._references.settings.setdefault(on_error.key, on_error)
         elif not use or use.value != OFF:
             self._references.unclear.add(table.name)
+        if use and table.plugin and not isinstance(use.value, str):
+            use = table.use = replace(use, value=table.plugin.name)
         if use:
-            named = use if plugin is None or isinstance(use.value, str) else replace(use, value=plugin.name)
-            self._references.settings[use.key] = use = named
-        faults = self.faults[num_before:]
-        del self.faults[num_before:]  # they are reported with those of the table's options
-        return _Found(table, use, plugin, faults)
+            self._references.settings[use.key] = use
+        table.faults = self.faults[num_before:]
+        del self.faults[num_before:]
 
-    def _finish_plugin(self, found: _Found) -> PluginChoice | None:
-        table, use, plugin = found.table, found.use, found.plugin
-        self.faults += found.faults
+    def _finish_plugin(self, table: _Table) -> PluginChoice | None:
+        use, plugin = table.use, table.plugin
+        self.faults += table.faults
         if use and (plugin or use.value == OFF):
             self._settings[use.key] = use
         if not use or not plugin:
             return None
         location = use.origin.location or table.header
         on_error = self._finish_on_error(table, plugin) if plugin.kind == "callback" else "fail"
-        options = self._convert(table, location)
-        return PluginChoice(table.name, plugin, ReadOnly(options), location, on_error)
+        return PluginChoice(table.name, plugin, ReadOnly(self._convert(table, location)), location, on_error)
 
     def _finish_on_error(self, table: _Table, plugin: Plugin) -> OnError:
         key = f"{table.name}.on_error"
@@ -496,6 +493,12 @@ class _Assembly:
         self._fault(f"{use.key!r}: expected a plugin name, got {shown(use.value)}", use.origin.location)
         return None
 
+    @cached_property
+    def _index(self) -> Index:
+        from hookline.config.plugins.index import read_index  # most runs never ask
+
+        return read_index(self._catalog)
+
     def _entry(self, table: _Table, use: Setting) -> Entry | None:
         """Return the installed plugin with the name in ``use``; None, with a fault, if there is none."""
         kind, name = table.kind, str(use.value)
@@ -506,9 +509,7 @@ class _Assembly:
         try:
             return self._catalog.find(kind, name)
         except LookupError as error:
-            from hookline.config.plugins.index import where_to_get  # most runs never ask
-
-            hint = "\n  = ".join((str(error), *where_to_get(self._catalog, kind, name)))
+            hint = "\n  = ".join((str(error), *self._index.hints(kind, name)))
             self._fault(f"no {kind} plugin named {shown(name)} is installed", location, hint)
         except PluginError as error:
             error.faults = (Fault("named here", location),) if location else ()
@@ -517,8 +518,7 @@ class _Assembly:
 
     def _convert(self, table: _Table, location: Location | None = None) -> dict[str, Any]:
         """Return the converted value of each option; unknown, invalid and missing ones become faults."""
-        options, owner = self._options[table.name]
-        known = {option.name: option for option in options}
+        owner, known = table.owner, {option.name: option for option in table.options}
         for name, setting in table.settings.items():
             if name not in known:
                 hint = did_you_mean(name, known) if known else f"{owner} has no options"

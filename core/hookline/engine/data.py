@@ -48,7 +48,8 @@ class DataSource:
     One with torch's ``__getitems__(indices)`` returns all items of a batch at once. A stream with a method
     ``batches(batch_size)`` makes its batches itself. A ``TensorDataset`` is batched by indexing its tensors, unless
     there is a ``collate``. A dataset with an attribute ``draws = False`` declares that reading it draws no random
-    numbers, which saves watching for them.
+    numbers, which saves watching for them. One with a method ``origins(indices)`` says where its examples come from: it
+    returns columns by name for a list of indices, such as ``{"row": [3, 17]}``; rows count from 0.
 
     Example:
         >>> import torch

@@ -30,7 +30,8 @@ Reduction = Literal["mean", "last", "sum", "max"]
 class Metric(Protocol):
     """A measurement over the batches of an evaluation; every ``torchmetrics.Metric`` is one.
 
-    With an attribute ``splits``, names of splits, it is measured in those alone.
+    With an attribute ``splits``, names of splits, it is measured in those alone. An attribute ``higher_is_better``, as
+    torchmetrics has it, says by which values models are ranked: the larger ones, or the smaller ones.
     """
 
     def update(self, prediction: Tensor, target: Tensor) -> None:

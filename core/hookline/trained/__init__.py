@@ -19,8 +19,10 @@ if TYPE_CHECKING:
         load_format,
         model_metadata,
     )
-    from hookline.trained.importance import FeatureImportance, Importance, measure_importance
     from hookline.trained.loading import load_trained
+    from hookline.trained.measuring.board import Board, BoardRow, compare_runs
+    from hookline.trained.measuring.importance import FeatureImportance, Importance, measure_importance
+    from hookline.trained.measuring.split_predictions import SplitPredictions, predict_split
     from hookline.trained.model import Trained
     from hookline.trained.portable import portable_files
     from hookline.trained.predicting import write_predictions
@@ -53,12 +55,18 @@ _HOME = {
         "load_format",
         "model_metadata",
     ),
-    "importance": (
+    "loading": ("load_trained",),
+    "measuring.board": (
+        "Board",
+        "BoardRow",
+        "compare_runs",
+    ),
+    "measuring.importance": (
         "FeatureImportance",
         "Importance",
         "measure_importance",
     ),
-    "loading": ("load_trained",),
+    "measuring.split_predictions": ("SplitPredictions", "predict_split"),
     "model": ("Trained",),
     "portable": ("portable_files",),
     "predicting": ("write_predictions",),
@@ -84,6 +92,8 @@ _HOME = {
 }
 
 __all__ = [
+    "Board",
+    "BoardRow",
     "Comparison",
     "Description",
     "Evaluation",
@@ -98,6 +108,7 @@ __all__ = [
     "RawInput",
     "RawOutput",
     "Snippet",
+    "SplitPredictions",
     "Subject",
     "TableForm",
     "Trained",
@@ -105,6 +116,7 @@ __all__ = [
     "call_model",
     "check_target",
     "collect_sections",
+    "compare_runs",
     "evaluate_run",
     "export_model",
     "load_format",
@@ -114,6 +126,7 @@ __all__ = [
     "model_metadata",
     "only_watches",
     "portable_files",
+    "predict_split",
     "read_weights",
     "subject_of",
     "write_predictions",

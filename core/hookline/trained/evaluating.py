@@ -15,6 +15,7 @@ from hookline.config.run_config import RunConfig
 from hookline.engine.errors import ConfigError, DataError
 from hookline.engine.loop.building import Site, build_for_evaluation
 from hookline.engine.loop.run import Run
+from hookline.engine.plugin.observer import Observer
 from hookline.engine.ranks import Ranks
 from hookline.runs.changes import identity_changes
 from hookline.runs.folder import expect_saved_weights, saved_config
@@ -83,7 +84,7 @@ def evaluate_run(
     metrics = dict(found.run.evaluate())
     evaluated = dict.fromkeys(name.partition("/")[0] for name in metrics)
     there = found.run.data.splits()
-    sizes = {name: _num_examples(there[name]) for name in evaluated}
+    sizes = {name: num_examples(there[name]) for name in evaluated}
     return Evaluation(path, found.weights.origin, found.weights.step, sizes, metrics, found.warnings)
 
 
@@ -94,17 +95,28 @@ class Evaluated(NamedTuple):
         run: The run.
         site: Its components.
         weights: The weights.
-        warnings: Warnings about the weights and the data.
+        notes: Warnings about the weights and the versions.
+        notes_on_data: Warnings about the data: they are not those of the training.
     """
 
     run: Run
     site: Site
     weights: Weights
-    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    notes_on_data: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about the weights and the data."""
+        return (*self.notes, *self.run.warnings, *self.notes_on_data)
 
 
 def load_evaluated(
-    path: Path, config: RunConfig, checkpoint: str | os.PathLike[str] | None, ranks: Ranks | None = None
+    path: Path,
+    config: RunConfig,
+    checkpoint: str | os.PathLike[str] | None,
+    ranks: Ranks | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Evaluated:
     """Build the run of a config for evaluations, with the weights of a run folder.
 
@@ -121,14 +133,14 @@ def load_evaluated(
         sites.append(site)
 
     try:
-        run = Run(config, build=build, ranks=ranks)
+        run = Run(config, observers=observers, build=build, ranks=ranks)
     except DataError as error:
         if is_bundle(path):
             error.add_note("a bundle holds no data; name a file that you have: data.path=FILE")
         raise
     load_weights_into(run, weights, path)
-    warnings = (*weights.notes, *version_notes(path, weights, config), *run.warnings, *_notes_on_data(run, weights))
-    return Evaluated(run, sites[0], weights, warnings)
+    notes = (*weights.notes, *version_notes(path, weights, config))
+    return Evaluated(run, sites[0], weights, notes, tuple(_notes_on_data(run, weights)))
 
 
 def check_evaluated(run: Run, splits: Iterable[str]) -> None:
@@ -137,9 +149,14 @@ def check_evaluated(run: Run, splits: Iterable[str]) -> None:
     Raises:
         ConfigError: When one is not.
     """
-    if missing := [name for name in splits if f"{name}/loss" not in run.metric_names]:
-        hint = f"they have {', '.join(run.data.splits())}"
-        raise ConfigError(f"the data have no split {missing[0]!r} that can be evaluated", hint=hint)
+    there = run.data.splits()
+    for name in splits:
+        if f"{name}/loss" not in run.metric_names:
+            is_stream = name in there
+            message = f"the data have no split {name!r} that can be evaluated"
+            message = f"the split {name!r} is a stream, which is not evaluated" if is_stream else message
+            others = [other for other in there if other != name]
+            raise ConfigError(message, hint=f"the data have {', '.join(others)}" if others else None)
 
 
 # ---- notes and checks ------------------------------------------------------------------------------------------------
@@ -154,7 +171,8 @@ def _notes_on_data(run: Run, weights: Weights) -> list[str]:
     ]
 
 
-def _num_examples(dataset: Any) -> int | None:
+def num_examples(dataset: Any) -> int | None:
+    """Return the number of examples of a dataset; None for a stream."""
     try:
         return len(dataset)
     except TypeError:

@@ -107,14 +107,19 @@ class Trained(Shown):
             columns = predictor.columns(self.output(inputs))
             if isinstance(columns, Mapping):
                 columns = {**beside(), **columns}
-            _check_columns(columns, names, count_examples(inputs), str(self._site.host.owner("data")))
+            check_columns(columns, names, count_examples(inputs), str(self._site.host.owner("data")))
             names = list(columns)
             yield columns
         if names is None:
             raise DataError(f"{source} contains no inputs")
 
 
-def _check_columns(columns: Any, names: list[str] | None, num_examples: int, owner: str) -> None:
+def check_columns(columns: Any, names: list[str] | None, num_examples: int, owner: str) -> None:
+    """Check the columns of a batch.
+
+    Raises:
+        ContractError: When they are no columns, or not those of the batch before, or of another length.
+    """
     if not isinstance(columns, Mapping) or not columns:
         raise ContractError(f"the predictor of {owner} returned {brief(columns)}, but must return columns by name")
     if names is not None and list(columns) != names:

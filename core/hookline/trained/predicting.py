@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,10 +50,22 @@ def write_predictions(
     """
     source, target = Path(source), Path(target)
     check_target(target, force=force, source=source)
-    write = writer_for(trained.writers, target)
+    return write_parts(trained.writers, functools.partial(trained.predictions, source), target, force=force)
+
+
+def write_parts(
+    writers: Mapping[str, Writer], predictions: Callable[[], Iterator[Columns]], target: Path, *, force: bool
+) -> int:
+    """Write predictions to a file, as ``write_predictions`` does; return the number of rows.
+
+    Raises:
+        ConfigError: When the file cannot be written, or exists.
+    """
+    check_target(target, force=force)
+    write = writer_for(writers, target)
     counter = _Counter()
     with written_whole(target, force=force) as new:
-        write(new, counter.counting(trained.predictions(source)))
+        write(new, counter.counting(predictions()))
     return counter.num_rows
 
 

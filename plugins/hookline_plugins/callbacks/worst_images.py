@@ -99,6 +99,8 @@ class Errors:
         splits: The split that is measured.
     """
 
+    higher_is_better = False
+
     def __init__(self, task: Task, unscale: Callable[[Tensor], Tensor], splits: tuple[str, ...]) -> None:
         self.task, self._unscale, self.splits = task, unscale, splits
         self.reset()

@@ -6,6 +6,7 @@ Shapes: ``N`` rows, ``K`` different values of a column, ``S`` splits.
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
@@ -223,6 +224,26 @@ def named(parts: Mapping[str, Any]) -> dict[str, Any]:
     """
     standard = {name: part for name, part in parts.items() if name in STANDARD}
     return {**standard, "more_splits": {name: part for name, part in parts.items() if name not in STANDARD}}
+
+
+def with_origins(dataset: Any, places: Any, name: str = "row") -> Any:
+    """Return a dataset with a method ``origins``, which says where its examples come from.
+
+    Args:
+        dataset: The dataset.
+        places: The place of each example, a sequence or an array: the number of its row, or its file; None: the rows
+            in their order.
+        name: The name of the column of the places.
+    """
+    # An attribute and no subclass: a run indexes a TensorDataset as whole tensors.
+    vars(dataset)["origins"] = partial(_origins, name, places)
+    return dataset
+
+
+def _origins(name: str, places: Any, indices: list[int]) -> dict[str, list[Any]]:
+    if places is None:
+        return {name: indices}
+    return {name: places[indices].tolist() if hasattr(places, "tolist") else [places[index] for index in indices]}
 
 
 def _ends(num_rows: int, fractions: Sequence[float]) -> list[int]:

@@ -30,7 +30,9 @@ def _shortened(dataset: Dataset[Any], max_examples: int) -> Dataset[Any]:
     if isinstance(dataset, IterableDataset):
         return FirstOfStream(dataset, max_examples)
     if type(dataset) is TensorDataset:  # a subclass may have items of its own
-        return TensorDataset(*(tensor[:max_examples] for tensor in dataset.tensors))
+        first = TensorDataset(*(tensor[:max_examples] for tensor in dataset.tensors))
+        vars(first).update({name: value for name, value in vars(dataset).items() if name == "origins"})
+        return first
     return FirstExamples(dataset, max_examples)
 
 
@@ -40,7 +42,7 @@ class FirstExamples(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], max_examples: int) -> None:
         self._dataset = dataset
         self._max_examples = max_examples
-        for name in ("gather", "__getitems__"):
+        for name in ("gather", "__getitems__", "origins"):
             if hasattr(dataset, name):
                 setattr(self, name, getattr(dataset, name))
 
@@ -63,7 +65,7 @@ class FirstOfStream(IterableDataset[Any]):
         self._is_share = is_share
         self._num_before = self._num_given = 0
         own = {"state_dict": self._state_dict, "load_state_dict": self._load_state_dict, "shard": self._shard}
-        for name in ("state_dict", "load_state_dict", "shard", "set_epoch"):
+        for name in ("state_dict", "load_state_dict", "shard", "set_epoch", "origins"):
             if hasattr(dataset, name):
                 setattr(self, name, own.get(name) or getattr(dataset, name))
 

@@ -24,6 +24,8 @@ class Accuracy:
         0.5
     """
 
+    higher_is_better = True
+
     def __init__(self, answers: Answers | None = None) -> None:
         self._answers = answers or Answers()
         self.reset()

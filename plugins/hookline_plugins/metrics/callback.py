@@ -156,7 +156,7 @@ class _Torchmetric:
     """
 
     def __init__(self, metric: Any, task: Task, answers: Answers, unscale: Callable[[Tensor], Tensor] | None) -> None:
-        self._metric = metric
+        self._metric, self.higher_is_better = metric, metric.higher_is_better
         self._task = task
         self._answers = answers
         self._unscale = unscale or (lambda values: values)

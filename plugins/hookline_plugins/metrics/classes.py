@@ -24,6 +24,8 @@ class _OverClasses:
         answers: The form of predictions and targets.
     """
 
+    higher_is_better = True
+
     def __init__(self, answers: Answers | None = None) -> None:
         self._answers = answers or Answers()
         self.reset()
@@ -124,6 +126,8 @@ class Confusion:
 
 class TopKAccuracy:
     """Share of examples whose class is among the ``k`` with the largest logits."""
+
+    higher_is_better = True
 
     def __init__(self, k: int, answers: Answers | None = None) -> None:
         self._k = k

@@ -27,6 +27,8 @@ class Perplexity:
         8.0
     """
 
+    higher_is_better = False
+
     def __init__(self, answers: Answers | None = None) -> None:
         self._answers = answers or Answers()
         self.reset()

@@ -49,6 +49,8 @@ class _OverErrors:
         unscale: Maps targets and predictions to the units of the metric; None: they are in these units.
     """
 
+    higher_is_better = False
+
     def __init__(self, unscale: Callable[[Tensor], Tensor] | None = None) -> None:
         self._unscale = unscale or (lambda values: values)
         self.reset()
@@ -130,6 +132,8 @@ class R2(_OverErrors):
 
     NaN for a constant target.
     """
+
+    higher_is_better = True
 
     def reset(self) -> None:
         """Discard all batches."""

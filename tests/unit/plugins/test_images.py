@@ -520,6 +520,7 @@ def test_the_worst_images_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     order = errors.argsort(descending=True)[:3].tolist()
     assert [one.lines[2] for one in shown] == [data.train.pictures.names[index] for index in order]  # type: ignore[attr-defined] # of this data source
     assert shown[0].lines == ["true a", f"predicted b ({1 - float((-errors.max()).exp()):.0%})", "a/98.png"]
+    assert data.train.origins(order[:1]) == {"file": ["a/98.png"]}  # type: ignore[attr-defined] # as above
     assert np.array_equal(shown[0].pixels[:, :, 0], np.full((6, 5), 199))
     assert result.metrics["train/worst_error"] == pytest.approx(errors.max().item(), rel=1e-6)
     assert title == "train, epoch 2, step 8: the 3 worst"

@@ -17,7 +17,7 @@ from hookline.trials.switches import trial_values
 from hookline_plugins.callback_parts.delivery import deliver, fault_of_url
 from support import HANG_S
 
-SAVED = {"callbacks.run-folder": {}, "callbacks.checkpoint": {}}
+SAVED: dict[str, Any] = {"callbacks.run-folder": {}, "callbacks.checkpoint": {}}
 HANGS = ["sh", "-c", "sleep 300 & echo $! > child; wait"]
 
 
@@ -78,7 +78,11 @@ class Events:
 
 def trained(notify: dict[str, Any], *, events: Events | None = None, **more: Any) -> RunResult:
     notify = {"timeout_s": HANG_S, **notify}
-    values = {"train.epochs": 1, **{f"callbacks.notify.{key}": value for key, value in notify.items()}, **more}
+    values: dict[str, Any] = {
+        "train.epochs": 1,
+        **{f"callbacks.notify.{key}": value for key, value in notify.items()},
+        **more,
+    }
     return Run(load_config(None, values, plugins={"callbacks.events": events or Events()})).fit()
 
 

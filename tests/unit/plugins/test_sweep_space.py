@@ -204,3 +204,13 @@ def test_inner_tables_of_the_space_are_keys_with_dots(tmp_path: Path) -> None:
     assert [item.path for item in items] == [("space", "optimizer", "lr"), ("space", "a", "b", "c")]
     assert dimensions_of_table([], []) == []
     assert read_table(tmp_path / "run.toml", "cv") == []
+
+
+def test_an_option_that_no_file_may_set_is_refused_in_the_table_and_in_the_words_of_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        "[callbacks.notify]\n[sweep.space]\n\"callbacks.notify.command\" = \"choice(['ls'], ['rm', '-rf'])\"\n"
+    )
+    [fault] = faults_of(str(tmp_path / "run.toml"))
+    assert fault.message.startswith("'callbacks.notify.command' cannot be set in a sweep")
+    [fault] = faults_of("optimizer.lr=0.1,0.2", "callbacks.notify.url=https://host/canary")
+    assert fault.message.startswith("'callbacks.notify.url' cannot be set in a sweep")

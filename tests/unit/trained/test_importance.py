@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 import hookline
 from hookline import ConfigError, DataSource
 from hookline.trained import Importance, evaluate_run, load_trained, measure_importance
-from hookline.trained.permuted import features_of, permuted
+from hookline.trained.measuring.permuted import features_of, permuted
 from hookline_plugins.data.tables.table import Table
 
 COLORS = ("red", "green", "blue")

@@ -19,16 +19,11 @@ from hookline.cli.arguments import (
     watched_imports,
 )
 from hookline.cli.command import Command
-from hookline.cli.commands.trained import (
-    checkpoint_option,
-    origin_of,
-    overrides_argument,
-    print_warnings,
-    values_of,
-)
+from hookline.cli.commands.trained import checkpoint_option, overrides_argument
 from hookline.cli.completion import complete_format
 from hookline.cli.lazy_group import added_entries, catalog_of
 from hookline.cli.output import Output
+from hookline.cli.printing.evaluated import origin_of, print_warnings, values_of
 from hookline.cli.signals import ended_at_once
 from hookline.config.plugins.catalog import EXPORT, Catalog
 from hookline.runs.overview.search import find_run

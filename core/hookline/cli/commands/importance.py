@@ -59,7 +59,7 @@ def importance(  # noqa: PLR0913 - a parameter for each option
     """
     path = find_run(run, parent)  # before torch is imported
 
-    from hookline.trained.importance import measure_importance
+    from hookline.trained.measuring.importance import measure_importance
 
     with light_optimizer(), noting_missing_files(read_record(path)):
         found = measure_importance(

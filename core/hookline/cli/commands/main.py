@@ -68,8 +68,8 @@ hookline.lazy = {
     "resume": LazyCommand("commands.runs", "resume", "Resume RUN from its newest valid checkpoint."),
     "runs": LazyCommand("commands.runs", "runs", "List, watch, show, tag, compare, plot or remove runs."),
     "prove-resume": LazyCommand("commands.proof", "prove_resume", "Prove that a run resumes exactly."),
-    "eval": LazyCommand("commands.trained", "eval_", "Evaluate the model of RUN."),
-    "predict": LazyCommand("commands.trained", "predict", "Predict the rows of INPUT with the model of RUN."),
+    "eval": LazyCommand("commands.evaluating", "eval_", "Evaluate the model of RUN, or compare several runs."),
+    "predict": LazyCommand("commands.trained", "predict", "Predict the rows of INPUT, or a split of the data of RUN."),
     "importance": LazyCommand(
         "commands.importance", "importance", "Measure how much each feature matters to the model of RUN."
     ),

@@ -227,10 +227,7 @@ def list_(
             f"no such runs in {parent}" if is_chosen else f"no runs in {parent}; start one with: hookline train"
         )
         return
-    catalog = Catalog.installed()
-    # Callbacks that show or save a run do not affect its results.
-    added = [name for part in ("terminal", "json", "keep") for name in catalog.default(part)["callbacks"]]
-    print_runs(output, rows, [f"callbacks.{name}" for name in added], shown)
+    print_runs(output, rows, Catalog.installed().watching_tables(), shown)
     if num_left_out:
         others = "run" if num_left_out == 1 else "runs"
         output.prose(f"\nand {num_left_out} {'other' if is_sorted else 'older'} {others}: hookline runs --all")

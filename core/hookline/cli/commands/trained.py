@@ -1,4 +1,4 @@
-"""Commands that evaluate trained models and predict with them."""
+"""Command that predicts with trained models."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ import click
 from hookline.cli.arguments import noting_missing_files, output_options, plugin_options, run_argument, runs_option
 from hookline.cli.command import Command
 from hookline.cli.output import Output
-from hookline.cli.ranks import joined, launch_ranks, nproc_option, world_size
+from hookline.cli.printing.evaluated import origin_of, print_warnings, values_of
 from hookline.cli.signals import ended_at_once
 from hookline.cli.streams import standard_input_file
-from hookline.config.loading import load_config
 from hookline.config.plugins.catalog import Catalog
 from hookline.engine.errors import ConfigError
-from hookline.runs.folder import saved_config
 from hookline.runs.overview.search import find_run
 from hookline.runs.record import read_record
 from hookline.shortcuts.light_optimizer import light_optimizer
 
 if TYPE_CHECKING:
-    from hookline.trained.evaluating import Evaluation
+    from hookline.trained.measuring.split_predictions import SplitPredictions
     from hookline.trained.model import Trained
     from hookline.trained.predicting import Columns
     from hookline.trained.raw.onnx_model import OnnxModel
@@ -68,125 +66,122 @@ def _writing(command: _Command) -> _Command:
     return wrapped  # type: ignore[return-value] # click calls it with the options added above
 
 
-def _on_streams(command: _Command) -> _Command:
-    """Let ``-`` stand for standard input as ``source``, and for standard output as ``target``."""
-
-    @functools.wraps(command)
-    def wrapped(*given: Any, source: Path, target: Target, **arguments: Any) -> None:
-        if str(target.path) == "-":
-            target = Target(None, target.force)
-        with standard_input_file() if str(source) == "-" else contextlib.nullcontext(source) as path:
-            command(*given, source=path, target=target, **arguments)
-
-    return wrapped  # type: ignore[return-value] # as above
-
-
-@click.command("eval", cls=Command)
-@run_argument
-@overrides_argument
-@click.option("--split", "splits", multiple=True, metavar="NAME", help="Evaluate only this split; repeatable.")
-@checkpoint_option
-@runs_option
-@nproc_option
-@output_options
-@plugin_options
-def eval_(
-    output: Output,
-    catalog: Catalog,
-    run: str,
-    overrides: Sequence[str],
-    splits: Sequence[str],
-    checkpoint: str | None,
-    parent: Path,
-    nproc: int,
-) -> None:
-    """Evaluate the model of RUN.
-
-    Evaluates every split of its data and writes nothing. RUN is a number, a name, a path, `last` or `best`. KEY=VALUE
-    overrides its config.
-    """
-    path, config = find_run(run, parent), None  # before torch is imported
-    with noting_missing_files(read_record(path)):
-        if max(nproc, world_size()) > 1:
-            config = load_config(saved_config(path), overrides, catalog=catalog)
-        launch_ranks(nproc)
-
-        from hookline.trained.evaluating import evaluate_run
-
-        with joined(output, config) as ranks, contextlib.nullcontext() if ranks else light_optimizer():
-            found = evaluate_run(path, overrides, splits=splits, checkpoint=checkpoint, catalog=catalog, ranks=ranks)
-    print_warnings(output, found)
-    if output.json:
-        values = {"splits": found.num_examples, "metrics": found.metrics}
-        output.document({**values_of(found), **values, "warnings": found.warnings})
-        return
-    output.prose(f"{origin_of(found)}\n")
-    every = dict.fromkeys(name.partition("/")[2] for name in found.metrics)
-    names, parts = [name for name in every if "/" not in name], [name for name in every if "/" in name]
-    rows = [
-        [split, "" if count is None else str(count), *(_number(found.metrics.get(f"{split}/{name}")) for name in names)]
-        for split, count in found.num_examples.items()
-    ]
-    output.table(["split", "examples", *names], rows)
-    if parts:  # metrics of several numbers, whose columns would be too many
-        output.prose("")
-        rows = [
-            [part, *(_number(found.metrics.get(f"{split}/{part}")) for split in found.num_examples)] for part in parts
-        ]
-        output.table(["metric", *found.num_examples], rows)
-
-
 @click.command(cls=Command)
 @run_argument
-@click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
-@overrides_argument
+@click.argument("words", nargs=-1, metavar="[INPUT] [KEY=VALUE]...")
+@click.option("--split", metavar="NAME", help="Predict this split of the data of RUN, with targets and losses.")
+@click.option("--sort", type=click.Choice(["loss"]), help="Of a split: the examples with the largest loss first.")
+@click.option("--no-loss", is_flag=True, help="Of a split: leave out the loss of each example.")
 @checkpoint_option
 @runs_option
 @output_options
 @plugin_options
 @_writing
 @ended_at_once()
-@_on_streams
-def predict(
+def predict(  # noqa: PLR0913 - a parameter for each option
     output: Output,
     catalog: Catalog,
+    *,
     run: str,
-    source: Path,
-    overrides: Sequence[str],
+    words: Sequence[str],
+    split: str | None,
+    sort: str | None,
+    no_loss: bool,
     target: Target,
     checkpoint: str | None,
     parent: Path,
 ) -> None:
-    """Predict the rows of INPUT with the model of RUN.
+    """Predict the rows of INPUT, or a split of the data of RUN.
 
     Prints CSV, or writes the file given with -o. INPUT is read like the training data, which need not exist any more;
-    `-` is standard input. RUN is a number, a name, a path, `last` or `best`; or an ONNX file that `hookline export` has
-    written, which needs neither torch nor plugins. KEY=VALUE overrides the config of the run.
+    `-` is standard input. With --split and no INPUT, the columns are the place of each example in the data, targets,
+    predictions, and the loss. RUN is a number, a name, a path, `last` or `best`; or an ONNX file that `hookline export`
+    has written, which needs neither torch nor plugins. KEY=VALUE overrides the config of the run.
     """
-    trained: Trained | OnnxModel
-    if run.endswith(_ONNX):
-        trained = _onnx_model(Path(run), overrides, checkpoint)
-    else:
-        path = find_run(run, parent)
-
-        from hookline.trained.loading import load_trained
-
-        with noting_missing_files(read_record(path)):
-            trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
-    print_warnings(output, trained)
-
-    from hookline.trained.predicting import write_predictions
-
-    if target.path is None:
-        _print_predictions(output, trained, source)
+    if str(target.path) == "-":
+        target = Target(None, target.force)
+    if split is None:
+        if sort or no_loss:
+            raise ConfigError("--sort and --no-loss are for a split", hint="name one: --split test")
+        _predict_file(output, catalog, run, words, target, checkpoint, parent)
         return
-    num_rows = write_predictions(trained, source, target.path, force=target.force)
-    if output.json:
-        output.document(
-            {**values_of(trained), "path": str(target.path), "rows": num_rows, "warnings": trained.warnings}
+    if inputs := [word for word in words if "=" not in word]:
+        message = f"INPUT and --split exclude each other: {inputs[0]} and {split}"
+        raise ConfigError(message, hint="leave out --split to predict a file")
+    if run.endswith(_ONNX):
+        raise ConfigError(f"--split is for a run, and {Path(run).name} is a file", hint="name the run, or an INPUT")
+    path = find_run(run, parent)
+
+    from hookline.trained.measuring.split_predictions import predict_split
+
+    with light_optimizer(), noting_missing_files(read_record(path)):
+        found = predict_split(
+            path,
+            split,
+            words,
+            losses=not no_loss,
+            hardest_first=sort is not None,
+            checkpoint=checkpoint,
+            catalog=catalog,
         )
-    output.prose(origin_of(trained))
-    output.prose(f"wrote {target.path}: {num_rows} rows")
+        print_warnings(output, found)
+        _give_predictions(output, found, target, found.predictions, lambda path: found.write(path, force=target.force))
+
+
+def _predict_file(
+    output: Output,
+    catalog: Catalog,
+    run: str,
+    words: Sequence[str],
+    target: Target,
+    checkpoint: str | None,
+    parent: Path,
+) -> None:
+    if not words:
+        raise ConfigError("predict needs an INPUT", hint="name a file; or a split of the data of RUN: --split test")
+    source, overrides = words[0], words[1:]
+    trained: Trained | OnnxModel
+    with standard_input_file() if source == "-" else contextlib.nullcontext(Path(source)) as file:
+        if run.endswith(_ONNX):
+            trained = _onnx_model(Path(run), overrides, checkpoint)
+        else:
+            path = find_run(run, parent)
+
+            from hookline.trained.loading import load_trained
+
+            with noting_missing_files(read_record(path)):
+                trained = load_trained(path, overrides, checkpoint=checkpoint, catalog=catalog)
+        print_warnings(output, trained)
+
+        from hookline.trained.predicting import write_predictions
+
+        _give_predictions(
+            output,
+            trained,
+            target,
+            lambda: trained.predictions(file),
+            lambda path: write_predictions(trained, file, path, force=target.force),
+        )
+
+
+def _give_predictions(
+    output: Output,
+    source: Trained | OnnxModel | SplitPredictions,
+    target: Target,
+    predictions: Callable[[], Iterator[Columns]],
+    write: Callable[[Path], int],
+) -> None:
+    """Print predictions, or write them to a file."""
+    if target.path is None:
+        _print_predictions(output, predictions())
+        return
+    num_rows, loss = write(target.path), getattr(source, "loss", None)
+    if output.json:
+        values = {"path": str(target.path), "rows": num_rows, **({} if loss is None else {"loss": loss})}
+        output.document({**values_of(source), **values, "warnings": source.warnings})
+    output.prose(origin_of(source))
+    mean = "" if loss is None else f", mean loss {loss:.6g}"
+    output.prose(f"wrote {target.path}: {num_rows} rows{mean}")
 
 
 def _onnx_model(path: Path, overrides: Sequence[str], checkpoint: str | None) -> OnnxModel:
@@ -200,9 +195,8 @@ def _onnx_model(path: Path, overrides: Sequence[str], checkpoint: str | None) ->
     return load_onnx(path)
 
 
-def _print_predictions(output: Output, trained: Trained | OnnxModel, source: Path) -> None:
+def _print_predictions(output: Output, parts: Iterator[Columns]) -> None:
     """Print predictions once all are computed, so that a fault in the last row leaves no partial table."""
-    parts = trained.predictions(source)
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as held:
         held.writelines(_json_texts(parts) if output.json else _csv_texts(parts))
         held.seek(0)
@@ -228,23 +222,3 @@ def _json_texts(parts: Iterator[Columns]) -> Iterator[str]:
     for part in parts:
         for row in rows_of(part):
             yield msgspec.json.encode(dict(zip(part, row, strict=True))).decode() + "\n"
-
-
-def print_warnings(output: Output, source: Evaluation | Trained | OnnxModel) -> None:
-    """Print the warnings about the weights of a model as notes."""
-    for text in source.warnings:
-        output.note(f"warning: {text}")
-
-
-def origin_of(source: Evaluation | Trained | OnnxModel) -> str:
-    """Return the run and the origin of the weights of a model, for people."""
-    return f"{source.path.name}: {source.weights}, after {source.step} steps"
-
-
-def values_of(source: Evaluation | Trained | OnnxModel) -> dict[str, Any]:
-    """Return the run and the origin of the weights of a model, for programs."""
-    return {"run": source.path.name, "weights": source.weights, "step": source.step}
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"

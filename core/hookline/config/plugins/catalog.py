@@ -251,3 +251,9 @@ class Catalog:
         renamed keys). Other distributions cannot declare defaults, so installing one does not change a run.
         """
         return self._defaults[part].load()
+
+    def watching_tables(self) -> list[str]:
+        """Return the tables of the default callbacks that show or save a run, which do not affect its results."""
+        return [
+            f"callbacks.{name}" for part in ("terminal", "json", "keep") for name in self.default(part)["callbacks"]
+        ]

@@ -11,7 +11,7 @@ import importlib.util
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 import tomli
@@ -65,7 +65,7 @@ class KnownPlugin(msgspec.Struct, frozen=True, order=True):
         return f"pip install {upgrade}{shlex.quote(self.distribution)}"
 
 
-class Index(NamedTuple):
+class Index:
     """What the indexes of the installed distributions list.
 
     Attributes:
@@ -73,8 +73,19 @@ class Index(NamedTuple):
         problems: One sentence for each index that cannot be read.
     """
 
-    plugins: Sequence[KnownPlugin]
-    problems: Sequence[str]
+    def __init__(self, plugins: Sequence[KnownPlugin], problems: Sequence[str]) -> None:
+        self.plugins, self.problems = plugins, problems
+        self._found: dict[tuple[str, str], list[KnownPlugin]] = {}
+        for plugin in plugins:
+            self._found.setdefault((plugin.kind, normalized_name(plugin.name)), []).append(plugin)
+
+    def hints(self, kind: str, name: str) -> list[str]:
+        """Return a hint for each distribution that is known to offer a plugin that is not installed."""
+        return [
+            f"{name!r} is in the distribution {plugin.distribution}: {plugin.how_to_install}"
+            + (f" (says the index of {plugin.listed_by})" if plugin.listed_by else "")
+            for plugin in self._found.get((kind, normalized_name(name.rpartition("/")[2])), ())
+        ]
 
 
 def read_index(catalog: Catalog) -> Index:
@@ -91,25 +102,19 @@ def read_index(catalog: Catalog) -> Index:
     return Index(sorted(plugins), problems)
 
 
-def where_to_get(catalog: Catalog, kind: str, name: str) -> list[str]:
-    """Return a hint for each distribution that is known to offer a plugin that is not installed."""
-    wanted = normalized_name(name.rpartition("/")[2])
-    return [
-        f"{name!r} is in the distribution {plugin.distribution}: {plugin.how_to_install}"
-        + (f" (says the index of {plugin.listed_by})" if plugin.listed_by else "")
-        for plugin in read_index(catalog).plugins
-        if plugin.kind == kind and normalized_name(plugin.name) == wanted
-    ]
-
-
 def _plugins_of(value: str, listed_by: str) -> list[KnownPlugin]:
     document = tomli.loads(read_file(_path_of(value), _MAX_BYTES).decode())
     plugins = msgspec.convert(document.get("plugin", []), list[KnownPlugin])
     for plugin in plugins:
         unmet(plugin.distribution)  # raises if it is no requirement, or an address
+    own = {"listed_by": listed_by}  # whatever the file says
     # Texts of others: no line of an error or of a list may be forged with them.
-    fields = [f for f in KnownPlugin.__struct_fields__ if f != "listed_by"]
-    return [KnownPlugin(*(printable(getattr(plugin, f)) for f in fields), listed_by) for plugin in plugins]
+    return [
+        msgspec.structs.replace(
+            plugin, **{name: printable(text) for name, text in msgspec.structs.asdict(plugin).items()} | own
+        )
+        for plugin in plugins
+    ]
 
 
 def _path_of(value: str) -> Path:

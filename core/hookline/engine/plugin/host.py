@@ -31,8 +31,10 @@ class _Half:
     """Some hooks of a plugin. pluggy compares registered objects, and those of this class are never equal."""
 
     def __init__(self, member: Member, hooks: Mapping[str, Callable[..., Any]]) -> None:
-        self.member = member
-        vars(self).update(hooks)
+        vars(self).update(hooks, member=member)
+
+    def __dir__(self) -> list[str]:  # pluggy looks at each name, and those of ``object`` are most
+        return list(vars(self))
 
 
 class Host:
@@ -73,14 +75,13 @@ class Host:
             self._register(member, "wrappers", is_wrapper)
         self._manager.check_pending()
         self.states = PluginStates(self.members, self._failed)
-        starters = [half.member for half, _ in self._each("on_run_start", {})]
+        starters = [member for member, _ in self._each("on_run_start", {})]
         self._started = [member for member in members if member not in starters]
 
     def _register(self, member: Member, part: str, is_wanted: Callable[[Callable[..., Any]], bool]) -> None:
         for made in (member.instance, type(member.instance)):
             self.makers.add(member, None, made)
-        wanted = {name: method for name, method in _hooks_of(member).items() if is_wanted(method)}
-        hooks = {name: self._guarded(method, member, name) for name, method in wanted.items()}
+        hooks = {name: self._guarded(hook, member, name) for name, hook in _hooks_of(member).items() if is_wanted(hook)}
         self._manager.register(_Half(member, hooks), f"{member.table} ({part})")
 
     def _guarded(self, method: Callable[..., Any], member: Member, hook: str) -> Callable[..., Any]:
@@ -140,21 +141,21 @@ class Host:
 
     def results(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
         """Call ``hook`` on each plugin in turn; yield the plugin with its result."""
-        for half, call in self._each(hook, arguments):
-            yield half.member.plugin, call()
+        for member, call in self._each(hook, arguments):
+            yield member.plugin, call()
 
     def notify_started(self, hook: str, **arguments: Any) -> None:
         """Call ``hook`` on every started plugin."""
-        for half, call in self._each(hook, arguments):
-            if half.member in self._started:
+        for member, call in self._each(hook, arguments):
+            if member in self._started:
                 call()
 
     def start(self, **arguments: Any) -> None:
         """Call ``on_run_start`` on each plugin in turn."""
-        for half, call in self._each("on_run_start", arguments):
+        for member, call in self._each("on_run_start", arguments):
             call()
-            if half.member not in self._failed:
-                self._started.append(half.member)
+            if member not in self._failed:
+                self._started.append(member)
 
     def load_states(self) -> None:
         """Load the states of the plugins, in the reverse order of their start.
@@ -162,27 +163,27 @@ class Host:
         Raises:
             ContractError: When a plugin cannot load its state.
         """
-        starters = [half.member for half, _ in self._each("on_run_start", {})]
+        starters = [member for member, _ in self._each("on_run_start", {})]
         # The run folder starts first, so it is only written to once every other plugin has accepted its state.
         self.states.load([*(member for member in self.members if member not in starters), *reversed(starters)])
 
     def close_each(self, hook: str, **arguments: Any) -> list[BaseException]:
         """Call ``hook`` on every started plugin, even after errors; return the errors."""
         errors: list[BaseException] = []
-        for half, call in self._each(hook, arguments):
-            if half.member in self._started:
+        for member, call in self._each(hook, arguments):
+            if member in self._started:
                 try:
                     call()
                 except BaseException as error:  # noqa: BLE001 - even an interrupt must not keep other plugins from closing
                     errors.append(error)
         return errors
 
-    def _each(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[_Half, Callable[[], Any]]]:
+    def _each(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[Member, Callable[[], Any]]]:
         """Yield each implementation of ``hook`` except wrappers, in pluggy's order, with a function that calls it."""
         for impl in self._impls(hook):
             if impl.plugin.member in self.members and not impl.wrapper:
                 given = {"state": self.states.of(impl.plugin.member), **arguments}
-                yield impl.plugin, functools.partial(impl.function, *map(given.get, impl.argnames))
+                yield impl.plugin.member, functools.partial(impl.function, *map(given.get, impl.argnames))
 
     def _impls(self, hook: str) -> Iterator[Any]:
         """Yield the implementations of ``hook`` in the order of the calls."""

@@ -63,6 +63,23 @@ def settings_of(row: RunRow) -> Mapping[str, Any]:
     return settings if isinstance(settings, Mapping) else {}
 
 
+def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of the settings in which runs differ.
+
+    Options that only some runs have differ if their values do: that runs lack them follows from the plugins.
+
+    >>> differing_settings([{"model.use": "linear", "a": 1}, {"model.use": "mlp", "model.hidden": [64], "a": 1}])
+    ['model.use']
+    """
+    found: list[str] = []
+    for key in dict.fromkeys(key for each in settings for key in each):
+        values = [each[key] for each in settings if key in each]
+        is_missing = key.endswith(".use") and len(values) < len(settings)
+        if is_missing or any(value != values[0] for value in values):
+            found.append(key)
+    return found
+
+
 def sorted_rows(rows: Sequence[RunRow], key: str, *, is_descending: bool = False) -> list[RunRow]:
     """Return runs in the order of a column: numbers before texts, and runs without a value at the end."""
     values = [(value_of(row, key), row) for row in rows]

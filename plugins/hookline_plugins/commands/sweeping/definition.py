@@ -130,6 +130,7 @@ def define(words: Sequence[str], given: Mapping[str, Any], catalog: Catalog) -> 
     sampler = options.sampler or ("grid" if all(one.values for one in dimensions) and not options.trials else "tpe")
     faults += _faults_of_options(options, sampler, dimensions)
     configs = _check(config, overrides, dimensions, catalog, faults)
+    faults += _given_by_user(configs[0]) if configs else []
     _raise(faults)
     size = math.prod(len(one.values) for one in dimensions) if sampler == "grid" else options.trials or 0
     definition = Definition(
@@ -215,6 +216,18 @@ def _check(
                     faults += [] if str(moved) in seen else [moved]
                     seen.add(str(moved))
     return configs
+
+
+def _given_by_user(config: RunConfig) -> list[Fault]:
+    """Return a fault for each option that no file may set: a sweep goes on from its files, with its own table."""
+    hint = "leave it out, or set what it needs in the environment"
+    return [
+        Fault(f"{key!r} cannot be set in a sweep, whose trials are started from files", setting.origin.location, hint)
+        for choice in config.plugins
+        for option in choice.plugin.options
+        if option.is_from_user
+        and (setting := config.settings[key := f"{choice.table}.{option.name}"]).origin.layer != "default"
+    ]
 
 
 def _saved(catalog: Catalog) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from hookline_plugins.data.splits import (
     named,
     number_fold,
     split_rows,
+    with_origins,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from torch import Tensor
-    from torch.utils.data import Dataset
 
     from hookline import Predictor
 
@@ -290,16 +290,18 @@ class _Part(NamedTuple):
     forms: _Forms
     num_classes: int | None
 
-    def dataset(self, rows: Tensor | None) -> Dataset[tuple[Tensor, ...]]:
+    def dataset(self, rows: Tensor | None) -> Any:
         """Return the dataset of some rows; None for all."""
+        places = None if rows is None else rows.numpy()
         if self.values is None:
             from hookline_plugins.data.arrays.mapped_rows import MappedRows
 
-            return MappedRows(self.inputs, self.targets, self.forms, rows)
+            return with_origins(MappedRows(self.inputs, self.targets, self.forms, rows), places)
         from torch.utils.data import TensorDataset
 
         x, y = self.values
         assert x is not None
         assert y is not None
         inputs, targets = self.forms[0](x), self.forms[1](y)
-        return TensorDataset(*((inputs, targets) if rows is None else (inputs[rows], targets[rows])))
+        chosen = (inputs, targets) if rows is None else (inputs[rows], targets[rows])
+        return with_origins(TensorDataset(*chosen), places)

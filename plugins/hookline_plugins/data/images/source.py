@@ -16,7 +16,15 @@ from msgspec import Meta
 from hookline import DataSource, hookimpl
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.images.options import Mode, Resize
-from hookline_plugins.data.splits import Fold, FoldSeed, Fractions, SplitSeed, check_fold, check_fractions
+from hookline_plugins.data.splits import (
+    Fold,
+    FoldSeed,
+    Fractions,
+    SplitSeed,
+    check_fold,
+    check_fractions,
+    with_origins,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -324,6 +332,8 @@ class Images:
         }
         if self._operations:
             datasets["train"] = AugmentedDataset(datasets["train"], self._operations, preparation)
+        for split, found in pictures.items():
+            with_origins(datasets[split], found.names, "file")
         labels = None if targets.labels is None else targets.labels.tolist()
         return DataSource(
             **named(datasets),

@@ -6,6 +6,7 @@ Imported only when files are read, because it needs torch. Shapes: ``B`` rows, `
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -106,6 +107,16 @@ class BlockStream(IterableDataset[tuple[Tensor, Tensor]]):
         """Return a hash of the files, their rows, and the numbers of the columns, to recognize changed data."""
         scales = [[each.names, each.fill.tolist(), each.scale.tolist()] for each in self._form.scales]
         return hashlib.sha256(repr((fingerprint_of(self._blocks), scales)).encode()).hexdigest()
+
+    def origins(self, indices: Sequence[int]) -> dict[str, list[str | int]]:
+        """Return the file and the row of examples, by their places in the order of the files, from 0."""
+        ends = list(accumulate(block.size for block in self._blocks))
+        blocks = [bisect_right(ends, index) for index in indices]
+        rows = [
+            self._blocks[number].first + index - ends[number] + self._blocks[number].size
+            for number, index in zip(blocks, indices, strict=True)
+        ]
+        return {"file": [self._blocks[number].path.name for number in blocks], "row": list(rows)}
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for inputs, targets in self.batches(1):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hookline_plugins.data.faults import LISTED, Cell, Faults
 from hookline_plugins.data.splits import Key, Options, key_of, split_rows
 from hookline_plugins.data.tables.columns import parsed
-from hookline_plugins.data.tables.files.several import file_numbers
+from hookline_plugins.data.tables.files.several import file_numbers, rows_in_files
 from hookline_plugins.data.tables.files.sheet import Sheet, as_numbers, polars
 from hookline_plugins.data.tables.kinds import show, whole_texts
 
@@ -28,7 +28,7 @@ class Division(NamedTuple):
     Attributes:
         files: The number of the file of each row; the first one is split further.
         key: The value of each row in the column that decides; None for a random split.
-        rows: The number of each row in the files, from 0 below the header of the first.
+        rows: The number of each row in its file, from 0 below the header.
     """
 
     files: pl.Series
@@ -58,17 +58,17 @@ def read_division(
         faults: Gets the faults.
         refuses_gaps: Whether an empty cell is a fault; otherwise such rows are left out later.
     """
-    files = file_numbers(sheet)
+    files, rows = file_numbers(sheet), rows_in_files(sheet)
     by = key_of(options)
     if by is None or by[1] not in sheet.names:  # a missing column is a fault already
-        return Division(files, None, sheet.rows)
+        return Division(files, None, rows)
     option, name = by
     column = sheet.column(name)
     is_empty = column.is_null() & (files == 0)
     if refuses_gaps and is_empty.any():
         _add_cells(sheet, column, is_empty, f"the cell is empty, but `{option}` needs it", faults)
     key = _in_order(sheet, column, dates, faults) if option == "order_by" else _as_labels(column)
-    return Division(files, key, sheet.rows)
+    return Division(files, key, rows)
 
 
 def split_table(division: Division, options: Options, faults: Faults) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import tomli
 
 from hookline import Catalog, ConfigError, load_config
-from hookline.config.plugins.index import KnownPlugin, read_index, where_to_get
+from hookline.config.plugins.index import KnownPlugin, read_index
 from hookline.config.plugins.requirements import unmet
 from support import ROOT
 
@@ -71,14 +71,15 @@ def test_a_name_that_is_not_installed_comes_with_the_distribution_that_has_it(ac
     assert second == f"  = {expected} (says the index of acme-index 1.0)"
     assert "acme_index" not in sys.modules
     catalog = Catalog.installed()
-    assert len(where_to_get(catalog, "model", "acme-plugins/bumps")) == 1
-    assert not where_to_get(catalog, "loss", "bumps")
-    assert not where_to_get(catalog.restricted(deny=["acme-index"], by="--{}"), "model", "bumps")
+    index = read_index(catalog)
+    assert len(index.hints("model", "acme-plugins/bumps")) == 1
+    assert not index.hints("loss", "bumps")
+    assert not read_index(catalog.restricted(deny=["acme-index"], by="--{}")).hints("model", "bumps")
 
 
 def test_an_installed_distribution_without_the_plugin_may_have_it_in_another_release(acme: Path) -> None:
     acme.write_text(ACME.replace("acme-plugins>=1.2", "acme-index"))
-    [hint] = where_to_get(Catalog.installed(), "model", "bumps")
+    [hint] = read_index(Catalog.installed()).hints("model", "bumps")
     assert "pip install --upgrade acme-index" in hint
 
 

@@ -24,6 +24,7 @@ from hookline_plugins.data.splits import (
     check_fractions,
     chosen_rows,
     number_fold,
+    with_origins,
 )
 
 if TYPE_CHECKING:
@@ -91,14 +92,17 @@ class HuggingFace:
         form = Form(self.inputs, is_stacked(features, self.inputs), self.target if is_list else None)
         labels, targets = ([], {}) if is_list else self._targets(found, faults)
         faults.check()
-        parts = {name: ArrowRows(dataset, form, targets.get(name)) for name, dataset in found.items()}
+        parts = {
+            name: with_origins(ArrowRows(dataset, form, targets.get(name)), None) for name, dataset in found.items()
+        }
         if len(self.split) > 1 or self.fold:
             shares = dict(zip(("validation", "test"), self.split[1:], strict=False))
             generator = torch.Generator().manual_seed(self.split_seed)
             classes = Key(self.target, targets["train"], labels) if labels else None
             rows = chosen_rows(len(parts["train"]), shares, self, classes, generator, faults)
             faults.check()
-            parts = {name: ArrowRows(found["train"], form, targets.get("train"), one) for name, one in rows.items()}
+            whole = found["train"], form, targets.get("train")
+            parts = {name: with_origins(ArrowRows(*whole, one), one.numpy()) for name, one in rows.items()}
             number_fold(parts, rows, self)
         return self._source(parts, labels, form)
 

@@ -81,6 +81,13 @@ def file_numbers(sheet: Sheet) -> pl.Series:
     return numbers
 
 
+def rows_in_files(sheet: Sheet) -> pl.Series:
+    """Return the number of each row of a sheet in its file, from 0 below the header."""
+    parts = sheet.parts if isinstance(sheet, Sheets) else [sheet]
+    rows: pl.Series = polars().concat([part.rows.cast(polars().UInt32) for part in parts])
+    return rows
+
+
 def _read_further(first: Sheet, path: Path, reading: Reading, optional: Collection[str]) -> Sheet:
     faults = Faults(path)
     sheet = read_table(path, reading, faults)

@@ -52,6 +52,7 @@ class Labelled(NamedTuple):
         class_names: The names of the classes, sorted.
         refuse: Adds a fault of the texts with some indices, in a column.
         check: Raises the faults, if there are any.
+        places: The place of each text, by the name of the column of the places: its row in the table, or its file.
     """
 
     texts: list[str | None]
@@ -59,6 +60,7 @@ class Labelled(NamedTuple):
     class_names: list[str]
     refuse: Callable[[Sequence[int], str, str, str], None]
     check: Callable[[], None]
+    places: tuple[str, Sequence[Any]]
 
 
 def read_labelled(path: Path, form: TextFormat, faults: Faults) -> Labelled:
@@ -89,7 +91,8 @@ def _read_table(path: Path, form: TextFormat, faults: Faults) -> Labelled:
         faults.add_cells(listed, len(indices))
 
     found = [None if label is None else numbers[label] for label in labels]
-    return Labelled(texts_of(sheet, form.text), found, names, refuse, lambda: faults.check(sheet))
+    texts, rows = texts_of(sheet, form.text), sheet.rows.to_list()
+    return Labelled(texts, found, names, refuse, lambda: faults.check(sheet), ("row", rows))
 
 
 def texts_of(sheet: Sheet, name: str) -> list[str | None]:
@@ -127,7 +130,8 @@ def _read_folders(path: Path, form: TextFormat, faults: Faults) -> Labelled:
             faults.add(message, location=Location(str(files[index][0])), hint=hint)
 
     names = [folder.name for folder in folders]
-    return Labelled(texts, [label for _, label in files], names, refuse, faults.check)
+    places = "file", [str(file.relative_to(path)) for file, _ in files]
+    return Labelled(texts, [label for _, label in files], names, refuse, faults.check, places)
 
 
 def text_files(folder: Path) -> list[Path]:

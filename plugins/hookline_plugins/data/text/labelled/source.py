@@ -25,6 +25,7 @@ from hookline_plugins.data.splits import (
     chosen_rows,
     named,
     number_fold,
+    with_origins,
 )
 from hookline_plugins.data.text.labelled.reading import Labelled, TextFormat, read_labelled
 from hookline_plugins.data.text.labelled.tokenizing import Tokenizer, make_tokenizer
@@ -112,9 +113,14 @@ class Texts:
         splits = chosen_rows(len(targets), shares, self, classes, generator, faults)
         read.check()
         tokens, starts, lengths = joined(ids)
+        name, places = read.places
         parts = {
-            name: TokenRows(tokens, starts[rows], lengths[rows], targets[rows], tokenizer.pad)
-            for name, rows in splits.items()
+            split: with_origins(
+                TokenRows(tokens, starts[rows], lengths[rows], targets[rows], tokenizer.pad),
+                [places[used[row]] for row in rows.tolist()],
+                name,
+            )
+            for split, rows in splits.items()
         }
         number_fold(parts, {name: [used[row] for row in rows.tolist()] for name, rows in splits.items()}, self)
         return DataSource(

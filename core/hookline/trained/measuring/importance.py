@@ -24,7 +24,7 @@ from hookline.engine.words import did_you_mean
 from hookline.runs.folder import saved_config
 from hookline.runs.overview.search import find_run
 from hookline.trained.evaluating import USUAL_SPLITS, Evaluated, check_evaluated, load_evaluated
-from hookline.trained.permuted import Feature, features_of, permuted
+from hookline.trained.measuring.permuted import Feature, features_of, permuted
 
 
 @dataclass(frozen=True)
