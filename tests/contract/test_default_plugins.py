@@ -20,7 +20,7 @@ from support import FIXTURES
 
 CATALOG = Catalog.installed()
 REQUIRED: dict[str, dict[str, Any]] = {
-    "prune": {"folder": "sweeps/lr", "trial": 0},
+    "prune": {"folder": "/sweeps/lr", "trial": 0},
     "csv": {"path": str(FIXTURES / "nist" / "norris.csv"), "target": "y"},
     "arrays": {"path": str(FIXTURES / "iris" / "iris.npz")},
     "hugging-face": {

@@ -71,6 +71,7 @@ def test_every_fault_is_told_before_anything_starts(hookline: Hookline, tmp_path
 def test_a_config_with_a_table_for_sweeps_trains(hookline: Hookline, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[train]\nepochs = 1\n[sweep]\ntrials = 3\n")
     assert hookline("train", "run.toml", "--quiet").returncode == 0
+    assert json.loads(hookline("schema").stdout)["properties"]["sweep"] == {"type": "object"}
     refused = hookline("train", "run.toml", "sweep.trials=5")
     assert "unknown table 'sweep'" in refused.stderr
     (tmp_path / "wrong.toml").write_text("[swep]\ntrials = 3\n")
@@ -157,7 +158,7 @@ def test_a_sweep_goes_on_after_a_signal_with_each_trial_once(
 
 def test_a_sweep_ends_when_its_first_trial_cannot_work(hookline: Hookline, tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the extra sweep is not installed")
-    failed = hookline("sweep", *WORDS, "--trials", "3", "--minimize", "validation/accuracy")
+    failed = hookline("sweep", *WORDS, "--trials", "3", "--minimize", "validation/accuracy", "--prune")
     assert failed.returncode == 1
     assert "trial 0 failed: " in failed.stderr
     assert "'validation/accuracy', which this run does not measure" in failed.stderr
@@ -165,7 +166,7 @@ def test_a_sweep_ends_when_its_first_trial_cannot_work(hookline: Hookline, tmp_p
 
 def test_a_trial_that_diverges_is_a_failed_one_and_the_sweep_goes_on(hookline: Hookline) -> None:
     pytest.importorskip("optuna", reason="the extra sweep is not installed")
-    done = hookline("sweep", "optimizer.lr=1e30,0.01", "--folder", "lr")
+    done = hookline("sweep", "optimizer.lr=1e30,0.01", "--folder", "lr", "--maximize", "train/loss")
     assert done.returncode == 0
     [first, second] = shown(hookline, "lr")["trials"]
     assert (first["state"], second["state"]) == ("fail", "complete")

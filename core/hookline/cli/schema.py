@@ -54,6 +54,7 @@ def config_schema(catalog: Catalog) -> tuple[dict[str, Any], list[PluginError]]:
             "train": _table(options_of(TrainOptions)),
             "plugins": _table(options_of(PluginRules)),
             **{table: {} for table in (*SINGLE_KINDS, "callbacks")},
+            **{table: {"type": "object"} for table in catalog.default("tables")},
         },
         "additionalProperties": False,
         "if": {"required": [EXTENDS]},
