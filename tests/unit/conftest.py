@@ -40,7 +40,7 @@ def catalog_with() -> Callable[..., Catalog]:
         for kind, named in _OWN.items()
         for name, value in named.items()
     ]
-    declared = {"run": "defaults:RUN", "hooks": "steps.default_hooks:DefaultHooks"}
+    declared = {"run": "defaults:RUN", "hooks": "steps.default_hooks:DefaultHooks", "tables": "defaults:TABLES"}
     defaults = [EntryPoint(name, f"hookline_plugins.{value}", "hookline.defaults") for name, value in declared.items()]
 
     def make(*entries: Entry) -> Catalog:
