@@ -53,7 +53,7 @@ def config_schema(catalog: Catalog) -> tuple[dict[str, Any], list[PluginError]]:
             EXTENDS: {"anyOf": paths, "description": "config files that this one extends"},
             "train": _table(options_of(TrainOptions)),
             "plugins": _table(options_of(PluginRules)),
-            **{table: {} for table in (*SINGLE_KINDS, "callbacks")},
+            **{table: {} for table in (*SINGLE_KINDS, "callbacks", *catalog.default("tables"))},
         },
         "additionalProperties": False,
         "if": {"required": [EXTENDS]},
