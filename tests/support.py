@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 HANG_S = 240.0
 """Bounds a hang, on the busiest machine: no test waits so long for anything that happens, and none passes by speed."""
 FIXTURES = ROOT / "tests" / "fixtures"
+MYPY_CACHE = ROOT / ".mypy_cache" / "tests"
+"""What mypy knows of torch, in strict mode: it reads for half a minute what it has not read before."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,8 @@ def warm_program(python: Path = Path(sys.executable)) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="hookline-warm-"))
     script, address = ROOT / "tests" / "warm.py", folder / "socket"
     program = folder / "hookline"
-    # Programs of Python, python -c CODE, in such a fork.
-    for name, real in (("hookline", str(python.parent / "hookline")), ("python", "")):
+    # Programs of Python, python -c CODE, in such a fork; not named python, which pages call with files.
+    for name, real in (("hookline", str(python.parent / "hookline")), ("python-c", "")):
         path = folder / name
         path.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} ask {address} {real} "$@"\n')
         path.chmod(0o755)
@@ -128,4 +130,4 @@ def warm_program(python: Path = Path(sys.executable)) -> Path:
 
 def warm_python() -> str:
     """Return a program that is ``python -c CODE WORD...`` with torch imported, in a fork as above."""
-    return str(warm_program().with_name("python"))
+    return str(warm_program().with_name("python-c"))

@@ -412,6 +412,7 @@ def test_completion_prints_a_script(hookline: Hookline, shell: str) -> None:
         ("hookline lr-find optimizer=ada", "optimizer=adamw"),
         ("hookline profile model=mlp model.", "model.hidden="),
         ("hookline train --over", "--overfit"),
+        ("hookline export last --to saf", "safetensors"),
     ],
 )
 def test_tab_offers_keys_and_names(hookline: Hookline, words: str, offered: str) -> None:

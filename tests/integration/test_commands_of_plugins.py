@@ -128,11 +128,11 @@ def test_an_index_says_what_to_install_for_a_command_a_format_and_a_model(extend
     done = extended.hookline("export", "last", "--to", "tar", cwd=place)
     assert done.returncode == 2
     assert f"'tar' is in the distribution acme-scales>=1: {install}" in done.stderr
-    for words in (("check", "model=bumpy"), ("show", "model", "bumpy")):
+    for words in (("check", "model=bumpers"), ("show", "model", "bumpers")):
         done = extended.hookline(*words, cwd=place)
         assert done.returncode == 2
         assert "did you mean 'bumps'?" in done.stderr, "the nearest of those that are installed"
-        assert "'bumpy' is in the distribution acme-rival: pip install --upgrade acme-rival (says" in done.stderr
+        assert "'bumpers' is in the distribution acme-rival: pip install --upgrade acme-rival (says" in done.stderr
 
 
 def test_the_index_lists_plugins_of_each_distribution_and_notes_a_faulty_one(extended: Environment) -> None:

@@ -71,7 +71,7 @@ def test_a_command_that_fails_is_named_and_no_further_one_is_started(
 
 
 def test_a_class_with_too_few_rows_is_an_error_before_anything_is_trained(hookline: Hookline, folder: Path) -> None:
-    done = hookline("cv", "iris.toml", "--folds", "60", cwd=folder)
+    done = hookline("cv", "iris.toml", "--folds", "60", "--no-keep", cwd=folder)
     assert done.returncode == 4
     assert "has 3 values with fewer rows than the 60 folds: 'setosa' (50), 'versicolor' (50)" in done.stderr
     assert "= ask for fewer folds" in done.stderr

@@ -15,7 +15,7 @@ import pytest
 
 from hookline.cli.scaffold.folder import folder_faults
 from hookline.config.plugins.catalog import KINDS
-from support import ROOT, Environment, make_environment, run
+from support import MYPY_CACHE, Environment, make_environment, run
 
 Hookline = Callable[..., subprocess.CompletedProcess[str]]
 PROGRAM = str(Path(sys.executable).parent / "hookline")
@@ -27,7 +27,6 @@ NAMES = {
     "parallel": "summed",
     "callback": "gradient-norm",
 }
-CACHE = ROOT / ".mypy_cache" / "new"
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def test_a_run_of_all_of_them_trains(made: Made, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_passes_the_type_check_that_it_sets(made: Made, kind: str) -> None:
-    done = made.check(kind, "mypy", f"--cache-dir={CACHE}")
+    done = made.check(kind, "mypy", f"--cache-dir={MYPY_CACHE}")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

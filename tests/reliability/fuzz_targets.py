@@ -13,6 +13,7 @@ import os
 import struct
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -240,6 +241,14 @@ def fuzz_record(data: bytes, folder: Path) -> None:
     show_runs(folder, ["list"], ["show", "1"], ["diff", "1", "2"], ["list", "--json"], ["show", "1", "--json"])
 
 
+def fuzz_bundle(data: bytes, folder: Path) -> None:
+    """A file is a bundle or a reported fault, with a right checksum as well."""
+    for whole in (data, data[:-64] + hashlib.sha256(data[:-64]).hexdigest().encode()):
+        (folder / "b.zip").write_bytes(whole)
+        if answer(lambda: find_run(folder / "b.zip"), folder) == (folder / "b.zip").resolve():
+            answer(lambda: load_config(folder / "b.zip" / "config.toml"), folder)
+
+
 def run_folder(folder: Path) -> Path:
     """Return an empty run folder next to a valid one."""
     for name in ("0001-x", "0002-good"):
@@ -406,6 +415,15 @@ GOOD_RECORD = msgspec.json.encode(
 )
 
 
+def _good_bundle() -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for name, data in {"config.toml": b"[train]\nepochs = 2\n", "run.json": GOOD_RECORD}.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+        archive.comment = b"0" * 64
+    return held.getvalue()
+
+
 def _good_files() -> dict[str, bytes]:
     import tempfile
 
@@ -471,6 +489,7 @@ TARGETS = {
     "lock": Target(fuzz_lock, (_LOCK,), _JSON_WORDS),
     "name": Target(fuzz_name, (b"there", b"0001-there", b"./x/run.json", b"last", b"best", b"con.txt")),
     "record": Target(fuzz_record, (GOOD_RECORD,), (*_JSON_WORDS, "attempts", "identity", "best", "mode", "model")),
+    "bundle": Target(fuzz_bundle, (_good_bundle(),), ("PK\x01\x02", "PK\x05\x06", "PK\x06\x07", "../x", "run.json")),
     "metrics": Target(fuzz_metrics, (_METRICS,), ("epoch", "step", "train/loss", "1e308", "-1e308", "null")),
     "manifest": Target(fuzz_manifest, (_GOOD_FILES["manifest.json"],), _JSON_WORDS),
     "checkpoint": Target(

@@ -13,14 +13,14 @@ import pytest
 
 from hookline import Run, hookimpl, load_config
 from hookline.engine.plugin.hook_names import HOOKS
+from support import MYPY_CACHE
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / ".mypy_cache" / "typing"
 
 
 def check_types(program: Path) -> str:
     """Return what mypy says to a program of somebody who has installed Hookline."""
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={CACHE}", program.name]
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={MYPY_CACHE}", program.name]
     done = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, check=False, timeout=600)
     assert done.stderr == ""
     return done.stdout.strip()

@@ -531,7 +531,7 @@ class _Assembly:
         for name, option in known.items():
             setting = self._references.settings[f"{table.name}.{name}"]
             if name not in table.settings and option.is_required:
-                hint = f"it takes {option.expected}: {option.description}".rstrip(": ")
+                hint = _expected(option, table.name, owner)
                 self._fault(f"{setting.key!r} is missing: {owner} requires it", location or table.header, hint)
                 continue
             self._settings[setting.key] = setting
@@ -567,6 +567,13 @@ class _Assembly:
 
     def _fault(self, message: str, location: Location | None = None, hint: str | None = None) -> None:
         self.faults.append(Fault(message, location, hint))
+
+
+def _expected(option: Option, table: str, owner: str) -> str:
+    """Return what to give for a missing option, or what the function that has it as a parameter seems to be."""
+    if table == "loss" and owner.endswith("(given from Python)"):
+        return "a function that is itself the loss has the parameters prediction and target"
+    return f"it takes {option.expected}: {option.description}".rstrip(": ")
 
 
 def _converted(setting: Setting, option: Option) -> Any:

@@ -324,7 +324,7 @@ class RunView(Protocol):
 
         Args:
             name: Name, unlike that of a metric.
-            value: The value; of a tensor, a copy is kept on its device.
+            value: The value; of a tensor on an accelerator, a copy is kept there.
             reduce: ``mean``, ``last``, ``sum`` or ``max``; the same for every value of this name.
 
         Raises:

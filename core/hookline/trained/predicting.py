@@ -69,21 +69,6 @@ def write_parts(
     return counter.num_rows
 
 
-def write_columns(
-    columns: Columns, writers: Mapping[str, Writer], target: str | os.PathLike[str], *, force: bool = False
-) -> None:
-    """Write columns to a CSV file, or to one with another suffix that there is a writer for; whole or not at all.
-
-    Raises:
-        ConfigError: When the file cannot be written, or exists.
-    """
-    target = Path(target)
-    check_target(target, force=force)
-    write = writer_for(writers, target)
-    with written_whole(target, force=force) as new:
-        write(new, iter([columns]))
-
-
 def csv_texts(parts: Iterable[Columns]) -> Iterator[str]:
     r"""Yield the text of a CSV file (RFC 4180 with bare line feeds): header and first rows, then the other rows.
 

@@ -18,7 +18,7 @@ from hookline.config.loading import load_config
 from hookline.config.plugins.catalog import Catalog
 from hookline.engine.loop.run import Run
 from hookline.engine.result import Shown
-from hookline.trained.predicting import write_columns
+from hookline.trained.predicting import write_parts
 from hookline.trials.folds.measuring import Measured, check_fold, measure_fold, train_fold
 from hookline.trials.folds.planning import Fold, Load, Planned, plan
 
@@ -50,15 +50,15 @@ class CrossValidation(Shown):
         mean: The mean of each metric over the folds.
         deviation: Its standard deviation, with the number of folds minus 1 in the denominator.
         predictions: Columns by name, with a row for each example and repeat, in the order of the data: ``repeat``,
-            ``fold``, ``row`` (the number of the row in the data, from 0), the targets, and the predictions of the model
-            that was not trained on this example.
+            ``fold``, where the example comes from (``row``, its number in the data from 0; ``file`` of an image), the
+            targets, and the predictions of the model that was not trained on it.
         warnings: Warnings about the weights and the data.
     """
 
     def __init__(self, found: Iterable[tuple[Fold, Measured]], *, is_kept: bool) -> None:
         pairs = list(found)
         self.folds = tuple(
-            FoldResult(fold, one.path if is_kept else None, one.step, len(one.columns["row"]), one.metrics)
+            FoldResult(fold, one.path if is_kept else None, one.step, _num_examples(one), one.metrics)
             for fold, one in pairs
         )
         names = dict.fromkeys(name for fold in self.folds for name in fold.metrics)
@@ -78,7 +78,7 @@ class CrossValidation(Shown):
         Raises:
             ConfigError: When the file exists, unless ``force``, or cannot be written.
         """
-        write_columns(self.predictions, self._writers, target, force=force)
+        write_parts(self._writers, lambda: iter([self.predictions]), Path(target), force=force)
 
 
 class FoldPlan:
@@ -217,14 +217,17 @@ def _folder(parent: str | os.PathLike[str] | None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _num_examples(one: Measured) -> int:
+    return len(next(iter(one.origins.values())))
+
+
 def _together(pairs: Sequence[tuple[Fold, Measured]]) -> dict[str, list[Any]]:
     """Return the columns of all folds, those of each repeat in the order of the data."""
-    parts = [
-        {"repeat": [fold.repeat] * len(one.columns["row"]), "fold": [fold.number] * len(one.columns["row"])}
-        | dict(one.columns)
-        for fold, one in pairs
-    ]
-    names = dict.fromkeys(name for part in parts for name in part)
-    joined = {name: [value for part in parts for value in part.get(name, [None] * len(part["row"]))] for name in names}
-    order = sorted(range(len(joined["row"])), key=lambda index: (joined["repeat"][index], joined["row"][index]))
+    parts = []
+    for fold, one in pairs:
+        count = _num_examples(one)
+        parts.append({"repeat": [fold.repeat] * count, "fold": [fold.number] * count, **one.origins, **one.columns})
+    joined = {name: [value for part in parts for value in part[name]] for name in parts[0]}
+    keys = [*zip(joined["repeat"], *(joined[name] for name in pairs[0][1].origins), strict=True)]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
     return {name: [values[index] for index in order] for name, values in joined.items()}

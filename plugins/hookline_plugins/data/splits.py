@@ -550,13 +550,6 @@ def _of_rows(key: Key, rows: Tensor) -> Key:
     return Key(key.name, torch.searchsorted(found, own), [key.values[code] for code in found.tolist()])
 
 
-def number_fold(parts: Mapping[str, Any], rows: Mapping[str, Any], options: Folding) -> None:
-    """Give the dataset of a fold an attribute ``rows``, the numbers of its rows, for the predictions out of fold."""
-    if options.fold:
-        # An attribute and no subclass, whose examples a run would not index as whole tensors.
-        vars(parts[FOLD])["rows"] = rows[FOLD]
-
-
 def chosen_rows(
     num_rows: int,
     shares: Mapping[str, float],

@@ -56,6 +56,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"train": {"epochs": "${train.seed}", "evaluate_every": {"long": "${train.batch_size}"}}},
     {"callbacks": {"needy": {"room": "lab-${train.seed}", "sizes": ["${train.epochs}", 2]}}},
     {"extends": []},
+    {"sweep": {"trials": 3}},
 ]
 SAID_BY_A_BASE: list[dict[str, Any]] = [
     {"extends": "base.toml", "model": {"hidden": [3]}, "optimizer": {"betas": [0.5, 0.5]}},

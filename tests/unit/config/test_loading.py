@@ -623,6 +623,15 @@ def test_every_missing_option_is_a_fault_that_says_what_it_takes(write: WriteCon
     ]
 
 
+def test_a_loss_with_other_names_of_its_parameters_is_taken_for_its_builder_and_the_hint_says_so() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, plugins={"loss": lambda p: p.mean()})
+    hint = "a function that is itself the loss has the parameters prediction and target"
+    assert [(fault.message, fault.hint) for fault in caught.value.faults] == [
+        ("'loss.p' is missing: loss '<lambda>' (given from Python) requires it", hint)
+    ]
+
+
 def test_a_missing_option_points_at_the_latest_mention_of_its_table(
     write: WriteConfig, catalog_with: MakeCatalog
 ) -> None:

@@ -134,7 +134,7 @@ def test_a_value_with_a_gradient_keeps_no_graph() -> None:
 class OnDevice(Tensor):
     """A tensor that says that it is on an accelerator."""
 
-    is_cpu = False  # type: ignore[assignment] # torch has a property
+    is_cpu = False
 
 
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it so

@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
 from hookline.config.plugins.catalog import EXPORT, KINDS, Entry
@@ -111,6 +112,14 @@ def entries_of_file(path: str | os.PathLike[str]) -> tuple[LocalEntry, ...]:
     return entries
 
 
+class _FreshLoader(SourceFileLoader):
+    """Compiles the file each time: Python takes kept bytecode for a file edited within a second to the same size."""
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002 - required signature
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
 def _import(path: Path, shown: str) -> ModuleType:
     # A name that is unique for each path and that no import statement can use; dataclasses look up their module by it.
     digest = hashlib.blake2b(os.fsencode(path.resolve()), digest_size=4).hexdigest()
@@ -118,6 +127,8 @@ def _import(path: Path, shown: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path.resolve(), loader=None)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{shown!r} is not a Python file", hint="its name must end in .py")
+    if isinstance(spec.loader, SourceFileLoader):
+        spec.loader = _FreshLoader(name, spec.loader.path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from hookline.config.plugins.catalog import Catalog
@@ -23,14 +22,12 @@ from hookline.runs.identity import identity_of
 from hookline.runs.resuming import resume
 from hookline.trained.collecting import evaluated_split
 from hookline.trained.evaluating import load_evaluated
+from hookline.trained.measuring.split_predictions import target_columns
 from hookline.trained.predicting import Writer, writer_for
 from hookline.trials.folds.planning import Planned
 
 _SPLIT = "fold"
 """The split of the rows that are left out."""
-
-_DIGITS = 7
-"""Digits to which float32 is nearly always exact: ``FLT_DIG`` of C is 6. With all of them 5.1 becomes 5.099999905."""
 
 
 class Measured(NamedTuple):
@@ -40,7 +37,8 @@ class Measured(NamedTuple):
         path: The run folder.
         step: The number of steps of its run.
         metrics: The metrics of the rows it was not trained on, by name: ``loss``, ``accuracy``.
-        columns: Columns by name for these rows: ``row``, the targets and the predictions.
+        origins: Columns by name that say where these examples come from, such as ``row``.
+        columns: Columns by name with their targets and predictions.
         writers: Ways to write other files than CSV, by extension.
         warnings: Warnings about the weights and the data.
     """
@@ -48,6 +46,7 @@ class Measured(NamedTuple):
     path: Path
     step: int
     metrics: Mapping[str, float]
+    origins: Mapping[str, Sequence[Any]]
     columns: Mapping[str, Sequence[Any]]
     writers: Mapping[str, Writer]
     warnings: tuple[str, ...]
@@ -71,7 +70,7 @@ def check_fold(planned: Planned, target: Path | None) -> None:
         sites.append(site)
 
     run = Run(planned.config, build=build)
-    _rows_of(run.data)
+    _origins_of(run.data)
     if target:
         writer_for(getattr(build_predictor(sites[0].host, run), "writers", {}), target)
 
@@ -131,39 +130,20 @@ def measure_fold(planned: Planned, path: Path) -> Measured:
     if evaluated is None or not isinstance(evaluated.prediction, Tensor):
         raise ContractError("the evaluation of this run gives no predictions, or not as one tensor")
     predictor = build_predictor(site.host, run)
-    columns = {
-        "row": _rows_of(run.data),
-        **_target_columns(run.data, evaluated.target),
-        **predictor.columns(evaluated.prediction),
-    }
+    columns = {**target_columns(evaluated.target, run.data), **predictor.columns(evaluated.prediction)}
     metrics = {name: float(number) for name, number in evaluated.numbers.items()}
-    return Measured(path, found.weights.step, metrics, columns, getattr(predictor, "writers", {}), found.warnings)
+    writers = getattr(predictor, "writers", {})
+    return Measured(path, found.weights.step, metrics, _origins_of(run.data), columns, writers, found.warnings)
 
 
-def _rows_of(data: DataSource) -> list[int]:
-    """Return the numbers of the rows of the fold.
+def _origins_of(data: DataSource) -> dict[str, Sequence[Any]]:
+    """Return columns that say where the examples of the fold come from, such as ``row``.
 
     Raises:
-        DataError: When its dataset has none, or not one for each example.
+        DataError: When its dataset does not know.
     """
-    dataset: Any = data.splits().get(_SPLIT, ())
-    rows = [int(row) for row in getattr(dataset, "rows", ())]
-    if not rows or len(rows) != len(dataset):
-        hint = "a data source with folds gives them to it; leave out callbacks that shorten or replace the data"
-        raise DataError(
-            f"there is no split {_SPLIT!r} whose dataset has an attribute `rows`, the number of each example", hint=hint
-        )
-    return rows
-
-
-def _target_columns(data: DataSource, target: Tensor) -> dict[str, Sequence[Any]]:
-    """Return the targets in the units of the data."""
-    if data.class_names:
-        name = f"target_{data.target_names[0]}" if data.target_names else "target"
-        return {name: [data.class_names[int(index)] for index in target.flatten()]}
-    values = target.unsqueeze(1) if target.dim() == 1 else target.flatten(1)
-    values = data.unscale(values.double()) if data.unscale else values
-    names = data.target_names or tuple(map(str, range(values.shape[1])))
-    digits = _DIGITS if target.dtype == torch.float32 else 17
-    columns = [[float(f"{value:.{digits}g}") for value in column] for column in values.T.tolist()]
-    return {f"target_{name}": column for name, column in zip(names, columns, strict=True)}
+    dataset: Any = data.splits().get(_SPLIT)
+    if not hasattr(dataset, "origins"):
+        hint = "a data source with folds gives it one; leave out callbacks that replace the data"
+        raise DataError(f"there is no split {_SPLIT!r} whose dataset has a method `origins`", hint=hint)
+    return dict(dataset.origins(list(range(len(dataset)))))

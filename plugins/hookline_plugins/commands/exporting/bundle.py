@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from hookline import ContractError
+from hookline import ContractError, HooklineError
 from hookline.trained import call_model, load_trained, portable_files, subject_of
 
 if TYPE_CHECKING:
@@ -43,8 +43,18 @@ class Bundle:
 
 
 def compared_when_loaded(trained: Trained, path: Path) -> Comparison:
-    """Load a model from what was written, and compare its outputs bit by bit."""
-    again = load_trained(path.absolute())
+    """Load a model from what was written, and compare its outputs bit by bit.
+
+    Raises:
+        ContractError: When it cannot be loaded, or has other outputs.
+    """
+    try:
+        again = load_trained(path.absolute())
+    except HooklineError as error:
+        message = str(error).replace(f"{path.absolute()}/", "")
+        raise ContractError(
+            f"the model cannot be loaded from the export alone: {message}", hint="such a run can be shared as --to onnx"
+        ) from error
     return subject_of(trained, bare=True).compared(functools.partial(call_model, again.model))
 
 

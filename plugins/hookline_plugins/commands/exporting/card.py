@@ -132,7 +132,7 @@ def _snippet(trained: Trained, record: RunRecord) -> str:
         _ = trained.predictor
     except HooklineError:
         return f"import hookline\nimport torch\n\n{load}\n{_use_of_tensors(trained)}"
-    suffix = Path(_dataset(record)).suffix
+    suffix = ".npz" if _source(record) == "from-arrays" else Path(_dataset(record)).suffix
     name = f"new{suffix}" if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else "new"
     return f'import hookline\n\n{load}\nfor columns in trained.predictions("{name}"):\n    print(columns)'
 

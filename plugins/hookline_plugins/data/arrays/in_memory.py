@@ -19,7 +19,7 @@ from hookline import DataSource
 from hookline_plugins.data.faults import Faults
 from hookline_plugins.data.forms import as_inputs, as_tensor
 from hookline_plugins.data.rows import Rows, read_numbers
-from hookline_plugins.data.splits import Folding, Key, chosen_rows, number_fold, with_origins
+from hookline_plugins.data.splits import Folding, Key, chosen_rows, with_origins
 from hookline_plugins.data.splits import named as split_names
 from hookline_plugins.data.tables.scaling import Scale, Unscale, measure
 from hookline_plugins.data.targets import Targets, Task, read_targets
@@ -71,7 +71,6 @@ def build_source(options: Options, generator: torch.Generator | None) -> DataSou
         split: with_origins(_dataset(x, outputs[split]), rows[split].numpy() if split in rows else None)
         for split, x in inputs.items()
     }
-    number_fold(datasets, rows, options)
     return _source(targets, datasets, names, scales, read["train"].values.dtype.name)
 
 

@@ -29,7 +29,6 @@ from hookline_plugins.data.splits import (
     check_options,
     key_of,
     named,
-    number_fold,
     split_rows,
     with_origins,
 )
@@ -106,7 +105,6 @@ class Arrays:
         classes = [part.num_classes for part in (own, *parts.values())]
         num_classes = None if own.num_classes is None else max(count or 0 for count in classes)
         datasets = {name: own.dataset(chosen) for name, chosen in rows.items()}
-        number_fold(datasets, rows, self)
         datasets |= {name: part.dataset(None) for name, part in parts.items()}
         return DataSource(
             **named(datasets),

@@ -139,7 +139,6 @@ class Images:
         """Find the images, look at all files, and read those that are kept in memory."""
         from hookline_plugins.data.images.dataset import read_all
         from hookline_plugins.data.images.reading import pillow, scan
-        from hookline_plugins.data.splits import number_fold
 
         pillow()
         faults = Faults(self.path)
@@ -157,9 +156,7 @@ class Images:
         targets, rows = self._targets(listing, faults)
         pictures = self._pictures(listing, rows, form, faults)
         preparation, kept = self._prepared(pictures["train"], form)
-        data = self._source(pictures, {split: targets.values[split] for split in rows}, targets, preparation, kept)
-        number_fold(data.splits(), rows, self)
-        return data
+        return self._source(pictures, {split: targets.values[split] for split in rows}, targets, preparation, kept)
 
     @hookimpl
     def build_report(self, run: RunView, split: str, evaluated: Evaluated | None) -> list[Section]:

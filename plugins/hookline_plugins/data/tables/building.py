@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from hookline import DataSource
 from hookline_plugins.data.splits import Options as SplitOptions
-from hookline_plugins.data.splits import named, number_fold, with_origins
+from hookline_plugins.data.splits import named, with_origins
 from hookline_plugins.data.tables.columns import stacked, stacked_codes
 from hookline_plugins.data.tables.dividing import split_table
 from hookline_plugins.data.tables.examples import Examples
@@ -75,12 +75,10 @@ def build_source(options: Options, cells: Cells, faults: Faults) -> tuple[DataSo
     targets.sub_(target_scale.mean.unsqueeze(1)).div_(target_scale.scale.unsqueeze(1))
     y = targets.squeeze(0).long() if options.task == "classification" else targets.T
     in_file = cells.division.rows.to_numpy()
-    places = {name: in_file[rows.numpy()] for name, rows in splits.items()}
     parts = {
-        name: with_origins(_dataset(prepared(preparation, raw, rows), y[rows]), places[name])
+        name: with_origins(_dataset(prepared(preparation, raw, rows), y[rows]), in_file[rows.numpy()])
         for name, rows in splits.items()
     }
-    number_fold(parts, places, options)
     labels = tuple(f"{uses[name]}({name})" if name in uses else name for name in scale.names)
     data = DataSource(
         **named(parts),

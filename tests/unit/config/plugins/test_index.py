@@ -15,7 +15,7 @@ from support import ROOT
 
 PROJECT = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = tomli.loads((ROOT / "plugins" / "hookline_plugins" / "commands" / "index.toml").read_text())["plugin"]
-NOT_OF_A_PLUGIN = {"dev", "docs", "test", "testing", "metrics", "plots", "sklearn", "tokenizers"}
+NOT_OF_A_PLUGIN = {"dev", "docs", "test", "testing", "hub", "metrics", "plots", "sklearn", "tokenizers"}
 """Extras for which a plugin has options, or commands and programs have uses: none is needed by a plugin as such."""
 
 ACME = """
@@ -93,8 +93,9 @@ def test_the_texts_of_others_can_forge_no_line(acme: Path) -> None:
     ("change", "why"),
     [
         (('summary = "A sum of bumps"', ""), "required field `summary`"),
-        (("acme-plugins>=1.2", "acme @ https://example.org/x.whl"), "gives a URL"),
-        (("acme-plugins>=1.2", "acme; rm -rf x"), "is not a requirement"),
+        (("acme-plugins>=1.2", "acme @ https://example.org/x.whl"), "distribution"),
+        (("acme-plugins>=1.2", "acme; rm -rf x"), "distribution"),
+        (("acme-plugins>=1.2", "git+https://example.org/x"), "distribution"),
         (("https://example.org", "javascript:"), "homepage"),
         (("[[plugin]]", "[[plugin"), "Expected"),
         (("\n", "#" * 2**20 + "\n"), "bytes, the limit is"),

@@ -78,7 +78,8 @@ def test_a_name_that_is_installed_too_is_ambiguous_and_each_has_a_full_name(writ
     assert not catalog.find("model", f"{path}/net").is_installed
 
 
-def test_the_file_is_read_again_each_time(write: WriteFile) -> None:
+def test_the_file_is_read_again_each_time(write: WriteFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     first = entries_of_file(write(NET))[0].load()
     second = entries_of_file(write(NET.replace("= 4", "= 5")))[0].load()
     assert (first().width, second().width) == (4, 5)

@@ -23,7 +23,6 @@ from hookline_plugins.data.splits import (
     check_fold,
     check_fractions,
     chosen_rows,
-    number_fold,
     with_origins,
 )
 
@@ -103,7 +102,6 @@ class HuggingFace:
             faults.check()
             whole = found["train"], form, targets.get("train")
             parts = {name: with_origins(ArrowRows(*whole, one), one.numpy()) for name, one in rows.items()}
-            number_fold(parts, rows, self)
         return self._source(parts, labels, form)
 
     @hookimpl

@@ -24,7 +24,6 @@ from hookline_plugins.data.splits import (
     check_fractions,
     chosen_rows,
     named,
-    number_fold,
     with_origins,
 )
 from hookline_plugins.data.text.labelled.reading import Labelled, TextFormat, read_labelled
@@ -122,7 +121,6 @@ class Texts:
             )
             for split, rows in splits.items()
         }
-        number_fold(parts, {name: [used[row] for row in rows.tolist()] for name, rows in splits.items()}, self)
         return DataSource(
             **named(parts),
             out_features=len(read.class_names),
