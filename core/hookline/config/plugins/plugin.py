@@ -72,7 +72,7 @@ class Plugin:
         members = _members(self.target)
         return tuple(hook for hook in HOOKS if hook in members) or (f"build_{self.kind}",)
 
-    @functools.cached_property
+    @property
     def options(self) -> tuple[Option, ...]:
         """The options that a config can set; none for an object.
 
