@@ -79,14 +79,14 @@ QUICK: dict[str, Part] = LONG | {
         f, slice(40, None, 140)
     ),
     "a reader during saves": lambda f: crowds.reading_during_saves(f, 100),
-    "kills of a cross-validation at any time": lambda f: folds.kills_at_any_time(f, 3),
-    "signals to a cross-validation in processes": lambda f: folds.signals_to_processes(f, 2),
     "values of wrong kinds in the files of a run": lambda f: strangers.wrong_kinds(f, 67),
     "a thousand runs in a process": lambda f: embedded.many_runs(f, 8, num_before=4),
 }
 del QUICK["a kill on entry to each system call of a save"]
-# tests/integration/test_ranks.py and tests/unit/ranks have what is quick of these.
+# tests/integration/test_ranks.py, tests/unit/ranks and tests/unit/trials have what is quick of these.
 for name in (
+    "kills of a cross-validation at any time",
+    "signals to a cross-validation in processes",
     "signals to ranks and their launcher at any time",
     "kills of ranks and their launcher at any time",
     "a kill of each rank on entry to each operation of a save in parts",
