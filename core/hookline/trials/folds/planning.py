@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hookline.config.plugins.catalog import Catalog
 from hookline.config.run_config import RunConfig
@@ -54,7 +54,8 @@ class Fold:
         return {_FOLD: f"{self.number}/{self.count}", _SEED: self.seed}
 
 
-class Planned(NamedTuple):
+@dataclass(frozen=True)
+class Planned:
     """A fold with its config, and its run if it has begun.
 
     Attributes:
