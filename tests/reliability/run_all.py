@@ -89,6 +89,7 @@ for name in (
     "signals to a cross-validation in processes",
     "signals to ranks and their launcher at any time",
     "kills of ranks and their launcher at any time",
+    "a rank that hangs",
     "a kill of each rank on entry to each operation of a save in parts",
     "a kill of each rank at operations of a run that saves in parts",
     "damage to each file of a checkpoint in parts",
