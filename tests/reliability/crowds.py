@@ -31,7 +31,7 @@ def kills_at_any_time(folder: Path, num_kills: int, epochs: int = 3) -> dict[str
     longest_s = time.monotonic() - start
     kills = runs = at_work = 0
     lost: list[str] = []
-    while kills < num_kills:
+    while kills < num_kills or not at_work:
         parent = job.fresh(folder / "runs")
         runs += 1
         for attempt in itertools.count():
