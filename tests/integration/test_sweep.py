@@ -173,6 +173,14 @@ def test_a_trial_that_diverges_is_a_failed_one_and_the_sweep_goes_on(hookline: H
     assert first["error"].startswith("NonFiniteError: ")
 
 
+def test_the_folder_of_a_sweep_may_have_any_name(hookline: Hookline) -> None:
+    pytest.importorskip("optuna", reason="the extra sweep is not installed")
+    name = """it's "here\\ä"""
+    done = hookline("sweep", "optimizer.lr=0.1,0.01", "train.epochs=1", "--prune", "--folder", name)
+    assert done.returncode == 0, done.stderr
+    assert [one["state"] for one in shown(hookline, name)["trials"]] == ["complete", "complete"]
+
+
 def test_two_programs_do_not_work_on_one_sweep(hookline: Hookline, tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the extra sweep is not installed")
     from filelock import lock_descriptor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hookline import HooklineError
+from hookline.runs import to_toml
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -30,7 +30,7 @@ def words_of(values: dict[str, Any]) -> list[str]:
     >>> words_of({"data.fold": "2/5", "data.fold_seed": 0})
     ['data.fold="2/5"', 'data.fold_seed=0']
     """
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return [f"{key}={to_toml(value)}" for key, value in values.items()]
 
 
 def run_jobs(jobs: Sequence[Job], num_processes: int) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hookline import ConfigError, HooklineError
 from hookline.engine import did_you_mean
-from hookline.runs import RunRecord, change_tags
+from hookline.runs import RunRecord, change_tags, to_toml
 from hookline_plugins.commands.sweeping.definition import Definition, Sweep
 from hookline_plugins.commands.sweeping.prune import loss_in
 from hookline_plugins.commands.sweeping.study import Study, TrialRow
@@ -124,7 +124,7 @@ class Trials:
         found = trial.find_run()
         run, record = (found[0].name, found[1]) if found else ("", None)
         if found:
-            change_tags(found[0], [self._folder.name[:50]])
+            change_tags(found[0], [_tag_of(self._folder)])
         if code == 0 and record:
             self._tell(trial, run, record)
         elif code < 0 or code > 128:
@@ -180,6 +180,11 @@ class Trials:
             process.join()
 
 
+def _tag_of(folder: Path) -> str:
+    """Return the name of a folder as a tag, which has no spaces and no commas."""
+    return "".join(char if char.isprintable() and char not in " ," else "-" for char in folder.name[:50])
+
+
 def _import_torch() -> None:
     """Import torch here, so that a fork begins its trial at once; a new process needs seconds for it."""
     from hookline import Run  # noqa: F401 - for its import
@@ -188,11 +193,15 @@ def _import_torch() -> None:
 def _words_of(definition: Definition, folder: Path, number: int) -> list[str]:
     """Return the overrides by which a trial reports its first objective."""
     names = [*definition.minimize, *definition.maximize]
-    monitor = f"monitor={names[0]}" if names else ""
+    monitor = f"monitor={to_toml(names[0])}" if names else ""
     found = [f"callbacks.run-folder.{monitor}"] if monitor else []
     found += ["callbacks.run-folder.mode=max"] if names and not definition.minimize else []
     if definition.prune:
-        found += ["callbacks.prune.use=prune", f"callbacks.prune.folder='{folder}'", f"callbacks.prune.trial={number}"]
+        found += [
+            "callbacks.prune.use=prune",
+            f"callbacks.prune.folder={to_toml(str(folder))}",
+            f"callbacks.prune.trial={number}",
+        ]
         found += [f"callbacks.prune.{monitor}"] if monitor else []
     return found
 

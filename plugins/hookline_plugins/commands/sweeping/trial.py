@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hookline import ConfigError
-from hookline.runs import RunRecord, read_record, run_names
+from hookline.runs import RunRecord, read_record, run_names, to_toml
 
 OUTPUT = "output"
 """Folder with what each trial printed, beside the run folders of a sweep."""
@@ -60,7 +60,7 @@ class Trial:
         found = self.find_run()
         if found is None:
             named = ("callbacks.run-folder.use=run-folder", f"callbacks.run-folder.name={self.name}")
-            parent = f"callbacks.run-folder.parent='{self.sweep}'"
+            parent = f"callbacks.run-folder.parent={to_toml(str(self.sweep))}"
             return ["train", *self.words, *named, parent, "--quiet", *self.options]
         path, record = found
         return None if record.status in _DONE else ["resume", str(path), "--quiet", *self.options]
